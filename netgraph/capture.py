@@ -1,0 +1,192 @@
+"""Record what a network computes, as a graph of ATen operators before autograd takes them apart.
+
+The network runs once on fake tensors, which have shapes and no numbers, so that recording costs no arithmetic
+and no memory; where the computation looks at numbers (a boolean mask, an index of variable length) it runs once
+more on real ones. Sizes come out as the integers of that run: `netgraph.tracing` works out which axis each of
+them counts, and writes them anew for another size. Training and evaluation are two recordings, because dropout,
+batch norm and stochastic depth differ between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from netgraph.errors import TraceError
+from netgraph.structure import flatten, structure_of, unflatten
+
+
+@dataclass
+class Capture:
+    """One recorded run.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+        Inputs are placeholders in the order of the flattened example, parameters are ``get_attr`` nodes.
+        ``meta["val"]`` of every node is a tensor on the meta device or a value.
+    constants : dict of str to Tensor
+        Tensors that the run made out of nothing that is a parameter, a buffer or an input.
+    inputs, outputs : structure
+        How flat tensors nest in the call's arguments and in its result.
+    """
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    inputs: Any
+    outputs: Any
+
+
+def normalise_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return an example as positional and keyword arguments."""
+    if isinstance(example, dict) or hasattr(example, "items"):
+        return (), dict(example)
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    return (example,), {}
+
+
+def named_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by qualified name, each storage once: ties keep their first name."""
+    state: dict[str, Tensor] = dict(model.named_parameters())
+    state.update(model.named_buffers())
+    return state
+
+
+def aliases(model: nn.Module) -> dict[str, str]:
+    """Return the other names of tied parameters and buffers, and the name under which each is traced."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in pairs:
+        if first.setdefault(id(tensor), name) != name:
+            tied[name] = first[id(tensor)]
+    return tied
+
+
+def capture(model: nn.Module, example: Any, *, training: bool) -> Capture:
+    """Record one run of a network in training or evaluation mode; the network is left as it was.
+
+    Raises
+    ------
+    TraceError
+        The network fails on the example, or branches on numbers.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        return _capture(model, example)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _capture(model: nn.Module, example: Any) -> Capture:
+    args, kwargs = normalise_example(example)
+    leaves: list[Tensor] = []
+    inputs = structure_of((args, kwargs), leaves)
+    state = named_state(model)
+    outputs: list[Any] = []
+
+    def run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
+        args, kwargs = unflatten(inputs, leaves)
+        result = torch.func.functional_call(model, state, args, kwargs, tie_weights=True)
+        flat: list[Tensor] = []
+        outputs.append(structure_of(result, flat, drop_unknown=True))
+        return flat
+
+    recorded = _record(run, state, leaves)
+    graph, constants = _tidy(recorded, list(state), len(leaves))
+    return Capture(graph, constants, inputs, outputs[-1])
+
+
+def _record(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.GraphModule:
+    try:
+        with _quiet():
+            return make_fx(run, pre_dispatch=True, tracing_mode="fake", record_stack_traces=True)(state, leaves)
+    except Exception as fake:  # numbers may be needed: only a run that has them can tell
+        try:
+            with _quiet():
+                owned = {name: tensor.detach().clone() for name, tensor in state.items()}
+                for name, tensor in state.items():
+                    owned[name].requires_grad_(tensor.requires_grad)
+                copies = [copy.copy(leaf).detach().clone() for leaf in leaves]
+                return make_fx(run, pre_dispatch=True, tracing_mode="real", record_stack_traces=True)(owned, copies)
+        except Exception as real:
+            raise TraceError(_explain(fake, real)) from real
+
+
+def _explain(fake: Exception, real: Exception) -> str:
+    text = str(real).strip().split("\n")[0] or type(real).__name__
+    if "get value out of a tracing tensor" in str(real):
+        where = _place(real)
+        return (
+            f"the network branches on numbers (.item(), bool() or int() of a tensor){where}, so one recording "
+            "would not hold for other inputs; trace the parts before and after that decision, each by itself"
+        )
+    return f"the network does not run on the example: {type(real).__name__}: {text}; give an input that its forward takes"
+
+
+def _place(error: BaseException) -> str:
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if f"{__package__}/" not in name and "/torch/" not in name:
+            place = f" at {name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Trace with the fused inference kernels off (they hide the operators), and leave every switch as it was."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    random = torch.get_rng_state()
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.set_rng_state(random)
+
+
+def _tidy(recorded: fx.GraphModule, names: list[str], n_inputs: int) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Turn parameter placeholders into ``get_attr`` nodes, name constants, and drop what nothing uses."""
+    graph = recorded.graph
+    constants: dict[str, Tensor] = {}
+    holders = [node for node in graph.nodes if node.op == "placeholder"]
+    for name, node in zip(names, holders, strict=False):
+        node.op, node.target, node.args = "get_attr", name, ()
+        node.meta["leaf"] = True
+    for node in graph.nodes:
+        if node.op == "get_attr" and not node.meta.get("leaf"):
+            name = f"constants.{node.target}"
+            constants[name] = getattr(recorded, str(node.target)).detach().clone()
+            node.target = name
+            node.meta["val"] = constants[name]
+    _drop_dead(graph)
+    return graph, constants
+
+
+def _drop_dead(graph: fx.Graph) -> None:
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output") and not writes(node):
+            graph.erase_node(node)
+
+
+def writes(node: fx.Node) -> bool:
+    """Tell whether a node changes a tensor, a mode or the random state, so that it must run even if unused."""
+    if node.op != "call_function":
+        return False
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or schema.is_mutable

@@ -1,0 +1,33 @@
+"""The errors netgraph raises: one sentence that says what was asked, what was found, and what to do."""
+
+
+class NetgraphError(ValueError):
+    """Anything that a user can mend; the command line prints it and exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class LoadError(NetgraphError):
+    """A file or an architecture that cannot be opened as asked."""
+
+
+class UntrustedError(LoadError):
+    """Opening the file would run code that came with it, and nobody said that may be."""
+
+
+class TraceError(NetgraphError):
+    """The network's computation cannot be followed; names the operator and its place."""
+
+
+class AggregatesError(NetgraphError):
+    """A coarsener returned something that is no partition of the units."""
+
+
+class PluginError(NetgraphError):
+    """No plug-in of that name, or one that fails to import."""
+
+
+class NothingToMergeError(NetgraphError):
+    """Every axis of the network is kept, so that a coarse network would be the network itself."""
+
+    exit_code = 3

@@ -1,0 +1,40 @@
+"""Attention as one operator; written by hand it is matmul, softmax and views, which have rules of their own."""
+
+from __future__ import annotations
+
+from netgraph import space as sp
+from netgraph.call import Call, Spaces
+from netgraph.space import ONE
+
+
+def scaled_dot_product(call: Call) -> Spaces:
+    """Query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, V).
+
+    Heads are whole units; inside a head query and key meet each other and no parameter, so E is kept. With
+    grouped queries (Ainslie et al. 2023) the query heads are key heads times copies.
+    """
+    query, key, value = (call.spaces(name) for name in ("query", "key", "value"))
+    call.unite(query[-1], key[-1])
+    call.pin(query[-1], "query and key are contracted with each other")
+    call.unite(key[-2], value[-2])
+    call.pin(key[-2], "attended over")
+    for i in range(3, len(query) + 1):
+        _meet_heads(call, query[-i], key[-i], value[-i])
+    if call.has("attn_mask"):
+        _meet_mask(call, call.spaces("attn_mask"), [*query[:-1], key[-2]])
+    return [*(sp.resolve(s) for s in query[:-1]), value[-1]]
+
+
+def _meet_heads(call: Call, query: sp.Space, key: sp.Space, value: sp.Space) -> None:
+    call.unite(key, value)
+    copies = sp.size_of(query) // max(sp.size_of(key), 1)
+    call.unite(query, sp.resolve(key) + sp.fresh(copies))
+
+
+def _meet_mask(call: Call, mask: Spaces, scores: Spaces) -> None:
+    for i, space in enumerate(reversed(mask), 1):
+        if space != ONE:
+            call.unite(space, scores[-i])
+
+
+RULES = {"aten.scaled_dot_product_attention": scaled_dot_product}

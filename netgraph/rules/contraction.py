@@ -1,0 +1,206 @@
+"""Linear maps: the incoming dimension is summed over, the outgoing one is made."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from netgraph import space as sp
+from netgraph.call import Call, Spaces
+from netgraph.space import ONE, Space
+
+
+def linear(call: Call) -> Spaces:
+    """``input @ weight.T + bias``; weight (out, in)."""
+    weight = call.spaces("weight")
+    call.contract(call["input"], -1, call["weight"], len(weight) - 1)
+    if call.has("bias"):
+        call.unite(call.spaces("bias")[-1], weight[0])
+    return [*call.spaces("input")[:-1], *weight[:-1]]
+
+
+def addmm(call: Call) -> Spaces:
+    """``self + mat1 @ mat2``."""
+    out = product(call, call["mat1"], call["mat2"])
+    return _add(call, call["self"], out)
+
+
+def baddbmm(call: Call) -> Spaces:
+    """``self + batch1 @ batch2``."""
+    return _add(call, call["self"], product(call, call["batch1"], call["batch2"]))
+
+
+def _add(call: Call, addend: fx.Node, out: Spaces) -> Spaces:
+    for i, space in enumerate(reversed(call.spaces(addend)), 1):
+        if space != ONE:
+            call.unite(space, out[-i])
+    return out
+
+
+def matmul(call: Call) -> Spaces:
+    """``self @ other`` for any number of dimensions (mm, bmm, mv, dot, matmul)."""
+    a, b = (n for n in call.node.args if isinstance(n, fx.Node))
+    return product(call, a, b)
+
+
+def product(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
+    """Contract the last dimension of ``a`` with the last but one of ``b``; leading ones broadcast."""
+    na, nb = len(call.shape(a)), len(call.shape(b))
+    call.contract(a, na - 1, b, max(nb - 2, 0))
+    sa, sb = call.spaces(a), call.spaces(b)
+    batch: Spaces = [ONE] * max(na - 2, nb - 2, 0)
+    for spaces in (sa[:-2], sb[:-2]):
+        for i, space in enumerate(reversed(spaces), 1):
+            if batch[-i] == ONE:
+                batch[-i] = space
+            elif space != ONE:
+                call.unite(batch[-i], space)
+    return batch + sa[-2:-1] + (sb[-1:] if nb > 1 else [])
+
+
+def outer(call: Call) -> Spaces:
+    """All products of two vectors."""
+    a, b = call.operands[0], call.operands[-1]
+    return [call.spaces(a)[0], call.spaces(b)[0]]
+
+
+def convolution(call: Call) -> Spaces:
+    """Weight (out, in / groups, kernel ...); the spatial dimensions keep their order, so they are kept."""
+    groups = call["groups"]
+    channels, call_input = _channel_dim(call), call["input"]
+    image, weight = call.spaces("input"), call.spaces("weight")
+    for space in [*image[channels + 1 :], *weight[2:]]:
+        call.pin(space, "convolved over")
+    if groups == 1:
+        call.contract(call_input, channels, call["weight"], 1)
+    else:
+        _grouped(call, image[channels], weight[0], weight[1], groups)
+        call.sums(call["weight"], 1)
+    return _convolved(call, channels, weight[0])
+
+
+def transposed(call: Call) -> Spaces:
+    """Weight (in, out / groups, kernel ...)."""
+    groups = call["groups"]
+    channels = _channel_dim(call)
+    image, weight = call.spaces("input"), call.spaces("weight")
+    for space in [*image[channels + 1 :], *weight[2:]]:
+        call.pin(space, "convolved over")
+    if groups == 1:
+        call.contract(call["input"], channels, call["weight"], 0)
+        return _convolved(call, channels, weight[1])
+    call.unite(image[channels], weight[0])
+    group, each = call.reshape([weight[0]], [groups, sp.size_of(weight[0]) // groups])
+    call.sums(call["weight"], 0, each)
+    call.resize("groups", group, single=True)
+    return _convolved(call, channels, group + weight[1])
+
+
+def _grouped(call: Call, channels: Space, out: Space, each: Space, groups: int) -> None:
+    """Unite the groups of input and output; inside a group the weight's second dimension is the input's."""
+    group_in, each_in = call.reshape([channels], [groups, sp.size_of(channels) // groups])
+    group_out, _ = call.reshape([out], [groups, sp.size_of(out) // groups])
+    call.unite(group_in, group_out)
+    call.unite(each_in, each)
+    call.resize("groups", sp.resolve(group_in), single=True)
+
+
+def _channel_dim(call: Call) -> int:
+    return len(call.shape("input")) - len(call.shape("weight")) + 1
+
+
+def _convolved(call: Call, channels: int, out: Space) -> Spaces:
+    if call.has("bias"):
+        call.unite(call.spaces("bias")[0], out)
+    kept = [call.fresh_pinned(n, "a position in space") for n in call.shape()[channels + 1 :]]
+    return [*call.spaces("input")[:channels], sp.resolve(out), *kept]
+
+
+def einsum(call: Call) -> Spaces:
+    """Letters name the axes; a letter that is missing from the result is summed over."""
+    operands = list(call["tensors"])
+    inputs, _, output = call["equation"].replace(" ", "").partition("->")
+    terms = [_spell(term, len(call.shape(node))) for term, node in zip(inputs.split(","), operands, strict=True)]
+    if not output and "->" not in call["equation"]:
+        output = "".join(sorted(c for c in set("".join(terms)) if "".join(terms).count(c) == 1))
+    output = _spell(output, len(call.shape()))
+    axes: dict[str, Space] = {}
+    for term, node in zip(terms, operands, strict=True):
+        for letter, space in zip(term, call.spaces(node), strict=True):
+            if axes.get(letter, ONE) == ONE:
+                axes[letter] = space
+            elif space != ONE:
+                call.unite(axes[letter], space)
+    _sum_letters(call, terms, operands, output, axes)
+    return [sp.resolve(axes[letter]) for letter in output]
+
+
+def _spell(term: str, ndim: int) -> str:
+    """Write an ellipsis out as digits, aligned at its end."""
+    if "..." not in term:
+        return term
+    return term.replace("...", "9876543210"[10 - (ndim - len(term) + 3) :])
+
+
+def _sum_letters(call: Call, terms: list[str], operands: list[fx.Node], output: str, axes: dict[str, Space]) -> None:
+    for letter in sorted(set("".join(terms)) - set(output)):
+        holders = [(n, t.index(letter)) for t, n in zip(terms, operands, strict=True) if letter in t]
+        if len(holders) == 2 and len({n for n, _ in holders}) == 2:
+            call.contract(holders[0][0], holders[0][1], holders[1][0], holders[1][1])
+        elif len(holders) == 1 and holders[0][0] not in call.trail.origins:
+            call.equal(axes[letter], "summed over")
+            call.scale(holders[0][0], axes[letter], 1.0)
+        else:
+            call.pin(axes[letter], "summed over in one product of several tensors")
+
+
+def bilinear(call: Call) -> Spaces:
+    """Weight (out, in1, in2)."""
+    weight = call.spaces("weight")
+    for name, dim in (("input1", 1), ("input2", 2)):
+        call.unite(call.spaces(name)[-1], weight[dim])
+        call.sums(call["weight"], dim)
+    if call.has("bias"):
+        call.unite(call.spaces("bias")[0], weight[0])
+    return [*call.spaces("input1")[:-1], weight[0]]
+
+
+def embedding(call: Call) -> Spaces:
+    """Rows are looked up by number, so they are kept; columns are outgoing units."""
+    rows, columns = call.spaces("weight")
+    call.pin(rows, "looked up by index")
+    return [*call.spaces("indices"), columns]
+
+
+def embedding_bag(call: Call) -> list[Spaces]:
+    """Sums, means or maxima of looked-up rows."""
+    rows, columns = call.spaces("weight")
+    call.pin(rows, "looked up by index")
+    shapes = call.shapes_out()
+    bags = [call.fresh_pinned(shapes[0][0], "a bag"), columns]
+    return [bags, *([call.fresh_pinned(n, "a bag") for n in shape] for shape in shapes[1:])]
+
+
+def distance(call: Call) -> Spaces:
+    """Pairwise distances (cdist): the features are contracted between two tensors."""
+    a, b = call.operands[:2]
+    call.unite(call.spaces(a)[-1], call.spaces(b)[-1])
+    call.pin(call.spaces(a)[-1], "contracted between two activations")
+    return [*call.spaces(a)[:-1], call.spaces(b)[-2]]
+
+
+RULES = {
+    "aten.linear": linear,
+    "aten.addmm": addmm,
+    "aten.baddbmm": baddbmm,
+    **dict.fromkeys(["aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.__rmatmul__"], matmul),
+    **dict.fromkeys(["aten.outer", "aten.ger"], outer),
+    **dict.fromkeys(["aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution"], convolution),
+    **dict.fromkeys([f"aten.conv_transpose{n}d" for n in (1, 2, 3)], transposed),
+    **dict.fromkeys([f"aten.conv_transpose{n}d" for n in (1, 2, 3)] + ["aten.conv_transpose2d"], transposed),
+    "aten.einsum": einsum,
+    "aten.bilinear": bilinear,
+    "aten.embedding": embedding,
+    "aten.embedding_bag": embedding_bag,
+    "aten._embedding_bag": embedding_bag,
+    "aten.cdist": distance,
+}

@@ -1,0 +1,148 @@
+"""Look-ups and scatters by number: the numbered axis keeps its order, the others go along."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from netgraph import space as sp
+from netgraph.call import Call, Spaces
+from netgraph.space import ONE, Space
+
+
+def index_select(call: Call) -> Spaces:
+    """``self[..., index, ...]`` along one dimension."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    call.pin(spaces[dim], "looked up by index")
+    call.alias(call["self"], [d if d != dim else [] for d in range(len(spaces))])
+    spaces[dim] = (call.spaces("index") or [ONE])[0]
+    return spaces
+
+
+def gather(call: Call) -> Spaces:
+    """One number of a dimension for each entry of the index."""
+    spaces, index = call.spaces("self"), call.spaces("index")
+    dim = call.dim("dim", len(spaces))
+    call.pin(spaces[dim], "looked up by index")
+    for d, space in enumerate(index):
+        if d != dim and sp.size_of(space) == sp.size_of(spaces[d]):
+            call.unite(space, spaces[d])
+        elif d != dim:
+            call.pin(spaces[d], "looked up by index")
+    return index
+
+
+def advanced(call: Call) -> Spaces:
+    """``self[i, j]`` with tensors: indexed dimensions are kept, the index's own take their place."""
+    spaces = call.spaces("self")
+    indices = list(call["indices"]) + [None] * (len(spaces) - len(call["indices"]))
+    rest, looked_up, place, at = [], [], None, 0
+    for index in indices:
+        if at >= len(spaces):
+            break
+        if index is None:
+            rest.append((spaces[at], at))
+            at += 1
+            continue
+        width = len(call.shape(index)) if _is_mask(index) else 1
+        for space in spaces[at : at + width]:
+            call.pin(space, "looked up by index")
+        if place is None:
+            place = len(rest)
+        elif rest[place:] or (looked_up and place < len(rest)):
+            place = 0  # indices that are not side by side come out in front
+        looked_up.append(index)
+        at += width
+    found = _broadcast(call, looked_up)
+    place = place or 0
+    out = [s for s, _ in rest[:place]] + found + [s for s, _ in rest[place:]]
+    if not any(_is_mask(i) for i in looked_up):
+        call.alias(call["self"], [d for _, d in rest[:place]] + [[]] * len(found) + [d for _, d in rest[place:]])  # type: ignore[list-item]
+    return out
+
+
+def _is_mask(index: fx.Node) -> bool:
+    return index.meta["val"].dtype in (torch.bool, torch.uint8)
+
+
+def _broadcast(call: Call, indices: list[fx.Node]) -> Spaces:
+    out: Spaces = []
+    for index in indices:
+        spaces = [_counted(call)] if _is_mask(index) else call.spaces(index)
+        out = [ONE] * (len(spaces) - len(out)) + out
+        for i, space in enumerate(reversed(spaces), 1):
+            if out[-i] == ONE:
+                out[-i] = space
+            elif space != ONE:
+                call.unite(out[-i], space)
+    return out
+
+
+def _counted(call: Call) -> Space:
+    """Return the space of the entries that a mask lets through: as many as the numbers say, at every run."""
+    space = call.fresh_pinned(call.shape()[0], "as many as a mask lets through")
+    for atom in sp.atoms(space):
+        atom.dynamic = True
+    call.trail.sources.append((space, call.node, 0))
+    return space
+
+
+def put(call: Call) -> Spaces:
+    """``self[indices] = values``."""
+    spaces = call.spaces("self")
+    for space in spaces:
+        call.pin(space, "written by index")
+    for operand in call.operands[1:]:
+        for space in call.spaces(operand):
+            call.pin(space, "written by index")
+    return spaces
+
+
+def scatter(call: Call) -> Spaces:
+    """Add or write entries at numbered places of one dimension; the other dimensions agree."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    call.pin(spaces[dim], "scattered by index")
+    for name in ("src", "source", "index", "value"):
+        node = call.arguments.get(name)
+        if not isinstance(node, fx.Node) or len(call.shape(node)) != len(spaces):
+            continue
+        for d, space in enumerate(call.spaces(node)):
+            if d == dim:
+                call.pin(space, "scattered by index")
+            elif sp.size_of(space) == sp.size_of(spaces[d]):
+                call.unite(space, spaces[d])
+            else:
+                call.pin(spaces[d], "scattered by index")
+                call.pin(space, "scattered by index")
+    return spaces
+
+
+def one_hot(call: Call) -> Spaces:
+    """A new last dimension of classes."""
+    return [*call.spaces("self"), call.fresh_pinned(call.shape()[-1], "classes")]
+
+
+def take_flat(call: Call) -> Spaces:
+    """Entries of the flattened tensor (``take``, ``masked_select``)."""
+    for operand in call.operands:
+        for space in call.spaces(operand):
+            call.pin(space, "looked up by index")
+    return [call.fresh_pinned(n, "looked up by index") for n in call.shape()]
+
+
+RULES = {
+    "aten.index_select": index_select,
+    **dict.fromkeys(["aten.gather", "aten.take_along_dim"], gather),
+    "aten.index": advanced,
+    **dict.fromkeys(["aten.index_put", "aten.index_put_", "aten._index_put_impl_"], put),
+    **dict.fromkeys(
+        [f"aten.{n}" for n in ("scatter_add", "scatter_add_", "scatter", "scatter_", "index_add", "index_add_", "scatter_reduce",
+                               "scatter_reduce_", "index_copy", "index_copy_", "index_fill", "index_fill_", "index_reduce",
+                               "index_reduce_")],
+        scatter,
+    ),
+    "aten.one_hot": one_hot,
+    "aten.take": take_flat,
+}  # fmt: skip

@@ -1,0 +1,75 @@
+"""Recurrent layers as one operator: gates are laid end to end in the rows of each weight."""
+
+from __future__ import annotations
+
+from netgraph import space as sp
+from netgraph.call import Call, Spaces
+from netgraph.space import Space
+
+
+def lstm(call: Call) -> list[Spaces]:
+    """Input, forget, cell and output gates (Hochreiter and Schmidhuber 1997)."""
+    out, state = _layers(call, call["hx"][0], gates=4)
+    for mine, other in zip(call.spaces(call["hx"][1]), state, strict=True):
+        call.unite(mine, other)
+    return [out, state, list(state)]
+
+
+def gru(call: Call) -> list[Spaces]:
+    """Reset, update and new gates (Cho et al. 2014)."""
+    return list(_layers(call, call["hx"], gates=3))
+
+
+def plain(call: Call) -> list[Spaces]:
+    """One gate (Elman 1990)."""
+    return list(_layers(call, call["hx"], gates=1))
+
+
+def _layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces]:
+    params, each = list(call["params"]), 4 if call["has_biases"] else 2
+    hidden = call.spaces(params[1])[1]
+    directions = 2 if call["bidirectional"] else 1
+    *lead, incoming = call.spaces("input")
+    if sp.size_of(call.spaces(params[1])[0]) != gates * sp.size_of(hidden) or len(params) % (each * directions):
+        for node in params:
+            for space in call.spaces(node):
+                call.pin(space, "a projected recurrent layer")
+        call.pin(incoming, "a projected recurrent layer")
+        shapes = call.shapes_out()
+        return (
+            [*lead, call.fresh_pinned(shapes[0][-1], "a projected recurrent layer")],
+            [call.fresh_pinned(n, "a projected recurrent layer") for n in shapes[1]],
+        )
+    for layer in range(call["num_layers"]):
+        for direction in range(directions):
+            at = (layer * directions + direction) * each
+            _cell(call, params[at : at + each], incoming, hidden, gates)
+        incoming = sp.concat([hidden] * directions)
+    state = call.spaces(first_state)  # type: ignore[arg-type]
+    call.unite(state[-1], hidden)
+    batch = lead[0 if call["batch_first"] else -1] if len(lead) > 1 else sp.ONE
+    if len(state) == 3:
+        call.unite(state[1], batch)
+    return [*lead, sp.resolve(incoming)], [sp.resolve(space) for space in state]
+
+
+def _cell(call: Call, params: list[object], incoming: Space, hidden: Space, gates: int) -> None:
+    """Rows of every parameter are gates · hidden; columns are what it reads."""
+    w_in, w_hidden, *biases = params
+    for node in (w_in, w_hidden, *biases):
+        rows = call.spaces(node)[0]  # type: ignore[arg-type]
+        gate, units = call.reshape([rows], [gates, sp.size_of(hidden)])
+        call.pin(gate, "a gate")
+        call.unite(units, hidden)
+    call.unite(call.spaces(w_in)[1], incoming)  # type: ignore[arg-type]
+    call.unite(call.spaces(w_hidden)[1], hidden)  # type: ignore[arg-type]
+    call.sums(w_in, 1)  # type: ignore[arg-type]
+    call.sums(w_hidden, 1)  # type: ignore[arg-type]
+
+
+RULES = {
+    "aten.lstm": lstm,
+    "aten.gru": gru,
+    "aten.rnn_tanh": plain,
+    "aten.rnn_relu": plain,
+}

@@ -1,0 +1,150 @@
+"""Operators over whole dimensions: sums count every unit, means count equal ones, orders keep the axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from netgraph import space as sp
+from netgraph.call import Call, Spaces
+from netgraph.space import ONE, Space
+
+
+def _reduced(call: Call) -> tuple[Spaces, Space]:
+    """Return the spaces of the result, and the space that is reduced."""
+    spaces = call.spaces("self")
+    ndim = len(spaces)
+    dims = call.dims("dim", ndim)
+    gone = tuple(factor for d in dims for factor in spaces[d])
+    if call.arguments.get("keepdim"):
+        return [ONE if d in dims else space for d, space in enumerate(spaces)], gone
+    return [space for d, space in enumerate(spaces) if d not in dims], gone
+
+
+def mean(call: Call) -> Spaces:
+    """A mean over merged units is exact where aggregates have one size."""
+    out, gone = _reduced(call)
+    call.equal(gone, "averaged over")
+    return out
+
+
+def total(call: Call) -> Spaces:
+    """A sum over merged units counts each as often as it stands for."""
+    out, gone = _reduced(call)
+    call.equal(gone, "summed over")
+    call.scale(None, gone, 1.0)
+    return out
+
+
+def norm(call: Call) -> Spaces:
+    """A p-norm counts each unit to the power 1 / p."""
+    out, gone = _reduced(call)
+    order = call.arguments.get("ord", call.arguments.get("p", 2))
+    order = 2 if order in (None, "fro") else order
+    call.equal(gone, "a norm is taken over")
+    if order not in (float("inf"), float("-inf")):
+        if order == 0:
+            call.pin(gone, "counted")
+        else:
+            call.scale(None, gone, 1.0 / float(order))
+    return out
+
+
+def variance(call: Call) -> Spaces:
+    """Variance with Bessel's correction: n - c fine terms are worth k - c k / n coarse ones."""
+    out, gone = _reduced(call)
+    call.equal(gone, "a variance is taken over")
+    if "correction" in call.arguments:
+        correction = 1 if call["correction"] is None else call["correction"]
+        call.rewrite("correction", gone, lambda ratio: correction / ratio)
+    elif call.arguments.get("unbiased", True):
+        call.pin(gone, "a corrected variance is taken over")
+    return out
+
+
+def variance_and_mean(call: Call) -> list[Spaces]:
+    """Two results of one shape."""
+    out = variance(call)
+    return [out, list(out)]
+
+
+def extreme(call: Call) -> Spaces:
+    """The largest of merged units is the largest of the units, whatever their number."""
+    return _reduced(call)[0]
+
+
+def extreme_of_all_or_indexed(call: Call) -> Spaces | list[Spaces]:
+    """``max`` in three forms: of all, elementwise of two, along a dimension with its index."""
+    if call.has("other"):
+        from netgraph.rules.pointwise import pointwise
+
+        return pointwise(call)
+    if "dim" not in call.arguments:
+        return []
+    out, gone = _reduced(call)
+    call.pin(gone, "the index of an extreme is asked for")
+    return [out, list(out)]
+
+
+def kept(call: Call) -> Spaces:
+    """Reductions that count or compare in other ways: the reduced axis is kept."""
+    out, gone = _reduced(call)
+    call.pin(gone, "reduced unit by unit")
+    return out
+
+
+def along(call: Call) -> Spaces:
+    """Operators along one dimension that depend on the number or order of its units (softmax, cumsum)."""
+    spaces = call.spaces("self")
+    if spaces:
+        call.pin(spaces[call.dim("dim", len(spaces))], "depends on the number or the order of units")
+    return spaces
+
+
+def along_list(call: Call) -> list[Spaces]:
+    """The same with several results; topk makes the dimension shorter."""
+    spaces = along(call)
+    out = []
+    for shape in call.shapes_out():
+        here = [
+            s if sp.size_of(s) == n else call.fresh_pinned(n, "chosen by rank") for s, n in zip(spaces, shape, strict=True)
+        ]
+        out.append(here)
+    return out
+
+
+def whole(call: Call) -> Spaces | list[Spaces]:
+    """Operators on whole tensors or matrices (fft, linalg): everything stays."""
+    for operand in call.operands:
+        for space in call.spaces(operand):
+            call.pin(space, "mixed by an operator on whole tensors")
+    value = call.node.meta["val"]
+    if isinstance(value, (list, tuple)):
+        return [[call.fresh_pinned(n, "made by an operator on whole tensors") for n in s] for s in call.shapes_out()]
+    same = call.spaces(call.operands[0])
+    if [sp.size_of(s) for s in same] == list(call.shape()):
+        return same
+    leading = [s for s, n in zip(same, call.shape(), strict=False) if sp.size_of(s) == n and any(a.dynamic for a in sp.atoms(s))]
+    rest = call.shape()[len(leading) :]
+    return leading + [call.fresh_pinned(n, "made by an operator on whole tensors") for n in rest]
+
+
+def _named(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
+    return dict.fromkeys([f"aten.{name}" for name in names], rule)
+
+
+RULES = {
+    **_named(mean, "mean", "nanmean"),
+    **_named(total, "sum", "nansum"),
+    **_named(norm, "linalg_vector_norm", "norm"),
+    **_named(variance, "var", "std"),
+    **_named(variance_and_mean, "var_mean", "std_mean"),
+    **_named(extreme, "amax", "amin", "any", "all"),
+    **_named(extreme_of_all_or_indexed, "max", "min"),
+    **_named(kept, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
+    **_named(along, "softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin",
+             "special_softmax", "cumsum_", "_log_softmax"),
+    **_named(along_list, "sort", "topk", "cummax", "cummin", "kthvalue", "median", "mode"),
+    **_named(whole, "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_fftn",
+             "fft_rfftn", "fft_irfftn", "fft_fftshift", "linalg_inv", "linalg_qr", "linalg_solve", "stft", "istft", "triu", "tril",
+             "triu_", "tril_", "trace", "linalg_norm", "linalg_eigh", "linalg_svd", "bincount", "histc", "nonzero", "unique_consecutive"),
+}  # fmt: skip

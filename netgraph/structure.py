@@ -1,0 +1,107 @@
+"""How tensors nest in a call's arguments and results, as plain data that JSON can hold.
+
+A structure is ``{"tensor": i}``, ``{"value": v}``, ``{"list": [...]}``, ``{"tuple": [...]}`` or ``{"dict": {...}}``;
+a dict may remember, in memory only, the class that the network returned (the outputs of Hugging Face networks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from netgraph.errors import TraceError
+
+Structure = dict[str, Any]
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def structure_of(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -> Structure:
+    """Describe a nested value and append its tensors to ``leaves``.
+
+    Raises
+    ------
+    TraceError
+        A leaf is neither tensor nor plain value, and ``drop_unknown`` is not set.
+    """
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return {"tensor": len(leaves) - 1}
+    if isinstance(value, _PLAIN):
+        return {"value": value}
+    if isinstance(value, Mapping):
+        items = {str(k): structure_of(v, leaves, drop_unknown=drop_unknown) for k, v in value.items()}
+        return {"dict": items} if type(value) is dict else {"dict": items, "class": type(value)}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        items = {k: structure_of(v, leaves, drop_unknown=drop_unknown) for k, v in value._asdict().items()}
+        return {"dict": items, "class": type(value)}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [structure_of(v, leaves, drop_unknown=drop_unknown) for v in value]}
+    if is_dataclass(value) and drop_unknown:
+        items = {f.name: structure_of(getattr(value, f.name), leaves, drop_unknown=True) for f in fields(value)}
+        return {"dict": items, "class": type(value)}
+    if drop_unknown:  # a cache object beside the result: the coarse network makes none
+        return {"value": None}
+    raise TraceError(f"the example holds a {type(value).__name__}; tensors, numbers, strings, lists and dicts can be traced")
+
+
+def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
+    """Put tensors back where `structure_of` found them."""
+    if "tensor" in structure:
+        return leaves[structure["tensor"]]
+    if "value" in structure:
+        return structure["value"]
+    if "dict" in structure:
+        items = {k: unflatten(v, leaves) for k, v in structure["dict"].items()}
+        return structure["class"](**items) if structure.get("class") else items
+    kind = "list" if "list" in structure else "tuple"
+    parts = [unflatten(v, leaves) for v in structure[kind]]
+    return parts if kind == "list" else tuple(parts)
+
+
+def flatten(structure: Structure, value: Any) -> list[Any]:
+    """Return the tensors of a value in the order of a structure; a missing key or a plain value in a tensor's place raises.
+
+    Raises
+    ------
+    TraceError
+        The value does not nest as the traced example did.
+    """
+    leaves: list[Any] = []
+    _collect(structure, value, leaves, "input")
+    return leaves
+
+
+def _collect(structure: Structure, value: Any, leaves: list[Any], path: str) -> None:
+    if "tensor" in structure:
+        if not isinstance(value, Tensor):
+            raise TraceError(f"{path} is a {type(value).__name__}; the network was traced with a tensor there")
+        leaves.append(value)
+    elif "dict" in structure:
+        if not isinstance(value, Mapping) or set(value) != set(structure["dict"]):
+            found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise TraceError(f"{path} is {found}; the network was traced with the names {sorted(structure['dict'])}")
+        for key, part in structure["dict"].items():
+            _collect(part, value[key], leaves, f"{path}[{key!r}]")
+    elif "value" in structure:
+        if value != structure["value"]:
+            raise TraceError(f"{path} is {value!r}; the network was traced with {structure['value']!r} there")
+    else:
+        parts = structure.get("list", structure.get("tuple"))
+        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+            raise TraceError(f"{path} does not have the {len(parts)} parts that the network was traced with")
+        for i, (part, item) in enumerate(zip(parts, value, strict=True)):
+            _collect(part, item, leaves, f"{path}[{i}]")
+
+
+def without_classes(structure: Structure) -> Structure:
+    """Return a structure that JSON can hold: classes become plain dicts."""
+    if "dict" in structure:
+        return {"dict": {k: without_classes(v) for k, v in structure["dict"].items()}}
+    for kind in ("list", "tuple"):
+        if kind in structure:
+            return {kind: [without_classes(v) for v in structure[kind]]}
+    return structure
