@@ -411,7 +411,7 @@ RULES = {
     **_named(stack, "stack"),
     **_named(repeat, "repeat", "tile"),
     **_named(repeat_interleave, "repeat_interleave"),
-    **_named(pad, "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d"),
+    **_named(pad, "pad", "constant_pad_nd"),
     **_named(reorder, "flip", "roll", "fliplr", "flipud"),
     **_named(unfold_dim, "unfold"),
     **_named(im2col, "im2col"),

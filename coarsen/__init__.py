@@ -1,0 +1,1 @@
+"""GRAPH to HIERARCHY: ways to merge units, transfers between levels, and the smaller networks."""

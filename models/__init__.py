@@ -1,0 +1,1 @@
+"""NETWORKS AND DATA TO TRY; imports torch only."""

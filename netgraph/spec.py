@@ -1,0 +1,167 @@
+"""UnitSpec: for every dimension of every parameter, the axis it runs over.
+
+A *term* is what a dimension runs over, in axis names: a tuple of factors, row-major, where a factor is the name
+of an axis or a `Join` of terms laid end to end. ``("head", "head_dim")`` prints as ``(head · head_dim)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Union
+
+from torch import fx
+
+
+class Join(tuple[tuple, ...]):
+    """Terms laid end to end."""
+
+    __slots__ = ()
+
+
+Term = tuple[Union[str, Join], ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A named set of interchangeable units.
+
+    Parameters
+    ----------
+    name : str
+        After the parameter that makes the units.
+    size : int
+        Number of units.
+    kind : str
+        ``neuron``, ``channel``, ``head``, or ``index`` for what no parameter makes.
+    kept : str or None
+        Why no two units may merge; None where they may.
+    equal : str or None
+        Why all aggregates must have one size; None where sizes are free.
+    """
+
+    name: str
+    size: int
+    kind: str = "neuron"
+    kept: str | None = None
+    equal: str | None = None
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """An argument of a node that depends on sizes; see `netgraph.call.Edit`."""
+
+    argument: str
+    terms: tuple[Term | None, ...]
+    compute: Any = None
+    single: bool = False
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A node's operand, or its result, that is multiplied by (fine / coarse) ** power."""
+
+    operand: str | None
+    term: Term
+    power: float
+
+
+@dataclass
+class Plan:
+    """One recorded graph and all that has to be written anew in it for other sizes."""
+
+    graph: fx.Graph
+    rewrites: dict[str, list[Rewrite]] = field(default_factory=dict)
+    factors: dict[str, list[Factor]] = field(default_factory=dict)
+    retarget: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
+    sources: dict[str, tuple[str, int, Term]] = field(default_factory=dict)
+    outputs: Any = None
+    flops: int = 0
+
+
+def term_size(term: Term, sizes: Mapping[str, int]) -> int:
+    """Return the number of indices of a term, given the sizes of axes."""
+    return math.prod(
+        sizes[f] if isinstance(f, str) else sum(term_size(part, sizes) for part in f) for f in term
+    )
+
+
+def term_axes(term: Term) -> Iterator[str]:
+    """Yield the axes of a term, repeats included."""
+    for factor in term:
+        if isinstance(factor, str):
+            yield factor
+        else:
+            for part in factor:
+                yield from term_axes(part)
+
+
+def spell(term: Term) -> str:
+    """Write a term as text: ``head · head_dim``, ``a + b``, ``1``."""
+    words = [f if isinstance(f, str) else "(" + " + ".join(spell(part) for part in f) + ")" for f in term]
+    return " · ".join(words) or "1"
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """A network as its axes.
+
+    Parameters
+    ----------
+    axes : dict of str to Axis
+    parameters : dict of str to tuple of Term
+        For every traced parameter and buffer, by qualified name, the term of each dimension.
+    sums : dict of (str, int) to frozenset of str
+        Axes along which a parameter's dimension is summed over by all who read it (it is *incoming* there), so
+        that merged units add up; along all others they are averaged.
+    plans : dict of str to Plan
+        The recorded computation for ``"train"`` and ``"eval"``.
+    ties : dict of str to str
+        Other names of tied parameters.
+    untraced : tuple of str
+        Parameters and buffers that the run on the example never read.
+    """
+
+    axes: dict[str, Axis]
+    parameters: dict[str, tuple[Term, ...]]
+    sums: dict[tuple[str, int], frozenset[str]]
+    plans: dict[str, Plan]
+    inputs: Any
+    input_terms: tuple[tuple[Term, ...], ...]
+    ties: dict[str, str]
+    trainable: frozenset[str]
+    untraced: tuple[str, ...] = ()
+    dynamic: frozenset[str] = frozenset()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of units of every axis."""
+        return {name: axis.size for name, axis in self.axes.items()}
+
+    @property
+    def free(self) -> list[Axis]:
+        """The axes whose units may merge."""
+        return [axis for axis in self.axes.values() if axis.kept is None]
+
+    def readers(self, axis: str) -> list[tuple[str, int]]:
+        """Return the (parameter, dimension) pairs that run over an axis."""
+        return [
+            (name, dim)
+            for name, terms in self.parameters.items()
+            for dim, term in enumerate(terms)
+            if axis in term_axes(term)
+        ]
+
+    def resized(self, sizes: Mapping[str, int]) -> UnitSpec:
+        """Return the spec of the same network with other numbers of units."""
+        axes = {name: replace(axis, size=sizes.get(name, axis.size)) for name, axis in self.axes.items()}
+        return replace(self, axes=axes)
+
+    def __str__(self) -> str:
+        lines = []
+        for name, terms in self.parameters.items():
+            text = ", ".join(spell(term) for term in terms)
+            summed = sorted({a for (n, _), axes in self.sums.items() if n == name for a in axes})
+            lines.append(f"{name} ({text})" + (f"  sums over {', '.join(summed)}" if summed else ""))
+        return "\n".join(lines)

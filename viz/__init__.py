@@ -1,0 +1,1 @@
+"""HIERARCHY to PICTURES: pages and figures."""
