@@ -106,8 +106,7 @@ class _Writer:
     def copy(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
         if node.op != "call_function":
             return self.graph.node_copy(node, lambda n: copies[n])
-        target, arguments = self._arguments(node)
-        arguments = fx.node.map_arg(arguments, lambda n: copies[n])
+        target, arguments = self._arguments(node, copies)
         for factor in self.plan.factors.get(node.name, []):
             if factor.operand is not None:
                 arguments = self._scaled_operand(arguments, factor)
@@ -117,15 +116,15 @@ class _Writer:
                 new = self._times(new, factor)
         return new
 
-    def _arguments(self, node: fx.Node) -> tuple[Any, dict[str, Any]]:
+    def _arguments(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> tuple[Any, dict[str, Any]]:
         rewrites = self.plan.rewrites.get(node.name, [])
         if node.name in self.plan.retarget:
             target, arguments = self.plan.retarget[node.name]
-            arguments = dict(arguments)
         elif getattr(node.target, "_schema", None) is None:
-            return node.target, {"": (node.args, dict(node.kwargs))}
+            target, arguments = node.target, {"": (node.args, dict(node.kwargs))}
         else:
-            target, arguments = node.target, dict(bind(node))
+            target, arguments = node.target, bind(node)
+        arguments = dict(fx.node.map_arg(dict(arguments), lambda n: copies[n]))
         for rewrite in rewrites:
             arguments[rewrite.argument] = self._value(rewrite, arguments.get(rewrite.argument))
         return target, arguments

@@ -205,7 +205,7 @@ class Call:
         """Multiply an operand, or the result, by (fine size / coarse size) ** power of a space."""
         self.trail.scales.setdefault(self.node, []).append(Scale(operand, space, power))
 
-    def becomes(self, target: Any, **arguments: Any) -> None:
+    def becomes(self, target: Any, arguments: dict[str, Any]) -> None:
         """Write the call anew as another operator, one whose arguments can hold unequal sizes."""
         self.trail.retarget[self.node] = (target, arguments)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
-from netgraph.structure import flatten, structure_of, unflatten
+from netgraph.structure import structure_of, unflatten
 
 
 @dataclass
@@ -151,6 +152,9 @@ def _quiet() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     random = torch.get_rng_state()
+    noisy = logging.getLogger("torch._subclasses.fake_tensor")
+    noisy_level = noisy.level
+    noisy.setLevel(logging.CRITICAL)  # a refusal comes as our own sentence, not as its log
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
@@ -158,6 +162,7 @@ def _quiet() -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.set_rng_state(random)
+        noisy.setLevel(noisy_level)
 
 
 def _tidy(recorded: fx.GraphModule, names: list[str], n_inputs: int) -> tuple[fx.Graph, dict[str, Tensor]]:

@@ -68,8 +68,10 @@ def variance_and_mean(call: Call) -> list[Spaces]:
 
 
 def extreme(call: Call) -> Spaces:
-    """The largest of merged units is the largest of the units, whatever their number."""
-    return _reduced(call)[0]
+    """The largest of alike units is any of them; marked as equal, so that no zero unit is left out of it unseen."""
+    out, gone = _reduced(call)
+    call.equal(gone, "a maximum is taken over")
+    return out
 
 
 def extreme_of_all_or_indexed(call: Call) -> Spaces | list[Spaces]:

@@ -215,7 +215,8 @@ def split(call: Call) -> list[Spaces]:
     sizes = [shape[dim] for shape in call.shapes_out()]
     call.alias(call["self"], range(ndim))
     parts = _consecutive(call, spaces[dim], sizes)
-    call.becomes(torch.ops.aten.split_with_sizes.default, self=call["self"], split_sizes=sizes, dim=dim)
+    arguments = {"self": call["self"], "split_sizes": sizes, "dim": dim}
+    call.becomes(torch.ops.aten.split_with_sizes.default, arguments)
     call.resize("split_sizes", parts)
     return [[*spaces[:dim], part, *spaces[dim + 1 :]] for part in parts]
 

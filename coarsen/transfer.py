@@ -1,0 +1,139 @@
+"""Transfer: aggregates as sparse matrices P and R of one axis, and as scatters on tensors.
+
+``P`` (n, k) prolongs, ``R`` (k, n) restricts, ``R P = I``. ``P`` copies a coarse unit to the units of its aggregate;
+``R`` averages them. Brezina, Vanek, "Algebraic multigrid by smoothed aggregation", Computing 56, 1996, section 2,
+with piecewise constant interpolation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """The way between the units of one axis and their aggregates.
+
+    Parameters
+    ----------
+    aggregates : int array of shape (n,)
+        The coarse unit that each unit joins, numbered 0 .. k - 1; -1 for a unit that is left out.
+    """
+
+    aggregates: NDArray[np.int64]
+
+    @classmethod
+    def identity(cls, n: int) -> Transfer:
+        """Return the transfer that merges nothing."""
+        return cls(np.arange(n))
+
+    @classmethod
+    def selection(cls, kept: NDArray[Any], n: int) -> Transfer:
+        """Return the transfer that leaves out all units but ``kept``."""
+        aggregates = np.full(n, -1, dtype=np.int64)
+        aggregates[np.asarray(kept)] = np.arange(len(kept))
+        return cls(aggregates)
+
+    @property
+    def n_fine(self) -> int:
+        """Number of fine units n."""
+        return len(self.aggregates)
+
+    @cached_property
+    def n_coarse(self) -> int:
+        """Number of coarse units k."""
+        return int(self.aggregates.max(initial=-1)) + 1
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Number of fine units in each aggregate, (k,)."""
+        return np.bincount(self.aggregates[self.aggregates >= 0], minlength=self.n_coarse)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every unit stays itself."""
+        return bool(np.array_equal(self.aggregates, np.arange(self.n_fine)))
+
+    @cached_property
+    def P(self) -> Any:
+        """Prolongation, sparse CSR (n, k): one entry of one in the row of each unit that is kept."""
+        rows = np.flatnonzero(self.aggregates >= 0)
+        ones = np.ones(len(rows))
+        return sparse.csr_array((ones, (rows, self.aggregates[rows])), shape=(self.n_fine, self.n_coarse))
+
+    @cached_property
+    def R(self) -> Any:
+        """Restriction, sparse CSR (k, n): the mean over each aggregate."""
+        return sparse.csr_array(sparse.diags_array(1.0 / self.sizes) @ self.P.T)
+
+    def P_torch(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return P as a sparse torch tensor in CSR layout."""
+        return _torch_csr(self.P, dtype)
+
+    def R_torch(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return R as a sparse torch tensor in CSR layout."""
+        return _torch_csr(self.R, dtype)
+
+    def compose(self, coarser: Transfer) -> Transfer:
+        """Return the transfer of two levels in one step; means weigh fine units alike only if sizes are equal."""
+        out = np.where(self.aggregates >= 0, coarser.aggregates[self.aggregates], -1)
+        return Transfer(out)
+
+    # the four maps along one dimension of a tensor
+
+    def total(self, tensor: Tensor, dim: int) -> Tensor:
+        """Apply P' along a dimension: add up each aggregate."""
+        dim %= tensor.ndim
+        index, kept = self._index(tensor)
+        source = tensor if kept is None else tensor.index_select(dim, kept)
+        shape = [*tensor.shape[:dim], self.n_coarse, *tensor.shape[dim + 1 :]]
+        return tensor.new_zeros(shape).index_add_(dim, index, source)
+
+    def average(self, tensor: Tensor, dim: int) -> Tensor:
+        """Apply R along a dimension: the mean of each aggregate; integers stay themselves where units agree."""
+        dim %= tensor.ndim
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return self.average(tensor.double(), dim).round().to(tensor.dtype)
+        return self.total(tensor, dim) / self._sizes(tensor, dim)
+
+    def copy(self, tensor: Tensor, dim: int) -> Tensor:
+        """Apply P along a dimension: each unit takes its aggregate's entry; a unit left out takes zero."""
+        dim %= tensor.ndim
+        index, kept = self._index(tensor)
+        found = tensor.index_select(dim, index)
+        if kept is None:
+            return found
+        shape = [*tensor.shape[:dim], self.n_fine, *tensor.shape[dim + 1 :]]
+        return tensor.new_zeros(shape).index_copy_(dim, kept, found)
+
+    def share(self, tensor: Tensor, dim: int) -> Tensor:
+        """Apply R' along a dimension: each unit takes an equal share of its aggregate's entry."""
+        dim %= tensor.ndim
+        return self.copy(tensor / self._sizes(tensor, dim), dim)
+
+    def _index(self, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+        kept = np.flatnonzero(self.aggregates >= 0)
+        index = torch.as_tensor(self.aggregates[kept], device=tensor.device)
+        return index, None if len(kept) == self.n_fine else torch.as_tensor(kept, device=tensor.device)
+
+    def _sizes(self, tensor: Tensor, dim: int) -> Tensor:
+        shape = [1] * tensor.ndim
+        shape[dim] = self.n_coarse
+        return torch.as_tensor(self.sizes, dtype=tensor.dtype, device=tensor.device).reshape(shape)
+
+    def __repr__(self) -> str:
+        return f"Transfer({self.n_fine} -> {self.n_coarse})"
+
+
+def _torch_csr(matrix: Any, dtype: torch.dtype) -> Tensor:
+    values = torch.from_numpy(matrix.data).to(dtype)
+    indices = [torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices)]
+    return torch.sparse_csr_tensor(*indices, values, size=matrix.shape)

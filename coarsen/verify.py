@@ -1,0 +1,204 @@
+"""Oracles: does a coarse network compute what it should? For any model, on the user's own machine.
+
+*Duplicate unit*: parameters are prolonged from coarse ones, so that merged units are alike; the coarse network must
+give the network's own outputs. *Dead unit*: a unit's weights are zero; the network without it must give the same.
+Both compare the network's own forward with ours. Shapes that fit are no proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from netgraph.capture import normalise_example
+from netgraph.coarsen.network import coarse_network, traced_state
+from netgraph.coarsen.targets import n_coarse_for
+from netgraph.coarsen.transfer import Transfer
+from netgraph.coarsen.weights import inject, prolong
+from netgraph.document import graph_from
+from netgraph.errors import NetgraphError, TraceError
+from netgraph.program import GraphNetwork
+from netgraph.spec import Axis, UnitSpec
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an oracle found.
+
+    Parameters
+    ----------
+    oracle : str
+        ``duplicate`` or ``dead``.
+    axes : tuple of str
+    error : float or None
+        Largest relative difference of outputs (2-norm); None where the oracle does not apply.
+    note : str
+        Why it does not apply.
+    """
+
+    oracle: str
+    axes: tuple[str, ...]
+    error: float | None
+    note: str = ""
+
+
+def duplicate_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0) -> Verdict:
+    """Clone units in random pairs, merge them back, and compare outputs and parameters."""
+    random = np.random.default_rng(seed)
+    transfers = {}
+    for axis in axes:
+        k = n_coarse_for(axis, 0.5)
+        if k < axis.size:
+            transfers[axis.name] = Transfer(random.permutation(np.arange(axis.size) % k))
+    names = tuple(transfers)
+    if not transfers:
+        return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
+    return Verdict("duplicate", names, _difference(model, spec, transfers, example, seed))
+
+
+def dead_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0) -> Verdict:
+    """Zero one unit of each axis, leave it out, and compare outputs."""
+    random = np.random.default_rng(seed)
+    axes = list(axes)
+    able = [axis for axis in axes if axis.equal is None and axis.size > 1]
+    if not able:
+        why = next((axis.equal for axis in axes if axis.equal), "one unit")
+        return Verdict("dead", tuple(a.name for a in axes), None, f"a zero unit still counts: {why}")
+    transfers = {}
+    for axis in able:
+        kept = np.delete(np.arange(axis.size), random.integers(axis.size))
+        transfers[axis.name] = Transfer.selection(kept, axis.size)
+    return Verdict("dead", tuple(transfers), _difference(model, spec, transfers, example, seed))
+
+
+def verify(model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0) -> list[Verdict]:
+    """Run both oracles on every axis of a network by itself, and on all at once.
+
+    Returns
+    -------
+    list of Verdict
+    """
+    verdicts = []
+    for axis in spec.free:
+        verdicts.append(duplicate_units(model, spec, example, [axis], seed=seed))
+        verdicts.append(dead_units(model, spec, example, [axis], seed=seed))
+    verdicts.append(duplicate_units(model, spec, example, spec.free, seed=seed))
+    verdicts.append(dead_units(model, spec, example, spec.free, seed=seed))
+    return verdicts
+
+
+def _difference(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int) -> float:
+    training = model.training
+    model.eval()
+    try:
+        coarse = inject(spec, transfers, telling_state(model, seed))
+        fine = prolong(spec, transfers, coarse)
+        network = coarse_network(model, spec, transfers, state=coarse).eval()
+        args, kwargs = normalise_example(example)
+        with torch.no_grad(), _reproducible(seed):
+            expected = torch.func.functional_call(model, fine, args, kwargs, tie_weights=True)
+        with torch.no_grad(), _reproducible(seed):
+            found = network(*args, **kwargs)
+        again = inject(spec, transfers, fine)
+        drift = max((relative_error(coarse[name], again[name]) for name in coarse), default=0.0)
+        return max(relative_error_of(expected, found), drift)
+    finally:
+        model.train(training)
+
+
+class _reproducible:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.state = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self.state)
+
+
+def telling_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Return the network's parameters, with random numbers where they are constant or tiny.
+
+    Fresh networks have zero heads, unit scales and layer scales of 1e-6, behind which a wrong coarse network would
+    look right.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    state = traced_state(model)
+    trained = {name for name, _ in model.named_parameters()}
+    for name, tensor in state.items():
+        statistic = name.endswith(("running_mean", "running_var"))
+        if (name in trained or statistic) and tensor.is_floating_point() and _tells_nothing(tensor):
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+            scale = 0.2 if tensor.ndim < 2 else min(0.2, (tensor[0].numel()) ** -0.5)
+            state[name] = 1 + 0.1 * noise.clamp(-3, 3) if name.endswith("running_var") else tensor.mean() + scale * noise
+    return state
+
+
+def _tells_nothing(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and (bool((tensor == tensor.flatten()[0]).all()) or float(tensor.abs().max()) < 1e-3)
+
+
+def relative_error(expected: Tensor, found: Tensor) -> float:
+    """Return ``|found - expected| / |expected|`` (2-norms); infinite where only one is finite."""
+    a, b = (t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in (expected, found))
+    mask = torch.isfinite(a)
+    if not torch.equal(mask, torch.isfinite(b)):
+        return float("inf")
+    a, b = a[mask], b[mask]
+    return float((a - b).norm() / a.norm().clamp_min(1e-30)) if a.numel() and float((a - b).norm()) else 0.0
+
+
+def relative_error_of(expected: Any, found: Any) -> float:
+    """Return the largest relative error over the tensors of two results that nest alike."""
+    pairs = list(zip(_tensors(expected), _tensors(found), strict=False))
+    return max((relative_error(a, b) if a.shape == b.shape else float("inf") for a, b in pairs), default=float("inf"))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if hasattr(value, "values") and not isinstance(value, Tensor):
+        return [t for v in value.values() for t in _tensors(v)]
+    if isinstance(value, (list, tuple)):
+        return [t for v in value for t in _tensors(v)]
+    return []
+
+
+def verify_level(coarse: GraphNetwork, example: Any, model: nn.Module) -> int:
+    """Run a coarse network on the example, compare the shapes of its outputs, and return its operations.
+
+    Raises
+    ------
+    NetgraphError
+        The coarse network does not run, or its outputs have other shapes: a rule of netgraph is wrong.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    args, kwargs = normalise_example(example)
+    training = coarse.training
+    coarse.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            coarse(*args, **kwargs)
+    except TraceError:
+        raise
+    except Exception as error:
+        raise NetgraphError(
+            f"the coarse network does not run ({type(error).__name__}: {str(error)[:200]}); a rule of netgraph is wrong: "
+            "please report the network, and --keep the axis meanwhile"
+        ) from error
+    finally:
+        coarse.train(training)
+    return counter.get_total_flops()
+
+
+def emitted(network: GraphNetwork) -> fx.Graph:
+    """Return the evaluation graph of a coarse network, for those who want to read it."""
+    return graph_from(network._graphs["eval"])
