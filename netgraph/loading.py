@@ -1,0 +1,257 @@
+"""Open a network from a file or a name, without running a stranger's code."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.bundle import read_bundle, read_metadata
+from netgraph.errors import LoadError, NetgraphError, UntrustedError
+from netgraph.pickles import scan
+from netgraph.program import from_document
+from netgraph.torchvision_ops import prepare_torchvision
+
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+ZOOS = ("torchvision", "timm", "hf")
+
+
+def load_model(
+    source: str | Path,
+    *,
+    arch: str | None = None,
+    arch_args: Mapping[str, Any] | None = None,
+    trust: bool = False,
+    code_dir: str | Path | None = None,
+) -> nn.Module:
+    """Open a network, in evaluation mode.
+
+    Parameters
+    ----------
+    source : path or name
+        A state dict (``.pt``, ``.safetensors``), a network saved by netgraph, a pickled module or a ``.pt2``
+        program, or ``torchvision:resnet50``, ``timm:NAME``, ``hf:CONFIG.json`` for a network without weights.
+    arch : str, optional
+        What a state dict belongs to: ``package.module:factory`` or a name as above.
+    arch_args : dict, optional
+        Keyword arguments of the factory.
+    trust : bool
+        Allow opening a file that can run the code that came with it.
+    code_dir : path, optional
+        Where ``arch`` and pickled classes look for modules first; the working directory by default.
+
+    Raises
+    ------
+    LoadError
+        The file is missing, damaged or does not fit the architecture.
+    UntrustedError
+        Opening it would run code, and ``trust`` is not given.
+    """
+    with _code_from(Path(code_dir) if code_dir else Path.cwd()):
+        if str(source).partition(":")[0] in ZOOS and not Path(source).exists():
+            return build(str(source), arch_args or {}).eval()
+        return _open(_existing(Path(source)), arch, arch_args or {}, trust).eval()
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise LoadError(f"{path} does not exist; give a .pt, .pth, .safetensors or .pt2 file, or a name like torchvision:resnet50")
+    if path.stat().st_size == 0:
+        raise LoadError(f"{path} is empty; save the network again")
+    return path
+
+
+def _open(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: bool) -> nn.Module:
+    if path.suffix == ".safetensors":
+        if "netgraph" in read_metadata(path):
+            tensors, document = read_bundle(path)
+            return _from_document(path, document, tensors)
+        from safetensors.torch import load_file
+
+        return _filled(_needed(path, arch), arch_args, load_file(str(path)), path)
+    if path.suffix == ".pt2":
+        return _program(path, trust)
+    if path.suffix in PICKLES:
+        return _pickled(path, arch, arch_args, trust)
+    raise LoadError(f"{path} ends in {path.suffix or 'nothing'}; netgraph opens .pt, .pth, .bin, .ckpt, .safetensors and .pt2 files")
+
+
+def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
+    try:
+        return from_document(document, tensors)
+    except NetgraphError:
+        raise
+    except Exception as error:  # a document of the right digest and the wrong form
+        raise LoadError(f"{path} is no network of this version of netgraph ({type(error).__name__}: {error})") from error
+
+
+def _program(path: Path, trust: bool) -> nn.Module:
+    if not trust:
+        raise UntrustedError(f"{path} is an exported program, and opening one can run code that came with it; say --trust if you made it")
+    try:
+        return torch.export.load(str(path)).module()
+    except Exception as error:  # anything: it is the stranger's archive
+        raise LoadError(f"{path} cannot be opened as an exported program ({type(error).__name__}: {error})") from error
+
+
+def _pickled(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: bool) -> nn.Module:
+    prepare_torchvision()
+    if not trust:
+        scan(path)
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=not trust)
+    except Exception as error:  # torch raises many kinds for broken files
+        raise LoadError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200]})") from error
+    if isinstance(value, nn.Module):
+        return value
+    return _filled(_needed(path, arch), arch_args, _unwrapped(value, path), path)
+
+
+def _needed(path: Path, arch: str | None) -> str:
+    if arch is None:
+        raise LoadError(
+            f"{path} holds weights and no architecture; say which network they belong to with --arch package.module:factory "
+            "or --arch torchvision:NAME"
+        )
+    return arch
+
+
+def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint: common wrappers and prefixes taken off."""
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
+            value = value[key]
+    if not isinstance(value, Mapping) or not any(isinstance(v, Tensor) for v in value.values()):
+        raise LoadError(f"{path} holds a {type(value).__name__} and no state dict; save model.state_dict()")
+    state = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
+    for prefix in ("module.", "_orig_mod.", "model."):
+        if all(k.startswith(prefix) for k in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
+    return state
+
+
+def _filled(arch: str, arch_args: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    model = build(arch, arch_args)
+    own = model.state_dict()
+    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    wrong = [f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in own if k in state and own[k].shape != state[k].shape]
+    ignorable = all(k.endswith("num_batches_tracked") for k in missing)
+    if (missing and not ignorable) or unexpected or wrong:
+        found = [f"missing {', '.join(missing[:3])}"] * bool(missing) + [f"not in it {', '.join(unexpected[:3])}"] * bool(unexpected)
+        raise LoadError(f"{path} does not fit {arch}: {'; '.join(found + wrong[:3])}; check --arch and --arch-arg")
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def build(arch: str, arch_args: Mapping[str, Any]) -> nn.Module:
+    """Make the network that a name stands for, with fresh weights.
+
+    Raises
+    ------
+    LoadError
+        The package is missing, the name is unknown, or the factory fails.
+    """
+    package, _, name = arch.partition(":")
+    if not name:
+        raise LoadError(f"--arch {arch!r} names no factory; write package.module:factory or torchvision:NAME")
+    try:
+        if package == "torchvision":
+            model = _torchvision(name, arch_args)
+        elif package == "timm":
+            model = _optional("timm").create_model(name, **{"pretrained": False, **arch_args})
+        elif package == "hf":
+            model = _hugging_face(Path(name), arch_args)
+        else:
+            model = _resolved(package, name)(**arch_args)
+    except NetgraphError:
+        raise
+    except Exception as error:  # the factory is the user's own
+        raise LoadError(f"--arch {arch} fails: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+    if not isinstance(model, nn.Module):
+        raise LoadError(f"--arch {arch} returned a {type(model).__name__}; a torch.nn.Module is needed")
+    return model
+
+
+def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
+    prepare_torchvision()
+    import torchvision
+
+    options = dict(arch_args)
+    if name in ("googlenet", "inception_v3"):
+        options.setdefault("init_weights", True)
+    if any(name.startswith(p) for p in ("fcn", "deeplab", "lraspp", "faster", "mask", "retina", "fcos", "ssd", "keypoint")):
+        options.setdefault("weights_backbone", None)
+    return torchvision.models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
+
+
+def _hugging_face(path: Path, arch_args: Mapping[str, Any]) -> nn.Module:
+    transformers = _optional("transformers")
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise LoadError(f"hf:{path} is no readable config ({error}); give a config.json or a folder that has one") from error
+    data.update(arch_args)
+    config = transformers.AutoConfig.for_model(**data) if "model_type" in data else None
+    if config is None:
+        raise LoadError(f"{file} has no model_type; give the config.json of a transformers network")
+    cls = getattr(transformers, (data.get("architectures") or ["AutoModel"])[0], None)
+    return cls(config) if cls not in (None, transformers.AutoModel) else transformers.AutoModel.from_config(config)  # type: ignore[no-any-return]
+
+
+def _optional(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise LoadError(f"{package} is not installed; pip install 'netgraph-coarsening[{package}]' brings it") from error
+
+
+def _resolved(module: str, name: str) -> Any:
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise LoadError(f"--arch {module}:{name}: {error}; give --code-dir if the module is elsewhere") from error
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise LoadError(f"--arch {module}:{name}: module {module} has no callable {name}")
+    return found
+
+
+@contextlib.contextmanager
+def _code_from(folder: Path) -> Iterator[None]:
+    """Look for modules in the user's folder first, as ``python script.py`` there would."""
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder.resolve()))
+
+
+def parse_arch_args(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read ``depth=3`` and ``name=foo`` as Python values, or as text where they are none.
+
+    Raises
+    ------
+    LoadError
+        A pair has no ``=``.
+    """
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise LoadError(f"--arch-arg {pair!r} is not key=value")
+        try:
+            out[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            out[key] = text
+    return out

@@ -1,0 +1,41 @@
+"""Let torchvision import where its compiled half cannot load.
+
+Its wheels on the package index are linked to CUDA; beside a CPU build of torch they fail, and ``import torchvision``
+stops at ``torchvision::nms``. Declaring the two operators that it registers fake kernels for is enough for data sets,
+transforms and the model zoo. Where the native library loads, nothing is declared.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_kept: list[torch.library.Library] = []  # a declaration lives as long as its Library
+
+
+@cache
+def prepare_torchvision() -> None:
+    """Declare ``torchvision::nms`` and ``qnms`` unless torchvision brings them; call before its first import."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or _native_loads(Path(spec.origin).parent):
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(name + _SCHEMA)
+    _kept.append(library)
+
+
+def _native_loads(folder: Path) -> bool:
+    for path in sorted(folder.glob("_C*.so")) + sorted(folder.glob("_C*.pyd")):
+        try:
+            ctypes.CDLL(str(path))
+            return True
+        except OSError:
+            return False
+    return False
