@@ -22,6 +22,7 @@ from netgraph.coarsen.weights import inject
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.spec import Axis, UnitSpec
 from netgraph.tracing import trace
+from netgraph.structure import described
 from netgraph.units import features
 
 
@@ -186,7 +187,7 @@ def build_hierarchy(
         levels.append(Level(coarse, resized, transfers, time.perf_counter() - started, flops))
     if len(levels) == 1:
         raise NothingToMergeError(_why_nothing(spec, kept))
-    options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed, "keep": sorted(kept)}
+    options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed, "keep": sorted(kept), "example": described(example)}
     return Hierarchy(levels, options)
 
 

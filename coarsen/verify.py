@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from netgraph.capture import normalise_example
+from netgraph.structure import normalise_example
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.transfer import Transfer

@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
-from netgraph.structure import structure_of, unflatten
+from netgraph.structure import normalise_example, structure_of, unflatten
 
 
 @dataclass
@@ -44,15 +44,6 @@ class Capture:
     constants: dict[str, Tensor]
     inputs: Any
     outputs: Any
-
-
-def normalise_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return an example as positional and keyword arguments."""
-    if isinstance(example, dict) or hasattr(example, "items"):
-        return (), dict(example)
-    if isinstance(example, (tuple, list)):
-        return tuple(example), {}
-    return (example,), {}
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ def _hugging_face(model: Any) -> Iterator[list[str]]:
 
 
 def _runs(model: nn.Module, example: Any) -> bool:
-    from netgraph.capture import normalise_example
+    from netgraph.structure import normalise_example
 
     training = model.training
     model.eval()

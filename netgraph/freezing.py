@@ -106,7 +106,7 @@ class _Naming:
         for atom in sp.atoms(resolved):
             self.made.add(atom)
             if atom not in self.names and (atom in summed) == incoming:
-                self.names[atom] = self._unique(leaf.removesuffix(".weight").removesuffix(".bias"))
+                self.names[atom] = self._unique(leaf.removesuffix(".weight").removesuffix(".bias") + ".in" * incoming)
             if tensor.ndim > 2 and atom not in summed:
                 self.kinds.setdefault(atom, "channel")
         self._nest(resolved)

@@ -105,3 +105,19 @@ def without_classes(structure: Structure) -> Structure:
         if kind in structure:
             return {kind: [without_classes(v) for v in structure[kind]]}
     return structure
+
+
+def normalise_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return an example as positional and keyword arguments."""
+    if isinstance(example, Mapping) or (hasattr(example, "items") and not isinstance(example, Tensor)):
+        return (), dict(example)
+    if isinstance(example, (tuple, list)):
+        return tuple(example), {}
+    return (example,), {}
+
+
+def described(example: Any) -> dict[str, Any]:
+    """Return an example's nesting, shapes and dtypes as data for JSON."""
+    leaves: list[Tensor] = []
+    structure = without_classes(structure_of(normalise_example(example), leaves))
+    return {"structure": structure, "tensors": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in leaves]}

@@ -22,6 +22,7 @@ from netgraph.errors import TraceError
 from netgraph.freezing import freeze
 from netgraph.rules.pointwise import pointwise
 from netgraph.spec import UnitSpec
+from netgraph.structure import normalise_example, structure_of, unflatten
 
 SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled")
 
@@ -47,13 +48,34 @@ def trace(model: nn.Module, example: Any) -> UnitSpec:
     TraceError
         The network does not run on the example, decides by numbers, or uses an operator that has no rule.
     """
-    captures = {mode: capture(model, example, training=mode == "train") for mode in ("eval", "train")}
+    captures = _captures(model, example)
     state = named_state(model)
     leaves = {name: [sp.fresh(n) for n in tensor.shape] for name, tensor in state.items()}
     inputs = _input_spaces(captures["eval"])
     trails = {mode: _walk(taken, leaves, inputs, state) for mode, taken in captures.items()}
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     return freeze(captures, trails, leaves, inputs, state, aliases(model), trainable)
+
+
+def _captures(model: nn.Module, example: Any) -> dict[str, Capture]:
+    """Record both modes; an example of one row is doubled, because a batch of one cannot be told from none."""
+    doubled = two_rows(example)
+    try:
+        return {mode: capture(model, doubled, training=mode == "train") for mode in ("eval", "train")}
+    except TraceError:
+        if doubled is example:
+            raise
+        return {mode: capture(model, example, training=mode == "train") for mode in ("eval", "train")}
+
+
+def two_rows(example: Any) -> Any:
+    """Return an example with every tensor given twice, if each has one row; else the example itself."""
+    leaves: list[Tensor] = []
+    structure = structure_of(normalise_example(example), leaves)
+    if not leaves or any(leaf.ndim == 0 or leaf.shape[0] != 1 for leaf in leaves):
+        return example
+    args, kwargs = unflatten(structure, [torch.cat([leaf, leaf]) for leaf in leaves])
+    return kwargs if kwargs else args
 
 
 def _input_spaces(taken: Capture) -> list[Spaces]:

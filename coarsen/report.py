@@ -1,0 +1,56 @@
+"""What a coarsening did to a network, as data: for the table's footer and for ``--json``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from netgraph.coarsen.hierarchy import Hierarchy
+from netgraph.spec import UnitSpec, term_axes
+
+
+def coverage(hierarchy: Hierarchy) -> tuple[float, list[tuple[str, float]]]:
+    """Return the share of parameters with a merged dimension, and for the others the reasons with their shares."""
+    spec = hierarchy.levels[0].spec
+    merged_axes = {axis for level in hierarchy.levels[1:] for axis in level.transfers}
+    total = merged = 0
+    why: Counter[str] = Counter()
+    for name, parameter in hierarchy.levels[0].model.named_parameters():
+        total += parameter.numel()
+        axes = [a for term in spec.parameters.get(name, ()) for a in term_axes(term)]
+        if any(a in merged_axes for a in axes):
+            merged += parameter.numel()
+        else:
+            why[_reason(spec, name, axes)] += parameter.numel()
+    return merged / max(total, 1), [(reason, n / max(total, 1)) for reason, n in why.most_common()]
+
+
+def _reason(spec: UnitSpec, name: str, axes: list[str]) -> str:
+    if name in spec.untraced:
+        return "never read in the run on the example"
+    for axis in axes:
+        if spec.axes[axis].kept:
+            return str(spec.axes[axis].kept)
+    return "left alone on request, or its size has no divisor near the ratio"
+
+
+def report(hierarchy: Hierarchy) -> dict[str, Any]:
+    """Return a hierarchy as data for JSON."""
+    share, why = coverage(hierarchy)
+    return {
+        "levels": [
+            {
+                "units": level.n_units,
+                "parameters": level.n_parameters,
+                "flops": level.flops,
+                "seconds": level.seconds,
+                "axes": {name: t.n_coarse for name, t in level.transfers.items()},
+            }
+            for level in hierarchy.levels
+        ],
+        "operator_complexity": hierarchy.operator_complexity,
+        "grid_complexity": hierarchy.grid_complexity,
+        "merged_share": share,
+        "kept": [{"reason": reason, "share": part} for reason, part in why],
+        "options": {k: v for k, v in hierarchy.options.items() if k != "example"},
+    }

@@ -1,0 +1,5 @@
+"""``python -m netgraph``."""
+
+from netgraph.cli import main
+
+main()
