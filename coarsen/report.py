@@ -28,7 +28,7 @@ def coverage(hierarchy: Hierarchy) -> tuple[float, list[tuple[str, float]]]:
 def _reason(spec: UnitSpec, name: str, axes: list[str]) -> str:
     if name in spec.untraced:
         return "never read in the run on the example"
-    for axis in axes:
+    for axis in sorted(axes, key=lambda a: "output" not in (spec.axes[a].kept or "")):  # the most telling first
         if spec.axes[axis].kept:
             return str(spec.axes[axis].kept)
     return "left alone on request, or its size has no divisor near the ratio"

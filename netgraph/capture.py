@@ -103,7 +103,9 @@ def _capture(model: nn.Module, example: Any) -> Capture:
 def _record(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.GraphModule:
     try:
         with _quiet():
-            return make_fx(run, pre_dispatch=True, tracing_mode="fake", record_stack_traces=True)(state, leaves)
+            recorded = make_fx(run, pre_dispatch=True, tracing_mode="fake", record_stack_traces=True)(state, leaves)
+        _refuse_unknown_sizes(recorded)
+        return recorded
     except Exception as fake:  # numbers may be needed: only a run that has them can tell
         try:
             with _quiet():
@@ -114,6 +116,15 @@ def _record(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.Grap
                 return make_fx(run, pre_dispatch=True, tracing_mode="real", record_stack_traces=True)(owned, copies)
         except Exception as real:
             raise TraceError(_explain(fake, real)) from real
+
+
+def _refuse_unknown_sizes(recorded: fx.GraphModule) -> None:
+    """A size that only numbers decide is a symbol on fake tensors; a run on real ones gives it."""
+    for node in recorded.graph.nodes:
+        value = node.meta.get("val")
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(tensor, Tensor) and any(not isinstance(n, int) for n in tensor.shape):
+                raise TraceError(f"the shape of {node.name} depends on numbers")
 
 
 def _explain(fake: Exception, real: Exception) -> str:

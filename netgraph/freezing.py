@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from netgraph import space as sp
 from netgraph.call import Edit, Scale, Spaces, Trail, Use
@@ -28,15 +28,16 @@ def freeze(
     read = {str(n.target) for c in captures.values() for n in c.graph.nodes if n.op == "get_attr"}
     summed = _settle_uses(trails, leaves)
     _pin_squares(leaves)
-    naming = _Naming(state, leaves, summed, trainable)
+    parameters = frozenset(name for name, tensor in state.items() if isinstance(tensor, nn.Parameter))
+    naming = _Naming(state, leaves, summed, parameters)
     plans = {mode: _plan(captures[mode], trails[mode], naming) for mode in captures}
-    parameters = {name: tuple(naming.term(s) for s in spaces) for name, spaces in leaves.items()}
+    terms = {name: tuple(naming.term(s) for s in spaces) for name, spaces in leaves.items()}
     sums = {key: frozenset(naming.name(a) for a in found) for key, found in summed.items() if found}
     dynamic = frozenset(axis for plan in plans.values() for axis in plan.sources)
     input_terms = tuple(tuple(naming.term(s) for s in spaces) for spaces in inputs)
     return UnitSpec(
         axes=naming.axes(),
-        parameters=parameters,
+        parameters=terms,
         sums=sums,
         plans=plans,
         inputs=captures["eval"].inputs,
@@ -89,9 +90,10 @@ class _Naming:
         state: Mapping[str, Tensor],
         leaves: Mapping[str, Spaces],
         summed: Mapping[tuple[str, int], set[Atom]],
-        trainable: frozenset[str],
+        parameters: frozenset[str],
     ) -> None:
         self.names: dict[Atom, str] = {}
+        self.parameters = parameters
         self.taken: set[str] = set()
         self.kinds: dict[Atom, str] = {}
         self.inner: dict[Atom, Atom] = {}
@@ -104,7 +106,8 @@ class _Naming:
     def _meet(self, leaf: str, tensor: Tensor, space: Space, summed: set[Atom], incoming: bool) -> None:
         resolved = sp.resolve(space)
         for atom in sp.atoms(resolved):
-            self.made.add(atom)
+            if tensor.is_floating_point() and leaf in self.parameters:
+                self.made.add(atom)
             if atom not in self.names and (atom in summed) == incoming:
                 self.names[atom] = self._unique(leaf.removesuffix(".weight").removesuffix(".bias") + ".in" * incoming)
             if tensor.ndim > 2 and atom not in summed:

@@ -114,6 +114,17 @@ def along_list(call: Call) -> list[Spaces]:
     return out
 
 
+def difference(call: Call) -> Spaces:
+    """Differences of neighbours along one dimension (``diff``)."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    for operand in call.operands:
+        call.pin(call.spaces(operand)[dim], "differences of neighbours")
+    size = call.shape()[dim]
+    spaces[dim] = spaces[dim] if sp.size_of(spaces[dim]) == size else call.fresh_pinned(size, "differences of neighbours")
+    return spaces
+
+
 def whole(call: Call) -> Spaces | list[Spaces]:
     """Operators on whole tensors or matrices (fft, linalg): everything stays."""
     for operand in call.operands:
@@ -135,6 +146,7 @@ def _named(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
 
 
 RULES = {
+    **_named(difference, "diff"),
     **_named(mean, "mean", "nanmean"),
     **_named(total, "sum", "nansum"),
     **_named(norm, "linalg_vector_norm", "norm"),

@@ -1,0 +1,170 @@
+"""Claim: netgraph traces, coarsens by half and runs the networks people use, exactly where units are alike.
+
+For each network with random weights: traced or refused by name, coarsened by half with heavy-edge matching, run,
+trained one step, both oracles on all axes at once in float32, seconds from module to coarse network; beside it
+torch-pruning with its defaults in the same run. A line of JSON a network goes to ``benchmarks/results/zoo.jsonl``.
+
+    .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
+    .venv/bin/python benchmarks/zoo.py [--only SUBSTRING ...] [--no-rival]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from networks import Made, all_networks
+
+RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
+LIMIT = 300  # seconds a network
+
+
+def ours(make: Callable[[], Made]) -> dict[str, Any]:
+    """Return what netgraph does with a network."""
+    from netgraph.coarsen.hierarchy import build_hierarchy
+    from netgraph.coarsen.report import coverage
+    from netgraph.coarsen.verify import dead_units, duplicate_units
+    from netgraph.errors import NetgraphError
+
+    torch.manual_seed(0)
+    model, example = make()
+    row: dict[str, Any] = {"traced": False, "coarsened": False, "ran": False, "trained": False}
+    try:
+        started = time.perf_counter()
+        hierarchy = build_hierarchy(model, example)
+        row["seconds"] = time.perf_counter() - started
+    except NetgraphError as error:
+        return {**row, "refused": f"{type(error).__name__}: {error}"}
+    row |= {"traced": True, "coarsened": True, "ran": True}
+    coarse, spec = hierarchy.levels[1].model, hierarchy.levels[0].spec
+    row["parameters"] = [level.n_parameters for level in hierarchy.levels]
+    row["merged_share"] = coverage(hierarchy)[0]
+    row["trained"] = train_step(coarse, example)
+    row["duplicate"] = duplicate_units(model, spec, example, spec.free).error
+    dead = dead_units(model, spec, example, spec.free)
+    row["dead"] = dead.error if dead.error is not None else dead.note
+    return row
+
+
+def train_step(model: torch.nn.Module, example: Any) -> bool:
+    """Tell whether one step of SGD changes the parameters and leaves them finite."""
+    from netgraph.coarsen.verify import _tensors
+    from netgraph.structure import normalise_example
+
+    args, kwargs = normalise_example(example)
+    model.train()
+    loss = sum(t.float().square().mean() for t in _tensors(model(*args, **kwargs)) if t.is_floating_point())
+    loss.backward()  # type: ignore[union-attr]
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return bool(grads) and all(bool(torch.isfinite(g).all()) for g in grads)
+
+
+def rival(make: Callable[[], Made]) -> dict[str, Any]:
+    """Return what torch-pruning does: half of the channels by magnitude, with its defaults."""
+    import torch_pruning as tp
+
+    torch.manual_seed(0)
+    model, example = make()
+    model.eval()
+    before = sum(p.numel() for p in model.parameters())
+    row: dict[str, Any] = {"ran": False}
+    try:
+        started = time.perf_counter()
+        outputs = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1:]
+        pruner = tp.pruner.MagnitudePruner(
+            model, example, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5, ignored_layers=outputs
+        )
+        pruner.step()
+        row["seconds"] = time.perf_counter() - started
+        with torch.no_grad():
+            model(**example) if isinstance(example, dict) else model(*(example if isinstance(example, tuple) else (example,)))
+        row["ran"] = True
+        row["parameters"] = [before, sum(p.numel() for p in model.parameters())]
+        row["silent_no_op"] = row["parameters"][0] == row["parameters"][1]
+    except Exception as error:  # a rival's failure is a result
+        row["failed"] = f"{type(error).__name__}: {str(error)[:200]}"
+    return row
+
+
+def _child(queue: Any, what: Callable[..., dict[str, Any]], name: str) -> None:
+    torch.set_num_threads(2)
+    try:
+        queue.put(what(dict(all_networks())[name]))
+    except Exception as error:
+        queue.put({"crashed": f"{type(error).__name__}: {str(error)[:300]}"})
+
+
+def apart(what: Callable[..., dict[str, Any]], name: str) -> dict[str, Any]:
+    """Run in a process of its own, for at most `LIMIT` seconds."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_child, args=(queue, what, name))
+    process.start()
+    try:
+        row: dict[str, Any] = queue.get(timeout=LIMIT)
+    except Exception:
+        row = {"crashed": f"no answer in {LIMIT} s"}
+    process.terminate()
+    process.join()
+    return row
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return the counts that the README quotes."""
+    mine = [r["netgraph"] for r in rows]
+    made = [r for r in mine if r.get("coarsened")]
+    exact = [r for r in made if _small(r["duplicate"]) and (_small(r["dead"]) or isinstance(r["dead"], str))]
+    both = [(r["netgraph"]["seconds"], r["torch-pruning"]["seconds"]) for r in rows if "seconds" in r["netgraph"] and "seconds" in r.get("torch-pruning", {})]
+    lines = [
+        f"{len(rows)} networks: {len(made)} coarsened, {sum('refused' in r for r in mine)} refused by name, "
+        f"{sum('crashed' in r for r in mine)} crashed",
+        f"of those coarsened: {len(exact)} with both oracles below 1e-4, {sum(r['trained'] for r in made)} trained a step",
+    ]
+    if both:
+        ratios = sorted(a / b for a, b in both)
+        lines.append(f"seconds, netgraph over torch-pruning: median {statistics.median(ratios):.2f} of {len(both)}")
+        theirs = [r["torch-pruning"] for r in rows]
+        lines.append(
+            f"torch-pruning: {sum(r.get('ran', False) and not r.get('silent_no_op') for r in theirs)} ran smaller, "
+            f"{sum(bool(r.get('silent_no_op')) for r in theirs)} silently unchanged"
+        )
+    return "\n".join(lines)
+
+
+def _small(error: Any) -> bool:
+    return isinstance(error, float) and error < 1e-4
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--no-rival", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    names = [n for n, _ in all_networks() if not options.only or any(o in n for o in options.only)]
+    rows = []
+    with options.out.open("w") as file:
+        machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 2, "seed": 0}
+        file.write(json.dumps(machine) + "\n")
+        for name in names:
+            row: dict[str, Any] = {"name": name, "netgraph": apart(ours, name)}
+            if not options.no_rival:
+                row["torch-pruning"] = apart(rival, name)
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(name, json.dumps(row["netgraph"])[:260], flush=True)
+    print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()
