@@ -61,11 +61,14 @@ def _aggregate(graph: AxisGraph, n_coarse: int, order: Any) -> Ints:
         return _equal_groups(graph, n_coarse, order)
     aggregates, adjacency = np.arange(n), graph.adjacency
     while adjacency.shape[0] > n_coarse:
+        last = 2 * n_coarse >= adjacency.shape[0]  # one matching is enough; who found no partner stays alone
         pairs = _matched(adjacency, order(adjacency))[: adjacency.shape[0] - n_coarse]
         if not len(pairs):
             break
         step = numbered(_merge_pairs(adjacency.shape[0], pairs))
         aggregates, adjacency = step[aggregates], contracted(adjacency, step)
+        if last:
+            break
     return numbered(aggregates)
 
 

@@ -138,12 +138,12 @@ class _Writer:
 
     def _size(self, term: Term) -> Any:
         """Return a size, read from the input where a factor varies."""
-        leading = term[0] if term and isinstance(term[0], str) else None
-        if leading in self.plan.sources:
-            rest = term_size(term[1:], self.coarse)
-            count = self._count(leading)  # type: ignore[arg-type]
-            return count if rest == 1 else self.graph.call_function(operator.mul, (count, rest))
-        return term_size(term, self.coarse)
+        varying = [f for f in term if isinstance(f, str) and f in self.plan.sources]
+        size: Any = term_size(tuple(f for f in term if f not in varying), self.coarse)
+        for axis in varying:
+            count = self._count(axis)
+            size = count if isinstance(size, int) and size == 1 else self.graph.call_function(operator.mul, (count, size))
+        return size
 
     def _count(self, axis: str) -> fx.Node:
         if axis not in self.counts:

@@ -58,7 +58,9 @@ def duplicate_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterab
     names = tuple(transfers)
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
-    return Verdict("duplicate", names, _difference(model, spec, transfers, example, seed))
+    error = _difference(model, spec, transfers, example, seed)
+    note = "the network's own outputs are not numbers on this example" if error is None else ""
+    return Verdict("duplicate", names, error, note)
 
 
 def dead_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0) -> Verdict:
@@ -73,7 +75,10 @@ def dead_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Ax
     for axis in able:
         kept = np.delete(np.arange(axis.size), random.integers(axis.size))
         transfers[axis.name] = Transfer.selection(kept, axis.size)
-    return Verdict("dead", tuple(transfers), _difference(model, spec, transfers, example, seed))
+    error = _difference(model, spec, transfers, example, seed)
+    if error is None:
+        return Verdict("dead", tuple(transfers), None, "the network itself is not finite with a zero unit (it divides by its norm)")
+    return Verdict("dead", tuple(transfers), error)
 
 
 def verify(model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0) -> list[Verdict]:
@@ -92,7 +97,8 @@ def verify(model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0) -> 
     return verdicts
 
 
-def _difference(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int) -> float:
+def _difference(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int) -> float | None:
+    """Return the largest relative difference; None where the network's own outputs are not numbers."""
     training = model.training
     model.eval()
     try:
@@ -104,6 +110,8 @@ def _difference(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transf
             expected = torch.func.functional_call(model, fine, args, kwargs, tie_weights=True)
         with torch.no_grad(), _reproducible(seed):
             found = network(*args, **kwargs)
+        if any(bool(torch.isnan(t).any()) for t in _tensors(expected) if t.is_floating_point()):
+            return None
         again = inject(spec, transfers, fine)
         drift = max((relative_error(coarse[name], again[name]) for name in coarse), default=0.0)
         return max(relative_error_of(expected, found), drift)
@@ -124,10 +132,10 @@ class _reproducible:
 
 
 def telling_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Return the network's parameters, with random numbers where they are constant or tiny.
+    """Return the network's parameters, random where they are constant, and larger where they are small.
 
-    Fresh networks have zero heads, unit scales and layer scales of 1e-6, behind which a wrong coarse network would
-    look right.
+    Fresh networks have zero heads, layer scales of 1e-6 and weights so small that biases drown them; behind all of
+    these a wrong coarse network would look right. Weights are scaled so that a layer keeps the size of its input.
     """
     generator = torch.Generator().manual_seed(seed)
     state = traced_state(model)
@@ -138,7 +146,15 @@ def telling_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
             noise = torch.randn(tensor.shape, generator=generator).to(tensor)
             scale = 0.2 if tensor.ndim < 2 else min(0.2, (tensor[0].numel()) ** -0.5)
             state[name] = 1 + 0.1 * noise.clamp(-3, 3) if name.endswith("running_var") else tensor.mean() + scale * noise
+        elif name in trained and tensor.is_floating_point() and tensor.ndim > 1:
+            state[name] = tensor * _gain(tensor)
     return state
+
+
+def _gain(tensor: Tensor) -> float:
+    """Return what brings the entries' spread to 1 / sqrt(fan in), never below one."""
+    spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
+    return max(1.0, tensor[0].numel() ** -0.5 / spread) if spread > 0 else 1.0
 
 
 def _tells_nothing(tensor: Tensor) -> bool:

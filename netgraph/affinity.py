@@ -20,7 +20,9 @@ BLOCK = 2048
 
 
 def cosine(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_array:
-    """Return the cosine between rows where it is positive; a zero row has no edge.
+    """Return ``(1 + cos) / 2`` between rows: their order is that of the cosine, and no edge is lost to a sign.
+
+    A zero row has no edge: it is like nothing.
 
     Parameters
     ----------
@@ -43,7 +45,12 @@ def cosine(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_
     x = _finite(features)
     lengths = np.linalg.norm(x, axis=1, keepdims=True)
     x = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
-    return _graph(x, k, lambda products, i, j: np.minimum(products, 1.0))
+    alive = (lengths > 0).astype(x.dtype).ravel()
+
+    def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
+        return np.clip((1 + products) / 2, 0, 1) * alive[i, None] * alive[None, j]
+
+    return _graph(x, k, weigh)
 
 
 def radial(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_array:

@@ -147,6 +147,10 @@ class _Naming:
             self.name(f) if isinstance(f, Atom) else Join(self.term(part) for part in f) for f in sp.resolve(space)
         )
 
+    def _outermost(self, atom: Atom, outer: Atom) -> bool:
+        """Where a shuffle puts two axes inside each other, the larger one merges."""
+        return self.inner.get(outer) is atom and (atom.size, atom.id) > (outer.size, outer.id)
+
     def axes(self) -> dict[str, Axis]:
         return {name: self._axis(atom, name) for atom, name in self.names.items()}
 
@@ -154,9 +158,9 @@ class _Naming:
         kept = atom.pinned
         if kept is None and atom not in self.made:
             kept = "no parameter runs over it"
-        if kept is None and atom in self.inner:
-            outer = self.inner[atom]
-            kept = f"inside {self.name(outer)}, whose units merge whole" if not outer.pinned else None
+        outer = self.inner.get(atom)
+        if kept is None and outer is not None and not outer.pinned and not self._outermost(atom, outer):
+            kept = f"inside {self.name(outer)}, whose units merge whole"
         kind = self.kinds.get(atom, "neuron") if atom in self.made else "index"
         return Axis(name, atom.size, kind, kept, atom.equal)
 

@@ -1,0 +1,191 @@
+"""Traces, judged by the network's own forward: alike units merge, dead units go, and nothing else changes."""
+
+import pickle
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from nets import IMAGE, WORDS, Fn, nets
+from torch import nn
+
+import netgraph as ng
+from netgraph.coarsen.network import coarse_network
+from netgraph.coarsen.verify import dead_units, duplicate_units
+from netgraph.errors import NothingToMergeError, TraceError
+
+NETS = {name: (model.double(), x.double() if x.is_floating_point() else x) for name, model, x in nets()}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_alike_units_merge_and_dead_units_go_without_a_trace(name):
+    model, example = NETS[name]
+    spec = ng.trace(model, example)
+    assert spec.free, spec
+    assert duplicate_units(model, spec, example, spec.free).error < 1e-12
+    dead = dead_units(model, spec, example, spec.free)
+    assert dead.error is None or dead.error < 1e-12
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_recorded_graph_is_the_network_in_both_modes_and_for_another_batch(name):
+    model, example = NETS[name]
+    copy = coarse_network(model.eval(), ng.trace(model, example), {})
+    larger = torch.cat([example, example, example[:1]])
+    torch.testing.assert_close(copy(larger), model(larger))
+    model.train()
+    copy.train()
+    torch.manual_seed(1)
+    expected = model(example)
+    torch.manual_seed(1)
+    torch.testing.assert_close(copy(example), expected)
+    torch.testing.assert_close(dict(copy.named_buffers()), dict(copy.named_buffers()))
+    model.eval()
+
+
+def test_every_coarse_network_is_smaller_and_trains():
+    for name, (model, example) in NETS.items():
+        hierarchy = ng.build_hierarchy(model, example)
+        coarse = hierarchy.levels[1].model.train()
+        assert hierarchy.levels[1].n_parameters < hierarchy.levels[0].n_parameters, name
+        coarse(example).square().sum().backward()
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in coarse.parameters()), name
+
+
+def test_batch_norm_statistics_move_as_in_the_network_itself():
+    model, example = NETS["batch norm"]
+    model = deepcopy(model).train()
+    copy = coarse_network(model, ng.trace(model, example), {})
+    for _ in range(3):
+        model(example)
+        copy(example)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(copy.get_buffer(name), buffer, rtol=1e-12, atol=1e-12)
+
+
+def test_a_wrong_rule_is_noticed_by_the_oracles(monkeypatch):
+    model, example = NETS["mlp"]
+    spec = ng.trace(model, example)
+    object.__setattr__(spec, "sums", {})  # as if no rule had said what is summed over
+    assert duplicate_units(model, spec, example, spec.free).error > 1e-2
+
+
+def test_tied_weights_stay_tied_and_residual_streams_have_equal_aggregates():
+    model, example = NETS["tied"]
+    hierarchy = ng.build_hierarchy(model, example)
+    coarse = hierarchy.levels[1].model
+    assert coarse.head.weight is coarse.embed.weight
+    (stream,) = (axis for axis in hierarchy.levels[0].spec.free if axis.equal)
+    assert stream.size == 16
+    assert set(np.bincount(hierarchy.levels[1].transfers[stream.name].aggregates)) == {2}
+
+
+def test_coarse_networks_copy_pickle_and_keep_their_state_names():
+    model, example = NETS["batch norm"]
+    coarse = ng.build_hierarchy(model, example).levels[1].model.eval()
+    for twin in (deepcopy(coarse), pickle.loads(pickle.dumps(coarse))):
+        torch.testing.assert_close(twin(example), coarse(example))
+    assert set(coarse.state_dict()) == set(model.state_dict())
+
+
+def test_training_leaves_the_given_network_as_it_was():
+    model, example = NETS["batch norm"]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    ng.build_hierarchy(model, example)
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_hierarchies_of_several_levels_ratios_and_multiples():
+    model, example = NETS["mlp"]
+    h = ng.build_hierarchy(model, example, n_levels=3, ratio={"0": 0.25, "*": 0.5})
+    assert [t.n_coarse for t in h.levels[1].transfers.values()] == [3, 4]
+    assert ng.build_hierarchy(model, example, ratio=0.5, round_to=8).levels[1].spec.axes["0"].size == 8
+    kept = ng.build_hierarchy(model, example, keep=["0"])
+    assert "0" not in kept.levels[1].transfers
+    assert "operator complexity" in str(h)
+    again = ng.build_hierarchy(model, example, n_levels=3, ratio={"0": 0.25, "*": 0.5})
+    assert all(np.array_equal(t.aggregates, again.levels[1].transfers[a].aggregates) for a, t in h.levels[1].transfers.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 0.0}, "above 0"),
+        ({"ratio": 1.5}, "at most 1"),
+        ({"n_levels": 1}, "2 or more"),
+        ({"round_to": 0}, "multiple of 1"),
+        ({"keep": ["nowhere"]}, "no axis is named 'nowhere'"),
+        ({"coarsener": "nosuch"}, "no coarsener named"),
+        ({"coarsener": lambda g, k, seed: np.zeros(2)}, "int array of shape"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(options, message):
+    model, example = NETS["mlp"]
+    with pytest.raises(ng.NetgraphError, match=message):
+        ng.build_hierarchy(model, example, **options)
+
+
+def test_a_network_in_which_nothing_can_merge_is_refused_with_the_reasons():
+    with pytest.raises(NothingToMergeError, match="output"):
+        ng.build_hierarchy(nn.Linear(4, 3), torch.randn(2, 4))
+
+
+def test_branches_on_numbers_and_wrong_inputs_are_refused():
+    with pytest.raises(TraceError, match="branches on numbers"):
+        ng.trace(Fn(lambda m, x: m.a(x) if x.sum() > 0 else m.a(-x), a=nn.Linear(16, 4)), WORDS)
+    with pytest.raises(TraceError, match="does not run on the example"):
+        ng.trace(nn.Linear(5, 4), IMAGE)
+    with pytest.raises(TraceError, match="holds a object"):
+        ng.trace(nn.Linear(5, 4), (object(),))
+
+
+def test_an_operator_without_a_rule_is_named_with_its_place():
+    with pytest.raises(TraceError, match=r"aten\.\w*pdist\w* has no rule .*nets.py:.*netgraph\.rules"):
+        ng.trace(Fn(lambda m, x: torch.pdist(m.a(x)), a=nn.Linear(5, 4)), torch.randn(3, 5))
+
+
+def test_other_sizes_than_the_traced_ones_are_refused_when_run():
+    model, example = NETS["mlp"]
+    coarse = ng.build_hierarchy(model, example).levels[1].model
+    with pytest.raises(TraceError, match="traced for any x 5"):
+        coarse(torch.randn(2, 7).double())
+    with pytest.raises(TraceError):
+        coarse(example, example)
+
+
+def test_masks_of_any_length_are_followed_at_run_time():
+    net = Fn(lambda m, x: m.out(m.a(x)[x[:, 0] > 0].relu()).sum(0), a=nn.Linear(5, 8), out=nn.Linear(8, 3)).double()
+    example = torch.randn(6, 5).double()
+    spec = ng.trace(net, example)
+    copy = coarse_network(net, spec, {})
+    other = torch.randn(9, 5).double()
+    torch.testing.assert_close(copy(other), net(other))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "swin_t"])
+def test_networks_of_torchvision_pass_both_oracles(name):
+    import torchvision
+
+    model, example = getattr(torchvision.models, name)(), torch.randn(2, 3, 64, 64)
+    spec = ng.trace(model, example)
+    assert duplicate_units(model, spec, example, spec.free).error < 1e-4
+    assert dead_units(model, spec, example, spec.free).error < 1e-4
+
+
+def test_message_passing_of_torch_geometric_passes_the_oracle():
+    from networks import pyg_networks
+
+    for _, make in pyg_networks():
+        model, example = make()
+        spec = ng.trace(model, example)
+        assert duplicate_units(model, spec, example, spec.free).error < 1e-4
+
+
+def test_verify_judges_every_axis():
+    model, example = NETS["tied"]
+    verdicts = ng.verify(model, ng.trace(model, example), example)
+    assert {v.oracle for v in verdicts} == {"duplicate", "dead"}
+    assert all(v.error is None or v.error < 1e-12 for v in verdicts)
+    assert any(v.note for v in verdicts)
