@@ -68,6 +68,8 @@ def _along(
     tensor: Tensor, dim: int, term: Term, transfers: Transfers, summed: frozenset[str], sizes: Mapping[str, int], move: Move
 ) -> Tensor:
     """Move one dimension: factor by factor of a product, part by part of a concatenation."""
+    if not term:
+        return tensor
     if len(term) == 1:
         return _along_factor(tensor, dim, term[0], transfers, summed, sizes, move)
     factors = [term_size((factor,), sizes) for factor in term]

@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
 from netgraph.structure import normalise_example, structure_of, unflatten
+from netgraph.swapping import with_state
 
 
 @dataclass
@@ -90,7 +91,8 @@ def _capture(model: nn.Module, example: Any) -> Capture:
 
     def run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
         args, kwargs = unflatten(inputs, leaves)
-        result = torch.func.functional_call(model, state, args, kwargs, tie_weights=True)
+        with with_state(model, state):
+            result = model(*args, **kwargs)
         flat: list[Tensor] = []
         outputs.append(structure_of(result, flat, drop_unknown=True))
         return flat

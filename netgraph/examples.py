@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from netgraph.errors import LoadError
+from netgraph.structure import normalise_example
+from netgraph.swapping import with_state
 
 DTYPES = {
     str(d).removeprefix("torch."): d
@@ -122,8 +124,6 @@ def _hugging_face(model: Any) -> Iterator[list[str]]:
 
 
 def _runs(model: nn.Module, example: Any) -> bool:
-    from netgraph.structure import normalise_example
-
     training = model.training
     model.eval()
     try:
@@ -132,7 +132,8 @@ def _runs(model: nn.Module, example: Any) -> bool:
             args, kwargs = normalise_example(example)
             args = tuple(mode.from_tensor(a) for a in args)
             kwargs = {k: mode.from_tensor(v) for k, v in kwargs.items()}
-            torch.func.functional_call(model, fake, args, kwargs, tie_weights=True)
+            with with_state(model, fake):
+                model(*args, **kwargs)
         return True
     except Exception:  # a guess that does not run is the next guess's turn
         return False

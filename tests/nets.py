@@ -124,6 +124,8 @@ def nets():
     yield "squeeze excite", Fn(excite, a=conv(3, 8), down=nn.Conv2d(8, 4, 1), up=nn.Conv2d(4, 8, 1), head=lin(8, 4)), IMAGE
     yield "tied", tied, ids
     yield "shared", Fn(lambda m, x: m.out(m.s(m.s(m.a(x)).relu())), a=lin(16, 12), s=shared, out=lin(12, 4)), WORDS
+    twice = lin(16, 12)
+    yield "one module under two names", Fn(lambda m, x: m.out(m.a(x) + m.b(x.flip(1))), a=twice, b=twice, out=lin(12, 4)), WORDS
     yield "bare parameter", Fn(lambda m, x: m.out((m.a(x) * m.scale + m.shift).relu() @ m.w), a=lin(16, 12), scale=nn.Parameter(torch.rand(12)), shift=nn.Parameter(torch.rand(12)), w=nn.Parameter(torch.randn(12, 8)), out=lin(8, 4)), WORDS
     yield "einsum", Fn(experts, router=lin(16, 3), w_in=nn.Parameter(torch.randn(3, 16, 12)), w_out=nn.Parameter(torch.randn(3, 12, 16)), out=lin(16, 4)), WORDS
     yield "multihead", Fn(lambda m, x: m.out(m.a(x, x, x, need_weights=False)[0]), a=nn.MultiheadAttention(16, 4, batch_first=True), out=lin(16, 4)), WORDS
