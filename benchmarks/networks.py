@@ -18,7 +18,15 @@ def torchvision_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
     prepare_torchvision()
     import torchvision.models as zoo
 
-    huge = ("regnet_y_128gf", "vit_h_14", "regnet_y_32gf", "regnet_x_32gf", "efficientnet_b7", "convnext_large", "vit_l")
+    huge = (
+        "regnet_y_128gf",
+        "vit_h_14",
+        "regnet_y_32gf",
+        "regnet_x_32gf",
+        "efficientnet_b7",
+        "convnext_large",
+        "vit_l",
+    )
     for name in zoo.list_models(module=zoo):
         if not name.startswith(huge):
             yield f"torchvision:{name}", lambda name=name: _image(name)
@@ -36,7 +44,9 @@ def _model(name: str, **options: Any) -> nn.Module:
 
 
 def _image(name: str, size: int = 224, **options: Any) -> Made:
-    return _model(name, **options), torch.randn(2, 3, 299 if name == "inception_v3" else size, 299 if name == "inception_v3" else size)
+    return _model(name, **options), torch.randn(
+        2, 3, 299 if name == "inception_v3" else size, 299 if name == "inception_v3" else size
+    )
 
 
 TIMM = (
@@ -67,7 +77,13 @@ def _timm(name: str) -> Made:
     return model, torch.randn(2, *size)
 
 
-SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 128}
+SMALL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 128,
+}
 DECODER = {**SMALL, "num_key_value_heads": 2, "pad_token_id": 0}
 IDS = {"input_ids": torch.arange(32).reshape(2, 16) % 100 + 3}
 IMAGE = {"pixel_values": torch.randn(2, 3, 32, 32)}
@@ -121,7 +137,10 @@ TRANSFORMERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def transformers_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
     """Architectures of transformers, built small from configs."""
     for name, (options, example) in TRANSFORMERS.items():
-        yield f"transformers:{name}", lambda name=name, options=options, example=example: (_transformer(name, options), example)
+        yield (
+            f"transformers:{name}",
+            lambda name=name, options=options, example=example: (_transformer(name, options), example),
+        )
 
 
 def _transformer(name: str, options: dict[str, Any]) -> nn.Module:

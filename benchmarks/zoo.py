@@ -93,7 +93,9 @@ def rival(make: Callable[[], Made]) -> dict[str, Any]:
         pruner.step()
         row["seconds"] = time.perf_counter() - started
         with torch.no_grad():
-            model(**example) if isinstance(example, dict) else model(*(example if isinstance(example, tuple) else (example,)))
+            model(**example) if isinstance(example, dict) else model(
+                *(example if isinstance(example, tuple) else (example,))
+            )
         row["ran"] = True
         row["parameters"] = [before, sum(p.numel() for p in model.parameters())]
         row["silent_no_op"] = row["parameters"][0] == row["parameters"][1]
@@ -130,7 +132,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
     mine = [r["netgraph"] for r in rows]
     made = [r for r in mine if r.get("coarsened")]
     exact = [r for r in made if _small(r["duplicate"]) and (_small(r["dead"]) or isinstance(r["dead"], str))]
-    both = [(r["netgraph"]["seconds"], r["torch-pruning"]["seconds"]) for r in rows if "seconds" in r["netgraph"] and "seconds" in r.get("torch-pruning", {})]
+    both = [
+        (r["netgraph"]["seconds"], r["torch-pruning"]["seconds"])
+        for r in rows
+        if "seconds" in r["netgraph"] and "seconds" in r.get("torch-pruning", {})
+    ]
     lines = [
         f"{len(rows)} networks: {len(made)} coarsened, {sum('refused' in r for r in mine)} refused by name, "
         f"{sum('crashed' in r for r in mine)} crashed",

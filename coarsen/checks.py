@@ -34,7 +34,9 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str) -> NDArray[
         raise AggregatesError(f"{asked} {array.dtype} of shape {array.shape} {of}. {rule}")
     present = np.unique(array)
     if not np.array_equal(present, np.arange(len(present))):
-        raise AggregatesError(f"{asked} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}")
+        raise AggregatesError(
+            f"{asked} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}"
+        )
     if graph.equal and len(set(np.bincount(array).tolist())) > 1:
         sizes = np.bincount(array)
         raise AggregatesError(
@@ -62,13 +64,15 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None) -> None:
     AggregatesError
         The first rule that is broken.
     """
-    called = name or getattr(coarsener, "__name__", repr(coarsener))
+    called = name or str(getattr(coarsener, "__name__", repr(coarsener)))
     for graph, n_coarse in _trials():
         before = (graph.adjacency.copy(), graph.weight.copy())
         first = checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, called)
         second = checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, called)
         if not np.array_equal(first, second):
-            raise AggregatesError(f"coarsener {called!r} gave two answers for one seed on {graph.name}; draw from seed only")
+            raise AggregatesError(
+                f"coarsener {called!r} gave two answers for one seed on {graph.name}; draw from seed only"
+            )
         if (before[0] != graph.adjacency).nnz or not np.array_equal(before[1], graph.weight):
             raise AggregatesError(f"coarsener {called!r} changed the graph {graph.name}; work on a copy")
         _check_count(first, graph, n_coarse, called)
@@ -77,7 +81,9 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None) -> None:
 def _check_count(aggregates: NDArray[np.int64], graph: AxisGraph, n_coarse: int, name: str) -> None:
     found = int(aggregates.max()) + 1
     if found < n_coarse:
-        raise AggregatesError(f"coarsener {name!r} made {found} aggregates where {n_coarse} were asked for, on {graph.name}")
+        raise AggregatesError(
+            f"coarsener {name!r} made {found} aggregates where {n_coarse} were asked for, on {graph.name}"
+        )
 
 
 def _trials() -> list[tuple[AxisGraph, int]]:
@@ -88,8 +94,20 @@ def _trials() -> list[tuple[AxisGraph, int]]:
     full = sparse.csr_array(dense)
     path = sparse.csr_array(sparse.diags_array([np.ones(6), np.ones(6)], offsets=[-1, 1]))
     empty = sparse.csr_array((5, 5))
-    graphs = [(full, 12, False), (full, 5, False), (full, 24, False), (full, 1, False), (full, 12, True), (full, 8, True)]
-    graphs += [(path, 4, False), (empty, 3, False), (sparse.csr_array((6, 6)), 3, True), (sparse.csr_array((1, 1)), 1, False)]
+    graphs = [
+        (full, 12, False),
+        (full, 5, False),
+        (full, 24, False),
+        (full, 1, False),
+        (full, 12, True),
+        (full, 8, True),
+    ]
+    graphs += [
+        (path, 4, False),
+        (empty, 3, False),
+        (sparse.csr_array((6, 6)), 3, True),
+        (sparse.csr_array((1, 1)), 1, False),
+    ]
     return [
         (AxisGraph(f"trial {i}", a, np.ones(a.shape[0]), lambda n=a.shape[0]: points[:n], equal), k)  # type: ignore[misc]
         for i, (a, k, equal) in enumerate(graphs)

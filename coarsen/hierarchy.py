@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netgraph import plugins
@@ -21,8 +22,8 @@ from netgraph.coarsen.verify import verify_level
 from netgraph.coarsen.weights import inject
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.spec import Axis, UnitSpec
-from netgraph.tracing import trace
 from netgraph.structure import described
+from netgraph.tracing import trace
 from netgraph.units import features
 
 
@@ -161,7 +162,7 @@ def build_hierarchy(
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.plans["eval"].flops)]
     whole: dict[str, Transfer] = {}
     state: Mapping[str, Tensor] = traced_state(model)
-    weights = {axis.name: np.ones(axis.size) for axis in spec.free}
+    weights: dict[str, NDArray[Any]] = {axis.name: np.ones(axis.size) for axis in spec.free}
     for _ in range(n_levels - 1):
         started = time.perf_counter()
         here = levels[-1].spec
@@ -187,7 +188,15 @@ def build_hierarchy(
         levels.append(Level(coarse, resized, transfers, time.perf_counter() - started, flops))
     if len(levels) == 1:
         raise NothingToMergeError(_why_nothing(spec, kept))
-    options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed, "keep": sorted(kept), "example": described(example)}
+    options = {
+        "coarsener": name,
+        "n_levels": n_levels,
+        "ratio": ratio,
+        "round_to": round_to,
+        "seed": seed,
+        "keep": sorted(kept),
+        "example": described(example),
+    }
     return Hierarchy(levels, options)
 
 
@@ -206,9 +215,13 @@ def _checked_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to:
     ratios = {"*": 0.5, **ratio} if isinstance(ratio, Mapping) else {"*": ratio}
     for axis, value in ratios.items():
         if not 0 < value <= 1:
-            raise NetgraphError(f"ratio {value} for axis {axis!r} is the share of units that stay; give one above 0 and at most 1")
+            raise NetgraphError(
+                f"ratio {value} for axis {axis!r} is the share of units that stay; give one above 0 and at most 1"
+            )
     if n_levels < 2:
-        raise NetgraphError(f"{n_levels} level(s) leave nothing to coarsen; the given network counts: ask for 2 or more")
+        raise NetgraphError(
+            f"{n_levels} level(s) leave nothing to coarsen; the given network counts: ask for 2 or more"
+        )
     if round_to < 1:
         raise NetgraphError(f"round_to is {round_to}; give a multiple of 1 or more")
     return ratios
@@ -218,7 +231,9 @@ def _checked_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
     for name in names:
         if name not in spec.axes:
             near = ", ".join(axis.name for axis in spec.free[:8])
-            raise NetgraphError(f"no axis is named {name!r}; axes that may merge are {near or 'none'}: `netgraph inspect` lists all")
+            raise NetgraphError(
+                f"no axis is named {name!r}; axes that may merge are {near or 'none'}: `netgraph inspect` lists all"
+            )
     return kept
 
 

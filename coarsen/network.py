@@ -97,7 +97,12 @@ class _Writer:
     """Writes one node after the other for new sizes."""
 
     def __init__(
-        self, graph: fx.Graph, plan: Plan, fine: Mapping[str, int], coarse: Mapping[str, int], by_name: dict[str, fx.Node]
+        self,
+        graph: fx.Graph,
+        plan: Plan,
+        fine: Mapping[str, int],
+        coarse: Mapping[str, int],
+        by_name: dict[str, fx.Node],
     ) -> None:
         self.graph, self.plan, self.fine, self.coarse, self.by_name = graph, plan, fine, coarse, by_name
         self.device: fx.Node | None = None
@@ -142,7 +147,9 @@ class _Writer:
         size: Any = term_size(tuple(f for f in term if f not in varying), self.coarse)
         for axis in varying:
             count = self._count(axis)
-            size = count if isinstance(size, int) and size == 1 else self.graph.call_function(operator.mul, (count, size))
+            size = (
+                count if isinstance(size, int) and size == 1 else self.graph.call_function(operator.mul, (count, size))
+            )
         return size
 
     def _count(self, axis: str) -> fx.Node:
@@ -161,7 +168,7 @@ class _Writer:
             return arguments
         operand = self.by_name[factor.operand]  # type: ignore[index]
         scaled = self._times(operand, factor)
-        return fx.node.map_arg(arguments, lambda n: scaled if n is operand else n)  # type: ignore[no-any-return]
+        return fx.node.map_arg(arguments, lambda n: scaled if n is operand else n)
 
     def _times(self, node: fx.Node, factor: Factor) -> fx.Node:
         ratio = self._ratio(factor.term) ** factor.power

@@ -34,7 +34,9 @@ def save(what: Hierarchy | nn.Module, path: str | Path) -> None:
     path = Path(path)
     if isinstance(what, nn.Module):
         if not hasattr(what, "document"):
-            raise LoadError(f"a {type(what).__name__} is saved by torch.save(model.state_dict()); netgraph saves what it made")
+            raise LoadError(
+                f"a {type(what).__name__} is saved by torch.save(model.state_dict()); netgraph saves what it made"
+            )
         write_bundle(path, what.tensors(), what.document())  # type: ignore[operator]
         return
     if path.exists() and not (path / "hierarchy.json").is_file():
@@ -55,7 +57,7 @@ def _write(hierarchy: Hierarchy, folder: Path) -> None:
     models = [coarse_network(first.model, first.spec, {}), *(level.model for level in hierarchy.levels[1:])]
     for i, (level, model) in enumerate(zip(hierarchy.levels, models, strict=True)):
         write_bundle(folder / f"level{i}.safetensors", model.tensors(), model.document())  # type: ignore[operator]
-        arrays = {f"{n}": t.aggregates for n, t in level.transfers.items()}
+        arrays: dict[str, Any] = {n: t.aggregates for n, t in level.transfers.items()}
         with (folder / f"transfers{i}.npz").open("wb") as file:
             np.savez(file, **arrays)
     document = {
@@ -102,7 +104,9 @@ def _hierarchy(path: Path, document: Mapping[str, Any], arch: Callable[[], nn.Mo
     models = [_level_model(path, i) for i in range(document["levels"])]
     if arch is not None:
         own = arch()
-        own.load_state_dict({k: v for k, v in models[0].state_dict().items() if not k.startswith("constants.")}, strict=False)
+        own.load_state_dict(
+            {k: v for k, v in models[0].state_dict().items() if not k.startswith("constants.")}, strict=False
+        )
         models[0] = own.eval()
     spec = trace(models[0], example_of(document["example"]))
     levels = []

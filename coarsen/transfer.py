@@ -135,5 +135,5 @@ class Transfer:
 
 def _torch_csr(matrix: Any, dtype: torch.dtype) -> Tensor:
     values = torch.from_numpy(matrix.data).to(dtype)
-    indices = [torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices)]
-    return torch.sparse_csr_tensor(*indices, values, size=matrix.shape)
+    starts, columns = (torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices))
+    return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape)

@@ -7,7 +7,8 @@ Both compare the network's own forward with ours. Shapes that fit are no proof.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from netgraph.structure import normalise_example
-from netgraph.swapping import with_state
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.transfer import Transfer
@@ -25,7 +24,8 @@ from netgraph.document import graph_from
 from netgraph.errors import NetgraphError, TraceError
 from netgraph.program import GraphNetwork
 from netgraph.spec import Axis, UnitSpec
-
+from netgraph.structure import normalise_example
+from netgraph.swapping import set_mode, with_state
 
 DOUBLE = 300_000_000  # networks of more numbers are compared in their own precision
 
@@ -81,7 +81,9 @@ def dead_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Ax
         transfers[axis.name] = Transfer.selection(kept, axis.size)
     error = _difference(model, spec, transfers, example, seed)
     if error is None:
-        return Verdict("dead", tuple(transfers), None, "the network itself is not finite with a zero unit (it divides by its norm)")
+        return Verdict(
+            "dead", tuple(transfers), None, "the network itself is not finite with a zero unit (it divides by its norm)"
+        )
     return Verdict("dead", tuple(transfers), error)
 
 
@@ -101,24 +103,28 @@ def verify(model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0) -> 
     return verdicts
 
 
-def _difference(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int) -> float | None:
+def _difference(
+    model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int
+) -> float | None:
     """Return the largest relative difference; None where the network's own outputs are not numbers.
 
     In double precision where the network runs in it, so that a wrong rule is not taken for roundoff, nor roundoff
     for a wrong rule; else in the network's own.
     """
     training = model.training
-    model.eval()
+    set_mode(model, training=False)
     state = telling_state(model, seed)
     try:
         if sum(t.numel() for t in state.values()) < DOUBLE:
             try:
-                return _compared(model, spec, transfers, _double(example), {n: _double(t) for n, t in state.items()}, seed)
+                return _compared(
+                    model, spec, transfers, _double(example), {n: _double(t) for n, t in state.items()}, seed
+                )
             except RuntimeError:  # a cast inside the network meets double weights
                 pass
         return _compared(model, spec, transfers, example, state, seed)
     finally:
-        model.train(training)
+        set_mode(model, training=training)
 
 
 def _double(value: Any) -> Any:
@@ -130,15 +136,20 @@ def _double(value: Any) -> Any:
 
 
 def _compared(
-    model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, state: Mapping[str, Tensor], seed: int
+    model: nn.Module,
+    spec: UnitSpec,
+    transfers: Mapping[str, Transfer],
+    example: Any,
+    state: Mapping[str, Tensor],
+    seed: int,
 ) -> float | None:
     coarse = inject(spec, transfers, state)
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()
     args, kwargs = normalise_example(example)
-    with torch.no_grad(), _reproducible(seed), with_state(model, fine):
+    with torch.no_grad(), _seeded(seed), with_state(model, fine):
         expected = model(*args, **kwargs)
-    with torch.no_grad(), _reproducible(seed):
+    with torch.no_grad(), _seeded(seed):
         found = network(*args, **kwargs)
     if any(bool(torch.isnan(t).any()) for t in _tensors(expected) if t.is_floating_point()):
         return None
@@ -147,16 +158,15 @@ def _compared(
     return max(relative_error_of(expected, found), drift)
 
 
-class _reproducible:
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = torch.get_rng_state()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self.state)
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw the same random numbers in every block, and leave the generator as it was."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 def telling_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -173,7 +183,9 @@ def telling_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
         if (name in trained or statistic) and tensor.is_floating_point() and _tells_nothing(tensor):
             noise = torch.randn(tensor.shape, generator=generator).to(tensor)
             scale = 0.2 if tensor.ndim < 2 else min(0.2, (tensor[0].numel()) ** -0.5)
-            state[name] = 1 + 0.1 * noise.clamp(-3, 3) if name.endswith("running_var") else tensor.mean() + scale * noise
+            state[name] = (
+                1 + 0.1 * noise.clamp(-3, 3) if name.endswith("running_var") else tensor.mean() + scale * noise
+            )
         elif name in trained and tensor.is_floating_point() and tensor.ndim > 1:
             state[name] = tensor * _gain(tensor)
     return state
@@ -240,7 +252,7 @@ def verify_level(coarse: GraphNetwork, example: Any, model: nn.Module) -> int:
         ) from error
     finally:
         coarse.train(training)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def emitted(network: GraphNetwork) -> fx.Graph:

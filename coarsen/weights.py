@@ -39,7 +39,9 @@ def inject(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) ->
     -------
     dict of str to Tensor
     """
-    return _moved(spec, transfers, state, lambda t, summed, x, d: t.total(x, d) if summed else t.average(x, d), down=True)
+    return _moved(
+        spec, transfers, state, lambda t, summed, x, d: t.total(x, d) if summed else t.average(x, d), down=True
+    )
 
 
 def prolong(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,10 +51,14 @@ def prolong(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -
 
 def restrict(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take gradients down: the transpose of `prolong`."""
-    return _moved(spec, transfers, state, lambda t, summed, x, d: t.average(x, d) if summed else t.total(x, d), down=True)
+    return _moved(
+        spec, transfers, state, lambda t, summed, x, d: t.average(x, d) if summed else t.total(x, d), down=True
+    )
 
 
-def _moved(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], move: Move, *, down: bool) -> dict[str, Tensor]:
+def _moved(
+    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], move: Move, *, down: bool
+) -> dict[str, Tensor]:
     sizes = {**spec.sizes, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
     out = {}
     for name, tensor in state.items():
@@ -65,7 +71,13 @@ def _moved(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], mo
 
 
 def _along(
-    tensor: Tensor, dim: int, term: Term, transfers: Transfers, summed: frozenset[str], sizes: Mapping[str, int], move: Move
+    tensor: Tensor,
+    dim: int,
+    term: Term,
+    transfers: Transfers,
+    summed: frozenset[str],
+    sizes: Mapping[str, int],
+    move: Move,
 ) -> Tensor:
     """Move one dimension: factor by factor of a product, part by part of a concatenation."""
     if not term:

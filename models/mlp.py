@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -11,12 +12,21 @@ from torch import nn
 def mlp(sizes: Sequence[int] = (64, 128, 64, 10), *, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Return linear layers of the given widths with an activation between them."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
 
 
-def fit(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, *, epochs: int = 30, batch: int = 64, lr: float = 2e-3, seed: int = 7619) -> None:
+def fit(
+    model: nn.Module,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    epochs: int = 30,
+    batch: int = 64,
+    lr: float = 2e-3,
+    seed: int = 7619,
+) -> None:
     """Train a classifier in place with Adam and a one-cycle schedule."""
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * -(-len(inputs) // batch)

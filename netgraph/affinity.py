@@ -48,7 +48,7 @@ def cosine(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_
     alive = (lengths > 0).astype(x.dtype).ravel()
 
     def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
-        return np.clip((1 + products) / 2, 0, 1) * alive[i, None] * alive[None, j]
+        return np.asarray(np.clip((1 + products) / 2, 0, 1) * alive[i, None] * alive[None, j])
 
     return _graph(x, k, weigh)
 
@@ -63,7 +63,7 @@ def radial(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_
 
     def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
         distance = np.maximum(squares[i, None] + squares[None, j] - 2 * products, 0)
-        return np.exp(-distance / (2 * scale))
+        return np.asarray(np.exp(-distance / (2 * scale)))
 
     return _graph(x, k, weigh)
 
@@ -72,7 +72,9 @@ def _finite(features: NDArray[Any]) -> NDArray[Any]:
     x = np.ascontiguousarray(features, dtype=np.float32 if features.dtype != np.float64 else np.float64)
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).any(axis=1).argmax())
-        raise NetgraphError(f"unit {bad} has weights that are not finite; affinities need finite ones: mend the network")
+        raise NetgraphError(
+            f"unit {bad} has weights that are not finite; affinities need finite ones: mend the network"
+        )
     return x
 
 

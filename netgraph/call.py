@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from netgraph import space as sp
-from netgraph.space import Misfit, Space
+from netgraph.space import MisfitError, Space
 
 Spaces = list[Space]
 
@@ -113,7 +113,9 @@ class Call:
 
     def shapes_out(self) -> list[tuple[int, ...]]:
         """Return the recorded shapes of a result that is a list or tuple of tensors."""
-        return [tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else () for value in self.node.meta["val"]]
+        return [
+            tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else () for value in self.node.meta["val"]
+        ]
 
     def dim(self, name: str, ndim: int) -> int:
         """Return a dimension argument counted from the front."""
@@ -132,7 +134,7 @@ class Call:
         """Say that two spaces are the same; what no structure explains is pinned with this operator's name."""
         try:
             sp.unite(a, b)
-        except Misfit as misfit:
+        except MisfitError as misfit:
             self.pin(a, f"no common structure ({misfit})")
             self.pin(b, f"no common structure ({misfit})")
 
@@ -182,7 +184,7 @@ class Call:
         """Regroup dimensions; leading ones that stay are kept even where the rest has to be pinned."""
         try:
             return sp.reshape(spaces, sizes)
-        except Misfit as misfit:
+        except MisfitError as misfit:
             n = 0
             while n < min(len(spaces), len(sizes)) and sp.size_of(spaces[n]) == sizes[n]:
                 n += 1

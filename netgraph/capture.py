@@ -23,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
 from netgraph.structure import normalise_example, structure_of, unflatten
-from netgraph.swapping import with_state
+from netgraph.swapping import set_mode, with_state
 
 
 @dataclass
@@ -74,7 +74,7 @@ def capture(model: nn.Module, example: Any, *, training: bool) -> Capture:
         The network fails on the example, or branches on numbers.
     """
     modes = {module: module.training for module in model.modules()}
-    model.train(training)
+    set_mode(model, training=training)
     try:
         return _capture(model, example)
     finally:
@@ -137,7 +137,9 @@ def _explain(fake: Exception, real: Exception) -> str:
             f"the network branches on numbers (.item(), bool() or int() of a tensor){where}, so one recording "
             "would not hold for other inputs; trace the parts before and after that decision, each by itself"
         )
-    return f"the network does not run on the example: {type(real).__name__}: {text}; give an input that its forward takes"
+    return (
+        f"the network does not run on the example: {type(real).__name__}: {text}; give an input that its forward takes"
+    )
 
 
 def _place(error: BaseException) -> str:

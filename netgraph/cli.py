@@ -23,12 +23,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str, typer.Argument(help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:CONFIG.json.")]
-Arch = Annotated[str | None, typer.Option(help="What a state dict belongs to: package.module:factory, or a name as above.")]
+Model = Annotated[
+    str, typer.Argument(help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:CONFIG.json.")
+]
+Arch = Annotated[
+    str | None, typer.Option(help="What a state dict belongs to: package.module:factory, or a name as above.")
+]
 ArchArg = Annotated[list[str] | None, typer.Option(help="key=value for the factory; may be given again.")]
-Input = Annotated[list[str] | None, typer.Option("--input", help="2x3x224x224, 2x16:int64 or ids=2x16:int64; may be given again.")]
+Input = Annotated[
+    list[str] | None, typer.Option("--input", help="2x3x224x224, 2x16:int64 or ids=2x16:int64; may be given again.")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Open files that can run the code that came with them.")]
-CodeDir = Annotated[Path | None, typer.Option(help="Where --arch finds modules first; the working directory by default.")]
+CodeDir = Annotated[
+    Path | None, typer.Option(help="Where --arch finds modules first; the working directory by default.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
@@ -45,7 +53,14 @@ def main() -> None:
         sys.exit(130)
 
 
-def _open(model: str, arch: str | None, arch_arg: list[str] | None, inputs: list[str] | None, trust: bool, code_dir: Path | None) -> tuple[Any, Any]:
+def _open(
+    model: str,
+    arch: str | None,
+    arch_arg: list[str] | None,
+    inputs: list[str] | None,
+    trust: bool,
+    code_dir: Path | None,
+) -> tuple[Any, Any]:
     from netgraph.examples import guess_input, parse_inputs
     from netgraph.loading import load_model, parse_arch_args
 
@@ -64,7 +79,12 @@ def _progress(what: str) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda axis, done, total: bar.update(task, completed=done, total=total)
@@ -80,8 +100,15 @@ def coarsen(
     keep: Annotated[list[str] | None, typer.Option(help="Axis to leave alone; may be given again.")] = None,
     round_to: Annotated[int, typer.Option(help="Multiple that numbers of units should have.")] = 1,
     affinity: Annotated[str, typer.Option(help="How alike units are.")] = "cosine",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the coarsest network (.safetensors), or all levels (a folder *.hierarchy).")] = None,
-    export: Annotated[Path | None, typer.Option(help="Write a page or picture of the hierarchy; the suffix chooses (.html).")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Write the coarsest network (.safetensors), or all levels (a folder *.hierarchy)."
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write a page or picture of the hierarchy; the suffix chooses (.html).")
+    ] = None,
     arch: Arch = None,
     arch_arg: ArchArg = None,
     input_: Input = None,
@@ -127,7 +154,9 @@ def _check_output(output: Path | None) -> None:
     if output is None:
         return
     if output.suffix not in (".safetensors", ".hierarchy"):
-        raise NetgraphError(f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors for the coarsest network or NAME.hierarchy for all levels")
+        raise NetgraphError(
+            f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors for the coarsest network or NAME.hierarchy for all levels"
+        )
     if not output.absolute().parent.is_dir():
         raise NetgraphError(f"--output {output}: the folder {output.absolute().parent} does not exist; make it first")
 
@@ -194,13 +223,20 @@ def verify(
     verdicts = run(network, trace(network, example), example, seed=seed)
     failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
     if json_:
-        typer.echo(json.dumps([{"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note} for v in verdicts], indent=1))
+        typer.echo(
+            json.dumps(
+                [{"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note} for v in verdicts], indent=1
+            )
+        )
     for v in verdicts if not json_ else ():
         axes = v.axes[0] if len(v.axes) == 1 else f"all {len(v.axes)} axes at once"
         outcome = v.note if v.error is None else f"{v.error:.1e} {'ok' if v.error <= tolerance else 'WRONG'}"
         typer.echo(f"{v.oracle:<10} {axes}  {outcome}")
     if failed:
-        typer.echo(f"netgraph: {len(failed)} oracles differ by more than {tolerance}; --keep those axes and report the network", err=True)
+        typer.echo(
+            f"netgraph: {len(failed)} oracles differ by more than {tolerance}; --keep those axes and report the network",
+            err=True,
+        )
         raise typer.Exit(4)
 
 
@@ -221,7 +257,9 @@ def plugins(json_: Json = False) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("netgraph-demo"), seed: Seed = 7619, json_: Json = False
+    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("netgraph-demo"),
+    seed: Seed = 7619,
+    json_: Json = False,
 ) -> None:
     """Train a small network on scikit-learn's digits, coarsen it, and show the hierarchy."""
     import torch

@@ -50,7 +50,7 @@ def _to(value: Any) -> Any:
     for kind in (torch.dtype, torch.layout, torch.memory_format):
         if isinstance(value, kind):
             return {"torch": str(value).removeprefix("torch.")}
-    if isinstance(value, float) and value in (float("inf"), float("-inf")) or value != value:
+    if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value:
         return {"float": str(value)}
     return value
 

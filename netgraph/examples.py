@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from netgraph.errors import LoadError
 from netgraph.structure import normalise_example
-from netgraph.swapping import with_state
+from netgraph.swapping import set_mode, with_state
 
 DTYPES = {
     str(d).removeprefix("torch."): d
@@ -37,7 +37,9 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
     named = [re.fullmatch(r"(?:([A-Za-z_]\w*)=)?([\dx]+)(?::(\w+))?", spec) for spec in specs]
     for spec, match in zip(specs, named, strict=True):
         if match is None:
-            raise LoadError(f"--input {spec!r} is not SIZES[:DTYPE] or NAME=SIZES[:DTYPE], as in 2x3x224x224 or ids=2x16:int64")
+            raise LoadError(
+                f"--input {spec!r} is not SIZES[:DTYPE] or NAME=SIZES[:DTYPE], as in 2x3x224x224 or ids=2x16:int64"
+            )
     names = [m[1] for m in named if m]
     if any(names) and not all(names):
         raise LoadError("--input: name every input or none")
@@ -76,7 +78,9 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
         if _runs(model, example):
             return example, " ".join(f"--input {spec}" for spec in specs)
         tried.append(" ".join(specs))
-    raise LoadError(f"the network's input cannot be guessed (tried {', '.join(tried) or 'nothing'}); give --input, as in --input 2x3x224x224")
+    raise LoadError(
+        f"the network's input cannot be guessed (tried {', '.join(tried) or 'nothing'}); give --input, as in --input 2x3x224x224"
+    )
 
 
 def _candidates(model: nn.Module) -> Iterator[list[str]]:
@@ -125,7 +129,7 @@ def _hugging_face(model: Any) -> Iterator[list[str]]:
 
 def _runs(model: nn.Module, example: Any) -> bool:
     training = model.training
-    model.eval()
+    set_mode(model, training=False)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             fake = {n: mode.from_tensor(t) for n, t in [*model.named_parameters(), *model.named_buffers()]}
@@ -138,4 +142,4 @@ def _runs(model: nn.Module, example: Any) -> bool:
     except Exception:  # a guess that does not run is the next guess's turn
         return False
     finally:
-        model.train(training)
+        set_mode(model, training=training)

@@ -69,7 +69,9 @@ class UnitGraph:
         """
         edges = self.n_connections + sum(a.nnz for a in self.affinities.values())
         if edges > EDGES:
-            raise NetgraphError(f"a flat graph would have {edges:,} edges, more than {EDGES:,}; use .blocks and .affinities")
+            raise NetgraphError(
+                f"a flat graph would have {edges:,} edges, more than {EDGES:,}; use .blocks and .affinities"
+            )
         at, parts = self.offsets(), []
         for (a, b), block in self.blocks.items():
             i, j = np.nonzero(block)
@@ -88,7 +90,9 @@ class UnitGraph:
 
         graph = networkx.Graph()
         for name, axis in self.axes.items():
-            graph.add_nodes_from(((name, i), {"kind": axis.kind, "axis": name, "index": i, "weight": 1}) for i in range(axis.size))
+            graph.add_nodes_from(
+                ((name, i), {"kind": axis.kind, "axis": name, "index": i, "weight": 1}) for i in range(axis.size)
+            )
         for (a, b), block in self.blocks.items():
             for i, j in zip(*np.nonzero(block), strict=True):
                 graph.add_edge((a, int(i)), (b, int(j)), weight=float(block[i, j]), relation="connection")
@@ -173,11 +177,15 @@ def _joined(spec: UnitSpec, name: str, terms: tuple[Any, ...], tensor: Tensor) -
                     yield (a, b), block
 
 
-def _mean_square(spec: UnitSpec, terms: Any, tensor: Tensor, one: tuple[int, str], two: tuple[int, str]) -> Tensor | None:
+def _mean_square(
+    spec: UnitSpec, terms: Any, tensor: Tensor, one: tuple[int, str], two: tuple[int, str]
+) -> Tensor | None:
     """Return (n_one, n_two) mean squares of the entries in which a unit of each axis meets the other."""
     (d1, a), (d2, b) = one, two
-    square = tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1)).flatten(2).mean(2) if tensor.ndim > 2 else (
-        tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1))
+    square = (
+        tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1)).flatten(2).mean(2)
+        if tensor.ndim > 2
+        else (tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1)))
     )
     total = None
     for part in rows(square, 0, terms[d1], a, spec.sizes):

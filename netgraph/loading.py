@@ -18,6 +18,7 @@ from netgraph.bundle import read_bundle, read_metadata
 from netgraph.errors import LoadError, NetgraphError, UntrustedError
 from netgraph.pickles import scan
 from netgraph.program import from_document
+from netgraph.swapping import set_mode
 from netgraph.torchvision_ops import prepare_torchvision
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -57,13 +58,18 @@ def load_model(
     """
     with _code_from(Path(code_dir) if code_dir else Path.cwd()):
         if str(source).partition(":")[0] in ZOOS and not Path(source).exists():
-            return build(str(source), arch_args or {}).eval()
-        return _open(_existing(Path(source)), arch, arch_args or {}, trust).eval()
+            model = build(str(source), arch_args or {})
+        else:
+            model = _open(_existing(Path(source)), arch, arch_args or {}, trust)
+    set_mode(model, training=False)
+    return model
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise LoadError(f"{path} does not exist; give a .pt, .pth, .safetensors or .pt2 file, or a name like torchvision:resnet50")
+        raise LoadError(
+            f"{path} does not exist; give a .pt, .pth, .safetensors or .pt2 file, or a name like torchvision:resnet50"
+        )
     if path.stat().st_size == 0:
         raise LoadError(f"{path} is empty; save the network again")
     return path
@@ -81,7 +87,9 @@ def _open(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: boo
         return _program(path, trust)
     if path.suffix in PICKLES:
         return _pickled(path, arch, arch_args, trust)
-    raise LoadError(f"{path} ends in {path.suffix or 'nothing'}; netgraph opens .pt, .pth, .bin, .ckpt, .safetensors and .pt2 files")
+    raise LoadError(
+        f"{path} ends in {path.suffix or 'nothing'}; netgraph opens .pt, .pth, .bin, .ckpt, .safetensors and .pt2 files"
+    )
 
 
 def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
@@ -90,12 +98,16 @@ def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.
     except NetgraphError:
         raise
     except Exception as error:  # a document of the right digest and the wrong form
-        raise LoadError(f"{path} is no network of this version of netgraph ({type(error).__name__}: {error})") from error
+        raise LoadError(
+            f"{path} is no network of this version of netgraph ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _program(path: Path, trust: bool) -> nn.Module:
     if not trust:
-        raise UntrustedError(f"{path} is an exported program, and opening one can run code that came with it; say --trust if you made it")
+        raise UntrustedError(
+            f"{path} is an exported program, and opening one can run code that came with it; say --trust if you made it"
+        )
     try:
         return torch.export.load(str(path)).module()
     except Exception as error:  # anything: it is the stranger's archive
@@ -109,7 +121,9 @@ def _pickled(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: 
     try:
         value = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises many kinds for broken files
-        raise LoadError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200]})") from error
+        raise LoadError(
+            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        ) from error
     if isinstance(value, nn.Module):
         return value
     return _filled(_needed(path, arch), arch_args, _unwrapped(value, path), path)
@@ -142,10 +156,16 @@ def _filled(arch: str, arch_args: Mapping[str, Any], state: Mapping[str, Tensor]
     model = build(arch, arch_args)
     own = model.state_dict()
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in own if k in state and own[k].shape != state[k].shape]
+    wrong = [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
     ignorable = all(k.endswith("num_batches_tracked") for k in missing)
     if (missing and not ignorable) or unexpected or wrong:
-        found = [f"missing {', '.join(missing[:3])}"] * bool(missing) + [f"not in it {', '.join(unexpected[:3])}"] * bool(unexpected)
+        found = [f"missing {', '.join(missing[:3])}"] * bool(missing) + [
+            f"not in it {', '.join(unexpected[:3])}"
+        ] * bool(unexpected)
         raise LoadError(f"{path} does not fit {arch}: {'; '.join(found + wrong[:3])}; check --arch and --arch-arg")
     model.load_state_dict(state, strict=False)
     return model
@@ -174,7 +194,9 @@ def build(arch: str, arch_args: Mapping[str, Any]) -> nn.Module:
     except NetgraphError:
         raise
     except Exception as error:  # the factory is the user's own
-        raise LoadError(f"--arch {arch} fails: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
+        raise LoadError(
+            f"--arch {arch} fails: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise LoadError(f"--arch {arch} returned a {type(model).__name__}; a torch.nn.Module is needed")
     return model
@@ -187,7 +209,9 @@ def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
     options = dict(arch_args)
     if name in ("googlenet", "inception_v3"):
         options.setdefault("init_weights", True)
-    if any(name.startswith(p) for p in ("fcn", "deeplab", "lraspp", "faster", "mask", "retina", "fcos", "ssd", "keypoint")):
+    if any(
+        name.startswith(p) for p in ("fcn", "deeplab", "lraspp", "faster", "mask", "retina", "fcos", "ssd", "keypoint")
+    ):
         options.setdefault("weights_backbone", None)
     return torchvision.models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
 
@@ -198,7 +222,9 @@ def _hugging_face(path: Path, arch_args: Mapping[str, Any]) -> nn.Module:
     try:
         data = json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise LoadError(f"hf:{path} is no readable config ({error}); give a config.json or a folder that has one") from error
+        raise LoadError(
+            f"hf:{path} is no readable config ({error}); give a config.json or a folder that has one"
+        ) from error
     data.update(arch_args)
     config = transformers.AutoConfig.for_model(**data) if "model_type" in data else None
     if config is None:
@@ -211,7 +237,9 @@ def _optional(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise LoadError(f"{package} is not installed; pip install 'netgraph-coarsening[{package}]' brings it") from error
+        raise LoadError(
+            f"{package} is not installed; pip install 'netgraph-coarsening[{package}]' brings it"
+        ) from error
 
 
 def _resolved(module: str, name: str) -> Any:

@@ -66,7 +66,9 @@ class _Scanner(pickle.Unpickler):
             self.seen.add(key)
             self.total += size
         if size < 0 or self.total > self.limit:
-            raise LoadError(f"{self.path} asks for {self.total:,} bytes of tensors and has {self.limit:,}; it is damaged or crafted")
+            raise LoadError(
+                f"{self.path} asks for {self.total:,} bytes of tensors and has {self.limit:,}; it is damaged or crafted"
+            )
         return _Stub()
 
 
@@ -92,7 +94,9 @@ def scan(path: Path) -> None:
     except (LoadError, MemoryError):
         raise
     except Exception as error:  # whatever a broken pickle does to its reader
-        raise LoadError(f"{path} cannot be read as a PyTorch file ({type(error).__name__}); it is truncated or not one") from error
+        raise LoadError(
+            f"{path} cannot be read as a PyTorch file ({type(error).__name__}); it is truncated or not one"
+        ) from error
 
 
 def _scan_zip(path: Path, size: int) -> None:
@@ -100,12 +104,18 @@ def _scan_zip(path: Path, size: int) -> None:
         entries = archive.infolist()
         stored = sum(e.file_size for e in entries)
         if stored > size or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-            raise LoadError(f"{path} unpacks to {stored:,} bytes from {size:,}; PyTorch stores files plainly: it is crafted")
+            raise LoadError(
+                f"{path} unpacks to {stored:,} bytes from {size:,}; PyTorch stores files plainly: it is crafted"
+            )
         pickles = [e for e in entries if e.filename.endswith("data.pkl")]
         if len(pickles) != 1:
-            raise LoadError(f"{path} is a zip file but not one that PyTorch wrote (no data.pkl); give a .pt or .safetensors file")
+            raise LoadError(
+                f"{path} is a zip file but not one that PyTorch wrote (no data.pkl); give a .pt or .safetensors file"
+            )
         if pickles[0].file_size > MEMORY:
-            raise LoadError(f"{path} has a table of contents of {pickles[0].file_size:,} bytes; at most {MEMORY:,} are read")
+            raise LoadError(
+                f"{path} has a table of contents of {pickles[0].file_size:,} bytes; at most {MEMORY:,} are read"
+            )
         damaged = archive.testzip()
         if damaged is not None:
             raise LoadError(f"{path} is damaged: the checksum of {damaged} does not fit; fetch or save it again")
@@ -119,7 +129,9 @@ def _scan_legacy(path: Path, size: int) -> None:
     with path.open("rb") as file:
         head = file.read(min(size, MEMORY))
     if not head[:1] == b"\x80":
-        raise LoadError(f"{path} is no PyTorch file; give a .pt state dict, a .safetensors file, or a name like torchvision:resnet50")
+        raise LoadError(
+            f"{path} is no PyTorch file; give a .pt state dict, a .safetensors file, or a name like torchvision:resnet50"
+        )
     _refuse_bombs(head, path, first=5)
     scanner = _Scanner(head, path, size)
     first = scanner.load()
@@ -136,7 +148,11 @@ def _refuse_bombs(data: bytes, path: Path, first: int = 1) -> None:
     for _ in range(first):
         try:
             for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name in ("LONG1", "LONG4", "INT", "BININT") and isinstance(argument, int) and argument.bit_length() > 96:
+                if (
+                    opcode.name in ("LONG1", "LONG4", "INT", "BININT")
+                    and isinstance(argument, int)
+                    and argument.bit_length() > 96
+                ):
                     raise LoadError(f"{path} holds an integer of {argument.bit_length()} bits; it is crafted")
         except ValueError:
             return

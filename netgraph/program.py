@@ -113,7 +113,7 @@ class GraphNetwork(nn.Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compile()
 
     def __repr__(self) -> str:

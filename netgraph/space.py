@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
-from typing import Union
+from typing import Any, Union
 
 _ids = count()
 
@@ -35,7 +35,7 @@ class Atom:
         return f"a{self.id}:{self.size}"
 
 
-class Concat(tuple[tuple, ...]):
+class Concat(tuple[tuple[Any, ...], ...]):
     """Spaces laid end to end; its size is the sum of theirs."""
 
     __slots__ = ()
@@ -53,7 +53,7 @@ Space = tuple[Factor, ...]
 ONE: Space = ()
 
 
-class Misfit(Exception):
+class MisfitError(Exception):
     """Two spaces of equal size that no common structure explains; the caller pins both."""
 
 
@@ -135,12 +135,12 @@ def unite(a: Space, b: Space) -> None:
 
     Raises
     ------
-    Misfit
+    MisfitError
         No common refinement is known.
     """
     left, right = list(resolve(a)), list(resolve(b))
     if size_of(tuple(left)) != size_of(tuple(right)):
-        raise Misfit(f"sizes {size_of(tuple(left))} and {size_of(tuple(right))}")
+        raise MisfitError(f"sizes {size_of(tuple(left))} and {size_of(tuple(right))}")
     while left and right:
         x, y = left.pop(0), right.pop(0)
         if x.size > y.size:
@@ -185,7 +185,7 @@ def _bind(atom: Atom, space: Space) -> None:
         unite(atom.bound, space)
         return
     if any(part is atom for part in atoms(space)):
-        raise Misfit("an axis that would contain itself")
+        raise MisfitError("an axis that would contain itself")
     atom.bound = space
     if atom.pinned:
         pin(space, atom.pinned)
@@ -217,7 +217,7 @@ def _split(space: Space, lead_size: int) -> tuple[Space, Space]:
     rest = list(resolve(space))
     while lead_size > 1:
         if not rest:
-            raise Misfit("nothing left to split")
+            raise MisfitError("nothing left to split")
         factor = rest.pop(0)
         if lead_size % factor.size == 0:
             lead.append(factor)
@@ -228,7 +228,7 @@ def _split(space: Space, lead_size: int) -> tuple[Space, Space]:
             rest = [*tail, *rest]
             lead_size = 1
         else:
-            raise Misfit(f"{factor.size} does not split into {lead_size} parts")
+            raise MisfitError(f"{factor.size} does not split into {lead_size} parts")
     return tuple(lead), tuple(rest)
 
 
@@ -243,7 +243,7 @@ def _split_factor(factor: Factor, lead_size: int) -> tuple[Space, Space]:
     for part in factor:
         size = size_of(part)
         if size % tail_size:
-            raise Misfit(f"a part of {size} does not split into rows of {tail_size}")
+            raise MisfitError(f"a part of {size} does not split into rows of {tail_size}")
         head, rest = _split(part, size // tail_size)
         unite(rest, tail)
         heads.append(head)
@@ -261,10 +261,10 @@ def _cut(space: Space, start: int) -> tuple[Space, Space]:
     """Cut a space into its first ``start`` indices and the others."""
     space = resolve(space)
     if not space:
-        raise Misfit("a single index cannot be cut")
+        raise MisfitError("a single index cannot be cut")
     tail = space[1:]
     if start % size_of(tail):
-        raise Misfit(f"a cut at {start} is inside a row of {size_of(tail)}")
+        raise MisfitError(f"a cut at {start} is inside a row of {size_of(tail)}")
     before, after = _cut_factor(space[0], start // size_of(tail))
     return before + tail, after + tail
 
@@ -291,7 +291,7 @@ def cut(space: Space, start: int, stop: int) -> Space:
 
     Raises
     ------
-    Misfit
+    MisfitError
         The cut falls inside a row of a product.
     """
     size = size_of(space)
@@ -307,7 +307,7 @@ def reshape(spaces: Sequence[Space], sizes: Sequence[int]) -> list[Space]:
 
     Raises
     ------
-    Misfit
+    MisfitError
         A new dimension takes a fraction of a factor that cannot be split there.
     """
     rest: Space = tuple(factor for space in spaces for factor in resolve(space))

@@ -14,7 +14,7 @@ from typing import Any, Union
 from torch import fx
 
 
-class Join(tuple[tuple, ...]):
+class Join(tuple[tuple[Any, ...], ...]):
     """Terms laid end to end."""
 
     __slots__ = ()
@@ -82,9 +82,7 @@ class Plan:
 
 def term_size(term: Term, sizes: Mapping[str, int]) -> int:
     """Return the number of indices of a term, given the sizes of axes."""
-    return math.prod(
-        sizes[f] if isinstance(f, str) else sum(term_size(part, sizes) for part in f) for f in term
-    )
+    return math.prod(sizes[f] if isinstance(f, str) else sum(term_size(part, sizes) for part in f) for f in term)
 
 
 def term_axes(term: Term) -> Iterator[str]:

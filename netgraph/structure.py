@@ -35,7 +35,9 @@ def structure_of(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -
         items = {str(k): structure_of(v, leaves, drop_unknown=drop_unknown) for k, v in value.items()}
         return {"dict": items} if type(value) is dict else {"dict": items, "class": type(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        items = {k: structure_of(v, leaves, drop_unknown=drop_unknown) for k, v in value._asdict().items()}
+        items = {
+            k: structure_of(v, leaves, drop_unknown=drop_unknown) for k, v in zip(value._fields, value, strict=True)
+        }
         return {"dict": items, "class": type(value)}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
@@ -45,7 +47,9 @@ def structure_of(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -
         return {"dict": items, "class": type(value)}
     if drop_unknown:  # a cache object beside the result: the coarse network makes none
         return {"value": None}
-    raise TraceError(f"the example holds a {type(value).__name__}; tensors, numbers, strings, lists and dicts can be traced")
+    raise TraceError(
+        f"the example holds a {type(value).__name__}; tensors, numbers, strings, lists and dicts can be traced"
+    )
 
 
 def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
@@ -90,7 +94,7 @@ def _collect(structure: Structure, value: Any, leaves: list[Any], path: str) -> 
         if value != structure["value"]:
             raise TraceError(f"{path} is {value!r}; the network was traced with {structure['value']!r} there")
     else:
-        parts = structure.get("list", structure.get("tuple"))
+        parts = structure["list" if "list" in structure else "tuple"]
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
             raise TraceError(f"{path} does not have the {len(parts)} parts that the network was traced with")
         for i, (part, item) in enumerate(zip(parts, value, strict=True)):

@@ -40,3 +40,9 @@ def with_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Mod
 
 def _first_named(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
+
+
+def set_mode(model: nn.Module, *, training: bool) -> None:
+    """Put a network in training or evaluation mode; an exported program has one mode and stays in it."""
+    with contextlib.suppress(NotImplementedError):
+        model.train(training)

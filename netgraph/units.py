@@ -41,7 +41,7 @@ def features(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, seed: in
 
 
 def _matrices(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, read: bool) -> list[Tensor]:
-    out = []
+    out: list[Tensor] = []
     for name, dim in spec.readers(axis):
         if name not in spec.trainable and spec.trainable and not state[name].requires_grad and _is_statistic(name):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 IMAGE = torch.randn(2, 3, 16, 16)
 WORDS = torch.randn(2, 6, 16)
@@ -39,7 +39,7 @@ def attention(m, x):
 def fused(m, x):
     qkv = m.qkv(x).reshape(2 * x.shape[0] // 2, 6, 3, 4, 4).permute(2, 0, 3, 1, 4)
     q, k, v = qkv.unbind(0)
-    y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], 6, 16)
+    y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], 6, 16)
     return m.out(m.norm(x + m.proj(y))).sum(1)
 
 
@@ -50,7 +50,7 @@ def grouped_query(m, x):
     angle = torch.arange(6)[:, None] * torch.tensor([1.0, 0.1])
     cos, sin = (torch.cat([f(angle), f(angle)], -1) for f in (torch.cos, torch.sin))
     q, k = (t * cos + torch.cat([-t[..., half:], t[..., :half]], -1) * sin for t in (q, k))
-    return m.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+    return m.out(functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 
 def shuffle(m, x):
@@ -62,14 +62,14 @@ def shuffle(m, x):
 
 def excite(m, x):
     x = m.a(x)
-    gate = m.up(m.down(F.adaptive_avg_pool2d(x, 1)).relu()).sigmoid()
+    gate = m.up(m.down(functional.adaptive_avg_pool2d(x, 1)).relu()).sigmoid()
     return m.head((x * gate).amax((2, 3)))
 
 
 def standardised(m, x):
     w = m.a.weight
     w = (w - w.mean((1, 2, 3), keepdim=True)) / (w.var((1, 2, 3), keepdim=True) + 1e-5).sqrt()
-    x = F.conv2d(m.stem(x), w, m.a.bias, padding=1).relu()
+    x = functional.conv2d(m.stem(x), w, m.a.bias, padding=1).relu()
     return m.head(x.mean((2, 3)))
 
 
@@ -111,34 +111,179 @@ def nets():
     yield "instance norm", pool_head(conv(3, 8), nn.InstanceNorm2d(8, affine=True), nn.SiLU()), IMAGE
     yield "grouped conv", pool_head(conv(3, 8), nn.ReLU(), conv(8, 8, groups=4)), IMAGE
     yield "depthwise", pool_head(conv(3, 8), nn.ReLU6(), conv(8, 16, groups=8), conv(16, 8)), IMAGE
-    yield "transposed", pool_head(conv(3, 8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2), nn.ConvTranspose2d(8, 8, 2, 2, groups=2)), IMAGE
-    yield "conv1d", nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 6, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), lin(6, 2)), torch.randn(2, 3, 20)
-    yield "conv3d", nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), nn.AvgPool3d(2), nn.Conv3d(8, 4, 1), nn.Flatten(), lin(32, 2)), torch.randn(2, 3, 6, 6, 6)
-    yield "residual", Fn(lambda m, x: m.head((m.b(m.a(x).relu()) + m.s(x)).relu().mean((2, 3))), a=conv(3, 8), b=conv(8, 10), s=conv(3, 10), head=lin(10, 4)), IMAGE
-    yield "zero padded", Fn(lambda m, x: m.head((F.pad(m.a(x), (0, 0, 0, 0, 2, 2)) + m.b(x)).relu().mean((2, 3))), a=conv(3, 8), b=conv(3, 12), head=lin(12, 4)), IMAGE
-    yield "concat", Fn(lambda m, x: m.head(m.c(torch.cat([m.a(x), m.b(x)], 1)).relu().mean((2, 3))), a=conv(3, 8), b=conv(3, 6), c=conv(14, 8), head=lin(8, 4)), IMAGE
-    yield "split", Fn(lambda m, x: m.out(torch.cat([t.relu() for t in m.a(x).split([4, 8], -1)][::-1], -1)), a=lin(16, 12), out=lin(12, 4)), WORDS
+    yield (
+        "transposed",
+        pool_head(conv(3, 8), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2), nn.ConvTranspose2d(8, 8, 2, 2, groups=2)),
+        IMAGE,
+    )
+    yield (
+        "conv1d",
+        nn.Sequential(
+            nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 6, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), lin(6, 2)
+        ),
+        torch.randn(2, 3, 20),
+    )
+    yield (
+        "conv3d",
+        nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), nn.AvgPool3d(2), nn.Conv3d(8, 4, 1), nn.Flatten(), lin(32, 2)),
+        torch.randn(2, 3, 6, 6, 6),
+    )
+    yield (
+        "residual",
+        Fn(
+            lambda m, x: m.head((m.b(m.a(x).relu()) + m.s(x)).relu().mean((2, 3))),
+            a=conv(3, 8),
+            b=conv(8, 10),
+            s=conv(3, 10),
+            head=lin(10, 4),
+        ),
+        IMAGE,
+    )
+    yield (
+        "zero padded",
+        Fn(
+            lambda m, x: m.head((functional.pad(m.a(x), (0, 0, 0, 0, 2, 2)) + m.b(x)).relu().mean((2, 3))),
+            a=conv(3, 8),
+            b=conv(3, 12),
+            head=lin(12, 4),
+        ),
+        IMAGE,
+    )
+    yield (
+        "concat",
+        Fn(
+            lambda m, x: m.head(m.c(torch.cat([m.a(x), m.b(x)], 1)).relu().mean((2, 3))),
+            a=conv(3, 8),
+            b=conv(3, 6),
+            c=conv(14, 8),
+            head=lin(8, 4),
+        ),
+        IMAGE,
+    )
+    yield (
+        "split",
+        Fn(
+            lambda m, x: m.out(torch.cat([t.relu() for t in m.a(x).split([4, 8], -1)][::-1], -1)),
+            a=lin(16, 12),
+            out=lin(12, 4),
+        ),
+        WORDS,
+    )
     yield "slice", Fn(lambda m, x: m.out(m.a(x)[..., 4:] * m.a(x)[..., :8]), a=lin(16, 12), out=lin(8, 4)), WORDS
-    yield "glu", Fn(lambda m, x: m.out(F.glu(m.a(x)) if False else m.a(x).chunk(2, -1)[0] * m.a(x).chunk(2, -1)[1].sigmoid()), a=lin(16, 24), out=lin(12, 4)), WORDS
-    yield "stack", Fn(lambda m, x: m.out(torch.stack([m.a(x), m.b(x)]).mean(0)), a=lin(16, 12), b=lin(16, 12), out=lin(12, 4)), WORDS
-    yield "squeeze excite", Fn(excite, a=conv(3, 8), down=nn.Conv2d(8, 4, 1), up=nn.Conv2d(4, 8, 1), head=lin(8, 4)), IMAGE
+    yield (
+        "glu",
+        Fn(
+            lambda m, x: m.out(
+                functional.glu(m.a(x)) if False else m.a(x).chunk(2, -1)[0] * m.a(x).chunk(2, -1)[1].sigmoid()
+            ),
+            a=lin(16, 24),
+            out=lin(12, 4),
+        ),
+        WORDS,
+    )
+    yield (
+        "stack",
+        Fn(lambda m, x: m.out(torch.stack([m.a(x), m.b(x)]).mean(0)), a=lin(16, 12), b=lin(16, 12), out=lin(12, 4)),
+        WORDS,
+    )
+    yield (
+        "squeeze excite",
+        Fn(excite, a=conv(3, 8), down=nn.Conv2d(8, 4, 1), up=nn.Conv2d(4, 8, 1), head=lin(8, 4)),
+        IMAGE,
+    )
     yield "tied", tied, ids
     yield "shared", Fn(lambda m, x: m.out(m.s(m.s(m.a(x)).relu())), a=lin(16, 12), s=shared, out=lin(12, 4)), WORDS
     twice = lin(16, 12)
-    yield "one module under two names", Fn(lambda m, x: m.out(m.a(x) + m.b(x.flip(1))), a=twice, b=twice, out=lin(12, 4)), WORDS
-    yield "bare parameter", Fn(lambda m, x: m.out((m.a(x) * m.scale + m.shift).relu() @ m.w), a=lin(16, 12), scale=nn.Parameter(torch.rand(12)), shift=nn.Parameter(torch.rand(12)), w=nn.Parameter(torch.randn(12, 8)), out=lin(8, 4)), WORDS
-    yield "einsum", Fn(experts, router=lin(16, 3), w_in=nn.Parameter(torch.randn(3, 16, 12)), w_out=nn.Parameter(torch.randn(3, 12, 16)), out=lin(16, 4)), WORDS
-    yield "multihead", Fn(lambda m, x: m.out(m.a(x, x, x, need_weights=False)[0]), a=nn.MultiheadAttention(16, 4, batch_first=True), out=lin(16, 4)), WORDS
+    yield (
+        "one module under two names",
+        Fn(lambda m, x: m.out(m.a(x) + m.b(x.flip(1))), a=twice, b=twice, out=lin(12, 4)),
+        WORDS,
+    )
+    yield (
+        "bare parameter",
+        Fn(
+            lambda m, x: m.out((m.a(x) * m.scale + m.shift).relu() @ m.w),
+            a=lin(16, 12),
+            scale=nn.Parameter(torch.rand(12)),
+            shift=nn.Parameter(torch.rand(12)),
+            w=nn.Parameter(torch.randn(12, 8)),
+            out=lin(8, 4),
+        ),
+        WORDS,
+    )
+    yield (
+        "einsum",
+        Fn(
+            experts,
+            router=lin(16, 3),
+            w_in=nn.Parameter(torch.randn(3, 16, 12)),
+            w_out=nn.Parameter(torch.randn(3, 12, 16)),
+            out=lin(16, 4),
+        ),
+        WORDS,
+    )
+    yield (
+        "multihead",
+        Fn(
+            lambda m, x: m.out(m.a(x, x, x, need_weights=False)[0]),
+            a=nn.MultiheadAttention(16, 4, batch_first=True),
+            out=lin(16, 4),
+        ),
+        WORDS,
+    )
     yield "attention by hand", Fn(attention, q=lin(16, 16), k=lin(16, 16), v=lin(16, 32), out=lin(32, 4)), WORDS
     yield "fused attention", Fn(fused, qkv=lin(16, 48), proj=lin(16, 16), norm=nn.LayerNorm(16), out=lin(16, 4)), WORDS
     yield "grouped queries", Fn(grouped_query, q=lin(16, 16), k=lin(16, 8), v=lin(16, 8), out=lin(16, 4)), WORDS
-    yield "encoder layer", Fn(lambda m, x: m.out(m.layer(m.stem(x)).mean(1)), stem=lin(16, 16), layer=nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), out=lin(16, 4)), WORDS
+    yield (
+        "encoder layer",
+        Fn(
+            lambda m, x: m.out(m.layer(m.stem(x)).mean(1)),
+            stem=lin(16, 16),
+            layer=nn.TransformerEncoderLayer(16, 4, 32, batch_first=True),
+            out=lin(16, 4),
+        ),
+        WORDS,
+    )
     yield "rms norm", Fn(lambda m, x: m.out(m.norm(m.a(x))), a=lin(16, 12), norm=nn.RMSNorm(12), out=lin(12, 4)), WORDS
     yield "channel shuffle", Fn(shuffle, a=conv(3, 8), b=conv(8, 8, groups=2), head=lin(8, 4)), IMAGE
-    yield "pixel shuffle", nn.Sequential(conv(3, 32), nn.PixelShuffle(2), nn.ReLU(), conv(8, 4), nn.PixelUnshuffle(2), conv(16, 4)), IMAGE
-    yield "windows", Fn(windows, stem=conv(3, 8), mix=lin(8, 12), merge=lin(48, 12), norm=nn.LayerNorm(12), head=lin(12, 4)), IMAGE
-    yield "lstm", Fn(lambda m, x: m.out(m.r(m.e(x))[0][:, -1]), e=nn.Embedding(20, 8), r=nn.LSTM(8, 12, **rnn), out=lin(12, 4)), ids
-    yield "bidirectional gru", Fn(lambda m, x: m.out(m.r(x)[0].mean(1)), r=nn.GRU(16, 12, bidirectional=True, **rnn), out=lin(24, 4)), WORDS
-    yield "weight norm", Fn(lambda m, x: m.out(m.a(m.stem(x)).relu()), stem=lin(16, 8), a=nn.utils.parametrizations.weight_norm(lin(8, 12)), out=lin(12, 4)), WORDS
+    yield (
+        "pixel shuffle",
+        nn.Sequential(conv(3, 32), nn.PixelShuffle(2), nn.ReLU(), conv(8, 4), nn.PixelUnshuffle(2), conv(16, 4)),
+        IMAGE,
+    )
+    yield (
+        "windows",
+        Fn(windows, stem=conv(3, 8), mix=lin(8, 12), merge=lin(48, 12), norm=nn.LayerNorm(12), head=lin(12, 4)),
+        IMAGE,
+    )
+    yield (
+        "lstm",
+        Fn(lambda m, x: m.out(m.r(m.e(x))[0][:, -1]), e=nn.Embedding(20, 8), r=nn.LSTM(8, 12, **rnn), out=lin(12, 4)),
+        ids,
+    )
+    yield (
+        "bidirectional gru",
+        Fn(lambda m, x: m.out(m.r(x)[0].mean(1)), r=nn.GRU(16, 12, bidirectional=True, **rnn), out=lin(24, 4)),
+        WORDS,
+    )
+    yield (
+        "weight norm",
+        Fn(
+            lambda m, x: m.out(m.a(m.stem(x)).relu()),
+            stem=lin(16, 8),
+            a=nn.utils.parametrizations.weight_norm(lin(8, 12)),
+            out=lin(12, 4),
+        ),
+        WORDS,
+    )
     yield "weight standardised", Fn(standardised, stem=conv(3, 8), a=conv(8, 8), head=lin(8, 4)), IMAGE
-    yield "low rank", Fn(lambda m, x: m.out((x @ (m.u @ m.v)).relu()), u=nn.Parameter(torch.randn(16, 6)), v=nn.Parameter(torch.randn(6, 12)), out=lin(12, 4)), WORDS
+    yield (
+        "low rank",
+        Fn(
+            lambda m, x: m.out((x @ (m.u @ m.v)).relu()),
+            u=nn.Parameter(torch.randn(16, 6)),
+            v=nn.Parameter(torch.randn(6, 12)),
+            out=lin(12, 4),
+        ),
+        WORDS,
+    )

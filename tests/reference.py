@@ -16,7 +16,9 @@ from netgraph.spec import Term, UnitSpec, term_size
 def greedy_matching(weights: np.ndarray) -> set[tuple[int, int]]:
     """Take the heaviest edge whose ends are free, again and again."""
     n = len(weights)
-    edges = sorted(((weights[i, j], i, j) for i in range(n) for j in range(i + 1, n) if weights[i, j] > 0), reverse=True)
+    edges = sorted(
+        ((weights[i, j], i, j) for i in range(n) for j in range(i + 1, n) if weights[i, j] > 0), reverse=True
+    )
     free, pairs = set(range(n)), set()
     for _, i, j in edges:
         if i in free and j in free:
@@ -48,7 +50,9 @@ def dense_inject(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mappi
     for name, tensor in state.items():
         for dim, term in enumerate(spec.parameters[name]):
             summed = spec.sums.get((name, dim), frozenset())
-            matrix = dense_of(term, transfers, spec.sizes, lambda a, t, s=summed: t.P.toarray().T if a in s else t.R.toarray())
+            matrix = dense_of(
+                term, transfers, spec.sizes, lambda a, t, s=summed: t.P.toarray().T if a in s else t.R.toarray()
+            )
             assert matrix.shape[1] == term_size(term, spec.sizes)
             tensor = torch.tensordot(torch.from_numpy(matrix).to(tensor), tensor.movedim(dim, 0), 1).movedim(0, dim)
         out[name] = tensor

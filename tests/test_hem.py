@@ -29,7 +29,11 @@ def pairs_of(aggregates):
 
 
 random_graphs = st.tuples(st.integers(2, 20), st.integers(0, 10**6), st.floats(0.1, 1)).map(
-    lambda p: np.triu(np.random.default_rng(p[1]).random((p[0], p[0])) * (np.random.default_rng(p[1] + 1).random((p[0], p[0])) < p[2]), 1)
+    lambda p: np.triu(
+        np.random.default_rng(p[1]).random((p[0], p[0]))
+        * (np.random.default_rng(p[1] + 1).random((p[0], p[0])) < p[2]),
+        1,
+    )
 )
 
 
@@ -87,7 +91,12 @@ def test_equal_aggregates_of_a_number_that_does_not_divide_are_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda g, k, seed: np.zeros(3), lambda g, k, seed: np.arange(g.n_units) * 2, lambda g, k, seed: np.random.permutation(g.n_units) // 2]
+    "wrong",
+    [
+        lambda g, k, seed: np.zeros(3),
+        lambda g, k, seed: np.arange(g.n_units) * 2,
+        lambda g, k, seed: np.random.permutation(g.n_units) // 2,
+    ],
 )
 def test_a_wrong_coarsener_is_told_what_is_wrong(wrong):
     with pytest.raises(AggregatesError, match=r"numbered from 0|two answers|asked for"):

@@ -106,7 +106,9 @@ def test_hierarchies_of_several_levels_ratios_and_multiples():
     assert "0" not in kept.levels[1].transfers
     assert "operator complexity" in str(h)
     again = ng.build_hierarchy(model, example, n_levels=3, ratio={"0": 0.25, "*": 0.5})
-    assert all(np.array_equal(t.aggregates, again.levels[1].transfers[a].aggregates) for a, t in h.levels[1].transfers.items())
+    assert all(
+        np.array_equal(t.aggregates, again.levels[1].transfers[a].aggregates) for a, t in h.levels[1].transfers.items()
+    )
 
 
 @pytest.mark.parametrize(

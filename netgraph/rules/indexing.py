@@ -58,7 +58,7 @@ def advanced(call: Call) -> Spaces:
     place = place or 0
     out = [s for s, _ in rest[:place]] + found + [s for s, _ in rest[place:]]
     if not any(_is_mask(i) for i in looked_up):
-        call.alias(call["self"], [d for _, d in rest[:place]] + [[]] * len(found) + [d for _, d in rest[place:]])  # type: ignore[list-item]
+        call.alias(call["self"], [d for _, d in rest[:place]] + [[]] * len(found) + [d for _, d in rest[place:]])
     return out
 
 

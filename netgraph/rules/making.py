@@ -21,7 +21,11 @@ def numbered(call: Call) -> Spaces:
     out = [call.fresh_pinned(n, "numbers that tell units apart") for n in call.shape()]
     if isinstance(call.arguments.get("size"), (list, tuple)):
         call.resize("size", out)
-    elif isinstance(call.arguments.get("end"), int) and not call.arguments.get("start") and call.arguments.get("step", 1) == 1:
+    elif (
+        isinstance(call.arguments.get("end"), int)
+        and not call.arguments.get("start")
+        and call.arguments.get("step", 1) == 1
+    ):
         call.resize("end", out[0] if out else sp.ONE, single=True)
     return out
 

@@ -40,7 +40,10 @@ def layer_norm(call: Call) -> Spaces:
 def native_layer_norm(call: Call) -> list[Spaces]:
     """The same, with the saved statistics."""
     out = layer_norm(call)
-    return [out, *([sp.ONE if n == 1 else s for s, n in zip(out, shape, strict=True)] for shape in call.shapes_out()[1:])]
+    return [
+        out,
+        *([sp.ONE if n == 1 else s for s, n in zip(out, shape, strict=True)] for shape in call.shapes_out()[1:]),
+    ]
 
 
 def group_norm(call: Call) -> Spaces:

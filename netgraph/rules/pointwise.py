@@ -56,7 +56,7 @@ def where_condition(call: Call) -> Spaces:
 
 def several(call: Call) -> list[Spaces]:
     """Broadcast a list of tensors to one shape (``broadcast_tensors``)."""
-    shape = [tuple(v.shape) for v in call.node.meta["val"] if isinstance(v, Tensor)][0]
+    shape = next(tuple(v.shape) for v in call.node.meta["val"] if isinstance(v, Tensor))
     out: Spaces = [ONE] * len(shape)
     for operand in call.operands:
         for i, space in enumerate(reversed(call.spaces(operand)), 1):

@@ -24,7 +24,9 @@ def _spatial(name: str) -> int:
     for n in (1, 2, 3):
         if f"{n}d" in name:
             return n
-    return {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}[name.split("upsample_")[1].split(".")[0].strip("_")]
+    return {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}[
+        name.split("upsample_")[1].split(".")[0].strip("_")
+    ]
 
 
 def sample_grid(call: Call) -> Spaces:

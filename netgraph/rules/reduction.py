@@ -108,7 +108,8 @@ def along_list(call: Call) -> list[Spaces]:
     out = []
     for shape in call.shapes_out():
         here = [
-            s if sp.size_of(s) == n else call.fresh_pinned(n, "chosen by rank") for s, n in zip(spaces, shape, strict=True)
+            s if sp.size_of(s) == n else call.fresh_pinned(n, "chosen by rank")
+            for s, n in zip(spaces, shape, strict=True)
         ]
         out.append(here)
     return out
@@ -121,7 +122,9 @@ def difference(call: Call) -> Spaces:
     for operand in call.operands:
         call.pin(call.spaces(operand)[dim], "differences of neighbours")
     size = call.shape()[dim]
-    spaces[dim] = spaces[dim] if sp.size_of(spaces[dim]) == size else call.fresh_pinned(size, "differences of neighbours")
+    spaces[dim] = (
+        spaces[dim] if sp.size_of(spaces[dim]) == size else call.fresh_pinned(size, "differences of neighbours")
+    )
     return spaces
 
 
@@ -136,7 +139,11 @@ def whole(call: Call) -> Spaces | list[Spaces]:
     same = call.spaces(call.operands[0])
     if [sp.size_of(s) for s in same] == list(call.shape()):
         return same
-    leading = [s for s, n in zip(same, call.shape(), strict=False) if sp.size_of(s) == n and any(a.dynamic for a in sp.atoms(s))]
+    leading = [
+        s
+        for s, n in zip(same, call.shape(), strict=False)
+        if sp.size_of(s) == n and any(a.dynamic for a in sp.atoms(s))
+    ]
     rest = call.shape()[len(leading) :]
     return leading + [call.fresh_pinned(n, "made by an operator on whole tensors") for n in rest]
 

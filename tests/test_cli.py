@@ -1,0 +1,130 @@
+"""The command line, typed as a user would."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from netgraph import cli
+from netgraph.errors import NetgraphError
+from netgraph.models.mlp import mlp
+
+ARCH = ["--arch", "netgraph.models.mlp:mlp"]
+
+
+@pytest.fixture
+def file(tmp_path):
+    torch.save(mlp().state_dict(), tmp_path / "model.pt")
+    return str(tmp_path / "model.pt")
+
+
+def run(*words):
+    """Return (exit code, stdout, stderr) as `main` would give them."""
+    result = CliRunner().invoke(cli.app, [str(w) for w in words])
+    if isinstance(result.exception, NetgraphError):
+        return result.exception.exit_code, result.stdout, str(result.exception)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_coarsen_prints_the_table_and_writes_a_network_that_opens_without_options(file, tmp_path):
+    small = tmp_path / "small.safetensors"
+    code, out, err = run("coarsen", file, *ARCH, "-o", small, "--export", tmp_path / "page.html")
+    assert code == 0
+    assert "operator complexity" in out
+    assert "have a merged dimension" in out
+    assert "guessed --input 2x64" in err
+    page = (tmp_path / "page.html").read_text()
+    assert "http" not in page
+    assert "<details>" in page
+    assert run("verify", small)[0] == 0
+    assert "neurons" in run("inspect", small)[1]
+
+
+def test_json_is_json_and_nothing_else(file):
+    report = json.loads(run("coarsen", file, *ARCH, "--json", "--levels", 2, "--axis-ratio", "0=0.25")[1])
+    assert report["levels"][1]["axes"] == {"0": 32, "2": 32}
+    assert {a["name"] for a in json.loads(run("inspect", file, *ARCH, "--json")[1])["axes"]} >= {"0", "2"}
+    assert all(v["error"] < 1e-4 for v in json.loads(run("verify", file, *ARCH, "--json")[1]))
+    assert "hem" in json.loads(run("plugins", "--json")[1])["netgraph.coarseners"]
+
+
+def test_plugins_are_listed_with_their_distribution():
+    out = run("plugins")[1]
+    assert "hem" in out
+    assert "netgraph-coarsening" in out
+
+
+def test_all_levels_are_written_as_a_folder(file, tmp_path):
+    assert run("coarsen", file, *ARCH, "-o", tmp_path / "m.hierarchy")[0] == 0
+    assert (tmp_path / "m.hierarchy" / "hierarchy.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["coarsen", "none.pt"], 1, "does not exist"),
+        (["coarsen", "FILE"], 1, "--arch"),
+        (["coarsen", "FILE", *ARCH, "--ratio", "0"], 1, "above 0"),
+        (["coarsen", "FILE", *ARCH, "--input", "2x63"], 1, "does not run on the example"),
+        (["coarsen", "FILE", *ARCH, "--coarsener", "no"], 1, "no coarsener"),
+        (["coarsen", "FILE", *ARCH, "--keep", "0", "--keep", "2"], 3, "nothing in this network can be merged"),
+        (["coarsen", "FILE", *ARCH, "-o", "x.txt"], 1, "ends in .txt"),
+        (["coarsen", "FILE", *ARCH, "-o", "/no/such/x.safetensors"], 1, "does not exist"),
+        (["coarsen", "FILE", *ARCH, "--axis-ratio", "0"], 1, "AXIS=RATIO"),
+        (["coarsen"], 2, ""),
+        (["coarsen", "FILE", "--no-such-option"], 2, ""),
+    ],
+)
+def test_mistakes_get_a_sentence_and_an_exit_code(file, words, code, message):
+    found, out, err = run(*[file if w == "FILE" else w for w in words])
+    assert found == code
+    assert message in err
+    assert out == ""
+
+
+def test_the_program_itself_prints_no_traceback_and_leaves_nothing_half_written(file, tmp_path):
+    words = [sys.executable, "-m", "netgraph", "coarsen", file, "-o", str(tmp_path / "out.safetensors")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("netgraph: ")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_verify_exits_with_4_where_an_oracle_fails(file, monkeypatch):
+    from netgraph.coarsen import verify
+
+    monkeypatch.setattr(verify, "_difference", lambda *a: 0.5)
+    code, out, err = run("verify", file, *ARCH)
+    assert code == 4
+    assert "WRONG" in out
+    assert "report the network" in err
+
+
+def test_names_from_a_network_are_escaped_on_the_page(tmp_path):
+    import netgraph as ng
+
+    model = nn.Sequential()
+    model.add_module("<script>alert(1)</script>", nn.Linear(4, 8))
+    model.add_module("out", nn.Linear(8, 2))
+    ng.export(ng.build_hierarchy(model, torch.randn(2, 4)), tmp_path / "p.html")
+    assert "<script" not in (tmp_path / "p.html").read_text()
+
+
+def test_the_demo_does_what_the_readme_says(tmp_path):
+    code, out, _ = run("demo", "--folder", tmp_path / "demo")
+    assert code == 0
+    assert "level 1: test accuracy" in out
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {"model.pt", "small.safetensors", "hierarchy.html"}
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; sys.argv = ['netgraph', '--help']\ntry:\n    import netgraph.cli; netgraph.cli.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
