@@ -11,28 +11,28 @@ from torch import nn
 Made = tuple[nn.Module, Any]
 
 
+HEAVY = (
+    "regnet_y_128gf", "vit_h_14", "regnet_y_32gf", "regnet_x_32gf", "efficientnet_b7", "efficientnet_b6", "efficientnet_b5",
+    "efficientnet_v2_l", "convnext_large", "convnext_base", "vit_l", "regnet_y_16gf", "regnet_x_16gf", "swin_b", "swin_v2_b",
+    "resnext101", "wide_resnet101", "swin3d_b", "vgg1",
+)  # fmt: skip
+DETECTORS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn")
+
+
 def torchvision_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
-    """Every classification, segmentation and video network of torchvision, large ones at their own size."""
+    """Every classification, segmentation and video network of torchvision, and backbones of detectors; heavy ones last."""
     from netgraph.torchvision_ops import prepare_torchvision
 
     prepare_torchvision()
     import torchvision.models as zoo
 
-    huge = (
-        "regnet_y_128gf",
-        "vit_h_14",
-        "regnet_y_32gf",
-        "regnet_x_32gf",
-        "efficientnet_b7",
-        "convnext_large",
-        "vit_l",
-    )
-    for name in zoo.list_models(module=zoo):
-        if not name.startswith(huge):
-            yield f"torchvision:{name}", lambda name=name: _image(name)
     for name in zoo.list_models(module=zoo.segmentation):
         yield f"torchvision:{name}", lambda name=name: _image(name, 96, weights_backbone=None)
-    for name in zoo.list_models(module=zoo.video):
+    for name in DETECTORS:
+        yield f"torchvision:{name}.backbone", lambda name=name: (_model(name).backbone, torch.randn(2, 3, 128, 128))
+    for name in sorted(zoo.list_models(module=zoo), key=lambda n: n.startswith(HEAVY)):
+        yield f"torchvision:{name}", lambda name=name: _image(name)
+    for name in sorted(zoo.list_models(module=zoo.video), key=lambda n: n.startswith(HEAVY)):
         size = 224 if "mvit" in name or "swin" in name or name == "s3d" else 112
         yield f"torchvision:{name}", lambda name=name, size=size: (_model(name), torch.randn(2, 3, 16, size, size))
 

@@ -1,8 +1,8 @@
 """Heavy edge matching: pair each unit with its strongest unmatched neighbour.
 
 Karypis and Kumar, "A fast and high quality multilevel scheme for partitioning irregular graphs", SIAM J. Sci.
-Comput. 20(1), 1998, section 3.1. Edges are taken in one total order, heaviest first and ties by a hash of their ends,
-so the matching is the locally dominant one (Preis, STACS 1999) whatever the order in which units are visited.
+Comput. 20(1), 1998, section 3.1. Edges have one total order, by weight and then by a hash of their ends, so the
+matching is the locally dominant one (Preis, STACS 1999) whatever the order in which units are visited.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def random_order_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> 
     return _aggregate(graph, n_coarse, lambda adjacency: _by_visit(adjacency, seed))
 
 
-def _aggregate(graph: AxisGraph, n_coarse: int, order: Any) -> Ints:
+def _aggregate(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     n = graph.n_units
     if graph.equal:
         if n_coarse < 1 or n % n_coarse:
@@ -58,28 +58,31 @@ def _aggregate(graph: AxisGraph, n_coarse: int, order: Any) -> Ints:
                 f"axis {graph.name!r} of {n} units needs aggregates of one size, and {n_coarse} does not divide {n}; "
                 "ask for a divisor"
             )
-        return _equal_groups(graph, n_coarse, order)
+        return _equal_groups(graph, n_coarse, match)
     aggregates, adjacency = np.arange(n), graph.adjacency
     while adjacency.shape[0] > n_coarse:
         last = 2 * n_coarse >= adjacency.shape[0]  # one matching is enough; who found no partner stays alone
-        pairs = _matched(adjacency, order(adjacency))[: adjacency.shape[0] - n_coarse]
+        pairs = match(adjacency)[: adjacency.shape[0] - n_coarse]
         if not len(pairs):
             break
         step = numbered(_merge_pairs(adjacency.shape[0], pairs))
-        aggregates, adjacency = step[aggregates], contracted(adjacency, step)
+        aggregates = step[aggregates]
         if last:
             break
+        adjacency = contracted(adjacency, step)
     return numbered(aggregates)
 
 
-def _equal_groups(graph: AxisGraph, n_coarse: int, order: Any) -> Ints:
+def _equal_groups(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     """Merge groups of one size: perfect matchings while the size is even, then rows of neighbours."""
     n, size = graph.n_units, graph.n_units // n_coarse
     aggregates, adjacency = np.arange(n), graph.adjacency
     while size % 2 == 0:
-        pairs = _perfect(adjacency.shape[0], _matched(adjacency, order(adjacency)))
+        pairs = _perfect(adjacency.shape[0], match(adjacency))
         step = numbered(_merge_pairs(adjacency.shape[0], pairs))
-        aggregates, adjacency, size = step[aggregates], contracted(adjacency, step), size // 2
+        aggregates, size = step[aggregates], size // 2
+        if size > 1:
+            adjacency = contracted(adjacency, step)
     if size > 1:
         step = _grown(adjacency, size)
         aggregates = step[aggregates]
@@ -108,48 +111,98 @@ def _grown(adjacency: sparse.csr_array, size: int) -> Ints:
     return group
 
 
-def _by_weight(adjacency: sparse.csr_array, seed: int) -> tuple[Ints, Ints]:
-    """Return edges, heaviest first; ties by a hash of the ends."""
-    upper = sparse.triu(adjacency, 1, format="coo")
-    i, j = upper.row.astype(np.int64), upper.col.astype(np.int64)
-    order = np.lexsort((_hash(i, j, seed), -upper.data))
-    return i[order], j[order]
-
-
-def _hash(i: Ints, j: Ints, seed: int) -> NDArray[np.uint64]:
-    """Mix the ends of an edge (splitmix64, Steele, Lea and Flood, OOPSLA 2014)."""
-    with np.errstate(over="ignore"):
-        x = i.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + j.astype(np.uint64) + np.uint64(seed % 2**64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
-
-
-def _by_visit(adjacency: sparse.csr_array, seed: int) -> tuple[Ints, Ints]:
-    """Return edges grouped by their visitor in random order, each visitor's heaviest first."""
-    n = adjacency.shape[0]
-    rank = np.random.default_rng(seed).permutation(n)
-    coo = adjacency.tocoo()
-    order = np.lexsort((coo.col, -coo.data, rank[coo.row]))
-    return coo.row[order].astype(np.int64), coo.col[order].astype(np.int64)
-
-
-def _matched(adjacency: sparse.csr_array, edges: tuple[Ints, Ints]) -> Ints:
-    """Return the matching that takes edges in order, (pairs, 2)."""
-    taken = _greedy(edges[0], edges[1], adjacency.shape[0])
-    return np.stack([edges[0][taken], edges[1][taken]], axis=1)
+def _by_weight(adjacency: sparse.csr_array, seed: int) -> Ints:
+    """Return the locally dominant matching, heaviest pairs first."""
+    mate = _suitor(adjacency.indptr, adjacency.indices, adjacency.data, np.uint64(seed % 2**64))
+    i = np.flatnonzero(mate > np.arange(len(mate)))
+    j = mate[i]
+    weights = _weights(adjacency.indptr, adjacency.indices, adjacency.data, i, j)
+    order = np.lexsort((_hash(i, j, np.uint64(seed % 2**64)), -weights))
+    return np.stack([i[order], j[order]], axis=1)
 
 
 @njit(cache=True)
-def _greedy(i, j, n):  # type: ignore[no-untyped-def]
-    free = np.ones(n, dtype=np.bool_)
-    taken = np.zeros(len(i), dtype=np.bool_)
-    for e in range(len(i)):
-        if i[e] != j[e] and free[i[e]] and free[j[e]]:
-            taken[e] = True
-            free[i[e]] = False
-            free[j[e]] = False
-    return taken
+def _hash(i, j, seed):  # type: ignore[no-untyped-def]
+    """Mix the ends of an edge, i < j (splitmix64, Steele, Lea and Flood, OOPSLA 2014)."""
+    x = np.uint64(0x9E3779B97F4A7C15) * i.astype(np.uint64) + j.astype(np.uint64) + seed
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True)
+def _rank(i, j, seed):  # type: ignore[no-untyped-def]
+    """Return the place of one edge among edges of its weight."""
+    return _hash(np.array([min(i, j)]), np.array([max(i, j)]), seed)[0]
+
+
+@njit(cache=True)
+def _suitor(indptr, indices, data, seed):  # type: ignore[no-untyped-def]
+    """Propose to the heaviest neighbour who has no heavier suitor; who is displaced proposes again.
+
+    Manne and Halappanavar, "New effective multithreaded matching algorithms", IPDPS 2014, algorithm 2. Under a total
+    order of edges the outcome is the greedy matching, whoever proposes first.
+    """
+    n = len(indptr) - 1
+    suitor = np.full(n, -1, dtype=np.int64)
+    standing = np.zeros(n, dtype=data.dtype)
+    for start in range(n):
+        u = start
+        while u >= 0:
+            best, heaviest = -1, data.dtype.type(0)
+            for e in range(indptr[u], indptr[u + 1]):
+                v, w = indices[e], data[e]
+                if v == u or w <= 0 or w < heaviest or w < standing[v]:
+                    continue
+                if w == standing[v] and suitor[v] >= 0 and _rank(u, v, seed) >= _rank(suitor[v], v, seed):
+                    continue
+                if w > heaviest or _rank(u, v, seed) < _rank(u, best, seed):
+                    best, heaviest = v, w
+            if best < 0:
+                break
+            displaced = suitor[best]
+            suitor[best], standing[best] = u, heaviest
+            u = displaced
+    mate = np.full(n, -1, dtype=np.int64)
+    for v in range(n):
+        if suitor[v] >= 0 and suitor[suitor[v]] == v:
+            mate[v] = suitor[v]
+    return mate
+
+
+@njit(cache=True)
+def _weights(indptr, indices, data, i, j):  # type: ignore[no-untyped-def]
+    out = np.zeros(len(i), dtype=data.dtype)
+    for p in range(len(i)):
+        for e in range(indptr[i[p]], indptr[i[p] + 1]):
+            if indices[e] == j[p]:
+                out[p] = data[e]
+    return out
+
+
+def _by_visit(adjacency: sparse.csr_array, seed: int) -> Ints:
+    """Return the matching of units that choose in random order, in the order of their choice."""
+    order = np.random.default_rng(seed).permutation(adjacency.shape[0])
+    return np.asarray(_visit(adjacency.indptr, adjacency.indices, adjacency.data, order))
+
+
+@njit(cache=True)
+def _visit(indptr, indices, data, order):  # type: ignore[no-untyped-def]
+    free = np.ones(len(order), dtype=np.bool_)
+    pairs = np.empty((len(order) // 2, 2), dtype=np.int64)
+    found = 0
+    for u in order:
+        if not free[u]:
+            continue
+        best, heaviest = -1, 0.0
+        for e in range(indptr[u], indptr[u + 1]):
+            if free[indices[e]] and indices[e] != u and data[e] > heaviest:
+                best, heaviest = indices[e], data[e]
+        if best >= 0:
+            pairs[found, 0], pairs[found, 1] = u, best
+            free[u] = free[best] = False
+            found += 1
+    return pairs[:found]
 
 
 def _merge_pairs(n: int, pairs: Ints) -> Ints:
@@ -171,8 +224,6 @@ def contracted(adjacency: sparse.csr_array, aggregates: Ints) -> sparse.csr_arra
     n, k = len(aggregates), int(aggregates.max()) + 1
     P = sparse.csr_array((np.ones(n), (np.arange(n), aggregates)), shape=(n, k))
     R = sparse.csr_array(sparse.diags_array(1.0 / np.bincount(aggregates)) @ P.T)
-    coarse = sparse.csr_array(R @ adjacency @ R.T).tolil()  # (k, n) @ (n, n) @ (n, k)
-    coarse.setdiag(0)
-    out = sparse.csr_array(coarse)
-    out.eliminate_zeros()
-    return out
+    coarse = sparse.coo_array(R @ adjacency @ R.T)  # (k, n) @ (n, n) @ (n, k)
+    off = coarse.row != coarse.col
+    return sparse.csr_array((coarse.data[off], (coarse.row[off], coarse.col[off])), shape=(k, k))

@@ -83,9 +83,25 @@ def _graph(x: NDArray[Any], k: int, weigh: Any) -> sparse.csr_array:
     if n <= DENSE:
         weights = np.asarray(weigh(x @ x.T, slice(0, n), slice(0, n)))
         np.fill_diagonal(weights, 0)
-        weights[weights < 1e-12] = 0
-        return sparse.csr_array(np.maximum(weights, weights.T))
+        return _complete(weights) if np.count_nonzero(weights > 1e-12) == n * (n - 1) else _sparse(weights)
     return _nearest(x, min(k, n - 1), weigh)
+
+
+def _complete(weights: NDArray[Any]) -> sparse.csr_array:
+    """Return the graph in which every pair has an edge, without a search for zeros."""
+    n = len(weights)
+    columns = np.tile(np.arange(n, dtype=np.int32), n)
+    off = np.ones(n * n, dtype=bool)
+    off[:: n + 1] = False
+    starts = np.arange(0, n * (n - 1) + 1, max(n - 1, 1), dtype=np.int32)[: n + 1]
+    if n == 1:
+        starts = np.zeros(2, dtype=np.int32)
+    return sparse.csr_array((weights.ravel()[off], columns[off], starts), shape=(n, n))
+
+
+def _sparse(weights: NDArray[Any]) -> sparse.csr_array:
+    weights[weights <= 1e-12] = 0
+    return sparse.csr_array(weights)
 
 
 def _nearest(x: NDArray[Any], k: int, weigh: Any) -> sparse.csr_array:
