@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from netgraph.capture import plain_attention
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.transfer import Transfer
@@ -147,7 +148,7 @@ def _compared(
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()
     args, kwargs = normalise_example(example)
-    with torch.no_grad(), _seeded(seed), with_state(model, fine):
+    with torch.no_grad(), _seeded(seed), with_state(model, fine), plain_attention():
         expected = model(*args, **kwargs)
     with torch.no_grad(), _seeded(seed):
         found = network(*args, **kwargs)

@@ -153,20 +153,28 @@ def _place(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Trace with the fused inference kernels off (they hide the operators), and leave every switch as it was."""
+def plain_attention() -> Iterator[None]:
+    """Turn off the fused inference kernels of nn.TransformerEncoder: they hide the operators, and zero what is masked."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Trace without warnings and fused kernels, and leave every switch as it was."""
     random = torch.get_rng_state()
     noisy = logging.getLogger("torch._subclasses.fake_tensor")
     noisy_level = noisy.level
     noisy.setLevel(logging.CRITICAL)  # a refusal comes as our own sentence, not as its log
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), plain_attention():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         torch.set_rng_state(random)
         noisy.setLevel(noisy_level)
 

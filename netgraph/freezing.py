@@ -25,6 +25,9 @@ def freeze(
 ) -> UnitSpec:
     """Return the `UnitSpec` of two walked recordings."""
     read = {str(n.target) for c in captures.values() for n in c.graph.nodes if n.op == "get_attr"}
+    for name in set(leaves) - read:
+        for space in leaves[name]:
+            sp.pin(space, "never read in the run on the example")
     summed = _settle_uses(trails, leaves)
     _pin_squares(leaves)
     parameters = frozenset(name for name, tensor in state.items() if isinstance(tensor, nn.Parameter))

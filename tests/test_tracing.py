@@ -157,6 +157,31 @@ def test_other_sizes_than_the_traced_ones_are_refused_when_run():
         coarse(example, example)
 
 
+def test_parameters_that_the_run_never_reads_are_kept_and_named():
+    net = Fn(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(4, 8), b=nn.Linear(8, 2), idle=nn.Linear(6, 6))
+    hierarchy = ng.build_hierarchy(net, torch.randn(2, 4))
+    assert hierarchy.levels[0].spec.untraced == ("idle.weight", "idle.bias")
+    assert set(hierarchy.levels[1].transfers) == {"a"}
+    assert torch.equal(hierarchy.levels[1].model.get_parameter("idle.weight"), net.idle.weight)
+
+
+def test_padding_masks_of_the_encoder_pass_the_oracles():
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 1, enable_nested_tensor=True
+    )
+    net = Fn(
+        lambda m, x, mask: m.head(m.encoder(m.stem(x), src_key_padding_mask=mask)),
+        stem=nn.Linear(5, 16),
+        encoder=encoder,
+        head=nn.Linear(16, 2),
+    )
+    mask = torch.zeros(3, 6, dtype=torch.bool)
+    mask[0, 4:] = True
+    example = (torch.randn(3, 6, 5), mask)
+    spec = ng.trace(net, example)
+    assert duplicate_units(net, spec, example, spec.free).error < 1e-6
+
+
 def test_masks_of_any_length_are_followed_at_run_time():
     net = Fn(lambda m, x: m.out(m.a(x)[x[:, 0] > 0].relu()).sum(0), a=nn.Linear(5, 8), out=nn.Linear(8, 3)).double()
     example = torch.randn(6, 5).double()
