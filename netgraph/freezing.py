@@ -13,6 +13,8 @@ from netgraph.flops import count_flops
 from netgraph.space import Atom, Space
 from netgraph.spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
 
+ORDERED = ("convolved over", "a position in space", "a gate")  # counts places, not units
+
 
 def freeze(
     captures: Mapping[str, Capture],
@@ -163,7 +165,8 @@ class _Naming:
         outer = self.inner.get(atom)
         if kept is None and outer is not None and not outer.pinned and not self._outermost(atom, outer):
             kept = f"inside {self.name(outer)}, whose units merge whole"
-        kind = self.kinds.get(atom, "neuron") if atom in self.made else "index"
+        ordered = kept is not None and kept.startswith(ORDERED)
+        kind = self.kinds.get(atom, "neuron") if atom in self.made and not ordered else "index"
         return Axis(name, atom.size, kind, kept, atom.equal)
 
 

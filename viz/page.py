@@ -67,6 +67,6 @@ def _axis(name: str, transfer: Transfer) -> str:
     rest = transfer.n_fine - SHOWN
     more = f"<p>and {rest:,} units more</p>" if rest > 0 else ""
     return (
-        f"<details><summary>{escape(name)} <span>{transfer.n_fine} units to {transfer.n_coarse}</span></summary>"
+        f"<details{' open' * (transfer.n_fine <= 64)}><summary>{escape(name)} <span>{transfer.n_fine} units to {transfer.n_coarse}</span></summary>"
         f"<div class='units'>{drawn}</div>{more}</details>"
     )
