@@ -159,7 +159,7 @@ def build_hierarchy(
     merge = plugins.load("netgraph.coarseners", coarsener) if isinstance(coarsener, str) else coarsener
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
     name = coarsener if isinstance(coarsener, str) else getattr(coarsener, "__name__", repr(coarsener))
-    levels = [Level(model, spec, {}, time.perf_counter() - started, spec.plans["eval"].flops)]
+    levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
     whole: dict[str, Transfer] = {}
     state: Mapping[str, Tensor] = traced_state(model)
     weights: dict[str, NDArray[Any]] = {axis.name: np.ones(axis.size) for axis in spec.free}
@@ -184,8 +184,8 @@ def build_hierarchy(
         weights.update({a: np.bincount(t.aggregates, weights[a]) for a, t in transfers.items()})
         coarse = coarse_network(model, spec, whole, state=state)
         resized = spec.resized({axis: t.n_coarse for axis, t in whole.items()})
-        flops = verify_level(coarse, example, levels[0].model)
-        levels.append(Level(coarse, resized, transfers, time.perf_counter() - started, flops))
+        verify_level(coarse, example)
+        levels.append(Level(coarse, resized, transfers, time.perf_counter() - started, resized.flops))
     if len(levels) == 1:
         raise NothingToMergeError(_why_nothing(spec, kept))
     options = {

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+FEW = 4  # aggregates up to this size are added up by gathers
+
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
@@ -92,10 +94,38 @@ class Transfer:
     def total(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply P' along a dimension: add up each aggregate."""
         dim %= tensor.ndim
+        if self._members.shape[1]:
+            return self._total_of_few(tensor, dim)
         index, kept = self._index(tensor)
         source = tensor if kept is None else tensor.index_select(dim, kept)
         shape = [*tensor.shape[:dim], self.n_coarse, *tensor.shape[dim + 1 :]]
         return tensor.new_zeros(shape).index_add_(dim, index, source)
+
+    @cached_property
+    def _members(self) -> NDArray[np.int64]:
+        """The units of each aggregate, (k, largest size), -1 where it has fewer; no columns where some are large."""
+        largest = int(self.sizes.max(initial=0))
+        if largest > FEW:
+            return np.empty((self.n_coarse, 0), dtype=np.int64)
+        order = np.argsort(self.aggregates, kind="stable")
+        order = order[self.aggregates[order] >= 0]
+        starts = np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
+        members = np.full((self.n_coarse, largest), -1, dtype=np.int64)
+        members[self.aggregates[order], np.arange(len(order)) - starts] = order
+        return members
+
+    def _total_of_few(self, tensor: Tensor, dim: int) -> Tensor:
+        """Gather the first members, the second, and so on: in parallel, where a scatter is not."""
+        out = None
+        for column in self._members.T:
+            index = torch.as_tensor(np.maximum(column, 0), device=tensor.device)
+            found = tensor.index_select(dim, index)
+            if (column < 0).any():
+                absent = torch.as_tensor(np.flatnonzero(column < 0), device=tensor.device)
+                found = found.index_fill_(dim, absent, 0)
+            out = found if out is None else out.add_(found)
+        assert out is not None
+        return out
 
     def average(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply R along a dimension: the mean of each aggregate; integers stay themselves where units agree."""

@@ -1,35 +1,51 @@
-"""Floating-point operations of a recorded graph: two for each multiply-add of its products."""
+"""The products of a recorded graph, as spaces: a multiply-add for each index of each space, two operations each.
+
+Matrix products, convolutions, attention and recurrent cells are counted; pointwise work and einsum are not.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, fx
 
-from netgraph.call import bind, operator_name, shape_of
+from netgraph.call import bind, operator_name
+from netgraph.space import Space
 
 
-def count_flops(graph: fx.Graph) -> int:
-    """Return the operations of the matrix products, convolutions and attention of one forward pass."""
-    return sum(_flops(node) for node in graph.nodes if node.op == "call_function")
+def products(graph: fx.Graph, spaces: Mapping[fx.Node, Any]) -> list[Space]:
+    """Return one space for each product of one forward pass; its size is the number of multiply-adds."""
+    found = []
+    for node in graph.nodes:
+        if node.op == "call_function":
+            found += [tuple(f for space in dims for f in space) for dims in _products(node, spaces)]
+    return found
 
 
-def _flops(node: fx.Node) -> int:
+def _products(node: fx.Node, spaces: Mapping[fx.Node, Any]) -> list[list[Space]]:
     name = operator_name(node.target).removeprefix("aten.")
-    if not isinstance(node.meta.get("val"), Tensor):
-        return 0
-    out = math.prod(shape_of(node))
-    if name == "linear":
-        return 2 * out * shape_of(bind(node)["input"])[-1]
-    if name in ("mm", "bmm", "matmul", "addmm", "baddbmm"):
-        left = bind(node).get("mat1") or bind(node).get("batch1") or bind(node).get("self")
-        return 2 * out * shape_of(left)[-1]  # type: ignore[arg-type]
-    if name in ("conv1d", "conv2d", "conv3d"):
-        return 2 * out * math.prod(shape_of(bind(node)["weight"])[1:])
-    if name.startswith("conv_transpose"):
+    if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         arguments = bind(node)
-        return 2 * math.prod(shape_of(arguments["input"])) * math.prod(shape_of(arguments["weight"])[1:])
+        matrices = [spaces[p] for p in arguments["params"] if len(spaces[p]) == 2]
+        return [[*spaces[arguments["input"]][:-1], *matrix] for matrix in matrices]
+    if not isinstance(node.meta.get("val"), Tensor):
+        return []
+    out = spaces[node]
+    if name == "linear":
+        return [[*out, spaces[bind(node)["input"]][-1]]]
+    if name in ("mm", "bmm", "matmul", "addmm", "baddbmm"):
+        return [[*out, spaces[_left(bind(node))][-1]]]
+    if name in ("conv1d", "conv2d", "conv3d"):
+        return [[*out, *spaces[bind(node)["weight"]][1:]]]
+    if name.startswith("conv_transpose"):
+        return [[*spaces[bind(node)["input"]], *spaces[bind(node)["weight"]][1:]]]
     if name == "scaled_dot_product_attention":
-        query, key = shape_of(bind(node)["query"]), shape_of(bind(node)["key"])
-        return 2 * key[-2] * (math.prod(query) + out)
-    return 0
+        attended = spaces[bind(node)["key"]][-2]
+        return [[*spaces[bind(node)["query"]], attended], [*out, attended]]
+    return []
+
+
+def _left(arguments: dict[str, Any]) -> fx.Node:
+    left: fx.Node = arguments.get("mat1") or arguments.get("batch1") or arguments["self"]
+    return left

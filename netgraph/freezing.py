@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from netgraph import space as sp
 from netgraph.call import Edit, Scale, Spaces, Trail, Use
 from netgraph.capture import Capture
-from netgraph.flops import count_flops
+from netgraph.flops import products
 from netgraph.space import Atom, Space
 from netgraph.spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
 
@@ -171,7 +171,8 @@ class _Naming:
 
 
 def _plan(taken: Capture, trail: Trail, naming: _Naming) -> Plan:
-    plan = Plan(taken.graph, outputs=taken.outputs, flops=count_flops(taken.graph))
+    multiplied = [naming.term(space) for space in products(taken.graph, trail.spaces)]
+    plan = Plan(taken.graph, outputs=taken.outputs, products=multiplied)
     for space, node, dim in trail.sources:
         factors = sp.resolve(space)
         if factors and isinstance(factors[0], Atom) and factors[0].dynamic:

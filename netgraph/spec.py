@@ -77,7 +77,7 @@ class Plan:
     retarget: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     sources: dict[str, tuple[str, int, Term]] = field(default_factory=dict)
     outputs: Any = None
-    flops: int = 0
+    products: list[Term] = field(default_factory=list)
 
 
 def term_size(term: Term, sizes: Mapping[str, int]) -> int:
@@ -141,6 +141,11 @@ class UnitSpec:
     def free(self) -> list[Axis]:
         """The axes whose units may merge."""
         return [axis for axis in self.axes.values() if axis.kept is None]
+
+    @property
+    def flops(self) -> int:
+        """Operations of the products of one forward pass on the example, two for each multiply-add."""
+        return sum(2 * term_size(term, self.sizes) for term in self.plans["eval"].products)
 
     def readers(self, axis: str) -> list[tuple[str, int]]:
         """Return the (parameter, dimension) pairs that run over an axis."""

@@ -216,3 +216,15 @@ def test_verify_judges_every_axis():
     assert {v.oracle for v in verdicts} == {"duplicate", "dead"}
     assert all(v.error is None or v.error < 1e-12 for v in verdicts)
     assert any(v.note for v in verdicts)
+
+
+@pytest.mark.parametrize("name", ["mlp", "flatten", "grouped conv", "fused attention", "low rank", "transposed"])
+def test_operations_are_those_that_pytorch_counts_on_every_level(name):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, example = NETS[name]
+    for level in ng.build_hierarchy(model, example).levels:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                level.model.eval()(example)
+        assert level.flops == counter.get_total_flops()
