@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netgraph import plugins
@@ -154,50 +153,61 @@ def build_hierarchy(
     """
     started = time.perf_counter()
     ratios = _checked_ratios(ratio, n_levels, round_to)
-    spec = spec or trace(model, example)
-    kept = _checked_axes(spec, [*keep, *(name for name in ratios if name != "*")], set(keep))
+    name = coarsener if isinstance(coarsener, str) else str(getattr(coarsener, "__name__", repr(coarsener)))
     merge = plugins.load("netgraph.coarseners", coarsener) if isinstance(coarsener, str) else coarsener
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
-    name = coarsener if isinstance(coarsener, str) else getattr(coarsener, "__name__", repr(coarsener))
+    spec = spec or trace(model, example)
+    kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
+    way = _Way(merge, name, weigh, ratios, kept, round_to, seed, progress)
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
-    whole: dict[str, Transfer] = {}
-    state: Mapping[str, Tensor] = traced_state(model)
-    weights: dict[str, NDArray[Any]] = {axis.name: np.ones(axis.size) for axis in spec.free}
-    for _ in range(n_levels - 1):
+    state, whole = traced_state(model), dict[str, Transfer]()
+    while len(levels) < n_levels:
         started = time.perf_counter()
-        here = levels[-1].spec
-        transfers = {}
-        axes = [axis for axis in here.free if axis.name not in kept]
-        for done, axis in enumerate(axes):
-            if progress is not None:
-                progress(axis.name, done, len(axes))
-            n_coarse = n_coarse_for(axis, ratios.get(axis.name, ratios["*"]), round_to)
-            if n_coarse < axis.size:
-                graph = _axis_graph(here, state, axis, weights[axis.name], weigh, seed)
-                found = Transfer(checked_aggregates(merge(graph, n_coarse, seed=seed), graph, name))
-                if found.n_coarse < axis.size:
-                    transfers[axis.name] = found
+        transfers = way.transfers(levels[-1].spec, state, whole)
         if not transfers:
             break
-        state = inject(here, transfers, state)
-        whole = {**whole, **{a: whole[a].compose(t) if a in whole else t for a, t in transfers.items()}}
-        weights.update({a: np.bincount(t.aggregates, weights[a]) for a, t in transfers.items()})
+        state = inject(levels[-1].spec, transfers, state)
+        whole |= {axis: whole[axis].compose(t) if axis in whole else t for axis, t in transfers.items()}
         coarse = coarse_network(model, spec, whole, state=state)
-        resized = spec.resized({axis: t.n_coarse for axis, t in whole.items()})
         verify_level(coarse, example)
-        levels.append(Level(coarse, resized, transfers, time.perf_counter() - started, resized.flops))
+        here = spec.resized({axis: t.n_coarse for axis, t in whole.items()})
+        levels.append(Level(coarse, here, transfers, time.perf_counter() - started, here.flops))
     if len(levels) == 1:
         raise NothingToMergeError(_why_nothing(spec, kept))
-    options = {
-        "coarsener": name,
-        "n_levels": n_levels,
-        "ratio": ratio,
-        "round_to": round_to,
-        "seed": seed,
-        "keep": sorted(kept),
-        "example": described(example),
-    }
-    return Hierarchy(levels, options)
+    options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed}
+    return Hierarchy(levels, {**options, "keep": sorted(kept), "example": described(example)})
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How axes are merged, the same on every level."""
+
+    merge: Coarsener
+    name: str
+    weigh: Callable[..., Any]
+    ratios: Mapping[str, float]
+    kept: set[str]
+    round_to: int
+    seed: int
+    progress: Progress | None
+
+    def transfers(
+        self, spec: UnitSpec, state: Mapping[str, Tensor], whole: Mapping[str, Transfer]
+    ) -> dict[str, Transfer]:
+        """Return the way down for every axis that shrinks; ``whole`` is the way so far."""
+        axes = [axis for axis in spec.free if axis.name not in self.kept]
+        out = {}
+        for done, axis in enumerate(axes):
+            if self.progress is not None:
+                self.progress(axis.name, done, len(axes))
+            n_coarse = n_coarse_for(axis, self.ratios.get(axis.name, self.ratios["*"]), self.round_to)
+            if n_coarse < axis.size:
+                weight = whole[axis.name].sizes if axis.name in whole else np.ones(axis.size)
+                graph = _axis_graph(spec, state, axis, weight, self.weigh, self.seed)
+                found = Transfer(checked_aggregates(self.merge(graph, n_coarse, seed=self.seed), graph, self.name))
+                if found.n_coarse < axis.size:
+                    out[axis.name] = found
+        return out
 
 
 def _axis_graph(
@@ -241,8 +251,3 @@ def _why_nothing(spec: UnitSpec, kept: set[str]) -> str:
     reasons = [f"{a.name}: {a.kept}" for a in spec.axes.values() if a.kind != "index" and a.kept][:3]
     reasons += [f"{name}: you asked to keep it" for name in sorted(kept)][:3]
     return f"nothing in this network can be merged; {'; '.join(reasons) or 'every axis has one unit or no divisor'}"
-
-
-def with_model(level: Level, model: nn.Module) -> Level:
-    """Return a level with another network of the same shape."""
-    return replace(level, model=model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,6 +179,18 @@ class Call:
             self.pin(sa, "contracted between two activations")
         else:
             self.sums(b if a in self.trail.from_input else a, dim_b if a in self.trail.from_input else dim_a)
+
+    def broadcast(self, operands: Iterable[Spaces]) -> Spaces:
+        """Unite dimensions from the last on, as broadcasting does; a dimension of one index meets any."""
+        out: Spaces = []
+        for spaces in operands:
+            out = [sp.ONE] * (len(spaces) - len(out)) + out
+            for i, space in enumerate(reversed(spaces), 1):
+                if out[-i] == sp.ONE:
+                    out[-i] = space
+                elif space != sp.ONE:
+                    self.unite(out[-i], space)
+        return out
 
     def reshape(self, spaces: Sequence[Space], sizes: Sequence[int]) -> Spaces:
         """Regroup dimensions; leading ones that stay are kept even where the rest has to be pinned."""

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from netgraph.errors import LoadError
+from netgraph.tracing import rule_table
 
 BUILTINS = {
     "getitem": operator.getitem,
@@ -86,8 +87,6 @@ def _identifier(name: str) -> str:
 
 
 def _function(what: str) -> Any:
-    from netgraph.tracing import rule_table
-
     kind, _, name = what.partition(":")
     if kind == "builtin" and name in BUILTINS:
         return BUILTINS[name]

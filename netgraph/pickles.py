@@ -7,7 +7,6 @@ replays the pickle with inert stand-ins first.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 from netgraph.errors import LoadError, UntrustedError
 
-_ALLOWED_MODULES = {"torch", "torch._utils", "torch.storage", "torch.nn.parameter", "collections", "torch._tensor"}
 _ALLOWED = {
     "collections.OrderedDict", "collections.defaultdict", "collections.Counter", "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_tensor", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
@@ -156,8 +154,3 @@ def _refuse_bombs(data: bytes, path: Path, first: int = 1) -> None:
                     raise LoadError(f"{path} holds an integer of {argument.bit_length()} bits; it is crafted")
         except ValueError:
             return
-
-
-def plausible(shape: tuple[int, ...]) -> bool:
-    """Tell whether a tensor of this shape could be meant."""
-    return math.prod(shape) < 2**40

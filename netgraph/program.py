@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from netgraph.document import graph_from, graph_to
+from netgraph.document import graph_from
 from netgraph.errors import TraceError
-from netgraph.structure import flatten, structure_of, unflatten, without_classes
+from netgraph.structure import flatten, unflatten, without_classes
 
 
 class GraphNetwork(nn.Module):
@@ -139,16 +139,6 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         outputs=document["outputs"],
         shapes=document["shapes"],
     ).eval()
-
-
-def example_structure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return how a call's arguments nest."""
-    return structure_of((args, kwargs), [])
-
-
-def graph_document(graph: fx.Graph) -> list[Any]:
-    """Return a graph as data for JSON."""
-    return graph_to(graph)
 
 
 def _compiled(graph: fx.Graph) -> Any:

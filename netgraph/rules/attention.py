@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from netgraph import space as sp
 from netgraph.call import Call, Spaces
-from netgraph.space import ONE
 
 
 def scaled_dot_product(call: Call) -> Spaces:
@@ -21,7 +20,7 @@ def scaled_dot_product(call: Call) -> Spaces:
     for i in range(3, len(query) + 1):
         _meet_heads(call, query[-i], key[-i], value[-i])
     if call.has("attn_mask"):
-        _meet_mask(call, call.spaces("attn_mask"), [*query[:-1], key[-2]])
+        call.broadcast([[*query[:-1], key[-2]], call.spaces("attn_mask")])
     return [*(sp.resolve(s) for s in query[:-1]), value[-1]]
 
 
@@ -29,12 +28,6 @@ def _meet_heads(call: Call, query: sp.Space, key: sp.Space, value: sp.Space) -> 
     call.unite(key, value)
     copies = sp.size_of(query) // max(sp.size_of(key), 1)
     call.unite(query, sp.resolve(key) + sp.fresh(copies))
-
-
-def _meet_mask(call: Call, mask: Spaces, scores: Spaces) -> None:
-    for i, space in enumerate(reversed(mask), 1):
-        if space != ONE:
-            call.unite(space, scores[-i])
 
 
 RULES = {"aten.scaled_dot_product_attention": scaled_dot_product}

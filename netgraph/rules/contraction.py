@@ -30,10 +30,7 @@ def baddbmm(call: Call) -> Spaces:
 
 
 def _add(call: Call, addend: fx.Node, out: Spaces) -> Spaces:
-    for i, space in enumerate(reversed(call.spaces(addend)), 1):
-        if space != ONE:
-            call.unite(space, out[-i])
-    return out
+    return call.broadcast([out, call.spaces(addend)])
 
 
 def matmul(call: Call) -> Spaces:
@@ -47,13 +44,7 @@ def product(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
     na, nb = len(call.shape(a)), len(call.shape(b))
     call.contract(a, na - 1, b, max(nb - 2, 0))
     sa, sb = call.spaces(a), call.spaces(b)
-    batch: Spaces = [ONE] * max(na - 2, nb - 2, 0)
-    for spaces in (sa[:-2], sb[:-2]):
-        for i, space in enumerate(reversed(spaces), 1):
-            if batch[-i] == ONE:
-                batch[-i] = space
-            elif space != ONE:
-                call.unite(batch[-i], space)
+    batch = call.broadcast([sa[:-2], sb[:-2]])
     return batch + sa[-2:-1] + (sb[-1:] if nb > 1 else [])
 
 

@@ -54,7 +54,7 @@ def advanced(call: Call) -> Spaces:
             place = 0  # indices that are not side by side come out in front
         looked_up.append(index)
         at += width
-    found = _broadcast(call, looked_up)
+    found = call.broadcast([_counted(call)] if _is_mask(i) else call.spaces(i) for i in looked_up)
     place = place or 0
     out = [s for s, _ in rest[:place]] + found + [s for s, _ in rest[place:]]
     if not any(_is_mask(i) for i in looked_up):
@@ -64,19 +64,6 @@ def advanced(call: Call) -> Spaces:
 
 def _is_mask(index: fx.Node) -> bool:
     return index.meta["val"].dtype in (torch.bool, torch.uint8)
-
-
-def _broadcast(call: Call, indices: list[fx.Node]) -> Spaces:
-    out: Spaces = []
-    for index in indices:
-        spaces = [_counted(call)] if _is_mask(index) else call.spaces(index)
-        out = [ONE] * (len(spaces) - len(out)) + out
-        for i, space in enumerate(reversed(spaces), 1):
-            if out[-i] == ONE:
-                out[-i] = space
-            elif space != ONE:
-                call.unite(out[-i], space)
-    return out
 
 
 def _counted(call: Call) -> Space:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, fx
+from torch import fx
 
 from netgraph.call import Call, Spaces
 from netgraph.space import ONE
@@ -10,15 +10,8 @@ from netgraph.space import ONE
 
 def pointwise(call: Call) -> Spaces:
     """Unite operands from the last dimension on; a scalar factor leaves a parameter a parameter."""
-    out: Spaces = [ONE] * len(call.shape())
-    for operand in call.operands:
-        for i, space in enumerate(reversed(call.spaces(operand)), 1):
-            if space == ONE or i > len(out):
-                continue
-            if out[-i] == ONE:
-                out[-i] = space
-            else:
-                call.unite(out[-i], space)
+    ndim = len(call.shape())
+    out = call.broadcast([[ONE] * ndim, *(call.spaces(operand) for operand in call.operands)])[-ndim:] if ndim else []
     if len(call.operands) == 1 and linear_in_its_operand(call):
         call.alias(call.operands[0], range(len(out)))
     return out
@@ -49,21 +42,9 @@ def as_second(call: Call) -> Spaces:
     return call.spaces(first)
 
 
-def where_condition(call: Call) -> Spaces:
-    """Choose elementwise (``where`` with three operands)."""
-    return pointwise(call)
-
-
 def several(call: Call) -> list[Spaces]:
     """Broadcast a list of tensors to one shape (``broadcast_tensors``)."""
-    shape = next(tuple(v.shape) for v in call.node.meta["val"] if isinstance(v, Tensor))
-    out: Spaces = [ONE] * len(shape)
-    for operand in call.operands:
-        for i, space in enumerate(reversed(call.spaces(operand)), 1):
-            if space != ONE and out[-i] == ONE:
-                out[-i] = space
-            elif space != ONE:
-                call.unite(out[-i], space)
+    out = call.broadcast(call.spaces(operand) for operand in call.operands)
     return [list(out) for _ in call.node.meta["val"]]
 
 

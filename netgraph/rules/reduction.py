@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from netgraph import space as sp
 from netgraph.call import Call, Spaces
+from netgraph.rules.pointwise import pointwise
 from netgraph.space import ONE, Space
 
 
@@ -77,8 +78,6 @@ def extreme(call: Call) -> Spaces:
 def extreme_of_all_or_indexed(call: Call) -> Spaces | list[Spaces]:
     """``max`` in three forms: of all, elementwise of two, along a dimension with its index."""
     if call.has("other"):
-        from netgraph.rules.pointwise import pointwise
-
         return pointwise(call)
     if "dim" not in call.arguments:
         return []
