@@ -28,6 +28,8 @@ class AxisGraph:
         Returns (n, d) numbers; called only by coarseners that ask for `features`.
     equal : bool
         Whether all aggregates must have one size.
+    fixed : bool array of shape (n,), optional
+        Units that must stay alone.
     """
 
     name: str
@@ -35,6 +37,7 @@ class AxisGraph:
     weight: NDArray[Any]
     make_features: Callable[[], NDArray[Any]] | None = None
     equal: bool = False
+    fixed: NDArray[np.bool_] | None = None
 
     @property
     def n_units(self) -> int:

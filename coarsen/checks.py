@@ -23,7 +23,7 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str) -> NDArray[
     AggregatesError
         They are not; says what came back and how to renumber it.
     """
-    array = np.asarray(aggregates)
+    array = _array(aggregates)
     asked = f"coarsener {name!r} returned"
     of = f"for axis {graph.name!r} of {graph.n_units} units"
     rule = (
@@ -33,12 +33,17 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str) -> NDArray[
     if array.shape != (graph.n_units,) or array.dtype.kind not in "iu":
         raise AggregatesError(f"{asked} {array.dtype} of shape {array.shape} {of}. {rule}")
     present = np.unique(array)
+    if present.size and present[0] >= 0 and present[-1] >= graph.n_units:
+        raise AggregatesError(f"{asked} {present[-1] + 1} aggregates {of}. {rule}")
     if not np.array_equal(present, np.arange(len(present))):
         raise AggregatesError(
             f"{asked} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}"
         )
-    if graph.equal and len(set(np.bincount(array).tolist())) > 1:
-        sizes = np.bincount(array)
+    sizes = np.bincount(array)
+    if graph.fixed is not None and (sizes[array[graph.fixed]] > 1).any():
+        joined = int(np.flatnonzero(graph.fixed & (sizes[array] > 1))[0])
+        raise AggregatesError(f"{asked} unit {joined} merged {of}, which must stay alone: honour graph.fixed")
+    if graph.equal and len(set(sizes.tolist())) > 1:
         raise AggregatesError(
             f"{asked} aggregates of {sizes.min()} to {sizes.max()} units {of}, whose aggregates must all have one size: "
             "honour graph.equal"
@@ -46,7 +51,14 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str) -> NDArray[
     return array.astype(np.int64)
 
 
-def check_coarsener(coarsener: Coarsener, *, name: str | None = None) -> None:
+def _array(aggregates: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(aggregates)
+    except (TypeError, ValueError):  # ragged lists, tensors on a device
+        return np.array(None)
+
+
+def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: bool = False) -> None:
     """Prove that a callable is a coarsener.
 
     It must return an int array of shape (n_units,) numbered from 0 with none skipped, leave the graph unchanged,
@@ -58,6 +70,8 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None) -> None:
     coarsener : callable ``(graph, n_coarse, *, seed) -> aggregates``
     name : str, optional
         For messages.
+    fixed : bool
+        Whether it must keep units alone that ``graph.fixed`` marks. Hierarchies mark none so far.
 
     Raises
     ------
@@ -65,17 +79,35 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None) -> None:
         The first rule that is broken.
     """
     called = name or str(getattr(coarsener, "__name__", repr(coarsener)))
-    for graph, n_coarse in _trials():
-        before = (graph.adjacency.copy(), graph.weight.copy())
-        first = checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, called)
-        second = checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, called)
+    for graph, n_coarse in _trials() + (_fixed_trials() if fixed else []):
+        before = _contents(graph)
+        first, second = (_answer(coarsener, graph, n_coarse, called) for _ in range(2))
         if not np.array_equal(first, second):
             raise AggregatesError(
                 f"coarsener {called!r} gave two answers for one seed on {graph.name}; draw from seed only"
             )
-        if (before[0] != graph.adjacency).nnz or not np.array_equal(before[1], graph.weight):
+        if not all(map(np.array_equal, before, _contents(graph))):
             raise AggregatesError(f"coarsener {called!r} changed the graph {graph.name}; work on a copy")
         _check_count(first, graph, n_coarse, called)
+
+
+def _answer(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) -> NDArray[np.int64]:
+    try:
+        return checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, name)
+    except AggregatesError:
+        raise
+    except Exception as error:  # whatever a stranger's function raises is what it did wrong
+        edges = f"{graph.n_units} units and {graph.adjacency.nnz // 2} edges"
+        raise AggregatesError(
+            f"coarsener {name!r} failed on {graph.name}, {edges}, asked for {n_coarse} aggregates: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _contents(graph: AxisGraph) -> list[NDArray[Any]]:
+    a = graph.adjacency
+    fixed = np.zeros(graph.n_units, bool) if graph.fixed is None else graph.fixed
+    return [x.copy() for x in (a.data, a.indices, a.indptr, graph.weight, graph.features, fixed)]
 
 
 def _check_count(aggregates: NDArray[np.int64], graph: AxisGraph, n_coarse: int, name: str) -> None:
@@ -87,11 +119,7 @@ def _check_count(aggregates: NDArray[np.int64], graph: AxisGraph, n_coarse: int,
 
 
 def _trials() -> list[tuple[AxisGraph, int]]:
-    random = np.random.default_rng(0)
-    points = random.normal(size=(24, 5))
-    dense = np.maximum(points @ points.T, 0)
-    np.fill_diagonal(dense, 0)
-    full = sparse.csr_array(dense)
+    full, points = _full()
     path = sparse.csr_array(sparse.diags_array([np.ones(6), np.ones(6)], offsets=[-1, 1]))
     empty = sparse.csr_array((5, 5))
     graphs = [
@@ -112,3 +140,19 @@ def _trials() -> list[tuple[AxisGraph, int]]:
         (AxisGraph(f"trial {i}", a, np.ones(a.shape[0]), lambda n=a.shape[0]: points[:n], equal), k)  # type: ignore[misc]
         for i, (a, k, equal) in enumerate(graphs)
     ]
+
+
+def _fixed_trials() -> list[tuple[AxisGraph, int]]:
+    full, points = _full()
+    fixed = np.isin(np.arange(24), (0, 7, 23))
+    return [
+        (AxisGraph(f"fixed trial {i}", full, np.ones(24), lambda: points, False, mask), k)
+        for i, (mask, k) in enumerate([(fixed, 12), (fixed, 2), (~fixed, 12), (fixed | ~fixed, 12)])
+    ]
+
+
+def _full() -> tuple[sparse.csr_array, NDArray[Any]]:
+    points = np.random.default_rng(0).normal(size=(24, 5))
+    dense = np.maximum(points @ points.T, 0)
+    np.fill_diagonal(dense, 0)
+    return sparse.csr_array(dense), points

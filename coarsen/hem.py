@@ -40,7 +40,7 @@ def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> In
     Raises
     ------
     AggregatesError
-        Aggregates must be equal and ``n_coarse`` does not divide the number of units.
+        Aggregates must be equal, and ``n_coarse`` does not divide the number of units or some must stay alone.
     """
     return _aggregate(graph, n_coarse, lambda adjacency: _by_weight(adjacency, seed))
 
@@ -51,26 +51,44 @@ def random_order_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> 
 
 
 def _aggregate(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
-    n = graph.n_units
     if graph.equal:
-        if n_coarse < 1 or n % n_coarse:
-            raise AggregatesError(
-                f"axis {graph.name!r} of {n} units needs aggregates of one size, and {n_coarse} does not divide {n}; "
-                "ask for a divisor"
-            )
+        divisor_asked(graph, n_coarse)
         return _equal_groups(graph, n_coarse, match)
-    aggregates, adjacency = np.arange(n), graph.adjacency
-    while adjacency.shape[0] > n_coarse:
-        last = 2 * n_coarse >= adjacency.shape[0]  # one matching is enough; who found no partner stays alone
-        pairs = match(adjacency)[: adjacency.shape[0] - n_coarse]
+    aggregates, adjacency = np.arange(graph.n_units), _movable(graph)
+    once = 2 * n_coarse >= graph.n_units  # one matching is enough; who found no partner stays alone
+    while (n := adjacency.shape[0]) > n_coarse:
+        pairs = match(adjacency)[: n - n_coarse]
         if not len(pairs):
             break
-        step = numbered(_merge_pairs(adjacency.shape[0], pairs))
-        aggregates = step[aggregates]
-        if last:
+        step = numbered(_merge_pairs(n, pairs))
+        sizes, aggregates = np.bincount(aggregates), step[aggregates]
+        if once or n - len(pairs) == n_coarse:
             break
-        adjacency = contracted(adjacency, step)
+        adjacency = contracted(adjacency, step, sizes)
     return numbered(aggregates)
+
+
+def divisor_asked(graph: AxisGraph, n_coarse: int) -> None:
+    """Raise `AggregatesError` unless aggregates of one size can number ``n_coarse``."""
+    n = graph.n_units
+    if n_coarse < 1 or n % n_coarse:
+        raise AggregatesError(
+            f"axis {graph.name!r} of {n} units needs aggregates of one size, and {n_coarse} does not divide {n}; "
+            "ask for a divisor"
+        )
+    if graph.fixed is not None and graph.fixed.any() and n_coarse < n:
+        raise AggregatesError(
+            f"axis {graph.name!r} needs aggregates of one size, and unit {int(graph.fixed.argmax())} must stay alone; "
+            f"ask for {n} aggregates, or free the unit"
+        )
+
+
+def _movable(graph: AxisGraph) -> sparse.csr_array:
+    """Return the adjacency without the edges of units that must stay alone."""
+    if graph.fixed is None or not graph.fixed.any():
+        return graph.adjacency
+    free = sparse.diags_array((~graph.fixed).astype(graph.adjacency.dtype))
+    return sparse.csr_array(free @ graph.adjacency @ free)
 
 
 def _equal_groups(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
@@ -80,9 +98,9 @@ def _equal_groups(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     while size % 2 == 0:
         pairs = _perfect(adjacency.shape[0], match(adjacency))
         step = numbered(_merge_pairs(adjacency.shape[0], pairs))
-        aggregates, size = step[aggregates], size // 2
+        sizes, aggregates, size = np.bincount(aggregates), step[aggregates], size // 2
         if size > 1:
-            adjacency = contracted(adjacency, step)
+            adjacency = contracted(adjacency, step, sizes)
     if size > 1:
         step = _grown(adjacency, size)
         aggregates = step[aggregates]
@@ -219,11 +237,16 @@ def numbered(aggregates: Ints) -> Ints:
     return rank[inverse]
 
 
-def contracted(adjacency: sparse.csr_array, aggregates: Ints) -> sparse.csr_array:
-    """Return the graph of aggregates: the mean affinity of their members, zero diagonal."""
+def contracted(adjacency: sparse.csr_array, aggregates: Ints, sizes: Ints) -> sparse.csr_array:
+    """Return the graph of aggregates: the mean affinity of their members, zero diagonal.
+
+    ``sizes`` (n,) says how many units each vertex stands for already, so that the mean runs over units however
+    often the graph was contracted (average linkage); a mean of means would halve a hub's edges with every leaf.
+    """
     n, k = len(aggregates), int(aggregates.max()) + 1
-    P = sparse.csr_array((np.ones(n), (np.arange(n), aggregates)), shape=(n, k))
-    R = sparse.csr_array(sparse.diags_array(1.0 / np.bincount(aggregates)) @ P.T)
+    shares = sizes / np.bincount(aggregates, sizes)[aggregates]
+    R = sparse.csr_array((shares, (aggregates, np.arange(n))), shape=(k, n))
     coarse = sparse.coo_array(R @ adjacency @ R.T)  # (k, n) @ (n, n) @ (n, k)
-    off = coarse.row != coarse.col
-    return sparse.csr_array((coarse.data[off], (coarse.row[off], coarse.col[off])), shape=(k, k))
+    above = coarse.row < coarse.col  # the half below may differ in the last digit, and suitors must agree
+    i, j, w = coarse.row[above], coarse.col[above], coarse.data[above]
+    return sparse.csr_array((np.r_[w, w], (np.r_[i, j], np.r_[j, i])), shape=(k, k))

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from netgraph.errors import AggregatesError
+
+HALVES = (torch.float16, torch.bfloat16)  # summed in single precision: they overflow, or stop growing
 FEW = 4  # aggregates up to this size are added up by gathers
 
 
@@ -28,9 +31,26 @@ class Transfer:
     ----------
     aggregates : int array of shape (n,)
         The coarse unit that each unit joins, numbered 0 .. k - 1; -1 for a unit that is left out.
+
+    Raises
+    ------
+    AggregatesError
+        A number is skipped, or is none.
     """
 
     aggregates: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        found = np.asarray(self.aggregates)
+        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+            raise AggregatesError(f"aggregates are an int array of shape (n_units,), not {found.dtype} {found.shape}")
+        present = np.unique(found[found != -1])
+        if not np.array_equal(present, np.arange(len(present))):
+            raise AggregatesError(
+                f"aggregates run from {present[0]} to {present[-1]} and are {len(present)}; number them from 0 with none "
+                "skipped, as numpy.unique(x, return_inverse=True)[1] does"
+            )
+        object.__setattr__(self, "aggregates", found.astype(np.int64))
 
     @classmethod
     def identity(cls, n: int) -> Transfer:
@@ -39,9 +59,11 @@ class Transfer:
 
     @classmethod
     def selection(cls, kept: NDArray[Any], n: int) -> Transfer:
-        """Return the transfer that leaves out all units but ``kept``."""
+        """Return the transfer that leaves out all units but ``kept``, a mask or the units' numbers in their new order."""
+        units = np.asarray(kept)
+        units = np.flatnonzero(units) if units.dtype == bool else units
         aggregates = np.full(n, -1, dtype=np.int64)
-        aggregates[np.asarray(kept)] = np.arange(len(kept))
+        aggregates[units] = np.arange(len(units))
         return cls(aggregates)
 
     @property
@@ -86,7 +108,8 @@ class Transfer:
 
     def compose(self, coarser: Transfer) -> Transfer:
         """Return the transfer of two levels in one step; means weigh fine units alike only if sizes are equal."""
-        out = np.where(self.aggregates >= 0, coarser.aggregates[self.aggregates], -1)
+        out = self.aggregates.copy()
+        out[out >= 0] = coarser.aggregates[out[out >= 0]]
         return Transfer(out)
 
     # the four maps along one dimension of a tensor
@@ -94,6 +117,8 @@ class Transfer:
     def total(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply P' along a dimension: add up each aggregate."""
         dim %= tensor.ndim
+        if tensor.dtype in HALVES:
+            return self.total(tensor.float(), dim).to(tensor.dtype)
         if self._members.shape[1]:
             return self._total_of_few(tensor, dim)
         index, kept = self._index(tensor)
@@ -132,6 +157,8 @@ class Transfer:
         dim %= tensor.ndim
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return self.average(tensor.double(), dim).round().to(tensor.dtype)
+        if tensor.dtype in HALVES:
+            return self.average(tensor.float(), dim).to(tensor.dtype)
         return self.total(tensor, dim) / self._sizes(tensor, dim)
 
     def copy(self, tensor: Tensor, dim: int) -> Tensor:
@@ -147,7 +174,19 @@ class Transfer:
     def share(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply R' along a dimension: each unit takes an equal share of its aggregate's entry."""
         dim %= tensor.ndim
+        if tensor.dtype in HALVES:
+            return self.share(tensor.float(), dim).to(tensor.dtype)
         return self.copy(tensor / self._sizes(tensor, dim), dim)
+
+    # second moments go by the squared entries of the same matrices; those of P are its own, so total and copy serve
+
+    def average_sq(self, tensor: Tensor, dim: int) -> Tensor:
+        """Apply R with squared entries along a dimension."""
+        return self.average(tensor, dim) / self._sizes(tensor, dim % tensor.ndim)
+
+    def share_sq(self, tensor: Tensor, dim: int) -> Tensor:
+        """Apply R', with squared entries, along a dimension."""
+        return self.share(tensor / self._sizes(tensor, dim % tensor.ndim), dim)
 
     def _index(self, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
         kept = np.flatnonzero(self.aggregates >= 0)
@@ -166,4 +205,4 @@ class Transfer:
 def _torch_csr(matrix: Any, dtype: torch.dtype) -> Tensor:
     values = torch.from_numpy(matrix.data).to(dtype)
     starts, columns = (torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices))
-    return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape)
+    return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=False)

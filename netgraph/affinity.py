@@ -6,6 +6,7 @@ no n × n matrix is ever formed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,22 @@ from scipy import sparse
 from netgraph.errors import NetgraphError
 
 DENSE = 2048
+NEIGHBOURS = 32
 BLOCK = 2048
 
+Weigh = Callable[[NDArray[Any], slice, slice], NDArray[Any]]
 
-def cosine(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_array:
+
+def cosine(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sparse.csr_array:
     """Return ``(1 + cos) / 2`` between rows: their order is that of the cosine, and no edge is lost to a sign.
 
-    A zero row has no edge: it is like nothing.
+    A zero row has no edge: it is like nothing. Exact copies weigh exactly 1, other directions less.
 
     Parameters
     ----------
     features : array of shape (n, d)
-    k : int
-        Neighbours that each unit keeps where n exceeds `DENSE`.
+    k : int, optional
+        Neighbours that each unit keeps; by default all up to `DENSE` units, `NEIGHBOURS` of more.
     seed : int
         Unused: nothing here is random.
 
@@ -40,35 +44,49 @@ def cosine(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_
     Raises
     ------
     NetgraphError
-        A feature is not finite.
+        A feature is not finite, or ``k`` is below 1.
     """
     x = _finite(features)
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    x = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
-    alive = (lengths > 0).astype(x.dtype).ravel()
-
-    def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
-        return np.asarray(np.clip((1 + products) / 2, 0, 1) * alive[i, None] * alive[None, j])
-
-    return _graph(x, k, weigh)
+    x = x / _or_one(np.abs(x).max(axis=1, initial=0, keepdims=True))  # or the squares of large numbers overflow
+    x /= _or_one(np.linalg.norm(x, axis=1, keepdims=True))
+    alive = np.asarray(x.any(axis=1))
+    return _graph(x, k, alive, lambda products, i, j: np.clip((1 + products) / 2, 0, 1))
 
 
-def radial(features: NDArray[Any], *, k: int = 32, seed: int = 0) -> sparse.csr_array:
-    """Return ``exp(-|x - y|² / 2 s²)``, s² the median squared distance of a sample of pairs."""
+def radial(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sparse.csr_array:
+    """Return ``exp(-|x - y|² / 2 s²)``, s² the median squared distance of a sample of pairs that differ.
+
+    Parameters, and what a zero row and exact copies get, are those of `cosine`; ``seed`` draws the sample.
+    """
     x = _finite(features)
+    alive = np.asarray(x.any(axis=1))
+    x = x / _or_one(np.abs(x).max(initial=0))
+    x -= x.mean(axis=0) if len(x) else 0  # near the origin the differences of squares keep their digits
     squares = np.einsum("ij,ij->i", x, x)
-    pairs = np.random.default_rng(seed).integers(0, len(x), (2, 1000))
-    sample = squares[pairs[0]] + squares[pairs[1]] - 2 * np.einsum("ij,ij->i", x[pairs[0]], x[pairs[1]])
-    scale = max(float(np.median(sample)), float(np.finfo(np.float32).tiny))
+    scale = _median_square(x[alive], seed)
 
     def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
         distance = np.maximum(squares[i, None] + squares[None, j] - 2 * products, 0)
         return np.asarray(np.exp(-distance / (2 * scale)))
 
-    return _graph(x, k, weigh)
+    return _graph(x, k, alive, weigh)
+
+
+def _median_square(x: NDArray[Any], seed: int) -> Any:
+    if len(x) < 2:
+        return x.dtype.type(1)
+    i, j = np.random.default_rng(seed).integers(0, len(x), (2, 1000))
+    squares = np.square(x[i] - x[j]).sum(axis=1)
+    return np.median(squares[squares > 0]) if squares.any() else x.dtype.type(1)
+
+
+def _or_one(lengths: Any) -> Any:
+    return np.where(lengths > 0, lengths, 1).astype(lengths.dtype)
 
 
 def _finite(features: NDArray[Any]) -> NDArray[Any]:
+    if features.ndim != 2:
+        raise NetgraphError(f"features have shape {features.shape}; affinities need one row a unit: (n_units, d)")
     x = np.ascontiguousarray(features, dtype=np.float32 if features.dtype != np.float64 else np.float64)
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).any(axis=1).argmax())
@@ -78,13 +96,40 @@ def _finite(features: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-def _graph(x: NDArray[Any], k: int, weigh: Any) -> sparse.csr_array:
+def _graph(x: NDArray[Any], k: int | None, alive: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
     n = len(x)
-    if n <= DENSE:
-        weights = np.asarray(weigh(x @ x.T, slice(0, n), slice(0, n)))
-        np.fill_diagonal(weights, 0)
-        return _complete(weights) if np.count_nonzero(weights > 1e-12) == n * (n - 1) else _sparse(weights)
-    return _nearest(x, min(k, n - 1), weigh)
+    if k is not None and k < 1:
+        raise NetgraphError(f"k is {k}; a unit keeps at least one neighbour")
+    weigh = _exact(weigh, _copies(x), alive)
+    if n > DENSE or (k is not None and k < n - 1):
+        return _nearest(x, min(k or NEIGHBOURS, n - 1), weigh)
+    weights = weigh(x @ x.T, slice(0, n), slice(0, n))
+    np.fill_diagonal(weights, 0)
+    return _complete(weights) if np.count_nonzero(weights) == n * (n - 1) else sparse.csr_array(weights)
+
+
+def _exact(weigh: Weigh, copies: NDArray[np.int64] | None, alive: NDArray[Any]) -> Weigh:
+    """Give copies the weight 1 and all others less, whatever the products were rounded to; the dead, none."""
+    all_alive = bool(alive.all())
+
+    def weigh_exactly(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
+        one = products.dtype.type(1)
+        weights = np.minimum(weigh(products, i, j), np.nextafter(one, 0 * one))
+        if copies is not None:
+            weights[copies[i, None] == copies[None, j]] = 1
+        return weights if all_alive else np.asarray(weights * (alive[i, None] & alive[None, j]))
+
+    return weigh_exactly
+
+
+def _copies(x: NDArray[Any]) -> NDArray[np.int64] | None:
+    """Return a number for each row that its copies share; None where no two rows are alike."""
+    if not x.size:
+        return None
+    rows = np.ascontiguousarray(x + 0)  # -0 becomes 0
+    rows = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+    found, number = np.unique(rows, return_inverse=True)
+    return None if len(found) == len(x) else number.astype(np.int64)
 
 
 def _complete(weights: NDArray[Any]) -> sparse.csr_array:
@@ -99,23 +144,37 @@ def _complete(weights: NDArray[Any]) -> sparse.csr_array:
     return sparse.csr_array((weights.ravel()[off], columns[off], starts), shape=(n, n))
 
 
-def _sparse(weights: NDArray[Any]) -> sparse.csr_array:
-    weights[weights <= 1e-12] = 0
-    return sparse.csr_array(weights)
-
-
-def _nearest(x: NDArray[Any], k: int, weigh: Any) -> sparse.csr_array:
+def _nearest(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_array:
+    """Keep the k heaviest edges of each unit. A block of pairs serves its rows and, transposed, its columns."""
     n = len(x)
-    rows, columns, values = [], [], []
-    for start in range(0, n, BLOCK):
-        here = slice(start, min(start + BLOCK, n))
-        block = torch.from_numpy(np.asarray(weigh(x[here] @ x.T, here, slice(0, n))))
-        block[torch.arange(block.shape[0]), torch.arange(start, here.stop)] = -1
-        best = block.topk(k, dim=1)
-        rows.append(np.repeat(np.arange(start, here.stop), k))
-        columns.append(best.indices.numpy().ravel())
-        values.append(best.values.numpy().ravel())
-    r, c, v = (np.concatenate(a) for a in (rows, columns, values))
-    found = v > 1e-12
-    graph = sparse.csr_array((v[found], (r[found], c[found])), shape=(n, n))
+    best = torch.full((n, k), -1, dtype=torch.from_numpy(x[:0]).dtype)
+    where = torch.zeros((n, k), dtype=torch.int64)
+    blocks = [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+    for number, i in enumerate(blocks):
+        for j in blocks[number:]:
+            block = torch.from_numpy(weigh(x[i] @ x[j].T, i, j))
+            if i == j:
+                block.fill_diagonal_(-1)
+            else:
+                _keep(best[j], where[j], block.T, i.start)
+            _keep(best[i], where[i], block, j.start)
+    return _united(best.numpy(), where.numpy())
+
+
+def _keep(best: torch.Tensor, where: torch.Tensor, block: torch.Tensor, start: int) -> None:
+    """Write into ``best`` and ``where`` the heaviest of what they hold and of a block's columns."""
+    k = best.shape[1]
+    new = block.topk(min(k, block.shape[1]), dim=1)
+    both, columns = torch.cat([best, new.values], 1), torch.cat([where, new.indices + start], 1)
+    kept = both.topk(k, dim=1)
+    best.copy_(kept.values)
+    where.copy_(columns.gather(1, kept.indices))
+
+
+def _united(best: NDArray[Any], where: NDArray[np.int64]) -> sparse.csr_array:
+    """Return the graph of the edges that either end keeps."""
+    n, k = best.shape
+    found = best.ravel() > 0
+    rows = np.repeat(np.arange(n), k)[found]
+    graph = sparse.csr_array((best.ravel()[found], (rows, where.ravel()[found])), shape=(n, n))
     return sparse.csr_array(graph.maximum(graph.T))

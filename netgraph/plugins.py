@@ -8,11 +8,19 @@ from typing import Any
 
 from netgraph.errors import PluginError
 
-GROUPS = ("netgraph.coarseners", "netgraph.affinities", "netgraph.rules", "netgraph.exporters")
+KINDS = {
+    "netgraph.coarseners": "coarsener",
+    "netgraph.affinities": "affinity",
+    "netgraph.rules": "rule",
+    "netgraph.exporters": "exporter",
+}
+GROUPS = tuple(KINDS)
 
 
 @cache
 def _points(group: str) -> dict[str, EntryPoint]:
+    if group not in KINDS:
+        raise PluginError(f"no group of plug-ins is called {group!r}. Groups: {', '.join(GROUPS)}")
     return {point.name: point for point in entry_points(group=group)}
 
 
@@ -40,16 +48,18 @@ def load(group: str, name: str) -> Any:
     Raises
     ------
     PluginError
-        No plug-in has that name, or its import fails.
+        No plug-in has that name, two distributions bring one, or its import fails.
     """
     point = _points(group).get(name)
     if point is None:
-        kind = {"coarseners": "coarsener", "affinities": "affinity", "rules": "rule", "exporters": "exporter"}
-        what = kind.get(group.rpartition(".")[2], group)
-        raise PluginError(f"no {what} named {name!r}. Installed: {', '.join(sorted(_points(group))) or 'none'}")
+        installed = ", ".join(sorted(_points(group))) or "none"
+        raise PluginError(f"no {KINDS[group]} named {name!r}. Installed: {installed}")
+    rivals = sorted({p.dist.name for p in entry_points(group=group, name=name) if p.dist is not None})
+    if len(rivals) > 1:
+        raise PluginError(f"{' and '.join(rivals)} each bring a {KINDS[group]} named {name!r}; uninstall all but one")
     try:
         return point.load()
-    except Exception as error:  # a stranger's module may fail in any way; it is named and the others go on
+    except (Exception, SystemExit) as error:  # a stranger's module may fail in any way; the others go on
         raise PluginError(
             f"plug-in {name!r} of {distribution(group, name)} does not import: {type(error).__name__}: {error}; "
             "mend or uninstall that distribution"

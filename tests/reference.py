@@ -27,6 +27,48 @@ def greedy_matching(weights: np.ndarray) -> set[tuple[int, int]]:
     return pairs
 
 
+def agglomerated(weights: np.ndarray, n_coarse: int) -> set[frozenset[int]]:
+    """Match greedily by mean affinity, merge the heaviest pairs, and again, until ``n_coarse`` groups are left."""
+    groups = [frozenset([i]) for i in range(len(weights))]
+    while len(groups) > n_coarse:
+        means = np.array([[mean_affinity(weights, a, b) for b in groups] for a in groups])
+        pairs = sorted(greedy_matching(means), key=lambda p: -means[p])[: len(groups) - n_coarse]
+        if not pairs:
+            break
+        paired = {i for pair in pairs for i in pair}
+        groups = [groups[i] | groups[j] for i, j in pairs] + [g for i, g in enumerate(groups) if i not in paired]
+    return set(groups)
+
+
+def mean_affinity(weights: np.ndarray, a: frozenset[int], b: frozenset[int]) -> float:
+    """Average linkage, unit by unit."""
+    return 0.0 if a == b else sum(float(weights[i, j]) for i in a for j in b) / (len(a) * len(b))
+
+
+def nearest(weights: np.ndarray, k: int) -> np.ndarray:
+    """Keep an edge where it is among the k heaviest of either end."""
+    kept = np.zeros_like(weights)
+    for i in range(len(weights)):
+        for j in sorted((j for j in range(len(weights)) if j != i), key=lambda j: -weights[i, j])[:k]:
+            kept[i, j] = kept[j, i] = weights[i, j]
+    return kept
+
+
+def dense_P(aggregates: np.ndarray) -> np.ndarray:
+    """Write the ones of P, unit by unit."""
+    P = np.zeros((len(aggregates), int(max(aggregates, default=-1)) + 1))
+    for unit, a in enumerate(aggregates):
+        if a >= 0:
+            P[unit, a] = 1
+    return P
+
+
+def dense_R(aggregates: np.ndarray) -> np.ndarray:
+    """Average the units of each aggregate."""
+    P = dense_P(aggregates)
+    return np.array([column / sum(column) for column in P.T]).reshape(P.shape[::-1])
+
+
 def dense_of(term: Term, transfers: Mapping[str, Transfer], sizes: Mapping[str, int], which: Any) -> np.ndarray:
     """Return the dense matrix of a term: Kronecker products of factors, blocks of parts; ``which`` picks P, R or transposes."""
     matrix = np.eye(1)
@@ -51,7 +93,10 @@ def dense_inject(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mappi
         for dim, term in enumerate(spec.parameters[name]):
             summed = spec.sums.get((name, dim), frozenset())
             matrix = dense_of(
-                term, transfers, spec.sizes, lambda a, t, s=summed: t.P.toarray().T if a in s else t.R.toarray()
+                term,
+                transfers,
+                spec.sizes,
+                lambda a, t, s=summed: t.P.toarray().T if a in s else t.R.toarray(),
             )
             assert matrix.shape[1] == term_size(term, spec.sizes)
             tensor = torch.tensordot(torch.from_numpy(matrix).to(tensor), tensor.movedim(dim, 0), 1).movedim(0, dim)

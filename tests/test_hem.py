@@ -5,20 +5,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import greedy_matching
+from reference import agglomerated, greedy_matching, mean_affinity
 from scipy import sparse
 
-from netgraph.affinity import cosine, radial
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.checks import check_coarsener, checked_aggregates
-from netgraph.coarsen.hem import heavy_edge_matching, random_order_matching
+from netgraph.coarsen.hem import contracted, heavy_edge_matching, numbered, random_order_matching
 from netgraph.coarsen.random_pairs import random_pairs
-from netgraph.errors import AggregatesError, NetgraphError, PluginError
+from netgraph.errors import AggregatesError
 
 
 def graph_of(dense, **options):
     dense = np.triu(dense, 1)
     return AxisGraph("a", sparse.csr_array(dense + dense.T), np.ones(len(dense)), **options)
+
+
+def groups_of(aggregates):
+    return {frozenset(np.flatnonzero(aggregates == a).tolist()) for a in range(aggregates.max() + 1)}
 
 
 def pairs_of(aggregates):
@@ -54,9 +57,67 @@ def test_both_matchings_are_maximal_matchings(weights):
         assert nx.is_maximal_matching(graph, found)
 
 
+@given(random_graphs, st.integers(0, 100))
+def test_no_edge_is_heavier_than_what_both_its_ends_took_though_weights_tie(weights, seed):
+    weights = np.ceil(3 * weights)
+    found = pairs_of(heavy_edge_matching(graph_of(weights), -(-len(weights) // 2), seed=seed))
+    taken = np.zeros(len(weights))
+    for i, j in found:
+        taken[[i, j]] = weights[i, j]
+    i, j = np.nonzero(weights)
+    assert (weights[i, j] <= np.maximum(taken[i], taken[j])).all()
+
+
+@given(random_graphs)
+def test_a_matching_weighs_at_least_half_the_heaviest_one(weights):
+    found = pairs_of(heavy_edge_matching(graph_of(weights), -(-len(weights) // 2)))
+    best = nx.max_weight_matching(nx.from_numpy_array(weights + weights.T))
+    assert 2 * sum(weights[p] for p in found) >= sum(weights[min(p), max(p)] for p in best) - 1e-12
+
+
+def test_another_seed_orders_ties_otherwise():
+    weights = np.ones((12, 12))
+    assert len({tuple(heavy_edge_matching(graph_of(weights), 6, seed=s)) for s in range(5)}) > 1
+
+
+@given(random_graphs, st.integers(1, 6))
+def test_hem_below_half_merges_by_average_linkage_round_by_round(weights, n_coarse):
+    n_coarse = min(n_coarse, (len(weights) - 1) // 2) or 1
+    found = heavy_edge_matching(graph_of(weights), n_coarse)
+    assert groups_of(found) == agglomerated(weights + weights.T, n_coarse)
+
+
+@given(random_graphs, st.integers(0, 10**6))
+def test_contracting_twice_is_the_mean_over_all_members(weights, seed):
+    rng = np.random.default_rng(seed)
+    adjacency = graph_of(weights).adjacency
+    first = numbered(rng.integers(0, 7, len(weights)))
+    second = numbered(rng.integers(0, 3, first.max() + 1))
+    once = contracted(adjacency, first, np.ones(len(first)))
+    twice = contracted(once, second, np.bincount(first)).toarray()
+    groups = [frozenset(np.flatnonzero(second[first] == a)) for a in range(second.max() + 1)]
+    wanted = [[mean_affinity(adjacency.toarray(), a, b) for b in groups] for a in groups]
+    np.testing.assert_allclose(twice, wanted, atol=1e-12)
+    assert (twice == twice.T).all()
+
+
+def test_a_star_merges_into_its_hub_until_the_aim_is_reached():
+    weights = np.zeros((300, 300))
+    weights[0, 1:] = np.random.default_rng(0).random(299)
+    assert heavy_edge_matching(graph_of(weights), 20).max() + 1 == 20
+
+
 @pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs])
 def test_every_coarsener_keeps_the_contract(coarsener):
-    check_coarsener(coarsener)
+    check_coarsener(coarsener, fixed=True)
+
+
+@pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs])
+def test_units_of_equal_aggregates_cannot_stay_alone(coarsener):
+    graph = graph_of(np.ones((4, 4)), equal=True, fixed=np.array([False, False, True, False]))
+    assert sorted(coarsener(graph, 4)) == [0, 1, 2, 3]
+    with pytest.raises(AggregatesError, match="unit 2 must stay alone"):
+        coarsener(graph, 2)
 
 
 def test_only_the_heaviest_pairs_merge_where_few_must():
@@ -85,9 +146,10 @@ def test_equal_aggregates_have_one_size(seed, sizes):
     assert np.bincount(aggregates).tolist() == [n // k] * k
 
 
-def test_equal_aggregates_of_a_number_that_does_not_divide_are_refused():
+@pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs])
+def test_equal_aggregates_of_a_number_that_does_not_divide_are_refused(coarsener):
     with pytest.raises(AggregatesError, match="does not divide"):
-        heavy_edge_matching(graph_of(np.ones((5, 5)), equal=True), 2)
+        coarsener(graph_of(np.ones((5, 5)), equal=True), 2)
 
 
 @pytest.mark.parametrize(
@@ -117,50 +179,49 @@ def test_unequal_aggregates_are_refused_where_sizes_must_agree():
         checked_aggregates(np.array([0, 0, 0, 1]), graph_of(np.ones((4, 4)), equal=True), "mine")
 
 
-@pytest.mark.parametrize("affinity", [cosine, radial])
-def test_affinities_are_symmetric_nonnegative_and_greatest_for_twins(affinity):
-    x = np.random.default_rng(0).normal(size=(20, 6))
-    x[7] = x[3]
-    a = affinity(x).toarray()
-    assert (a >= 0).all()
-    assert np.allclose(a, a.T)
-    assert not a.diagonal().any()
-    assert a[3].argmax() == 7
+def test_more_aggregates_than_units_are_counted_in_the_message():
+    graph = AxisGraph("conv2", sparse.csr_array((128, 128)), np.ones(128))
+    told = "coarsener 'mine' returned 130 aggregates for axis 'conv2' of 128 units. Aggregates are an int array"
+    with pytest.raises(AggregatesError, match=told):
+        checked_aggregates(np.arange(128) + 2, graph, "mine")
 
 
-def test_the_nearest_neighbour_graph_agrees_with_all_pairs():
-    x = np.random.default_rng(0).normal(size=(2500, 12)).astype(np.float32)
-    found = cosine(x, k=4)
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    full = (1 + unit @ unit.T) / 2
-    np.fill_diagonal(full, -1)
-    for i in (0, 1200, 2499):
-        best = np.sort(full[i])[-4:]
-        row = np.sort(found[[i]].toarray().ravel())
-        assert all(np.abs(row - b).min() < 1e-5 for b in best)
+@pytest.mark.parametrize("wrong", [None, "hem", [[0], [0, 1]], [0.0, 1.0], [True, False], [0, -1], [1, 1], {0: 1}])
+def test_what_is_no_partition_is_refused(wrong):
+    with pytest.raises(AggregatesError, match=r"coarsener 'mine' returned .* for axis 'a' of 2 units"):
+        checked_aggregates(wrong, graph_of(np.ones((2, 2))), "mine")
 
 
-def test_a_dead_unit_has_no_edge_and_a_broken_one_is_named():
-    x = np.ones((4, 3))
-    x[2] = 0
-    assert cosine(x)[[2]].nnz == 0
-    x[1, 0] = np.nan
-    with pytest.raises(NetgraphError, match="unit 1"):
-        cosine(x)
+def test_a_unit_that_must_stay_alone_is_named_where_it_was_merged():
+    graph = graph_of(np.ones((3, 3)), fixed=np.array([False, False, True]))
+    with pytest.raises(AggregatesError, match="unit 2 merged"):
+        checked_aggregates(np.array([0, 1, 1]), graph, "mine")
+    with pytest.raises(AggregatesError, match="must stay alone"):
+        check_coarsener(lambda g, k, *, seed: np.arange(g.n_units) * k // g.n_units, name="runs", fixed=True)
 
 
-def test_plugins_are_listed_loaded_and_refused_by_name(monkeypatch):
-    from netgraph import plugins
+def test_a_coarsener_that_fails_on_an_edgeless_graph_is_told_where():
+    def greedy(graph, n_coarse, *, seed=0):
+        graph.adjacency.data.max()
+        return heavy_edge_matching(graph, n_coarse)
 
-    assert plugins.load("netgraph.coarseners", "hem") is heavy_edge_matching
-    with pytest.raises(PluginError, match=r"no coarsener named 'metis'. Installed: .*hem"):
-        plugins.load("netgraph.coarseners", "metis")
-    from importlib.metadata import EntryPoint
+    with pytest.raises(AggregatesError, match=r"'greedy' failed on .* 0 edges, asked for 3 aggregates: ValueError"):
+        check_coarsener(greedy)
 
-    class Dist:
-        name = "strangers-package"
 
-    point = EntryPoint("broken", "no_such_module:thing", "netgraph.coarseners")._for(Dist())
-    monkeypatch.setattr(plugins, "_points", lambda group: {"broken": point})
-    with pytest.raises(PluginError, match="strangers-package"):
-        plugins.load.__wrapped__("netgraph.coarseners", "broken")
+def test_a_coarsener_that_changes_the_features_is_caught():
+    def vandal(graph, n_coarse, *, seed=0):
+        graph.features[:] += 1
+        return np.arange(graph.n_units) * n_coarse // graph.n_units
+
+    with pytest.raises(AggregatesError, match="changed the graph"):
+        check_coarsener(vandal)
+
+
+def test_features_and_names_of_an_axis_are_made_on_demand():
+    def never():
+        raise AssertionError
+
+    graph = graph_of(np.ones((2, 2)), make_features=never)
+    assert heavy_edge_matching(graph, 1).tolist() == [0, 0]
+    assert graph.names == ["a[0]", "a[1]"]

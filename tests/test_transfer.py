@@ -1,26 +1,44 @@
 """Transfers: laws of P and R, and of moving whole networks, against dense matrices."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import dense_inject
+from reference import dense_inject, dense_P, dense_R
 
 from netgraph.coarsen.hem import numbered
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import inject, prolong, restrict
+from netgraph.errors import AggregatesError
 from netgraph.models.mlp import mlp
 from netgraph.tracing import trace
 
 partitions = st.lists(st.integers(0, 5), min_size=1, max_size=24).map(lambda x: Transfer(numbered(np.array(x))))
 
 
-@given(partitions)
+def without(left_out):
+    """Return a transfer of these aggregates, in which -1 leaves a unit out."""
+    found = np.array(left_out)
+    found[found >= 0] = numbered(found[found >= 0]) if (found >= 0).any() else found[found >= 0]
+    return Transfer(found)
+
+
+selections = st.lists(st.integers(-1, 5), min_size=1, max_size=24).map(without)
+
+
+@given(selections)
+def test_P_and_R_are_those_written_unit_by_unit(t):
+    np.testing.assert_array_equal(t.P.toarray(), dense_P(t.aggregates))
+    np.testing.assert_allclose(t.R.toarray(), dense_R(t.aggregates), atol=1e-15)
+
+
+@given(selections)
 def test_restriction_after_prolongation_is_the_identity(t):
     np.testing.assert_allclose((t.R @ t.P).toarray(), np.eye(t.n_coarse), atol=1e-12)
 
 
-@given(partitions, st.integers(0, 2))
+@given(selections, st.integers(-3, 2))
 def test_the_four_maps_are_the_four_matrices(t, dim):
     shapes = [3, 4, 2]
     fine, coarse = list(shapes), list(shapes)
@@ -34,9 +52,11 @@ def test_the_four_maps_are_the_four_matrices(t, dim):
     torch.testing.assert_close(t.total(x, dim), by(t.P.T, x), atol=1e-12, rtol=0)
     torch.testing.assert_close(t.copy(y, dim), by(t.P, y), atol=1e-12, rtol=0)
     torch.testing.assert_close(t.share(y, dim), by(t.R.T, y), atol=1e-12, rtol=0)
+    torch.testing.assert_close(t.average_sq(x, dim), by(t.R.power(2), x), atol=1e-12, rtol=0)
+    torch.testing.assert_close(t.share_sq(y, dim), by(t.R.power(2).T, y), atol=1e-12, rtol=0)
 
 
-@given(partitions)
+@given(selections)
 def test_torch_matrices_equal_scipy_ones(t):
     np.testing.assert_allclose(t.P_torch(torch.float64).to_dense().numpy(), t.P.toarray())
     np.testing.assert_allclose(t.R_torch(torch.float64).to_dense().numpy(), t.R.toarray())
@@ -46,6 +66,66 @@ def test_torch_matrices_equal_scipy_ones(t):
 def test_composition_is_the_product_of_prolongations(t, seed):
     second = Transfer(numbered(np.random.default_rng(seed).integers(0, 3, t.n_coarse)))
     np.testing.assert_allclose(t.compose(second).P.toarray(), (t.P @ second.P).toarray())
+
+
+@given(partitions, st.integers(0, 1000))
+def test_composition_averages_over_the_finest_units(t, seed):
+    second = Transfer(numbered(np.random.default_rng(seed).integers(0, 3, t.n_coarse)))
+    whole = t.compose(second)
+    np.testing.assert_allclose(whole.R.toarray(), dense_R(second.aggregates[t.aggregates]), atol=1e-15)
+    if len(set(t.sizes)) == 1:
+        np.testing.assert_allclose(whole.R.toarray(), (second.R @ t.R).toarray(), atol=1e-15)
+
+
+@given(selections)
+def test_composition_with_the_identity_changes_nothing(t):
+    for same in (t.compose(Transfer.identity(t.n_coarse)), Transfer.identity(t.n_fine).compose(t)):
+        np.testing.assert_array_equal(same.aggregates, t.aggregates)
+    assert Transfer.identity(t.n_fine).is_identity
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64])
+def test_the_four_maps_keep_the_dtype_and_their_argument(dtype):
+    t = Transfer(np.array([0, 0, 0, 0, 0, 1]))
+    x, y = torch.ones(6, 2, dtype=dtype), torch.ones(2, 2, dtype=dtype)
+    found = [
+        t.average(x, 0),
+        t.total(x, 0),
+        t.copy(y, 0),
+        t.share(y, 0),
+        t.average_sq(x, 0),
+        t.share_sq(y, 0),
+    ]
+    assert {f.dtype for f in found} == {dtype}
+    assert (x == 1).all()
+    assert (y == 1).all()
+
+
+def test_averages_in_half_precision_neither_overflow_nor_stop_growing():
+    two, many = Transfer(np.zeros(2, dtype=int)), Transfer(np.zeros(3000, dtype=int))
+    large = torch.full((2,), 60000.0, dtype=torch.float16)
+    assert two.average(large, 0).item() == 60000
+    small = torch.full((3000,), 1.0078125, dtype=torch.bfloat16)
+    assert many.average(small, 0).item() == 1.0078125
+
+
+@pytest.mark.parametrize("wrong", [[0, 0, 2], [1, 1], [0, -2], [0.0, 1.0], [[0], [1]]])
+def test_what_is_no_partition_makes_no_transfer(wrong):
+    with pytest.raises(AggregatesError):
+        Transfer(np.array(wrong))
+
+
+def test_a_transfer_does_not_follow_later_changes_of_the_array_it_was_made_from():
+    aggregates = np.array([0, 0, 1])
+    t = Transfer(aggregates)
+    aggregates[:] = 7
+    assert t.aggregates.tolist() == [0, 0, 1]
+
+
+def test_a_selection_by_mask_is_the_selection_by_numbers():
+    mask = np.array([True, False, True])
+    by_number = Transfer.selection(np.flatnonzero(mask), 3)
+    np.testing.assert_array_equal(Transfer.selection(mask, 3).aggregates, by_number.aggregates)
 
 
 def test_a_selection_leaves_out_units_and_puts_zeros_back():
