@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,21 +28,52 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     path : path
         Written aside, flushed to disk, then renamed.
     tensors : dict of str to Tensor
+        One tensor under two names is stored once, and is one tensor again when read.
     document : dict
         Anything JSON can hold.
+
+    Raises
+    ------
+    LoadError
+        The document is too long to be read again, or the file cannot be written.
     """
     path = Path(path)
-    plain = {name: t.detach().to("cpu").contiguous().clone() for name, t in tensors.items()}
     text = json.dumps(document, sort_keys=True)
-    metadata = {"netgraph": text, "sha256": _digest(plain, text)}
+    if len(text) > DOCUMENT_LIMIT:
+        raise LoadError(
+            f"{path}: a document of {len(text):,} bytes is too long; at most {DOCUMENT_LIMIT:,} can be read"
+        )
+    aliases = _aliases(tensors)
+    plain = {n: t.detach().to("cpu").contiguous().clone() for n, t in tensors.items() if n not in aliases}
+    metadata = {"netgraph": text}
+    if aliases:
+        metadata["aliases"] = json.dumps(aliases, sort_keys=True)
+    _replace(path, plain, {**metadata, "sha256": _digest(plain, metadata)})
+
+
+def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the first name of every tensor that has another."""
+    first: dict[tuple[Any, ...], str] = {}
+    aliases = {}
+    for name, t in tensors.items():
+        place = (t.device, t.data_ptr(), t.dtype, t.shape, t.stride()) if t.numel() else (name,)
+        if first.setdefault(place, name) != name:
+            aliases[name] = first[place]
+    return aliases
+
+
+def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(plain, aside, metadata=metadata)
+        save_file(tensors, aside, metadata=metadata)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise LoadError(f"{path} cannot be written ({error}); give a folder that exists and has room") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,10 +90,16 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     text = metadata["netgraph"]
     if len(text) > DOCUMENT_LIMIT:
         raise LoadError(f"{path} has a document of {len(text):,} bytes; at most {DOCUMENT_LIMIT:,} are read")
-    tensors = load_file(str(path))
-    if _digest(tensors, text) != metadata["sha256"]:
+    try:
+        tensors = load_file(str(path))
+        fits = _digest(tensors, metadata) == metadata["sha256"]
+        document, aliases = json.loads(text), json.loads(metadata.get("aliases", "{}"))
+        tensors |= {name: tensors[first] for name, first in aliases.items()}
+    except Exception as error:  # whatever a file of the right form and the wrong contents does to its reader
+        raise LoadError(f"{path} is damaged ({type(error).__name__}: {error}); fetch or save it again") from error
+    if not fits or not isinstance(document, dict):
         raise LoadError(f"{path} is damaged: its contents do not fit its sha256; fetch or save it again")
-    return tensors, json.loads(text)
+    return tensors, document
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -76,11 +114,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return file.metadata() or {}
     except Exception as error:  # the library's errors for headers have no common class
-        raise LoadError(f"{path} is no whole safetensors file ({error}); it is truncated or damaged") from error
+        raise LoadError(
+            f"{path} is no whole safetensors file ({error}); it is truncated or damaged: fetch or save it again"
+        ) from error
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256((metadata["netgraph"] + metadata.get("aliases", "")).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

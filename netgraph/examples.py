@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,9 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
             )
     names = [m[1] for m in named if m]
     if any(names) and not all(names):
-        raise LoadError("--input: name every input or none")
+        raise LoadError("--input: some inputs have names and some have none; name every input or none")
+    if any(names) and len(set(names)) < len(names):
+        raise LoadError(f"--input: {', '.join(str(n) for n in names)} names an input twice; name each once")
     generator = torch.Generator().manual_seed(seed)
     tensors = [_tensor(m[0], m[2], m[3] or "float32", generator) for m in named if m]
     if all(names):
@@ -54,7 +56,7 @@ def _tensor(spec: str, sizes: str, dtype: str, generator: torch.Generator) -> Te
     if dtype not in DTYPES:
         raise LoadError(f"--input {spec!r}: no dtype is called {dtype!r}; there are {', '.join(DTYPES)}")
     parts = sizes.split("x")
-    if not all(p.isdigit() and int(p) > 0 for p in parts):
+    if not all(p.isdigit() and len(p) < 20 and int(p) > 0 for p in parts):
         raise LoadError(f"--input {spec!r}: sizes are positive numbers joined by x, as in 2x3x224x224")
     shape = [int(p) for p in parts]
     if math.prod(shape) > LIMIT:
@@ -125,6 +127,16 @@ def _hugging_face(model: Any) -> Iterator[list[str]]:
         yield ["input_ids=2x16:int64", "attention_mask=2x16:int64"]
         yield ["input_ids=2x16:int64"]
         yield ["input_ids=2x16:int64", "decoder_input_ids=2x16:int64"]
+    elif name == "input_values":  # a second of sound
+        yield ["input_values=2x16000"]
+    dummies = model.dummy_inputs if isinstance(getattr(model, "dummy_inputs", None), Mapping) else {}
+    specs = [f"{key}={_text(value)}" for key, value in dummies.items() if isinstance(value, Tensor)]
+    if specs:
+        yield specs
+
+
+def _text(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) + f":{tensor.dtype}".replace("torch.", "")
 
 
 def _runs(model: nn.Module, example: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.machinery
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 
 from netgraph.bundle import read_bundle, read_metadata
 from netgraph.errors import LoadError, NetgraphError, UntrustedError
-from netgraph.pickles import scan
+from netgraph.pickles import is_archive, scan
 from netgraph.program import from_document
 from netgraph.swapping import set_mode
 from netgraph.torchvision_ops import prepare_torchvision
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 ZOOS = ("torchvision", "timm", "hf")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def load_model(
@@ -80,9 +83,7 @@ def _open(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: boo
         if "netgraph" in read_metadata(path):
             tensors, document = read_bundle(path)
             return _from_document(path, document, tensors)
-        from safetensors.torch import load_file
-
-        return _filled(_needed(path, arch), arch_args, load_file(str(path)), path)
+        return _filled(_needed(path, arch), arch_args, _safetensors(path), path)
     if path.suffix == ".pt2":
         return _program(path, trust)
     if path.suffix in PICKLES:
@@ -92,6 +93,20 @@ def _open(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: boo
     )
 
 
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(str(path))
+    except Exception as error:  # the library's errors have no common class
+        raise LoadError(f"{path} cannot be read ({_reason(error)}); fetch or save it again") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error's kind and its first line."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}".removesuffix(": ")
+
+
 def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
     try:
         return from_document(document, tensors)
@@ -99,7 +114,7 @@ def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.
         raise
     except Exception as error:  # a document of the right digest and the wrong form
         raise LoadError(
-            f"{path} is no network of this version of netgraph ({type(error).__name__}: {error})"
+            f"{path} is no network of this version of netgraph ({_reason(error)}); save it again with this one"
         ) from error
 
 
@@ -111,19 +126,20 @@ def _program(path: Path, trust: bool) -> nn.Module:
     try:
         return torch.export.load(str(path)).module()
     except Exception as error:  # anything: it is the stranger's archive
-        raise LoadError(f"{path} cannot be opened as an exported program ({type(error).__name__}: {error})") from error
+        raise LoadError(
+            f"{path} cannot be opened as an exported program ({_reason(error)}); export it again"
+        ) from error
 
 
 def _pickled(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: bool) -> nn.Module:
     prepare_torchvision()
     if not trust:
         scan(path)
+    mapped = not trust and is_archive(path)  # a module's own parameters must not change with the file
     try:
-        value = torch.load(path, map_location="cpu", weights_only=not trust)
+        value = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
     except Exception as error:  # torch raises many kinds for broken files
-        raise LoadError(
-            f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-        ) from error
+        raise LoadError(f"{path} cannot be read ({_reason(error)}); fetch or save it again") from error
     if isinstance(value, nn.Module):
         return value
     return _filled(_needed(path, arch), arch_args, _unwrapped(value, path), path)
@@ -139,36 +155,67 @@ def _needed(path: Path, arch: str | None) -> str:
 
 
 def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint: common wrappers and prefixes taken off."""
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
-            value = value[key]
+    """Return the state dict of a checkpoint: common wrappers taken off."""
+    while isinstance(value, Mapping):
+        inner = next((value[k] for k in WRAPPERS if isinstance(value.get(k), Mapping)), None)
+        if inner is None:
+            break
+        value = inner
     if not isinstance(value, Mapping) or not any(isinstance(v, Tensor) for v in value.values()):
         raise LoadError(f"{path} holds a {type(value).__name__} and no state dict; save model.state_dict()")
-    state = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
-    for prefix in ("module.", "_orig_mod.", "model."):
-        if all(k.startswith(prefix) for k in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
+    return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
 
 
 def _filled(arch: str, arch_args: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> nn.Module:
     model = build(arch, arch_args)
     own = model.state_dict()
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [
-        f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
-        for k in own
-        if k in state and own[k].shape != state[k].shape
-    ]
-    ignorable = all(k.endswith("num_batches_tracked") for k in missing)
-    if (missing and not ignorable) or unexpected or wrong:
-        found = [f"missing {', '.join(missing[:3])}"] * bool(missing) + [
-            f"not in it {', '.join(unexpected[:3])}"
-        ] * bool(unexpected)
-        raise LoadError(f"{path} does not fit {arch}: {'; '.join(found + wrong[:3])}; check --arch and --arch-arg")
-    model.load_state_dict(state, strict=False)
+    state = _without_prefixes(state, own)
+    problems = _misfit(state, own)
+    if problems:
+        raise LoadError(f"{path} does not fit {arch}: {'; '.join(problems)}; check --arch and --arch-arg")
+    try:
+        model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a module with a way of its own to load
+        raise LoadError(f"{path} does not fit {arch} ({_reason(error)}); check --arch and --arch-arg") from error
     return model
+
+
+def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take off what wrapping a network put before its names, unless they are the network's own names."""
+    while state and not any(k in own for k in state):
+        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)
+        if prefix is None:
+            break
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+    return state
+
+
+def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Say what keeps a state dict from filling a network, a few names of each kind."""
+    filled = {_place(own[k]) for k in state if k in own}  # a tied tensor is filled by any of its names
+    missing = [
+        k for k in own if k not in state and _place(own[k]) not in filled and not k.endswith("num_batches_tracked")
+    ]
+    unexpected = [k for k in state if k not in own]
+    wrong = [
+        f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}"
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    return (
+        [f"missing {_few(missing)}"] * bool(missing)
+        + [f"not in it {_few(unexpected)}"] * bool(unexpected)
+        + [_few(wrong)] * bool(wrong)
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two names of one tensor have in common."""
+    return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
 
 
 def build(arch: str, arch_args: Mapping[str, Any]) -> nn.Module:
@@ -182,6 +229,7 @@ def build(arch: str, arch_args: Mapping[str, Any]) -> nn.Module:
     package, _, name = arch.partition(":")
     if not name:
         raise LoadError(f"--arch {arch!r} names no factory; write package.module:factory or torchvision:NAME")
+    prepare_torchvision()  # timm, transformers and the user's own code may import it
     try:
         if package == "torchvision":
             model = _torchvision(name, arch_args)
@@ -194,16 +242,13 @@ def build(arch: str, arch_args: Mapping[str, Any]) -> nn.Module:
     except NetgraphError:
         raise
     except Exception as error:  # the factory is the user's own
-        raise LoadError(
-            f"--arch {arch} fails: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        raise LoadError(f"--arch {arch} fails ({_reason(error)}); check the name and --arch-arg") from error
     if not isinstance(model, nn.Module):
         raise LoadError(f"--arch {arch} returned a {type(model).__name__}; a torch.nn.Module is needed")
     return model
 
 
 def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
-    prepare_torchvision()
     import torchvision
 
     options = dict(arch_args)
@@ -225,12 +270,17 @@ def _hugging_face(path: Path, arch_args: Mapping[str, Any]) -> nn.Module:
         raise LoadError(
             f"hf:{path} is no readable config ({error}); give a config.json or a folder that has one"
         ) from error
-    data.update(arch_args)
-    config = transformers.AutoConfig.for_model(**data) if "model_type" in data else None
-    if config is None:
+    if not isinstance(data, dict) or "model_type" not in data:
         raise LoadError(f"{file} has no model_type; give the config.json of a transformers network")
-    cls = getattr(transformers, (data.get("architectures") or ["AutoModel"])[0], None)
-    return cls(config) if cls not in (None, transformers.AutoModel) else transformers.AutoModel.from_config(config)  # type: ignore[no-any-return]
+    config = transformers.AutoConfig.for_model(**{**data, **arch_args})
+    if not data.get("architectures"):
+        return transformers.AutoModel.from_config(config)  # type: ignore[no-any-return]
+    cls = getattr(transformers, str(data["architectures"][0]), None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise LoadError(
+            f"{file} asks for {data['architectures'][0]!r}, which is no network of transformers; give its class by --arch"
+        )
+    return cls(config)  # type: ignore[no-any-return]
 
 
 def _optional(package: str) -> Any:
@@ -243,6 +293,7 @@ def _optional(package: str) -> Any:
 
 
 def _resolved(module: str, name: str) -> Any:
+    _check_same(module.partition(".")[0])
     try:
         found: Any = importlib.import_module(module)
     except ImportError as error:
@@ -252,6 +303,23 @@ def _resolved(module: str, name: str) -> Any:
     if not callable(found):
         raise LoadError(f"--arch {module}:{name}: module {module} has no callable {name}")
     return found
+
+
+def _check_same(top: str) -> None:
+    """Refuse a module imported before from elsewhere: ``models`` of one repository is not that of the next."""
+    importlib.invalidate_caches()
+    here, cached = importlib.machinery.PathFinder.find_spec(top), getattr(sys.modules.get(top), "__spec__", None)
+    if here is None or cached is None or _origin(here) == _origin(cached):
+        return
+    raise LoadError(
+        f"--arch {top}: found in {_origin(here)}, and a module of that name is already imported from {_origin(cached)}; "
+        "open this network in a process of its own"
+    )
+
+
+def _origin(spec: importlib.machinery.ModuleSpec) -> str:
+    folders = list(spec.submodule_search_locations or ())
+    return str(Path(spec.origin or (folders[0] if folders else spec.name)).resolve())
 
 
 @contextlib.contextmanager

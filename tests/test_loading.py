@@ -1,12 +1,11 @@
 """Opening networks: what is safe opens, what is not is refused by name, and nothing a stranger wrote runs."""
 
-import io
-import os
-import pickle
+import importlib.util
+import json
+import re
 import subprocess
 import sys
 import time
-import zipfile
 
 import pytest
 import torch
@@ -41,6 +40,35 @@ def test_usual_wrappers_are_taken_off(tmp_path, wrap):
     assert isinstance(load_model(tmp_path / "m.pth", arch=ARCH), nn.Sequential)
 
 
+def test_prefixes_are_taken_off_unless_they_are_the_networks_own(tmp_path):
+    (tmp_path / "wrapped.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, name):\n"
+        "        super().__init__()\n        self.add_module(name, nn.Linear(2, 3))\n"
+    )
+    for own in ("model", "module"):
+        for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module."):
+            state = {f"{prefix}{own}.{k}": v for k, v in nn.Linear(2, 3).state_dict().items()}
+            torch.save({"model": {"state_dict": state}}, tmp_path / "m.pt")
+            opened = load_model(tmp_path / "m.pt", arch="wrapped:Net", arch_args={"name": own}, code_dir=tmp_path)
+            assert torch.equal(getattr(opened, own).weight, state[f"{prefix}{own}.weight"])
+
+
+def test_a_tied_weight_is_filled_by_either_of_its_names(tmp_path):
+    from safetensors.torch import save_model
+
+    (tmp_path / "tied.py").write_text(
+        "from torch import nn\ndef tied():\n    a, b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)\n"
+        "    b.weight = a.weight\n    return nn.Sequential(a, b)\n"
+    )
+    a = nn.Linear(4, 4, bias=False)
+    net = nn.Sequential(a, nn.Linear(4, 4, bias=False))
+    net[1].weight = a.weight
+    save_model(net, str(tmp_path / "m.safetensors"))  # keeps one name of the two
+    opened = load_model(tmp_path / "m.safetensors", arch="tied:tied", code_dir=tmp_path)
+    assert opened[0].weight is opened[1].weight
+    assert torch.equal(opened[0].weight, a.weight)
+
+
 def test_a_state_dict_without_or_with_the_wrong_architecture_is_refused_with_the_mend(tmp_path):
     torch.save(mlp().state_dict(), tmp_path / "m.pt")
     with pytest.raises(LoadError, match="--arch"):
@@ -64,26 +92,6 @@ def test_safetensors_state_dicts_open(tmp_path):
         load_model(tmp_path / "m.safetensors")
 
 
-class Payload:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_runs_nothing_without_trust(tmp_path, legacy):
-    torch.save(
-        {"w": torch.ones(2), "x": Payload(tmp_path / "ran")},
-        tmp_path / "m.pt",
-        _use_new_zipfile_serialization=not legacy,
-    )
-    with pytest.raises(UntrustedError, match=r"posix\.mkdir"):
-        load_model(tmp_path / "m.pt", arch=ARCH)
-    assert not (tmp_path / "ran").exists()
-
-
 def test_whole_modules_and_programs_open_only_with_trust(tmp_path):
     model, x = mlp((6, 8, 3)), torch.randn(2, 6)
     torch.save(model, tmp_path / "m.pt")
@@ -92,60 +100,6 @@ def test_whole_modules_and_programs_open_only_with_trust(tmp_path):
         with pytest.raises(UntrustedError, match="--trust"):
             load_model(tmp_path / name)
         assert torch.equal(load_model(tmp_path / name, trust=True)(x), model(x))
-
-
-def _crafted(path, numel):
-    """Write a state dict whose storage claims more numbers than the file has."""
-    buffer = io.BytesIO()
-    torch.save({"w": torch.ones(3)}, buffer)
-    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
-        for entry in old.infolist():
-            data = old.read(entry)
-            if entry.filename.endswith("data.pkl"):
-                data = data.replace(b"K\x03t", b"\x8a\x08" + numel.to_bytes(8, "little") + b"t", 1)
-            new.writestr(entry.filename, data)
-
-
-CHILD = """
-import resource, sys
-from netgraph.loading import load_model
-from netgraph.errors import LoadError
-import time
-before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time()
-try:
-    load_model(sys.argv[1], arch="netgraph.models.mlp:mlp")
-except LoadError as error:
-    print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.time() - started)
-"""
-
-
-@pytest.mark.parametrize("kind", ["claim", "bomb", "header", "tensor"])
-def test_a_file_that_asks_for_terabytes_is_refused_in_two_seconds_and_little_memory(tmp_path, kind):
-    path = tmp_path / ("m.safetensors" if kind == "header" else "m.pt")
-    if kind == "claim":
-        _crafted(path, 2**42)
-    elif kind == "bomb":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("archive/data.pkl", b"\0" * 2**28)
-    elif kind == "tensor":
-        torch.save({"w": torch.ones(3)}, path)
-        huge = pickle.dumps({"w": HugeTensor()})
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr("archive/data.pkl", huge)
-    else:
-        path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
-    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
-    *message, last = done.stdout.strip().splitlines()
-    grown, seconds = last.split()
-    assert message
-    assert int(grown) < 512 * 1024
-    assert float(seconds) < 2
-
-
-class HugeTensor:
-    def __reduce__(self):
-        return torch.Tensor, (2**40,)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 100, 1000])
@@ -162,20 +116,44 @@ def test_truncated_files_are_one_sentence(tmp_path, cut, suffix):
         load_model(path, arch=ARCH)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
-def test_any_flipped_bit_of_a_saved_network_is_noticed(tmp_path, where, bit):
-    path = tmp_path / "m.safetensors"
-    write_bundle(path, {"a": torch.randn(20), "b": torch.arange(5)}, {"graph": ["x", 1]})
+def test_any_flipped_bit_of_a_saved_network_is_refused(tmp_path, where, bit):
+    path, shared = tmp_path / "m.safetensors", torch.arange(20.0)
+    write_bundle(path, {"a": shared, "tied": shared, "b": torch.arange(5)}, {"graph": ["é", 1]})
     data = bytearray(path.read_bytes())
     data[int(where * len(data))] ^= 1 << bit
     path.write_bytes(bytes(data))
-    try:
-        tensors, document = read_bundle(path)
-    except LoadError:
-        return
-    assert document == {"graph": ["x", 1]}  # the flip was in padding or in a name of the header that nothing reads
-    assert tensors["b"].tolist() == list(range(5))
+    with pytest.raises(LoadError, match=re.escape(str(path))):
+        read_bundle(path)
+
+
+def test_a_tied_tensor_is_stored_once_and_comes_back_tied(tmp_path):
+    path, shared = tmp_path / "m.safetensors", torch.randn(1000)
+    write_bundle(
+        path, {"a": shared, "tied": shared, "part": shared[:10], "none": shared[:0], "nil": shared[:0]}, {"x": 1}
+    )
+    tensors, document = read_bundle(path)
+    assert document == {"x": 1}
+    assert path.stat().st_size < 2 * 4000
+    assert tensors["a"].data_ptr() == tensors["tied"].data_ptr() != tensors["part"].data_ptr()
+    assert torch.equal(tensors["tied"], shared)
+    assert torch.equal(tensors["part"], shared[:10])
+    assert tensors["none"].shape == tensors["nil"].shape == (0,)
+
+
+def test_a_bundle_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    write_bundle(path, {"a": torch.ones(2)}, {"x": 1})
+    monkeypatch.setattr("netgraph.bundle.DOCUMENT_LIMIT", 10)
+    with pytest.raises(LoadError, match="at most 10"):
+        write_bundle(path, {"a": torch.zeros(2)}, {"long": "document"})
+    monkeypatch.undo()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("no room")))
+    with pytest.raises(LoadError, match="no room"):
+        write_bundle(path, {"a": torch.zeros(2)}, {"x": 2})
+    assert read_bundle(path)[1] == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
 def test_a_network_saved_by_netgraph_needs_no_options_and_runs_the_same(tmp_path):
@@ -244,6 +222,79 @@ def test_modules_of_the_users_own_folder_are_found_even_one_called_models(tmp_pa
     monkeypatch.delitem(sys.modules, "models.mine", raising=False)
 
 
+def test_a_second_folder_called_models_is_not_mistaken_for_the_first(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+    for name in ("first", "second"):
+        (tmp_path / name / "models").mkdir(parents=True)
+        (tmp_path / name / "models" / "__init__.py").write_text(
+            "from torch import nn\ndef make():\n    return nn.Linear(2, 5)\n"
+        )
+    torch.save(nn.Linear(2, 5).state_dict(), tmp_path / "m.pt")
+    load_model(tmp_path / "m.pt", arch="models:make", code_dir=tmp_path / "first")
+    load_model(tmp_path / "m.pt", arch="models:make", code_dir=tmp_path / "first")
+    with pytest.raises(LoadError, match=r"already imported from .*first.*process of its own"):
+        load_model(tmp_path / "m.pt", arch="models:make", code_dir=tmp_path / "second")
+    monkeypatch.delitem(sys.modules, "models", raising=False)
+
+
+def test_a_torchvision_network_goes_round_by_its_name(tmp_path):
+    model = load_model("torchvision:resnet18")
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    opened, x = load_model(tmp_path / "m.pth", arch="torchvision:resnet18"), torch.randn(1, 3, 32, 32)
+    assert torch.equal(opened(x), model(x))
+    assert guess_input(opened)[1] == "--input 2x3x224x224"
+
+
+BERT = {
+    "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": 50, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def test_a_hugging_face_config_builds_the_class_it_names(tmp_path):
+    pytest.importorskip("transformers")
+    path = tmp_path / "config.json"
+    for named, cls in (({}, "BertModel"), ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM")):
+        path.write_text(json.dumps({**BERT, **named}))
+        model = load_model(f"hf:{tmp_path}")
+        assert type(model).__name__ == cls
+        example, text = guess_input(model)
+        assert text == "--input input_ids=2x16:int64 --input attention_mask=2x16:int64"
+        assert model(**example)[0].shape[:2] == (2, 16)
+    model.save_pretrained(tmp_path / "saved")  # which leaves out tied weights
+    opened = load_model(tmp_path / "saved" / "model.safetensors", arch=f"hf:{path}")
+    assert torch.equal(opened(**example)[0], model(**example)[0])
+    for wrong in ({"architectures": ["pipeline"]}, {"model_type": "nosuch"}):
+        path.write_text(json.dumps({**BERT, **wrong}))
+        with pytest.raises(LoadError, match=r"pipeline|nosuch"):
+            load_model(f"hf:{path}")
+
+
+def _fresh(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_torchvision_and_what_imports_it_open_in_a_fresh_process():
+    code = "from netgraph.loading import load_model; load_model('torchvision:squeezenet1_1')"
+    if importlib.util.find_spec("timm"):
+        code = code.replace("load_model('", "load_model('timm:resnet10t'); load_model('")
+    done = _fresh(code)
+    assert done.returncode == 0, done.stderr
+    shim = "from netgraph.torchvision_ops import prepare_torchvision as p; p(); p()"
+    done = _fresh(f"{shim}; import torchvision, torch; print(torch.ops.torchvision.nms.default._schema)")
+    assert "float iou_threshold) -> Tensor" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("case", ["native", "missing"])
+def test_nothing_is_declared_where_torchvision_loads_or_is_not_there(case):
+    mock = {
+        "native": "t._native_loads = lambda folder: True",
+        "missing": "t.importlib.util.find_spec = lambda name: None",
+    }[case]
+    done = _fresh(f"import netgraph.torchvision_ops as t, torch; {mock}; t.prepare_torchvision(); print(t._kept)")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_names_build_networks_and_wrong_ones_are_refused(tmp_path):
     assert load_model("torchvision:squeezenet1_1").training is False
     with pytest.raises(LoadError, match="nosuchnet"):
@@ -274,7 +325,20 @@ def test_inputs_are_read_from_text():
     assert torch.equal(parse_inputs(["2x3"]), parse_inputs(["2x3"]))
 
 
-@pytest.mark.parametrize("text", [["2y3"], ["2x3:int7"], ["2x0"], ["a=2x3", "2x3"], ["100000x100000"], ["x"], [""]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        ["2y3"],
+        ["9" * 5000],
+        ["a=2x3", "a=2x4"],
+        ["2x3:int7"],
+        ["2x0"],
+        ["a=2x3", "2x3"],
+        ["100000x100000"],
+        ["x"],
+        [""],
+    ],
+)
 def test_wrong_inputs_are_refused_before_memory_is_taken(text):
     started = time.perf_counter()
     with pytest.raises(LoadError, match="--input"):
@@ -288,6 +352,7 @@ def test_wrong_inputs_are_refused_before_memory_is_taken(text):
         (mlp((6, 8, 3)), "--input 2x6"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 2)), "--input 2x1x28x28"),
         (nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2)), "--input 2x16:int64"),
+        (nn.LSTM(5, 6, batch_first=True), "--input 2x16x5"),
         (nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1)), "--input 2x2x64"),
     ],
 )
