@@ -14,6 +14,7 @@ from typing import IO, Any
 from netgraph.errors import LoadError
 
 N_OPCODES = 10**6  # torch.save writes about thirty a tensor; so many are read in a second
+N_GLOBALS = 10_000  # each is looked up by name, which is slow; torch.save writes each name once
 HEAVIEST_TUPLE = 20_000  # values in one tuple and the tuples in it, each as often as it stands there
 LONGEST_INT = 96  # bits; PyTorch's magic number has 77
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
@@ -70,6 +71,7 @@ class _Weigher:
         self.stack: list[int] = []
         self.marks: list[int] = []
         self.memo: dict[int, int] = {}
+        self.n_globals = 0
 
     def problem(self, name: str, argument: Any) -> str | None:
         """Take one step and say what is wrong with it."""
@@ -87,6 +89,10 @@ class _Weigher:
             return f"the opcode {name}"
         if type(argument) is int and argument.bit_length() > LONGEST_INT:
             return f"an integer of {argument.bit_length():,} bits"
+        if "GLOBAL" in name or name == "INST":
+            self.n_globals += 1
+            if self.n_globals > N_GLOBALS:
+                return f"more than {N_GLOBALS:,} globals"
         return self._replaced(name)
 
     def _replaced(self, name: str) -> str | None:

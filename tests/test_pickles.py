@@ -94,6 +94,8 @@ HOSTILE = {
     "a memo of a thousand million entries": _archive(b"\x80\2}r" + (2**30).to_bytes(4, "little") + b"."),
     "bytes longer than the file": _archive(b"\x80\4\x8e" + (2**46).to_bytes(8, "little") + b"abc."),
     "a million dicts": _archive(b"\x80\2(" + b"}" * 2**22 + b"t."),
+    "a claim behind a million globals": _archive(b"\x80\2](" + b"ctorch\nSize\n" * 990_000 + _tensor(2**40) + b"e."),
+    "a claim behind a million dicts": _archive(b"\x80\2](" + b"}" * 990_000 + _tensor(2**40) + b"e."),
     "a key that takes for ever to hash": _archive(b"\x80\2}" + _doubled(60) + b"K\1s."),
     "a key deeper than the stack": _archive(b"\x80\2}K\1" + b"\x85" * 900_000 + b"K\1s."),
     "a storage whose name takes for ever to print": _weights(_storage(4, key=_doubled(60))),
