@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from netgraph.bundle import read_bundle, write_bundle
 from netgraph.coarsen.hierarchy import Hierarchy, Level
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.transfer import Transfer
-from netgraph.errors import LoadError
-from netgraph.program import from_document
+from netgraph.errors import LoadError, NetgraphError
+from netgraph.examples import DTYPES, LIMIT
+from netgraph.loading import filled, load_model
 from netgraph.structure import unflatten
+from netgraph.swapping import set_mode
 from netgraph.tracing import trace
+
+INDEX = "hierarchy.safetensors"  # how levels hang together; digested as they are
 
 
 def save(what: Hierarchy | nn.Module, path: str | Path) -> None:
@@ -39,7 +42,7 @@ def save(what: Hierarchy | nn.Module, path: str | Path) -> None:
             )
         write_bundle(path, what.tensors(), what.document())  # type: ignore[operator]
         return
-    if path.exists() and not (path / "hierarchy.json").is_file():
+    if path.exists() and not (path / INDEX).is_file():
         raise LoadError(f"{path} exists and is no hierarchy; give another name")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -55,24 +58,15 @@ def save(what: Hierarchy | nn.Module, path: str | Path) -> None:
 def _write(hierarchy: Hierarchy, folder: Path) -> None:
     first = hierarchy.levels[0]
     models = [coarse_network(first.model, first.spec, {}), *(level.model for level in hierarchy.levels[1:])]
+    aggregates, transfers = {}, []
     for i, (level, model) in enumerate(zip(hierarchy.levels, models, strict=True)):
-        write_bundle(folder / f"level{i}.safetensors", model.tensors(), model.document())  # type: ignore[operator]
-        arrays: dict[str, Any] = {n: t.aggregates for n, t in level.transfers.items()}
-        with (folder / f"transfers{i}.npz").open("wb") as file:
-            np.savez(file, **arrays)
-    document = {
-        "format": 1,
-        "levels": len(hierarchy.levels),
-        "options": {k: v for k, v in hierarchy.options.items() if _plain(v)},
-        "example": hierarchy.options.get("example"),
-        "seconds": [level.seconds for level in hierarchy.levels],
-        "flops": [level.flops for level in hierarchy.levels],
-    }
-    (folder / "hierarchy.json").write_text(json.dumps(document, indent=1))
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str, list, dict, type(None)))
+        save(model, folder / f"level{i}.safetensors")
+        transfers.append(list(level.transfers))
+        for number, transfer in enumerate(level.transfers.values()):
+            aggregates[f"{i}.{number}"] = torch.from_numpy(transfer.aggregates)
+    seconds = [level.seconds for level in hierarchy.levels]
+    document = {"format": 1, "options": hierarchy.options, "transfers": transfers, "seconds": seconds}
+    write_bundle(folder / INDEX, aggregates, document)
 
 
 def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hierarchy | nn.Module:
@@ -91,47 +85,46 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
     """
     path = Path(path)
     if path.is_file():
-        tensors, document = read_bundle(path)
-        return from_document(document, tensors)
+        return load_model(path)
+    if not (path / INDEX).is_file():
+        raise LoadError(f"{path} is no hierarchy (it has no {INDEX}); give a folder that netgraph saved")
+    aggregates, document = read_bundle(path / INDEX)
     try:
-        document = json.loads((path / "hierarchy.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise LoadError(f"{path} is no hierarchy ({error}); give a folder that netgraph saved") from error
-    return _hierarchy(path, document, arch)
+        return _hierarchy(path, document, aggregates, arch)
+    except NetgraphError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise LoadError(f"{path} is no hierarchy of this version of netgraph ({error}); save it again") from error
 
 
-def _hierarchy(path: Path, document: Mapping[str, Any], arch: Callable[[], nn.Module] | None) -> Hierarchy:
-    models = [_level_model(path, i) for i in range(document["levels"])]
+def _hierarchy(
+    path: Path, document: Mapping[str, Any], aggregates: Mapping[str, Tensor], arch: Callable[[], nn.Module] | None
+) -> Hierarchy:
+    options, levels = document["options"], []
+    models = [load_model(path / f"level{i}.safetensors") for i in range(len(document["transfers"]))]
     if arch is not None:
-        own = arch()
-        own.load_state_dict(
-            {k: v for k, v in models[0].state_dict().items() if not k.startswith("constants.")}, strict=False
-        )
-        models[0] = own.eval()
-    spec = trace(models[0], example_of(document["example"]))
-    levels = []
-    for i, model in enumerate(models):
-        transfers = _transfers(path / f"transfers{i}.npz")
+        models[0] = filled(arch(), _own_state(models[0]), path, getattr(arch, "__name__", "arch"))
+        set_mode(models[0], training=False)
+    spec = trace(models[0], example_of(options["example"]))
+    for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
+        transfers = {name: Transfer(aggregates[f"{i}.{n}"].numpy()) for n, name in enumerate(names)}
         spec = spec.resized({name: t.n_coarse for name, t in transfers.items()})
-        levels.append(Level(model, spec, transfers, document["seconds"][i], document["flops"][i]))
-    return Hierarchy(levels, {**document["options"], "example": document["example"]})
+        levels.append(Level(model, spec, transfers, document["seconds"][i], spec.flops))
+    return Hierarchy(levels, options)
 
 
-def _level_model(path: Path, i: int) -> nn.Module:
-    tensors, document = read_bundle(path / f"level{i}.safetensors")
-    return from_document(document, tensors)
-
-
-def _transfers(path: Path) -> dict[str, Transfer]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: Transfer(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path} is missing or damaged ({error}); save the hierarchy again") from error
+def _own_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a recorded network has of the network it was recorded from."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("constants.")}
 
 
 def example_of(description: Mapping[str, Any]) -> Any:
-    """Return an example of the described shapes: zeros."""
-    leaves = [torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in description["tensors"]]
+    """Return an example of the described shapes, zeros; sizes are checked before memory is taken."""
+    for shape, dtype in description["tensors"]:
+        if dtype not in DTYPES or math.prod(shape) > LIMIT:
+            raise LoadError(
+                f"the saved example is {shape} of {dtype}; inputs have at most {LIMIT:,} numbers of a known type"
+            )
+    leaves = [torch.zeros(shape, dtype=DTYPES[dtype]) for shape, dtype in description["tensors"]]
     args, kwargs = unflatten(description["structure"], leaves)
     return kwargs if kwargs else args

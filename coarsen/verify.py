@@ -21,10 +21,10 @@ from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import inject, prolong
-from netgraph.errors import NetgraphError, TraceError
+from netgraph.errors import NetgraphError
 from netgraph.program import GraphNetwork
 from netgraph.spec import Axis, UnitSpec
-from netgraph.structure import normalise_example
+from netgraph.structure import normalise_example, structure_of
 from netgraph.swapping import set_mode, with_state
 
 DOUBLE = 300_000_000  # networks of more numbers are compared in their own precision
@@ -120,7 +120,7 @@ def _difference(
                 return _compared(
                     model, spec, transfers, _double(example), {n: _double(t) for n, t in state.items()}, seed
                 )
-            except RuntimeError:  # a cast inside the network meets double weights
+            except (RuntimeError, NetgraphError):  # a cast inside the network meets double weights; judged below
                 pass
         return _compared(model, spec, transfers, example, state, seed)
     finally:
@@ -149,9 +149,9 @@ def _compared(
     args, kwargs = normalise_example(example)
     with torch.no_grad(), _seeded(seed), with_state(model, fine), plain_attention():
         expected = model(*args, **kwargs)
-    with torch.no_grad(), _seeded(seed):
-        found = network(*args, **kwargs)
-    if any(bool(torch.isnan(t).any()) for t in _tensors(expected) if t.is_floating_point()):
+    with _seeded(seed):
+        found = run_coarse(network, example)
+    if any(bool(torch.isnan(t).any()) for t in tensors_of(expected) if t.is_floating_point()):
         return None
     again = inject(spec, transfers, fine)
     drift = max((relative_error(coarse[name], again[name]) for name in coarse), default=0.0)
@@ -212,19 +212,18 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
 
 
 def relative_error_of(expected: Any, found: Any) -> float:
-    """Return the largest relative error over the tensors of two results that nest alike."""
-    pairs = list(zip(_tensors(expected), _tensors(found), strict=False))
-    return max((relative_error(a, b) if a.shape == b.shape else float("inf") for a, b in pairs), default=float("inf"))
+    """Return the largest relative error over the tensors of two results; infinite where they differ in number or shape."""
+    a, b = tensors_of(expected), tensors_of(found)
+    if not a or [t.shape for t in a] != [t.shape for t in b]:
+        return float("inf")
+    return max(relative_error(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if hasattr(value, "values") and not isinstance(value, Tensor):
-        return [t for v in value.values() for t in _tensors(v)]
-    if isinstance(value, (list, tuple)):
-        return [t for v in value for t in _tensors(v)]
-    return []
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors of a result, in the order in which a recording has them."""
+    leaves: list[Tensor] = []
+    structure_of(value, leaves, drop_unknown=True)
+    return leaves
 
 
 def verify_level(coarse: GraphNetwork, example: Any) -> None:
@@ -235,18 +234,24 @@ def verify_level(coarse: GraphNetwork, example: Any) -> None:
     NetgraphError
         It does not run: a rule of netgraph is wrong.
     """
-    args, kwargs = normalise_example(example)
     training = coarse.training
     coarse.eval()
     try:
+        run_coarse(coarse, example)
+    finally:
+        coarse.train(training)
+
+
+def run_coarse(coarse: GraphNetwork, example: Any) -> Any:
+    """Return a coarse network's result; what an operator says of sizes that do not fit becomes a `NetgraphError`."""
+    args, kwargs = normalise_example(example)
+    try:
         with torch.no_grad():
-            coarse(*args, **kwargs)
-    except TraceError:
+            return coarse(*args, **kwargs)
+    except NetgraphError:
         raise
-    except Exception as error:  # whatever an operator says of sizes that do not fit
+    except Exception as error:  # operators raise many kinds
         raise NetgraphError(
             f"the coarse network does not run ({type(error).__name__}: {str(error)[:200]}); a rule of netgraph is wrong: "
             "please report the network, and --keep the axis meanwhile"
         ) from error
-    finally:
-        coarse.train(training)

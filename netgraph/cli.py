@@ -274,7 +274,7 @@ def demo(
     torch.manual_seed(seed)
     train_x, train_y, test_x, test_y = digits(seed=seed)
     model = mlp()
-    typer.echo("netgraph: training 64-128-64-10 on 1,348 digits", err=True)
+    typer.echo(f"netgraph: training a network of three layers on {len(train_x):,} digits", err=True)
     fit(model, train_x, train_y, seed=seed)
     torch.save(model.state_dict(), folder / "model.pt")
     hierarchy = build_hierarchy(model, test_x[:2], n_levels=3, seed=seed)

@@ -167,7 +167,17 @@ def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _filled(arch: str, arch_args: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> nn.Module:
-    model = build(arch, arch_args)
+    return filled(build(arch, arch_args), state, path, arch)
+
+
+def filled(model: nn.Module, state: Mapping[str, Tensor], path: Path, arch: str) -> nn.Module:
+    """Return a network with a state dict loaded into it; ``path`` and ``arch`` are named in errors.
+
+    Raises
+    ------
+    LoadError
+        They do not fit: a name is missing or too many, or a shape differs.
+    """
     own = model.state_dict()
     state = _without_prefixes(state, own)
     problems = _misfit(state, own)

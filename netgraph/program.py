@@ -1,19 +1,19 @@
 """A recorded graph as a module that trains, evaluates, copies, saves and loads; its state dict has the network's own names.
 
-The graph is plain data (`Document`): operators by name from an allow-list, arguments as JSON. Opening one runs no
-code but operators that netgraph has rules for.
+The graph is plain data: operators by name from an allow-list, arguments as JSON. No code is made from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from netgraph.document import graph_from
 from netgraph.errors import TraceError
+from netgraph.steps import Steps
 from netgraph.structure import flatten, unflatten, without_classes
 
 
@@ -66,14 +66,15 @@ class GraphNetwork(nn.Module):
         self._compile()
 
     def _compile(self) -> None:
-        self._run = {mode: _compiled(graph_from(document)) for mode, document in self._graphs.items()}
+        names = frozenset(self.state_dict())
+        self._run = {mode: Steps(document, names) for mode, document in self._graphs.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the recorded graph of the current mode on inputs that nest as the example did."""
         leaves = flatten(self._inputs, (args, kwargs))
         self._check(leaves)
         mode = "train" if self.training else "eval"
-        results = self._run[mode](self, *leaves, self._device(leaves))
+        results = self._run[mode](partial(_find, self), *leaves, self._device(leaves))
         return unflatten(self._outputs[mode], results)
 
     def _device(self, leaves: list[Tensor]) -> torch.device:
@@ -139,14 +140,6 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         outputs=document["outputs"],
         shapes=document["shapes"],
     ).eval()
-
-
-def _compiled(graph: fx.Graph) -> Any:
-    """Return the graph as a function of the module and its flat inputs."""
-    code = graph.python_code(root_module="self")
-    space: dict[str, Any] = dict(code.globals)
-    exec(code.src, space)  # generated from allow-listed operators only
-    return space["forward"]
 
 
 def _place(module: nn.Module, name: str, value: Any) -> None:

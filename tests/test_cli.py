@@ -62,7 +62,7 @@ def test_plugins_are_listed_with_their_distribution():
 
 def test_all_levels_are_written_as_a_folder(file, tmp_path):
     assert run("coarsen", file, *ARCH, "-o", tmp_path / "m.hierarchy")[0] == 0
-    assert (tmp_path / "m.hierarchy" / "hierarchy.json").is_file()
+    assert (tmp_path / "m.hierarchy" / "hierarchy.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

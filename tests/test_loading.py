@@ -1,5 +1,6 @@
 """Opening networks: what is safe opens, what is not is refused by name, and nothing a stranger wrote runs."""
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -206,6 +207,68 @@ def test_a_document_with_a_strange_operator_or_an_absurd_size_is_refused(tmp_pat
     write_bundle(tmp_path / "m.safetensors", model.tensors(), {"format": 1})
     with pytest.raises(LoadError, match="no network"):
         load_model(tmp_path / "m.safetensors")
+
+
+def _strangers_graphs(document, change):
+    return {mode: [change(*node) for node in graph] for mode, graph in document["graphs"].items()}
+
+
+@pytest.mark.parametrize("place", ["tensor", "keyword", "input", "number"])
+def test_nothing_written_in_a_document_is_run_as_code(tmp_path, place):
+    """Names of a file once went into generated Python; each of these made a folder then, or would have."""
+    code = f"__import__('os').mkdir({str(tmp_path / 'ran')!r})"
+
+    def change(name, what, args, kwargs):
+        if place == "tensor" and what.startswith("get_attr"):
+            what = f'get_attr:0.weight") or {code} or getattr(self, "x'
+        if place == "keyword" and what == "aten.linear.default":
+            kwargs = {"dict": {f"**({code} or {{}}), bias": None}}
+        if place == "input" and what.startswith("placeholder"):
+            what = f"placeholder:x={code}"
+        if place == "number" and what == "aten.linear.default":
+            args = [*args[:2], {"float": code}]
+        return [name, what, args, kwargs]
+
+    model = ng.build_hierarchy(mlp((6, 8, 3)), torch.randn(2, 6)).levels[1].model
+    document = model.document()
+    graphs = _strangers_graphs(document, change)
+    write_bundle(tmp_path / "m.safetensors", model.tensors(), {**document, "graphs": graphs})
+    with contextlib.suppress(LoadError, RuntimeError):
+        load_model(tmp_path / "m.safetensors")(torch.randn(2, 6))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("sizes", [[2**20, 2**20], [2**50], [2, [2**20, 2**20]]])
+def test_sizes_that_multiply_to_terabytes_are_refused_when_opened(tmp_path, sizes):
+    model = ng.build_hierarchy(mlp((6, 8, 3)), torch.randn(2, 6)).levels[1].model
+    graph = [
+        ["z", "aten.zeros.default", [sizes], {"dict": {}}],
+        ["output", "output:output", [[{"node": "z"}]], {"dict": {}}],
+    ]
+    write_bundle(tmp_path / "m.safetensors", model.tensors(), {**model.document(), "graphs": {"eval": graph}})
+    with pytest.raises(LoadError, match="asks for"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_hierarchy_that_was_changed_or_does_not_fit_its_class_is_refused(tmp_path):
+    path = tmp_path / "m.hierarchy"
+    ng.save(ng.build_hierarchy(mlp((6, 8, 3)), torch.randn(2, 6)), path)
+    for wrong in (lambda: nn.Linear(6, 3), lambda: mlp((6, 9, 3)), lambda: mlp((6, 8, 8, 3))):
+        with pytest.raises(LoadError, match="does not fit"):
+            ng.load(path, arch=wrong)
+    tensors, document = read_bundle(path / "hierarchy.safetensors")
+    options = {**document["options"], "example": {**document["options"]["example"], "tensors": [[[2**40], "float32"]]}}
+    write_bundle(path / "hierarchy.safetensors", tensors, {**document, "options": options})
+    with pytest.raises(LoadError, match="at most"):
+        ng.load(path)
+    write_bundle(path / "hierarchy.safetensors", tensors, {"format": 1})
+    with pytest.raises(LoadError, match="no hierarchy of this version"):
+        ng.load(path)
+    data = bytearray((path / "hierarchy.safetensors").read_bytes())
+    data[-3] ^= 4
+    (path / "hierarchy.safetensors").write_bytes(bytes(data))
+    with pytest.raises(LoadError, match="damaged"):
+        ng.load(path)
 
 
 def test_modules_of_the_users_own_folder_are_found_even_one_called_models(tmp_path, monkeypatch):
