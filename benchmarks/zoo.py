@@ -64,12 +64,12 @@ def warm_up() -> Made:
 
 def train_step(model: torch.nn.Module, example: Any) -> bool:
     """Tell whether one step of SGD changes the parameters and leaves them finite."""
-    from netgraph.coarsen.verify import _tensors
+    from netgraph.coarsen.verify import tensors_of
     from netgraph.structure import normalise_example
 
     args, kwargs = normalise_example(example)
     model.train()
-    loss = sum(t.float().square().mean() for t in _tensors(model(*args, **kwargs)) if t.is_floating_point())
+    loss = sum(t.float().square().mean() for t in tensors_of(model(*args, **kwargs)) if t.is_floating_point())
     loss.backward()  # type: ignore[union-attr]
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     return bool(grads) and all(bool(torch.isfinite(g).all()) for g in grads)

@@ -187,7 +187,6 @@ RULES = {
     **dict.fromkeys(["aten.outer", "aten.ger"], outer),
     **dict.fromkeys(["aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution"], convolution),
     **dict.fromkeys([f"aten.conv_transpose{n}d" for n in (1, 2, 3)], transposed),
-    **dict.fromkeys([f"aten.conv_transpose{n}d" for n in (1, 2, 3)] + ["aten.conv_transpose2d"], transposed),
     "aten.einsum": einsum,
     "aten.bilinear": bilinear,
     "aten.embedding": embedding,
