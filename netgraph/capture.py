@@ -1,10 +1,10 @@
 """Record what a network computes, as a graph of ATen operators before autograd takes them apart.
 
-The network runs once on fake tensors, which have shapes and no numbers, so that recording costs no arithmetic
-and no memory; where the computation looks at numbers (a boolean mask, an index of variable length) it runs once
-more on real ones. Sizes come out as the integers of that run: `netgraph.tracing` works out which axis each of
-them counts, and writes them anew for another size. Training and evaluation are two recordings, because dropout,
-batch norm and stochastic depth differ between them.
+The network runs once on tensors that have shapes and no numbers, so that recording costs no arithmetic and no memory:
+on meta tensors (`netgraph.recorder`), or, where those do not do, on fake tensors under ``make_fx``; where the computation
+looks at numbers (a boolean mask, an index of variable length) it runs on real ones. Sizes come out as the integers of
+that run: `netgraph.tracing` works out which axis each of them counts, and writes them anew for another size. Training
+and evaluation are two recordings, because dropout, batch norm and stochastic depth differ between them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
+from netgraph.recorder import record_on_meta
 from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode, with_state
 
@@ -73,13 +74,25 @@ def capture(model: nn.Module, example: Any, *, training: bool) -> Capture:
     TraceError
         The network fails on the example, or branches on numbers.
     """
-    modes = {module: module.training for module in model.modules()}
-    set_mode(model, training=training)
-    try:
+    with _as_it_was(model):
+        set_mode(model, training=training)
         return _capture(model, example)
+
+
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Give every module back its mode, its slots and its attributes: a mask that it kept of this run has no numbers."""
+    slots = ("_parameters", "_buffers", "_modules")
+    before = [(m, dict(vars(m)), [dict(getattr(m, slot)) for slot in slots]) for m in model.modules()]
+    try:
+        yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module, attributes, contents in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for slot, content in zip(slots, contents, strict=True):
+                getattr(module, slot).clear()
+                getattr(module, slot).update(content)
 
 
 def _capture(model: nn.Module, example: Any) -> Capture:
@@ -97,9 +110,16 @@ def _capture(model: nn.Module, example: Any) -> Capture:
         outputs.append(structure_of(result, flat, drop_unknown=True))
         return flat
 
-    recorded = _record(run, state, leaves)
-    graph, constants = _tidy(recorded, list(state), len(leaves))
+    graph, constants = _recorded(run, state, leaves)
+    _drop_dead(graph)
     return Capture(graph, constants, inputs, outputs[-1])
+
+
+def _recorded(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Try the ways of recording, quickest first."""
+    with contextlib.suppress(Exception), _quiet():  # whatever it was, the next way says it better
+        return record_on_meta(run, state, leaves)
+    return _tidy(_record(run, state, leaves), list(state))
 
 
 def _record(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.GraphModule:
@@ -179,7 +199,7 @@ def _quiet() -> Iterator[None]:
         noisy.setLevel(noisy_level)
 
 
-def _tidy(recorded: fx.GraphModule, names: list[str], n_inputs: int) -> tuple[fx.Graph, dict[str, Tensor]]:
+def _tidy(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Turn parameter placeholders into ``get_attr`` nodes, name constants, and drop what nothing uses."""
     graph = recorded.graph
     constants: dict[str, Tensor] = {}
@@ -193,7 +213,6 @@ def _tidy(recorded: fx.GraphModule, names: list[str], n_inputs: int) -> tuple[fx
             constants[name] = getattr(recorded, str(node.target)).detach().clone()
             node.target = name
             node.meta["val"] = constants[name]
-    _drop_dead(graph)
     return graph, constants
 
 

@@ -10,6 +10,8 @@ from nets import IMAGE, WORDS, Fn, nets
 from torch import nn
 
 import netgraph as ng
+from netgraph.call import bind
+from netgraph.capture import capture
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.verify import dead_units, duplicate_units
 from netgraph.errors import NothingToMergeError, TraceError
@@ -60,6 +62,56 @@ def test_batch_norm_statistics_move_as_in_the_network_itself():
         copy(example)
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(copy.get_buffer(name), buffer, rtol=1e-12, atol=1e-12)
+
+
+def _written(graph):
+    """Return a graph as text in which nodes have numbers, for another recorder names them otherwise."""
+    numbers, lines = {}, []
+    for node in graph.nodes:
+        numbers[node] = len(numbers)
+        bound = bind(node) if node.op == "call_function" else {"": node.args}
+        arguments = torch.fx.node.map_arg(bound, lambda n: f"%{numbers[n]}")
+        target = "" if node.op == "placeholder" or "constant" in str(node.target) else str(node.target)
+        value = node.meta.get("val")
+        shape = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
+        lines.append((node.op, target, {k: v for k, v in arguments.items() if k != "device"}, shape))
+    return lines
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_quick_recorder_writes_what_make_fx_writes(name, training, monkeypatch):
+    model, example = NETS[name]
+    quick = capture(model, example, training=training)
+    monkeypatch.setattr("netgraph.capture.record_on_meta", lambda *_: 1 / 0)
+    assert _written(quick.graph) == _written(capture(model, example, training=training).graph)
+
+
+def test_what_the_quick_recorder_cannot_follow_it_does_not_record():
+    class Decides(nn.Module):
+        def forward(self, x):
+            return x * 2 if torch.rand(1) < 0.5 else x
+
+    class Writes(nn.Module):
+        def forward(self, x):
+            total = torch.tensor([0.0, 0.0, 0.0])
+            return total.add_(x[0])
+
+    class Keeps(nn.Module):
+        kept = None
+
+        def forward(self, x):
+            self.kept = x.detach() if self.kept is None else self.kept
+            return x + self.kept
+
+    x = torch.randn(2, 3)
+    with pytest.raises(TraceError, match="branches on numbers"):
+        ng.trace(Decides(), x)
+    for followed in (Writes(), Keeps()):
+        network = coarse_network(followed, ng.trace(followed, x), {})
+        for _ in range(2):  # a constant that was written to would show the second time
+            torch.testing.assert_close(network(x), x + x if isinstance(followed, Keeps) else x[0])
+    assert torch.equal(followed(x), x + x)
 
 
 def test_a_wrong_rule_is_noticed_by_the_oracles(monkeypatch):
@@ -158,7 +210,7 @@ def test_branches_on_numbers_and_wrong_inputs_are_refused():
 
 
 def test_an_operator_without_a_rule_is_named_with_its_place():
-    with pytest.raises(TraceError, match=r"aten\.\w*pdist\w* has no rule .*nets.py:.*netgraph\.rules"):
+    with pytest.raises(TraceError, match=r"aten\.\w*pdist\w* has no rule .*test_tracing.py:.*netgraph\.rules"):
         ng.trace(Fn(lambda m, x: torch.pdist(m.a(x)), a=nn.Linear(5, 4)), torch.randn(3, 5))
 
 
