@@ -1,4 +1,4 @@
-"""Claim: recording both modes of a network costs less than one `torch.export`, and takes networks that it refuses.
+"""Claim: recording both modes of a network costs less than one `torch.export`, unless it must run on real numbers.
 
 `netgraph.trace` (two recordings, all rules) beside ``torch.export.export(strict=False)`` (one mode, no rules) on the
 same networks, alternating, five times each after one of each to warm up: median seconds, least and most.
