@@ -51,8 +51,17 @@ class Verdict:
     note: str = ""
 
 
-def duplicate_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0) -> Verdict:
-    """Clone units in random pairs, merge them back, and compare outputs and parameters."""
+def duplicate_units(
+    model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
+) -> Verdict:
+    """Clone units in random pairs, merge them back, and compare outputs and parameters.
+
+    Parameters
+    ----------
+    double : bool
+        Compare in double precision where the network runs in it, so that a wrong rule is not taken for roundoff, nor
+        roundoff for a wrong rule; else in the network's own.
+    """
     random = np.random.default_rng(seed)
     transfers = {}
     for axis in axes:
@@ -62,13 +71,15 @@ def duplicate_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterab
     names = tuple(transfers)
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
-    error = _difference(model, spec, transfers, example, seed)
+    error = _difference(model, spec, transfers, example, seed, double)
     note = "the network's own outputs are not numbers on this example" if error is None else ""
     return Verdict("duplicate", names, error, note)
 
 
-def dead_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0) -> Verdict:
-    """Zero one unit of each axis, leave it out, and compare outputs."""
+def dead_units(
+    model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
+) -> Verdict:
+    """Zero one unit of each axis, leave it out, and compare outputs; parameters as of `duplicate_units`."""
     random = np.random.default_rng(seed)
     axes = list(axes)
     able = [axis for axis in axes if axis.equal is None and axis.size > 1]
@@ -79,7 +90,7 @@ def dead_units(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Ax
     for axis in able:
         kept = np.delete(np.arange(axis.size), random.integers(axis.size))
         transfers[axis.name] = Transfer.selection(kept, axis.size)
-    error = _difference(model, spec, transfers, example, seed)
+    error = _difference(model, spec, transfers, example, seed, double)
     if error is None:
         return Verdict(
             "dead", tuple(transfers), None, "the network itself is not finite with a zero unit (it divides by its norm)"
@@ -104,18 +115,14 @@ def verify(model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0) -> 
 
 
 def _difference(
-    model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int
+    model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int, double: bool
 ) -> float | None:
-    """Return the largest relative difference; None where the network's own outputs are not numbers.
-
-    In double precision where the network runs in it, so that a wrong rule is not taken for roundoff, nor roundoff
-    for a wrong rule; else in the network's own.
-    """
+    """Return the largest relative difference; None where the network's own outputs are not numbers."""
     training = model.training
     set_mode(model, training=False)
     state = telling_state(model, seed)
     try:
-        if sum(t.numel() for t in state.values()) < DOUBLE:
+        if double and sum(t.numel() for t in state.values()) < DOUBLE:
             try:
                 return _compared(
                     model, spec, transfers, _double(example), {n: _double(t) for n, t in state.items()}, seed
