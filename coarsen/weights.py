@@ -106,3 +106,11 @@ def _along_factor(
     parts = tensor.split([term_size(part, sizes) for part in factor], dim)
     moved = [_along(p, dim, term, transfers, summed, sizes, move) for p, term in zip(parts, factor, strict=True)]
     return torch.cat(moved, dim)
+
+
+def prolonged(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> Tensor:
+    """Return P of one dimension of a parameter as a dense matrix (fine, coarse), products and parts included."""
+    term = spec.parameters[name][dim]
+    sizes = {**spec.sizes, **{axis: t.n_coarse for axis, t in transfers.items()}}
+    identity = torch.eye(term_size(term, sizes), dtype=torch.float64)
+    return _along(identity, 0, term, transfers, frozenset(), sizes, lambda t, summed, x, d: t.copy(x, d))

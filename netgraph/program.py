@@ -5,7 +5,7 @@ The graph is plain data: operators by name from an allow-list, arguments as JSON
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import TraceError
-from netgraph.steps import Steps
-from netgraph.structure import flatten, unflatten, without_classes
+from netgraph.steps import Steps, Stop
+from netgraph.structure import flatten, normalise_example, unflatten, without_classes
 
 
 class GraphNetwork(nn.Module):
@@ -76,6 +76,21 @@ class GraphNetwork(nn.Module):
         mode = "train" if self.training else "eval"
         results = self._run[mode](partial(_find, self), *leaves, self._device(leaves))
         return unflatten(self._outputs[mode], results)
+
+    def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[Stop]:
+        """Run the evaluation graph on several batches side by side, halting before each operator of ``stops``.
+
+        Parameters
+        ----------
+        batches : list
+            Each as `netgraph.trace` takes an example.
+        stops : collection of torch operators
+        """
+        leaves = [flatten(self._inputs, normalise_example(batch)) for batch in batches]
+        for batch in leaves:
+            self._check(batch)
+        inputs = [[*batch, self._device(batch)] for batch in leaves]
+        yield from self._run["eval"].walk(partial(_find, self), inputs, stops)
 
     def _device(self, leaves: list[Tensor]) -> torch.device:
         first = next(self.parameters(), None)

@@ -6,7 +6,8 @@ Names in the document are only ever looked up among the nodes before them and th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,24 @@ class Step:
     kwargs: tuple[tuple[str, Any], ...]
     index: int
     done: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A halt before a call, on several batches.
+
+    Parameters
+    ----------
+    function : operator
+    arguments : list of list
+        Positional arguments, for each batch.
+    names : tuple of str or None
+        For each argument the parameter or buffer that it is, if this call alone reads it.
+    """
+
+    function: Callable[..., Any]
+    arguments: list[list[Any]]
+    names: tuple[str | None, ...]
 
 
 class Steps:
@@ -122,21 +141,48 @@ class Steps:
 
     def __call__(self, find: Callable[[str], Any], *inputs: Any) -> list[Any]:
         """Return the results for flat inputs; ``find`` returns a tensor by name."""
+        env = self._begun(find, inputs)
+        gradients = torch.is_grad_enabled()
+        try:
+            for step in self.steps:
+                _take(step, env)
+        finally:
+            torch._C._set_grad_enabled(gradients)
+        return [_filled(v, env) for v in self.results or ()]
+
+    def walk(
+        self, find: Callable[[str], Any], batches: Sequence[Sequence[Any]], stops: Collection[Any]
+    ) -> Iterator[Stop]:
+        """Run all batches side by side, one step after the other, and halt before each step of ``stops``.
+
+        What the caller writes into a tensor at a halt is what the step reads.
+        """
+        envs = [self._begun(find, inputs) for inputs in batches]
+        names = dict(self.reads)
+        readers = Counter(index for step in self.steps for index in _read((*step.args, *(v for _, v in step.kwargs))))
+        for step in self.steps:
+            if step.function in stops:
+                slots = [v.index if isinstance(v, Slot) else -1 for v in step.args]
+                once = tuple(names.get(i) if readers[i] == 1 else None for i in slots)
+                yield Stop(step.function, [[_filled(v, env) for v in step.args] for env in envs], once)
+            for env in envs:
+                with torch.no_grad():
+                    _take(step, env)
+
+    def _begun(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
         env: list[Any] = [None] * len(self.slots)
         for index, value in zip(self.inputs, inputs, strict=True):
             env[index] = value
         for index, name in self.reads:
             env[index] = find(name)
-        gradients = torch.is_grad_enabled()
-        try:
-            for step in self.steps:
-                args = [_filled(v, env) for v in step.args]
-                env[step.index] = step.function(*args, **{k: _filled(v, env) for k, v in step.kwargs})
-                for index in step.done:
-                    env[index] = None
-        finally:
-            torch._C._set_grad_enabled(gradients)
-        return [_filled(v, env) for v in self.results or ()]
+        return env
+
+
+def _take(step: Step, env: list[Any]) -> None:
+    args = [_filled(v, env) for v in step.args]
+    env[step.index] = step.function(*args, **{k: _filled(v, env) for k, v in step.kwargs})
+    for index in step.done:
+        env[index] = None
 
 
 def _filled(value: Any, env: list[Any]) -> Any:
