@@ -1,12 +1,12 @@
 """Heavy edge matching: pair each unit with its strongest unmatched neighbour.
 
 Karypis and Kumar, "A fast and high quality multilevel scheme for partitioning irregular graphs", SIAM J. Sci.
-Comput. 20(1), 1998, section 3.1. Edges have one total order, by weight and then by a hash of their ends, so the
-matching is the locally dominant one (Preis, STACS 1999) whatever the order in which units are visited.
+Comput. 20(1), 1998, section 3.1, with the matchings of `netgraph.coarsen.matching`.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.matching import augmented_mates, dominant_matching, edge_rank
 from netgraph.errors import AggregatesError
 
 Ints = NDArray[np.int64]
 
 
-def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
+def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0, augment: bool = False) -> Ints:
     """Return aggregates that merge the units joined by heavy edges, two by two.
 
     Parameters
@@ -31,6 +32,8 @@ def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> In
         Number of aggregates to aim for. Below half the units the contracted graph is matched again.
     seed : int
         Seeds the hash that orders edges of equal weight.
+    augment : bool
+        Whether short exchanges make each matching heavier.
 
     Returns
     -------
@@ -42,12 +45,15 @@ def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> In
     AggregatesError
         Aggregates must be equal, and ``n_coarse`` does not divide the number of units or some must stay alone.
     """
-    return _aggregate(graph, n_coarse, lambda adjacency: _by_weight(adjacency, seed))
+    return _aggregate(graph, n_coarse, lambda adjacency, wanted: _by_weight(adjacency, wanted, seed, augment))
+
+
+augmented_matching = partial(heavy_edge_matching, augment=True)
 
 
 def random_order_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Heavy edge matching as METIS visits it: units in random order, each takes its heaviest free neighbour."""
-    return _aggregate(graph, n_coarse, lambda adjacency: _by_visit(adjacency, seed))
+    return _aggregate(graph, n_coarse, lambda adjacency, wanted: _by_visit(adjacency, wanted, seed))
 
 
 def _aggregate(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
@@ -57,7 +63,7 @@ def _aggregate(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     aggregates, adjacency = np.arange(graph.n_units), _movable(graph)
     once = 2 * n_coarse >= graph.n_units  # one matching is enough; who found no partner stays alone
     while (n := adjacency.shape[0]) > n_coarse:
-        pairs = match(adjacency)[: n - n_coarse]
+        pairs = match(adjacency, n - n_coarse)
         if not len(pairs):
             break
         step = numbered(_merge_pairs(n, pairs))
@@ -96,7 +102,7 @@ def _equal_groups(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     n, size = graph.n_units, graph.n_units // n_coarse
     aggregates, adjacency = np.arange(n), graph.adjacency
     while size % 2 == 0:
-        pairs = _perfect(adjacency.shape[0], match(adjacency))
+        pairs = _perfect(adjacency.shape[0], match(adjacency, n))
         step = numbered(_merge_pairs(adjacency.shape[0], pairs))
         sizes, aggregates, size = np.bincount(aggregates), step[aggregates], size // 2
         if size > 1:
@@ -129,79 +135,30 @@ def _grown(adjacency: sparse.csr_array, size: int) -> Ints:
     return group
 
 
-def _by_weight(adjacency: sparse.csr_array, seed: int) -> Ints:
-    """Return the locally dominant matching, heaviest pairs first."""
-    mate = _suitor(adjacency.indptr, adjacency.indices, adjacency.data, np.uint64(seed % 2**64))
+def _by_weight(adjacency: sparse.csr_array, wanted: int, seed: int, augment: bool) -> Ints:
+    """Return the locally dominant matching, at most ``wanted`` pairs of it: the heaviest."""
+    mate, weight = dominant_matching(adjacency, seed)
+    if augment:
+        mate, weight = augmented_mates(adjacency, (mate, weight), seed)
     i = np.flatnonzero(mate > np.arange(len(mate)))
-    j = mate[i]
-    weights = _weights(adjacency.indptr, adjacency.indices, adjacency.data, i, j)
-    order = np.lexsort((_hash(i, j, np.uint64(seed % 2**64)), -weights))
-    return np.stack([i[order], j[order]], axis=1)
+    if len(i) > wanted:
+        ranks = _ranks(i, mate[i].astype(np.int64), np.uint64(seed % 2**64))
+        i = i[np.lexsort((ranks, -weight[i]))[:wanted]]
+    return np.stack([i, mate[i].astype(np.int64)], axis=1)
 
 
-@njit(cache=True)
-def _hash(i, j, seed):  # type: ignore[no-untyped-def]
-    """Mix the ends of an edge, i < j (splitmix64, Steele, Lea and Flood, OOPSLA 2014)."""
-    x = np.uint64(0x9E3779B97F4A7C15) * i.astype(np.uint64) + j.astype(np.uint64) + seed
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@njit(cache=True)
-def _rank(i, j, seed):  # type: ignore[no-untyped-def]
-    """Return the place of one edge among edges of its weight."""
-    return _hash(np.array([min(i, j)]), np.array([max(i, j)]), seed)[0]
-
-
-@njit(cache=True)
-def _suitor(indptr, indices, data, seed):  # type: ignore[no-untyped-def]
-    """Propose to the heaviest neighbour who has no heavier suitor; who is displaced proposes again.
-
-    Manne and Halappanavar, "New effective multithreaded matching algorithms", IPDPS 2014, algorithm 2. Under a total
-    order of edges the outcome is the greedy matching, whoever proposes first.
-    """
-    n = len(indptr) - 1
-    suitor = np.full(n, -1, dtype=np.int64)
-    standing = np.zeros(n, dtype=data.dtype)
-    for start in range(n):
-        u = start
-        while u >= 0:
-            best, heaviest = -1, data.dtype.type(0)
-            for e in range(indptr[u], indptr[u + 1]):
-                v, w = indices[e], data[e]
-                if v == u or w <= 0 or w < heaviest or w < standing[v]:
-                    continue
-                if w == standing[v] and suitor[v] >= 0 and _rank(u, v, seed) >= _rank(suitor[v], v, seed):
-                    continue
-                if w > heaviest or _rank(u, v, seed) < _rank(u, best, seed):
-                    best, heaviest = v, w
-            if best < 0:
-                break
-            displaced = suitor[best]
-            suitor[best], standing[best] = u, heaviest
-            u = displaced
-    mate = np.full(n, -1, dtype=np.int64)
-    for v in range(n):
-        if suitor[v] >= 0 and suitor[suitor[v]] == v:
-            mate[v] = suitor[v]
-    return mate
-
-
-@njit(cache=True)
-def _weights(indptr, indices, data, i, j):  # type: ignore[no-untyped-def]
-    out = np.zeros(len(i), dtype=data.dtype)
+@njit(nogil=True, cache=True)
+def _ranks(i, j, seed):  # type: ignore[no-untyped-def]
+    out = np.empty(len(i), dtype=np.uint64)
     for p in range(len(i)):
-        for e in range(indptr[i[p]], indptr[i[p] + 1]):
-            if indices[e] == j[p]:
-                out[p] = data[e]
+        out[p] = edge_rank(i[p], j[p], seed)
     return out
 
 
-def _by_visit(adjacency: sparse.csr_array, seed: int) -> Ints:
-    """Return the matching of units that choose in random order, in the order of their choice."""
+def _by_visit(adjacency: sparse.csr_array, wanted: int, seed: int) -> Ints:
+    """Return the first ``wanted`` pairs of the matching of units that choose in random order."""
     order = np.random.default_rng(seed).permutation(adjacency.shape[0])
-    return np.asarray(_visit(adjacency.indptr, adjacency.indices, adjacency.data, order))
+    return np.asarray(_visit(adjacency.indptr, adjacency.indices, adjacency.data, order))[:wanted]
 
 
 @njit(cache=True)
@@ -231,10 +188,24 @@ def _merge_pairs(n: int, pairs: Ints) -> Ints:
 
 def numbered(aggregates: Ints) -> Ints:
     """Number aggregates 0 .. k - 1 in the order of their first units."""
+    if len(aggregates) and aggregates.min() >= 0 and aggregates.max() <= 4 * len(aggregates):
+        return np.asarray(_numbered(aggregates, int(aggregates.max()) + 1))
     _, first, inverse = np.unique(aggregates, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[inverse]
+
+
+@njit(nogil=True, cache=True)
+def _numbered(aggregates, largest):  # type: ignore[no-untyped-def]
+    number, out, found = np.full(largest, -1, dtype=np.int64), np.empty(len(aggregates), dtype=np.int64), 0
+    for unit in range(len(aggregates)):
+        a = aggregates[unit]
+        if number[a] < 0:
+            number[a] = found
+            found += 1
+        out[unit] = number[a]
+    return out
 
 
 def contracted(adjacency: sparse.csr_array, aggregates: Ints, sizes: Ints) -> sparse.csr_array:

@@ -6,21 +6,20 @@ no n × n matrix is ever formed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.errors import NetgraphError
+from netgraph.neighbours import Weigh, complete, nearest
+from netgraph.shares import share, spans
 
 DENSE = 2048
 NEIGHBOURS = 32
-BLOCK = 2048
-
-Weigh = Callable[[NDArray[Any], slice, slice], NDArray[Any]]
+PART = 1 << 18  # numbers of a matrix that a thread takes at once
 
 
 def cosine(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sparse.csr_array:
@@ -47,10 +46,14 @@ def cosine(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sp
         A feature is not finite, or ``k`` is below 1.
     """
     x = _finite(features)
-    x = x / _or_one(np.abs(x).max(axis=1, initial=0, keepdims=True))  # or the squares of large numbers overflow
-    x /= _or_one(np.linalg.norm(x, axis=1, keepdims=True))
-    alive = np.asarray(x.any(axis=1))
-    return _graph(x, k, alive, lambda products, i, j: np.clip((1 + products) / 2, 0, 1))
+    alive, x = _largest(x) > 0, _directions(x)
+
+    def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
+        products += 1
+        products /= 2
+        return np.asarray(np.clip(products, 0, 1, out=products))
+
+    return _graph(x, k, alive, weigh)
 
 
 def radial(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sparse.csr_array:
@@ -66,8 +69,12 @@ def radial(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sp
     scale = _median_square(x[alive], seed)
 
     def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
-        distance = np.maximum(squares[i, None] + squares[None, j] - 2 * products, 0)
-        return np.asarray(np.exp(-distance / (2 * scale)))
+        products *= 2
+        distance = squares[i, None] + squares[None, j]
+        distance -= products
+        np.maximum(distance, 0, out=distance)
+        distance /= -2 * scale
+        return np.asarray(np.exp(distance, out=distance))
 
     return _graph(x, k, alive, weigh)
 
@@ -88,12 +95,59 @@ def _finite(features: NDArray[Any]) -> NDArray[Any]:
     if features.ndim != 2:
         raise NetgraphError(f"features have shape {features.shape}; affinities need one row a unit: (n_units, d)")
     x = np.ascontiguousarray(features, dtype=np.float32 if features.dtype != np.float64 else np.float64)
-    if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).any(axis=1).argmax())
+    largest = _largest(x)
+    if not np.isfinite(largest).all():
         raise NetgraphError(
-            f"unit {bad} has weights that are not finite; affinities need finite ones: mend the network"
+            f"unit {int((~np.isfinite(largest)).argmax())} has weights that are not finite; affinities need finite ones: "
+            "mend the network"
         )
     return x
+
+
+def _largest(x: NDArray[Any]) -> NDArray[Any]:
+    """Return the largest magnitude of each row, not finite where an entry is not."""
+    bits = _bits(x)
+    largest = np.zeros(len(x), dtype=bits.dtype)
+    share(lambda s: _largest_bits(bits, largest, s.start, s.stop), _parts(x))
+    return largest.view(x.dtype)
+
+
+def _parts(x: NDArray[Any]) -> list[slice]:
+    return spans(len(x), max(1, PART // max(1, x.shape[1])))
+
+
+def _bits(x: NDArray[Any]) -> NDArray[Any]:
+    return x.view(np.uint32 if x.dtype == np.float32 else np.uint64)
+
+
+@njit(nogil=True, cache=True)
+def _largest_bits(bits, largest, lo, hi):  # type: ignore[no-untyped-def]
+    """Compare magnitudes as integers: they have one order, with infinity and what is no number at its end."""
+    magnitude = ~(bits.dtype.type(1) << bits.dtype.type(8 * bits.itemsize - 1))
+    for r in range(lo, hi):
+        most = bits.dtype.type(0)
+        for c in range(bits.shape[1]):
+            most = max(most, bits[r, c] & magnitude)
+        largest[r] = most
+
+
+def _directions(x: NDArray[Any]) -> NDArray[Any]:
+    """Return rows of length one; rows of zeros stay."""
+    largest, out = _or_one(_largest(x)), np.empty_like(x)
+    share(lambda s: _direct(x, largest, out, s.start, s.stop), _parts(x))
+    return out
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _direct(x, largest, out, lo, hi):  # type: ignore[no-untyped-def]
+    for r in range(lo, hi):
+        square = x.dtype.type(0)
+        for c in range(x.shape[1]):
+            out[r, c] = x[r, c] / largest[r]  # or the squares of large numbers overflow
+            square += out[r, c] * out[r, c]
+        length = np.sqrt(square) if square > 0 else x.dtype.type(1)
+        for c in range(x.shape[1]):
+            out[r, c] /= length
 
 
 def _graph(x: NDArray[Any], k: int | None, alive: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
@@ -102,10 +156,8 @@ def _graph(x: NDArray[Any], k: int | None, alive: NDArray[Any], weigh: Weigh) ->
         raise NetgraphError(f"k is {k}; a unit keeps at least one neighbour")
     weigh = _exact(weigh, _copies(x), alive)
     if n > DENSE or (k is not None and k < n - 1):
-        return _nearest(x, min(k or NEIGHBOURS, n - 1), weigh)
-    weights = weigh(x @ x.T, slice(0, n), slice(0, n))
-    np.fill_diagonal(weights, 0)
-    return _complete(weights) if np.count_nonzero(weights) == n * (n - 1) else sparse.csr_array(weights)
+        return nearest(x, min(k or NEIGHBOURS, n - 1), weigh)
+    return complete(x, weigh)
 
 
 def _exact(weigh: Weigh, copies: NDArray[np.int64] | None, alive: NDArray[Any]) -> Weigh:
@@ -114,67 +166,53 @@ def _exact(weigh: Weigh, copies: NDArray[np.int64] | None, alive: NDArray[Any]) 
 
     def weigh_exactly(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
         one = products.dtype.type(1)
-        weights = np.minimum(weigh(products, i, j), np.nextafter(one, 0 * one))
+        weights = weigh(products, i, j)
+        np.minimum(weights, np.nextafter(one, 0 * one), out=weights)
         if copies is not None:
-            weights[copies[i, None] == copies[None, j]] = 1
-        return weights if all_alive else np.asarray(weights * (alive[i, None] & alive[None, j]))
+            some = np.flatnonzero(copies[i] >= 0)
+            weights[some] = np.where(copies[i][some, None] == copies[None, j], one, weights[some])
+        if not all_alive:
+            weights[~alive[i]] = 0
+            weights[:, ~alive[j]] = 0
+        return weights
 
     return weigh_exactly
 
 
 def _copies(x: NDArray[Any]) -> NDArray[np.int64] | None:
-    """Return a number for each row that its copies share; None where no two rows are alike."""
+    """Return a number for each row that its copies share, -1 where it has none; None where no two rows are alike.
+
+    Rows are compared by a sum of their bits with random odd factors, and only those that agree are compared whole.
+    """
     if not x.size:
         return None
-    rows = np.ascontiguousarray(x + 0)  # -0 becomes 0
-    rows = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
-    found, number = np.unique(rows, return_inverse=True)
-    return None if len(found) == len(x) else number.astype(np.int64)
+    bits = _bits(x)
+    factors = np.random.default_rng(0).integers(0, 2**63, x.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    sums = np.empty(len(x), dtype=np.uint64)
+    share(lambda s: _sum_bits(bits, factors, sums, s.start, s.stop), _parts(x))
+    some = _repeated(sums)[0]
+    if not len(some):
+        return None
+    rows = np.ascontiguousarray(x[some] + 0)  # -0 becomes 0
+    alike, number = _repeated(rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel())
+    copies = np.full(len(x), -1, dtype=np.int64)
+    copies[some[alike]] = number
+    return copies if len(alike) else None
 
 
-def _complete(weights: NDArray[Any]) -> sparse.csr_array:
-    """Return the graph in which every pair has an edge, without a search for zeros."""
-    n = len(weights)
-    columns = np.tile(np.arange(n, dtype=np.int32), n)
-    off = np.ones(n * n, dtype=bool)
-    off[:: n + 1] = False
-    starts = np.arange(0, n * (n - 1) + 1, max(n - 1, 1), dtype=np.int32)[: n + 1]
-    if n == 1:
-        starts = np.zeros(2, dtype=np.int32)
-    return sparse.csr_array((weights.ravel()[off], columns[off], starts), shape=(n, n))
+def _repeated(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where values stand that occur more than once, and a number for each that its equals share."""
+    _, number, count = np.unique(values, return_inverse=True, return_counts=True)
+    where = np.flatnonzero(count[number] > 1)
+    return where, number[where]
 
 
-def _nearest(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_array:
-    """Keep the k heaviest edges of each unit. A block of pairs serves its rows and, transposed, its columns."""
-    n = len(x)
-    best = torch.full((n, k), -1, dtype=torch.from_numpy(x[:0]).dtype)
-    where = torch.zeros((n, k), dtype=torch.int64)
-    blocks = [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
-    for number, i in enumerate(blocks):
-        for j in blocks[number:]:
-            block = torch.from_numpy(weigh(x[i] @ x[j].T, i, j))
-            if i == j:
-                block.fill_diagonal_(-1)
-            else:
-                _keep(best[j], where[j], block.T, i.start)
-            _keep(best[i], where[i], block, j.start)
-    return _united(best.numpy(), where.numpy())
-
-
-def _keep(best: torch.Tensor, where: torch.Tensor, block: torch.Tensor, start: int) -> None:
-    """Write into ``best`` and ``where`` the heaviest of what they hold and of a block's columns."""
-    k = best.shape[1]
-    new = block.topk(min(k, block.shape[1]), dim=1)
-    both, columns = torch.cat([best, new.values], 1), torch.cat([where, new.indices + start], 1)
-    kept = both.topk(k, dim=1)
-    best.copy_(kept.values)
-    where.copy_(columns.gather(1, kept.indices))
-
-
-def _united(best: NDArray[Any], where: NDArray[np.int64]) -> sparse.csr_array:
-    """Return the graph of the edges that either end keeps."""
-    n, k = best.shape
-    found = best.ravel() > 0
-    rows = np.repeat(np.arange(n), k)[found]
-    graph = sparse.csr_array((best.ravel()[found], (rows, where.ravel()[found])), shape=(n, n))
-    return sparse.csr_array(graph.maximum(graph.T))
+@njit(nogil=True, cache=True)
+def _sum_bits(bits, factors, sums, lo, hi):  # type: ignore[no-untyped-def]
+    sign = bits.dtype.type(1) << bits.dtype.type(8 * bits.itemsize - 1)
+    for r in range(lo, hi):
+        total = np.uint64(0)
+        for c in range(bits.shape[1]):
+            entry = np.uint64(bits[r, c] if bits[r, c] != sign else bits.dtype.type(0))
+            total += factors[c] * (entry ^ (entry >> np.uint64(32)))  # or two signs of doubles would cancel
+        sums[r] = total

@@ -4,14 +4,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import nearest
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
-from netgraph import affinity as rooms
-from netgraph.affinity import cosine, radial
+from netgraph import neighbours
+from netgraph.affinity import _copies, cosine, radial
 from netgraph.errors import NetgraphError
 
 both = pytest.mark.parametrize("affinity", [cosine, radial])
@@ -58,7 +59,7 @@ def test_half_of_the_pairs_have_a_radial_affinity_above_that_of_the_median_dista
 def test_neighbours_are_those_of_a_slow_search_whatever_the_blocks(affinity, x, k, block):
     # on a line all cosines tie, and any of the tied may be kept
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rooms, "BLOCK", block)
+        patch.setattr(neighbours, "BLOCK", block)
         found = affinity(x, k=k).toarray()
     np.testing.assert_allclose(found, nearest(affinity(x).toarray(), k), atol=1e-12)
 
@@ -112,7 +113,7 @@ def test_large_and_small_numbers_neither_overflow_nor_vanish(affinity):
 
 @both
 def test_no_matrix_of_all_pairs_is_made(affinity, monkeypatch):
-    monkeypatch.setattr(rooms, "BLOCK", 250)
+    monkeypatch.setattr(neighbours, "BLOCK", 250)
     x = np.random.default_rng(0).normal(size=(3000, 3))
     tracemalloc.start()
     affinity(x, k=4)
@@ -148,3 +149,30 @@ def test_features_stay_as_they_were(affinity):
     before = x.copy()
     affinity(x)
     assert (x == before).all()
+
+
+@both
+@pytest.mark.parametrize("k", [None, 5])
+def test_one_thread_and_two_make_the_same_graph_though_weights_tie(affinity, k):
+    x = np.random.default_rng(0).integers(-1, 2, (900, 4)).astype(np.float32)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(affinity(x, k=k))
+    finally:
+        torch.set_num_threads(before)
+    one, two = found
+    assert all(np.array_equal(getattr(one, a), getattr(two, a)) for a in ("indptr", "indices", "data"))
+
+
+@given(st.integers(0, 10**6))
+def test_copies_are_the_rows_that_are_equal(seed):
+    x = np.random.default_rng(seed).integers(-1, 2, (12, 2)) * np.float32(0.5)
+    x[0] *= -0.0
+    alike = (x[:, None] == x[None]).all(axis=2)
+    copies = _copies(x)
+    copies = np.full(len(x), -1) if copies is None else copies
+    alone = alike.sum(axis=1) == 1
+    np.testing.assert_array_equal(copies == -1, alone)
+    np.testing.assert_array_equal((copies[:, None] == copies[None])[~alone][:, ~alone], alike[~alone][:, ~alone])

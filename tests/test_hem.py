@@ -3,6 +3,7 @@
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import agglomerated, greedy_matching, mean_affinity
@@ -10,7 +11,8 @@ from scipy import sparse
 
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.checks import check_coarsener, checked_aggregates
-from netgraph.coarsen.hem import contracted, heavy_edge_matching, numbered, random_order_matching
+from netgraph.coarsen.hem import augmented_matching, contracted, heavy_edge_matching, numbered, random_order_matching
+from netgraph.coarsen.matching import augmented_mates, dominant_matching
 from netgraph.coarsen.random_pairs import random_pairs
 from netgraph.errors import AggregatesError
 
@@ -75,6 +77,48 @@ def test_a_matching_weighs_at_least_half_the_heaviest_one(weights):
     assert 2 * sum(weights[p] for p in found) >= sum(weights[min(p), max(p)] for p in best) - 1e-12
 
 
+def weight_of(weights, pairs):
+    return sum(weights[min(p), max(p)] for p in pairs)
+
+
+@given(random_graphs, st.booleans())
+def test_augmentation_makes_no_matching_lighter_and_keeps_two_thirds_of_the_heaviest(weights, ties):
+    weights = np.ceil(3 * weights) if ties else weights
+    graph = graph_of(weights)
+    mates = dominant_matching(graph.adjacency)
+    mate, weight = augmented_mates(graph.adjacency, mates)
+    pairs = {(i, int(j)) for i, j in enumerate(mate) if j > i}
+    full = nx.from_numpy_array(weights + weights.T)
+    assert nx.is_matching(full, pairs)
+    assert weight_of(weights, pairs) == pytest.approx(weight.sum() / 2)
+    assert weight.sum() >= mates[1].sum() - 1e-12
+    assert 1.5 * weight_of(weights, pairs) >= weight_of(weights, nx.max_weight_matching(full)) - 1e-6
+
+
+@given(random_graphs)
+def test_an_augmented_matching_leaves_no_gain_to_one_edge_for_those_it_meets(weights):
+    adjacency = graph_of(weights).adjacency
+    _, weight = augmented_mates(adjacency, dominant_matching(adjacency))
+    i, j = np.nonzero(weights)
+    assert (weights[i, j] <= weight[i] + weight[j] + 1e-8).all()
+
+
+def test_one_thread_and_two_find_the_same_matching_though_weights_tie():
+    rng = np.random.default_rng(0)
+    i, j = rng.integers(0, 50_000, (2, 300_000))
+    upper = sparse.triu(sparse.coo_array((rng.integers(1, 4, len(i)), (i, j)), shape=(50_000, 50_000)).tocsr(), 1)
+    adjacency, found, before = sparse.csr_array(upper + upper.T), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(dominant_matching(adjacency, 5)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert (found[0] == found[1]).all()
+    matched = np.flatnonzero(found[0] >= 0)
+    assert (found[0][found[0][matched]] == matched).all()
+
+
 def test_another_seed_orders_ties_otherwise():
     weights = np.ones((12, 12))
     assert len({tuple(heavy_edge_matching(graph_of(weights), 6, seed=s)) for s in range(5)}) > 1
@@ -107,7 +151,7 @@ def test_a_star_merges_into_its_hub_until_the_aim_is_reached():
     assert heavy_edge_matching(graph_of(weights), 20).max() + 1 == 20
 
 
-@pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs])
+@pytest.mark.parametrize("coarsener", [heavy_edge_matching, augmented_matching, random_order_matching, random_pairs])
 def test_every_coarsener_keeps_the_contract(coarsener):
     check_coarsener(coarsener, fixed=True)
 
