@@ -424,6 +424,19 @@ def test_what_is_left_out_wrongly_is_told(wrong, told):
 # a whole network
 
 
+def test_a_page_draws_no_aggregate_of_units_that_are_left_out(tmp_path):
+    import torch
+
+    from netgraph.models.mlp import mlp
+
+    hierarchy = ng.build_hierarchy(mlp((5, 6, 3)), torch.randn(2, 5), coarsener="magnitude", n_levels=2)
+    ng.export(hierarchy, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<div class='aggregate'>") == 3
+    left_out = np.flatnonzero(hierarchy.levels[1].transfers["0"].aggregates < 0)
+    assert f"left out: {', '.join(map(str, left_out))}" in text
+
+
 @pytest.mark.parametrize("name", NEW)
 def test_every_coarsener_merges_a_network_with_free_and_with_equal_axes(name):
     import torch
