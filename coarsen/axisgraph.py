@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.errors import NetgraphError
+
 
 @dataclass(frozen=True, eq=False)
 class AxisGraph:
@@ -30,6 +32,11 @@ class AxisGraph:
         Whether all aggregates must have one size.
     fixed : bool array of shape (n,), optional
         Units that must stay alone.
+
+    Raises
+    ------
+    NetgraphError
+        An affinity is negative, infinite or not a number.
     """
 
     name: str
@@ -38,6 +45,16 @@ class AxisGraph:
     make_features: Callable[[], NDArray[Any]] | None = None
     equal: bool = False
     fixed: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        data = self.adjacency.data
+        if data.size and not (data.min() >= 0 and data.max() < np.inf):  # no comparison holds for a nan
+            entry = int((~((data >= 0) & (data < np.inf))).argmax())
+            unit = int(np.searchsorted(self.adjacency.indptr, entry, side="right")) - 1
+            raise NetgraphError(
+                f"axis {self.name!r} was given an affinity of {data[entry]} between units {unit} and "
+                f"{self.adjacency.indices[entry]}; affinities are finite and not negative: mend what weighs the edges"
+            )
 
     @property
     def n_units(self) -> int:

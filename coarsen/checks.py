@@ -10,13 +10,28 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.errors import AggregatesError
+from netgraph.errors import AggregatesError, PluginError
 
 Coarsener = Callable[..., Any]
 
 
-def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str) -> NDArray[np.int64]:
-    """Return aggregates as int64 if they are a partition of the graph's units.
+def leaves_out(coarsener: Coarsener) -> bool:
+    """Return whether a coarsener says, by a function attribute ``leaves_out``, that it may answer -1 for a unit."""
+    return bool(getattr(coarsener, "leaves_out", False))
+
+
+def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out: bool = False) -> NDArray[np.int64]:
+    """Return aggregates as int64 if they are a partition of the graph's units, or of those not left out.
+
+    Parameters
+    ----------
+    aggregates : array-like
+        What the coarsener returned.
+    graph : AxisGraph
+    name : str
+        The coarsener's, for messages.
+    leaves_out : bool
+        Whether -1 is allowed, for a unit that the coarse network does without.
 
     Raises
     ------
@@ -32,14 +47,20 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str) -> NDArray[
     )
     if array.shape != (graph.n_units,) or array.dtype.kind not in "iu":
         raise AggregatesError(f"{asked} {array.dtype} of shape {array.shape} {of}. {rule}")
-    present = np.unique(array)
+    kept = array[array != -1] if leaves_out else array
+    if not kept.size and array.size:
+        raise AggregatesError(f"{asked} -1 for every unit {of}; keep at least one")
+    present = np.unique(kept)
     if present.size and present[0] >= 0 and present[-1] >= graph.n_units:
         raise AggregatesError(f"{asked} {present[-1] + 1} aggregates {of}. {rule}")
     if not np.array_equal(present, np.arange(len(present))):
         raise AggregatesError(
-            f"{asked} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}"
+            f"{asked} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}{_why(present)}"
         )
-    sizes = np.bincount(array)
+    sizes = np.bincount(kept)
+    if graph.fixed is not None and (array[graph.fixed] < 0).any():
+        lost = int(np.flatnonzero(graph.fixed & (array < 0))[0])
+        raise AggregatesError(f"{asked} -1 for unit {lost} {of}, which must stay: honour graph.fixed")
     if graph.fixed is not None and (sizes[array[graph.fixed]] > 1).any():
         joined = int(np.flatnonzero(graph.fixed & (sizes[array] > 1))[0])
         raise AggregatesError(f"{asked} unit {joined} merged {of}, which must stay alone: honour graph.fixed")
@@ -49,6 +70,10 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str) -> NDArray[
             "honour graph.equal"
         )
     return array.astype(np.int64)
+
+
+def _why(present: NDArray[Any]) -> str:
+    return " Only a coarsener whose attribute leaves_out is True leaves a unit out with -1." if present[0] == -1 else ""
 
 
 def _array(aggregates: Any) -> NDArray[Any]:
@@ -61,7 +86,8 @@ def _array(aggregates: Any) -> NDArray[Any]:
 def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: bool = False) -> None:
     """Prove that a callable is a coarsener.
 
-    It must return an int array of shape (n_units,) numbered from 0 with none skipped, leave the graph unchanged,
+    It must return an int array of shape (n_units,) numbered from 0 with none skipped (and -1 for units that it leaves
+    out, if its attribute ``leaves_out`` is True), leave the graph unchanged,
     answer alike for one seed, accept an edgeless graph and a single unit, keep every unit for ``n_coarse = n_units``,
     never return fewer aggregates than asked for, and honour ``graph.equal``.
 
@@ -93,8 +119,8 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: boo
 
 def _answer(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) -> NDArray[np.int64]:
     try:
-        return checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, name)
-    except AggregatesError:
+        return checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, name, leaves_out=leaves_out(coarsener))
+    except (AggregatesError, PluginError):
         raise
     except Exception as error:  # whatever a stranger's function raises is what it did wrong
         edges = f"{graph.n_units} units and {graph.adjacency.nnz // 2} edges"

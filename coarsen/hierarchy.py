@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from netgraph import plugins
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.checks import Coarsener, checked_aggregates
+from netgraph.coarsen.checks import Coarsener, checked_aggregates, leaves_out
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.transfer import Transfer
@@ -204,7 +204,8 @@ class _Way:
             if n_coarse < axis.size:
                 weight = whole[axis.name].sizes if axis.name in whole else np.ones(axis.size)
                 graph = _axis_graph(spec, state, axis, weight, self.weigh, self.seed)
-                found = Transfer(checked_aggregates(self.merge(graph, n_coarse, seed=self.seed), graph, self.name))
+                answer = self.merge(graph, n_coarse, seed=self.seed)
+                found = Transfer(checked_aggregates(answer, graph, self.name, leaves_out=leaves_out(self.merge)))
                 if found.n_coarse < axis.size:
                     out[axis.name] = found
         return out

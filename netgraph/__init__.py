@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy import Level as Level
     from netgraph.coarsen.hierarchy import build_hierarchy as build_hierarchy
     from netgraph.coarsen.network import coarse_network as coarse_network
+    from netgraph.coarsen.quality import quality as quality
     from netgraph.coarsen.saving import load as load
     from netgraph.coarsen.saving import save as save
     from netgraph.coarsen.transfer import Transfer as Transfer
@@ -33,6 +34,7 @@ _HOMES = {
     "Level": "coarsen.hierarchy",
     "build_hierarchy": "coarsen.hierarchy",
     "coarse_network": "coarsen.network",
+    "quality": "coarsen.quality",
     "load": "coarsen.saving",
     "save": "coarsen.saving",
     "Transfer": "coarsen.transfer",

@@ -58,14 +58,16 @@ def _level(hierarchy: Hierarchy, i: int) -> str:
 
 def _axis(name: str, transfer: Transfer) -> str:
     groups: dict[int, list[int]] = {}
-    for unit, aggregate in enumerate(transfer.aggregates[:SHOWN].tolist()):
+    for unit, aggregate in enumerate(transfer.aggregates[:SHOWN].tolist()):  # -1: left out, and drawn apart
         groups.setdefault(aggregate, []).append(unit)
     drawn = "".join(
         "<div class='aggregate'>" + "".join(f"<span class='unit'>{u}</span>" for u in members) + "</div>"
-        for _, members in sorted(groups.items())
+        for aggregate, members in sorted(groups.items())
+        if aggregate >= 0
     )
     rest = transfer.n_fine - SHOWN
     more = f"<p>and {rest:,} units more</p>" if rest > 0 else ""
+    more += f"<p>left out: {', '.join(map(str, groups[-1]))}</p>" if -1 in groups else ""
     return (
         f"<details{' open' * (transfer.n_fine <= 64)}><summary>{escape(name)} <span>{transfer.n_fine} units to {transfer.n_coarse}</span></summary>"
         f"<div class='units'>{drawn}</div>{more}</details>"
