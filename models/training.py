@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer
 from netgraph.errors import NetgraphError
 from netgraph.models.batches import chunks, cut
 from netgraph.models.datasets import Dataset
+from netgraph.torchvision_ops import prepare_torchvision
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one-cycle", "cosine", "constant")
@@ -161,6 +162,7 @@ def evaluate(model: nn.Module, data: Dataset, *, split: str = "test", batch: int
     """
     if split not in ("train", "valid", "test"):
         raise NetgraphError(f"no split is called {split!r}; there are train, valid and test")
+    prepare_torchvision()  # torchmetrics imports it
     from torchmetrics import MeanMetric
     from torchmetrics.classification import MulticlassAccuracy
 
