@@ -1,1 +1,1 @@
-"""NETWORKS AND DATA TO TRY; imports torch only."""
+"""NETWORKS, DATA AND TRAINING TO TRY; knows nothing of units, only how netgraph says an error and opens a file safely."""

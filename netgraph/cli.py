@@ -266,22 +266,23 @@ def demo(
 
     from netgraph.coarsen.hierarchy import build_hierarchy
     from netgraph.coarsen.saving import save
-    from netgraph.models.datasets import digits
-    from netgraph.models.mlp import accuracy, fit, mlp
+    from netgraph.models.datasets import load
+    from netgraph.models.mlp import mlp
+    from netgraph.models.training import evaluate, fit
     from netgraph.viz.export import export
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    train_x, train_y, test_x, test_y = digits(seed=seed)
+    data = load("digits").flat()
     model = mlp()
-    typer.echo(f"netgraph: training a network of three layers on {len(train_x):,} digits", err=True)
-    fit(model, train_x, train_y, seed=seed)
+    typer.echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
+    fit(model, data, seed=seed)
     torch.save(model.state_dict(), folder / "model.pt")
-    hierarchy = build_hierarchy(model, test_x[:2], n_levels=3, seed=seed)
+    hierarchy = build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=seed)
     save(hierarchy.levels[1].model, folder / "small.safetensors")
     export(hierarchy, folder / "hierarchy.html")
     _print_hierarchy(hierarchy, json_)
     for i, level in enumerate(hierarchy.levels):
-        typer.echo(f"level {i}: test accuracy {accuracy(level.model, test_x, test_y):.1%}", err=json_)
+        typer.echo(f"level {i}: test accuracy {evaluate(level.model, data).accuracy:.1%}", err=json_)
     typer.echo(f"netgraph: wrote {folder}/model.pt, small.safetensors and hierarchy.html", err=True)
     typer.echo(f"netgraph: next, netgraph coarsen {folder}/model.pt --arch netgraph.models.mlp:mlp", err=True)

@@ -15,6 +15,10 @@ class UntrustedError(LoadError):
     """Opening the file would run code that came with it, and nobody said that may be."""
 
 
+class DataError(NetgraphError):
+    """A data set or calibration data that is missing, damaged, or does not fit the network."""
+
+
 class TraceError(NetgraphError):
     """The network's computation cannot be followed; names the operator and its place."""
 

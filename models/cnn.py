@@ -1,0 +1,128 @@
+"""Convolutional networks for images of 32 × 32 pixels: VGG-like, ResNet and WideResNet.
+
+Simonyan and Zisserman, ICLR 2015, with batch norm; He et al., CVPR 2016, section 4.2, with 1 × 1 projections where sizes
+change (option B: option A pads with zeros, which no unit computes); Zagoruyko and Komodakis, BMVC 2016.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from netgraph.torchvision_ops import prepare_torchvision
+
+
+def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3) -> nn.Sequential:
+    """Return eight convolutions with batch norm, of one to eight times ``width`` channels, and one linear layer.
+
+    Sizes are those of VGG-11; its three linear layers, made for 224 pixels, are one. Images are 32 × 32 or larger.
+    """
+    prepare_torchvision()
+    from torchvision.models.vgg import make_layers
+
+    plan: list[str | int] = []
+    for stage in ([1], [2], [4, 4], [8, 8], [8, 8]):
+        plan += [*(width * times for times in stage), "M"]
+    features = make_layers(plan, batch_norm=True)
+    if channels != 3:
+        features[0] = nn.Conv2d(channels, width, 3, padding=1)
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return _headed(OrderedDict(features=features), 8 * width, n_classes)
+
+
+def resnet20(n_classes: int = 10, *, width: int = 16, channels: int = 3) -> nn.Sequential:
+    """Return the ResNet of 20 layers for CIFAR: 0.27 million parameters at its own width."""
+    return resnet(3, n_classes, width=width, channels=channels)
+
+
+def resnet56(n_classes: int = 10, *, width: int = 16, channels: int = 3) -> nn.Sequential:
+    """Return the ResNet of 56 layers for CIFAR: 0.86 million parameters at its own width."""
+    return resnet(9, n_classes, width=width, channels=channels)
+
+
+def resnet(n_blocks: int, n_classes: int = 10, *, width: int = 16, channels: int = 3) -> nn.Sequential:
+    """Return three stages of ``n_blocks`` blocks each, of ``width``, twice and four times as many channels."""
+    prepare_torchvision()
+    from torchvision.models.resnet import BasicBlock
+
+    stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    layers: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
+    n_in = width
+    for stage, n_out in enumerate((width, 2 * width, 4 * width), start=1):
+        blocks = []
+        for i in range(n_blocks):
+            stride = 2 if stage > 1 and i == 0 else 1
+            blocks.append(BasicBlock(n_in, n_out, stride, _projection(n_in, n_out, stride)))
+            n_in = n_out
+        layers[f"stage{stage}"] = nn.Sequential(*blocks)
+    return _initialised(_headed(layers, n_in, n_classes))
+
+
+def _projection(n_in: int, n_out: int, stride: int) -> nn.Module | None:
+    if n_in == n_out and stride == 1:
+        return None
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+
+
+class WideBlock(nn.Module):
+    """Norm, activation and convolution, twice, beside a shortcut."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(n_in)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(n_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(n_in, n_out, 1, stride, bias=False) if n_in != n_out or stride > 1 else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (n, n_out, height / stride, width / stride)."""
+        x = functional.relu(self.norm1(inputs))
+        beside = inputs if self.shortcut is None else self.shortcut(x)
+        x = self.conv2(self.dropout(functional.relu(self.norm2(self.conv1(x)))))
+        return beside + x  # type: ignore[no-any-return]
+
+
+def wide_resnet(
+    depth: int = 16, widen: int = 4, *, n_classes: int = 10, width: int = 16, channels: int = 3, dropout: float = 0.0
+) -> nn.Sequential:
+    """Return a WideResNet; by default WRN-16-4, of 2.7 million parameters.
+
+    Parameters
+    ----------
+    depth : int
+        Six times the blocks of a stage, and 4.
+    widen : int
+        Channels of the first stage over ``width``.
+    """
+    n_blocks = (depth - 4) // 6
+    layers: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Conv2d(channels, width, 3, padding=1, bias=False))
+    n_in = width
+    for stage, times in enumerate((1, 2, 4), start=1):
+        n_out = times * widen * width
+        first = WideBlock(n_in, n_out, 2 if stage > 1 else 1, dropout)
+        layers[f"stage{stage}"] = nn.Sequential(
+            first, *(WideBlock(n_out, n_out, 1, dropout) for _ in range(n_blocks - 1))
+        )
+        n_in = n_out
+    layers.update(norm=nn.BatchNorm2d(n_in), activation=nn.ReLU())
+    return _initialised(_headed(layers, n_in, n_classes))
+
+
+def _headed(layers: OrderedDict[str, nn.Module], n_in: int, n_classes: int) -> nn.Sequential:
+    layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(n_in, n_classes))
+    return nn.Sequential(layers)
+
+
+def _initialised(model: nn.Sequential) -> nn.Sequential:
+    """Draw convolutions as He et al. (ICCV 2015) do."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
