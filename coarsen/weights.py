@@ -6,17 +6,23 @@ Parameters and corrections are primal, gradients and momentum dual (docs/transfe
     prolong   E   = P_out E_c R_in        correction up          inject(prolong(E)) = E
     restrict  G_c = P_out' G R_in'        gradient down          = prolong'
 
-Every dimension is worked by itself, as a scatter or a gather; no matrix is formed.
+Dimensions are worked two at a time in one pass over the numbers (`netgraph.coarsen.onepass`); on other devices, and
+for integers and complex numbers, one by one, as a scatter or a gather. No matrix is formed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.transfer import Transfer
+from netgraph.coarsen import onepass
+from netgraph.coarsen.onepass import STILL, Way
+from netgraph.coarsen.transfer import HALVES, Transfer
 from netgraph.spec import Join, Term, UnitSpec, term_axes, term_size
 
 Transfers = Mapping[str, Transfer]
@@ -40,34 +46,106 @@ def inject(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) ->
     dict of str to Tensor
     """
     return _moved(
-        spec, transfers, state, lambda t, summed, x, d: t.total(x, d) if summed else t.average(x, d), down=True
+        spec,
+        transfers,
+        state,
+        lambda t, summed, x, d: t.total(x, d) if summed else t.average(x, d),
+        down=True,
+        shares=False,
     )
 
 
 def prolong(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take corrections up: copied along outgoing axes, shared out along incoming ones."""
-    return _moved(spec, transfers, state, lambda t, summed, x, d: t.share(x, d) if summed else t.copy(x, d), down=False)
+    return _moved(
+        spec,
+        transfers,
+        state,
+        lambda t, summed, x, d: t.share(x, d) if summed else t.copy(x, d),
+        down=False,
+        shares=True,
+    )
 
 
 def restrict(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take gradients down: the transpose of `prolong`."""
     return _moved(
-        spec, transfers, state, lambda t, summed, x, d: t.average(x, d) if summed else t.total(x, d), down=True
+        spec,
+        transfers,
+        state,
+        lambda t, summed, x, d: t.average(x, d) if summed else t.total(x, d),
+        down=True,
+        shares=True,
     )
 
 
 def _moved(
-    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], move: Move, *, down: bool
+    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], move: Move, *, down: bool, shares: bool
 ) -> dict[str, Tensor]:
+    """Move each tensor; axes that are summed over are divided by sizes if ``shares``, all others if not."""
     sizes = {**spec.sizes, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
-    out = {}
+    out, ways = {}, dict[Any, Way]()
     for name, tensor in state.items():
-        for dim, term in enumerate(spec.parameters.get(name, ())):
-            if any(axis in transfers for axis in term_axes(term)):
-                summed = spec.sums.get((name, dim), frozenset())
+        dims = {
+            dim: (term, spec.sums.get((name, dim), frozenset()))
+            for dim, term in enumerate(spec.parameters.get(name, ()))
+            if any(axis in transfers for axis in term_axes(term))
+        }
+        if dims and tensor.device.type == "cpu" and tensor.is_floating_point():
+            for key in dims.values():
+                if key not in ways:
+                    ways[key] = _way(*key, transfers, spec.sizes, shares)
+            tensor = _in_one_pass(tensor, {dim: ways[key] for dim, key in dims.items()}, down)
+        else:
+            for dim, (term, summed) in dims.items():
                 tensor = _along(tensor, dim, term, transfers, summed, sizes, move)
         out[name] = tensor if tensor is not state[name] else tensor.clone()
     return out
+
+
+def _way(term: Term, summed: frozenset[str], transfers: Transfers, sizes: Mapping[str, int], shares: bool) -> Way:
+    """Return the aggregates of a whole dimension: products of factors, concatenations of parts."""
+    aggregates, scale = np.zeros(1, dtype=np.int64), np.ones(1)
+    for factor in term:
+        if not isinstance(factor, str):
+            way = _joined([_way(part, summed, transfers, sizes, shares) for part in factor])
+        elif factor in transfers:
+            t = transfers[factor]
+            way = Way(t.aggregates, 1 / t.sizes if (factor in summed) == shares else np.ones(t.n_coarse))
+        else:
+            way = Way(np.arange(sizes[factor]), np.ones(sizes[factor]))
+        both = aggregates[:, None] * len(way.scale) + way.aggregates
+        kept = (aggregates[:, None] >= 0) & (way.aggregates >= 0)
+        aggregates, scale = np.where(kept, both, -1).ravel(), np.outer(scale, way.scale).ravel()
+    return Way(aggregates, scale)
+
+
+def _joined(ways: list[Way]) -> Way:
+    starts = np.cumsum([0] + [len(way.scale) for way in ways])
+    parts = [np.where(w.aggregates >= 0, w.aggregates + at, -1) for w, at in zip(ways, starts, strict=False)]
+    return Way(np.concatenate(parts), np.concatenate([way.scale for way in ways]))
+
+
+def _in_one_pass(tensor: Tensor, ways: Mapping[int, Way], down: bool) -> Tensor:
+    """Move two dimensions at a time; halves by way of single precision."""
+    work = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
+    left, go = sorted(ways), onepass.down if down else onepass.up
+    while left:
+        d, e = left[0], left[1] if len(left) > 1 else None
+        last = work.ndim if e is None else e
+        shape = list(work.shape)
+        flat = (
+            prod(shape[:d]),
+            shape[d],
+            prod(shape[d + 1 : last]) if e is not None else 1,
+            1 if e is None else shape[e],
+            prod(shape[(d if e is None else e) + 1 :]),
+        )
+        found = go(work.contiguous().numpy(), flat, ways[d], STILL if e is None else ways[e])
+        for dim in left[:2]:
+            shape[dim] = len(ways[dim].scale) if down else len(ways[dim].aggregates)
+        work, left = torch.from_numpy(found).view(shape), left[2:]
+    return work.to(tensor.dtype)
 
 
 def _along(
