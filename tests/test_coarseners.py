@@ -1,5 +1,7 @@
 """Laws that every installed coarsener keeps, and for each method a judge of its own."""
 
+import sys
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -229,6 +231,14 @@ def test_metis_balances_the_weights_of_units():
     weight = np.where(np.arange(40) < 10, 4.0, 1.0)
     graph = AxisGraph("a", cloud(40).adjacency, weight)
     assert np.bincount(metis(graph, 2), weight).max() <= 1.1 * weight.sum() / 2
+
+
+def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kahip", None)
+    with pytest.raises(PluginError, match=r"needs KaHIP.*pip install 'netgraph-coarsening\[kahip\]'"):
+        plugins.load(GROUP, "kahip")(cloud(4), 2)
+    with pytest.raises(PluginError, match="needs KaHIP"):
+        check_coarsener(plugins.load(GROUP, "kahip"))
 
 
 @given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
