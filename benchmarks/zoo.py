@@ -5,7 +5,9 @@ trained one step, both oracles on all axes at once in float32 and in float64 (in
 or is too large), seconds from module to coarse network; beside it torch-pruning with its defaults in the same run. A line of JSON a network goes to ``benchmarks/results/zoo.jsonl``.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
-    .venv/bin/python benchmarks/zoo.py [--only SUBSTRING ...] [--no-rival]
+    .venv/bin/python benchmarks/zoo.py [--only SUBSTRING ...] [--no-rival] [--part K/N] [--summary FILE ...]
+
+One thread each: on a few shared cores small operators wait longer for a second thread than they work.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import Made, all_networks
+from networks import HEAVY, Made, all_networks
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
 LIMIT = 240  # seconds a network
@@ -107,7 +109,7 @@ def rival(make: Callable[[], Made]) -> dict[str, Any]:
 
 
 def _child(queue: Any, what: Callable[..., dict[str, Any]], name: str) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     try:
         queue.put(what(dict(all_networks())[name]))
     except Exception as error:
@@ -161,17 +163,33 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def part_of(names: list[str], k: int, n: int) -> list[str]:
+    """Return every n-th light network from the k-th on, and all heavy ones where k is 0: two at once fill the memory."""
+    heavy = [name for name in names if name.partition(":")[2].startswith(HEAVY)]
+    light = [name for name in names if name not in heavy]
+    return light[k::n] + (heavy if k == 0 else [])
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--no-rival", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--part", default="0/1", help="K/N: this of N runs side by side; the heavy ones all go to the first"
+    )
+    parser.add_argument("--summary", nargs="*", type=Path, help="print the summary of results that are there")
     options = parser.parse_args()
+    if options.summary:
+        lines = [json.loads(line) for file in options.summary for line in file.read_text().splitlines()]
+        print(summary([line for line in lines if "name" in line]))
+        return
     names = [n for n, _ in all_networks() if not options.only or any(o in n for o in options.only)]
+    names = part_of(names, *map(int, options.part.split("/")))
     rows = []
     with options.out.open("w") as file:
-        machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 2, "seed": 0}
+        machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}
         file.write(json.dumps(machine) + "\n")
         for name in names:
             row: dict[str, Any] = {"name": name, "netgraph": apart(ours, name, LIMIT)}
