@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from netgraph import plugins
-from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.checks import Coarsener, checked_aggregates, leaves_out
+from netgraph.coarsen.budget import Budget, spread
+from netgraph.coarsen.checks import Coarsener
+from netgraph.coarsen.judging import FunctionError, activations, batches_of, function_error, outputs
 from netgraph.coarsen.network import coarse_network, traced_state
-from netgraph.coarsen.targets import n_coarse_for
+from netgraph.coarsen.repair import check_rung
+from netgraph.coarsen.repair import repair as repaired
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.verify import verify_level
+from netgraph.coarsen.way import Progress, Way, coarseners_of
 from netgraph.coarsen.weights import inject
 from netgraph.errors import NetgraphError, NothingToMergeError
-from netgraph.spec import Axis, UnitSpec
+from netgraph.program import GraphNetwork
+from netgraph.spec import UnitSpec
 from netgraph.structure import described
 from netgraph.tracing import trace
-from netgraph.units import features
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Level:
         What making the level took.
     flops : int
         Operations of the products of one forward pass on the example.
+    reasons : dict
+        What was chosen by measured error, and what repair did: ``coarseners``, ``ratios``, ``curves``, ``repair``, ``error``.
     """
 
     model: nn.Module
@@ -49,6 +53,7 @@ class Level:
     transfers: dict[str, Transfer] = field(default_factory=dict)
     seconds: float = 0.0
     flops: int = 0
+    reasons: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n_units(self) -> int:
@@ -97,9 +102,6 @@ class Hierarchy:
     __repr__ = __str__
 
 
-Progress = Callable[[str, int, int], None]
-
-
 def build_hierarchy(
     model: nn.Module,
     example: Any,
@@ -110,6 +112,9 @@ def build_hierarchy(
     ratio: float | Mapping[str, float] = 0.5,
     keep: Iterable[str] = (),
     round_to: int = 1,
+    repair: str = "none",
+    data: Any = None,
+    budget: str | None = None,
     seed: int = 7619,
     spec: UnitSpec | None = None,
     progress: Progress | None = None,
@@ -122,9 +127,10 @@ def build_hierarchy(
     example : Tensor, tuple or dict
         Inputs as `netgraph.trace` takes them; every coarse network is run on it once.
     coarsener : str or callable
-        An entry point of ``netgraph.coarseners``, or ``(graph, n_coarse, *, seed) -> aggregates``.
+        An entry point of ``netgraph.coarseners``, or ``(graph, n_coarse, *, seed) -> aggregates``; ``"auto"`` tries several
+        on each axis and takes the one with the smallest error (`netgraph.coarsen.way.AUTO`).
     affinity : str or callable
-        An entry point of ``netgraph.affinities``, or ``(features, *, seed) -> csr``.
+        An entry point of ``netgraph.affinities``, or ``(units, *, seed) -> csr`` (`netgraph.units.AxisUnits`).
     n_levels : int
         Levels in all, the given network included.
     ratio : float or dict of str to float
@@ -133,6 +139,13 @@ def build_hierarchy(
         Axes to leave alone.
     round_to : int
         Multiple that numbers of units should have.
+    repair : str
+        ``none``, ``rescale``, ``norms``, ``ridge`` or ``tune`` (`netgraph.coarsen.repair`).
+    data : Tensor, tuple or dict, optional
+        Calibration inputs, nested as ``example``: for repair, for ``"auto"`` and budgets, which else judge by weights.
+    budget : str, optional
+        ``parameters=0.5``, ``flops=0.5`` or ``error=0.05``: spread over the axes by their error curves in place of
+        ``ratio``, from each level to the next.
     seed : int
     spec : UnitSpec, optional
         A trace at hand.
@@ -147,79 +160,111 @@ def build_hierarchy(
     TraceError
         The network cannot be followed.
     NetgraphError
-        A ratio outside (0, 1], fewer than two levels, an axis that does not exist.
+        A ratio outside (0, 1], fewer than two levels, an axis that does not exist, a repair or an affinity without its
+        data, data that do not fit the network, a budget that cannot be met.
     NothingToMergeError
         No axis can be made smaller.
     """
     started = time.perf_counter()
     ratios = _checked_ratios(ratio, n_levels, round_to)
-    name = coarsener if isinstance(coarsener, str) else str(getattr(coarsener, "__name__", repr(coarsener)))
-    merge = plugins.load("netgraph.coarseners", coarsener) if isinstance(coarsener, str) else coarsener
+    check_rung(repair, data)
+    limit = None if budget is None else Budget.parsed(budget)
+    coarseners = coarseners_of(coarsener)
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
     spec = spec or trace(model, example)
     kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
-    way = _Way(merge, name, weigh, ratios, kept, round_to, seed, progress)
+    way = Way(coarseners, weigh, ratios, kept, round_to, seed, progress)
+    build = _Build(model, spec, example, way, limit, repair, _Data.of(model, data))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
-    state, whole = traced_state(model), dict[str, Transfer]()
-    while len(levels) < n_levels:
-        started = time.perf_counter()
-        transfers = way.transfers(levels[-1].spec, state, whole)
-        if not transfers:
-            break
-        state = inject(levels[-1].spec, transfers, state)
-        whole |= {axis: whole[axis].compose(t) if axis in whole else t for axis, t in transfers.items()}
-        coarse = coarse_network(model, spec, whole, state=state)
-        verify_level(coarse, example)
-        here = spec.resized({axis: t.n_coarse for axis, t in whole.items()})
-        levels.append(Level(coarse, here, transfers, time.perf_counter() - started, here.flops))
+    while len(levels) < n_levels and (level := build.below(levels[-1])) is not None:
+        levels.append(level)
     if len(levels) == 1:
         raise NothingToMergeError(_why_nothing(spec, kept))
+    name = coarsener if isinstance(coarsener, str) else next(iter(coarseners))
     options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed}
-    return Hierarchy(levels, {**options, "keep": sorted(kept), "example": described(example)})
+    options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": described(example)}
+    return Hierarchy(levels, options)
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How axes are merged, the same on every level."""
+class _Data:
+    """Calibration data: whole, in batches, and what the finest network answers."""
 
-    merge: Coarsener
-    name: str
-    weigh: Callable[..., Any]
-    ratios: Mapping[str, float]
-    kept: set[str]
-    round_to: int
-    seed: int
-    progress: Progress | None
+    inputs: Any
+    batches: list[Any]
+    wanted: list[list[Tensor]]
 
-    def transfers(
-        self, spec: UnitSpec, state: Mapping[str, Tensor], whole: Mapping[str, Transfer]
-    ) -> dict[str, Transfer]:
-        """Return the way down for every axis that shrinks; ``whole`` is the way so far."""
-        axes = [axis for axis in spec.free if axis.name not in self.kept]
-        out = {}
-        for done, axis in enumerate(axes):
-            if self.progress is not None:
-                self.progress(axis.name, done, len(axes))
-            n_coarse = n_coarse_for(axis, self.ratios.get(axis.name, self.ratios["*"]), self.round_to)
-            if n_coarse < axis.size:
-                weight = whole[axis.name].sizes if axis.name in whole else np.ones(axis.size)
-                graph = _axis_graph(spec, state, axis, weight, self.weigh, self.seed)
-                answer = self.merge(graph, n_coarse, seed=self.seed)
-                found = Transfer(checked_aggregates(answer, graph, self.name, leaves_out=leaves_out(self.merge)))
-                if found.n_coarse < axis.size:
-                    out[axis.name] = found
-        return out
+    @classmethod
+    def of(cls, model: nn.Module, data: Any) -> _Data | None:
+        """Run the network on the data, which shows before work begins whether they fit."""
+        if data is None:
+            return None
+        batches = batches_of(data, 64)
+        try:
+            return cls(data, batches, outputs(model, batches))
+        except Exception as error:  # operators raise many kinds
+            raise NetgraphError(
+                f"the network does not run on the calibration data ({type(error).__name__}: {str(error)[:200]}); give "
+                "inputs that nest as the example does"
+            ) from error
 
 
-def _axis_graph(
-    spec: UnitSpec, state: Mapping[str, Tensor], axis: Axis, weight: Any, weigh: Any, seed: int
-) -> AxisGraph:
-    make = partial(features, spec, state, axis.name, seed=seed)
-    try:
-        adjacency = weigh(make(), seed=seed)
-    except NetgraphError as error:
-        raise NetgraphError(f"axis {axis.name!r}: {error}") from None
-    return AxisGraph(axis.name, adjacency, weight, make, axis.equal is not None)
+@dataclass
+class _Build:
+    """Makes one level after the other; parameters go down unrepaired, and each level is repaired by itself."""
+
+    model: nn.Module
+    spec: UnitSpec
+    example: Any
+    way: Way
+    budget: Budget | None
+    rung: str
+    data: _Data | None
+    state: dict[str, Tensor] = field(init=False)
+    whole: dict[str, Transfer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.state = traced_state(self.model)
+
+    def below(self, level: Level) -> Level | None:
+        """Return the next coarser level; None where nothing shrinks."""
+        started = time.perf_counter()
+        step = self.way.down(level.spec, self.state, self.whole, self._seen(level.spec))
+        reasons: dict[str, Any] = {}
+        judge = self._judge()
+        if self.budget is not None:
+            reasons["ratios"], reasons["curves"] = spread(step, self.budget, judge)
+        transfers, chosen = step.transfers(judge, reasons.get("ratios", {}))
+        if not transfers:
+            return None
+        self.state = inject(level.spec, transfers, self.state)
+        self.whole |= {a: self.whole[a].compose(t) if a in self.whole else t for a, t in transfers.items()}
+        coarse = coarse_network(self.model, self.spec, self.whole, state=self.state)
+        verify_level(coarse, self.example)
+        if chosen:
+            reasons["coarseners"] = chosen
+        self._repair(coarse, reasons)
+        here = self.spec.resized({axis: t.n_coarse for axis, t in self.whole.items()})
+        return Level(coarse, here, transfers, time.perf_counter() - started, here.flops, reasons)
+
+    def _repair(self, coarse: GraphNetwork, reasons: dict[str, Any]) -> None:
+        inputs = None if self.data is None else self.data.inputs
+        done = repaired(self.model, self.spec, self.whole, coarse, rung=self.rung, data=inputs, seed=self.way.seed)
+        if self.rung != "none":
+            reasons["repair"] = asdict(done)
+        if self.data is not None:
+            reasons["error"] = function_error(self.data.wanted, outputs(coarse, self.data.batches))
+
+    def _judge(self) -> FunctionError | None:
+        if self.data is None:
+            return None
+        return FunctionError(self.model, self.spec, self.whole, self.data.batches[:1], self.data.wanted[:1])
+
+    def _seen(self, spec: UnitSpec) -> Callable[[], Mapping[str, Tensor]] | None:
+        if self.data is None:
+            return None
+        batches = self.data.batches
+        return cache(lambda: activations(coarse_network(self.model, self.spec, self.whole).eval(), spec, batches))
 
 
 def _checked_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to: int) -> dict[str, float]:

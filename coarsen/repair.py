@@ -19,22 +19,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from netgraph.coarsen.judging import batches_of, outputs
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.rescale import rescale
 from netgraph.coarsen.ridge import Fit
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.verify import tensors_of
 from netgraph.errors import NetgraphError
+from netgraph.layers import LAYERS, LINEAR, NORM
 from netgraph.program import GraphNetwork
 from netgraph.spec import UnitSpec
 from netgraph.steps import Stop
-from netgraph.structure import normalise_example, structure_of, unflatten
+from netgraph.structure import normalise_example
 
-ATEN = torch.ops.aten
-LAYERS = (ATEN.linear.default, ATEN.conv1d.default, ATEN.conv2d.default, ATEN.conv3d.default)
-NORMS = (ATEN.batch_norm.default,)
 RUNGS = ("none", "rescale", "norms", "ridge", "tune")
 
 
@@ -129,17 +128,8 @@ def check_rung(rung: str, data: Any) -> None:
         raise NetgraphError(f"repair {rung!r} needs calibration data; give some, or choose none or rescale")
 
 
-def batches_of(data: Any, size: int) -> list[Any]:
-    """Cut inputs into batches along their first dimension."""
-    leaves: list[Tensor] = []
-    structure = structure_of(normalise_example(data), leaves)
-    pieces = zip(*(leaf.split(size) for leaf in leaves), strict=True)
-    nested = [unflatten(structure, list(piece)) for piece in pieces]
-    return [kwargs if kwargs else args for args, kwargs in nested]
-
-
 def _side_by_side(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], repairer: _Repairer) -> None:
-    ways = (network.walk(batches, LAYERS + NORMS) for network in (fine, coarse))
+    ways = (network.walk(batches, (*LAYERS, NORM)) for network in (fine, coarse))
     for a, b in zip(*ways, strict=True):
         (repairer.layer if b.function in LAYERS else repairer.norm)(a, b)
 
@@ -174,11 +164,11 @@ class _Repairer:
         name, bias = coarse.names[1], coarse.names[2] if len(coarse.names) > 2 else None
         if name is None or not Fit.touches(self.spec, self.transfers, name):
             return
-        if coarse.function is not LAYERS[0] and len(coarse.arguments[0]) > 6 and coarse.arguments[0][6] != 1:
+        if coarse.function is not LINEAR and len(coarse.arguments[0]) > 6 and coarse.arguments[0][6] != 1:
             self.done.left[name] = "its channels come in groups"
             return
         fit = Fit(self.spec, self.transfers, name, centred=bias is not None)
-        dim = -1 if coarse.function is LAYERS[0] else 1
+        dim = -1 if coarse.function is LINEAR else 1
         for a, b in zip(fine.arguments, coarse.arguments, strict=True):
             fit.add(a[0].movedim(dim, -1).flatten(0, -2), b[0].movedim(dim, -1).flatten(0, -2))
         with torch.no_grad():
@@ -191,8 +181,7 @@ def tune(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], *, st
     Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, with the squared error of outputs.
     Batch norm keeps its statistics, and dropout is off.
     """
-    with torch.no_grad():
-        wanted = [tensors_of(_run(fine, b)) for b in batches]
+    wanted = outputs(fine, batches)
     free = [p for p in coarse.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(free, lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

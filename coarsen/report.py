@@ -45,6 +45,7 @@ def report(hierarchy: Hierarchy) -> dict[str, Any]:
                 "flops": level.flops,
                 "seconds": level.seconds,
                 "axes": {name: t.n_coarse for name, t in level.transfers.items()},
+                **level.reasons,
             }
             for level in hierarchy.levels
         ],

@@ -8,18 +8,16 @@ variance is multiplied by r; elsewhere weights and bias are divided by sqrt(r).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from netgraph.call import operator_name
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.transfer import Transfer
+from netgraph.layers import layers
 from netgraph.program import GraphNetwork
 from netgraph.spec import UnitSpec
-
-LAYERS = ("aten.linear", "aten.conv1d", "aten.conv2d", "aten.conv3d")
 
 
 def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork) -> None:
@@ -30,18 +28,16 @@ def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer],
     """
     state, small = traced_state(model), coarse.tensors()
     with torch.no_grad():
-        for weight, bias, variance in made_units(spec):
-            term = spec.parameters[weight][0]
-            transfer = transfers.get(str(term[0])) if len(term) == 1 else None
-            if transfer is None or spec.axes[str(term[0])].equal is not None:
+        for layer in layers(spec):
+            transfer = transfers.get(layer.axis)
+            if transfer is None or spec.axes[layer.axis].equal is not None:
                 continue
-            r = variance_share(state[weight].flatten(1), transfer)
-            if variance is not None:
-                small[variance].mul_(r.to(small[variance]))
+            r = variance_share(state[layer.weight].flatten(1), transfer)
+            if layer.norm is not None:
+                small[layer.norm[3]].mul_(r.to(small[layer.norm[3]]))
                 continue
-            for name in (weight, bias):
-                if name is not None:
-                    small[name].div_(r.sqrt().to(small[name]).reshape(-1, *[1] * (small[name].ndim - 1)))
+            for name in filter(None, (layer.weight, layer.bias)):
+                small[name].div_(r.sqrt().to(small[name]).reshape(-1, *[1] * (small[name].ndim - 1)))
 
 
 def variance_share(rows: Tensor, transfer: Transfer) -> Tensor:
@@ -50,21 +46,3 @@ def variance_share(rows: Tensor, transfer: Transfer) -> Tensor:
     mean = transfer.average(rows, 0).square().sum(1)
     members = transfer.average(rows.square().sum(1), 0)
     return torch.where(members > 0, (mean / members.clamp_min(1e-300)).clamp_min(1e-3), torch.ones_like(mean))
-
-
-def made_units(spec: UnitSpec) -> Iterator[tuple[str, str | None, str | None]]:
-    """Yield weight, bias, and the variance of the batch norm that follows, of each layer of the evaluation graph."""
-    for node in spec.plans["eval"].graph.nodes:
-        if node.op != "call_function" or operator_name(node.target) not in LAYERS:
-            continue
-        names = [_parameter(a) for a in node.args[1:3]]
-        if names[0] is None or spec.sums.get((names[0], 0)):
-            continue
-        norm = next((u for u in node.users if operator_name(u.target) == "aten.batch_norm"), None)
-        yield names[0], names[1] if len(names) > 1 else None, None if norm is None else _parameter(norm.args[4])
-
-
-def _parameter(node: object) -> str | None:
-    """Return the name of a parameter that one call alone reads."""
-    op, users = getattr(node, "op", None), getattr(node, "users", ())
-    return str(node.target) if op == "get_attr" and len(users) == 1 else None  # type: ignore[attr-defined]

@@ -273,6 +273,7 @@ def demo(
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
+    torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
     data = load("digits").flat()
     model = mlp()
     typer.echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from netgraph import plugins
 from netgraph.errors import NetgraphError
 from netgraph.spec import Axis, UnitSpec, term_axes
-from netgraph.units import features, rows
+from netgraph.units import AxisUnits, rows
 
 EDGES = 50_000_000  # a flat graph of more edges is refused; blocks remain
 
@@ -142,15 +141,14 @@ def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosin
     model : torch.nn.Module
     spec : UnitSpec
     affinity : str or callable
-        An entry point of ``netgraph.affinities``, or ``(features, *, seed) -> csr``.
+        An entry point of ``netgraph.affinities``, or ``(units, *, seed) -> csr`` (`netgraph.units.AxisUnits`).
     seed : int
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
     used = {a for terms in spec.parameters.values() for t in terms for a in term_axes(t)}
     axes = {name: axis for name, axis in spec.axes.items() if name in used}
-    make = partial(features, spec, state, seed=seed)
-    affinities = {axis.name: weigh(make(axis.name), seed=seed) for axis in spec.free}
+    affinities = {axis.name: weigh(AxisUnits(spec, state, axis.name, seed), seed=seed) for axis in spec.free}
     return UnitGraph(axes, _blocks(spec, state), affinities)
 
 

@@ -1,0 +1,113 @@
+"""The functional error: how far a coarse network's outputs are from the fine one's on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.capture import plain_attention
+from netgraph.coarsen.network import coarse_network
+from netgraph.coarsen.transfer import Transfer
+from netgraph.coarsen.verify import tensors_of
+from netgraph.layers import LAYERS, LINEAR
+from netgraph.program import GraphNetwork
+from netgraph.spec import UnitSpec
+from netgraph.structure import normalise_example, structure_of, unflatten
+from netgraph.swapping import set_mode
+from netgraph.units import rows
+
+SEEN = 4096  # activations of a unit that are kept
+
+
+def batches_of(data: Any, size: int) -> list[Any]:
+    """Cut inputs, nested as an example, into batches along their first dimension."""
+    leaves: list[Tensor] = []
+    structure = structure_of(normalise_example(data), leaves)
+    pieces = zip(*(leaf.split(size) for leaf in leaves), strict=True)
+    nested = [unflatten(structure, list(piece)) for piece in pieces]
+    return [kwargs if kwargs else args for args, kwargs in nested]
+
+
+def outputs(network: nn.Module, batches: Sequence[Any]) -> list[list[Tensor]]:
+    """Return the tensors of a network's results in evaluation mode, batch by batch."""
+    training = network.training
+    set_mode(network, training=False)
+    try:
+        with torch.no_grad(), plain_attention():
+            return [tensors_of(_called(network, batch)) for batch in batches]
+    finally:
+        set_mode(network, training=training)
+
+
+def _called(network: nn.Module, batch: Any) -> Any:
+    args, kwargs = normalise_example(batch)
+    return network(*args, **kwargs)
+
+
+def function_error(wanted: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> float:
+    """Return |found - wanted| / |wanted| over all floating outputs of all batches (2-norms); infinite if not finite."""
+    pairs = [(a.double(), b.double()) for x, y in zip(wanted, found, strict=True) for a, b in zip(x, y, strict=True)]
+    off = sum(float((a - b).square().sum()) for a, b in pairs)
+    error = (off / max(sum(float(a.square().sum()) for a, _ in pairs), 1e-300)) ** 0.5
+    return float(error) if error == error else float("inf")
+
+
+@dataclass(frozen=True)
+class FunctionError:
+    """Judges one axis' transfer by what it does to the outputs, all other axes as they are on this level.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The finest network.
+    spec : UnitSpec
+        Of it.
+    whole : dict of str to Transfer
+        From its units to this level's.
+    batches : list
+        Calibration data.
+    wanted : list of list of Tensor
+        What the finest network answers.
+    """
+
+    model: nn.Module
+    spec: UnitSpec
+    whole: Mapping[str, Transfer]
+    batches: Sequence[Any]
+    wanted: Sequence[Sequence[Tensor]]
+
+    def __call__(self, axis: str, transfer: Transfer) -> float:
+        """Return the relative error of the network in which this axis alone is smaller."""
+        step = self.whole[axis].compose(transfer) if axis in self.whole else transfer
+        network = coarse_network(self.model, self.spec, {**self.whole, axis: step}).eval()
+        return function_error(self.wanted, outputs(network, self.batches))
+
+
+def activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
+    """Return what the units of each axis answer, (n_units, samples), as linear layers and convolutions read them.
+
+    Parameters
+    ----------
+    network : GraphNetwork
+    spec : UnitSpec
+        With the network's sizes.
+    batches : list
+    """
+    found: dict[str, list[Tensor]] = {}
+    for stop in network.walk(batches, LAYERS):
+        name = stop.names[1]
+        if name is None:
+            continue
+        for axis in sorted(spec.sums.get((name, 1), ())):
+            for arguments in stop.arguments:
+                dim = arguments[0].ndim - 1 if stop.function is LINEAR else 1
+                found.setdefault(axis, []).extend(rows(arguments[0], dim, spec.parameters[name][1], axis, spec.sizes))
+    return {axis: _thinned(torch.cat(parts, 1)) for axis, parts in found.items()}
+
+
+def _thinned(matrix: Tensor) -> Tensor:
+    return matrix[:, :: -(-matrix.shape[1] // SEEN)]

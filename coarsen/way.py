@@ -1,0 +1,156 @@
+"""The way from one level to the next: which coarsener, at which ratio, on each axis, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from netgraph import plugins
+from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.checks import Coarsener, checked_aggregates, leaves_out
+from netgraph.coarsen.targets import n_coarse_for
+from netgraph.coarsen.transfer import Transfer
+from netgraph.errors import NetgraphError
+from netgraph.spec import Axis, UnitSpec
+from netgraph.units import AxisUnits
+
+AUTO = ("hem", "kmeans", "ward", "graclus", "local-variation")  # what coarsener "auto" tries
+
+Progress = Callable[[str, int, int], None]
+Judge = Callable[[str, Transfer], float]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How axes are merged, the same on every level.
+
+    Parameters
+    ----------
+    coarseners : dict of str to callable
+        One, or several of which the one with the smallest error is taken on each axis.
+    weigh : callable
+        The affinity.
+    ratios : dict of str to float
+        By axis; ``"*"`` for the others.
+    kept : set of str
+        Axes to leave alone.
+    round_to, seed : int
+    progress : callable, optional
+    """
+
+    coarseners: Mapping[str, Coarsener]
+    weigh: Callable[..., Any]
+    ratios: Mapping[str, float]
+    kept: set[str]
+    round_to: int = 1
+    seed: int = 0
+    progress: Progress | None = None
+
+    def ratio(self, axis: str) -> float:
+        """Return the share of an axis' units that stay."""
+        return self.ratios.get(axis, self.ratios["*"])
+
+    def down(self, spec: UnitSpec, state: Mapping[str, Tensor], whole: Mapping[str, Transfer], seen: Any) -> Step:
+        """Return the step down from a level; ``whole`` is the way so far, ``seen`` returns activations."""
+        axes = [axis for axis in spec.free if axis.name not in self.kept]
+        return Step(self, spec, state, whole, seen, axes)
+
+
+@dataclass
+class Step:
+    """One level's axes and their graphs, from which transfers are made.
+
+    Parameters
+    ----------
+    way : Way
+    spec : UnitSpec
+        Of the level that is made smaller.
+    state : dict of str to Tensor
+        Its parameters.
+    whole : dict of str to Transfer
+        From the finest units to its units.
+    seen : callable or None
+    axes : list of Axis
+        Those that may shrink.
+    """
+
+    way: Way
+    spec: UnitSpec
+    state: Mapping[str, Tensor]
+    whole: Mapping[str, Transfer]
+    seen: Callable[[], Mapping[str, Tensor]] | None
+    axes: list[Axis]
+    graphs: dict[str, AxisGraph] = field(default_factory=dict)
+
+    def transfers(self, judge: Judge | None, ratios: Mapping[str, float]) -> tuple[dict[str, Transfer], dict[str, Any]]:
+        """Return the transfer of every axis that shrinks, and for each what every coarsener's error was.
+
+        Parameters
+        ----------
+        judge : callable ``(axis, transfer) -> error``, optional
+            By default the error in the units' own weights is taken.
+        ratios : dict of str to float
+            For axes whose ratio is not that of the way.
+        """
+        out, reasons = {}, {}
+        for done, axis in enumerate(self.axes):
+            if self.way.progress is not None:
+                self.way.progress(axis.name, done, len(self.axes))
+            found, errors = self.best(axis, ratios.get(axis.name, self.way.ratio(axis.name)), judge)
+            if found is not None:
+                out[axis.name] = found
+                if len(self.way.coarseners) > 1:
+                    reasons[axis.name] = errors
+        return out, reasons
+
+    def best(self, axis: Axis, ratio: float, judge: Judge | None) -> tuple[Transfer | None, dict[str, float]]:
+        """Return the transfer of the smallest error at a ratio, None where the axis stays, and all errors by coarsener."""
+        n_coarse = n_coarse_for(axis, ratio, self.way.round_to)
+        if n_coarse >= axis.size:
+            return None, {}
+        found = {name: self._merged(axis, name, n_coarse) for name in self.way.coarseners}
+        found = {name: t for name, t in found.items() if t.n_coarse < axis.size}
+        if len(self.way.coarseners) == 1 or not found:
+            return next(iter(found.values()), None), {}
+        errors = {name: (judge or self.weight_error)(axis.name, t) for name, t in found.items()}
+        return found[min(errors, key=errors.__getitem__)], errors
+
+    def weight_error(self, axis: str, transfer: Transfer) -> float:
+        """Return |X - P R X| / |X| of the units' incoming weights X: what merging takes away, without data."""
+        x = self.graph(axis).features
+        sums = np.zeros((transfer.n_coarse, x.shape[1]))
+        kept = transfer.aggregates >= 0
+        np.add.at(sums, transfer.aggregates[kept], x[kept])
+        means = sums / transfer.sizes[:, None]
+        rest = np.where(kept[:, None], x - means[np.where(kept, transfer.aggregates, 0)], x)
+        return float(np.linalg.norm(rest)) / max(float(np.linalg.norm(x)), 1e-30)
+
+    def _merged(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
+        merge, graph = self.way.coarseners[name], self.graph(axis.name)
+        answer = merge(graph, n_coarse, seed=self.way.seed)
+        return Transfer(checked_aggregates(answer, graph, name, leaves_out=leaves_out(merge)))
+
+    def graph(self, name: str) -> AxisGraph:
+        """Return an axis' graph, made once."""
+        if name not in self.graphs:
+            axis = self.spec.axes[name]
+            weight = self.whole[name].sizes if name in self.whole else np.ones(axis.size)
+            units = AxisUnits(self.spec, self.state, name, self.way.seed, self.seen)
+            try:
+                adjacency = self.way.weigh(units, seed=self.way.seed)
+            except NetgraphError as error:
+                raise NetgraphError(f"axis {name!r}: {error}") from None
+            self.graphs[name] = AxisGraph(name, adjacency, weight, lambda: units.incoming, axis.equal is not None)
+        return self.graphs[name]
+
+
+def coarseners_of(coarsener: str | Coarsener) -> dict[str, Coarsener]:
+    """Return a coarsener by its name; those of `AUTO` for ``"auto"``."""
+    if not isinstance(coarsener, str):
+        return {str(getattr(coarsener, "__name__", repr(coarsener))): coarsener}
+    names = AUTO if coarsener == "auto" else (coarsener,)
+    return {name: plugins.load("netgraph.coarseners", name) for name in names}
