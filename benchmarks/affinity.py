@@ -1,4 +1,4 @@
-"""Claim: an exact graph of nearest neighbours costs little more than half of the matrix product of all pairs.
+"""Claim: on large axes an exact graph of nearest neighbours costs less than the matrix product of all pairs.
 
 `netgraph.affinity.cosine` beside the whole product, made in the same blocks and threads, in turn: processor time of all
 threads, ratios within a round as median, least and most.
