@@ -42,10 +42,10 @@ def dominant_matching(adjacency: sparse.csr_array, seed: int = 0) -> Mates:
     """
     n, hashed = adjacency.shape[0], np.uint64(seed % 2**64)
     graph = adjacency.indptr, adjacency.indices, adjacency.data
-    first, top = np.full(n, -1, dtype=np.int32), np.zeros(n, dtype=adjacency.data.dtype)
-    share(lambda s: _heaviest(*graph, hashed, first, top, s.start, s.stop), spans(n, ROWS))
-    suitor, standing = np.full(n, -1, dtype=np.int32), np.zeros_like(top)
-    _propose(*graph, hashed, first, top, suitor, standing)
+    ends, tops = np.full((n, 2), -1, dtype=np.int32), np.zeros((n, 2), dtype=adjacency.data.dtype)
+    share(lambda s: _heaviest(*graph, hashed, ends, tops, s.start, s.stop), spans(n, ROWS))
+    suitor, standing = np.full(n, -1, dtype=np.int32), np.zeros(n, dtype=adjacency.data.dtype)
+    _propose(*graph, hashed, ends, tops, suitor, standing)
     return suitor, standing
 
 
@@ -67,7 +67,7 @@ def augmented_mates(adjacency: sparse.csr_array, mates: Mates, seed: int = 0) ->
     return mate, weight
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def edge_rank(i, j, seed):  # type: ignore[no-untyped-def]
     """Mix the ends of an edge (splitmix64, Steele, Lea and Flood, OOPSLA 2014): its place among equals."""
     x = np.uint64(0x9E3779B97F4A7C15) * np.uint64(min(i, j)) + np.uint64(max(i, j)) + seed
@@ -77,51 +77,64 @@ def edge_rank(i, j, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _heaviest(indptr, indices, data, seed, first, top, lo, hi):  # type: ignore[no-untyped-def]
-    """Find every vertex' first edge: a stream of weights, with no look at other vertices."""
+def _heaviest(indptr, indices, data, seed, ends, tops, lo, hi):  # type: ignore[no-untyped-def]
+    """Find every vertex' first two edges: a stream of weights, with no look at other vertices."""
     for u in range(lo, hi):
-        best, heaviest = np.int32(-1), data.dtype.type(0)
+        best, heaviest, second, heavy = np.int32(-1), data.dtype.type(0), np.int32(-1), data.dtype.type(0)
         for e in range(indptr[u], indptr[u + 1]):
-            w = data[e]
-            if w < heaviest or w <= 0 or indices[e] == u:
+            v, w = np.int32(indices[e]), data[e]
+            if w < heavy or w <= 0 or v == u:
                 continue
-            if w > heaviest or edge_rank(u, indices[e], seed) < edge_rank(u, best, seed):
-                best, heaviest = indices[e], w
-        first[u], top[u] = best, heaviest
+            if w > heaviest or (w == heaviest and edge_rank(u, v, seed) < edge_rank(u, best, seed)):
+                best, heaviest, second, heavy = v, w, best, heaviest
+            elif w > heavy or edge_rank(u, v, seed) < edge_rank(u, second, seed):
+                second, heavy = v, w
+        ends[u, 0], tops[u, 0], ends[u, 1], tops[u, 1] = best, heaviest, second, heavy
 
 
 @njit(nogil=True, cache=True)
-def _propose(indptr, indices, data, seed, first, top, suitor, standing):  # type: ignore[no-untyped-def]
+def _propose(indptr, indices, data, seed, ends, tops, suitor, standing):  # type: ignore[no-untyped-def]
     """Propose to the first edge that the other end prefers to its suitor; who is displaced proposes again."""
-    for start in range(len(first)):
-        u, v, w = np.int32(start), first[start], top[start]
+    for v in range(len(suitor)):  # each other's first edge: final
+        if ends[v, 0] >= 0 and ends[ends[v, 0], 0] == v:
+            suitor[v], standing[v] = ends[v, 0], tops[v, 0]
+    for start in range(len(suitor)):
+        u, v, w = np.int32(start), ends[start, 0], tops[start, 0]
+        if v >= 0 and ends[v, 0] == u:
+            continue
         while v >= 0:
-            if not _accepts(v, u, w, suitor, standing, seed):
-                v, w = _next(indptr, indices, data, u, suitor, standing, seed)
-                if v < 0:
+            if _accepts(v, u, w, suitor, standing, seed):
+                displaced = suitor[v]
+                suitor[v], standing[v] = u, w
+                if displaced < 0:
                     break
-            displaced = suitor[v]
-            suitor[v], standing[v] = u, w
-            if displaced < 0:
-                break
-            u = displaced
-            v, w = _next(indptr, indices, data, u, suitor, standing, seed)
-    for v in range(len(suitor)):  # who has a suitor but is no suitor of theirs stays alone
-        if suitor[v] >= 0 and suitor[suitor[v]] != v:
-            first[v] = -2
+                u = displaced
+            if v == ends[u, 0]:
+                v, w = ends[u, 1], tops[u, 1]
+            elif v >= 0:
+                v, w = _next(indptr, indices, data, u, suitor, standing, seed)
+    _part(suitor, standing)
+
+
+@njit(nogil=True, cache=True)
+def _part(suitor, standing):  # type: ignore[no-untyped-def]
+    """Leave alone who has a suitor but is no suitor of theirs."""
+    alone = np.zeros(len(suitor), dtype=np.bool_)
     for v in range(len(suitor)):
-        if first[v] == -2:
+        alone[v] = suitor[v] >= 0 and suitor[suitor[v]] != v
+    for v in range(len(suitor)):
+        if alone[v]:
             suitor[v], standing[v] = -1, 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _accepts(v, u, w, suitor, standing, seed):  # type: ignore[no-untyped-def]
     if w != standing[v]:
         return w > standing[v]
     return suitor[v] < 0 or edge_rank(u, v, seed) < edge_rank(suitor[v], v, seed)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _next(indptr, indices, data, u, suitor, standing, seed):  # type: ignore[no-untyped-def]
     """Return the first edge of u that its other end would accept."""
     best, heaviest = np.int32(-1), data.dtype.type(0)
@@ -130,7 +143,7 @@ def _next(indptr, indices, data, u, suitor, standing, seed):  # type: ignore[no-
         if w < heaviest or w <= 0 or v == u or not _accepts(v, u, w, suitor, standing, seed):
             continue
         if w > heaviest or edge_rank(u, v, seed) < edge_rank(u, best, seed):
-            best, heaviest = v, w
+            best, heaviest = np.int32(v), w
     return best, heaviest
 
 

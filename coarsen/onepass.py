@@ -88,6 +88,9 @@ def _down(x, out, order1, starts1, scale1, order2, starts2, scale2, lo, hi):  # 
         for e in range(starts1[i] + 1, starts1[i + 1]):
             row += x[outer, order1[e], middle]
         into = out[outer, i, middle]
+        if b == 1:
+            _gather(row[:, 0], into[:, 0], order2, starts2, scale1[i], scale2)
+            continue
         for j in range(len(scale2)):
             for c in range(b):
                 total = row[order2[starts2[j]], c]
@@ -97,12 +100,31 @@ def _down(x, out, order1, starts1, scale1, order2, starts2, scale2, lo, hi):  # 
 
 
 @njit(nogil=True, cache=True)
+def _gather(row, into, order, starts, scale, scales):  # type: ignore[no-untyped-def]
+    """Add up the members of each aggregate of a row; pairs, which most are, without a loop."""
+    for j in range(len(scales)):
+        e, stop = starts[j], starts[j + 1]
+        total = row[np.uint64(order[e])]
+        if stop - e == 2:
+            total += row[np.uint64(order[e + 1])]
+        else:
+            for more in range(e + 1, stop):
+                total += row[np.uint64(order[more])]
+        into[j] = total * (scale * scales[j])
+
+
+@njit(nogil=True, cache=True)
 def _up(x, out, order1, starts1, scale1, aggregates2, scale2, lo, hi):  # type: ignore[no-untyped-def]
     k1, m, b = x.shape[1], x.shape[2], x.shape[4]
     row = np.zeros((len(aggregates2), b), dtype=x.dtype)
     for at in range(lo, hi):
         outer, i, middle = at // (k1 * m), at // m % k1, at % m
-        for j in range(len(aggregates2)):
+        if b == 1:
+            source, alone = x[outer, i, middle, :, 0] * scale1[i] * scale2, row[:, 0]
+            for j in range(len(aggregates2)):
+                if aggregates2[j] >= 0:
+                    alone[j] = source[np.uint64(aggregates2[j])]
+        for j in range(len(aggregates2) if b > 1 else 0):
             from_ = aggregates2[j]
             if from_ >= 0:
                 for c in range(b):

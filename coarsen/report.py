@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from netgraph.coarsen.hierarchy import Hierarchy
+from netgraph.coarsen.hierarchy import Hierarchy, Level
 from netgraph.spec import UnitSpec, term_axes
 
 
@@ -32,6 +33,24 @@ def _reason(spec: UnitSpec, name: str, axes: list[str]) -> str:
         if spec.axes[axis].kept:
             return str(spec.axes[axis].kept)
     return "left alone on request, or its size has no divisor near the ratio"
+
+
+def told(level: Level) -> Iterator[str]:
+    """Yield what was chosen, repaired and measured on a level, a line each."""
+    chosen = level.reasons.get("coarseners")
+    if chosen:
+        best = Counter(min(errors, key=errors.__getitem__) for errors in chosen.values())
+        yield "chosen by the smallest error: " + ", ".join(f"{name} on {n} axes" for name, n in best.most_common())
+    ratios = level.reasons.get("ratios")
+    if ratios:
+        counts = sorted(Counter(ratios.values()).items())
+        yield "the budget left " + ", ".join(f"{ratio:g} of {n} axes" for ratio, n in counts)
+    done = level.reasons.get("repair")
+    if done:
+        left = "".join(f"; {name} as it was: {why}" for name, why in list(done["left"].items())[:3])
+        yield f"repair {done['rung']}: {len(done['fitted'])} layers fitted, {done['norms']} batch norms estimated anew{left}"
+    if "error" in level.reasons:
+        yield f"relative function error on the calibration data {level.reasons['error']:.3g}"
 
 
 def report(hierarchy: Hierarchy) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from netgraph.coarsen.onepass import STILL, Way
 from netgraph.coarsen.transfer import HALVES, Transfer
 from netgraph.spec import Join, Term, UnitSpec, term_axes, term_size
 
+WIDE = 64  # numbers in a row from which copying whole rows pays
+
 Transfers = Mapping[str, Transfer]
 Move = Callable[[Transfer, bool, Tensor, int], Tensor]
 
@@ -131,17 +133,16 @@ def _in_one_pass(tensor: Tensor, ways: Mapping[int, Way], down: bool) -> Tensor:
     work = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
     left, go = sorted(ways), onepass.down if down else onepass.up
     while left:
-        d, e = left[0], left[1] if len(left) > 1 else None
-        last = work.ndim if e is None else e
+        d, e = left[0], left[-1] if len(left) == 1 else left[1]
         shape = list(work.shape)
-        flat = (
-            prod(shape[:d]),
-            shape[d],
-            prod(shape[d + 1 : last]) if e is not None else 1,
-            1 if e is None else shape[e],
-            prod(shape[(d if e is None else e) + 1 :]),
-        )
-        found = go(work.contiguous().numpy(), flat, ways[d], STILL if e is None else ways[e])
+        inner = prod(shape[e + 1 :])
+        if d < e:
+            first, second, flat = ways[d], ways[e], (prod(shape[:d]), shape[d], prod(shape[d + 1 : e]), shape[e], inner)
+        elif inner < WIDE:
+            first, second, flat = STILL, ways[d], (1, 1, prod(shape[:d]), shape[d], inner)
+        else:
+            first, second, flat = ways[d], STILL, (prod(shape[:d]), shape[d], 1, 1, inner)
+        found = go(work.contiguous().numpy(), flat, first, second)
         for dim in left[:2]:
             shape[dim] = len(ways[dim].scale) if down else len(ways[dim].aggregates)
         work, left = torch.from_numpy(found).view(shape), left[2:]

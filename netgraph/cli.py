@@ -99,7 +99,19 @@ def coarsen(
     axis_ratio: Annotated[list[str] | None, typer.Option(help="AXIS=RATIO for one axis; may be given again.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Axis to leave alone; may be given again.")] = None,
     round_to: Annotated[int, typer.Option(help="Multiple that numbers of units should have.")] = 1,
-    affinity: Annotated[str, typer.Option(help="How alike units are.")] = "cosine",
+    affinity: Annotated[str, typer.Option(help="How alike units are; `netgraph plugins` lists them.")] = "cosine",
+    budget: Annotated[
+        str | None,
+        typer.Option(help="parameters=0.5, flops=0.5 or error=0.05, spread over the axes; in place of --ratio."),
+    ] = None,
+    repair: Annotated[str, typer.Option(help="After merging: none, rescale, norms, ridge or tune.")] = "none",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Rows of calibration data.")] = 512,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -124,10 +136,11 @@ def coarsen(
     ratios = {"*": ratio, **_pairs(axis_ratio or [])}
     _check_output(output)
     network, example = _open(model, arch, arch_arg, input_, trust, code_dir)
+    inputs = None if data is None else _calibration(data, example, samples, seed)
     with _progress("coarsening") as progress:
         hierarchy = build_hierarchy(
-            network, example, coarsener=coarsener, affinity=affinity, n_levels=levels, ratio=ratios,
-            keep=keep or (), round_to=round_to, seed=seed, progress=progress,
+            network, example, coarsener=coarsener, affinity=affinity, n_levels=levels, ratio=ratios, keep=keep or (),
+            round_to=round_to, budget=budget, repair=repair, data=inputs, seed=seed, progress=progress,
         )  # fmt: skip
     _print_hierarchy(hierarchy, json_)
     if output is not None:
@@ -135,6 +148,19 @@ def coarsen(
     if export is not None:
         write(hierarchy, export)
         typer.echo(f"netgraph: wrote {export}", err=True)
+
+
+def _calibration(source: str, example: Any, samples: int, seed: int) -> Any:
+    import warnings
+
+    from netgraph.models.calibration_data import calibration
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        inputs = calibration(source, example=example, n=samples, seed=seed).inputs
+    for warning in said:
+        typer.echo(f"netgraph: {warning.message}", err=True)
+    return inputs
 
 
 def _pairs(texts: list[str]) -> dict[str, float]:
@@ -169,13 +195,16 @@ def _write_output(hierarchy: Any, output: Path) -> None:
 
 
 def _print_hierarchy(hierarchy: Any, as_json: bool) -> None:
-    from netgraph.coarsen.report import coverage, report
+    from netgraph.coarsen.report import coverage, report, told
 
     if as_json:
         typer.echo(json.dumps(report(hierarchy), indent=1))
         return
     share, why = coverage(hierarchy)
     typer.echo(str(hierarchy))
+    for i, level in enumerate(hierarchy.levels):
+        for line in told(level):
+            typer.echo(f"level {i}: {line}")
     typer.echo(f"{share:.1%} of the parameters have a merged dimension")
     for reason, part in why[:5]:
         typer.echo(f"  {part:.1%} kept: {reason}")
