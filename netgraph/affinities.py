@@ -45,21 +45,27 @@ def correlation(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
 
 
 def relu(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
-    """Compare ReLU units by what merging two of them costs, whatever their scales.
+    """Compare ReLU units whatever their scales: likeness of incoming directions times likeness of outgoing ones.
 
-    A ReLU unit with incoming w and outgoing a is the unit w / |w| with outgoing a |w|. Merging two such adds
-    ``m_i m_j / (m_i + m_j) |w_i / |w_i| - w_j / |w_j||²`` to the variance within aggregates, with masses ``m = (|w| |a|)²``
-    (Ward, 1963); the affinity is ``s / (s + cost)``, s the median cost, over the pairs that `cosine` joins.
+    A ReLU unit with incoming w and outgoing a is the unit w / |w| with outgoing a |w|, so only directions say what it
+    is. Both are ``(1 + cos) / 2``, over the pairs that `cosine` joins; where nothing reads the units it is `cosine`.
     """
     graph = affinity.cosine(units.incoming, seed=seed)
-    length = np.linalg.norm(units.incoming, axis=1) * (
-        np.linalg.norm(units.outgoing, axis=1) if units.outgoing.size else 1
-    )
-    mass = np.square(length / max(length.max(initial=0), 1e-30)) + 1e-12
-    i, j = np.repeat(np.arange(len(mass)), np.diff(graph.indptr)), graph.indices
-    cost = mass[i] * mass[j] / (mass[i] + mass[j]) * 4 * (1 - graph.data)  # 2 - 2 cos = 4 (1 - affinity)
-    scale = max(float(np.median(cost)) if len(cost) else 1.0, 1e-30)
-    return sparse.csr_array((scale / (scale + cost), graph.indices, graph.indptr), shape=graph.shape)
+    if not units.outgoing.size:
+        return graph
+    out = _directions(units.outgoing)
+    i, j = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.indices
+    alike = np.concatenate([_dots(out, i[s], j[s]) for s in _slices(len(i))] or [np.zeros(0, out.dtype)])
+    weights = graph.data * np.clip((1 + alike) / 2, 0, 1)
+    return sparse.csr_array((weights, graph.indices, graph.indptr), shape=graph.shape)
+
+
+def _dots(x: NDArray[Any], i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.einsum("ed,ed->e", x[i], x[j]))
+
+
+def _slices(n: int, size: int = 8192) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def _directions(x: NDArray[Any]) -> NDArray[Any]:

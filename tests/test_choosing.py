@@ -1,0 +1,101 @@
+"""What is chosen by measured error, and the affinities that choose pairs: judged by numpy, torch and the errors themselves."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import netgraph as ng
+from netgraph import plugins
+from netgraph.coarsen.network import traced_state
+from netgraph.coarsen.way import AUTO
+from netgraph.models.mlp import mlp
+from netgraph.units import AxisUnits
+
+SIZES = (6, 32, 24, 4)
+
+
+def n_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("data", [None, torch.randn(40, 6)])
+def test_auto_takes_on_each_axis_what_has_the_smallest_error(data):
+    hierarchy = ng.build_hierarchy(mlp(SIZES), torch.randn(2, 6), coarsener="auto", data=data)
+    chosen = hierarchy.levels[1].reasons["coarseners"]
+    assert set(chosen) == {"0", "2"}
+    for axis, errors in chosen.items():
+        best = min(errors, key=errors.get)
+        alone = ng.build_hierarchy(
+            hierarchy.levels[0].model,
+            torch.randn(2, 6),
+            coarsener=best,
+            keep=[a for a in chosen if a != axis],
+            data=data,
+        )
+        assert set(errors) <= set(AUTO)
+        assert np.array_equal(
+            alone.levels[1].transfers[axis].aggregates, hierarchy.levels[1].transfers[axis].aggregates
+        )
+        if data is not None:
+            assert alone.levels[1].reasons["error"] == pytest.approx(errors[best], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["parameters", "flops"])
+@pytest.mark.parametrize("data", [None, torch.randn(40, 6)])
+def test_a_budget_is_met_and_not_by_more_than_one_step_of_the_grid(kind, data):
+    model = mlp(SIZES)
+    levels = ng.build_hierarchy(model, torch.randn(2, 6), budget=f"{kind}=0.4", data=data).levels
+    cost = (lambda level: level.flops) if kind == "flops" else (lambda level: n_parameters(level.model))
+    assert 0.2 * cost(levels[0]) < cost(levels[1]) <= 0.4 * cost(levels[0])
+
+
+def test_an_error_budget_merges_alike_units_and_no_others():
+    model = mlp(SIZES).double()
+    with torch.no_grad():
+        for i in range(16):  # the first layer's units in pairs; the second's are all different
+            model[0].weight[2 * i + 1], model[0].bias[2 * i + 1] = model[0].weight[2 * i], model[0].bias[2 * i]
+    data = torch.randn(50, 6, dtype=torch.float64)
+    level = ng.build_hierarchy(model, data[:2], budget="error=0.0001", data=data).levels[1]
+    assert level.transfers["0"].n_coarse == 16
+    assert level.reasons["error"] < 1e-4
+
+
+def test_copies_weigh_one_in_every_affinity_and_all_are_symmetric():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[0].bias):
+            tensor[5] = tensor[2]
+        model[3].weight[:, 5] = model[3].weight[:, 2]
+    spec = ng.trace(model, torch.randn(2, 3, 8, 8))
+    seen = {"0": torch.randn(8, 100)[[0, 1, 2, 3, 4, 2, 6, 7]]}
+    units = AxisUnits(spec, traced_state(model), "0", 0, lambda: seen)
+    for name in plugins.names("netgraph.affinities"):
+        graph = plugins.load("netgraph.affinities", name)(units, seed=0).toarray()
+        assert np.array_equal(graph, graph.T), name
+        assert graph[2, 5] == pytest.approx(1, abs=1e-6), name
+        assert graph.max() <= 1, name
+        assert (graph >= 0).all(), name
+
+
+def test_a_folded_norm_is_what_torch_fuses():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=0.01), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    for tensor in (model[1].running_mean, model[1].weight.data, model[1].bias.data):
+        tensor.normal_()
+    model[1].running_var.uniform_(0.1, 3)
+    units = AxisUnits(ng.trace(model, torch.randn(2, 3, 8, 8)), traced_state(model), "0")
+    fused = torch.nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1])
+    np.testing.assert_allclose(
+        units.normed, torch.cat([fused.weight.flatten(1), fused.bias[:, None]], 1).detach(), rtol=1e-5
+    )
+
+
+def test_correlation_is_that_of_numpy_on_what_the_next_layer_reads():
+    model, data = mlp(SIZES), torch.randn(300, 6)
+    hierarchy = ng.build_hierarchy(model, data[:2], affinity="correlation", data=data, ratio=0.9)
+    with torch.no_grad():
+        wanted = (1 + np.corrcoef(model[:2](data).T.numpy())) / 2
+    np.fill_diagonal(wanted, 0)
+    i, j = np.unravel_index(wanted.argmax(), wanted.shape)
+    aggregates = hierarchy.levels[1].transfers["0"].aggregates
+    assert aggregates[i] == aggregates[j]
