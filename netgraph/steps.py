@@ -106,6 +106,8 @@ class Steps:
         values = tuple(self._value(v) for v in args)
         named = tuple((str(k), self._value(v)) for k, v in kwargs["dict"].items())
         function = _function(what)
+        if "split" not in what:  # the sizes of parts add up to what is there already
+            _refuse_products((*values, *(v for _, v in named)))
         if function in BUILTINS.values() and (named or not all(isinstance(v, (Slot, int)) for v in values)):
             raise LoadError(f"{what} has other arguments than netgraph writes; the file is refused")
         return Step(function, values, named, index, ())
@@ -113,7 +115,6 @@ class Steps:
     def _value(self, value: Any) -> Any:
         if isinstance(value, list):
             parts = [self._value(v) for v in value]
-            _refuse_products(parts)
             return Nest(tuple(parts)) if any(isinstance(p, (Slot, Nest)) for p in parts) else parts
         if isinstance(value, int) and not isinstance(value, bool) and LIMIT < abs(value) < WHOLE:
             raise LoadError(f"an operator asks for a size of {value}; the file is refused")
@@ -209,10 +210,15 @@ def _known(name: str, names: Collection[str]) -> str:
     return name
 
 
-def _refuse_products(parts: list[Any]) -> None:
-    sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < WHOLE]
-    if math.prod(sizes) > LIMIT:
-        raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers; the file is refused")
+def _refuse_products(values: Sequence[Any]) -> None:
+    """Refuse a list of sizes, at any depth, that multiply to more than an honest network holds."""
+    for value in values:
+        parts = value.parts if isinstance(value, Nest) else value
+        if isinstance(parts, (list, tuple)):
+            sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < WHOLE]
+            if math.prod(sizes) > LIMIT:
+                raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers; the file is refused")
+            _refuse_products(parts)
 
 
 def _torch_word(kind: str, content: str) -> Any:

@@ -16,6 +16,7 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.bundle import read_bundle, write_bundle
+from netgraph.coarsen.network import coarse_network
 from netgraph.errors import LoadError, UntrustedError
 from netgraph.examples import guess_input, parse_inputs
 from netgraph.loading import load_model, parse_arch_args
@@ -248,6 +249,20 @@ def test_sizes_that_multiply_to_terabytes_are_refused_when_opened(tmp_path, size
     write_bundle(tmp_path / "m.safetensors", model.tensors(), {**model.document(), "graphs": {"eval": graph}})
     with pytest.raises(LoadError, match="asks for"):
         load_model(tmp_path / "m.safetensors")
+
+
+def test_parts_whose_sizes_multiply_to_much_are_no_reason_to_refuse():
+    class Parts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(4, 600), torch.nn.Linear(600, 2)
+
+        def forward(self, x):
+            parts = self.first(x).split([100] * 6, 1)
+            return self.last(torch.cat([part.relu() for part in parts], 1))
+
+    model, x = Parts(), torch.randn(2, 4)
+    torch.testing.assert_close(coarse_network(model, ng.trace(model, x), {})(x), model(x))
 
 
 def test_a_hierarchy_that_was_changed_or_does_not_fit_its_class_is_refused(tmp_path):
