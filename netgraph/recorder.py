@@ -16,9 +16,31 @@ import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
 from torch.fx.experimental.proxy_tensor import PreDispatchTorchFunctionMode, ProxyTorchDispatchMode
-from torch.utils import _pytree as pytree
 
 META = torch.device("meta")
+ATEN = torch.ops.aten
+
+# What most networks spend most of their shapes on, when PyTorch works them out in Python: results like the first operand,
+# and results that are the first operand.
+LIKE_FIRST = {
+    getattr(ATEN, name).default
+    for name in ("batch_norm", "dropout", "elu", "gelu", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "layer_norm",
+                 "leaky_relu", "mish", "relu", "relu6", "sigmoid", "silu", "tanh")
+}  # fmt: skip
+IS_FIRST = {
+    getattr(ATEN, name).default
+    for name in (
+        "dropout_",
+        "elu_",
+        "hardsigmoid_",
+        "hardswish_",
+        "hardtanh_",
+        "leaky_relu_",
+        "relu_",
+        "relu6_",
+        "silu_",
+    )
+}
 
 
 class UnfollowedError(Exception):
@@ -117,16 +139,27 @@ class _Recorder(ProxyTorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
-        arguments = pytree.tree_map_only(Tensor, self.node_of, (args, kwargs))
-        if func._schema.is_mutable and any(id(t) in self.twins for t in pytree.tree_leaves((args, kwargs))):
-            raise UnfollowedError(f"{func} may write to a constant")
-        args, kwargs = pytree.tree_map_only(Tensor, lambda t: self.twins.get(id(t), t), (args, kwargs))
+        arguments = _swapped((args, kwargs), self.node_of)
+        args, kwargs = self._on_meta(func, args, kwargs) if self.twins else (args, kwargs)
         result = _shapes(func, args, kwargs)
         if not isinstance(result, (Tensor, list, tuple)) and result is not None:
             raise UnfollowedError(f"{func} looks at numbers")
-        if func is torch.ops.aten.lift_fresh.default:
-            func = torch.ops.aten.lift_fresh_copy.default  # or a later write would change the constant
+        if func is ATEN.lift_fresh.default:
+            func = ATEN.lift_fresh_copy.default  # or a later write would change the constant
         return self._noted(self.graph.call_function(func, *arguments), result)
+
+    def _on_meta(self, func: Any, args: Any, kwargs: Any) -> Any:
+        constants: list[Tensor] = []
+
+        def twin(tensor: Tensor) -> Tensor:
+            if id(tensor) in self.twins:
+                constants.append(tensor)
+            return self.twins.get(id(tensor), tensor)
+
+        swapped = _swapped((args, kwargs), twin)
+        if constants and func._schema.is_mutable:
+            raise UnfollowedError(f"{func} may write to a constant")
+        return swapped
 
     def _noted(self, node: fx.Node, result: Any) -> Any:
         node.meta["stack_trace"] = _users_line()
@@ -142,10 +175,22 @@ class _Recorder(ProxyTorchDispatchMode):
 
 def _shapes(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operator on meta tensors, and make what it makes there too."""
-    if func is torch.ops.aten.batch_norm.default:  # half the time of a convolutional network is spent on its shapes
+    if func in LIKE_FIRST and args[0].is_floating_point():
         return args[0].clone()
+    if func in IS_FIRST:
+        return args[0]
     with no_python_dispatcher():  # its decompositions are slow, and shapes are known without them
         return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
+
+
+def _swapped(value: Any, swap: Callable[[Tensor], Any]) -> Any:
+    """Put something in the place of every tensor, in lists, tuples and dicts too."""
+    if isinstance(value, Tensor):
+        return swap(value)
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind(_swapped(part, swap) for part in value)
+    return {k: _swapped(v, swap) for k, v in value.items()} if kind is dict else value
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
