@@ -5,6 +5,9 @@ Parameters and corrections are primal, gradients and momentum dual (docs/transfe
     inject    W_c = R_out W P_in          state down
     prolong   E   = P_out E_c R_in        correction up          inject(prolong(E)) = E
     restrict  G_c = P_out' G R_in'        gradient down          = prolong'
+    distribute  G = R_out' G_c P_in'      momentum up            = inject'   restrict(distribute(G)) = G
+
+Second moments are squared duals: the same two maps with squared entries, which never make them negative.
 
 Dimensions are worked two at a time in one pass over the numbers (`netgraph.coarsen.onepass`); on other devices, and
 for integers and complex numbers, one by one, as a scatter or a gather. No matrix is formed.
@@ -69,22 +72,65 @@ def prolong(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -
     )
 
 
-def restrict(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take gradients down: the transpose of `prolong`."""
-    return _moved(
-        spec,
-        transfers,
-        state,
-        lambda t, summed, x, d: t.average(x, d) if summed else t.total(x, d),
-        down=True,
-        shares=True,
-    )
+def restrict(
+    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, squared: bool = False
+) -> dict[str, Tensor]:
+    """Take gradients down: the transpose of `prolong`; ``squared`` takes second moments."""
+
+    def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+        return (t.average_sq if squared else t.average)(x, d) if summed else t.total(x, d)
+
+    return _moved(spec, transfers, state, move, down=True, shares=True, power=2 if squared else 1)
+
+
+def distribute(
+    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, squared: bool = False
+) -> dict[str, Tensor]:
+    """Take gradient-like state up: the transpose of `inject`; ``squared`` takes second moments."""
+
+    def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+        return t.copy(x, d) if summed else (t.share_sq if squared else t.share)(x, d)
+
+    return _moved(spec, transfers, state, move, down=False, shares=False, power=2 if squared else 1)
+
+
+def zero_sum(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return fine tensors less their mean over each aggregate along incoming axes; zero where no such axis merges.
+
+    Added to a prolonged network they change nothing that it computes, because merged units give the same numbers, and
+    make copies differ: the split weights W / 2 + D and W / 2 - D of Net2Net with noise (Chen et al., ICLR 2016).
+    """
+    out = {}
+    for name, tensor in state.items():
+        dims = {
+            dim: summed
+            for dim, term in enumerate(spec.parameters.get(name, ()))
+            if (summed := spec.sums.get((name, dim), frozenset()) & set(term_axes(term)) & set(transfers))
+        }
+        rest = tensor if dims else torch.zeros_like(tensor)
+        for dim, summed in dims.items():
+            merged = {axis: transfers[axis] for axis in summed}
+            mean = _along(rest, dim, spec.parameters[name][dim], merged, summed, spec.sizes, _mean_over_aggregates)
+            rest = rest - mean
+        out[name] = rest
+    return out
+
+
+def _mean_over_aggregates(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+    return t.copy(t.average(x, d), d)
 
 
 def _moved(
-    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], move: Move, *, down: bool, shares: bool
+    spec: UnitSpec,
+    transfers: Transfers,
+    state: Mapping[str, Tensor],
+    move: Move,
+    *,
+    down: bool,
+    shares: bool,
+    power: int = 1,
 ) -> dict[str, Tensor]:
-    """Move each tensor; axes that are summed over are divided by sizes if ``shares``, all others if not."""
+    """Move each tensor; axes that are summed over are divided by sizes ** power if ``shares``, all others if not."""
     sizes = {**spec.sizes, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
     out, ways = {}, dict[Any, Way]()
     for name, tensor in state.items():
@@ -96,7 +142,7 @@ def _moved(
         if dims and tensor.device.type == "cpu" and tensor.is_floating_point():
             for key in dims.values():
                 if key not in ways:
-                    ways[key] = _way(*key, transfers, spec.sizes, shares)
+                    ways[key] = _way(*key, transfers, spec.sizes, shares, power)
             tensor = _in_one_pass(tensor, {dim: ways[key] for dim, key in dims.items()}, down)
         else:
             for dim, (term, summed) in dims.items():
@@ -105,15 +151,17 @@ def _moved(
     return out
 
 
-def _way(term: Term, summed: frozenset[str], transfers: Transfers, sizes: Mapping[str, int], shares: bool) -> Way:
+def _way(
+    term: Term, summed: frozenset[str], transfers: Transfers, sizes: Mapping[str, int], shares: bool, power: int
+) -> Way:
     """Return the aggregates of a whole dimension: products of factors, concatenations of parts."""
     aggregates, scale = np.zeros(1, dtype=np.int64), np.ones(1)
     for factor in term:
         if not isinstance(factor, str):
-            way = _joined([_way(part, summed, transfers, sizes, shares) for part in factor])
+            way = _joined([_way(part, summed, transfers, sizes, shares, power) for part in factor])
         elif factor in transfers:
             t = transfers[factor]
-            way = Way(t.aggregates, 1 / t.sizes if (factor in summed) == shares else np.ones(t.n_coarse))
+            way = Way(t.aggregates, 1 / t.sizes**power if (factor in summed) == shares else np.ones(t.n_coarse))
         else:
             way = Way(np.arange(sizes[factor]), np.ones(sizes[factor]))
         both = aggregates[:, None] * len(way.scale) + way.aggregates

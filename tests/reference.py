@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from netgraph.coarsen.transfer import Transfer
-from netgraph.spec import Term, UnitSpec, term_size
+from netgraph.spec import Term, UnitSpec
 
 
 def greedy_matching(weights: np.ndarray) -> set[tuple[int, int]]:
@@ -86,19 +86,24 @@ def dense_of(term: Term, transfers: Mapping[str, Transfer], sizes: Mapping[str, 
     return matrix
 
 
-def dense_inject(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """W_c = R_out W P_in with dense matrices, dimension by dimension."""
+def dense_moved(
+    spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[str, Tensor], *, outgoing: Any, incoming: Any
+) -> dict[str, Tensor]:
+    """Multiply every dimension of every tensor by the dense matrix that ``outgoing`` or ``incoming`` makes of a transfer."""
     out = {}
     for name, tensor in state.items():
         for dim, term in enumerate(spec.parameters[name]):
             summed = spec.sums.get((name, dim), frozenset())
             matrix = dense_of(
-                term,
-                transfers,
-                spec.sizes,
-                lambda a, t, s=summed: t.P.toarray().T if a in s else t.R.toarray(),
+                term, transfers, spec.sizes, lambda a, t, s=summed: incoming(t) if a in s else outgoing(t)
             )
-            assert matrix.shape[1] == term_size(term, spec.sizes)
             tensor = torch.tensordot(torch.from_numpy(matrix).to(tensor), tensor.movedim(dim, 0), 1).movedim(0, dim)
         out[name] = tensor
     return out
+
+
+def dense_inject(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """W_c = R_out W P_in with dense matrices, dimension by dimension."""
+    return dense_moved(
+        spec, transfers, state, outgoing=lambda t: dense_R(t.aggregates), incoming=lambda t: dense_P(t.aggregates).T
+    )

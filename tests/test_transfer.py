@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import dense_inject, dense_P, dense_R
+from reference import dense_inject, dense_moved, dense_P, dense_R
 
 from netgraph.coarsen.hem import numbered
 from netgraph.coarsen.transfer import Transfer
-from netgraph.coarsen.weights import inject, prolong, restrict
+from netgraph.coarsen.weights import distribute, inject, prolong, restrict, zero_sum
 from netgraph.errors import AggregatesError
 from netgraph.models.mlp import mlp
 from netgraph.tracing import trace
@@ -159,6 +159,56 @@ def test_laws_of_moving_whole_networks(seed):
     left = sum(float((up[n] * gradient[n]).sum()) for n in state)
     right = sum(float((error[n] * down[n]).sum()) for n in state)
     assert abs(left - right) < 1e-12 * max(1, abs(left)) * 100
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_duals_go_up_by_the_transpose_of_injection_and_come_down_unchanged(seed):
+    _, spec, transfers, state = _network(seed)
+    fine = {n: torch.randn_like(v) for n, v in state.items()}
+    momentum = {n: torch.randn_like(v) for n, v in inject(spec, transfers, state).items()}
+    up = distribute(spec, transfers, momentum)
+    again = restrict(spec, transfers, up)
+    for name in momentum:
+        torch.testing.assert_close(again[name], momentum[name], atol=1e-12, rtol=0)
+    left = sum(float((up[n] * fine[n]).sum()) for n in fine)
+    down = inject(spec, transfers, fine)
+    right = sum(float((momentum[n] * down[n]).sum()) for n in down)
+    assert abs(left - right) < 1e-10 * max(1, abs(left))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_second_moments_move_by_squared_entries_and_are_never_negative(seed):
+    _, spec, transfers, state = _network(seed)
+    fine = {n: torch.rand_like(v) for n, v in state.items()}
+    down = restrict(spec, transfers, fine, squared=True)
+    coarse = {n: torch.rand_like(v) for n, v in down.items()}
+    up = distribute(spec, transfers, coarse, squared=True)
+    P, R = (lambda t: dense_P(t.aggregates) ** 2), (lambda t: dense_R(t.aggregates) ** 2)
+    judged = (
+        (down, dense_moved(spec, transfers, fine, outgoing=lambda t: P(t).T, incoming=R)),
+        (up, dense_moved(spec, transfers, coarse, outgoing=lambda t: R(t).T, incoming=P)),
+    )
+    for found, wanted in judged:
+        for name in found:
+            torch.testing.assert_close(found[name], wanted[name], atol=1e-12, rtol=0)
+            assert (found[name] >= 0).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_zero_sum_noise_on_a_prolonged_network_changes_no_output(seed):
+    model, spec, transfers, state = _network(seed)
+    y = inject(spec, transfers, state)
+    noise = zero_sum(spec, transfers, {n: torch.randn_like(v) for n, v in state.items()})
+    x = torch.randn(7, 5, dtype=torch.float64)
+    wide = prolong(spec, transfers, y)
+    before = torch.func.functional_call(model, wide, (x,))
+    after = torch.func.functional_call(model, {n: wide[n] + noise[n] for n in wide}, (x,))
+    torch.testing.assert_close(after, before, atol=1e-11, rtol=0)
+    merged = any((t.sizes > 1).any() for t in transfers.values())
+    assert any(float(n.abs().max()) > 0 for n in noise.values()) == merged
 
 
 @settings(max_examples=10, deadline=None)
