@@ -14,8 +14,9 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.coarsen.augmentation import augmented_mates
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.matching import augmented_mates, dominant_matching, edge_rank
+from netgraph.coarsen.matching import dominant_matching, edge_ranks, matched_weights
 from netgraph.errors import AggregatesError
 
 Ints = NDArray[np.int64]
@@ -137,22 +138,16 @@ def _grown(adjacency: sparse.csr_array, size: int) -> Ints:
 
 def _by_weight(adjacency: sparse.csr_array, wanted: int, seed: int, augment: bool) -> Ints:
     """Return the locally dominant matching, at most ``wanted`` pairs of it: the heaviest."""
-    mate, weight = dominant_matching(adjacency, seed)
+    mate = dominant_matching(adjacency, seed)
     if augment:
-        mate, weight = augmented_mates(adjacency, (mate, weight), seed)
+        mate = augmented_mates(adjacency, mate, seed)
     i = np.flatnonzero(mate > np.arange(len(mate)))
+    j = mate[i].astype(np.int64)
     if len(i) > wanted:
-        ranks = _ranks(i, mate[i].astype(np.int64), np.uint64(seed % 2**64))
-        i = i[np.lexsort((ranks, -weight[i]))[:wanted]]
-    return np.stack([i, mate[i].astype(np.int64)], axis=1)
-
-
-@njit(nogil=True, cache=True)
-def _ranks(i, j, seed):  # type: ignore[no-untyped-def]
-    out = np.empty(len(i), dtype=np.uint64)
-    for p in range(len(i)):
-        out[p] = edge_rank(i[p], j[p], seed)
-    return out
+        ranks = edge_ranks(i, j, np.uint64(seed % 2**64))
+        first = np.lexsort((ranks, -matched_weights(adjacency, mate)[i]))[:wanted]
+        i, j = i[first], j[first]
+    return np.stack([i, j], axis=1)
 
 
 def _by_visit(adjacency: sparse.csr_array, wanted: int, seed: int) -> Ints:

@@ -1,9 +1,10 @@
-"""Matchings of weighted graphs: the locally dominant one, and short augmentations that make it heavier.
+"""Locally dominant matching: take the heaviest edge whose ends are free, again and again, of all edges at once.
 
-Edges have one total order, by weight and then by a hash of their ends, so the locally dominant matching is one and the
-same whoever proposes first (Preis, STACS 1999), on any number of threads. Proposals: Manne and Halappanavar, "New
-effective multithreaded matching algorithms", IPDPS 2014, algorithm 2. Augmentations: Pettie and Sanders, "A simpler
-linear time 2/3 - ε approximation for maximum weight matching", Information Processing Letters 91(6), 2004.
+Edges have one total order, by weight and then by a hash of their ends, so the matching is one and the same whoever
+chooses first (Preis, STACS 1999). Rounds: Birn, Osipov, Sanders, Schulz, Sitchinava, "Efficient parallel and external
+matching", Euro-Par 2013, section 3: each vertex points to its first edge, those that point to each other are
+matched, and edges with a matched end are dropped. Three of four edges go in a round, so the first reading of the
+graph, and one of half its rows, is nearly all the work. What hardly shrinks (a path of growing weights) is sorted.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.shares import share, spans
+VERTEX = 0xFFFFFFFF  # the lower half of a key; the upper has the first 32 bits of the weight, which keep its order
+UNTOLD = -2
+LEAST, RANGE = 1 << 32, 0x7F7FFFFF << 32  # keys of weights that are finite and above zero: LEAST <= key < LEAST + RANGE
 
-ROWS = 1 << 14  # vertices that a thread takes at once
-ROUNDS = 6  # of augmentations; the first two bring nearly all
-
-Mates = tuple[NDArray[np.int32], NDArray[Any]]
+Mates = NDArray[np.int32]
 
 
 def dominant_matching(adjacency: sparse.csr_array, seed: int = 0) -> Mates:
@@ -37,34 +37,35 @@ def dominant_matching(adjacency: sparse.csr_array, seed: int = 0) -> Mates:
     -------
     mate : int32 array of shape (n,)
         -1 where a vertex has none.
-    weight : array of shape (n,)
-        Of the edge to the mate, zero where there is none.
     """
-    n, hashed = adjacency.shape[0], np.uint64(seed % 2**64)
-    graph = adjacency.indptr, adjacency.indices, adjacency.data
-    ends, tops = np.full((n, 2), -1, dtype=np.int32), np.zeros((n, 2), dtype=adjacency.data.dtype)
-    share(lambda s: _heaviest(*graph, hashed, ends, tops, s.start, s.stop), spans(n, ROWS))
-    suitor, standing = np.full(n, -1, dtype=np.int32), np.zeros(n, dtype=adjacency.data.dtype)
-    _propose(*graph, hashed, ends, tops, suitor, standing)
-    return suitor, standing
+    data, hashed = _floats(adjacency.data), np.uint64(seed % 2**64)
+    words = data.itemsize // 4
+    first_bits = data.view(np.int32) if words == 1 else data.view(np.int32)[1::2]
+    mate, rows = _rounds(adjacency.indptr, adjacency.indices, data, first_bits, hashed)
+    if len(rows):
+        _take_in_order(adjacency, rows, mate, hashed)
+    return np.asarray(mate)
 
 
-def augmented_mates(adjacency: sparse.csr_array, mates: Mates, seed: int = 0) -> Mates:
-    """Return a matching at least as heavy, in which no exchange around one edge gains.
+def matched_weights(adjacency: sparse.csr_array, mate: Mates) -> NDArray[Any]:
+    """Return the weight of the edge to each vertex' mate, (n,), zero where it has none."""
+    return np.asarray(_weights(adjacency.indptr, adjacency.indices, adjacency.data, mate))
 
-    An exchange takes up to two edges in for one or two or three that leave: paths and cycles of at most five vertices
-    or so around one matched edge; `ROUNDS` times over all edges, in an order drawn from ``seed``, or until none gains.
-    """
-    mate, weight = mates[0].copy(), mates[1].astype(np.float64)
-    n = len(mate)
-    mark, marked = np.full(n, -1, dtype=np.int32), np.zeros(n)
-    rng = np.random.default_rng(seed)
-    for _ in range(ROUNDS):
-        order = rng.permutation(n).astype(np.int32)
-        mark[:] = -1
-        if not _augment(adjacency.indptr, adjacency.indices, adjacency.data, mate, weight, order, mark, marked):
-            break
-    return mate, weight
+
+def _floats(data: NDArray[Any]) -> NDArray[Any]:
+    """Return little-endian weights of 4 or 8 bytes, in which numbers above zero are ordered as their bits are."""
+    return np.ascontiguousarray(data, dtype="<f4" if data.dtype == np.float32 else "<f8")
+
+
+def _take_in_order(adjacency: sparse.csr_array, rows: Mates, mate: Mates, seed: Any) -> None:
+    """Match the free vertices ``rows`` by their edges in order."""
+    free = np.zeros(len(mate), dtype=np.bool_)
+    free[rows] = True
+    some = sparse.coo_array(adjacency[rows])
+    i, j, weight = rows[some.row], some.col, some.data
+    kept = free[j] & (i < j) & (weight > 0)
+    i, j, weight = i[kept], j[kept].astype(np.int32), weight[kept]
+    _greedy(i, j, np.lexsort((edge_ranks(i, j, seed), -weight)), mate)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -77,140 +78,141 @@ def edge_rank(i, j, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _heaviest(indptr, indices, data, seed, ends, tops, lo, hi):  # type: ignore[no-untyped-def]
-    """Find every vertex' first two edges: a stream of weights, with no look at other vertices."""
-    for u in range(lo, hi):
-        best, heaviest, second, heavy = np.int32(-1), data.dtype.type(0), np.int32(-1), data.dtype.type(0)
+def edge_ranks(i, j, seed):  # type: ignore[no-untyped-def]
+    """Return `edge_rank` of many edges, uint64 (m,)."""
+    out = np.empty(len(i), dtype=np.uint64)
+    for p in range(len(i)):
+        out[p] = edge_rank(i[p], j[p], seed)
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _rounds(indptr, indices, data, first_bits, seed):  # type: ignore[no-untyped-def]
+    """Return each vertex' mate, and the vertices that are free still, because rounds did not shrink the graph."""
+    n = len(indptr) - 1
+    mate, free = np.empty(n, dtype=np.int32), np.ones(n, dtype=np.uint8)
+    _point(indptr, indices, data, first_bits, seed, mate, free)
+    rows, entries = _left(mate, free, np.arange(n).astype(np.int32), indptr)
+    keys, starts = np.empty(entries + 1, dtype=np.int64), np.empty(len(rows) + 1, dtype=np.int64)
+    _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys)
+    before = 2 * entries
+    while starts[len(rows)] < before - before // 8:
+        before = starts[len(rows)]
+        old = rows
+        rows, _ = _left(mate, free, old, indptr)
+        _filter(indptr, indices, data, seed, mate, free, old, starts, keys)
+    rows, _ = _left(mate, free, rows, indptr)
+    for v in rows:
+        mate[v] = -1
+    return mate, rows
+
+
+@njit(nogil=True, cache=True)
+def _left(mate, free, rows, indptr):  # type: ignore[no-untyped-def]
+    """Return those of ``rows`` that no mate points back to, though they have an edge, and the sum of their degrees."""
+    left, at, entries = np.empty(len(rows), dtype=np.int32), 0, 0
+    for v in rows:
+        left[at] = v
+        waits = mate[v] >= 0 and mate[mate[v]] != v
+        free[v] = waits
+        at += waits
+        entries += waits * (indptr[v + 1] - indptr[v])
+    return left[:at], entries
+
+
+@njit(nogil=True, cache=True)
+def _point(indptr, indices, data, first_bits, seed, mate, free):  # type: ignore[no-untyped-def]
+    """Point each vertex to its first edge: a stream of weights, with no look at other vertices.
+
+    The loop has no branch: ``high`` gets the last and ``low`` the first vertex of those whose bits are the largest.
+    """
+    for u in range(len(mate)):
+        high, low = np.int64(0), np.int64(0)
         for e in range(indptr[u], indptr[u + 1]):
-            v, w = np.int32(indices[e]), data[e]
-            if w < heavy or w <= 0 or v == u:
-                continue
-            if w > heaviest or (w == heaviest and edge_rank(u, v, seed) < edge_rank(u, best, seed)):
-                best, heaviest, second, heavy = v, w, best, heaviest
-            elif w > heavy or edge_rank(u, v, seed) < edge_rank(u, second, seed):
-                second, heavy = v, w
-        ends[u, 0], tops[u, 0], ends[u, 1], tops[u, 1] = best, heaviest, second, heavy
+            key = (np.int64(first_bits[e]) << 32) | np.int64(indices[e])
+            high, low = max(high, key), max(low, key ^ VERTEX)
+        mate[u] = _told(high, low, u)
+        if mate[u] == UNTOLD:
+            mate[u] = _first(indptr, indices, data, u, seed, free)
 
 
 @njit(nogil=True, cache=True)
-def _propose(indptr, indices, data, seed, ends, tops, suitor, standing):  # type: ignore[no-untyped-def]
-    """Propose to the first edge that the other end prefers to its suitor; who is displaced proposes again."""
-    for v in range(len(suitor)):  # each other's first edge: final
-        if ends[v, 0] >= 0 and ends[ends[v, 0], 0] == v:
-            suitor[v], standing[v] = ends[v, 0], tops[v, 0]
-    for start in range(len(suitor)):
-        u, v, w = np.int32(start), ends[start, 0], tops[start, 0]
-        if v >= 0 and ends[v, 0] == u:
-            continue
-        while v >= 0:
-            if _accepts(v, u, w, suitor, standing, seed):
-                displaced = suitor[v]
-                suitor[v], standing[v] = u, w
-                if displaced < 0:
-                    break
-                u = displaced
-            if v == ends[u, 0]:
-                v, w = ends[u, 1], tops[u, 1]
-            elif v >= 0:
-                v, w = _next(indptr, indices, data, u, suitor, standing, seed)
-    _part(suitor, standing)
+def _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+    """Copy the edges between free vertices as keys, and point each vertex to its first."""
+    at = 0
+    for i in range(len(rows)):
+        u, high, low, starts[i] = rows[i], np.int64(0), np.int64(0), at
+        for e in range(indptr[u], indptr[u + 1]):
+            v = np.int64(indices[e])
+            key = (np.int64(first_bits[e]) << 32) | v
+            keys[at] = key
+            at += free[v]
+            key |= np.int64(free[v]) - 1  # below zero where v is not free
+            high, low = max(high, key), max(low, key ^ VERTEX)
+        mate[u] = _told(high, low, u)
+        if mate[u] == UNTOLD:
+            mate[u] = _first(indptr, indices, data, u, seed, free)
+    starts[len(rows)] = at
 
 
 @njit(nogil=True, cache=True)
-def _part(suitor, standing):  # type: ignore[no-untyped-def]
-    """Leave alone who has a suitor but is no suitor of theirs."""
-    alone = np.zeros(len(suitor), dtype=np.bool_)
-    for v in range(len(suitor)):
-        alone[v] = suitor[v] >= 0 and suitor[suitor[v]] != v
-    for v in range(len(suitor)):
-        if alone[v]:
-            suitor[v], standing[v] = -1, 0
+def _filter(indptr, indices, data, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+    """Keep the edges between free vertices in their array, and point each vertex to its first."""
+    at, left, start = np.int64(0), 0, np.int64(0)
+    for i in range(len(rows)):
+        u, stop = rows[i], starts[i + 1]
+        if free[u]:
+            high, low, starts[left] = np.int64(0), np.int64(0), at
+            left += 1
+            for e in range(start, stop):
+                key = keys[e]
+                keys[at] = key
+                is_free = np.int64(free[key & VERTEX])
+                at += is_free
+                key |= is_free - 1
+                high, low = max(high, key), max(low, key ^ VERTEX)
+            mate[u] = _told(high, low, u)
+            if mate[u] == UNTOLD:
+                mate[u] = _first(indptr, indices, data, u, seed, free)
+        start = stop
+    starts[left] = at
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _accepts(v, u, w, suitor, standing, seed):  # type: ignore[no-untyped-def]
-    if w != standing[v]:
-        return w > standing[v]
-    return suitor[v] < 0 or edge_rank(u, v, seed) < edge_rank(suitor[v], v, seed)
+def _told(high, low, u):  # type: ignore[no-untyped-def]
+    """Return the end of u's first edge, -1 where there is none, `UNTOLD` where keys do not tell."""
+    alone = (high ^ low) == VERTEX and np.uint64(high - LEAST) < np.uint64(RANGE) and (high & VERTEX) != u
+    return np.int32(high & VERTEX) if alone else np.int32(UNTOLD if low > 0 else -1)
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _next(indptr, indices, data, u, suitor, standing, seed):  # type: ignore[no-untyped-def]
-    """Return the first edge of u that its other end would accept."""
-    best, heaviest = np.int32(-1), data.dtype.type(0)
+@njit(nogil=True, cache=True)
+def _first(indptr, indices, data, u, seed, free):  # type: ignore[no-untyped-def]
+    """Return the end of u's first edge to a free vertex, by exact weights and ranks; -1 where there is none."""
+    best, heaviest, rank = np.int32(-1), data.dtype.type(0), np.uint64(0)
     for e in range(indptr[u], indptr[u + 1]):
-        v, w = indices[e], data[e]
-        if w < heaviest or w <= 0 or v == u or not _accepts(v, u, w, suitor, standing, seed):
+        v, w = np.int32(indices[e]), data[e]
+        if w < heaviest or not w > 0 or v == u or not free[v]:
             continue
-        if w > heaviest or edge_rank(u, v, seed) < edge_rank(u, best, seed):
-            best, heaviest = np.int32(v), w
-    return best, heaviest
+        place = edge_rank(u, v, seed)
+        if w > heaviest or place < rank:
+            best, heaviest, rank = v, w, place
+    return best
 
 
 @njit(nogil=True, cache=True)
-def _augment(indptr, indices, data, mate, weight, order, mark, marked):  # type: ignore[no-untyped-def]
-    """Make the best exchange around every edge of the matching and every free vertex; return how many gained."""
-    gained = 0
-    for v in order:
-        m = mate[v]
-        if m > v:
-            continue  # an edge is the centre once
-        a1, g1, w1, a2, g2, w2 = _arms(indptr, indices, data, v, mate, weight, mark, marked)
-        if m < 0:
-            if g1 > 1e-9 * w1:
-                _join(v, a1, w1, mate, weight)
-                gained += 1
-            continue
-        b1, h1, x1, b2, h2, x2 = _arms(indptr, indices, data, m, mate, weight, mark, marked)
-        gain, a, wa, b, wb = _best_two(a1, g1, w1, a2, g2, w2, b1, h1, x1, b2, h2, x2, mate)
-        for e in range(indptr[m], indptr[m + 1]):  # cycles of four: both arms end at one pair
-            c = mate[indices[e]]
-            if c >= 0 and c != m and mark[c] == v and marked[c] + data[e] - weight[c] > gain:
-                gain, a, wa, b, wb = marked[c] + data[e] - weight[c], c, marked[c], indices[e], float(data[e])
-        if gain - weight[v] > 1e-9 * weight[v]:
-            mate[v] = mate[m] = -1
-            weight[v] = weight[m] = 0
-            if a >= 0:
-                _join(v, a, wa, mate, weight)
-            if b >= 0:
-                _join(m, b, wb, mate, weight)
-            gained += 1
-    return gained
+def _greedy(i, j, order, mate):  # type: ignore[no-untyped-def]
+    for e in order:
+        if mate[i[e]] < 0 and mate[j[e]] < 0:
+            mate[i[e]], mate[j[e]] = j[e], i[e]
 
 
 @njit(nogil=True, cache=True)
-def _arms(indptr, indices, data, v, mate, weight, mark, marked):  # type: ignore[no-untyped-def]
-    """Return the two edges of v that gain most for what their other ends lose, to two pairs; mark v's neighbours."""
-    a1, g1, w1, a2, g2, w2 = np.int32(-1), 0.0, 0.0, np.int32(-1), 0.0, 0.0
-    for e in range(indptr[v], indptr[v + 1]):
-        a, w = indices[e], float(data[e])
-        if a == v or a == mate[v] or w <= 0:
-            continue
-        mark[a], marked[a] = v, w
-        gain = w - weight[a]
-        if gain > g1:
-            if mate[a] != a1 or a1 < 0:
-                a2, g2, w2 = a1, g1, w1
-            a1, g1, w1 = a, gain, w
-        elif gain > g2 and (a1 < 0 or mate[a] != a1):
-            a2, g2, w2 = a, gain, w
-    return a1, g1, w1, a2, g2, w2
-
-
-@njit(nogil=True, cache=True)
-def _best_two(a1, g1, w1, a2, g2, w2, b1, h1, x1, b2, h2, x2, mate):  # type: ignore[no-untyped-def]
-    """Return the gain and ends of the two best arms that do not meet."""
-    if a1 < 0 or b1 < 0 or (a1 != b1 and mate[a1] != b1):
-        return g1 + h1, a1, w1, b1, x1
-    if g1 + h2 >= g2 + h1:
-        return g1 + h2, a1, w1, b2, x2
-    return g2 + h1, a2, w2, b1, x1
-
-
-@njit(nogil=True, cache=True)
-def _join(v, a, w, mate, weight):  # type: ignore[no-untyped-def]
-    """Match v and a, and free a's mate."""
-    if mate[a] >= 0:
-        mate[mate[a]], weight[mate[a]] = -1, 0
-    mate[v], mate[a] = a, v
-    weight[v] = weight[a] = w
+def _weights(indptr, indices, data, mate):  # type: ignore[no-untyped-def]
+    out = np.zeros(len(mate), dtype=data.dtype)
+    for u in range(len(mate)):
+        if mate[u] > u:
+            e = indptr[u]
+            while indices[e] != mate[u]:
+                e += 1
+            out[u] = out[mate[u]] = data[e]
+    return out

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from reference import agglomerated, greedy_matching, mean_affinity
 from scipy import sparse
 
+from netgraph.coarsen.augmentation import augmented_mates
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.checks import check_coarsener, checked_aggregates
 from netgraph.coarsen.hem import augmented_matching, contracted, heavy_edge_matching, numbered, random_order_matching
-from netgraph.coarsen.matching import augmented_mates, dominant_matching
+from netgraph.coarsen.matching import dominant_matching, matched_weights
 from netgraph.coarsen.random_pairs import random_pairs
 from netgraph.errors import AggregatesError
 
@@ -85,20 +86,21 @@ def weight_of(weights, pairs):
 def test_augmentation_makes_no_matching_lighter_and_keeps_two_thirds_of_the_heaviest(weights, ties):
     weights = np.ceil(3 * weights) if ties else weights
     graph = graph_of(weights)
-    mates = dominant_matching(graph.adjacency)
-    mate, weight = augmented_mates(graph.adjacency, mates)
+    before = dominant_matching(graph.adjacency)
+    mate = augmented_mates(graph.adjacency, before)
     pairs = {(i, int(j)) for i, j in enumerate(mate) if j > i}
     full = nx.from_numpy_array(weights + weights.T)
     assert nx.is_matching(full, pairs)
-    assert weight_of(weights, pairs) == pytest.approx(weight.sum() / 2)
-    assert weight.sum() >= mates[1].sum() - 1e-12
+    weight = matched_weights(graph.adjacency, mate).sum()
+    assert weight_of(weights, pairs) == pytest.approx(weight / 2)
+    assert weight >= matched_weights(graph.adjacency, before).sum() - 1e-12
     assert 1.5 * weight_of(weights, pairs) >= weight_of(weights, nx.max_weight_matching(full)) - 1e-6
 
 
 @given(random_graphs)
 def test_an_augmented_matching_leaves_no_gain_to_one_edge_for_those_it_meets(weights):
     adjacency = graph_of(weights).adjacency
-    _, weight = augmented_mates(adjacency, dominant_matching(adjacency))
+    weight = matched_weights(adjacency, augmented_mates(adjacency, dominant_matching(adjacency)))
     i, j = np.nonzero(weights)
     assert (weights[i, j] <= weight[i] + weight[j] + 1e-8).all()
 
@@ -111,12 +113,27 @@ def test_one_thread_and_two_find_the_same_matching_though_weights_tie():
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(dominant_matching(adjacency, 5)[0])
+            found.append(dominant_matching(adjacency, 5))
     finally:
         torch.set_num_threads(before)
     assert (found[0] == found[1]).all()
     matched = np.flatnonzero(found[0] >= 0)
     assert (found[0][found[0][matched]] == matched).all()
+
+
+def test_a_path_of_growing_weights_is_matched_from_its_heavy_end():
+    for kind in (np.float32, np.float64):
+        weights = np.arange(1, 4000, dtype=kind)
+        adjacency = sparse.csr_array(sparse.diags_array([weights, weights], offsets=[1, -1]))
+        assert (dominant_matching(adjacency) == np.arange(4000) ^ 1).all()
+
+
+def test_weights_that_differ_in_their_last_bit_and_those_that_are_no_edge_are_told_apart():
+    tiny, next_to_one = np.nextafter(0, 1), np.nextafter(1, 0)
+    edges = {(0, 1): next_to_one, (1, 2): 1.0, (0, 3): tiny, (4, 5): 0.0, (4, 6): -1.0, (5, 5): 2.0, (7, 8): np.nan}
+    ends = np.array(list(edges)).T
+    half = sparse.coo_array((list(edges.values()), ends), shape=(9, 9))
+    assert dominant_matching(sparse.csr_array(half + half.T)).tolist() == [3, 2, 1, 0, -1, -1, -1, -1, -1]
 
 
 def test_another_seed_orders_ties_otherwise():
