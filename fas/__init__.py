@@ -1,1 +1,1 @@
-"""HIERARCHY to TRAINED NETWORK: the full approximation scheme. Nothing is here yet; see CHANGELOG.md."""
+"""HIERARCHY -> TRAINED NETWORK: the full approximation scheme, a nonlinear multigrid method, on levels of a network."""

@@ -1,0 +1,153 @@
+"""Cycles as lists of visits, in the letters of the full approximation scheme::
+
+    fine      grad f(x) = b
+    coarse    grad f_c(y) = b_c,   b_c = grad f_c(inject x) + restrict(b - grad f(x))
+    then      x <- x + s prolong(y - inject x)
+
+Brandt, "Multi-level adaptive solutions to boundary-value problems", Math. Comp. 31, 1977, section 5; Briggs, Henson,
+McCormick, "A multigrid tutorial", 2000, chapter 6. The recursion is unrolled before work begins: a place in the
+list is a place in the cycle, which is what a checkpoint in the middle of one needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from netgraph.errors import NetgraphError
+from netgraph.fas.options import CYCLES, Smoothing
+
+
+class Visit(NamedTuple):
+    """One thing to do on one level.
+
+    Parameters
+    ----------
+    kind : str
+        ``smooth``: steps of the optimizer; ``down``: form b_c from this level's x, and leave it; ``up``: correct this
+        level's x; ``start``: begin this level with the coarser one's solution; ``end``: a cycle is over.
+    level : int
+    steps : int
+        Of smoothing.
+    """
+
+    kind: str
+    level: int
+    steps: int = 0
+
+
+Smoothings = Callable[[int], Smoothing]
+
+
+def multiplicative(level: int, coarsest: int, smoothing: Smoothings, gamma: int) -> Iterator[Visit]:
+    """Yield a V-cycle (gamma = 1) or a W-cycle (gamma = 2) from a level down."""
+    if level == coarsest:
+        yield Visit("smooth", level, smoothing(level).coarse)
+        return
+    yield Visit("smooth", level, smoothing(level).pre)
+    yield Visit("down", level)
+    for _ in range(gamma if level + 1 < coarsest else 1):
+        yield from multiplicative(level + 1, coarsest, smoothing, gamma)
+    yield Visit("up", level)
+    yield Visit("smooth", level, smoothing(level).post)
+
+
+def f_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]:
+    """Yield an F-cycle: on the next level an F-cycle, then a V-cycle."""
+    if level == coarsest:
+        yield Visit("smooth", level, smoothing(level).coarse)
+        return
+    yield Visit("smooth", level, smoothing(level).pre)
+    yield Visit("down", level)
+    yield from f_cycle(level + 1, coarsest, smoothing)
+    if level + 1 < coarsest:
+        yield from multiplicative(level + 1, coarsest, smoothing, 1)
+    yield Visit("up", level)
+    yield Visit("smooth", level, smoothing(level).post)
+
+
+def additive(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]:
+    """Yield an additive cycle: smoothing and the coarse correction start from the same x, and both are added."""
+    if level == coarsest:
+        yield Visit("smooth", level, smoothing(level).coarse)
+        return
+    yield Visit("down", level)
+    yield from additive(level + 1, coarsest, smoothing)
+    yield Visit("smooth", level, smoothing(level).pre + smoothing(level).post)
+    yield Visit("up", level)
+
+
+def one(kind: str, level: int, coarsest: int, smoothing: Smoothings) -> list[Visit]:
+    """Return one cycle of a kind from a level down, its end marked."""
+    if kind == "f":
+        visits = f_cycle(level, coarsest, smoothing)
+    elif kind == "additive":
+        visits = additive(level, coarsest, smoothing)
+    else:
+        visits = multiplicative(level, coarsest, smoothing, 2 if kind == "w" else 1)
+    return [*visits, Visit("end", level)]
+
+
+def plan(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tuple[float, ...]) -> list[Visit]:
+    """Return all visits of a run.
+
+    Parameters
+    ----------
+    kind : str
+        ``v``, ``w``, ``f`` and ``additive`` go round from the finest level; ``kaskade`` smooths each level in turn from the
+        coarsest up (Bornemann, Deuflhard, Numer. Math. 75, 1996); ``full`` does so with V-cycles on every level but
+        the coarsest.
+    n_levels : int
+    steps : int
+        Steps of the optimizer in all, on whatever level.
+    smoothing : callable level -> Smoothing
+    share : tuple of float
+        For ``full`` and ``kaskade`` the share of the steps that belongs to each level's turn, finest first.
+
+    Raises
+    ------
+    NetgraphError
+        No cycle has that name, or a cycle would take no step.
+    """
+    if kind not in CYCLES:
+        raise NetgraphError(f"no cycle is called {kind!r}; there are {', '.join(CYCLES)}")
+    coarsest = n_levels - 1
+    if kind not in ("full", "kaskade"):
+        return rounds(one(kind, 0, coarsest, smoothing), steps)
+    visits: list[Visit] = []
+    for level, own in reversed(list(enumerate(portions(steps, share, n_levels)))):
+        if level < coarsest:
+            visits.append(Visit("start", level))
+        alone = kind == "kaskade" or level == coarsest
+        visits += (
+            [Visit("smooth", level, own), Visit("end", level)]
+            if alone
+            else rounds(one("v", level, coarsest, smoothing), own)
+        )
+    return visits
+
+
+def rounds(cycle: list[Visit], steps: int) -> list[Visit]:
+    """Return a cycle again and again until ``steps`` steps are taken; what is left is smoothing of its first level."""
+    length = sum(visit.steps for visit in cycle)
+    if length == 0 and steps:
+        raise NetgraphError("a cycle without pre-, post- and coarse smoothing takes no step; set one of them above 0")
+    n = steps // length if length else 0
+    rest = steps - n * length
+    return cycle * n + ([Visit("smooth", cycle[-1].level, rest), cycle[-1]] if rest else [])
+
+
+def portions(steps: int, share: tuple[float, ...], n_levels: int) -> list[int]:
+    """Return whole numbers of steps by level, finest first, that add up.
+
+    Raises
+    ------
+    NetgraphError
+        There is not one share for each level, or one is negative.
+    """
+    if len(share) != n_levels or min(share) < 0 or sum(share) <= 0:
+        raise NetgraphError(
+            f"the shares {share} are not those of {n_levels} levels; give one for each, finest first, none negative"
+        )
+    edges = [round(steps * sum(share[: i + 1]) / sum(share)) for i in range(n_levels)]
+    return [b - a for a, b in zip([0, *edges], edges, strict=False)]

@@ -1,0 +1,217 @@
+"""Options of the solver, in five small groups, and how text names them: ``gate.gap=0.05``, ``level.2.lr=3e-4``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from netgraph.errors import NetgraphError
+
+CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
+TAUS = ("none", "common", "several", "whole")
+SPLITS = ("zero-sum", "everything", "none")
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """What smoothing a level means. Steps are steps of the optimizer.
+
+    Parameters
+    ----------
+    pre, post : int
+        Before going down and after coming up.
+    coarse : int
+        On the coarsest level of a cycle.
+    clip : float, optional
+        Largest norm of a gradient.
+    accumulate : int
+        Minibatches whose gradients are added up for one step.
+    bf16 : bool
+        Run products in bfloat16; parameters stay as they are.
+    ema : float, optional
+        Decay of a running mean of the finest parameters, handed back as ``Solution.mean``.
+    mup : bool
+        Scale each parameter's rate with the width of its level (Yang et al., arXiv:2203.03466, table 8).
+    moments : bool
+        Carry the optimizer's moments between levels; else each visit begins without.
+    """
+
+    pre: int = 4
+    post: int = 4
+    coarse: int = 8
+    clip: float | None = None
+    accumulate: int = 1
+    bf16: bool = False
+    ema: float | None = None
+    mup: bool = False
+    moments: bool = True
+
+
+@dataclass(frozen=True)
+class Tau:
+    """The coarse right-hand side, tau = grad f_c(inject x) - restrict(grad f(x)).
+
+    Parameters
+    ----------
+    kind : str
+        ``none``; ``common``: one mean over a set of minibatches, which coarse smoothing goes through too; ``several``: one
+        for each of them; ``whole``: one mean over all the data.
+    batches : int
+        Minibatches in the set.
+    """
+
+    kind: str = "common"
+    batches: int = 4
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When a coarse step is taken, and when its correction is.
+
+    Parameters
+    ----------
+    gap : float
+        Go down only where f_c(inject x) - f(x) is at most this share of f(x).
+    tau : float
+        ... and |tau| is at most this share of |restrict grad f|.
+    kappa : float
+        ... and |restrict grad f| is at least this share of |grad f| (Wen and Goldfarb, SIAM J. Optim. 20(3), 2009, eq. 2.9).
+    search : tuple of float
+        Lengths that are tried for a correction, on the common minibatches; it is rejected where none lowers f. Empty:
+        corrections are taken as they come.
+    patience : int
+        After so many refusals in a row a level rests; each further refusal doubles its rest, a success ends it.
+    """
+
+    gap: float = 0.1
+    tau: float = 1.0
+    kappa: float = 0.1
+    search: tuple[float, ...] = (1.0, 0.5, 0.25)
+    patience: int = 2
+
+
+@dataclass(frozen=True)
+class Split:
+    """How copies are made to differ where a coarse network starts a finer one.
+
+    Parameters
+    ----------
+    kind : str
+        ``zero-sum``: noise on split weights that adds to zero over each aggregate; ``everything``; ``none``.
+    noise : float
+        Its size over the root mean square of the tensor it is added to.
+    gamma : float
+        Share of the fine start's own detail, x0 - prolong(inject x0), that is added.
+    """
+
+    kind: str = "zero-sum"
+    noise: float = 1.0
+    gamma: float = 0.0
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """What may change while training.
+
+    Parameters
+    ----------
+    rematch : int
+        Match units again after so many cycles; 0: never.
+    steer : bool
+        Give more cycles' steps to the level whose last visit lowered f most for each second.
+    """
+
+    rematch: int = 0
+    steer: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """All groups, and what single levels override.
+
+    Parameters
+    ----------
+    levels : dict of int to dict of str to value
+        By level, 0 being the finest: ``lr``, and the fields of `Smoothing`.
+    """
+
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    tau: Tau = field(default_factory=Tau)
+    gate: Gate = field(default_factory=Gate)
+    split: Split = field(default_factory=Split)
+    adapt: Adapt = field(default_factory=Adapt)
+    levels: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, value, allowed in (("tau.kind", self.tau.kind, TAUS), ("split.kind", self.split.kind, SPLITS)):
+            if value not in allowed:
+                raise NetgraphError(f"{what} is {value!r}; there are {', '.join(allowed)}")
+        known = {"lr", *(f.name for f in fields(Smoothing))}
+        for level, values in self.levels.items():
+            for name in values:
+                if name not in known:
+                    raise NetgraphError(
+                        f"option level.{level}.{name} is unknown; a level has its own {', '.join(sorted(known))}"
+                    )
+
+    def smoothing_of(self, level: int) -> Smoothing:
+        """Return the smoothing of one level."""
+        own = {k: v for k, v in self.levels.get(level, {}).items() if k != "lr"}
+        return replace(self.smoothing, **own)
+
+    def lr_of(self, level: int, lr: float) -> float:
+        """Return the largest rate of one level."""
+        return float(self.levels.get(level, {}).get("lr", lr))
+
+
+def parsed(texts: Mapping[str, str]) -> Options:
+    """Read options by their dotted names.
+
+    Parameters
+    ----------
+    texts : dict of str to str
+        Such as ``{"tau.kind": "whole", "level.2.lr": "3e-4"}``.
+
+    Raises
+    ------
+    NetgraphError
+        No option has that name, or the value is not of its kind.
+    """
+    groups = {f.name: getattr(Options(), f.name) for f in fields(Options) if f.name != "levels"}
+    levels: dict[int, dict[str, Any]] = {}
+    for name, text in texts.items():
+        group, _, rest = name.partition(".")
+        if group == "level":
+            number, _, key = rest.partition(".")
+            if not number.isdigit():
+                raise NetgraphError(f"option {name!r} names no level; write level.2.lr for the third of them")
+            shape = 1e-3 if key == "lr" else getattr(groups["smoothing"], key, None)
+            levels.setdefault(int(number), {})[key] = _read(name, text, shape)
+        elif group in groups and hasattr(groups[group], rest):
+            value = _read(name, text, getattr(groups[group], rest))
+            groups[group] = replace(groups[group], **{rest: value})
+        else:
+            raise NetgraphError(f"no option is called {name!r}; there are {', '.join(names())} and level.N.NAME")
+    return Options(**groups, levels=levels)
+
+
+def names() -> list[str]:
+    """Return the dotted names of all options."""
+    groups = [(f.name, getattr(Options(), f.name)) for f in fields(Options) if f.name != "levels"]
+    return [f"{group}.{f.name}" for group, value in groups for f in fields(value)]
+
+
+def _read(name: str, text: str, like: Any) -> Any:
+    """Read a value of the kind that the default has; None stands for a number that may be left out."""
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if isinstance(like, tuple):
+            return tuple(float(part) for part in text.split(",") if part)
+        if like is None:
+            return None if text == "none" else float(text)
+        return type(like)(text)
+    except (ValueError, KeyError):
+        kind = "a number" if like is None else f"{type(like).__name__}"
+        raise NetgraphError(f"option {name} is {text!r}, which is no {kind}; its default is {like}") from None

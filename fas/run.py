@@ -1,0 +1,351 @@
+"""Run: one solve under way, visit after visit; all that changes is here, and can be written down between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.fas.ascent import ascend
+from netgraph.fas.cycle import Visit
+from netgraph.fas.grid import Grid
+from netgraph.fas.ledger import BACKWARD, Ledger
+from netgraph.fas.maps import Maps
+from netgraph.fas.moments import moments_corrected, moments_down, moments_of, moments_up, set_moments
+from netgraph.fas.nested import start_level
+from netgraph.fas.options import Options
+from netgraph.fas.problem import Objective, placed, rows_of
+from netgraph.fas.schedule import Schedule
+from netgraph.fas.stream import Stream
+from netgraph.fas.tau import Descent, descend, gap_only, refusal
+from netgraph.fas.vectors import assign, copied
+
+Callback = Callable[["Run", dict[str, Any]], None]
+REFUSED = 25  # refused steps in a row after which a run gives up
+
+
+@dataclass
+class Rest:
+    """How long a level's coarse steps rest after refusals in a row."""
+
+    refusals: int = 0
+    left: int = 0
+
+    def refuse(self, patience: int) -> None:
+        """Note a refusal; from the ``patience``-th on each doubles the rest."""
+        self.refusals += 1
+        if self.refusals >= patience:
+            self.left = 2 ** min(self.refusals - patience, 10)
+
+    def succeed(self) -> None:
+        """Note an accepted correction."""
+        self.refusals = self.left = 0
+
+
+@dataclass
+class Run:
+    """One solve under way.
+
+    Parameters
+    ----------
+    maps : Maps
+    problem : Objective
+    options : Options
+    grids : list of Grid
+        Finest first.
+    visits : list of Visit
+    schedules : list of Schedule
+        One for all levels, or one for each.
+    stream : Stream
+    callbacks : sequence of callable ``(run, record)``
+    seed : int
+    every : int
+        Steps between two records of smoothing, and, with ``evaluations``, between two evaluations.
+    """
+
+    maps: Maps
+    problem: Objective
+    options: Options
+    grids: list[Grid]
+    visits: list[Visit]
+    schedules: list[Schedule]
+    stream: Stream
+    callbacks: Sequence[Callback] = ()
+    seed: int = 7619
+    every: int = 50
+    evaluations: int = 0
+    mean: Any = None
+    ledger: Ledger = field(default_factory=Ledger)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    top: int = field(init=False)  # the finest level that training has reached
+    at: int = 0
+    instead: Visit | None = None
+    done: int = 0
+    steps: int = 0
+    cycles: int = 0
+    refused: int = 0
+    reason: str = ""
+    converged: bool = False
+    losses: list[float] = field(default_factory=list)
+    rests: dict[int, Rest] = field(default_factory=dict)
+    descents: dict[int, Descent] = field(default_factory=dict)
+
+    rng: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.top = self.visits[0].level if self.visits else 0
+
+    def go(self) -> None:
+        """Visit after visit to the end, or until somebody stops the run."""
+        self.tell("begin", self.top, steps=self.total_steps)
+        while self.at < len(self.visits) and not self.reason:
+            visit = self.instead or self.visits[self.at]
+            getattr(self, f"_{visit.kind}")(visit)
+            if self.reason:
+                break
+            self.done = 0
+            self.at, self.instead = self._after(visit)
+        self.tell("finish", self.top, reason=self.reason)
+
+    def stop(self, reason: str, *, converged: bool = False) -> None:
+        """End the run after the current step; it can be saved and resumed."""
+        self.reason, self.converged = reason, converged
+
+    @property
+    def model(self) -> nn.Module:
+        """The network of the finest level that training has reached."""
+        return self.grids[self.top].model
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run as planned."""
+        return sum(visit.steps for visit in self.visits)
+
+    def _after(self, visit: Visit) -> tuple[int, Visit | None]:
+        """Return where to go on: smoothing in the place of a coarse step ends where that would have ended."""
+        if visit.kind == "down" and self.instead is not None:
+            return self.at, self.instead
+        return (self._up_of(self.at) if self.instead is not None else self.at) + 1, None
+
+    def _up_of(self, at: int) -> int:
+        level = self.visits[at].level
+        return next(
+            i for i in range(at, len(self.visits)) if self.visits[i].kind == "up" and self.visits[i].level == level
+        )
+
+    # smoothing
+
+    def _smooth(self, visit: Visit) -> None:
+        grid = self.grids[visit.level]
+        ticks = self._ticks(visit)
+        while self.done < visit.steps and not self.reason:
+            with self.ledger.clock(visit.level, "smooth"):
+                schedule = self.schedules[visit.level % len(self.schedules)]
+                grid.smoother.follow(schedule.group)
+                self._step(grid, visit.level)
+                due = ticks * (self.done + 1) // visit.steps - ticks * self.done // visit.steps
+                schedule.tick(due)
+            self.done += 1
+            self._report(visit.level, last=self.done == visit.steps)
+
+    def _ticks(self, visit: Visit) -> int:
+        """Return how far the schedule goes: as far as the steps that were planned here."""
+        if self.instead is None:
+            return visit.steps
+        return sum(v.steps for v in self.visits[self.at : self._up_of(self.at)])
+
+    def _step(self, grid: Grid, level: int) -> None:
+        n = grid.smoother.options.accumulate
+        first = grid.turns
+        batches = [self._batch(grid, first + i) for i in range(n)]
+        grid.turns += n
+        result = grid.smoother.step(self.problem.value, batches, grid.b(first))
+        rows = sum(rows_of(batch) for batch in batches)
+        self.ledger.samples[level] += rows
+        self.ledger.spend(level, "smooth", (1 + BACKWARD) * rows * self.maps.flops[level])
+        self.steps += 1
+        if result.taken:
+            self.refused = 0
+            self.losses.append(result.loss)
+            if self.mean is not None and level == 0:
+                self.mean.update_parameters(grid.model)
+        else:
+            self._refuse(level, result.loss, result.norm)
+
+    def _batch(self, grid: Grid, turn: int) -> Any:
+        batch = grid.common[turn % len(grid.common)] if grid.common else next(self.stream)
+        return self._placed(batch, grid)
+
+    def _placed(self, batch: Any, grid: Grid) -> Any:
+        parameter = next(grid.model.parameters(), None)
+        return batch if parameter is None else placed(batch, parameter.device)
+
+    def _refuse(self, level: int, loss: float, norm: float) -> None:
+        """A step with a loss or gradient that is no number was not taken; many in a row end the run."""
+        self.refused += 1
+        self.tell("refused", level, loss=loss, norm=norm)
+        if self.refused >= REFUSED:
+            self.stop(
+                f"{self.refused} steps in a row had a loss or gradient that is not finite (loss {loss}); start again with "
+                "a smaller lr, or clip"
+            )
+
+    def _report(self, level: int, *, last: bool) -> None:
+        if self.losses and (last or len(self.losses) >= self.every):
+            mean = sum(self.losses) / len(self.losses)
+            lr = self.grids[level].smoother.optimizer.param_groups[0]["lr"]
+            self.losses.clear()
+            self.tell("smooth", level, loss=mean, lr=lr)
+        if self.evaluations and self.steps % self.evaluations == 0:
+            self.evaluate()
+
+    # between levels
+
+    def _down(self, visit: Visit) -> None:
+        level = visit.level
+        rest = self.rests.setdefault(level, Rest())
+        if rest.left > 0:
+            rest.left -= 1
+            self._smooth_instead("the level rests after refusals", None)
+            return
+        fine, coarse = self.grids[level], self.grids[level + 1]
+        with self.ledger.clock(level, "transfer"):
+            assign(coarse.x, self.maps.inject(level, fine.x))
+        found = self._descend(level, fine, coarse)
+        why = refusal(found, self.options.gate)
+        if why is not None:
+            rest.refuse(self.options.gate.patience)
+            coarse.settle()
+            self._smooth_instead(why, found)
+            return
+        coarse.rhs, coarse.turns, self.descents[level] = found.rhs, 0, found
+        coarse.injected = copied({n: t for n, t in coarse.x.items() if t.is_floating_point()})
+        with self.ledger.clock(level, "transfer"):
+            self._moments_down(level, fine, coarse)
+        self.tell("down", level, **_figures(found))
+
+    def _descend(self, level: int, fine: Grid, coarse: Grid) -> Descent:
+        """Form tau on a set of minibatches, of which coarse smoothing then goes through the same."""
+        tau, value = self.options.tau, self.problem.value
+        if tau.kind == "whole":
+            batches = [self._placed(batch, fine) for batch in self.problem.batches]
+            coarse.common = []
+        else:
+            batches = fine.common or [self._placed(batch, fine) for batch in self.stream.take(tau.batches)]
+            coarse.common = batches
+        with self.ledger.clock(level, "tau"):
+            if tau.kind == "none":
+                found = gap_only(fine, coarse, value, batches)
+            else:
+                found = descend(self.maps, level, fine, coarse, value, batches, each=tau.kind == "several")
+        passes = 1 if tau.kind == "none" else 1 + BACKWARD
+        rows = sum(rows_of(batch) for batch in batches)
+        self.ledger.spend(level, "tau", passes * rows * (self.maps.flops[level] + self.maps.flops[level + 1]))
+        return found
+
+    def _moments_down(self, level: int, fine: Grid, coarse: Grid) -> None:
+        if not self.options.smoothing.moments:
+            coarse.smoother.optimizer.state.clear()
+            return
+        coarse.before = moments_down(self.maps, level, moments_of(fine.smoother))
+        set_moments(coarse.smoother, coarse.before)
+
+    def _smooth_instead(self, why: str, found: Descent | None) -> None:
+        """Spend what the coarse step would have cost on this level."""
+        level, flops = self.visits[self.at].level, self.maps.flops
+        planned = self.visits[self.at : self._up_of(self.at)]
+        cost = sum(v.steps * flops[v.level] for v in planned) / max(flops[level], 1e-300)
+        self.instead = Visit("smooth", level, max(round(cost), 1))
+        self.tell("skip", level, why=why, **({} if found is None else _figures(found)))
+
+    def _up(self, visit: Visit) -> None:
+        level = visit.level
+        fine, coarse = self.grids[level], self.grids[level + 1]
+        found = self.descents.pop(level)
+        lengths = self.options.gate.search if coarse.common else ()
+        with self.ledger.clock(level, "search"):
+            taken = ascend(self.maps, level, fine, coarse, self.problem.value, lengths, found.direction)
+        rows = sum(rows_of(batch) for batch in coarse.common)
+        self.ledger.spend(level, "search", (1 + len(lengths)) * rows * self.maps.flops[level])
+        rest = self.rests.setdefault(level, Rest())
+        if taken.length:
+            rest.succeed()
+            with self.ledger.clock(level, "transfer"):
+                self._moments_up(level, fine, coarse)
+        else:
+            rest.refuse(self.options.gate.patience)
+        coarse.settle()
+        self.tell("up", level, **vars(taken))
+
+    def _moments_up(self, level: int, fine: Grid, coarse: Grid) -> None:
+        if self.options.smoothing.moments:
+            after = moments_of(coarse.smoother)
+            set_moments(
+                fine.smoother,
+                moments_corrected(self.maps, level, moments_of(fine.smoother), coarse.before, after),
+            )
+
+    def _start(self, visit: Visit) -> None:
+        self.top = level = visit.level
+        fine, coarse = self.grids[level], self.grids[level + 1]
+        with self.ledger.clock(level, "transfer"):
+            start_level(self.maps, level, fine, coarse, self.options.split, self.seed)
+            if self.options.smoothing.moments:
+                set_moments(fine.smoother, moments_up(self.maps, level, moments_of(coarse.smoother)))
+        self.tell("start", level)
+
+    def _end(self, visit: Visit) -> None:
+        self.cycles += 1
+        self.tell("cycle", visit.level, cycle=self.cycles)
+
+    # telling
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the problem's figures on the finest network that training has reached."""
+        valid = getattr(self.problem, "valid", None)
+        if valid is None:
+            return {}
+        with self.ledger.clock(self.top, "evaluate"):
+            modes = [(module, module.training) for module in self.model.modules()]
+            figures: dict[str, float] = valid(self.model)
+            for module, mode in modes:
+                module.training = mode
+        self.tell("evaluate", self.top, figures=figures)
+        return figures
+
+    def tell(self, event: str, level: int, **what: Any) -> None:
+        """Write a record, and show it to every callback."""
+        record = {"event": event, "level": level, "step": self.steps, "cycle": self.cycles}
+        record |= {"seconds": self.ledger.total_seconds(), "flops": self.ledger.total_flops(), **what}
+        self.history.append(record)
+        with self.ledger.clock(level, "callbacks"):
+            for callback in self.callbacks:
+                callback(self, record)
+
+
+def _figures(found: Descent) -> Mapping[str, float]:
+    return {
+        "fine": found.fine,
+        "coarse": found.coarse,
+        "gap": found.gap,
+        "tau": found.tau,
+        "restricted": found.restricted,
+        "gradient": found.gradient,
+    }
+
+
+def set_training(models: Sequence[nn.Module]) -> list[bool]:
+    """Put all levels in training mode, and return the modes they were in."""
+    modes = [model.training for model in models]
+    for model in models:
+        model.train()
+    return modes
+
+
+def mean_of(model: nn.Module, decay: float) -> Any:
+    """Return a running mean of a network's parameters and buffers."""
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)

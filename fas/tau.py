@@ -1,0 +1,144 @@
+"""Going down: the coarse right-hand side and what it tells of the coarse problem::
+
+    b_c = grad f_c(inject x) + restrict(b - grad f(x)),      tau = grad f_c(inject x) - restrict(grad f(x))
+
+Brandt, Math. Comp. 31, 1977, section 5: with b_c the coarse problem has the fine solution, injected, as its own. Tau and the
+smoothing that follows see the same minibatches: on others, tau would correct the error of another function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from netgraph.fas.grid import Grid, still
+from netgraph.fas.maps import Maps
+from netgraph.fas.options import Gate
+from netgraph.fas.smoother import Value, gradient, value_of
+from netgraph.fas.vectors import Vector, dot, minus, norm
+
+
+@dataclass
+class Descent:
+    """What was found on the way down.
+
+    Parameters
+    ----------
+    rhs : list of dict of str to Tensor
+        The coarse right-hand sides.
+    fine, coarse : float
+        f(x) and f_c(inject x), means over the minibatches.
+    linear : float
+        <b, x> of the fine level.
+    tau, restricted, gradient : float
+        Norms of tau, of restrict(grad f - b) and of grad f - b; not a number where no gradient was asked for.
+    direction : dict of str to Tensor
+        grad f - b, to measure angles with.
+    """
+
+    rhs: list[Vector]
+    fine: float
+    coarse: float
+    linear: float = 0.0
+    tau: float = math.nan
+    restricted: float = math.nan
+    gradient: float = math.nan
+    direction: Vector = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """(f_c(inject x) - f(x)) / |f(x)|."""
+        return (self.coarse - self.fine) / max(abs(self.fine), 1e-12)
+
+
+def descend(
+    maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any], *, each: bool
+) -> Descent:
+    """Form the coarse right-hand side on a set of minibatches.
+
+    Parameters
+    ----------
+    maps : Maps
+    level : int
+        The finer one.
+    fine, coarse : Grid
+        The coarse one at inject x.
+    value : callable
+    batches : sequence
+    each : bool
+        One right-hand side for each minibatch, in place of their mean.
+    """
+    found = Descent([], 0.0, 0.0)
+    slope: Vector = {}
+    for i, batch in enumerate(batches):
+        with still([fine.model, coarse.model]):
+            f, g = gradient(fine.smoother, value, batch)
+        with still([fine.model, coarse.model]):
+            f_c, g_c = gradient(coarse.smoother, value, batch)
+        found.fine += f / len(batches)
+        found.coarse += f_c / len(batches)
+        found.linear += dot(fine.b(i), fine.x) / len(batches)
+        if each:
+            residual = minus(g, fine.b(i))
+            found.rhs.append(minus(g_c, maps.restrict(level, residual)))
+            _add_mean(found.direction, residual, len(batches))
+        else:
+            _add_mean(found.direction, minus(g, fine.b(i)) if fine.rhs else g, len(batches))
+        _add_mean(slope, g_c, len(batches))
+    down = maps.restrict(level, found.direction)
+    b_c = minus(slope, down)
+    if not each:
+        found.rhs = [b_c]
+    # tau itself is without what came from the finer level: restrict(b) = b_c - tau
+    found.tau = norm(b_c if not fine.rhs else minus(b_c, maps.restrict(level, _mean(fine.rhs))))
+    found.restricted, found.gradient = norm(down), norm(found.direction)
+    return found
+
+
+def gap_only(fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any]) -> Descent:
+    """Measure f and f_c alone, for cycles without tau."""
+    return Descent([], mean_value(fine, value, batches), mean_value(coarse, value, batches))
+
+
+@torch.no_grad()
+def mean_value(grid: Grid, value: Value, batches: Sequence[Any]) -> float:
+    """Return the mean of f over minibatches at a level's x."""
+    total = 0.0
+    for batch in batches:
+        with still([grid.model]):
+            total += float(value_of(grid.model, value, batch, bf16=grid.smoother.options.bf16))
+    return total / max(len(batches), 1)
+
+
+def refusal(found: Descent, gate: Gate) -> str | None:
+    """Return in words why the coarse step is not taken; None where the gate is open."""
+    if not (math.isfinite(found.fine) and math.isfinite(found.coarse)):
+        return f"the loss is {found.fine} here and {found.coarse} on the coarse level"
+    if found.gap > gate.gap:
+        return f"the coarse loss is {found.gap:.1%} above the fine one, more than {gate.gap:.1%}"
+    if math.isnan(found.tau):
+        return None
+    if found.tau > gate.tau * found.restricted:
+        return (
+            f"|tau| is {found.tau / max(found.restricted, 1e-300):.2g} of |restrict grad f|, more than {gate.tau:.2g}"
+        )
+    if found.restricted < gate.kappa * found.gradient:
+        share = found.restricted / max(found.gradient, 1e-300)
+        return f"the coarse level sees {share:.2g} of the gradient, less than {gate.kappa:.2g}"
+    return None
+
+
+def _add_mean(total: Vector, part: Vector, n: int) -> None:
+    for name, tensor in part.items():
+        total[name] = total[name].add_(tensor, alpha=1 / n) if name in total else tensor / n
+
+
+def _mean(vectors: Sequence[Vector]) -> Vector:
+    total: Vector = {}
+    for vector in vectors:
+        _add_mean(total, vector, len(vectors))
+    return total
