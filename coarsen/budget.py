@@ -65,7 +65,7 @@ def spread(step: Step, budget: Budget, judge: Judge | None) -> tuple[dict[str, f
     NetgraphError
         Even the smallest ratios do not meet it.
     """
-    curves = {axis.name: [_error(step, axis.name, ratio, judge) for ratio in GRID] for axis in step.axes}
+    curves = error_curves(step, judge)
     whole = _cost(step.spec, {}, budget.kind)
     place, able = dict.fromkeys(curves, -1), set(curves)  # -1 merges nothing
     while budget.kind == "error" or _cost(step.spec, _sizes(step.spec, place), budget.kind) > budget.limit * whole:
@@ -79,6 +79,11 @@ def spread(step: Step, budget: Budget, judge: Judge | None) -> tuple[dict[str, f
             f"the budget {budget.kind}={budget.limit} cannot be met with {GRID[-1]} of every axis; give a larger one"
         )
     return {name: GRID[i] if i >= 0 else 1.0 for name, i in place.items()}, curves
+
+
+def error_curves(step: Step, judge: Judge | None = None) -> dict[str, list[float]]:
+    """Return the error of merging each axis alone, at the ratios of `GRID`; by weights where no judge is given."""
+    return {axis.name: [_error(step, axis.name, ratio, judge) for ratio in GRID] for axis in step.axes}
 
 
 def _error(step: Step, axis: str, ratio: float, judge: Judge | None) -> float:

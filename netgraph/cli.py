@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from netgraph import exporting
+from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, with_recipe
 from netgraph.errors import NetgraphError
 
 app = typer.Typer(
@@ -23,22 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[
-    str, typer.Argument(help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:CONFIG.json.")
-]
-Arch = Annotated[
-    str | None, typer.Option(help="What a state dict belongs to: package.module:factory, or a name as above.")
-]
-ArchArg = Annotated[list[str] | None, typer.Option(help="key=value for the factory; may be given again.")]
-Input = Annotated[
-    list[str] | None, typer.Option("--input", help="2x3x224x224, 2x16:int64 or ids=2x16:int64; may be given again.")
-]
-Trust = Annotated[bool, typer.Option("--trust", help="Open files that can run the code that came with them.")]
-CodeDir = Annotated[
-    Path | None, typer.Option(help="Where --arch finds modules first; the working directory by default.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+app.command()(exporting.export)
 
 
 def main() -> None:
@@ -53,65 +39,10 @@ def main() -> None:
         sys.exit(130)
 
 
-def _open(
-    model: str,
-    arch: str | None,
-    arch_arg: list[str] | None,
-    inputs: list[str] | None,
-    trust: bool,
-    code_dir: Path | None,
-) -> tuple[Any, Any]:
-    from netgraph.examples import guess_input, parse_inputs
-    from netgraph.loading import load_model, parse_arch_args
-
-    example = parse_inputs(inputs) if inputs else None
-    network = load_model(model, arch=arch, arch_args=parse_arch_args(arch_arg or []), trust=trust, code_dir=code_dir)
-    if example is None:
-        example, text = guess_input(network)
-        typer.echo(f"netgraph: guessed {text}", err=True)
-    return network, example
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Any]:
-    """Show progress with time left on a terminal; say nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda axis, done, total: bar.update(task, completed=done, total=total)
-
-
 @app.command()
+@with_recipe
 def coarsen(
     model: Model,
-    coarsener: Annotated[str, typer.Option(help="How units merge; `netgraph plugins` lists them.")] = "hem",
-    levels: Annotated[int, typer.Option(help="Levels in all, the given network included.")] = 3,
-    ratio: Annotated[float, typer.Option(help="Share of units that stay from one level to the next.")] = 0.5,
-    axis_ratio: Annotated[list[str] | None, typer.Option(help="AXIS=RATIO for one axis; may be given again.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Axis to leave alone; may be given again.")] = None,
-    round_to: Annotated[int, typer.Option(help="Multiple that numbers of units should have.")] = 1,
-    affinity: Annotated[str, typer.Option(help="How alike units are; `netgraph plugins` lists them.")] = "cosine",
-    budget: Annotated[
-        str | None,
-        typer.Option(help="parameters=0.5, flops=0.5 or error=0.05, spread over the axes; in place of --ratio."),
-    ] = None,
-    repair: Annotated[str, typer.Option(help="After merging: none, rescale, norms, ridge or tune.")] = "none",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt."
-        ),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Rows of calibration data.")] = 512,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -119,61 +50,25 @@ def coarsen(
         ),
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write a page or picture of the hierarchy; the suffix chooses (.html).")
+        Path | None,
+        typer.Option(help="Write a page, figure or graph of the hierarchy as well; the suffix chooses (.html)."),
     ] = None,
-    arch: Arch = None,
-    arch_arg: ArchArg = None,
-    input_: Input = None,
-    trust: Trust = False,
-    code_dir: CodeDir = None,
-    seed: Seed = 7619,
     json_: Json = False,
+    *,
+    recipe: Recipe,
 ) -> None:
     """Coarsen a network and print its hierarchy."""
-    from netgraph.coarsen.hierarchy import build_hierarchy
-    from netgraph.viz.export import export as write
+    from netgraph.viz.export import exporter
 
-    ratios = {"*": ratio, **_pairs(axis_ratio or [])}
     _check_output(output)
-    network, example = _open(model, arch, arch_arg, input_, trust, code_dir)
-    inputs = None if data is None else _calibration(data, example, samples, seed)
-    with _progress("coarsening") as progress:
-        hierarchy = build_hierarchy(
-            network, example, coarsener=coarsener, affinity=affinity, n_levels=levels, ratio=ratios, keep=keep or (),
-            round_to=round_to, budget=budget, repair=repair, data=inputs, seed=seed, progress=progress,
-        )  # fmt: skip
+    write = None if export is None else exporter(export)
+    hierarchy = recipe.hierarchy(model)
     _print_hierarchy(hierarchy, json_)
     if output is not None:
         _write_output(hierarchy, output)
-    if export is not None:
+    if write is not None and export is not None:
         write(hierarchy, export)
         typer.echo(f"netgraph: wrote {export}", err=True)
-
-
-def _calibration(source: str, example: Any, samples: int, seed: int) -> Any:
-    import warnings
-
-    from netgraph.models.calibration_data import calibration
-
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        inputs = calibration(source, example=example, n=samples, seed=seed).inputs
-    for warning in said:
-        typer.echo(f"netgraph: {warning.message}", err=True)
-    return inputs
-
-
-def _pairs(texts: list[str]) -> dict[str, float]:
-    out = {}
-    for text in texts:
-        axis, equals, value = text.rpartition("=")
-        try:
-            out[axis] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise NetgraphError(f"--axis-ratio {text!r} is not AXIS=RATIO, as in layer1.0.conv1=0.25")
-    return out
 
 
 def _check_output(output: Path | None) -> None:
@@ -221,7 +116,7 @@ def inspect(
     """Print over which axis every dimension of every parameter runs, and which axes may merge."""
     from netgraph.tracing import trace
 
-    network, example = _open(model, arch, arch_arg, input_, trust, code_dir)
+    network, example = opened(model, arch, arch_arg, input_, trust, code_dir)
     spec = trace(network, example)
     axes = [a for a in spec.axes.values() if a.kind != "index"]
     if json_:
@@ -248,7 +143,7 @@ def verify(
     from netgraph.coarsen.verify import verify as run
     from netgraph.tracing import trace
 
-    network, example = _open(model, arch, arch_arg, input_, trust, code_dir)
+    network, example = opened(model, arch, arch_arg, input_, trust, code_dir)
     verdicts = run(network, trace(network, example), example, seed=seed)
     failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
     if json_:

@@ -7,7 +7,8 @@ axes, until one matrix is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,28 +93,30 @@ class UnitGraph:
             graph.add_nodes_from(
                 ((name, i), {"kind": axis.kind, "axis": name, "index": i, "weight": 1}) for i in range(axis.size)
             )
-        for (a, b), block in self.blocks.items():
-            for i, j in zip(*np.nonzero(block), strict=True):
-                graph.add_edge((a, int(i)), (b, int(j)), weight=float(block[i, j]), relation="connection")
-        for name, affinity in self.affinities.items():
-            coo = sparse.triu(affinity, 1, format="coo")
-            for i, j, w in zip(coo.row, coo.col, coo.data, strict=True):
-                graph.add_edge((name, int(i)), (name, int(j)), weight=float(w), relation="affinity")
+        nodes = list(graph)
+        edges = sparse.triu(self.to_scipy(), 1, format="coo")  # two axes may be joined both ways: the weights add up
+        for i, j, w in zip(edges.row.tolist(), edges.col.tolist(), edges.data.tolist(), strict=True):
+            relation = "affinity" if nodes[i][0] == nodes[j][0] else "connection"
+            graph.add_edge(nodes[i], nodes[j], weight=w, relation=relation)
         return graph
 
     def to_pyg(self) -> Any:
-        """Return a `torch_geometric.data.HeteroData`: a node type for each axis, an edge type for each relation."""
+        """Return a `torch_geometric.data.HeteroData`: a node type for each axis, an edge type for each relation.
+
+        Types are named after axes with ``_`` for each dot; the axis itself stands in each node type's ``axis``.
+        """
         from torch_geometric.data import HeteroData
 
-        data = HeteroData()
+        data, words = HeteroData(), _words(self.axes)
         for name, axis in self.axes.items():
-            data[_word(name)].num_nodes = axis.size
+            data[words[name]].num_nodes = axis.size
+            data[words[name]].axis = name
         for (a, b), block in self.blocks.items():
             i, j = np.nonzero(block)
-            _fill(data[_word(a), "connection", _word(b)], i, j, block[i, j])
+            _fill(data[words[a], "connection", words[b]], i, j, block[i, j])
         for name, affinity in self.affinities.items():
             coo = affinity.tocoo()
-            _fill(data[_word(name), "affinity", _word(name)], coo.row, coo.col, coo.data)
+            _fill(data[words[name], "affinity", words[name]], coo.row, coo.col, coo.data)
         return data
 
     def __repr__(self) -> str:
@@ -129,8 +132,16 @@ def _fill(store: Any, i: Any, j: Any, weight: Any) -> None:
     store.edge_weight = torch.from_numpy(np.asarray(weight, dtype=np.float32))
 
 
-def _word(name: str) -> str:
-    return name.replace(".", "_") or "root"
+def _words(names: Iterable[str]) -> dict[str, str]:
+    """Return a word without dots for each name, no two alike."""
+    out: dict[str, str] = {}
+    for name in names:
+        word, taken = name.replace(".", "_") or "root", set(out.values())
+        same = itertools.count(2)
+        while word in taken:
+            word = f"{name.replace('.', '_')}_{next(same)}"
+        out[name] = word
+    return out
 
 
 def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosine", seed: int = 0) -> UnitGraph:
@@ -146,10 +157,8 @@ def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosin
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
-    used = {a for terms in spec.parameters.values() for t in terms for a in term_axes(t)}
-    axes = {name: axis for name, axis in spec.axes.items() if name in used}
     affinities = {axis.name: weigh(AxisUnits(spec, state, axis.name, seed), seed=seed) for axis in spec.free}
-    return UnitGraph(axes, _blocks(spec, state), affinities)
+    return UnitGraph(spec.used, _blocks(spec, state), affinities)
 
 
 def _blocks(spec: UnitSpec, state: Mapping[str, Tensor]) -> dict[tuple[str, str], NDArray[Any]]:

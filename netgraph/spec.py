@@ -143,6 +143,12 @@ class UnitSpec:
         return [axis for axis in self.axes.values() if axis.kept is None]
 
     @property
+    def used(self) -> dict[str, Axis]:
+        """The axes that parameters run over: those of the unit graph, in its order."""
+        named = {a for terms in self.parameters.values() for t in terms for a in term_axes(t)}
+        return {name: axis for name, axis in self.axes.items() if name in named}
+
+    @property
     def flops(self) -> int:
         """Operations of the products of one forward pass on the example, two for each multiply-add."""
         return sum(2 * term_size(term, self.sizes) for term in self.plans["eval"].products)

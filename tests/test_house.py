@@ -19,7 +19,18 @@ LEAVES = (
     "netgraph.pickles",
     "netgraph.torchvision_ops",
 )  # know nothing of units; models may ask them
-RANK = {"coarsen": 2, "fas": 3, "viz": 4, "cli": 5, "__main__": 5, "serve": 5, "__init__": 6, "graph": 1}
+RANK = {
+    "coarsen": 2,
+    "fas": 3,
+    "viz": 4,
+    "building": 5,
+    "exporting": 5,
+    "cli": 5,
+    "__main__": 5,
+    "serve": 5,
+    "__init__": 6,
+    "graph": 1,
+}
 
 
 def files():

@@ -1,0 +1,161 @@
+"""What every command shares that opens a network or builds a hierarchy: options, and what they mean."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from netgraph.errors import NetgraphError
+
+Model = Annotated[
+    str, typer.Argument(help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:CONFIG.json.")
+]
+Arch = Annotated[
+    str | None, typer.Option(help="What a state dict belongs to: package.module:factory, or a name as above.")
+]
+ArchArg = Annotated[list[str] | None, typer.Option(help="key=value for the factory; may be given again.")]
+Input = Annotated[
+    list[str] | None, typer.Option("--input", help="2x3x224x224, 2x16:int64 or ids=2x16:int64; may be given again.")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Open files that can run the code that came with them.")]
+CodeDir = Annotated[
+    Path | None, typer.Option(help="Where --arch finds modules first; the working directory by default.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a command was asked to build its hierarchy; each field is an option."""
+
+    coarsener: Annotated[str, typer.Option(help="How units merge; `netgraph plugins` lists them.")] = "hem"
+    levels: Annotated[int, typer.Option(help="Levels in all, the given network included.")] = 3
+    ratio: Annotated[float, typer.Option(help="Share of units that stay from one level to the next.")] = 0.5
+    axis_ratio: Annotated[list[str] | None, typer.Option(help="AXIS=RATIO for one axis; may be given again.")] = None
+    keep: Annotated[list[str] | None, typer.Option(help="Axis to leave alone; may be given again.")] = None
+    round_to: Annotated[int, typer.Option(help="Multiple that numbers of units should have.")] = 1
+    affinity: Annotated[str, typer.Option(help="How alike units are; `netgraph plugins` lists them.")] = "cosine"
+    budget: Annotated[
+        str | None,
+        typer.Option(help="parameters=0.5, flops=0.5 or error=0.05, spread over the axes; in place of --ratio."),
+    ] = None
+    repair: Annotated[str, typer.Option(help="After merging: none, rescale, norms, ridge or tune.")] = "none"
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt."
+        ),
+    ] = None
+    samples: Annotated[int, typer.Option(help="Rows of calibration data.")] = 512
+    arch: Arch = None
+    arch_arg: ArchArg = None
+    input_: Input = None
+    trust: Trust = False
+    code_dir: CodeDir = None
+    seed: Seed = 7619
+
+    def hierarchy(self, model: str) -> Any:
+        """Open a network and coarsen it."""
+        from netgraph.coarsen.hierarchy import build_hierarchy
+
+        ratios = {"*": self.ratio, **_pairs(self.axis_ratio or [])}
+        network, example = opened(model, self.arch, self.arch_arg, self.input_, self.trust, self.code_dir)
+        inputs = None if self.data is None else _calibration(self.data, example, self.samples, self.seed)
+        with _progress("coarsening") as progress:
+            return build_hierarchy(
+                network, example, coarsener=self.coarsener, affinity=self.affinity, n_levels=self.levels,
+                ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget, repair=self.repair,
+                data=inputs, seed=self.seed, progress=progress,
+            )  # fmt: skip
+
+
+def with_recipe(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command every option of `Recipe`; it is called with ``recipe`` in their place."""
+    names = [f.name for f in fields(Recipe)]
+
+    @wraps(command)
+    def called(**options: Any) -> Any:
+        return command(**{k: v for k, v in options.items() if k not in names}, recipe=_recipe(options, names))
+
+    hints = {**get_type_hints(command, include_extras=True), **get_type_hints(Recipe, include_extras=True)}
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "recipe"]
+    recipe = inspect.signature(Recipe).parameters.values()
+    shown = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in (*own, *recipe)]
+    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # where typer looks for options
+    called.__annotations__ = hints
+    return called
+
+
+def _recipe(options: dict[str, Any], names: list[str]) -> Recipe:
+    return Recipe(**{name: options[name] for name in names})
+
+
+def opened(
+    model: str,
+    arch: str | None,
+    arch_arg: list[str] | None,
+    inputs: list[str] | None,
+    trust: bool,
+    code_dir: Path | None,
+) -> tuple[Any, Any]:
+    """Return a network and an example of its inputs, guessed where none is given."""
+    from netgraph.examples import guess_input, parse_inputs
+    from netgraph.loading import load_model, parse_arch_args
+
+    example = parse_inputs(inputs) if inputs else None
+    network = load_model(model, arch=arch, arch_args=parse_arch_args(arch_arg or []), trust=trust, code_dir=code_dir)
+    if example is None:
+        example, text = guess_input(network)
+        typer.echo(f"netgraph: guessed {text}", err=True)
+    return network, example
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Any]:
+    """Show progress with time left on a terminal; say nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda axis, done, total: bar.update(task, completed=done, total=total)
+
+
+def _calibration(source: str, example: Any, samples: int, seed: int) -> Any:
+    import warnings
+
+    from netgraph.models.calibration_data import calibration
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        inputs = calibration(source, example=example, n=samples, seed=seed).inputs
+    for warning in said:
+        typer.echo(f"netgraph: {warning.message}", err=True)
+    return inputs
+
+
+def _pairs(texts: list[str]) -> dict[str, float]:
+    out = {}
+    for text in texts:
+        axis, equals, value = text.rpartition("=")
+        try:
+            out[axis] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise NetgraphError(f"--axis-ratio {text!r} is not AXIS=RATIO, as in layer1.0.conv1=0.25")
+    return out
