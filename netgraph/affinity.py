@@ -1,7 +1,7 @@
 """Affinities: how alike two units of one axis are, as a sparse symmetric matrix of edge weights.
 
-Up to `DENSE` units every pair is compared; beyond, each unit keeps its ``k`` nearest by blocked products, so that
-no n × n matrix is ever formed.
+Up to `DENSE` units every pair is compared (`netgraph.allpairs`); beyond, each unit keeps its ``k`` nearest by blocked
+products, so that no n × n matrix is ever formed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.allpairs import cosine_graph, products
 from netgraph.errors import NetgraphError
 from netgraph.neighbours import Weigh, complete, nearest
 from netgraph.shares import share, spans
 
 DENSE = 2048
 NEIGHBOURS = 32
+TINY, HUGE = 1e-20, 1e30  # between these no square that counts is lost to single precision
 PART = 1 << 18  # numbers of a matrix that a thread takes at once
 
 
@@ -45,8 +47,14 @@ def cosine(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sp
     NetgraphError
         A feature is not finite, or ``k`` is below 1.
     """
-    x = _finite(features)
-    alive, x = _largest(x) > 0, _directions(x)
+    x = _numbers(features)
+    if _takes_all(len(x), k):
+        found = products(x)
+        if not _tame(x, found.diagonal()):
+            x = _directions(_finite(x))
+            found = products(x)
+        return cosine_graph(found, lambda: _copies(_directions(x)))
+    alive, x = _largest(_finite(x)) > 0, _directions(x)
 
     def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
         products += 1
@@ -61,7 +69,7 @@ def radial(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sp
 
     Parameters, and what a zero row and exact copies get, are those of `cosine`; ``seed`` draws the sample.
     """
-    x = _finite(features)
+    x = _finite(_numbers(features))
     alive = np.asarray(x.any(axis=1))
     x = x / _or_one(np.abs(x).max(initial=0))
     x -= x.mean(axis=0) if len(x) else 0  # near the origin the differences of squares keep their digits
@@ -91,10 +99,28 @@ def _or_one(lengths: Any) -> Any:
     return np.where(lengths > 0, lengths, 1).astype(lengths.dtype)
 
 
-def _finite(features: NDArray[Any]) -> NDArray[Any]:
+def _numbers(features: NDArray[Any]) -> NDArray[Any]:
     if features.ndim != 2:
         raise NetgraphError(f"features have shape {features.shape}; affinities need one row a unit: (n_units, d)")
-    x = np.ascontiguousarray(features, dtype=np.float32 if features.dtype != np.float64 else np.float64)
+    return np.ascontiguousarray(features, dtype=np.float32 if features.dtype != np.float64 else np.float64)
+
+
+def _takes_all(n: int, k: int | None) -> bool:
+    """Tell whether every pair is compared."""
+    if k is not None and k < 1:
+        raise NetgraphError(f"k is {k}; a unit keeps at least one neighbour")
+    return n <= DENSE and (k is None or k >= n - 1)
+
+
+def _tame(x: NDArray[Any], squares: NDArray[Any]) -> bool:
+    """Tell whether all squares of rows are finite, and none lost what counts; zero they may be where the row is."""
+    zero = squares == 0
+    if not ((squares > TINY) & (squares < HUGE) | zero).all():
+        return False
+    return not (zero.any() and x[zero].any())
+
+
+def _finite(x: NDArray[Any]) -> NDArray[Any]:
     largest = _largest(x)
     if not np.isfinite(largest).all():
         raise NetgraphError(
@@ -151,13 +177,8 @@ def _direct(x, largest, out, lo, hi):  # type: ignore[no-untyped-def]
 
 
 def _graph(x: NDArray[Any], k: int | None, alive: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
-    n = len(x)
-    if k is not None and k < 1:
-        raise NetgraphError(f"k is {k}; a unit keeps at least one neighbour")
     weigh = _exact(weigh, _copies(x), alive)
-    if n > DENSE or (k is not None and k < n - 1):
-        return nearest(x, min(k or NEIGHBOURS, n - 1), weigh)
-    return complete(x, weigh)
+    return complete(x, weigh) if _takes_all(len(x), k) else nearest(x, min(k or NEIGHBOURS, len(x) - 1), weigh)
 
 
 def _exact(weigh: Weigh, copies: NDArray[np.int64] | None, alive: NDArray[Any]) -> Weigh:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph.errors import NetgraphError
 from netgraph.layers import Layer, layers
+from netgraph.shares import share, spans
 from netgraph.spec import Term, UnitSpec, term_axes, term_size
 
 
@@ -89,7 +92,10 @@ def _folded(layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
     )
 
 
-COLUMNS = 8192  # more numbers a unit than this are sampled: the cosine of thousands hardly moves
+COLUMNS = 8192  # numbers a unit that small axes compare
+FEWEST = 1024  # and that the largest do
+PRODUCTS = 1 << 20  # products for each unit between: what comparing it may cost
+READ = 8  # times as many are read, and those beyond left out
 
 
 def rows(tensor: Tensor, dim: int, term: Term, axis: str, sizes: Mapping[str, int]) -> Iterator[Tensor]:
@@ -106,7 +112,7 @@ def rows(tensor: Tensor, dim: int, term: Term, axis: str, sizes: Mapping[str, in
 
 
 def features(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, seed: int = 0) -> NDArray[np.floating]:
-    """Return what makes each unit of an axis: its incoming weights and bias, (n_units, d), d at most `COLUMNS`.
+    """Return what makes each unit of an axis: its incoming weights and bias, (n_units, d), d at most `columns`.
 
     Where nothing makes the units (they are only read), the weights that read them stand in.
     """
@@ -114,14 +120,47 @@ def features(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, seed: in
     return _joined(made, spec.axes[axis].size, seed)
 
 
+def columns(n: int) -> int:
+    """Return how many numbers a unit are compared on an axis of n units."""
+    return max(FEWEST, min(COLUMNS, PRODUCTS // max(n, 1)))
+
+
 def _joined(made: list[Tensor], n: int, seed: int) -> NDArray[np.floating]:
-    """Lay matrices of n rows side by side, sampled where they are wider than `COLUMNS` together."""
-    generator = torch.Generator().manual_seed(seed)
-    width = sum(m.shape[1] for m in made)
-    if width > COLUMNS:
-        made = [_sampled(m, max(1, m.shape[1] * COLUMNS // width), generator) for m in made]
-    parts = [m.detach().to("cpu", torch.float32) for m in made] or [torch.zeros(n, 0)]
-    return np.asarray(torch.cat(parts, 1).numpy())
+    """Lay matrices of n rows side by side; where they are wider than `columns` together, they are folded to that width.
+
+    Each number is added, with a random sign, to one of the columns: products of rows stay what they are on average,
+    copies stay copies, and zeros zero (Weinberger et al., "Feature hashing for large scale multitask learning", ICML
+    2009, section 3, with a regular hash, since the signs alone make it unbiased).
+    """
+    width, most = sum(m.shape[1] for m in made), columns(n)
+    if width <= most:
+        parts = [m.detach().to("cpu", torch.float32) for m in made] or [torch.zeros(n, 0)]
+        return np.asarray(torch.cat(parts, 1).numpy())  # never the network's own memory
+    generator, out, at = torch.Generator().manual_seed(seed), np.zeros((n, most), dtype=np.float32), 0
+    for matrix in made:
+        if width > READ * most:
+            matrix = _sampled(matrix, max(1, matrix.shape[1] * READ * most // width), generator)
+        signs = torch.randint(0, 2, (matrix.shape[1],), generator=generator, dtype=torch.float32) * 2 - 1
+        source = np.ascontiguousarray(matrix.detach().to("cpu", torch.float32).numpy())
+        share(partial(_fold, source, signs.numpy(), out, at), spans(n, max(1, (1 << 18) // max(len(signs), 1))))
+        at = (at + len(signs)) % most
+    return out
+
+
+def _fold(source: NDArray[Any], signs: NDArray[Any], out: NDArray[Any], at: int, part: slice) -> None:
+    _add_signed(source, signs, out, at, part.start, part.stop)
+
+
+@njit(nogil=True, cache=True)
+def _add_signed(source, signs, out, at, lo, hi):  # type: ignore[no-untyped-def]
+    width, most = source.shape[1], out.shape[1]
+    for r in range(lo, hi):
+        first, into = 0, at
+        while first < width:
+            run = min(width - first, most - into)
+            for c in range(run):
+                out[r, into + c] += signs[first + c] * source[r, first + c]
+            first, into = first + run, 0
 
 
 def _matrices(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, read: bool) -> list[Tensor]:

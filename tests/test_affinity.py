@@ -14,6 +14,7 @@ from scipy.spatial.distance import cdist
 from netgraph import neighbours
 from netgraph.affinity import _copies, cosine, radial
 from netgraph.errors import NetgraphError
+from netgraph.units import _joined, columns
 
 both = pytest.mark.parametrize("affinity", [cosine, radial])
 points = st.tuples(st.integers(1, 30), st.integers(1, 8), st.integers(0, 10**6)).map(
@@ -176,3 +177,20 @@ def test_copies_are_the_rows_that_are_equal(seed):
     alone = alike.sum(axis=1) == 1
     np.testing.assert_array_equal(copies == -1, alone)
     np.testing.assert_array_equal((copies[:, None] == copies[None])[~alone][:, ~alone], alike[~alone][:, ~alone])
+
+
+def test_folded_units_keep_their_cosines_their_copies_and_their_zeros():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(40, 100)) @ random.normal(size=(100, 150_000))  # alike to many degrees
+    x[1], x[2] = x[0], 0
+    parts = [torch.tensor(x[:, :20_000]), torch.tensor(x[:, 20_000:20_001]), torch.tensor(x[:, 20_001:])]
+    folded = _joined(parts, 40, seed=3)
+    assert folded.shape == (40, columns(40))
+    assert (folded[1] == folded[0]).all()
+    assert not folded[2].any()
+    assert np.abs(cosine(folded) - cosine(x)).max() < 4 * folded.shape[1] ** -0.5 / 2
+    assert (folded == _joined(parts, 40, seed=3)).all()
+
+
+def test_what_all_pairs_cost_is_bounded():
+    assert [columns(n) for n in (0, 1, 128, 512, 2048, 10**6)] == [8192, 8192, 8192, 2048, 1024, 1024]
