@@ -125,7 +125,7 @@ def _difference(
         if double and sum(t.numel() for t in state.values()) < DOUBLE:
             try:
                 return _compared(
-                    model, spec, transfers, _double(example), {n: _double(t) for n, t in state.items()}, seed
+                    model, spec, transfers, as_double(example), {n: as_double(t) for n, t in state.items()}, seed
                 )
             except (RuntimeError, NetgraphError):  # a cast inside the network meets double weights; judged below
                 pass
@@ -134,12 +134,12 @@ def _difference(
         set_mode(model, training=training)
 
 
-def _double(value: Any) -> Any:
+def as_double(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, (list, tuple)):
-        return type(value)(_double(v) for v in value)
-    return {k: _double(v) for k, v in value.items()} if hasattr(value, "items") else value
+        return type(value)(as_double(v) for v in value)
+    return {k: as_double(v) for k, v in value.items()} if hasattr(value, "items") else value
 
 
 def _compared(
@@ -154,9 +154,9 @@ def _compared(
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()
     args, kwargs = normalise_example(example)
-    with torch.no_grad(), _seeded(seed), with_state(model, fine), plain_attention():
+    with torch.no_grad(), seeded(seed), with_state(model, fine), plain_attention():
         expected = model(*args, **kwargs)
-    with _seeded(seed):
+    with seeded(seed):
         found = run_coarse(network, example)
     if any(bool(torch.isnan(t).any()) for t in tensors_of(expected) if t.is_floating_point()):
         return None
@@ -166,7 +166,7 @@ def _compared(
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw the same random numbers in every block, and leave the generator as it was."""
     state = torch.get_rng_state()
     torch.manual_seed(seed)

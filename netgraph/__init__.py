@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy import Level as Level
     from netgraph.coarsen.hierarchy import build_hierarchy as build_hierarchy
     from netgraph.coarsen.network import coarse_network as coarse_network
+    from netgraph.coarsen.ownclass import own_class as own_class
     from netgraph.coarsen.quality import quality as quality
     from netgraph.coarsen.saving import load as load
     from netgraph.coarsen.saving import save as save
@@ -34,6 +35,7 @@ _HOMES = {
     "Level": "coarsen.hierarchy",
     "build_hierarchy": "coarsen.hierarchy",
     "coarse_network": "coarsen.network",
+    "own_class": "coarsen.ownclass",
     "quality": "coarsen.quality",
     "load": "coarsen.saving",
     "save": "coarsen.saving",

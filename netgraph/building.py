@@ -63,10 +63,18 @@ class Recipe:
 
     def hierarchy(self, model: str) -> Any:
         """Open a network and coarsen it."""
+        return self.built(*self.opened(model))
+
+    def opened(self, model: str) -> tuple[Any, Any]:
+        """Return a network and an example of its inputs."""
+        _pairs(self.axis_ratio or [])
+        return opened(model, self.arch, self.arch_arg, self.input_, self.trust, self.code_dir)
+
+    def built(self, network: Any, example: Any) -> Any:
+        """Coarsen a network that is open."""
         from netgraph.coarsen.hierarchy import build_hierarchy
 
         ratios = {"*": self.ratio, **_pairs(self.axis_ratio or [])}
-        network, example = opened(model, self.arch, self.arch_arg, self.input_, self.trust, self.code_dir)
         inputs = None if self.data is None else _calibration(self.data, example, self.samples, self.seed)
         with _progress("coarsening") as progress:
             return build_hierarchy(

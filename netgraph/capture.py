@@ -74,13 +74,13 @@ def capture(model: nn.Module, example: Any, *, training: bool) -> Capture:
     TraceError
         The network fails on the example, or branches on numbers.
     """
-    with _as_it_was(model):
+    with as_it_was(model):
         set_mode(model, training=training)
         return _capture(model, example)
 
 
 @contextlib.contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
+def as_it_was(model: nn.Module) -> Iterator[None]:
     """Give every module back its mode, its slots and its attributes: a mask that it kept of this run has no numbers."""
     slots = ("_parameters", "_buffers", "_modules")
     before = [(m, dict(vars(m)), [dict(getattr(m, slot)) for slot in slots]) for m in model.modules()]

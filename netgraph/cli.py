@@ -53,19 +53,33 @@ def coarsen(
         Path | None,
         typer.Option(help="Write a page, figure or graph of the hierarchy as well; the suffix chooses (.html)."),
     ] = None,
+    own_class: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the coarsest network in its own class, proven equal: NAME.pt, or a folder for transformers."
+        ),
+    ] = None,
     json_: Json = False,
     *,
     recipe: Recipe,
 ) -> None:
     """Coarsen a network and print its hierarchy."""
+    from netgraph.coarsen import ownclass
     from netgraph.viz.export import exporter
 
     _check_output(output)
     write = None if export is None else exporter(export)
-    hierarchy = recipe.hierarchy(model)
+    network, example = recipe.opened(model)
+    if own_class is not None:
+        ownclass.check_own(network, own_class)
+    hierarchy = recipe.built(network, example)
+    own = None if own_class is None else ownclass.own_class(hierarchy, example, seed=recipe.seed)
     _print_hierarchy(hierarchy, json_)
     if output is not None:
         _write_output(hierarchy, output)
+    if own_class is not None and own is not None:
+        ownclass.save_own(own, own_class)
+        typer.echo(f"netgraph: wrote {own_class}, a {type(own).__name__}", err=True)
     if write is not None and export is not None:
         write(hierarchy, export)
         typer.echo(f"netgraph: wrote {export}", err=True)

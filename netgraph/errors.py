@@ -31,6 +31,10 @@ class PluginError(NetgraphError):
     """No plug-in of that name, or one that fails to import."""
 
 
+class OwnClassError(NetgraphError):
+    """The network's own class cannot hold the coarse network, or was not proven to compute what it computes."""
+
+
 class NothingToMergeError(NetgraphError):
     """Every axis of the network is kept, so that a coarse network would be the network itself."""
 

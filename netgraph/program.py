@@ -105,6 +105,11 @@ class GraphNetwork(nn.Module):
                     "trace it again on an example of the new shape"
                 )
 
+    @property
+    def input_shapes(self) -> list[list[int | None]]:
+        """For each input and dimension the size it must have, or None where it is free."""
+        return self._shapes
+
     def document(self) -> dict[str, Any]:
         """Return all but the numbers, as data for JSON."""
         parameters = [n for n, _ in self.named_parameters()]

@@ -128,3 +128,15 @@ def test_the_demo_does_what_the_readme_says(tmp_path):
 def test_help_does_not_import_torch():
     code = "import sys; sys.argv = ['netgraph', '--help']\ntry:\n    import netgraph.cli; netgraph.cli.main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_the_own_class_is_written_whole_and_its_name_is_checked_before_work_begins(file, tmp_path):
+    own = tmp_path / "own.pt"
+    code, _, err = run("coarsen", file, *ARCH, "--own-class", own)
+    assert code == 0
+    assert "a Sequential" in err
+    assert run("verify", own, "--trust")[0] == 0
+    code, _, err = run("coarsen", file, *ARCH, "--own-class", tmp_path / "own.safetensors", "--coarsener", "nosuch")
+    assert code == 1
+    assert "NAME.pt" in err
+    assert [p.name for p in tmp_path.glob("*own*")] == ["own.pt"]

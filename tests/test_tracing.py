@@ -294,3 +294,21 @@ def test_operations_are_those_that_pytorch_counts_on_every_level(name):
         with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
             level.model.eval()(example)
         assert level.flops == counter.get_total_flops()
+
+
+def test_what_is_looked_up_by_all_numbers_in_order_stays_as_long_as_the_batch():
+    class Masked(nn.Module):  # as transformers makes its masks
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            seen = torch.arange(4).unsqueeze(0).expand(x.shape[0], -1).cumsum(-1)
+            rows, columns = torch.arange(x.shape[0])[:, None], torch.arange(4)[None, :]
+            return self.b((self.a(x) * seen[rows, columns][..., None]).relu())
+
+    model = Masked()
+    spec = ng.trace(model, torch.randn(2, 4, 5))
+    coarse = ng.coarse_network(model, spec, {})
+    x = torch.randn(7, 4, 5)
+    torch.testing.assert_close(coarse(x), model(x))

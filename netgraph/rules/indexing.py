@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from netgraph import space as sp
-from netgraph.call import Call, Spaces
+from netgraph.call import Call, Spaces, bind, operator_name
 from netgraph.space import ONE, Space
 
 
@@ -48,6 +48,8 @@ def advanced(call: Call) -> Spaces:
         width = len(call.shape(index)) if _is_mask(index) else 1
         for space in spaces[at : at + width]:
             call.pin(space, "looked up by index")
+        if (same := _in_order(call, index, sp.size_of(spaces[at]))) is not None:
+            call.unite(spaces[at], same)
         if place is None:
             place = len(rest)
         elif rest[place:] or (looked_up and place < len(rest)):
@@ -60,6 +62,20 @@ def advanced(call: Call) -> Spaces:
     if not any(_is_mask(i) for i in looked_up):
         call.alias(call["self"], [d for _, d in rest[:place]] + [[]] * len(found) + [d for _, d in rest[place:]])
     return out
+
+
+RESHAPED = {"aten.unsqueeze", "aten.view", "aten.reshape", "aten.to", "aten._to_copy", "aten.alias", "aten.expand"}
+
+
+def _in_order(call: Call, index: fx.Node, size: int) -> Space | None:
+    """Return the space of an index that is ``arange(size)``: looked up are all entries, in their order."""
+    spaces = [space for space in call.spaces(index) if sp.size_of(space) == size]
+    while operator_name(index.target) in RESHAPED:
+        index = index.all_input_nodes[0]
+    counts = operator_name(index.target) == "aten.arange" and bind(index)
+    if not counts or counts["end"] != size or counts.get("start") or counts.get("step", 1) != 1 or len(spaces) != 1:
+        return None
+    return spaces[0]
 
 
 def _is_mask(index: fx.Node) -> bool:
