@@ -88,8 +88,28 @@ def one(kind: str, level: int, coarsest: int, smoothing: Smoothings) -> list[Vis
     return [*visits, Visit("end", level)]
 
 
+def turns(kind: str, n_levels: int, cycles: int, smoothing: Smoothings) -> list[Visit]:
+    """Return the visits of so many cycles; for ``full`` so many V-cycles on every level, the coarsest smoothed once.
+
+    Raises
+    ------
+    NetgraphError
+        No cycle has that name, or it does not go round.
+    """
+    _check(kind)
+    if kind == "kaskade":
+        raise NetgraphError("kaskade goes once from the coarsest level up and has no cycles; give epochs")
+    coarsest = n_levels - 1
+    if kind != "full":
+        return one(kind, 0, coarsest, smoothing) * cycles
+    visits = one("v", coarsest, coarsest, smoothing)
+    for level in reversed(range(coarsest)):
+        visits += [Visit("start", level), *one("v", level, coarsest, smoothing) * cycles]
+    return visits
+
+
 def plan(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tuple[float, ...]) -> list[Visit]:
-    """Return all visits of a run.
+    """Return the visits of so many steps.
 
     Parameters
     ----------
@@ -109,8 +129,7 @@ def plan(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tup
     NetgraphError
         No cycle has that name, or a cycle would take no step.
     """
-    if kind not in CYCLES:
-        raise NetgraphError(f"no cycle is called {kind!r}; there are {', '.join(CYCLES)}")
+    _check(kind)
     coarsest = n_levels - 1
     if kind not in ("full", "kaskade"):
         return rounds(one(kind, 0, coarsest, smoothing), steps)
@@ -125,6 +144,11 @@ def plan(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tup
             else rounds(one("v", level, coarsest, smoothing), own)
         )
     return visits
+
+
+def _check(kind: str) -> None:
+    if kind not in CYCLES:
+        raise NetgraphError(f"no cycle is called {kind!r}; there are {', '.join(CYCLES)}")
 
 
 def rounds(cycle: list[Visit], steps: int) -> list[Visit]:

@@ -59,17 +59,27 @@ def moments_up(maps: Maps, level: int, moments: Moments) -> Moments:
 
 
 def moments_corrected(maps: Maps, level: int, fine: Moments, before: Moments, after: Moments) -> Moments:
-    """Return fine moments plus what the coarse level added: m + distribute(m_c - restrict m), never negative where squared."""
+    """Return fine moments plus what the coarse level added, m + distribute(m_c - restrict m).
+
+    Squares never become negative, and where nothing merged the coarse moments come back bit for bit.
+    """
     out = dict(fine)
     for key, vector in after.items():
-        if key == COUNT or not _moves(key) or key not in before:
-            out[key] = _up(maps, level, key, vector) if _moves(key) else fine.get(key, {})
+        if not _moves(key):
             continue
-        change = _up(maps, level, key, minus(vector, before[key]))
-        out[key] = {n: (fine[key][n] + c if n in fine.get(key, {}) else c) for n, c in change.items()}
+        own, given = fine.get(key, {}), before.get(key, {})
+        if key == COUNT or not own or not given:
+            out[key] = _up(maps, level, key, vector)
+            continue
+        change = _up(maps, level, key, minus(vector, given))
+        out[key] = {name: _corrected(own[name], given[name], vector[name], c) for name, c in change.items()}
         if key in SQUARED:
-            out[key] = {n: v.clamp_min(0) for n, v in out[key].items()}
+            out[key] = {name: value.clamp_min(0) for name, value in out[key].items()}
     return out
+
+
+def _corrected(fine: Tensor, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
+    return after if fine.shape == before.shape and torch.equal(fine, before) else fine + change
 
 
 def _moves(key: str) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
-from netgraph.fas.cycle import Visit, one, plan
+from netgraph.fas.cycle import Visit, plan, turns
 from netgraph.fas.grid import Grid
 from netgraph.fas.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.options import Options
@@ -40,7 +40,7 @@ class FAS:
     epochs : float, optional
         Passes over the data in all, on whatever levels. Give this, or ``cycles``.
     cycles : int, optional
-        Cycles of ``v``, ``w``, ``f`` or ``additive`` in all.
+        Cycles of ``v``, ``w``, ``f`` or ``additive`` in all; of ``full``, V-cycles on each level.
     schedule : str or callable
         Of the rate, over all levels together (`netgraph.fas.schedule.Schedule`).
     share : tuple of float, optional
@@ -77,8 +77,6 @@ class FAS:
     ) -> None:
         if (epochs is None) == (cycles is None):
             raise NetgraphError("give the length of the run, either epochs=10 (passes over the data) or cycles=20")
-        if cycles is not None and cycle in ("full", "kaskade"):
-            raise NetgraphError(f"a {cycle} cycle goes once from the coarsest level up; give epochs, not cycles")
         if not lr > 0 or not math.isfinite(lr):
             raise NetgraphError(f"lr is {lr}; give a rate above 0")
         self.cycle, self.make, self.lr = cycle, optimizer, lr
@@ -160,7 +158,7 @@ class FAS:
 
     def _visits(self, n_levels: int, problem: Objective) -> list[Visit]:
         if self.cycles is not None:
-            return one(self.cycle, 0, n_levels - 1, self.options.smoothing_of) * self.cycles
+            return turns(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
         assert self.epochs is not None
         steps = max(round(self.epochs * _length(problem) / self.options.smoothing.accumulate), 1)
         share = self.share or tuple(0.5 ** min(level + 1, n_levels - 1) for level in range(n_levels))

@@ -11,6 +11,7 @@ from hypothesis import settings
 from netgraph.torchvision_ops import prepare_torchvision
 
 prepare_torchvision()
+torch.set_num_threads(1)  # networks of tests are small: a second thread is waited for longer than it works
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 

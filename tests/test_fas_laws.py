@@ -1,0 +1,382 @@
+"""Laws of FAS on networks: what must hold bit for bit, and what must never happen."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import netgraph as ng
+from netgraph.coarsen.network import coarse_network
+from netgraph.coarsen.transfer import Transfer
+from netgraph.errors import NetgraphError
+from netgraph.fas.ascent import ascend
+from netgraph.fas.maps import HierarchyMaps
+from netgraph.fas.moments import moments_of
+from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau, names, parsed
+from netgraph.fas.problem import Problem
+from netgraph.fas.run import REFUSED
+from netgraph.fas.solver import FAS, plain
+from netgraph.fas.tau import descend
+from netgraph.models.mlp import mlp
+
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, search=())
+OPTIMIZERS = {
+    "sgd": (partial(torch.optim.SGD, momentum=0.9), 0.2),
+    "adam": (torch.optim.Adam, 1e-2),
+    "adamw": (torch.optim.AdamW, 1e-2),
+    "rmsprop": (partial(torch.optim.RMSprop, momentum=0.5), 1e-3),
+}
+
+
+def batches(n=12, rows=16, seed=0):
+    """Minibatches of three classes that a network can learn."""
+    random = torch.Generator().manual_seed(seed)
+    rule = torch.randn(6, 3, generator=random)
+    inputs = [torch.randn(rows, 6, generator=random) for _ in range(n)]
+    return [(x, (x @ rule).argmax(1)) for x in inputs]
+
+
+def network(seed=0, *, dropout=False):
+    torch.manual_seed(seed)
+    model = mlp((6, 16, 8, 3))
+    return nn.Sequential(*model[:2], nn.Dropout(0.3), *model[2:]) if dropout else model
+
+
+def hierarchy_of(model, n_levels=3):
+    return ng.build_hierarchy(model, torch.randn(2, 6), n_levels=n_levels)
+
+
+def unmerged(model, n_levels=2):
+    """A hierarchy in which nothing merges."""
+    spec = ng.trace(model, torch.randn(2, 6))
+    levels = [ng.Level(model, spec)]
+    levels += [ng.Level(coarse_network(model, spec, {}), spec) for _ in range(n_levels - 1)]
+    return ng.Hierarchy(levels)
+
+
+def state(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_same_bits(a, b):
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("cycle", ["kaskade", "v"])
+def test_a_hierarchy_in_which_nothing_merges_is_plain_training_bit_for_bit(cycle, name):
+    optimizer, lr = OPTIMIZERS[name]
+    alone, many = network(), network()
+    options = Options(Smoothing(pre=2, post=1, coarse=3), Tau(batches=3), OPEN)
+    problem = Problem(batches(), cross_entropy)
+    plain(optimizer=optimizer, lr=lr, epochs=3).solve(
+        ng.Hierarchy([ng.Level(alone, ng.trace(alone, torch.randn(2, 6)))]), problem
+    )
+    FAS(cycle, optimizer, lr, epochs=3, options=options).solve(unmerged(many), problem)
+    assert_same_bits(state(alone), state(many))
+
+
+def test_one_level_is_the_loop_that_everybody_writes():
+    ours, theirs = network(), network()
+    data = batches()
+    solver = plain(optimizer=torch.optim.AdamW, lr=1e-2, epochs=2, schedule="cosine")
+    solver.solve(ng.Hierarchy([ng.Level(ours, ng.trace(ours, torch.randn(2, 6)))]), Problem(data, cross_entropy))
+    weights = [p for p in theirs.parameters() if p.ndim > 1], [p for p in theirs.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW([{"params": w} for w in weights], lr=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 24)
+    for inputs, targets in data * 2:
+        optimizer.zero_grad()
+        cross_entropy(theirs(inputs), targets).backward()
+        optimizer.step()
+        schedule.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("cycle", ["v", "w", "f", "full", "kaskade", "additive"])
+def test_every_cycle_with_every_optimizer_lowers_the_loss_and_ends_finite(cycle, name):
+    optimizer, lr = OPTIMIZERS[name]
+    model, data = network(), batches(4)
+    before = mean_loss(model, data)
+    options = Options(Smoothing(2, 2, 4), Tau(batches=2))
+    solution = FAS(cycle, optimizer, lr, epochs=25, options=options).solve(
+        hierarchy_of(model), Problem(data, cross_entropy)
+    )
+    assert mean_loss(model, data) < 0.8 * before
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert solution.reason == "the 25 epochs are spent"
+    assert not solution.converged
+
+
+@torch.no_grad()
+def mean_loss(model, data):
+    return sum(float(cross_entropy(model(x), y)) for x, y in data) / len(data)
+
+
+@pytest.mark.parametrize("kind", ["common", "several", "whole"])
+def test_the_coarse_level_descends_the_restricted_fine_gradient_at_first(kind):
+    model = network().double()
+    maps = HierarchyMaps(hierarchy_of_double(model))
+    data = [(x.double(), y) for x, y in batches(3)]
+    problem = Problem(data, cross_entropy)
+    run = FAS("v", torch.optim.SGD, 0.1, cycles=1, options=Options(tau=Tau(kind, 3))).begin(maps, problem)
+    fine, coarse = run.grids[:2]
+    for name, value in maps.inject(0, fine.x).items():
+        coarse.x[name].copy_(value)
+    found = descend(maps, 0, fine, coarse, problem.value, data, each=kind == "several")
+    for model_ in maps.models[:2]:
+        model_.zero_grad()
+        (sum(cross_entropy(model_(x), y) for x, y in data) / 3).backward()
+    down = maps.restrict(0, {n: p.grad for n, p in maps.models[0].named_parameters()})
+    mean_b = {n: sum(b[n] for b in found.rhs) / len(found.rhs) for n in found.rhs[0]}
+    for name, p in maps.models[1].named_parameters():
+        torch.testing.assert_close(p.grad - mean_b[name], down[name], atol=1e-12, rtol=0)
+
+
+def hierarchy_of_double(model):
+    return ng.build_hierarchy(model, torch.randn(2, 6, dtype=torch.float64), n_levels=2)
+
+
+def test_tau_is_zero_where_the_fine_network_is_a_prolonged_one():
+    model = network().double()
+    maps = HierarchyMaps(hierarchy_of_double(model))
+    problem = Problem([(x.double(), y) for x, y in batches(2)], cross_entropy)
+    run = FAS("v", torch.optim.SGD, 0.1, cycles=1).begin(maps, problem)
+    fine, coarse = run.grids[:2]
+    for name, value in maps.prolong(0, maps.inject(0, fine.x)).items():
+        fine.x[name].copy_(value)
+    for name, value in maps.inject(0, fine.x).items():
+        coarse.x[name].copy_(value)
+    found = descend(maps, 0, fine, coarse, problem.value, list(problem.batches), each=False)
+    assert found.tau < 1e-12 * max(found.restricted, 1)
+    assert abs(found.gap) < 1e-12
+
+
+def test_a_level_begins_as_the_function_that_the_coarser_one_ended_as_and_its_copies_part():
+    model = network()
+    hierarchy = hierarchy_of(model, 2)
+    seen = {}
+
+    def look(run, record):
+        if record["event"] == "start":
+            x = torch.randn(5, 6)
+            with torch.no_grad():
+                seen["error"] = float((run.grids[0].model(x) - run.grids[1].model(x)).abs().max())
+
+    problem = Problem(batches(), cross_entropy)
+    FAS("kaskade", torch.optim.AdamW, 1e-2, epochs=4).solve(hierarchy, problem, callbacks=[look])
+    assert seen["error"] < 1e-5
+    ((axis, transfer),) = list(hierarchy.levels[1].transfers.items())[:1]
+    assert axis == "0"
+    pair = np.flatnonzero(transfer.aggregates == np.bincount(transfer.aggregates).argmax())
+    rows = model[0].weight.detach()[pair]
+    assert float((rows[0] - rows[1]).norm()) > 1e-4 * float(rows[0].norm())
+
+
+def test_without_noise_copies_never_part():
+    model = network()
+    hierarchy = hierarchy_of(model, 2)
+    FAS("kaskade", torch.optim.AdamW, 1e-2, epochs=4, options=Options(split=Split("none"))).solve(
+        hierarchy, Problem(batches(), cross_entropy)
+    )
+    for axis, transfer in hierarchy.levels[1].transfers.items():
+        weight = model.get_parameter(f"{axis}.weight").detach()
+        copied = transfer.copy(transfer.average(weight, 0), 0)
+        torch.testing.assert_close(weight, copied, atol=1e-6, rtol=0)
+
+
+def copy_of(smoother):
+    return copy.deepcopy(moments_of(smoother))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_moments_come_down_from_where_they_went_up(name):
+    optimizer, lr = OPTIMIZERS[name]
+    model = network()
+    maps = HierarchyMaps(hierarchy_of(model, 2))
+    seen = {}
+
+    def look(run, record):
+        if record["event"] == "start":
+            seen.update(fine=copy_of(run.grids[0].smoother), coarse=copy_of(run.grids[1].smoother))
+
+    FAS("kaskade", optimizer, lr, epochs=2).solve(maps, Problem(batches(), cross_entropy), callbacks=[look])
+    assert seen["fine"].keys() == seen["coarse"].keys()
+    assert seen["fine"]
+    for key, vector in seen["coarse"].items():
+        if key == "primal":
+            again = maps.inject(0, seen["fine"][key])
+        elif key == "step":
+            again = seen["fine"][key]
+        elif key in ("exp_avg_sq", "square_avg"):
+            assert all((v >= 0).all() for v in seen["fine"][key].values())
+            continue
+        else:
+            again = maps.restrict(0, seen["fine"][key])
+        for n, value in vector.items():
+            torch.testing.assert_close(again[n], value, atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_not_finite_never_reaches_the_weights_and_many_in_a_row_end_the_run():
+    model = network()
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append(1)
+        return cross_entropy(outputs, targets) * (float("nan") if len(seen) % 3 == 0 else 1.0)
+
+    solution = FAS("kaskade", torch.optim.SGD, 0.1, epochs=3).solve(hierarchy_of(model), Problem(batches(), loss))
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert len(solution.events("refused")) == 12
+    before = state(model)
+    broken = Problem(batches(), lambda o, t: cross_entropy(o, t) * float("inf"))
+    solution = FAS("kaskade", torch.optim.SGD, 0.1, epochs=3, share=(1, 0, 0)).solve(hierarchy_of(model), broken)
+    assert len(solution.events("refused")) == REFUSED
+    assert "not finite" in solution.reason
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert before.keys() == state(model).keys()
+
+
+def test_a_correction_that_raises_the_loss_is_rejected_and_leaves_no_trace():
+    model = network()
+    maps = HierarchyMaps(hierarchy_of(model, 2))
+    problem = Problem(batches(2), cross_entropy)
+    run = FAS("v", torch.optim.SGD, 0.1, cycles=1).begin(maps, problem)
+    fine, coarse = run.grids
+    injected = maps.inject(0, fine.x)
+    for name, value in injected.items():
+        coarse.x[name].copy_(value + 100 * torch.randn_like(value))
+    coarse.injected, coarse.common = injected, list(problem.batches)
+    before = state(model)
+    found = ascend(maps, 0, fine, coarse, problem.value, (1.0, 0.5), {})
+    assert found.length == 0
+    assert_same_bits(before, state(model))
+
+
+def test_a_closed_gate_costs_what_the_coarse_step_would_have_cost_and_says_why():
+    model = network()
+    options = Options(Smoothing(2, 2, 8), Tau(batches=2), Gate(gap=-1.0, patience=1))
+    solution = FAS("v", torch.optim.SGD, 0.1, epochs=4, options=options).solve(
+        hierarchy_of(model, 2), Problem(batches(), cross_entropy)
+    )
+    skipped = solution.events("skip")
+    assert "more than -100.0%" in skipped[0]["why"]
+    assert any("rests" in r["why"] for r in skipped)
+    assert not solution.events("down")
+    levels = [level.flops for level in hierarchy_of(model, 2).levels]
+    assert solution.ledger.samples.keys() == {0}
+    planned = 4 * 4 + 4 * 8 * levels[1] / levels[0]  # four cycles of 2 + 2 fine steps and 8 coarse ones
+    assert abs(solution.ledger.samples[0] / 16 - planned) < 5
+
+
+def test_dropout_and_running_means_are_the_same_run_after_run():
+    found = []
+    for _ in range(2):
+        model = network(dropout=True)
+        options = Options(Smoothing(ema=0.9), Tau("several", 2), OPEN)
+        torch.manual_seed(len(found))
+        solution = FAS("w", torch.optim.AdamW, 1e-2, epochs=4, options=options).solve(
+            hierarchy_of(model), Problem(batches(), cross_entropy)
+        )
+        found.append((state(model), state(solution.mean)))
+    assert_same_bits(found[0][0], found[1][0])
+    assert_same_bits(found[0][1], found[1][1])
+    assert any((found[0][0][n] != found[0][1][n]).any() for n in found[0][0])
+
+
+def test_accumulated_minibatches_are_one_large_one():
+    one, many = network(), network()
+    data = batches(8)
+    pairs = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(data[::2], data[1::2], strict=True)]
+    options = Options(Smoothing(accumulate=2))
+    FAS("kaskade", torch.optim.SGD, 0.1, epochs=2, options=options).solve(
+        hierarchy_of(many), Problem(data, cross_entropy)
+    )
+    FAS("kaskade", torch.optim.SGD, 0.1, epochs=2).solve(hierarchy_of(one), Problem(pairs, cross_entropy))
+    for a, b in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_widths_change_rates_as_maximal_update_says():
+    model = network()
+    options = Options(Smoothing(mup=True))
+    run = FAS("v", torch.optim.AdamW, 1e-2, cycles=1, options=options).begin(
+        hierarchy_of(model, 2), Problem(batches(), cross_entropy)
+    )
+    coarse = run.grids[1].smoother
+    rates = {id(p): group["scale"] for group in coarse.optimizer.param_groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in coarse.named.items()}
+    assert found["0.weight"] == 1  # its fan_in, the inputs, stays
+    assert found["2.weight"] == 2
+    assert found["4.weight"] == 2
+    assert found["2.bias"] == 1
+
+
+def test_options_are_read_by_their_dotted_names():
+    found = parsed(
+        {"gate.gap": "0.05", "tau.kind": "whole", "level.2.lr": "3e-4", "level.1.pre": "7", "gate.search": "1,0.5"}
+    )
+    assert found.gate.gap == 0.05
+    assert found.gate.search == (1.0, 0.5)
+    assert found.tau.kind == "whole"
+    assert found.lr_of(2, 1.0) == 3e-4
+    assert found.smoothing_of(1).pre == 7
+    assert "smoothing.clip" in names()
+    for wrong in (
+        {"gate.gop": "1"},
+        {"level.x.lr": "1"},
+        {"level.1.speed": "1"},
+        {"tau.kind": "some"},
+        {"smoothing.pre": "many"},
+    ):
+        with pytest.raises(NetgraphError):
+            parsed(wrong)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (
+            lambda: FAS("z", epochs=1).solve(hierarchy_of(network()), Problem(batches(), cross_entropy)),
+            "no cycle is called",
+        ),
+        (lambda: FAS("v"), "length of the run"),
+        (lambda: FAS("v", lr=0.0, epochs=1), "rate above 0"),
+        (lambda: FAS("kaskade", cycles=3).solve(hierarchy_of(network()), Problem(batches(), cross_entropy)), "epochs"),
+        (
+            lambda: FAS("full", epochs=1, share=(1, 2)).solve(
+                hierarchy_of(network()), Problem(batches(), cross_entropy)
+            ),
+            "shares",
+        ),
+        (lambda: Problem(iter(batches()), cross_entropy), "once only"),
+        (lambda: FAS("v", epochs=1).solve(hierarchy_of(network()), Problem([], cross_entropy)), "no minibatches"),
+        (lambda: FAS("v", epochs=1).solve(hierarchy_of(network()), Problem([3], cross_entropy)), "not a pair"),
+        (
+            lambda: FAS("v", epochs=1, schedule="never").solve(
+                hierarchy_of(network()), Problem(batches(), cross_entropy)
+            ),
+            "no schedule",
+        ),
+    ],
+)
+def test_mistakes_are_sentences(mistake, sentence):
+    with pytest.raises(NetgraphError, match=sentence):
+        mistake()
+
+
+def test_selections_train_as_aggregates_do():
+    model = network()
+    spec = ng.trace(model, torch.randn(2, 6))
+    transfers = {"0": Transfer.selection(np.arange(8), 16)}
+    coarse = coarse_network(model, spec, transfers)
+    hierarchy = ng.Hierarchy([ng.Level(model, spec), ng.Level(coarse, spec.resized({"0": 8}), transfers)])
+    data = batches()
+    before = mean_loss(model, data)
+    FAS("v", torch.optim.SGD, 0.1, epochs=10).solve(hierarchy, Problem(data, cross_entropy))
+    assert mean_loss(model, data) < before
