@@ -6,7 +6,7 @@ go over W three times (the fused row-wise product of Gustavson, ACM TOMS 4(3), 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from netgraph.shares import share, spans
 PART = 1 << 18  # numbers that a thread takes at once
 
 Shape = tuple[int, int, int, int, int]
+Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,101 +34,176 @@ class Way:
 
     aggregates: NDArray[np.int64]
     scale: NDArray[np.float64]
+    _repeated: dict[int, Way] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
-    def members(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def members(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """Entries in the order of their aggregates, and where each aggregate starts, (k + 1,)."""
-        order = np.argsort(self.aggregates, kind="stable")
-        starts = np.searchsorted(self.aggregates[order], np.arange(len(self.scale) + 1))
-        return order, starts.astype(np.int64)
+        order, starts = _members(self.aggregates, len(self.scale))
+        return order, starts
 
-    @property
+    @cached_property
+    def pairs(self) -> NDArray[np.uint32]:
+        """Both members of each aggregate, (2 k,), n in place of a second; empty where some have more, or none."""
+        order, starts = self.members
+        sizes = np.diff(starts)
+        if not sizes.size or sizes.min() < 1 or sizes.max() > 2:
+            return np.empty(0, dtype=np.uint32)
+        second = np.where(sizes == 2, order[starts[1:] - 1], len(self.aggregates))
+        return np.stack([order[starts[:-1]], second], axis=1).ravel().astype(np.uint32)
+
+    @cached_property
+    def sources(self) -> NDArray[np.uint32]:
+        """The aggregate of each entry, (n,), and k for an entry that is left out."""
+        return np.where(self.aggregates < 0, len(self.scale), self.aggregates).astype(np.uint32)
+
+    @cached_property
+    def is_still(self) -> bool:
+        """Whether every entry stays where it is."""
+        return len(self.aggregates) == len(self.scale) and bool((self.aggregates == np.arange(len(self.scale))).all())
+
+    @cached_property
     def is_whole(self) -> bool:
         """Whether no entry is left out."""
         return bool((self.aggregates >= 0).all())
+
+    def repeated(self, times: int) -> Way:
+        """Return the way of a dimension and one of ``times`` inside it that stays, as one."""
+        if times == 1:
+            return self
+        if times not in self._repeated:
+            inner = self.aggregates[:, None] * times + np.arange(times)
+            aggregates = np.where(self.aggregates[:, None] >= 0, inner, -1).ravel()
+            self._repeated[times] = Way(aggregates, np.repeat(self.scale, times))
+        return self._repeated[times]
 
 
 STILL = Way(np.zeros(1, dtype=np.int64), np.ones(1))  # a dimension of one that stays
 
 
-def down(x: NDArray[Any], shape: Shape, first: Way, second: Way) -> NDArray[Any]:
+def down(x: Numbers, shape: Shape, first: Way, second: Way, out: Numbers | None = None) -> Numbers:
     """Add up aggregates along axes 1 and 3 of an array of this shape, and scale them; returns a flat array.
 
-    Sums are in the precision of ``x``.
+    Sums are in the precision of ``x``. They are written to ``out``, contiguous and of the same kind, where it is given.
     """
-    a, _, m, _, b = shape
-    k1, k2 = len(first.scale), len(second.scale)
-    x, out = x.reshape(shape), np.empty((a, k1, m, k2, b), dtype=x.dtype)
+    a, _, m, n2, b = shape
+    rows, second = a * len(first.scale) * m, second.repeated(b)
+    x, out = x.reshape(-1, n2 * b), _memory(rows, len(second.scale), x, out)
     ways = *first.members, first.scale.astype(x.dtype), *second.members, second.scale.astype(x.dtype)
-    share(lambda s: _down(x, out, *ways, s.start, s.stop), _parts(a * k1 * m, x.size))
+    pairs, still = second.pairs, second.is_still
+    _each(lambda s: _down(x, out, m, *ways, pairs, still, s.start, s.stop), rows, x.size)
     return out.ravel()
 
 
-def up(x: NDArray[Any], shape: Shape, first: Way, second: Way) -> NDArray[Any]:
-    """Copy scaled aggregates to their members along axes 1 and 3 of an array of this (coarse) shape; flat."""
+def up(x: Numbers, shape: Shape, first: Way, second: Way, out: Numbers | None = None) -> Numbers:
+    """Copy scaled aggregates to their members along axes 1 and 3 of an array of this (coarse) shape; as `down`."""
     a, k1, m, _, b = shape
-    make = np.empty if first.is_whole else np.zeros
-    out = make((a, len(first.aggregates), m, len(second.aggregates), b), dtype=x.dtype)
-    ways = *first.members, first.scale.astype(x.dtype), second.aggregates, second.scale.astype(x.dtype)
-    x = x.reshape(shape)
-    share(lambda s: _up(x, out, *ways, s.start, s.stop), _parts(a * k1 * m, out.size))
-    return np.asarray(out.ravel())
+    rows, second = a * k1 * m, second.repeated(b)
+    x, out = x.reshape(rows, -1), _memory(a * len(first.aggregates) * m, len(second.aggregates), x, out)
+    if not first.is_whole:
+        out[:] = 0
+    ways = *first.members, first.scale.astype(x.dtype), second.sources, second.scale.astype(x.dtype), second.is_still
+    _each(lambda s: _up(x, out, m, *ways, s.start, s.stop), rows, out.size)
+    return out.ravel()
 
 
-def _parts(rows: int, numbers: int) -> list[slice]:
-    return spans(rows, max(1, rows * PART // max(numbers, 1)))
+def _memory(rows: int, columns: int, x: Numbers, out: Numbers | None) -> Numbers:
+    return np.empty((rows, columns), dtype=x.dtype) if out is None else out.reshape(rows, columns)
+
+
+def _each(work: Any, rows: int, numbers: int) -> None:
+    """Share out the rows; few numbers are done at once, before a thread would have begun."""
+    parts = spans(rows, max(1, rows * PART // max(numbers, 1)))
+    if len(parts) == 1:
+        work(parts[0])
+    else:
+        share(work, parts)
 
 
 @njit(nogil=True, cache=True)
-def _down(x, out, order1, starts1, scale1, order2, starts2, scale2, lo, hi):  # type: ignore[no-untyped-def]
-    k1, m, b = out.shape[1], x.shape[2], x.shape[4]
-    row = np.empty((x.shape[3], b), dtype=x.dtype)
+def _members(aggregates, k):  # type: ignore[no-untyped-def]
+    starts = np.zeros(k + 1, dtype=np.uint32)
+    for a in aggregates:
+        if a >= 0:
+            starts[a + 1] += 1
+    for a in range(k):
+        starts[a + 1] += starts[a]
+    order, at = np.empty(starts[k], dtype=np.uint32), starts[:-1].copy()
+    for e in range(len(aggregates)):
+        a = aggregates[e]
+        if a >= 0:
+            order[at[a]] = e
+            at[a] += np.uint32(1)
+    return order, starts
+
+
+@njit(nogil=True, cache=True)
+def _down(x, out, m, order1, starts1, scale1, order2, starts2, scale2, pairs, still, lo, hi):  # type: ignore[no-untyped-def]
+    k1 = len(scale1)
+    n1 = x.shape[0] * k1 // max(out.shape[0], 1)
+    row = np.zeros(x.shape[1] + 1, dtype=x.dtype)
     for at in range(lo, hi):
-        outer, i, middle = at // (k1 * m), at // m % k1, at % m
-        row[:] = x[outer, order1[starts1[i]], middle]
-        for e in range(starts1[i] + 1, starts1[i + 1]):
-            row += x[outer, order1[e], middle]
-        into = out[outer, i, middle]
-        if b == 1:
-            _gather(row[:, 0], into[:, 0], order2, starts2, scale1[i], scale2)
-            continue
-        for j in range(len(scale2)):
-            for c in range(b):
-                total = row[order2[starts2[j]], c]
-                for e in range(starts2[j] + 1, starts2[j + 1]):
-                    total += row[order2[e], c]
-                into[j, c] = total * (scale1[i] * scale2[j])
+        i, first = at // m % k1, at // (k1 * m) * n1 * m + at % m
+        _add_rows(row, x, first, m, order1[starts1[i] : starts1[i + 1]])
+        if still:
+            _scale(row, scale1[i], scale2, out[at])
+        elif len(pairs):
+            _add_pairs(row, pairs, scale1[i], scale2, out[at])
+        else:
+            _add_members(row, order2, starts2, scale1[i], scale2, out[at])
 
 
 @njit(nogil=True, cache=True)
-def _gather(row, into, order, starts, scale, scales):  # type: ignore[no-untyped-def]
-    """Add up the members of each aggregate of a row; pairs, which most are, without a loop."""
-    for j in range(len(scales)):
-        e, stop = starts[j], starts[j + 1]
-        total = row[np.uint64(order[e])]
-        if stop - e == 2:
-            total += row[np.uint64(order[e + 1])]
-        else:
-            for more in range(e + 1, stop):
-                total += row[np.uint64(order[more])]
+def _add_rows(row, x, first, step, members):  # type: ignore[no-untyped-def]
+    """Write the sum of rows, but for the last entry of ``row``, which stays zero."""
+    a = x[first + members[0] * step]
+    if len(members) == 1:
+        for c in range(len(a)):
+            row[c] = a[c]
+        return
+    b = x[first + members[1] * step]
+    for c in range(len(a)):
+        row[c] = a[c] + b[c]
+    for e in range(2, len(members)):
+        a = x[first + members[e] * step]
+        for c in range(len(a)):
+            row[c] += a[c]
+
+
+@njit(nogil=True, cache=True)
+def _add_pairs(row, pairs, scale, scales, into):  # type: ignore[no-untyped-def]
+    """Add up two members of each aggregate, the zero at the end of the row where it has one."""
+    for j in range(len(into)):
+        into[j] = (row[pairs[2 * j]] + row[pairs[2 * j + 1]]) * (scale * scales[j])
+
+
+@njit(nogil=True, cache=True)
+def _add_members(row, order, starts, scale, scales, into):  # type: ignore[no-untyped-def]
+    for j in range(len(into)):
+        total = row[order[starts[j]]]
+        for e in range(starts[j] + 1, starts[j + 1]):
+            total += row[order[np.uint32(e)]]
         into[j] = total * (scale * scales[j])
 
 
 @njit(nogil=True, cache=True)
-def _up(x, out, order1, starts1, scale1, aggregates2, scale2, lo, hi):  # type: ignore[no-untyped-def]
-    k1, m, b = x.shape[1], x.shape[2], x.shape[4]
-    row = np.zeros((len(aggregates2), b), dtype=x.dtype)
+def _scale(row, scale, scales, into):  # type: ignore[no-untyped-def]
+    for j in range(len(into)):
+        into[j] = row[j] * (scale * scales[j])
+
+
+@njit(nogil=True, cache=True)
+def _up(x, out, m, order1, starts1, scale1, sources, scale2, still, lo, hi):  # type: ignore[no-untyped-def]
+    k1, width = len(scale1), out.shape[1]
+    n1 = out.shape[0] * k1 // max(x.shape[0], 1)
+    source, row = np.zeros(len(scale2) + 1, dtype=x.dtype), np.empty(width, dtype=x.dtype)
     for at in range(lo, hi):
-        outer, i, middle = at // (k1 * m), at // m % k1, at % m
-        if b == 1:
-            source, alone = x[outer, i, middle, :, 0] * scale1[i] * scale2, row[:, 0]
-            for j in range(len(aggregates2)):
-                if aggregates2[j] >= 0:
-                    alone[j] = source[np.uint64(aggregates2[j])]
-        for j in range(len(aggregates2) if b > 1 else 0):
-            from_ = aggregates2[j]
-            if from_ >= 0:
-                for c in range(b):
-                    row[j, c] = x[outer, i, middle, from_, c] * (scale1[i] * scale2[from_])
+        i, first = at // m % k1, at // (k1 * m) * n1 * m + at % m
+        _scale(x[at], scale1[i], scale2, source[:-1])
+        if not still:
+            for c in range(width):
+                row[c] = source[sources[c]]
         for e in range(starts1[i], starts1[i + 1]):
-            out[outer, order1[e], middle] = row
+            into, found = out[first + order1[np.uint32(e)] * m], source if still else row
+            for c in range(width):
+                into[c] = found[c]

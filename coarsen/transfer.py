@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from netgraph.coarsen.onepass import Way
 from netgraph.errors import AggregatesError
 
 HALVES = (torch.float16, torch.bfloat16)  # summed in single precision: they overflow, or stop growing
@@ -97,6 +98,12 @@ class Transfer:
     def R(self) -> Any:
         """Restriction, sparse CSR (k, n): the mean over each aggregate."""
         return sparse.csr_array(sparse.diags_array(1.0 / self.sizes) @ self.P.T)
+
+    @cached_property
+    def ways(self) -> tuple[Way, Way, Way]:
+        """The aggregates for passes over arrays: as they are, divided by their sizes, and by the squares of these."""
+        plain, each, square = (Way(self.aggregates, 1.0 / self.sizes**power) for power in range(3))
+        return plain, each, square
 
     def P_torch(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return P as a sparse torch tensor in CSR layout."""

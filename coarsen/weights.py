@@ -26,6 +26,7 @@ from torch import Tensor
 from netgraph.coarsen import onepass
 from netgraph.coarsen.onepass import STILL, Way
 from netgraph.coarsen.transfer import HALVES, Transfer
+from netgraph.errors import NetgraphError
 from netgraph.spec import Join, Term, UnitSpec, term_axes, term_size
 
 WIDE = 64  # numbers in a row from which copying whole rows pays
@@ -34,7 +35,9 @@ Transfers = Mapping[str, Transfer]
 Move = Callable[[Transfer, bool, Tensor, int], Tensor]
 
 
-def inject(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def inject(
+    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, out: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Take parameters down: averaged along outgoing axes, added up along incoming ones.
 
     Parameters
@@ -45,10 +48,17 @@ def inject(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) ->
         For each axis that shrinks.
     state : dict of str to Tensor
         Fine parameters and buffers by name.
+    out : dict of str to Tensor, optional
+        Tensors by name that the result is written to: to touch new memory takes as long as the sums.
 
     Returns
     -------
     dict of str to Tensor
+
+    Raises
+    ------
+    NetgraphError
+        A tensor of ``out`` has not the shape of its result.
     """
     return _moved(
         spec,
@@ -57,11 +67,14 @@ def inject(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) ->
         lambda t, summed, x, d: t.total(x, d) if summed else t.average(x, d),
         down=True,
         shares=False,
+        out=out,
     )
 
 
-def prolong(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take corrections up: copied along outgoing axes, shared out along incoming ones."""
+def prolong(
+    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, out: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Take corrections up: copied along outgoing axes, shared out along incoming ones; ``out`` as for `inject`."""
     return _moved(
         spec,
         transfers,
@@ -69,29 +82,40 @@ def prolong(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -
         lambda t, summed, x, d: t.share(x, d) if summed else t.copy(x, d),
         down=False,
         shares=True,
+        out=out,
     )
 
 
 def restrict(
-    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, squared: bool = False
+    spec: UnitSpec,
+    transfers: Transfers,
+    state: Mapping[str, Tensor],
+    *,
+    squared: bool = False,
+    out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Take gradients down: the transpose of `prolong`; ``squared`` takes second moments."""
 
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return (t.average_sq if squared else t.average)(x, d) if summed else t.total(x, d)
 
-    return _moved(spec, transfers, state, move, down=True, shares=True, power=2 if squared else 1)
+    return _moved(spec, transfers, state, move, down=True, shares=True, power=2 if squared else 1, out=out)
 
 
 def distribute(
-    spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, squared: bool = False
+    spec: UnitSpec,
+    transfers: Transfers,
+    state: Mapping[str, Tensor],
+    *,
+    squared: bool = False,
+    out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Take gradient-like state up: the transpose of `inject`; ``squared`` takes second moments."""
 
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return t.copy(x, d) if summed else (t.share_sq if squared else t.share)(x, d)
 
-    return _moved(spec, transfers, state, move, down=False, shares=False, power=2 if squared else 1)
+    return _moved(spec, transfers, state, move, down=False, shares=False, power=2 if squared else 1, out=out)
 
 
 def zero_sum(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,11 +153,13 @@ def _moved(
     down: bool,
     shares: bool,
     power: int = 1,
+    out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Move each tensor; axes that are summed over are divided by sizes ** power if ``shares``, all others if not."""
     sizes = {**spec.sizes, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
-    out, ways = {}, dict[Any, Way]()
+    moved, ways = {}, dict[Any, Way]()
     for name, tensor in state.items():
+        into = None if out is None else out.get(name)
         dims = {
             dim: (term, spec.sums.get((name, dim), frozenset()))
             for dim, term in enumerate(spec.parameters.get(name, ()))
@@ -143,25 +169,41 @@ def _moved(
             for key in dims.values():
                 if key not in ways:
                     ways[key] = _way(*key, transfers, spec.sizes, shares, power)
-            tensor = _in_one_pass(tensor, {dim: ways[key] for dim, key in dims.items()}, down)
+            tensor = _in_one_pass(tensor, {dim: ways[key] for dim, key in dims.items()}, down, into)
         else:
             for dim, (term, summed) in dims.items():
                 tensor = _along(tensor, dim, term, transfers, summed, sizes, move)
-        out[name] = tensor if tensor is not state[name] else tensor.clone()
-    return out
+        moved[name] = _kept(name, tensor, into, state[name])
+    return moved
+
+
+def _kept(name: str, tensor: Tensor, into: Tensor | None, given: Tensor) -> Tensor:
+    """Return what was moved, in the place that was asked for and never in the tensor that was given."""
+    if into is None:
+        return tensor.clone() if tensor is given else tensor
+    if into is tensor:
+        return tensor
+    if into.shape != tensor.shape:
+        raise NetgraphError(
+            f"out[{name!r}] has shape {tuple(into.shape)} and the result {tuple(tensor.shape)}; "
+            "give tensors of the level that is written to"
+        )
+    with torch.no_grad():
+        return into.copy_(tensor)
 
 
 def _way(
     term: Term, summed: frozenset[str], transfers: Transfers, sizes: Mapping[str, int], shares: bool, power: int
 ) -> Way:
     """Return the aggregates of a whole dimension: products of factors, concatenations of parts."""
+    if len(term) == 1 and isinstance(term[0], str) and term[0] in transfers:
+        return transfers[term[0]].ways[power if (term[0] in summed) == shares else 0]
     aggregates, scale = np.zeros(1, dtype=np.int64), np.ones(1)
     for factor in term:
         if not isinstance(factor, str):
             way = _joined([_way(part, summed, transfers, sizes, shares, power) for part in factor])
         elif factor in transfers:
-            t = transfers[factor]
-            way = Way(t.aggregates, 1 / t.sizes**power if (factor in summed) == shares else np.ones(t.n_coarse))
+            way = transfers[factor].ways[power if (factor in summed) == shares else 0]
         else:
             way = Way(np.arange(sizes[factor]), np.ones(sizes[factor]))
         both = aggregates[:, None] * len(way.scale) + way.aggregates
@@ -176,25 +218,46 @@ def _joined(ways: list[Way]) -> Way:
     return Way(np.concatenate(parts), np.concatenate([way.scale for way in ways]))
 
 
-def _in_one_pass(tensor: Tensor, ways: Mapping[int, Way], down: bool) -> Tensor:
-    """Move two dimensions at a time; halves by way of single precision."""
+def _in_one_pass(tensor: Tensor, ways: Mapping[int, Way], down: bool, into: Tensor | None) -> Tensor:
+    """Move two dimensions at a time, the last of them into the memory given; halves by way of single precision."""
     work = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
     left, go = sorted(ways), onepass.down if down else onepass.up
     while left:
-        d, e = left[0], left[-1] if len(left) == 1 else left[1]
         shape = list(work.shape)
-        inner = prod(shape[e + 1 :])
-        if d < e:
-            first, second, flat = ways[d], ways[e], (prod(shape[:d]), shape[d], prod(shape[d + 1 : e]), shape[e], inner)
-        elif inner < WIDE:
-            first, second, flat = STILL, ways[d], (1, 1, prod(shape[:d]), shape[d], inner)
-        else:
-            first, second, flat = ways[d], STILL, (prod(shape[:d]), shape[d], 1, 1, inner)
-        found = go(work.contiguous().numpy(), flat, first, second)
+        first, second, flat = _flat(shape, left[:2], ways)
         for dim in left[:2]:
             shape[dim] = len(ways[dim].scale) if down else len(ways[dim].aggregates)
-        work, left = torch.from_numpy(found).view(shape), left[2:]
+        left = left[2:]
+        if not left and _serves(into, shape, work, tensor):
+            assert into is not None
+            go(work.contiguous().numpy(), flat, first, second, into.detach().numpy())
+            return into
+        found = go(work.contiguous().numpy(), flat, first, second)
+        work = torch.from_numpy(found).view(shape)
     return work.to(tensor.dtype)
+
+
+def _flat(shape: list[int], dims: list[int], ways: Mapping[int, Way]) -> tuple[Way, Way, onepass.Shape]:
+    """Return the ways of one or two dimensions, and the shape in which they are axes 1 and 3."""
+    d, e = dims[0], dims[-1]
+    inner = prod(shape[e + 1 :])
+    if d < e:
+        return ways[d], ways[e], (prod(shape[:d]), shape[d], prod(shape[d + 1 : e]), shape[e], inner)
+    if inner < WIDE:
+        return STILL, ways[d], (1, 1, prod(shape[:d]), shape[d], inner)
+    return ways[d], STILL, (prod(shape[:d]), shape[d], 1, 1, inner)
+
+
+def _serves(into: Tensor | None, shape: list[int], work: Tensor, tensor: Tensor) -> bool:
+    """Whether the kernel can write there; ``tensor`` is read while it does."""
+    return (
+        into is not None
+        and list(into.shape) == shape
+        and into.dtype == work.dtype
+        and into.device == work.device
+        and into.is_contiguous()
+        and into.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()
+    )
 
 
 def _along(

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from reference import dense_inject, dense_moved, dense_P, dense_R
 
 from netgraph.coarsen.hem import numbered
+from netgraph.coarsen.onepass import Way, down, up
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import distribute, inject, prolong, restrict, zero_sum
-from netgraph.errors import AggregatesError
+from netgraph.errors import AggregatesError, NetgraphError
 from netgraph.models.mlp import mlp
 from netgraph.tracing import trace
 
@@ -159,6 +160,47 @@ def test_laws_of_moving_whole_networks(seed):
     left = sum(float((up[n] * gradient[n]).sum()) for n in state)
     right = sum(float((error[n] * down[n]).sum()) for n in state)
     assert abs(left - right) < 1e-12 * max(1, abs(left)) * 100
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, n) for n in (2, 6, 3, 6, 4)]), st.integers(1, 4), st.integers(0, 10**6))
+def test_one_pass_is_the_product_with_both_matrices_whatever_is_inside_and_left_out(shape, k, seed):
+    rng = np.random.default_rng(seed)
+    ways, matrices = [], []
+    for n in (shape[1], shape[3]):
+        drawn = rng.integers(-1, k, n)
+        drawn[0] = 0
+        aggregates = np.where(drawn < 0, -1, np.searchsorted(np.unique(drawn[drawn >= 0]), drawn))
+        ways.append(Way(aggregates, rng.random(aggregates.max() + 1)))
+        matrices.append(np.where(aggregates == np.arange(aggregates.max() + 1)[:, None], ways[-1].scale[:, None], 0))
+    x = rng.random(shape)
+    coarse = np.einsum("ip,jq,apmqb->aimjb", *matrices, x)
+    np.testing.assert_allclose(down(x, shape, *ways), coarse.ravel(), atol=1e-14)
+    fine = np.einsum("ip,jq,aimjb->apmqb", *matrices, coarse)
+    out = np.full(x.size, 9.0)
+    assert np.shares_memory(up(coarse, coarse.shape, *ways, out), out)
+    np.testing.assert_allclose(out, fine.ravel(), atol=1e-14)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_tensors_given_for_the_result_hold_what_is_returned_and_the_state_stays(seed):
+    _, spec, transfers, state = _network(seed)
+    before = {n: t.clone() for n, t in state.items()}
+    for move in (inject, restrict):
+        wanted = move(spec, transfers, state)
+        room = {n: torch.full_like(t, 7) for n, t in wanted.items()}
+        strided = {n: torch.full((*t.shape, 2), 7.0, dtype=torch.float32)[..., 0] for n, t in wanted.items()}
+        for out, digits in ((room, 1e-15), (strided, 1e-5)):
+            found = move(spec, transfers, state, out=out)
+            for name, tensor in found.items():
+                assert tensor is out[name]
+                torch.testing.assert_close(tensor.double(), wanted[name], atol=digits, rtol=digits)
+    kept = inject(spec, {}, state, out=state)
+    assert all(torch.equal(kept[n], before[n]) and torch.equal(state[n], before[n]) for n in state)
+    name, small = next(iter(room)), torch.empty(1, 1)
+    with pytest.raises(NetgraphError, match="has shape"):
+        inject(spec, transfers, state, out={**room, name: small})
 
 
 @settings(max_examples=20, deadline=None)
