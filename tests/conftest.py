@@ -1,4 +1,4 @@
-"""What tests share: torchvision made importable; the same random numbers for every test; no data sets unless given."""
+"""What tests share: torchvision made importable; the same random numbers for every test; nothing that needs a data set or a browser where there is none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from browser import installed
 from hypothesis import settings
 
 from netgraph.torchvision_ops import prepare_torchvision
@@ -21,18 +22,23 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-_N_LEFT_OUT = pytest.StashKey[int]()
+MISSING = {
+    "data": ("need real data; set NETGRAPH_DATA to their folder", lambda: bool(os.environ.get("NETGRAPH_DATA"))),
+    "browser": ("need chromium and chromedriver on the PATH; install them", lambda: installed() is not None),
+}
+_LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [] if os.environ.get("NETGRAPH_DATA") else [item for item in items if "data" in item.keywords]
-    config.stash[_N_LEFT_OUT] = len(left_out)
+    absent = {mark for mark, (_, there) in MISSING.items() if not there()}
+    left_out = [item for item in items if absent & set(item.keywords)]
+    config.stash[_LEFT_OUT] = {mark: sum(mark in item.keywords for item in left_out) for mark in absent}
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = [item for item in items if not absent & set(item.keywords)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    n = config.stash.get(_N_LEFT_OUT, 0)
-    if n:
-        terminalreporter.write_line(f"left out: {n} tests that need real data; set NETGRAPH_DATA to their folder")
+    for mark, n in config.stash.get(_LEFT_OUT, {}).items():
+        if n:
+            terminalreporter.write_line(f"left out: {n} tests that {MISSING[mark][0]}")

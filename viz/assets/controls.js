@@ -1,0 +1,123 @@
+// Keys, pointer, search, threshold, colours and theme; and the first view.
+
+let current = null;
+
+function focusOn(node, quiet = false) {
+  if (!node || node.empty()) return;
+  if (current) cy.getElementById(current).removeClass("focus");
+  current = node.id();
+  node.addClass("focus");
+  markKin(node);
+  showSelected(node);
+  reveal(node);
+  if (!quiet) say(described(node) + (node.data("type") === "axis" || isMerged(node.data("level"), node.data("axis")) ? " Enter opens or closes." : ""));
+}
+
+function goTo(panel, axis, unit = null) {
+  if (unit !== null) openAxis(panel, axis, unit);
+  const id = unit === null ? axisId(panel, axis) : unitId(panel, panel, axis, unit);
+  focusOn(cy.getElementById(id));
+  byId("graph").focus({ preventScroll: true });
+}
+
+function activate(node) {
+  const inside = node.data("open") === 0, id = node.id();
+  const did = toggle(node);
+  const now = cy.getElementById(id);
+  focusOn(now.nonempty() ? now : cy.getElementById(axisId(node.data("panel"), node.data("axis"))), true);
+  if (did) say(`${described(cy.getElementById(current))} ${inside ? "Opened." : "Closed."}`);
+}
+
+cy.on("tap", "node", (event) => activate(event.target));
+
+const AHEAD = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+// The nearest node ahead among those in the same box.
+function ahead(node, [x, y]) {
+  const from = node.position();
+  let best = null, least = Infinity;
+  node.siblings().add(node.isOrphan() ? cy.nodes().orphans() : cy.collection()).forEach((other) => {
+    if (other.same(node) || other.data("type") === "head") return;
+    const at = other.position(), along = (at.x - from.x) * x + (at.y - from.y) * y;
+    const across = Math.abs((at.x - from.x) * y) + Math.abs((at.y - from.y) * x);
+    if (along > 1 && along + 2 * across < least) { least = along + 2 * across; best = other; }
+  });
+  return best;
+}
+
+function pressed(event) {
+  const node = current ? cy.getElementById(current) : cy.collection();
+  if (event.key === "+" || event.key === "=") cy.zoom({ level: cy.zoom() * 1.25, renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
+  else if (event.key === "-") cy.zoom({ level: cy.zoom() / 1.25, renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
+  else if (event.key === "f") fitted();
+  else if (event.key === "/") byId("search").focus();
+  else if (AHEAD[event.key] && node.nonempty()) focusOn(ahead(node, AHEAD[event.key]));
+  else if (AHEAD[event.key]) focusOn(cy.getElementById(axisId(0, 0)));
+  else if ((event.key === "Enter" || event.key === " ") && node.nonempty()) enter(node);
+  else if (event.key === "Escape" && node.nonempty()) focusOn(node.parent());
+  else return;
+  event.preventDefault();
+}
+
+// Enter opens and steps inside; on what is open it closes.
+function enter(node) {
+  const wasOpen = node.data("open") === 1;
+  activate(node);
+  const now = cy.getElementById(current);
+  if (!wasOpen && now.isParent()) focusOn(now.children()[0]);
+}
+
+function found(text) {
+  const wanted = text.trim().toLowerCase(), match = wanted.match(/^(.*)\[(\d+)\]?$/);
+  const name = match ? match[1] : wanted, unit = match ? Number(match[2]) : null;
+  const hits = DATA.axes.map((axis, a) => ({ a, at: axis.name.toLowerCase().indexOf(name) })).filter((h) => h.at >= 0);
+  return hits.map(({ a }) => ({ a, unit })).filter((h) => h.unit === null || h.unit < DATA.axes[h.a].sizes[0]);
+}
+
+function searched() {
+  const text = byId("search").value, hits = text.trim() ? found(text) : [];
+  const button = (h) => el("button", { type: "button", className: "link", textContent: plain(DATA.axes[h.a].name, 30) + (h.unit === null ? "" : `[${h.unit}]`), onclick: () => goTo(0, h.a, h.unit) });
+  const more = hits.length > 12 ? [el("li", { textContent: `and ${hits.length - 12} more` })] : [];
+  byId("results").replaceChildren(...hits.slice(0, 12).map((h) => el("li", {}, button(h))), ...more);
+  const kept = new Set(hits.map((h) => h.a));
+  cy.batch(() => cy.nodes().forEach((n) => { n.toggleClass("dim", text.trim() !== "" && n.data("axis") !== undefined && !kept.has(n.data("axis"))); }));
+  if (text.trim()) say(hits.length === 1 ? "1 axis found." : `${hits.length} axes found.`);
+  return hits;
+}
+
+const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+
+function themed() {
+  byId("theme").textContent = isDark() ? "Light" : "Dark";
+  cy.style(look());
+  recolored();
+}
+
+byId("graph").addEventListener("keydown", pressed);
+byId("search").addEventListener("input", searched);
+byId("search").addEventListener("keydown", (event) => {
+  const hits = event.key === "Enter" ? searched() : [];
+  if (hits.length) goTo(0, hits[0].a, hits[0].unit);
+});
+byId("color").addEventListener("change", (event) => { colorBy = event.target.value; recolored(); showLegend(); });
+byId("threshold").addEventListener("input", (event) => {
+  threshold = event.target.value / 100;
+  byId("shown").textContent = `${event.target.value} %`;
+  sift();
+});
+byId("fit").addEventListener("click", fitted);
+byId("collapse").addEventListener("click", () => { openAxes.clear(); openUnits.clear(); restage(); current = null; fitted(); });
+byId("theme").addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; themed(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
+
+byId("name").textContent = plain(DATA.name, 60);
+document.title = `${plain(DATA.name, 60)} · hierarchy`;
+byId("summary").textContent = `${DATA.levels.length} levels · ${DATA.axes.length} axes · operator complexity ${DATA.complexity[0].toFixed(3)} · grid complexity ${DATA.complexity[1].toFixed(3)} · merged by ${plain(DATA.options.coarsener || "?", 30)}`;
+showTables();
+showArchitecture();
+showLegend();
+if (DATA.levels[COARSEST].axes.length && DATA.axes.reduce((n, a) => n + a.sizes[COARSEST], 0) <= 200) DATA.axes.forEach((_, a) => openAxes.set(COARSEST + ":" + a, 0));
+restage();
+themed();
+fitted();
+document.documentElement.dataset.ready = "yes";

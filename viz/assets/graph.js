@@ -1,0 +1,139 @@
+// The stage: cytoscape, its look, and opening and closing.
+
+const OKABE_ITO = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"];
+const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
+const KINDS = ["neuron", "channel", "head"];
+let colorBy = "axis";
+
+const cssVar = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function ramp(t) {
+  const at = Math.min(Math.max(t, 0), 1) * (CIVIDIS.length - 1), i = Math.min(Math.floor(at), CIVIDIS.length - 2);
+  return `rgb(${CIVIDIS[i].map((c, k) => Math.round(c + (CIVIDIS[i + 1][k] - c) * (at - i))).join(",")})`;
+}
+
+function colorOf({ type, level, axis, unit }) {
+  const found = DATA.levels[level].axes[axis], one = type === "unit";
+  if (colorBy === "kind") return OKABE_ITO[KINDS.indexOf(DATA.axes[axis].kind) % OKABE_ITO.length] || OKABE_ITO[5];
+  if (colorBy === "level") return OKABE_ITO[level % OKABE_ITO.length];
+  if (colorBy === "weight") return ramp((one ? weightOf(level, axis, unit) : found.meanWeight) / (found.largest || 1));
+  if (colorBy === "affinity") {
+    const alike = one ? likenessOf(level, axis, unit) : found.meanAffinity ?? DATA.levels[Math.max(level - 1, 0)].axes[axis].meanAffinity;
+    return alike === null || alike === undefined ? cssVar("--none") : ramp(alike);
+  }
+  return OKABE_ITO[axis % OKABE_ITO.length];
+}
+
+function labelOf(node) {
+  const { level, axis, open } = node.data();
+  const size = counted(DATA.axes[axis].sizes[level], DATA.axes[axis].kind);
+  return open ? `${plain(DATA.axes[axis].name)} · ${size}` : `${plain(DATA.axes[axis].name)}\n${size}`;
+}
+
+function look() {
+  const ink = cssVar("--ink"), soft = cssVar("--soft"), surface = cssVar("--surface"), line = cssVar("--line");
+  const accent = cssVar("--accent"), back = cssVar("--back"), box = cssVar("--box");
+  const font = { "font-family": "system-ui, sans-serif", "text-wrap": "wrap", "text-valign": "center", "min-zoomed-font-size": 6 };
+  return [
+    { selector: "node", style: { shape: "round-rectangle", width: UNIT, height: UNIT } },
+    { selector: "node[type='unit']", style: { "background-color": "data(color)" } },
+    { selector: "node[type='unit'][label]", style: { label: "data(label)", color: "#fff", "font-size": 8, "text-outline-color": "#000", "text-outline-width": 0.8, "text-outline-opacity": 0.45, ...font } },
+    { selector: "node[type='unit'][open=1]", style: { "background-color": box, "background-opacity": 1, "border-width": 1.5, "border-color": "data(color)", padding: PAD, label: "", "corner-radius": 6 } },
+    { selector: "node[type='axis']", style: { label: labelOf, ...font, width: CARD.w, height: CARD.h, "corner-radius": 7, color: ink, "font-size": 12, "line-height": 1.35, "border-width": 1, "border-color": line, "background-fill": "linear-gradient", "background-gradient-direction": "to-right", "background-gradient-stop-colors": (n) => `${n.data("color")} ${n.data("color")} ${surface} ${surface}`, "background-gradient-stop-positions": "0 4 4 100" } },
+    { selector: "node[type='axis'][open=1]", style: { "background-fill": "solid", "background-opacity": 0, padding: PAD, "text-valign": "top", "text-margin-y": -5, "text-background-color": back, "text-background-opacity": 0.9, "text-background-padding": 2, "border-width": 1.5, "border-color": "data(color)" } },
+    { selector: "node[type='axis'][kept=1]", style: { "border-style": "dashed", color: soft } },
+    { selector: "node[type='more'], node[type='note']", style: { width: "data(w)", label: "data(label)", ...font, "background-opacity": 0, color: accent, "font-size": 10 } },
+    { selector: "node[type='head']", style: { label: "data(label)", ...font, "background-opacity": 0, width: 10, height: 10, color: ink, "font-size": 13, "line-height": 1.5, "font-weight": 600, events: "no" } },
+    { selector: "edge", style: { width: "data(width)", "line-color": soft, opacity: "data(fade)", "curve-style": "straight", "z-compound-depth": "bottom", events: "no" } },
+    { selector: "edge[kind='link']", style: { "curve-style": "unbundled-bezier", "control-point-distances": bend, "control-point-weights": 0.5, "target-arrow-shape": "triangle", "target-arrow-color": soft, "arrow-scale": 0.7, "source-endpoint": "outside-to-node-or-label" } },
+    { selector: "edge[kind='transfer']", style: { "line-style": "dotted" } },
+    { selector: "edge[kind='affinity']", style: { "line-color": accent, "curve-style": "haystack", "haystack-radius": 0, "z-compound-depth": "auto" } },
+    { selector: "edge[kind='connection']", style: { "curve-style": "haystack", "haystack-radius": 0, "line-color": ink } },
+    { selector: ".light", style: { display: "none" } },
+    { selector: ".dim", style: { opacity: 0.18 } },
+    { selector: ".kin", style: { "border-width": 3, "border-color": ink } },
+    { selector: ".focus", style: { "border-width": 3, "border-color": accent, "border-style": "solid", "outline-width": 2, "outline-color": back, "outline-offset": 0 } },
+  ];
+}
+
+// Edges that skip rows bow out, the further the more.
+function bend(e) {
+  const [, , a, b] = e.id().split(":").map(Number);
+  return Math.abs(b - a) <= 1 ? 0 : Math.sign(b - a) * Math.min(30 + 14 * Math.abs(b - a), 130);
+}
+
+const cy = cytoscape({
+  container: document.getElementById("graph"), style: [], minZoom: 0.03, maxZoom: 4, autoungrabify: true, autounselectify: true,
+  boxSelectionEnabled: false, textureOnViewport: false, hideEdgesOnViewport: false, pixelRatio: "auto",
+});
+
+// Bring the stage to what is open now: add, take away, and put all in place.
+function restage() {
+  const { nodes, edges, at } = staged();
+  cy.batch(() => {
+    cy.edges().filter((e) => !edges.has(e.id())).remove();
+    const gone = cy.nodes().filter((n) => !nodes.has(n.id()));
+    gone.remove();
+    const fresh = [];
+    for (const [id, element] of [...nodes, ...edges]) {
+      const old = cy.getElementById(id), data = element.data;
+      if (element.group === "nodes" && data.axis !== undefined) {
+        data.color = colorOf(data);
+        data.kept = DATA.axes[data.axis].kept ? 1 : 0;
+        if (data.type === "more") data.w = 170;
+        if (data.type === "note") data.w = 110;
+      }
+      if (old.empty()) fresh.push({ ...element, position: at[id] && { ...at[id] } });
+      else if (element.group === "nodes") { if (old.data("open") !== data.open) old.data("open", data.open); if (data.label) old.data("label", data.label); }
+    }
+    cy.add(fresh);
+    for (const [id, place] of Object.entries(at)) cy.getElementById(id).position(place);
+  });
+  sift();
+}
+
+function recolored() {
+  cy.batch(() => cy.nodes().forEach((n) => { if (n.data("axis") !== undefined) n.data("color", colorOf(n.data())); }));
+}
+
+// Hide edges lighter than the threshold.
+let threshold = 0;
+function sift() {
+  cy.batch(() => cy.edges().forEach((e) => {
+    const light = e.data("kind") !== "transfer" && e.data("weight") < threshold;
+    if (light !== e.hasClass("light")) e.toggleClass("light", light);
+  }));
+}
+
+function openAxis(panel, axis, start = 0) {
+  openAxes.set(panel + ":" + axis, Math.floor(start / PAGE) * PAGE);
+  restage();
+}
+
+// Open or close what a node stands for; true where that did something.
+function toggle(node) {
+  const { type, panel, level, axis, unit, id, open } = node.data();
+  const key = panel + ":" + axis;
+  if (type === "axis") open ? openAxes.delete(key) : openAxes.set(key, 0);
+  else if (type === "more") openAxes.set(key, (openAxes.get(key) + PAGE) % (Math.ceil(DATA.axes[axis].sizes[panel] / PAGE) * PAGE));
+  else if (type === "unit" && isMerged(level, axis)) open ? openUnits.delete(id) : openUnits.add(id);
+  else return false;
+  restage();
+  return true;
+}
+
+function fitted() {
+  const box = cy.elements().boundingBox(), pad = 28;
+  const wide = (cy.width() - 2 * pad) / box.w, high = (cy.height() - 2 * pad) / box.h;
+  const zoom = Math.min(1.25, Math.max(Math.min(wide, high), Math.min(wide, 0.95)));
+  const top = zoom * box.h > cy.height() - 2 * pad || zoom * box.h < 0.5 * cy.height();
+  cy.viewport({ zoom, pan: { x: (cy.width() - zoom * (box.x1 + box.x2)) / 2, y: top ? pad - zoom * box.y1 : (cy.height() - zoom * (box.y1 + box.y2)) / 2 } });
+}
+
+// Move the view as little as it takes to see a node.
+function reveal(node) {
+  const box = node.renderedBoundingBox(), pad = 40;
+  const dx = box.w > cy.width() - 2 * pad || box.x1 < pad ? pad - box.x1 : Math.min(0, cy.width() - pad - box.x2);
+  const dy = box.h > cy.height() - 2 * pad || box.y1 < pad ? pad - box.y1 : Math.min(0, cy.height() - pad - box.y2);
+  cy.panBy({ x: dx, y: dy });
+}

@@ -1,0 +1,52 @@
+// Where everything stands: a column for each level, a row for each axis, units on shelves within their box.
+
+const UNIT = 20, GAP = 4, PAD = 10, CARD = { w: 176, h: 46 }, ROW_GAP = 26, COLUMN_GAP = 110, HEAD = 64, TITLE = 24;
+
+// Lay boxes {w, h} on shelves; a shelf is full where the next box would make it wider than a good rectangle.
+function onShelves(boxes, unit) {
+  const area = boxes.reduce((sum, b) => sum + (b.w + GAP) * (b.h + GAP), 0);
+  const widest = Math.max(unit, Math.sqrt(area * 1.7), ...boxes.map((b) => b.w));
+  let x = 0, y = 0, high = 0, width = 0;
+  const at = [];
+  for (const box of boxes) {
+    if (x > 0 && x + box.w > widest) { x = 0; y += high + GAP; high = 0; }
+    at.push([x, y]);
+    x += box.w + GAP;
+    width = Math.max(width, x - GAP);
+    high = Math.max(high, box.h);
+  }
+  return { w: width, h: y + high, at };
+}
+
+// A tree of {id, children?, w?, h?} with its size and the places of its children.
+function measured(tree) {
+  if (!tree.children) return { w: tree.w || UNIT, h: tree.h || UNIT, tree };
+  const parts = tree.children.map(measured);
+  const shelves = onShelves(parts, UNIT);
+  const top = tree.title ? TITLE : 0;
+  return { w: shelves.w + 2 * PAD, h: shelves.h + 2 * PAD + top, tree, parts, at: shelves.at, top };
+}
+
+function placed(box, x, y, out) {
+  if (!box.parts) { out[box.tree.id] = { x: x + box.w / 2, y: y + box.h / 2 }; return; }
+  box.parts.forEach((part, i) => placed(part, x + PAD + box.at[i][0], y + PAD + box.top + box.at[i][1], out));
+}
+
+// trees[level][axis] -> positions of all leaves by id, and of the heads of columns.
+function positions(trees) {
+  const boxes = trees.map((column) => column.map(measured));
+  const widths = boxes.map((column) => Math.max(CARD.w, ...column.map((b) => b.w)));
+  const heights = DATA.axes.map((_, a) => Math.max(...boxes.map((column) => column[a].h)));
+  const out = {};
+  let x = 0;
+  boxes.forEach((column, level) => {
+    out["h:" + level] = { x: x + widths[level] / 2, y: 0 };
+    let y = HEAD;
+    column.forEach((box, a) => {
+      placed(box, x + (widths[level] - box.w) / 2, y + (heights[a] - box.h) / 2, out);
+      y += heights[a] + ROW_GAP;
+    });
+    x += widths[level] + COLUMN_GAP;
+  });
+  return out;
+}

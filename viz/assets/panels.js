@@ -1,0 +1,142 @@
+// What stands beside the stage: what is selected, the tables, the architecture and the legend. Text only, never markup.
+
+function el(tag, properties = {}, ...children) {
+  const out = Object.assign(document.createElement(tag), properties);
+  out.append(...children);
+  return out;
+}
+const byId = (id) => document.getElementById(id);
+const say = (text) => { byId("said").textContent = text; };
+
+function described(node) {
+  const { type, level, axis, unit, open, label } = node.data();
+  if (type === "more") return `units ${label} Enter shows the next.`;
+  if (type === "note") return label;
+  const name = plain(DATA.axes[axis].name, 60);
+  if (type === "axis") {
+    const size = counted(DATA.axes[axis].sizes[level], DATA.axes[axis].kind);
+    return `Axis ${name}, level ${level}, ${size}, ${open ? "open" : "closed"}.`;
+  }
+  const merged = isMerged(level, axis) ? `, ${membersOf(level, axis, unit).length} members, ${open ? "open" : "closed"}` : "";
+  return `${name}[${unit}], level ${level}${merged}.`;
+}
+
+function pairs(rows) {
+  const list = el("dl");
+  for (const [term, value] of rows) if (value !== null && value !== undefined) list.append(el("dt", { textContent: term }), ...[value].flat().map((line) => el("dd", { textContent: line })));
+  return list;
+}
+
+// The heaviest connections of a unit on its level, as text.
+function heaviest(level, axis, unit) {
+  const found = [];
+  for (const [a, b, largest, rows, columns, weights] of DATA.levels[level].edges) {
+    if (a !== axis && b !== axis) continue;
+    const mine = unpacked(a === axis ? rows : columns), other = unpacked(a === axis ? columns : rows), w = unpacked(weights);
+    for (let e = 0; e < mine.length; e++) {
+      if (mine[e] === unit) found.push([(w[e] / 255) * largest, `${a === axis ? "to" : "from"} ${plain(DATA.axes[a === axis ? b : a].name)}[${other[e]}]`]);
+    }
+  }
+  return found.sort((x, y) => y[0] - x[0]).slice(0, 6).map(([w, text]) => `${digits(w)} ${text}`);
+}
+
+function axisFacts(level, axis) {
+  const found = DATA.axes[axis], here = DATA.levels[level].axes[axis];
+  return [
+    ["level", level], ["kind", found.kind], ["units", found.sizes.map((n) => n.toLocaleString("en")).join(" → ")],
+    ["kept", found.kept], ["mean affinity with its aggregate", here.meanAffinity === undefined ? null : digits(here.meanAffinity)],
+    ["mean weight", digits(here.meanWeight)], ["runs over", [...found.parameters.map((p) => plain(p, 60)), ...(found.more ? [`and ${found.more} more`] : [])]],
+  ];
+}
+
+function unitFacts(level, axis, unit) {
+  const members = isMerged(level, axis) ? membersOf(level, axis, unit) : null, join = joinOf(level, axis, unit);
+  const joined = level === COARSEST ? null : join === null ? "left out" : `unit ${join} of level ${level + 1}`;
+  return [
+    ["level", level], ["weight", digits(weightOf(level, axis, unit))],
+    ["affinity with its aggregate", affinityOf(level, axis, unit) === null ? null : digits(affinityOf(level, axis, unit))],
+    ["joins", joined], ["members", members && `${members.length}: ${members.slice(0, 12).join(", ")}${members.length > 12 ? ", …" : ""}`],
+    ["connections", heaviest(level, axis, unit)],
+  ];
+}
+
+function showSelected(node) {
+  const panel = byId("selected"), { type, level, axis, unit, open } = node.data();
+  if (type !== "axis" && type !== "unit") return;
+  const name = plain(DATA.axes[axis].name, 40), can = type === "axis" || isMerged(level, axis);
+  const title = el("h2", { textContent: type === "axis" ? name : `${name}[${unit}]`, title: DATA.axes[axis].name.slice(0, 300) });
+  const facts = pairs(type === "axis" ? axisFacts(level, axis) : unitFacts(level, axis, unit));
+  const act = el("button", { type: "button", textContent: open ? "Close" : "Open", onclick: () => { toggle(node); focusOn(cy.getElementById(node.id())); } });
+  panel.replaceChildren(title, facts, ...(can ? [act] : []));
+}
+
+// The units above and below a unit, on whichever level they are shown.
+function markKin(node) {
+  cy.nodes(".kin").removeClass("kin");
+  const { type, level, axis, unit } = node.data();
+  if (type !== "unit") return;
+  const kin = new Set([level + ":" + unit]);
+  for (let l = level, u = unit; l < COARSEST && u !== null; l++) { u = joinOf(l, axis, u); if (u !== null) kin.add(l + 1 + ":" + u); }
+  let below = [unit];
+  for (let l = level; l > 0 && below.length < 2000; l--) { below = below.flatMap((u) => membersOf(l, axis, u)); below.forEach((u) => kin.add(l - 1 + ":" + u)); }
+  cy.nodes("[type='unit']").filter((n) => n.data("axis") === axis && n.id() !== node.id() && kin.has(n.data("level") + ":" + n.data("unit"))).addClass("kin");
+}
+
+function row(cells, tag = "td") {
+  return el("tr", {}, ...cells.map((c, i) => (c instanceof Node ? el(tag, {}, c) : el(i === 0 && tag === "td" ? "th" : tag, { textContent: c, scope: tag === "th" ? "col" : "row" }))));
+}
+
+function showTables() {
+  byId("levels").append(
+    el("thead", {}, row(["level", "units", "parameters", "FLOPs", "seconds"], "th")),
+    el("tbody", {}, ...DATA.levels.map((l, i) => row([String(i), l.units.toLocaleString("en"), l.parameters.toLocaleString("en"), digits(l.flops), l.seconds.toFixed(2)]))));
+  const head = ["axis", "kind", ...DATA.levels.map((_, i) => "level " + i), "mean affinity", "state"];
+  byId("axes").append(el("thead", {}, row(head, "th")), el("tbody", {}, ...DATA.axes.map((axis, a) => {
+    const button = el("button", { type: "button", className: "link", textContent: plain(axis.name, 60), title: axis.name.slice(0, 300), onclick: () => goTo(COARSEST, a) });
+    const state = axis.kept ? "kept: " + axis.kept : new Set(axis.sizes).size > 1 ? "merged" : "not merged";
+    return row([button, axis.kind, ...axis.sizes.map((n) => n.toLocaleString("en")), digits(DATA.levels[0].axes[a].meanAffinity), plain(state, 200)]);
+  })));
+  const kept = DATA.kept.map(([why, share]) => el("li", { textContent: `${(100 * share).toFixed(1)} % kept: ${plain(why, 200)}` }));
+  byId("kept").append(el("p", { textContent: `${(100 * DATA.merged).toFixed(1)} % of the parameters have a merged dimension.` }), el("ul", {}, ...kept));
+}
+
+// Axes by the modules that make them: a tree of details, a button for each axis.
+function showArchitecture() {
+  const root = { parts: new Map(), axes: [] };
+  DATA.axes.forEach((axis, a) => {
+    const path = axis.name.split(".").slice(0, -1).slice(0, 8);
+    let at = root;
+    for (const word of path) { if (!at.parts.has(word)) at.parts.set(word, { parts: new Map(), axes: [] }); at = at.parts.get(word); }
+    at.axes.push(a);
+  });
+  byId("architecture").append(branch(root, DATA.axes.length <= 24));
+}
+
+const units = (part) => part.axes.reduce((n, a) => n + DATA.axes[a].sizes[0], 0) + [...part.parts.values()].reduce((n, p) => n + units(p), 0);
+
+function branch(part, open) {
+  const list = el("ul", { className: "tree" });
+  for (const a of part.axes) {
+    const last = DATA.axes[a].name.split(".").pop();
+    const button = el("button", { type: "button", className: "link", textContent: plain(last, 28), title: DATA.axes[a].name.slice(0, 300), onclick: () => goTo(0, a) });
+    list.append(el("li", {}, button, el("span", { className: "count", textContent: DATA.axes[a].sizes[0].toLocaleString("en") })));
+  }
+  for (const [word, inner] of part.parts) {
+    const summary = el("summary", { textContent: plain(word, 28) }, el("span", { className: "count", textContent: units(inner).toLocaleString("en") }));
+    list.append(el("li", {}, el("details", { open }, summary, branch(inner, open))));
+  }
+  return list;
+}
+
+function showLegend() {
+  const swatch = (color, text) => { const s = el("i", { className: "swatch" }); s.style.background = color; return el("span", { className: "key" }, s, text); };
+  if (colorBy === "kind") byId("legend").replaceChildren(...KINDS.filter((k) => DATA.axes.some((a) => a.kind === k)).map((k) => swatch(OKABE_ITO[KINDS.indexOf(k)], k)));
+  else if (colorBy === "level") byId("legend").replaceChildren(...DATA.levels.map((_, i) => swatch(OKABE_ITO[i % 6], "level " + i)));
+  else if (colorBy === "axis") byId("legend").replaceChildren(el("span", { className: "key", textContent: "neighbouring axes differ" }));
+  else {
+    const bar = el("i", { className: "ramp" });
+    bar.style.background = `linear-gradient(to right, ${[0, 0.2, 0.4, 0.6, 0.8, 1].map(ramp).join(",")})`;
+    const ends = colorBy === "affinity" ? ["opposite 0", "1 alike"] : ["0", "largest of its axis"];
+    byId("legend").replaceChildren(el("span", { textContent: ends[0] }), bar, el("span", { textContent: ends[1] }));
+  }
+}
