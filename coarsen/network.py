@@ -17,12 +17,15 @@ from netgraph.call import bind
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import inject
 from netgraph.document import graph_to
+from netgraph.pausing import uncollected
+from netgraph.plaingraph import PlainGraph
 from netgraph.program import GraphNetwork
 from netgraph.spec import Factor, Plan, Rewrite, Term, UnitSpec, term_axes, term_size
 
 Transfers = Mapping[str, Transfer]
 
 
+@uncollected()
 def coarse_network(
     model: nn.Module, spec: UnitSpec, transfers: Transfers, *, state: Mapping[str, Tensor] | None = None
 ) -> GraphNetwork:
@@ -76,7 +79,7 @@ def _fixed(term: Term, spec: UnitSpec) -> int | None:
 
 def _rewritten(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.Graph:
     """Copy a recorded graph with every size, factor and device written anew."""
-    graph = fx.Graph()
+    graph = PlainGraph()
     copies: dict[fx.Node, fx.Node] = {}
     by_name: dict[str, fx.Node] = {}
     device: fx.Node | None = None

@@ -10,37 +10,27 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
+from torch._functorch import predispatch
 from torch.fx.experimental.proxy_tensor import PreDispatchTorchFunctionMode, ProxyTorchDispatchMode
 
-META = torch.device("meta")
-ATEN = torch.ops.aten
+from netgraph.plaingraph import PlainGraph
+from netgraph.shapes import META, shape_of_call
 
-# What most networks spend most of their shapes on, when PyTorch works them out in Python: results like the first operand,
-# and results that are the first operand.
-LIKE_FIRST = {
-    getattr(ATEN, name).default
-    for name in ("batch_norm", "dropout", "elu", "gelu", "group_norm", "hardsigmoid", "hardswish", "hardtanh", "layer_norm",
-                 "leaky_relu", "mish", "relu", "relu6", "sigmoid", "silu", "tanh")
-}  # fmt: skip
-IS_FIRST = {
-    getattr(ATEN, name).default
-    for name in (
-        "dropout_",
-        "elu_",
-        "hardsigmoid_",
-        "hardswish_",
-        "hardtanh_",
-        "leaky_relu_",
-        "relu_",
-        "relu6_",
-        "silu_",
-    )
-}
+ATEN = torch.ops.aten
+BELOW_AUTOGRAD = torch._C._AutoDispatchBelowAutograd
+
+SWITCHES = {
+    torch._C._set_grad_enabled,
+    torch.amp.autocast_mode._enter_autocast,
+    torch.amp.autocast_mode._exit_autocast,
+} | {function for function in vars(predispatch).values() if callable(function)}
 
 
 class UnfollowedError(Exception):
@@ -78,10 +68,19 @@ def record_on_meta(
     recorder = _Recorder()
     twins = {name: recorder.parameter(name, tensor) for name, tensor in state.items()}
     inputs = [recorder.input(i, leaf) for i, leaf in enumerate(leaves)]
-    with enable_python_dispatcher(), PreDispatchTorchFunctionMode(recorder.graph), recorder:  # type: ignore[arg-type]
+    with enable_python_dispatcher(), _Switches(recorder.graph), recorder:  # type: ignore[arg-type]
         results = run(twins, inputs)
     recorder.graph.output([recorder.node_of(result) for result in results])
     return recorder.graph, recorder.constants
+
+
+class _Switches(PreDispatchTorchFunctionMode):
+    """Notes what turns gradients or autocast on and off; of all else it only stands in the way as shortly as it can."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in SWITCHES:
+            return super().__torch_function__(func, types, args, kwargs)
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 class _Recorder(ProxyTorchDispatchMode):
@@ -89,11 +88,15 @@ class _Recorder(ProxyTorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
-        self.graph = fx.Graph()
+        self.graph = PlainGraph()
         self.constants: dict[str, Tensor] = {}
         self.nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # by id; the tensor is held, so that no other takes its id
         self.twins: dict[int, Tensor] = {}  # of constants, on the meta device
         self.made: dict[Any, fx.Node] = {}  # made from nothing, by storage: PyTorch hands on a shallow copy of those
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to make sure of it at every call costs as much as the call
 
     def parameter(self, name: str, tensor: Tensor) -> Tensor:
         return self._leaf(self.graph.create_node("get_attr", name), tensor)
@@ -110,7 +113,8 @@ class _Recorder(ProxyTorchDispatchMode):
         return twin
 
     def _follow(self, tensor: Tensor, node: fx.Node) -> None:
-        node.meta["val"] = tensor.detach()
+        with no_python_dispatcher():
+            node.meta["val"] = tensor.detach()
         if node.op == "call_function" and not node.all_input_nodes:
             self.made[_place(tensor)] = node
         self.nodes[id(tensor)] = (tensor, node)
@@ -175,12 +179,12 @@ class _Recorder(ProxyTorchDispatchMode):
 
 def _shapes(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operator on meta tensors, and make what it makes there too."""
-    if func in LIKE_FIRST and args[0].is_floating_point():
-        return args[0].clone()
-    if func in IS_FIRST:
-        return args[0]
     with no_python_dispatcher():  # its decompositions are slow, and shapes are known without them
-        return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
+        found = shape_of_call(func, args, kwargs)
+        if found is not None:
+            return found
+        with BELOW_AUTOGRAD() if func._schema.is_mutable else nullcontext():  # what needs gradients may be a leaf here
+            return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
 
 
 def _swapped(value: Any, swap: Callable[[Tensor], Any]) -> Any:
@@ -201,8 +205,12 @@ def _users_line() -> str:
     """Return the line of the innermost frame that is neither PyTorch's nor this package's, as a traceback writes it."""
     frame = sys._getframe(2)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if "/torch/" not in name and "/netgraph/" not in name and not name.startswith("<"):
-            return f'File "{name}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        if _is_users(frame.f_code.co_filename):
+            return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
         frame = frame.f_back  # type: ignore[assignment]
     return ""
+
+
+@cache
+def _is_users(name: str) -> bool:
+    return "/torch/" not in name and "/netgraph/" not in name and not name.startswith("<")

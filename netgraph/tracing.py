@@ -20,6 +20,7 @@ from netgraph.call import Call, Spaces, Trail, operator_name, shape_of, source_l
 from netgraph.capture import Capture, aliases, capture, named_state
 from netgraph.errors import TraceError
 from netgraph.freezing import freeze
+from netgraph.pausing import uncollected
 from netgraph.rules.pointwise import pointwise
 from netgraph.spec import UnitSpec
 from netgraph.structure import normalise_example, structure_of, unflatten
@@ -27,6 +28,7 @@ from netgraph.structure import normalise_example, structure_of, unflatten
 SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled")
 
 
+@uncollected()
 def trace(model: nn.Module, example: Any) -> UnitSpec:
     """Trace a network on an example input.
 
