@@ -125,7 +125,7 @@ def build_hierarchy(
     ----------
     model : torch.nn.Module
     example : Tensor, tuple or dict
-        Inputs as `netgraph.trace` takes them; every coarse network is run on it once.
+        Inputs as `netgraph.trace` takes them; every coarse network is run on it, or on its first row, once.
     coarsener : str or callable
         An entry point of ``netgraph.coarseners``, or ``(graph, n_coarse, *, seed) -> aggregates``; ``"auto"`` tries several
         on each axis and takes the one with the smallest error (`netgraph.coarsen.way.AUTO`).

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from netgraph.call import bind
+from netgraph.call import bind, signature
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import inject
 from netgraph.document import graph_to
@@ -128,7 +128,7 @@ class _Writer:
         rewrites = self.plan.rewrites.get(node.name, [])
         if node.name in self.plan.retarget:
             target, arguments = self.plan.retarget[node.name]
-        elif getattr(node.target, "_schema", None) is None:
+        elif signature(node.target) is None:
             target, arguments = node.target, {"": (node.args, dict(node.kwargs))}
         else:
             target, arguments = node.target, bind(node)
@@ -189,11 +189,11 @@ def _call(target: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict
         return arguments[""]  # type: ignore[no-any-return]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for argument in target._schema.arguments:
+    for argument in signature(target) or ():
         if argument.name not in arguments:
             continue
         if argument.kwarg_only:
-            if not argument.has_default_value() or arguments[argument.name] != argument.default_value:
+            if not argument.has_default or arguments[argument.name] != argument.default:
                 kwargs[argument.name] = arguments[argument.name]
         else:
             args.append(arguments[argument.name])

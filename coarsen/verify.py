@@ -24,7 +24,7 @@ from netgraph.coarsen.weights import inject, prolong
 from netgraph.errors import NetgraphError
 from netgraph.program import GraphNetwork
 from netgraph.spec import Axis, UnitSpec
-from netgraph.structure import normalise_example, structure_of
+from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode, with_state
 
 DOUBLE = 300_000_000  # networks of more numbers are compared in their own precision
@@ -236,6 +236,8 @@ def tensors_of(value: Any) -> list[Tensor]:
 def verify_level(coarse: GraphNetwork, example: Any) -> None:
     """Run a coarse network on the example: no network is handed out that has not run.
 
+    One row is enough where all inputs have one batch, whose size is free; where one row does not run, the whole example must.
+
     Raises
     ------
     NetgraphError
@@ -244,9 +246,25 @@ def verify_level(coarse: GraphNetwork, example: Any) -> None:
     training = coarse.training
     coarse.eval()
     try:
+        row = first_row(example)
+        if row is not example:
+            with contextlib.suppress(NetgraphError):
+                run_coarse(coarse, row)
+                return
         run_coarse(coarse, example)
     finally:
         coarse.train(training)
+
+
+def first_row(example: Any) -> Any:
+    """Return the first row of every tensor of an example, the example itself where tensors differ in their number of rows."""
+    leaves: list[Tensor] = []
+    structure = structure_of(normalise_example(example), leaves)
+    rows = {leaf.shape[0] if leaf.ndim > 1 else 0 for leaf in leaves}
+    if len(rows) != 1 or rows.pop() < 2:
+        return example
+    args, kwargs = unflatten(structure, [leaf[:1] for leaf in leaves])
+    return kwargs if kwargs else args
 
 
 def run_coarse(coarse: GraphNetwork, example: Any) -> Any:

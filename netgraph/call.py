@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -250,6 +251,7 @@ class Call:
                     self.trail.uses.append(use)
 
 
+@cache
 def operator_name(target: Any) -> str:
     """Return ``aten.conv2d`` of an operator overload, or the plain name of a function."""
     if isinstance(target, torch._ops.OpOverload):
@@ -257,19 +259,33 @@ def operator_name(target: Any) -> str:
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of an operator's schema."""
+
+    name: str
+    default: Any
+    has_default: bool
+    kwarg_only: bool
+
+
+@cache
+def signature(target: Any) -> tuple[Parameter, ...] | None:
+    """Return the arguments of an operator, None where it has no schema; PyTorch makes its own list anew at each look."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return None
+    return tuple(Parameter(a.name, a.default_value, a.has_default_value(), a.kwarg_only) for a in schema.arguments)
+
+
 def bind(node: fx.Node) -> dict[str, Any]:
     """Return a node's arguments by schema name, defaults filled in."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return {**{str(i): a for i, a in enumerate(node.args)}, **node.kwargs}
-    bound: dict[str, Any] = {}
-    for i, argument in enumerate(schema.arguments):
-        if i < len(node.args):
-            bound[argument.name] = node.args[i]
-        elif argument.name in node.kwargs:
-            bound[argument.name] = node.kwargs[argument.name]
-        else:
-            bound[argument.name] = argument.default_value if argument.has_default_value() else None
+    parameters = signature(node.target)
+    given, named = node.args, node.kwargs
+    if parameters is None:
+        return {**{str(i): a for i, a in enumerate(given)}, **named}
+    bound = {p.name: named.get(p.name, p.default) for p in parameters}
+    bound.update(zip(bound, given, strict=False))
     return bound
 
 

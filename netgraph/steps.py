@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -228,6 +229,7 @@ def _torch_word(kind: str, content: str) -> Any:
     return found
 
 
+@cache
 def _function(what: str) -> Any:
     kind, _, name = what.partition(":")
     if kind == "builtin" and name in BUILTINS:

@@ -13,8 +13,8 @@ import netgraph as ng
 from netgraph.call import bind
 from netgraph.capture import capture
 from netgraph.coarsen.network import coarse_network
-from netgraph.coarsen.verify import dead_units, duplicate_units
-from netgraph.errors import NothingToMergeError, TraceError
+from netgraph.coarsen.verify import dead_units, duplicate_units, first_row, verify_level
+from netgraph.errors import NetgraphError, NothingToMergeError, TraceError
 
 NETS = {name: (model.double(), x.double() if x.is_floating_point() else x) for name, model, x in nets()}
 
@@ -312,3 +312,22 @@ def test_what_is_looked_up_by_all_numbers_in_order_stays_as_long_as_the_batch():
     coarse = ng.coarse_network(model, spec, {})
     x = torch.randn(7, 4, 5)
     torch.testing.assert_close(coarse(x), model(x))
+
+
+def test_one_row_is_taken_only_where_all_inputs_have_as_many():
+    x, ids = torch.randn(3, 4), torch.arange(6).reshape(3, 2)
+    assert torch.equal(first_row(x)[0], x[:1])
+    assert torch.equal(first_row((x, ids))[1], ids[:1])
+    assert torch.equal(first_row({"ids": ids, "scale": 2.0})["ids"], ids[:1])
+    for whole in ((x, ids[:2]), x[:1], ids[0], (x, ids[0])):
+        assert first_row(whole) is whole
+
+
+def test_a_coarse_network_that_runs_on_no_row_is_not_handed_out():
+    model, example = NETS["mlp"]
+    coarse = coarse_network(model, ng.trace(model, example), {})
+    verify_level(coarse, example)
+    name, weight = next((n, p) for n, p in coarse.named_parameters() if p.ndim == 2)
+    coarse.get_submodule(name.rpartition(".")[0]).weight = nn.Parameter(weight[:, 1:])
+    with pytest.raises(NetgraphError, match="does not run"):
+        verify_level(coarse, example)
