@@ -1,4 +1,7 @@
-"""Run: one solve under way, visit after visit; all that changes is here, and can be written down between two steps."""
+"""Run: one solve under way, visit after visit; all that changes is here, and can be written down between two steps.
+
+It is between two steps wherever it stops, and while callbacks are told ``begin``, ``smooth``, ``cycle`` and ``finish``.
+"""
 
 from __future__ import annotations
 
@@ -92,23 +95,36 @@ class Run:
     losses: list[float] = field(default_factory=list)
     rests: dict[int, Rest] = field(default_factory=dict)
     descents: dict[int, Descent] = field(default_factory=dict)
-
-    rng: Tensor | None = None
+    notes: dict[str, Any] = field(default_factory=dict)  # what callbacks want to find again when the run is resumed
+    rng: Mapping[str, Tensor] | None = None  # where random numbers go on
 
     def __post_init__(self) -> None:
         self.top = self.visits[0].level if self.visits else 0
 
-    def go(self) -> None:
-        """Visit after visit to the end, or until somebody stops the run."""
+    def go(self, ending: str = "all visits are done") -> None:
+        """Visit after visit to the end, which ``ending`` is the reason for, or until somebody stops the run."""
         self.tell("begin", self.top, steps=self.total_steps)
-        while self.at < len(self.visits) and not self.reason:
-            visit = self.instead or self.visits[self.at]
-            getattr(self, f"_{visit.kind}")(visit)
-            if self.reason:
-                break
-            self.done = 0
-            self.at, self.instead = self._after(visit)
+        try:
+            while self.at < len(self.visits) and not self.reason:
+                self._visit(self.instead or self.visits[self.at])
+            if not self.reason:
+                self.evaluate()
+                self.reason = ending
+        except BaseException as error:
+            self.tell("failed", self.top, error=f"{type(error).__name__}: {error}")
+            raise
         self.tell("finish", self.top, reason=self.reason)
+
+    def _visit(self, visit: Visit) -> None:
+        """Do a visit and go on to the next; one that was stopped between two steps of smoothing is not over."""
+        getattr(self, f"_{visit.kind}")(visit)
+        if self.done < visit.steps:
+            return
+        self.done = 0
+        self.at, self.instead = self._after(visit)
+        if visit.kind == "end":
+            self.cycles += 1
+            self.tell("cycle", visit.level, cycle=self.cycles)
 
     def stop(self, reason: str, *, converged: bool = False) -> None:
         """End the run after the current step; it can be saved and resumed."""
@@ -194,13 +210,13 @@ class Run:
             )
 
     def _report(self, level: int, *, last: bool) -> None:
+        if self.evaluations and self.steps % self.evaluations == 0:
+            self.evaluate()
         if self.losses and (last or len(self.losses) >= self.every):
             mean = sum(self.losses) / len(self.losses)
             lr = self.grids[level].smoother.optimizer.param_groups[0]["lr"]
             self.losses.clear()
             self.tell("smooth", level, loss=mean, lr=lr)
-        if self.evaluations and self.steps % self.evaluations == 0:
-            self.evaluate()
 
     # between levels
 
@@ -298,8 +314,7 @@ class Run:
         self.tell("start", level)
 
     def _end(self, visit: Visit) -> None:
-        self.cycles += 1
-        self.tell("cycle", visit.level, cycle=self.cycles)
+        """A cycle is over, which is told when the run has gone on from here."""
 
     # telling
 

@@ -19,6 +19,7 @@ from netgraph.fas.grid import Grid
 from netgraph.fas.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.options import Options
 from netgraph.fas.problem import Objective
+from netgraph.fas.randomness import set_random_state
 from netgraph.fas.run import Callback, Run, mean_of, set_training
 from netgraph.fas.schedule import MakeScheduler, Schedule
 from netgraph.fas.smoother import MakeOptimizer, Smoother
@@ -139,20 +140,17 @@ class FAS:
 
     def finish(self, run: Run) -> Solution:
         """Take a run to its end."""
+        passes = f"{self.epochs:g} epochs" if self.epochs is not None else f"{self.cycles} cycles"
         modes = set_training(run.maps.models)
         try:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(run.seed)
                 if run.rng is not None:
-                    torch.set_rng_state(run.rng)
-                run.go()
+                    set_random_state(run.rng)
+                run.go(f"the {passes} are spent")
         finally:
             for model, mode in zip(run.maps.models, modes, strict=True):
                 model.train(mode)
-        if not run.reason:
-            run.evaluate()
-            passes = f"{self.epochs:g} epochs" if self.epochs is not None else f"{self.cycles} cycles"
-            run.reason = f"the {passes} are spent"
         mean = None if run.mean is None else run.mean.module
         return Solution(run.grids[0].model, run.converged, run.reason, run.history, run.ledger, mean)
 

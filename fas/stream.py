@@ -6,12 +6,13 @@ drawn under a seed of its own, so that a shuffling ``DataLoader`` gives the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from netgraph.errors import NetgraphError
+from netgraph.fas.randomness import generators_of
 
 
 class Stream:
@@ -35,6 +36,7 @@ class Stream:
         self.epoch, self.position = 0, 0
         self._pass: Iterator[Any] | None = None
         self._ahead: list[Any] = []
+        self._own: list[torch.Tensor] = []  # the loader's own generators where the pass began
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -63,6 +65,7 @@ class Stream:
         set_epoch = getattr(self.batches, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.epoch)
+        self._own = [generator.get_state() for generator in generators_of(self.batches)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + self.epoch)
             self._pass = iter(self.batches)
@@ -82,12 +85,19 @@ class Stream:
                 "there are no minibatches; give a loader that is not empty (is drop_last larger than it?)"
             )
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the place in the stream."""
-        return {"epoch": self.epoch, "position": self.position}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the stream, with the states of the loader's own generators where the pass began and now."""
+        now = [generator.get_state() for generator in generators_of(self.batches)]
+        began = self._own if self._pass is not None else now
+        return {"epoch": self.epoch, "position": self.position, "began": began, "now": now}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place in the stream: the pass is begun again, and what was taken of it is drawn and left."""
         self.epoch, self.position, self._pass, self._ahead = state["epoch"], 0, None, []
+        own = generators_of(self.batches)
+        for generator, began in zip(own, state.get("began", ()), strict=False):
+            generator.set_state(began)
         for _ in range(state["position"]):
             next(self)
+        for generator, now in zip(own, state.get("now", ()), strict=False):
+            generator.set_state(now)

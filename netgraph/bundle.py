@@ -26,7 +26,7 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     Parameters
     ----------
     path : path
-        Written aside, flushed to disk, then renamed.
+        Written aside, flushed to disk, then renamed, and the folder flushed too.
     tensors : dict of str to Tensor
         One tensor under two names is stored once, and is one tensor again when read.
     document : dict
@@ -69,11 +69,23 @@ def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+        _flush_folder(path.parent)
     except (OSError, safetensors.SafetensorError) as error:
         raise LoadError(f"{path} cannot be written ({error}); give a folder that exists and has room") from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring a renaming to disk; systems that open no folders do so by themselves."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
 
 
 def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

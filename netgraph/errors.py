@@ -39,3 +39,7 @@ class NothingToMergeError(NetgraphError):
     """Every axis of the network is kept, so that a coarse network would be the network itself."""
 
     exit_code = 3
+
+
+class AlertError(NetgraphError):
+    """A rule that watches a run, and was told to raise, has spoken."""
