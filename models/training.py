@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -143,7 +143,6 @@ def _check(loss: float, epoch: int, lr: float, report: Callable[[int, float], No
         report(epoch, loss)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 512) -> Score:
     """Return a network's accuracy and loss, in evaluation mode; its mode is left as it was.
 
@@ -160,20 +159,34 @@ def evaluate(model: nn.Module, data: Dataset, *, split: str = "test", batch: int
     NetgraphError
         No split of that name.
     """
-    if split not in ("train", "valid", "test"):
-        raise NetgraphError(f"no split is called {split!r}; there are train, valid and test")
     prepare_torchvision()  # torchmetrics imports it
     from torchmetrics import MeanMetric
     from torchmetrics.classification import MulticlassAccuracy
 
-    part, modes = getattr(data, split), [(module, module.training) for module in model.modules()]
     loss, right = MeanMetric().to(_device(model)), None
-    model.eval()
-    for chosen in chunks(data, part, batch=batch):
-        outputs, wanted = _answers(model, data, part.inputs[chosen], part.targets[chosen])
+    for outputs, wanted in answered(model, data, split=split, batch=batch):
         right = right or MulticlassAccuracy(outputs.shape[1], average="micro", ignore_index=-100).to(outputs.device)
         right.update(outputs, wanted)
         loss.update(nn.functional.cross_entropy(outputs.float(), wanted), weight=(wanted != -100).sum())
-    for module, mode in modes:
-        module.training = mode
     return Score(float(right.compute()) if right else float("nan"), float(loss.compute()))
+
+
+@torch.no_grad()
+def answered(model: nn.Module, data: Dataset, *, split: str, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield outputs (m, classes) and targets (m,) of every batch of a split, in evaluation mode; modes are put back.
+
+    Raises
+    ------
+    NetgraphError
+        No split of that name.
+    """
+    if split not in ("train", "valid", "test"):
+        raise NetgraphError(f"no split is called {split!r}; there are train, valid and test")
+    part, modes = getattr(data, split), [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for chosen in chunks(data, part, batch=batch):
+            yield _answers(model, data, part.inputs[chosen], part.targets[chosen])
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,154 @@
+"""What ``netgraph train`` can train: a network by name, the data made to fit it, and how one usually trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from netgraph.errors import NetgraphError
+from netgraph.models.augment import crop, crop_and_flip
+from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
+from netgraph.models.datasets import Dataset
+from netgraph.models.loader import Augment
+from netgraph.models.mlp import mlp
+from netgraph.models.transformer import Decoder, Encoder
+
+CNNS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": resnet20, "resnet20": resnet20, "resnet56": resnet56, "vgg": vgg, "wide-resnet": wide_resnet,
+}  # fmt: skip
+NETWORKS = ("mlp", *CNNS, "transformer")
+AUGMENTATIONS: dict[str, Augment | None] = {"none": None, "crop": crop, "crop-flip": crop_and_flip}
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a network is usually trained on a data set."""
+
+    epochs: float = 10.0
+    batch: int = 128
+    optimizer: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    augment: str = "none"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network that has not been trained yet, and its data.
+
+    Parameters
+    ----------
+    name : str
+    network : torch.nn.Module
+    data : Dataset
+        Such that ``network(data.ready(inputs))`` runs.
+    habits : Habits
+    """
+
+    name: str
+    network: nn.Module
+    data: Dataset
+    habits: Habits
+
+    @property
+    def example(self) -> Tensor:
+        """Two inputs, as the network takes them."""
+        return self.data.ready(self.data.train.inputs[:2])
+
+    @property
+    def judged_at_once(self) -> int:
+        """Rows of a batch whose outputs fit in memory: a language model's are its vocabulary for each token."""
+        return 16 if isinstance(self.network, Decoder) else 512
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of outputs (n, classes) and targets (n,), one-hot (n, classes) or, for next tokens, (n, length)."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        wanted = targets if targets.is_floating_point() else targets.flatten()
+        return functional.cross_entropy(outputs.flatten(0, -2).float(), wanted, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def make_task(name: str, data: Dataset, *, widths: Sequence[int] = (), goal: str = "classify", seed: int = 7619) -> Task:
+    """Return a network with random weights and the data that fit it.
+
+    Parameters
+    ----------
+    name : str
+        One of `NETWORKS`.
+    data : Dataset
+        As `netgraph.models.datasets.load` gives it.
+    widths : sequence of int
+        Of an MLP, its hidden layers'; of the others one number, from which all widths follow. Empty: the usual ones.
+    goal : str
+        ``classify``, or ``lm``: predict the next token.
+    seed : int
+        Of the weights.
+
+    Raises
+    ------
+    NetgraphError
+        No network has that name, or the data or widths are not of its kind.
+    """
+    _check(name, data, widths, goal)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "mlp":
+            return _mlp(data, widths)
+        if name == "transformer":
+            return _transformer(data, widths, goal)
+        return _cnn(name, data, widths)
+
+
+def _check(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
+    if name not in NETWORKS:
+        raise NetgraphError(f"no network to train is called {name!r}; there are {', '.join(NETWORKS)}")
+    if goal not in ("classify", "lm"):
+        raise NetgraphError(f"no task is called {goal!r}; there are classify and lm")
+    is_text = data.padding is not None
+    if is_text != (name == "transformer"):
+        fitting = "imdb" if name == "transformer" else "digits, mnist, fashion-mnist or cifar10"
+        raise NetgraphError(f"{name} does not read {data.name}; give --data {fitting}")
+    if goal == "lm" and name != "transformer":
+        raise NetgraphError(f"{name} predicts no tokens; train a transformer, or leave the task at classify")
+    if any(width < 1 for width in widths):
+        raise NetgraphError(f"widths are {', '.join(map(str, widths))}; give numbers of 1 or more")
+    if name != "mlp" and len(widths) > 1:
+        raise NetgraphError(f"the widths of {name} follow from one number, and {len(widths)} are given; give one")
+
+
+def _mlp(data: Dataset, widths: Sequence[int]) -> Task:
+    small = data.name == "digits"
+    hidden = tuple(widths) or ((128, 64) if small else (1024, 1024))
+    flat = data.flat()
+    network = mlp((flat.train.inputs.shape[1], *hidden, len(data.classes)))
+    return Task("mlp", network, flat, Habits(epochs=30, batch=64) if small else Habits())
+
+
+def _cnn(name: str, data: Dataset, widths: Sequence[int]) -> Task:
+    _, channels, *sides = data.train.inputs.shape
+    if name == "vgg" and min(sides) < 32:
+        raise NetgraphError(
+            f"vgg halves images five times, and those of {data.name} are {sides[0]} × {sides[1]}; give --data cifar10, or cnn"
+        )
+    network = CNNS[name](n_classes=len(data.classes), channels=channels, **({"width": widths[0]} if widths else {}))
+    habits = Habits(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
+    return Task(name, network, data, replace(habits, augment="crop-flip") if data.name == "cifar10" else habits)
+
+
+def _transformer(data: Dataset, widths: Sequence[int], goal: str) -> Task:
+    whole = (data.next_tokens() if goal == "lm" else data).whole()  # a coarse network takes texts of one length
+    n_tokens = int(max(whole.train.inputs.max(), whole.valid.inputs.max(), whole.test.inputs.max())) + 1
+    length = whole.train.inputs.shape[1]
+    sizes = {"width": widths[0], "n_hidden": 2 * widths[0]} if widths else {}
+    habits = Habits(epochs=5, batch=64, lr=1e-3)
+    if goal == "lm":
+        return Task("transformer", Decoder(n_tokens, length=length, **sizes), whole, replace(habits, batch=16))
+    network = Encoder(n_tokens, len(data.classes), length=length, **sizes)
+    return Task("transformer", network, whole, habits)
