@@ -186,6 +186,20 @@ def build_hierarchy(
     return Hierarchy(levels, options)
 
 
+def one_level(model: nn.Module, example: Any) -> Hierarchy:
+    """Return the hierarchy of a network alone, for whoever trains it as it is.
+
+    Raises
+    ------
+    TraceError
+        The network cannot be followed.
+    """
+    started = time.perf_counter()
+    spec = trace(model, example)
+    level = Level(model, spec, {}, time.perf_counter() - started, spec.flops)
+    return Hierarchy([level], {"n_levels": 1, "example": described(example)})
+
+
 @dataclass(frozen=True)
 class _Data:
     """Calibration data: whole, in batches, and what the finest network answers."""

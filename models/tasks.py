@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,9 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Te
     return loss
 
 
-def make_task(name: str, data: Dataset, *, widths: Sequence[int] = (), goal: str = "classify", seed: int = 7619) -> Task:
+def make_task(
+    name: str, data: Dataset, *, widths: Sequence[int] = (), goal: str = "classify", seed: int = 7619
+) -> Task:
     """Return a network with random weights and the data that fit it.
 
     Parameters
@@ -146,7 +149,7 @@ def _transformer(data: Dataset, widths: Sequence[int], goal: str) -> Task:
     whole = (data.next_tokens() if goal == "lm" else data).whole()  # a coarse network takes texts of one length
     n_tokens = int(max(whole.train.inputs.max(), whole.valid.inputs.max(), whole.test.inputs.max())) + 1
     length = whole.train.inputs.shape[1]
-    sizes = {"width": widths[0], "n_hidden": 2 * widths[0]} if widths else {}
+    sizes: dict[str, Any] = {"width": widths[0], "n_hidden": 2 * widths[0]} if widths else {}
     habits = Habits(epochs=5, batch=64, lr=1e-3)
     if goal == "lm":
         return Task("transformer", Decoder(n_tokens, length=length, **sizes), whole, replace(habits, batch=16))

@@ -76,33 +76,37 @@ class Recipe:
 
         ratios = {"*": self.ratio, **_pairs(self.axis_ratio or [])}
         inputs = None if self.data is None else _calibration(self.data, example, self.samples, self.seed)
-        with _progress("coarsening") as progress:
+        with progress("coarsening") as told:
             return build_hierarchy(
                 network, example, coarsener=self.coarsener, affinity=self.affinity, n_levels=self.levels,
                 ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget, repair=self.repair,
-                data=inputs, seed=self.seed, progress=progress,
+                data=inputs, seed=self.seed, progress=told,
             )  # fmt: skip
 
 
-def with_recipe(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command every option of `Recipe`; it is called with ``recipe`` in their place."""
-    names = [f.name for f in fields(Recipe)]
+def with_options(kind: type, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command every field of a dataclass as an option; it is called with one of them in their place."""
 
-    @wraps(command)
-    def called(**options: Any) -> Any:
-        return command(**{k: v for k, v in options.items() if k not in names}, recipe=_recipe(options, names))
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        names = {f.name for f in fields(kind)}
 
-    hints = {**get_type_hints(command, include_extras=True), **get_type_hints(Recipe, include_extras=True)}
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "recipe"]
-    recipe = inspect.signature(Recipe).parameters.values()
-    shown = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in (*own, *recipe)]
-    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # where typer looks for options
-    called.__annotations__ = hints
-    return called
+        @wraps(command)
+        def called(**options: Any) -> Any:
+            own = {k: v for k, v in options.items() if k not in names}
+            return command(**own, **{name: kind(**{k: options[k] for k in names})})
+
+        hints = {**get_type_hints(command, include_extras=True), **get_type_hints(kind, include_extras=True)}
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != name]
+        shown = [*own, *inspect.signature(kind).parameters.values()]
+        shown = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in shown]
+        called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # where typer looks for options
+        called.__annotations__ = hints
+        return called
+
+    return decorated
 
 
-def _recipe(options: dict[str, Any], names: list[str]) -> Recipe:
-    return Recipe(**{name: options[name] for name in names})
+with_recipe = with_options(Recipe, "recipe")
 
 
 def opened(
@@ -126,7 +130,7 @@ def opened(
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Any]:
+def progress(what: str) -> Iterator[Any]:
     """Show progress with time left on a terminal; say nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

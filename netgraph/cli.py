@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph import exporting
+from netgraph import exporting, fitting
 from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, with_recipe
 from netgraph.errors import NetgraphError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 app.command()(exporting.export)
+app.command()(fitting.train)
 
 
 def main() -> None:

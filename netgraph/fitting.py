@@ -1,0 +1,272 @@
+"""The command ``netgraph train``: a network of `netgraph.models` on real data, by FAS or plainly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from netgraph.building import Seed, with_options
+from netgraph.errors import NetgraphError
+
+OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+
+
+def _show_options(wanted: bool) -> None:
+    if not wanted:
+        return
+    from netgraph.fas.optiontable import table
+
+    for name, default, meaning in table():
+        typer.echo(f"{name:<20} {default:<12} {meaning}")
+    typer.echo(f"{'level.N.NAME':<20} {'':<12} lr, or an option of smoothing, for one level; 0 is the finest.")
+    raise typer.Exit()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a command was asked to train; each field is an option."""
+
+    data: Annotated[str, typer.Option(help="digits, mnist, fashion-mnist, cifar10 or imdb.")] = ""
+    data_root: Annotated[Path | None, typer.Option(help="Folder of data sets; else NETGRAPH_DATA.")] = None
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing by torchvision.")] = False
+    task: Annotated[str, typer.Option(help="classify, or lm: predict the next token.")] = "classify"
+    length: Annotated[int, typer.Option(help="Tokens of a text.")] = 256
+    widths: Annotated[str, typer.Option(help="Hidden widths of an MLP, 1024,1024; of others the base width.")] = ""
+    cycle: Annotated[str, typer.Option(help="kaskade, full, v, w, f or additive.")] = "kaskade"
+    plain: Annotated[bool, typer.Option("--plain", help="Train on the finest level alone.")] = False
+    levels: Annotated[int, typer.Option(help="Levels in all, the network itself included.")] = 3
+    ratio: Annotated[float, typer.Option(help="Share of units that stay from one level to the next.")] = 0.5
+    round_to: Annotated[int, typer.Option(help="Multiple that numbers of units should have.")] = 1
+    coarsener: Annotated[str, typer.Option(help="How units merge; `netgraph plugins` lists them.")] = "hem"
+    affinity: Annotated[str, typer.Option(help="How alike units are; `netgraph plugins` lists them.")] = "cosine"
+    share: Annotated[str, typer.Option(help="Share of the steps for each level's turn, finest first.")] = ""
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data in all, on whatever levels.")] = None
+    batch: Annotated[int | None, typer.Option(help="Rows of a minibatch.")] = None
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw, rmsprop or sgd (Nesterov 0.9).")] = None
+    lr: Annotated[float | None, typer.Option(help="Largest rate of the schedule.")] = None
+    schedule: Annotated[str, typer.Option(help="one-cycle, cosine or constant.")] = "one-cycle"
+    weight_decay: Annotated[float | None, typer.Option(help="Of weights; norms and biases are let be.")] = None
+    label_smoothing: Annotated[float, typer.Option(help="Of the training loss.")] = 0.0
+    augment: Annotated[str | None, typer.Option(help="Of images: none, crop or crop-flip.")] = None
+    one_hot: Annotated[bool, typer.Option("--one-hot", help="Give targets as one-hot rows: the same loss.")] = False
+    bf16: Annotated[bool, typer.Option("--bf16", help="Run products in bfloat16.")] = False
+    ema: Annotated[float | None, typer.Option(help="Decay of a running mean, which is judged and written.")] = None
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of the solver, such as gate.gap=0.05; may be given again.")
+    ] = None
+    options: Annotated[
+        bool,
+        typer.Option("--options", help="List the solver's options and leave.", is_eager=True, callback=_show_options),
+    ] = False
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu"
+    seed: Seed = 7619
+
+    def fas(self, habits: Any, n_levels: int) -> Any:
+        """Return the solver."""
+        import torch
+
+        from netgraph.fas.options import parsed
+        from netgraph.fas.solver import FAS
+
+        makers: dict[str, Callable[..., Any]] = {
+            "adam": torch.optim.Adam,
+            "adamw": partial(torch.optim.AdamW, weight_decay=0.0),
+            "rmsprop": torch.optim.RMSprop,
+            "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+        }
+        _share("ema", self.ema)
+        _share("label-smoothing", self.label_smoothing)
+        name = _known("optimizer", self.optimizer or habits.optimizer, makers)
+        given = {"smoothing.bf16": "true"} if self.bf16 else {}
+        given |= {} if self.ema is None else {"smoothing.ema": str(self.ema)}
+        return FAS(
+            "kaskade" if n_levels == 1 else self.cycle,
+            makers[name],
+            _or(self.lr, habits.lr),
+            epochs=_above("epochs", _or(self.epochs, habits.epochs)),
+            schedule=self.schedule,
+            share=(1.0,) if n_levels == 1 else _numbers("share", self.share, float) or None,
+            weight_decay=_or(self.weight_decay, habits.weight_decay),
+            options=parsed({**given, **_pairs(self.option or [])}),
+            seed=self.seed,
+        )
+
+    def make_task(self, network: str) -> Any:
+        """Return the network with random weights, and its data, read only where both are of a kind."""
+        import torch
+
+        from netgraph.models.datasets import load
+        from netgraph.models.tasks import NETWORKS, make_task
+
+        _known("network to train", network, NETWORKS)
+        name = self.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
+        data = load(name, root=self.data_root, download=self.download, length=self.length)
+        if network == "mlp" and name == "digits":
+            torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
+        widths = _numbers("widths", self.widths, int)
+        task = make_task(network, data, widths=widths, goal=self.task, seed=self.seed)
+        try:
+            task.network.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise NetgraphError(
+                f"--device {self.device} is not to be had here ({str(error)[:100]}); take cpu"
+            ) from error
+        return task
+
+    def problem(self, task: Any) -> Any:
+        """Return what is minimised, and the figures measured on the validation split."""
+        from netgraph.fas.problem import Problem
+        from netgraph.models.loader import Loader
+        from netgraph.models.tasks import AUGMENTATIONS, cross_entropy
+        from netgraph.models.training import evaluate
+
+        if self.one_hot and self.task == "lm":
+            raise NetgraphError("--one-hot would need a row of the vocabulary for each token; leave it off")
+        augment = AUGMENTATIONS[_known("augmentation", self.augment or task.habits.augment, AUGMENTATIONS)]
+        batch = _or(self.batch, task.habits.batch)
+        loader = Loader(task.data, batch, augment=augment, one_hot=self.one_hot, seed=self.seed)
+
+        def valid(model: Any) -> dict[str, float]:
+            return evaluate(model, task.data, split="valid", batch=task.judged_at_once)._asdict()
+
+        return Problem(loader, cross_entropy(self.label_smoothing), valid=valid)
+
+    def hierarchy(self, task: Any) -> Any:
+        """Return the levels, one where training is plain."""
+        from netgraph.building import progress
+        from netgraph.coarsen.hierarchy import build_hierarchy, one_level
+
+        example = task.example.to(self.device)
+        if self.plain or self.levels == 1:
+            return one_level(task.network, example)
+        with progress("coarsening") as told:
+            levels = build_hierarchy(
+                task.network, example, coarsener=self.coarsener, affinity=self.affinity, n_levels=self.levels,
+                ratio=self.ratio, round_to=self.round_to, seed=self.seed, progress=told,
+            )  # fmt: skip
+        n = len(levels.levels)
+        if n < self.levels:
+            typer.echo(f"netgraph: {n} levels, not {self.levels}: below, nothing can be merged", err=True)
+        return levels
+
+
+@with_options(Settings, "settings")
+def train(
+    network: Annotated[
+        str, typer.Argument(help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet) or transformer.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the trained network (.safetensors), or its state dict (.pt)."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    settings: Settings,
+) -> None:
+    """Train a network on real data, by FAS on a hierarchy of its coarse forms or, with --plain, by itself."""
+    _check_output(output)
+    settings.fas(_defaults(), settings.levels)  # mistakes in options cost no reading of data
+    task = settings.make_task(network)
+    problem, hierarchy = settings.problem(task), settings.hierarchy(task)
+    solution = _solved(settings.fas(task.habits, len(hierarchy.levels)), hierarchy, problem)
+    trained = solution.mean if solution.mean is not None else solution.model
+    _print(task, hierarchy, solution, trained, None if json_ else settings.cycle)
+    if output is not None:
+        _write(trained, task.example, output)
+
+
+def _solved(fas: Any, hierarchy: Any, problem: Any) -> Any:
+    from netgraph.watching import watched
+
+    with watched() as watch:
+        run = fas.begin(hierarchy, problem, callbacks=(watch,), every=20, evaluations=len(problem.batches))
+        for i, level in enumerate(hierarchy.levels[1:], start=1):
+            run.ledger.seconds[i, "match"] += level.seconds
+        try:
+            return fas.finish(run)
+        except KeyboardInterrupt:
+            typer.echo(f"netgraph: left after {run.steps} of {run.total_steps} steps; nothing was written", err=True)
+            raise
+
+
+def _print(task: Any, hierarchy: Any, solution: Any, trained: Any, cycle: str | None) -> None:
+    """Print text, or JSON where no cycle is named."""
+    from netgraph.models.judgement import judge
+    from netgraph.outcome import document, outcome
+
+    judgement = judge(trained, task.data, batch=task.judged_at_once)
+    if cycle is None:
+        typer.echo(json.dumps(document(task, hierarchy, solution, judgement), indent=1))
+    else:
+        typer.echo(outcome(task, hierarchy, solution, judgement, cycle))
+
+
+def _write(trained: Any, example: Any, output: Path) -> None:
+    import torch
+
+    from netgraph.coarsen.network import coarse_network
+    from netgraph.coarsen.saving import save
+    from netgraph.tracing import trace
+
+    trained = trained.cpu().eval()
+    if output.suffix == ".pt":
+        torch.save(trained.state_dict(), output)
+    else:
+        save(coarse_network(trained, trace(trained, example), {}), output)
+    typer.echo(f"netgraph: wrote {output}", err=True)
+
+
+def _check_output(output: Path | None) -> None:
+    if output is None:
+        return
+    if output.suffix not in (".safetensors", ".pt"):
+        raise NetgraphError(f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors or NAME.pt")
+    if not output.absolute().parent.is_dir():
+        raise NetgraphError(f"--output {output}: the folder {output.absolute().parent} does not exist; make it first")
+
+
+def _defaults() -> Any:
+    from netgraph.models.tasks import Habits
+
+    return Habits()
+
+
+def _or(given: Any, usual: Any) -> Any:
+    return usual if given is None else given
+
+
+def _above(name: str, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise NetgraphError(f"{name} is {value:g}; give a number above 0")
+    return value
+
+
+def _share(name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value < 1:
+        raise NetgraphError(f"--{name} is {value:g}; give a number from 0 on and below 1")
+
+
+def _known(what: str, name: str, among: Any) -> str:
+    if name not in among:
+        raise NetgraphError(f"no {what} is called {name!r}; there are {', '.join(among)}")
+    return name
+
+
+def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(",") if part)
+    except ValueError:
+        raise NetgraphError(f"--{name} {text!r} is no list of numbers with commas between them") from None
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise NetgraphError(f"--option {text!r} is not NAME=VALUE; `netgraph train --options` lists the names")
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}

@@ -1,0 +1,197 @@
+"""``netgraph train``, typed as a user would; the figures are judged by loops, a closed form and a bare PyTorch loop."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datafolders import write_idx
+from test_cli import run
+from torch import nn
+
+from netgraph.loading import load_model
+from netgraph.models import datasets
+from netgraph.models.augment import crop
+from netgraph.models.datasets import Dataset, Split
+from netgraph.models.judgement import judge
+from netgraph.models.loader import Loader
+from netgraph.models.mlp import mlp
+from netgraph.models.tasks import make_task
+from netgraph.models.training import evaluate
+
+SMALL = ("--widths", "16,8", "--epochs", 2, "--levels", 2)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def test_training_prints_levels_costs_the_reason_and_figures_and_writes_a_network_that_opens(tmp_path, digits):
+    code, out, err = run("train", "mlp", *SMALL, "--cycle", "full", "-o", tmp_path / "m.safetensors")
+    assert code == 0
+    for part in ("operator complexity", "spent on", "coarse steps", "the 2 epochs are spent", "calibration error"):
+        assert part in out
+    assert "level 1" in err
+    assert "s left" in err
+    score = evaluate(load_model(str(tmp_path / "m.safetensors")), digits.flat())
+    assert f"test accuracy {score.accuracy:.2%}, loss {score.loss:.4f}" in out
+
+
+def test_json_is_json_without_what_it_cannot_hold_and_its_confusion_gives_its_accuracy(tmp_path, digits):
+    code, out, _ = run("train", "mlp", *SMALL, "--cycle", "v", "--json", "-o", tmp_path / "m.pt")
+    assert code == 0
+    found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    confusion = torch.tensor(found["test"]["confusion"])
+    assert confusion.sum() == len(digits.test)
+    assert math.isclose(found["test"]["accuracy"], confusion.trace() / confusion.sum(), rel_tol=1e-6)
+    assert len(found["hierarchy"]["levels"]) == 2
+    model = mlp((64, 16, 8, 10))
+    model.load_state_dict(torch.load(tmp_path / "m.pt"))
+    assert math.isclose(evaluate(model, digits.flat()).loss, found["test"]["loss"], rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_plain_training_is_a_bare_loop(tmp_path, digits, one_hot):
+    words = ["--plain", "--optimizer", "adam", "--schedule", "constant", "--lr", 0.01, *["--one-hot"] * one_hot]
+    assert run("train", "mlp", *SMALL, *words, "-o", tmp_path / "m.pt")[0] == 0
+    task = make_task("mlp", digits, widths=(16, 8))
+    optimizer = torch.optim.Adam(task.network.parameters(), lr=0.01)
+    loader = Loader(task.data, task.habits.batch)
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(task.network(inputs), targets).backward()
+            optimizer.step()
+    written = torch.load(tmp_path / "m.pt")
+    for name, tensor in task.network.state_dict().items():
+        torch.testing.assert_close(written[name], tensor, rtol=1e-4 if one_hot else 0, atol=1e-6 if one_hot else 0)
+
+
+def test_the_running_mean_is_judged_and_written_where_one_is_asked_for(tmp_path, digits):
+    code, out, _ = run("train", "mlp", *SMALL, "--ema", 0.9, "-o", tmp_path / "m.safetensors")
+    assert code == 0
+    assert "of the running mean" in out
+    assert f"loss {evaluate(load_model(str(tmp_path / 'm.safetensors')), digits.flat()).loss:.4f}" in out
+
+
+def test_a_terminal_gets_a_bar_in_place_of_lines(monkeypatch):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    code, _, err = run("train", "mlp", *SMALL)
+    assert code == 0
+    assert "━" in err
+    assert "netgraph: step" not in err
+
+
+def test_options_are_listed_with_defaults_and_meanings():
+    code, out, _ = run("train", "--options")
+    assert code == 0
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert rows["gate.gap"].startswith("0.1 ")
+    assert all(len(text.split(maxsplit=1)) == 2 for text in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none"], "no network to train"),
+        (["mlp", "--data", "none"], "no data set is called"),
+        (["mlp", "--epochs", "0"], "above 0"),
+        (["mlp", "--optimizer", "none"], "no optimizer"),
+        (["mlp", "--option", "gate.gap"], "NAME=VALUE"),
+        (["mlp", "--option", "gate.none=1"], "no option is called"),
+        (["mlp", "--option", "gate.gap=wide"], "its default is 0.1"),
+        (["mlp", "--widths", "many"], "no list of numbers"),
+        (["mlp", "--widths", "0"], "1 or more"),
+        (["mlp", "--ema", "2"], "below 1"),
+        (["mlp", "--label-smoothing", "-1"], "below 1"),
+        (["mlp", "--task", "lm"], "predicts no tokens"),
+        (["vgg", "--data", "digits"], "halves images"),
+        (["transformer", "--data", "digits"], "--data imdb"),
+        (["mlp", "--augment", "none-such"], "no augmentation"),
+        (["mlp", "--batch", "0"], "1 or more"),
+        (["mlp", "-o", "m.bin"], "ends in .bin"),
+        (["mlp", "--device", "nowhere"], "take cpu"),
+        (["cnn", "--data", "digits", "--widths", "3,4"], "give one"),
+    ],
+)
+def test_mistakes_get_a_sentence_before_work_begins(words, message):
+    code, out, err = run("train", *words)
+    assert code == 1
+    assert message in err
+    assert out == ""
+
+
+def test_a_damaged_file_is_refused_by_digest_before_it_is_opened(tmp_path, monkeypatch):
+    write_idx(tmp_path, monkeypatch)
+    path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    code, _, err = run("train", "mlp", "--data", "mnist", "--data-root", tmp_path)
+    assert code == 1
+    assert "train-images-idx3-ubyte" in err
+    assert "MD5" in err or "md5" in err
+
+
+def coloured(n=24):
+    x = torch.randint(0, 255, (n, 3, 32, 32), dtype=torch.uint8)
+    split = Split(x, torch.arange(n) % 2)
+    return Dataset("cifar10", ("red", "blue"), split, split, split, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def written(n=24):
+    split = Split(torch.randint(1, 30, (n, 12), dtype=torch.int32), torch.arange(n) % 2)
+    return Dataset("imdb", ("bad", "good"), split, split, split, padding=0)
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "words"),
+    [
+        ("cnn", coloured, ["--widths", 4]),
+        ("transformer", written, ["--widths", 16]),
+        ("transformer", written, ["--widths", 16, "--task", "lm"]),
+    ],
+)
+def test_other_networks_come_through_the_same_code(monkeypatch, network, data, words):
+    monkeypatch.setattr(datasets, "load", lambda *a, **k: data())
+    code, out, _ = run("train", network, *words, "--batch", 8, "--epochs", 4, "--levels", 2, "--cycle", "full", "--lr", 1e-3)
+    assert code == 0
+    assert "the 4 epochs are spent" in out
+    assert ("perplexity" in out) == ("lm" in words)
+
+
+def test_a_pass_of_the_loader_has_each_row_once_in_an_order_of_the_seed_and_the_pass(digits):
+    rows = torch.arange(len(digits.train), dtype=torch.float32)[:, None]
+    data = replace(digits, train=Split(rows, digits.train.targets))
+    loader = Loader(data, 100, seed=1)
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    inputs = torch.cat([x for x, _ in batches]).flatten()
+    assert torch.equal(inputs.sort().values, rows.flatten())
+    assert torch.equal(torch.cat([t for _, t in batches]), digits.train.targets[inputs.long()])
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(batches, loader, strict=True))
+    loader.set_epoch(1)
+    assert not torch.equal(torch.cat([x for x, _ in loader]).flatten(), inputs)
+    moved = Loader(replace(digits, padding=None), 100, augment=crop, seed=1)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(moved, moved, strict=True))
+
+
+def test_figures_are_those_of_loops_over_the_rows():
+    x = torch.randn(200, 5)
+    split = Split(x, torch.randint(0, 3, (200,)))
+    data = Dataset("rows", ("a", "b", "c"), split, split, split)
+    model = mlp((5, 8, 3))
+    found = judge(model, data, batch=64)
+    with torch.no_grad():
+        shares = model(x).softmax(1).double().numpy()
+    wanted, confusion, bins = split.targets.numpy(), np.zeros((3, 3)), [[] for _ in range(15)]
+    for share, target in zip(shares, wanted, strict=True):
+        confusion[target, share.argmax()] += 1
+        bins[min(int(share.max() * 15), 14)].append((share.max(), share.argmax() == target))
+    error = sum(len(b) / 200 * abs(np.mean([c for c, _ in b]) - np.mean([r for _, r in b])) for b in bins if b)
+    np.testing.assert_array_equal(found.confusion, confusion)
+    assert math.isclose(found.accuracy, np.trace(confusion) / 200, rel_tol=1e-6)
+    assert math.isclose(found.calibration_error, error, rel_tol=1e-4)
+    assert math.isclose(found.loss, -np.mean(np.log(shares[np.arange(200), wanted])), rel_tol=1e-5)
