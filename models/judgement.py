@@ -12,8 +12,6 @@ from netgraph.models.datasets import Dataset
 from netgraph.models.training import answered
 from netgraph.torchvision_ops import prepare_torchvision
 
-FEW = 100  # classes at most of which a confusion matrix is made: those of a language model are its vocabulary
-
 
 @dataclass(frozen=True)
 class Judgement:
@@ -26,7 +24,8 @@ class Judgement:
     loss : float
         The mean cross-entropy.
     calibration_error : float, optional
-        Mean difference between confidence and accuracy over 15 bins (Guo et al., ICML 2017, eq. 3).
+        Mean difference between confidence and accuracy over 15 bins (Guo et al., ICML 2017, eq. 3); like the confusion
+        matrix left out for next tokens, whose classes are the vocabulary.
     confusion : Tensor, (classes, classes), optional
         How many of each class (rows) were taken for which (columns).
     """
@@ -59,9 +58,10 @@ def judge(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 
         No split of that name.
     """
     metrics: Any = None
+    tokens = data.test.targets.ndim > 1
     total, n = torch.zeros((), dtype=torch.float64), 0
     for outputs, wanted in answered(model, data, split=split, batch=batch):
-        metrics = metrics or _metrics(outputs.shape[1], outputs.device)
+        metrics = metrics or _metrics(outputs.shape[1], outputs.device, tokens=tokens)
         metrics.update(outputs.float(), wanted)
         total += nn.functional.cross_entropy(outputs.float(), wanted, reduction="sum").cpu()
         n += int((wanted != -100).sum())
@@ -75,13 +75,13 @@ def judge(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 
     )
 
 
-def _metrics(n_classes: int, device: torch.device) -> Any:
+def _metrics(n_classes: int, device: torch.device, *, tokens: bool) -> Any:
     prepare_torchvision()  # torchmetrics imports it
     from torchmetrics import MetricCollection
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
     kinds: dict[str, Any] = {"accuracy": MulticlassAccuracy(n_classes, average="micro", ignore_index=-100)}
-    if n_classes <= FEW:
+    if not tokens:
         kinds["calibration"] = MulticlassCalibrationError(n_classes, n_bins=15)
         kinds["confusion"] = MulticlassConfusionMatrix(n_classes)
     return MetricCollection(kinds, compute_groups=False).to(device)

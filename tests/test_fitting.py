@@ -156,7 +156,9 @@ def written(n=24):
 )
 def test_other_networks_come_through_the_same_code(monkeypatch, network, data, words):
     monkeypatch.setattr(datasets, "load", lambda *a, **k: data())
-    code, out, _ = run("train", network, *words, "--batch", 8, "--epochs", 4, "--levels", 2, "--cycle", "full", "--lr", 1e-3)
+    code, out, _ = run(
+        "train", network, *words, "--batch", 8, "--epochs", 4, "--levels", 2, "--cycle", "full", "--lr", 1e-3
+    )
     assert code == 0
     assert "the 4 epochs are spent" in out
     assert ("perplexity" in out) == ("lm" in words)
