@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from netgraph import plugins
 from netgraph.coarsen.budget import Budget, spread
 from netgraph.coarsen.checks import Coarsener
+from netgraph.coarsen.gap import Gap, Loss
 from netgraph.coarsen.judging import FunctionError, activations, batches_of, function_error, outputs
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.repair import check_rung
 from netgraph.coarsen.repair import repair as repaired
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.verify import verify_level
-from netgraph.coarsen.way import Progress, Way, coarseners_of
+from netgraph.coarsen.way import Judge, Progress, Step, Way, coarseners_of
 from netgraph.coarsen.weights import inject
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.program import GraphNetwork
@@ -75,10 +76,13 @@ class Hierarchy:
     levels : list of Level
     options : dict
         How it was made.
+    again : callable, optional
+        Makes it again from the network's parameters of that time; None for one that was read from a file.
     """
 
     levels: list[Level]
     options: dict[str, Any] = field(default_factory=dict)
+    again: Callable[[], Hierarchy] | None = field(default=None, compare=False)
 
     @property
     def operator_complexity(self) -> float:
@@ -109,7 +113,8 @@ def build_hierarchy(
     coarsener: str | Coarsener = "hem",
     affinity: str | Callable[..., Any] = "cosine",
     n_levels: int = 2,
-    ratio: float | Mapping[str, float] = 0.5,
+    ratio: float | str | Mapping[str, float] = 0.5,
+    loss: Loss | None = None,
     keep: Iterable[str] = (),
     round_to: int = 1,
     repair: str = "none",
@@ -133,8 +138,10 @@ def build_hierarchy(
         An entry point of ``netgraph.affinities``, or ``(units, *, seed) -> csr`` (`netgraph.units.AxisUnits`).
     n_levels : int
         Levels in all, the given network included.
-    ratio : float or dict of str to float
-        Units left of each axis from one level to the next; a dict gives it by axis, ``"*"`` for the others.
+    ratio : float, dict of str to float, or str
+        Units left of each axis from one level to the next; a dict gives it by axis, ``"*"`` for the others. ``"gap:0.05"``:
+        as few as raise ``loss`` by at most that share from each level to the next (`netgraph.coarsen.gap`).
+    loss : callable ``(network) -> float``, optional
     keep : iterable of str
         Axes to leave alone.
     round_to : int
@@ -166,24 +173,30 @@ def build_hierarchy(
         No axis can be made smaller.
     """
     started = time.perf_counter()
-    ratios = _checked_ratios(ratio, n_levels, round_to)
+    gap = Gap.parsed(ratio, loss) if isinstance(ratio, str) else None
+    ratios = _checked_ratios(0.5 if isinstance(ratio, str) else ratio, n_levels, round_to)
     check_rung(repair, data)
     limit = None if budget is None else Budget.parsed(budget)
     coarseners = coarseners_of(coarsener)
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
     spec = spec or trace(model, example)
+    keep = tuple(keep)
     kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
     way = Way(coarseners, weigh, ratios, kept, round_to, seed, progress)
-    build = _Build(model, spec, example, way, limit, repair, _Data.of(model, data))
+    build = _Build(model, spec, example, way, limit, repair, _Data.of(model, data), gap)
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
     while len(levels) < n_levels and (level := build.below(levels[-1])) is not None:
         levels.append(level)
     if len(levels) == 1:
-        raise NothingToMergeError(_why_nothing(spec, kept))
+        raise NothingToMergeError(_why_nothing(spec, kept, gap))
     name = coarsener if isinstance(coarsener, str) else next(iter(coarseners))
     options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed}
     options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": described(example)}
-    return Hierarchy(levels, options)
+    again = partial(
+        build_hierarchy, model, example, coarsener=coarsener, affinity=affinity, n_levels=n_levels, ratio=ratio, loss=loss,
+        keep=keep, round_to=round_to, repair=repair, data=data, budget=budget, seed=seed, spec=spec,
+    )  # fmt: skip
+    return Hierarchy(levels, options, again)
 
 
 def one_level(model: nn.Module, example: Any) -> Hierarchy:
@@ -234,6 +247,7 @@ class _Build:
     budget: Budget | None
     rung: str
     data: _Data | None
+    gap: Gap | None = None
     state: dict[str, Tensor] = field(init=False)
     whole: dict[str, Transfer] = field(default_factory=dict)
 
@@ -248,18 +262,38 @@ class _Build:
         judge = self._judge()
         if self.budget is not None:
             reasons["ratios"], reasons["curves"] = spread(step, self.budget, judge)
+        if self.gap is not None:
+            reasons["ratios"], reasons["gaps"] = self._within(self.gap, level, step, judge)
         transfers, chosen = step.transfers(judge, reasons.get("ratios", {}))
         if not transfers:
             return None
-        self.state = inject(level.spec, transfers, self.state)
-        self.whole |= {a: self.whole[a].compose(t) if a in self.whole else t for a, t in transfers.items()}
-        coarse = coarse_network(self.model, self.spec, self.whole, state=self.state)
+        self.state, self.whole, coarse = self._merged(level, transfers)
         verify_level(coarse, self.example)
         if chosen:
             reasons["coarseners"] = chosen
         self._repair(coarse, reasons)
         here = self.spec.resized({axis: t.n_coarse for axis, t in self.whole.items()})
         return Level(coarse, here, transfers, time.perf_counter() - started, here.flops, reasons)
+
+    def _merged(
+        self, level: Level, transfers: Mapping[str, Transfer]
+    ) -> tuple[dict[str, Tensor], dict[str, Transfer], GraphNetwork]:
+        state = inject(level.spec, transfers, self.state)
+        step = {a: self.whole[a].compose(t) if a in self.whole else t for a, t in transfers.items()}
+        whole = {**self.whole, **step}
+        return state, whole, coarse_network(self.model, self.spec, whole, state=state)
+
+    def _within(
+        self, gap: Gap, level: Level, step: Step, judge: Judge | None
+    ) -> tuple[dict[str, float], dict[float, float]]:
+        """Return the ratio of every axis that a bound on the loss allows, and the gaps that were measured."""
+
+        def candidate(ratio: float) -> GraphNetwork | None:
+            transfers, _ = step.transfers(judge, dict.fromkeys((a.name for a in step.axes), ratio))
+            return self._merged(level, transfers)[2] if transfers else None
+
+        ratio, gaps = gap.ratio(level.model, candidate)
+        return dict.fromkeys((axis.name for axis in step.axes), ratio), gaps
 
     def _repair(self, coarse: GraphNetwork, reasons: dict[str, Any]) -> None:
         inputs = None if self.data is None else self.data.inputs
@@ -307,7 +341,9 @@ def _checked_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
     return kept
 
 
-def _why_nothing(spec: UnitSpec, kept: set[str]) -> str:
+def _why_nothing(spec: UnitSpec, kept: set[str], gap: Gap | None) -> str:
+    if gap is not None and spec.free:
+        return f"no ratio keeps the loss within a gap of {gap.limit}; allow a larger one, or train the network first"
     reasons = [f"{a.name}: {a.kept}" for a in spec.axes.values() if a.kind != "index" and a.kept][:3]
     reasons += [f"{name}: you asked to keep it" for name in sorted(kept)][:3]
     return f"nothing in this network can be merged; {'; '.join(reasons) or 'every axis has one unit or no divisor'}"

@@ -16,11 +16,12 @@ from netgraph.fas.ascent import ascend
 from netgraph.fas.cycle import Visit
 from netgraph.fas.grid import Grid
 from netgraph.fas.ledger import BACKWARD, Ledger
-from netgraph.fas.maps import Maps
+from netgraph.fas.maps import HierarchyMaps, Maps
 from netgraph.fas.moments import moments_corrected, moments_down, moments_of, moments_up, set_moments
 from netgraph.fas.nested import start_level
 from netgraph.fas.options import Options
 from netgraph.fas.problem import Objective, placed, rows_of
+from netgraph.fas.rematch import rematched
 from netgraph.fas.schedule import Schedule
 from netgraph.fas.stream import Stream
 from netgraph.fas.tau import Descent, descend, gap_only, refusal
@@ -59,6 +60,7 @@ class Run:
     options : Options
     grids : list of Grid
         Finest first.
+    make_grid : callable ``(maps, level) -> Grid``
     visits : list of Visit
     schedules : list of Schedule
         One for all levels, or one for each.
@@ -73,6 +75,7 @@ class Run:
     problem: Objective
     options: Options
     grids: list[Grid]
+    make_grid: Callable[[Maps, int], Grid]
     visits: list[Visit]
     schedules: list[Schedule]
     stream: Stream
@@ -315,6 +318,26 @@ class Run:
 
     def _end(self, visit: Visit) -> None:
         """A cycle is over, which is told when the run has gone on from here."""
+        every = self.options.adapt.rematch
+        if every and (self.cycles + 1) % every == 0 and self.top == 0:
+            self._rematch()
+
+    def _rematch(self) -> None:
+        """Make the coarse levels again from the finest network as it is now."""
+        assert isinstance(self.maps, HierarchyMaps)
+        with self.ledger.clock(0, "match"):
+            found = rematched(self.maps)
+        if isinstance(found, HierarchyMaps):
+            self.take_maps(found)
+        units = [level.n_units for level in self.maps.hierarchy.levels]
+        self.tell("rematch", 0, units=units, why=found if isinstance(found, str) else "")
+
+    def take_maps(self, maps: HierarchyMaps) -> None:
+        """Go on with other coarse levels; the finest is the same network."""
+        self.maps = maps
+        self.grids[1:] = [self.make_grid(maps, level) for level in range(1, len(self.grids))]
+        set_training(maps.models[1:])
+        self.rests.clear()
 
     # telling
 

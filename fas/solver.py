@@ -17,9 +17,11 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.cycle import Visit, plan, turns
 from netgraph.fas.grid import Grid
 from netgraph.fas.maps import HierarchyMaps, Maps, live_state
+from netgraph.fas.mup import scales
 from netgraph.fas.options import Options
 from netgraph.fas.problem import Objective
 from netgraph.fas.randomness import set_random_state
+from netgraph.fas.rematch import check_rematch
 from netgraph.fas.run import Callback, Run, mean_of, set_training
 from netgraph.fas.schedule import MakeScheduler, Schedule
 from netgraph.fas.smoother import MakeOptimizer, Smoother
@@ -127,12 +129,14 @@ class FAS:
         """Return a run that has not taken a step; `netgraph.fas.checkpoint` puts one where another was."""
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
         visits = self._visits(len(maps.models), problem)
-        grids = self._grids(maps)
+        grids = [self.grid(maps, level) for level in range(len(maps.models))]
         steps = [sum(v.steps for v in visits if v.level == level) for level in range(len(grids))]
         lengths = steps if self.schedule_per_level else [sum(steps)]
         ema = self.options.smoothing_of(0).ema
+        if self.options.adapt.rematch:
+            check_rematch(maps)
         return Run(
-            maps, problem, self.options, grids, visits,
+            maps, problem, self.options, grids, self.grid, visits,
             [Schedule(self.schedule, self.make, n) for n in lengths],
             Stream(problem.batches, self.seed), callbacks, self.seed, every, evaluations,
             None if ema is None else mean_of(maps.models[0], ema),
@@ -154,6 +158,19 @@ class FAS:
         mean = None if run.mean is None else run.mean.module
         return Solution(run.grids[0].model, run.converged, run.reason, run.history, run.ledger, mean)
 
+    def grid(self, maps: Maps, level: int) -> Grid:
+        """Return one level, ready for work."""
+        smoothing, model = self.options.smoothing_of(level), maps.models[level]
+        smoother = Smoother(
+            model,
+            self.make,
+            self.options.lr_of(level, self.lr),
+            weight_decay=self.weight_decay,
+            options=smoothing,
+            scales=scales(maps, level, self.make) if smoothing.mup else None,
+        )
+        return Grid(model, smoother, live_state(model, list(live_state(maps.models[0]))))
+
     def _visits(self, n_levels: int, problem: Objective) -> list[Visit]:
         if self.cycles is not None:
             return turns(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
@@ -161,24 +178,6 @@ class FAS:
         steps = max(round(self.epochs * _length(problem) / self.options.smoothing.accumulate), 1)
         share = self.share or tuple(0.5 ** min(level + 1, n_levels - 1) for level in range(n_levels))
         return plan(self.cycle, n_levels, steps, self.options.smoothing_of, share)
-
-    def _grids(self, maps: Maps) -> list[Grid]:
-        from netgraph.fas.mup import scales
-
-        names = list(live_state(maps.models[0]))
-        grids = []
-        for level, model in enumerate(maps.models):
-            smoothing = self.options.smoothing_of(level)
-            smoother = Smoother(
-                model,
-                self.make,
-                self.options.lr_of(level, self.lr),
-                weight_decay=self.weight_decay,
-                options=smoothing,
-                scales=scales(maps, level, self.make) if smoothing.mup else None,
-            )
-            grids.append(Grid(model, smoother, live_state(model, names)))
-        return grids
 
 
 def _length(problem: Objective) -> int:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from netgraph.errors import NetgraphError
 from netgraph.fas.cycle import Visit
 from netgraph.fas.grid import Grid
-from netgraph.fas.maps import live_state
+from netgraph.fas.maps import HierarchyMaps, live_state
 from netgraph.fas.moments import Moments, moments_of, set_moments
 from netgraph.fas.randomness import random_state
+from netgraph.fas.rematch import aggregates_of, remade
 from netgraph.fas.run import Rest, Run
 from netgraph.fas.tau import Descent
 from netgraph.fas.vectors import assign
@@ -46,6 +47,9 @@ def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
     document["stream"] = _stream(run, tensors)
     document["ledger"] = run.ledger.state_dict()
     document["grids"] = [_grid(grid, str(level), tensors) for level, grid in enumerate(run.grids)]
+    if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
+        for level, found in enumerate(aggregates_of(run.maps)):
+            tensors |= _under(f"aggregates/{level}", found)
     if run.mean is not None:
         tensors |= _under("mean", live_state(run.mean))
     tensors |= _under("random", random_state())
@@ -60,6 +64,9 @@ def set_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, An
     """Make a run that has not begun what another was."""
     for name in COUNTERS:
         setattr(run, name, document[name])
+    if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
+        aggregates = [under(f"aggregates/{level}", tensors) for level in range(len(run.grids))]
+        run.take_maps(remade(run.maps, aggregates))
     run.instead = None if document["instead"] is None else Visit(*document["instead"])
     run.rests = {int(level): Rest(**rest) for level, rest in document["rests"].items()}
     for level, (grid, known) in enumerate(zip(run.grids, document["grids"], strict=True)):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from netgraph.coarsen.transfer import Transfer
 from netgraph.models.mlp import mlp
 from netgraph.viz.page import in_script, page
 from netgraph.viz.pagedata import depth_order, likeness, packed, page_data, strongest
+
 
 HOSTILE = [
     "<script>document['title']='owned'</script>",
@@ -212,7 +214,7 @@ class TestInABrowser:
 
     def test_ten_thousand_units_open_collapsed_and_expand(self, driver, tmp_path):
         sizes = (16, *([2500] * 4), 10)
-        layers = [layer for pair in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(*pair), nn.ReLU())]
+        layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
         found = ng.build_hierarchy(nn.Sequential(*layers[:-1]), torch.randn(2, 16), coarsener=runs, affinity=unlike)
         ng.export(found, tmp_path / "p.html")
         opened(driver, tmp_path / "p.html")

@@ -142,7 +142,8 @@ def strongest(block: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
         n = matrix.shape[1]
         columns = np.argpartition(matrix, n - min(k, n), axis=1)[:, n - min(k, n) :]
         np.put_along_axis(marks, columns, True, axis=1)
-    return np.nonzero(chosen & (block > 0))
+    rows, columns = np.nonzero(chosen & (block > 0))
+    return rows, columns
 
 
 def packed(numbers: NDArray[Any]) -> list[Any]:
