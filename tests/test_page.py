@@ -20,7 +20,6 @@ from netgraph.models.mlp import mlp
 from netgraph.viz.page import in_script, page
 from netgraph.viz.pagedata import depth_order, likeness, packed, page_data, strongest
 
-
 HOSTILE = [
     "<script>document['title']='owned'</script>",
     "\"'><img src=x onerror=alert(1)>",
