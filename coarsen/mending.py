@@ -7,16 +7,19 @@ That is a guess; `netgraph.coarsen.ownclass` proves it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.sizes import Counts, Sizes, recount
+from netgraph.coarsen.sizes import Counts, Sizes, recounts
 from netgraph.errors import OwnClassError
 
 Attributes = dict[str, Any]
+Attribute = tuple[type, str]
 
 
 def give_parameters(own: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -35,8 +38,16 @@ def give_parameters(own: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 slots[key] = made[name]  # type: ignore[assignment]
 
 
-def mend(own: nn.Module, sizes: Sizes) -> None:
+def mend(own: nn.Module, sizes: Sizes, ranks: Mapping[Attribute, int] = MappingProxyType({})) -> None:
     """Set every attribute that counts units to the number that is left.
+
+    Parameters
+    ----------
+    own : torch.nn.Module
+        With coarse parameters and the attributes of the fine network.
+    sizes : Sizes
+    ranks : dict of (class, name) to int
+        Which of the things that have an attribute's number it counts; the likeliest, 0, by default.
 
     Raises
     ------
@@ -48,26 +59,53 @@ def mend(own: nn.Module, sizes: Sizes) -> None:
         if row is not None:
             for key, value in row(module, name, sizes).items():
                 setattr(module, key, value)
-        elif not type(module).__module__.startswith("torch.nn."):
-            _recount(module, sizes.counts(name))
+        elif not _of_torch(module):
+            counts = sizes.counts(name)
+            for key, value in vars(module).items():
+                options = _options(key, value, counts)
+                vars(module)[key] = options[min(ranks.get((type(module), key), 0), len(options) - 1)]
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             _check_recurrent(module, name)
 
 
-def _recount(module: nn.Module, counts: Counts) -> None:
-    for key, value in vars(module).items():
-        new = recounted(key, value, counts)
-        if new is not value and new != value:
-            vars(module)[key] = new
+def choices(own: nn.Module, sizes: Sizes) -> Iterator[dict[Attribute, int]]:
+    """Yield ranks for `mend`, the likeliest first: all 0, then one attribute of a class otherwise, then two."""
+    several: dict[Attribute, int] = {}
+    for name, module in own.named_modules():
+        if _of_torch(module) or isinstance(module, tuple(SIZES)):
+            continue
+        counts = sizes.counts(name)
+        for key, value in vars(module).items():
+            options, attribute = len(_options(key, value, counts)), (type(module), key)
+            if options > 1:
+                several[attribute] = max(several.get(attribute, 0), options)
+    for n in range(3):
+        for keys in itertools.combinations(several, n):
+            for ranks in itertools.product(*(range(1, several[key]) for key in keys)):
+                yield dict(zip(keys, ranks, strict=True))
+
+
+def _options(name: str, value: Any, counts: Counts) -> list[Any]:
+    """Return what an attribute may become, the likeliest first; equal numbers side by side are mostly geometry."""
+    if type(value) is int:
+        return recounts(name, value, counts)
+    changed = recounted(name, value, counts)
+    if changed is value or changed == value:
+        return [value]
+    return [value, changed] if len(value) > 1 and len(set(value)) == 1 else [changed, value]
 
 
 def recounted(name: str, value: Any, counts: Counts) -> Any:
     """Return a number, or a list or tuple of numbers, for the coarse network; anything else as it is."""
     if type(value) is int:
-        return recount(name, value, counts)
+        return recounts(name, value, counts)[0]
     if type(value) in (list, tuple) and value and all(type(n) is int for n in value):
-        return type(value)(recount(name, n, counts) for n in value)
+        return type(value)(recounts(name, n, counts)[0] for n in value)
     return value
+
+
+def _of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
 
 
 def _linear(m: Any, name: str, sizes: Sizes) -> Attributes:
@@ -105,7 +143,7 @@ def _normalised(m: Any, name: str, sizes: Sizes) -> Attributes:
     if m.weight is not None:
         return {"normalized_shape": tuple(m.weight.shape)}
     counts = sizes.counts(name.rpartition(".")[0])  # without parameters only its neighbours tell
-    return {"normalized_shape": tuple(recount("normalized_shape", n, counts) for n in m.normalized_shape)}
+    return {"normalized_shape": tuple(recounts("normalized_shape", n, counts)[0] for n in m.normalized_shape)}
 
 
 def _embedding(m: Any, name: str, sizes: Sizes) -> Attributes:

@@ -9,6 +9,7 @@ two batch sizes. It is handed out where all agree.
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import pickle
 import shutil
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.folding import folded, folds
 from netgraph.coarsen.hierarchy import Hierarchy
-from netgraph.coarsen.mending import give_parameters, mend
+from netgraph.coarsen.mending import choices, give_parameters, mend
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.pretrained import from_config, is_pretrained
 from netgraph.coarsen.proving import batches, prove
@@ -29,6 +30,7 @@ from netgraph.coarsen.sizes import Sizes
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
 from netgraph.program import GraphNetwork
 
+TRIES = 24  # choices of what attributes count
 MEND = "use levels[i].model, the recorded graph, which runs and trains"
 
 
@@ -97,13 +99,18 @@ def _candidates(model: nn.Module, state: Mapping[str, Tensor], sizes: Sizes) -> 
     if is_pretrained(model):
         yield from from_config(model, state, sizes)
         return
+    for ranks in itertools.islice(choices(model, sizes), TRIES):
+        own = _copied(model)
+        give_parameters(own, state)
+        mend(own, sizes, ranks)
+        yield own
+
+
+def _copied(model: nn.Module) -> nn.Module:
     try:
-        own = copy.deepcopy(model)
+        return copy.deepcopy(model)
     except Exception as error:  # the class's own way of being copied
         raise OwnClassError(f"the network cannot be copied ({type(error).__name__}: {str(error)[:200]})") from error
-    give_parameters(own, state)
-    mend(own, sizes)
-    yield own
 
 
 def check_own(model: nn.Module, path: Path) -> None:

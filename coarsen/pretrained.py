@@ -16,13 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.mending import recounted
-from netgraph.coarsen.sizes import Sizes
+from netgraph.coarsen.sizes import Sizes, recounts
 from netgraph.errors import OwnClassError
 
 WIDTHS = re.compile(r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv")
-NOT_WIDTHS = re.compile(
-    r"vocab|position|layers|_layer$|n_ctx|dropout|kernel|stride|image|patch|window|token|label|depth"
-)
 TRIES = 256
 
 
@@ -57,14 +54,11 @@ def from_config(model: Any, state: Mapping[str, Tensor], sizes: Sizes) -> Iterat
 def _configs(config: Any, sizes: Sizes) -> Iterator[Any]:
     """Yield configs with every choice of numbers changed, most of them changed first."""
     counts = sizes.counts("")
-    every = {value: sorted(set().union(*kinds.values())) for value, kinds in counts.items()}
     options: dict[str, list[Any]] = {}
     for name, value in vars(config).items():
-        if name.startswith("_") or not WIDTHS.search(name) or NOT_WIDTHS.search(name):
+        if name.startswith("_") or not WIDTHS.search(name):
             continue
-        likely = recounted(name, value, counts)
-        several = every.get(value, []) if type(value) is int else []
-        others = [likely, *(v for v in several if v != likely)]
+        others = recounts(name, value, counts) if type(value) is int else [recounted(name, value, counts)]
         if any(v != value for v in others):
             options[name] = [*(v for v in others if v != value), value]
     for values in itertools.product(*options.values()):

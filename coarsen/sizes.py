@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -10,6 +11,9 @@ from netgraph.spec import Term, UnitSpec, term_size
 
 Counts = dict[int, dict[str, set[int]]]  # fine number -> what counts it -> coarse numbers
 ORDER = ("whole", "part", "head")
+GEOMETRY = re.compile(  # names of numbers that count no units
+    r"vocab|position|layers|_layer$|n_ctx|dropout|kernel|stride|shift|padding|dilation|image|img|patch|window|token|label|depth|in_chan"
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Sizes:
                 yield prod(fine[start:end]), prod(coarse[start:end]), start == 0, head
 
 
-def recount(name: str, value: int, counts: Counts) -> int:
-    """Return what an attribute counts in the coarse network; itself where nothing says so, or several things differ.
+def recounts(name: str, value: int, counts: Counts) -> list[int]:
+    """Return what an attribute may count in the coarse network, the likeliest first; itself where nothing says so.
 
     Parameters
     ----------
@@ -79,9 +83,9 @@ def recount(name: str, value: int, counts: Counts) -> int:
     counts : dict
         Of `Sizes.counts`.
     """
+    if GEOMETRY.search(name):
+        return [value]
     by_kind = counts.get(value, {})
     heads = "head" in name and "dim" not in name and "size" not in name
-    for kind in ("head", *ORDER) if heads else ORDER:
-        if kind in by_kind:
-            return next(iter(by_kind[kind])) if len(by_kind[kind]) == 1 else value
-    return value
+    order = ("head", *ORDER) if heads else ORDER
+    return list(dict.fromkeys(n for kind in order for n in sorted(by_kind.get(kind, ())))) or [value]

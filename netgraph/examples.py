@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,10 +87,8 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
 
 
 def _candidates(model: nn.Module) -> Iterator[list[str]]:
-    shapes = getattr(model, "_shapes", None)
-    if shapes is not None:  # a network saved by netgraph knows its inputs
-        yield ["x".join("2" if n is None else str(n) for n in shape) for shape in shapes]
-        yield ["x".join("2" if n is None else str(n) for n in shape) + ":int64" for shape in shapes]
+    if hasattr(model, "input_shapes"):  # a network saved by netgraph knows its inputs
+        yield from _recorded(model)
     if hasattr(model, "config") and hasattr(model, "main_input_name"):
         yield from _hugging_face(model)
     for module in model.modules():
@@ -105,6 +104,15 @@ def _candidates(model: nn.Module) -> Iterator[list[str]]:
         else:
             continue
         return
+
+
+def _recorded(model: Any) -> Iterator[list[str]]:
+    """Yield inputs by the shapes and keywords of a recorded graph; which of them are integers is found by trying."""
+    shapes = model.input_shapes
+    names = {part["tensor"]: f"{name}=" for name, part in model.input_keywords.items() if "tensor" in part}
+    sizes = [names.get(i, "") + "x".join("2" if n is None else str(n) for n in s) for i, s in enumerate(shapes)]
+    for dtypes in itertools.islice(itertools.product(("", ":int64"), repeat=len(sizes)), 64):
+        yield [size + dtype for size, dtype in zip(sizes, dtypes, strict=True)]
 
 
 def _images(module: nn.Module) -> Iterator[list[str]]:

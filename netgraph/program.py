@@ -110,6 +110,11 @@ class GraphNetwork(nn.Module):
         """For each input and dimension the size it must have, or None where it is free."""
         return self._shapes
 
+    @property
+    def input_keywords(self) -> dict[str, Any]:
+        """How the keyword inputs nest, by name."""
+        return dict(self._inputs["tuple"][1]["dict"])
+
     def document(self) -> dict[str, Any]:
         """Return all but the numbers, as data for JSON."""
         parameters = [n for n, _ in self.named_parameters()]

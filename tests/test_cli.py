@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from netgraph import cli
@@ -140,3 +141,24 @@ def test_the_own_class_is_written_whole_and_its_name_is_checked_before_work_begi
     assert code == 1
     assert "NAME.pt" in err
     assert [p.name for p in tmp_path.glob("*own*")] == ["own.pt"]
+
+
+class Masked(nn.Module):
+    """Integers and floats, by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.a, self.b = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, ids, mask):
+        return self.b(self.a(self.embed(ids)).relu() * mask[..., None])
+
+
+def test_what_netgraph_wrote_of_keyword_inputs_of_several_types_needs_no_options(tmp_path):
+    import netgraph as ng
+
+    example = {"ids": torch.randint(0, 20, (2, 6)), "mask": torch.randn(2, 6)}
+    ng.save(ng.build_hierarchy(Masked(), example).levels[1].model, tmp_path / "small.safetensors")
+    code, _, err = run("inspect", tmp_path / "small.safetensors")
+    assert code == 0
+    assert "--input ids=2x6:int64 --input mask=2x6" in err
