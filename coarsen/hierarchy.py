@@ -188,7 +188,7 @@ def build_hierarchy(
     while len(levels) < n_levels and (level := build.below(levels[-1])) is not None:
         levels.append(level)
     if len(levels) == 1:
-        raise NothingToMergeError(_why_nothing(spec, kept, gap))
+        raise NothingToMergeError(_why_nothing(spec, way, budget, gap))
     name = coarsener if isinstance(coarsener, str) else next(iter(coarseners))
     options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed}
     options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": described(example)}
@@ -341,9 +341,7 @@ def _checked_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
     return kept
 
 
-def _why_nothing(spec: UnitSpec, kept: set[str], gap: Gap | None) -> str:
+def _why_nothing(spec: UnitSpec, way: Way, budget: str | None, gap: Gap | None) -> str:
     if gap is not None and spec.free:
         return f"no ratio keeps the loss within a gap of {gap.limit}; allow a larger one, or train the network first"
-    reasons = [f"{a.name}: {a.kept}" for a in spec.axes.values() if a.kind != "index" and a.kept][:3]
-    reasons += [f"{name}: you asked to keep it" for name in sorted(kept)][:3]
-    return f"nothing in this network can be merged; {'; '.join(reasons) or 'every axis has one unit or no divisor'}"
+    return way.why_nothing(spec, budget)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from netgraph.coarsen.folding import Gains, fold
 from netgraph.coarsen.judging import batches_of, outputs
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.rescale import rescale
@@ -113,7 +114,8 @@ def repair(
         fine = coarse_network(model, spec, {}).eval()
         training = coarse.training
         coarse.eval()
-        _side_by_side(fine, coarse, batches, _Repairer(spec, transfers, fine, coarse, strength, done))
+        gains = fold(model, spec, transfers, coarse)
+        _side_by_side(fine, coarse, batches, _Repairer(spec, transfers, gains, strength, done))
         if rung == "tune":
             tune(fine, coarse, batches, steps=steps, seed=seed)
         coarse.train(training)
@@ -140,8 +142,7 @@ class _Repairer:
 
     spec: UnitSpec
     transfers: Mapping[str, Transfer]
-    fine: GraphNetwork
-    coarse: GraphNetwork
+    gains: Gains
     strength: float
     done: Repair
 
@@ -167,12 +168,14 @@ class _Repairer:
         if coarse.function is not LINEAR and len(coarse.arguments[0]) > 6 and coarse.arguments[0][6] != 1:
             self.done.left[name] = "its channels come in groups"
             return
-        fit = Fit(self.spec, self.transfers, name, centred=bias is not None)
+        fit = Fit(self.spec, self.transfers, name, centred=bias is not None or name in self.gains)
         dim = -1 if coarse.function is LINEAR else 1
         for a, b in zip(fine.arguments, coarse.arguments, strict=True):
             fit.add(a[0].movedim(dim, -1).flatten(0, -2), b[0].movedim(dim, -1).flatten(0, -2))
         with torch.no_grad():
-            self.done.fitted[name] = fit.write(fine.arguments[0], coarse.arguments[0], bias, self.strength)
+            self.done.fitted[name] = fit.write(
+                fine.arguments[0], coarse.arguments[0], bias, self.strength, self.gains.get(name)
+            )
 
 
 def tune(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], *, steps: int, seed: int) -> None:

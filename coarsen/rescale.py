@@ -2,8 +2,8 @@
 
 The mean of m members has the share r = |mean w|² / mean |w|² of their variance, as if their inputs were white: for
 members of one length and mean correlation c that is (1 + (m - 1) c) / m, the estimate of Wang et al., "Forget the data
-and fine-tuning! Just fold the network to compress", ICLR 2025, section 4 (Fold-AR). Where a batch norm follows, its
-variance is multiplied by r; elsewhere weights and bias are divided by sqrt(r).
+and fine-tuning! Just fold the network to compress", ICLR 2025, section 4 (Fold-AR). Where a batch norm follows, units
+are merged in its scale (`netgraph.coarsen.folding`) and its variance is multiplied by r; elsewhere weights and bias are divided by sqrt(r).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from netgraph.coarsen.folding import by_row, fold
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.transfer import Transfer
 from netgraph.layers import layers
@@ -27,12 +28,16 @@ def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer],
     whose weights something else reads too are left alone.
     """
     state, small = traced_state(model), coarse.tensors()
+    gains = fold(model, spec, transfers, coarse)
     with torch.no_grad():
         for layer in layers(spec):
             transfer = transfers.get(layer.axis)
             if transfer is None or spec.axes[layer.axis].equal is not None:
                 continue
-            r = variance_share(state[layer.weight].flatten(1), transfer)
+            rows = state[layer.weight].flatten(1)
+            if layer.weight in gains:
+                rows = by_row(gains[layer.weight][0], rows)
+            r = variance_share(rows, transfer)
             if layer.norm is not None:
                 small[layer.norm[3]].mul_(r.to(small[layer.norm[3]]))
                 continue

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netgraph.coarsen.folding import by_row
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import inject, prolonged
 from netgraph.spec import UnitSpec, term_axes
@@ -83,21 +84,35 @@ class Fit:
         shift = fine - M @ coarse if self.centred else torch.zeros_like(fine)
         return M, shift, (errors[0], errors[1])
 
-    def write(self, fine: list[Any], coarse: list[Any], bias: str | None, strength: float) -> tuple[float, float]:
-        """Write the fitted weight and bias; ``fine`` and ``coarse`` are the layers' arguments. Return both errors."""
+    def write(
+        self,
+        fine: list[Any],
+        coarse: list[Any],
+        bias: str | None,
+        strength: float,
+        gains: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[float, float]:
+        """Write the fitted weight and bias; ``fine`` and ``coarse`` are the layers' arguments. Return both errors.
+
+        ``gains`` are those of the norms that follow, fine and coarse: in their scale rows are averaged.
+        """
         M, shift, errors = self.solved(strength)
         weight = fine[1].double()
         fitted = torch.tensordot(weight, M, dims=([1], [0])).movedim(-1, 1)  # (out, k, ...)
-        coarse[1].copy_(self._restricted(self.name, fitted, skip=1))
+        coarse[1].copy_(self._restricted(self.name, fitted, gains, skip=1))
         if bias is not None:
             change = torch.tensordot(weight.flatten(2).sum(2) if weight.ndim > 2 else weight, shift, dims=([1], [0]))
-            coarse[2].copy_(self._restricted(bias, fine[2].double() + change))
+            coarse[2].copy_(self._restricted(bias, fine[2].double() + change, gains))
         return errors
 
-    def _restricted(self, name: str, tensor: Tensor, skip: int | None = None) -> Tensor:
+    def _restricted(
+        self, name: str, tensor: Tensor, gains: tuple[Tensor, Tensor] | None, skip: int | None = None
+    ) -> Tensor:
         terms = tuple(() if d == skip else term for d, term in enumerate(self.spec.parameters[name]))
         spec = replace(self.spec, parameters={name: terms})
-        return inject(spec, self.transfers, {name: tensor})[name]
+        if gains is None:
+            return inject(spec, self.transfers, {name: tensor})[name]
+        return by_row(1 / gains[1], inject(spec, self.transfers, {name: by_row(gains[0], tensor)})[name])
 
 
 def _relative(square: float, cross: Tensor, gram: Tensor, M: Tensor) -> float:

@@ -59,6 +59,28 @@ class Way:
         axes = [axis for axis in spec.free if axis.name not in self.kept]
         return Step(self, spec, state, whole, seen, axes)
 
+    def why_nothing(self, spec: UnitSpec, budget: str | None) -> str:
+        """Return why no axis became smaller, in a sentence."""
+        axes = [axis for axis in spec.free if axis.name not in self.kept and axis.size > 1]
+        if not axes:
+            reasons = [f"{a.name}: {a.kept}" for a in spec.axes.values() if a.kind != "index" and a.kept][:3]
+            reasons += [f"{name}: you asked to keep it" for name in sorted(self.kept)][:3]
+            return f"nothing in this network can be merged; {'; '.join(reasons) or 'every axis has one unit'}"
+        if budget is not None:
+            return f"nothing merges: the first step on any axis costs more than the budget {budget}; give a larger one"
+        asked = [axis for axis in axes if n_coarse_for(axis, self.ratio(axis.name), self.round_to) < axis.size]
+        if not asked:
+            ratios = ", ".join(f"{axis.name} {self.ratio(axis.name):g}" for axis in axes[:3])
+            return (
+                f"nothing merges: the ratios ({ratios}) keep every unit, or no divisor of its number is near; "
+                "give smaller ones"
+            )
+        names = ", ".join(axis.name for axis in asked[:3])
+        return (
+            f"nothing merges: {', '.join(self.coarseners)} found no two units alike on {names}; units whose weights are "
+            "zero, or whose affinities are, stay alone: take another coarsener or affinity"
+        )
+
 
 @dataclass
 class Step:
