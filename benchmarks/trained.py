@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "mlp": Recipe("mnist", partial(mlp, (784, 256, 256, 10)), {"epochs": 12, "batch": 128}),
     "resnet20": Recipe("cifar10", resnet20, {**IMAGES, "epochs": 16, "lr": 0.3}),
-    "vgg": Recipe("cifar10", partial(vgg, width=32), {**IMAGES, "epochs": 12, "lr": 0.1}),
+    "vgg": Recipe("cifar10", partial(vgg, width=32), {**IMAGES, "epochs": 8, "lr": 0.1}),
     "transformer": Recipe(
         "imdb", partial(Encoder, width=64, n_hidden=256), {"epochs": 3, "lr": 1e-3, "weight_decay": 0.01, "bf16": True}
     ),

@@ -18,17 +18,17 @@ from netgraph.errors import NetgraphError
 from netgraph.spec import UnitSpec, term_size
 
 GRID = (0.9, 0.75, 0.6, 0.5, 0.35, 0.25, 0.125)
-KINDS = ("parameters", "flops", "error")
+KINDS = ("parameters", "flops", "units", "error")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a level may cost: a share of the finer level's parameters or FLOPs, or a relative function error.
+    """What a level may cost: a share of the finer level's parameters, FLOPs or free units, or a relative function error.
 
     Parameters
     ----------
     kind : str
-        ``parameters``, ``flops`` or ``error``.
+        ``parameters``, ``flops``, ``units`` or ``error``.
     limit : float
     """
 
@@ -57,15 +57,26 @@ class Budget:
         return cls(kind, limit)
 
 
-def spread(step: Step, budget: Budget, judge: Judge | None) -> tuple[dict[str, float], dict[str, list[float]]]:
+def spread(
+    step: Step, budget: Budget, judge: Judge | None, repaired: Judge | None = None
+) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Return the ratio of every axis within a budget, and the error curve of each axis over `GRID`.
+
+    Parameters
+    ----------
+    step : Step
+    budget : Budget
+    judge : callable ``(axis, transfer) -> error``, optional
+        Chooses among coarseners; by default the error in the units' own weights does.
+    repaired : callable, optional
+        Measures the curves, where that is another error: that after repair.
 
     Raises
     ------
     NetgraphError
         Even the smallest ratios do not meet it.
     """
-    curves = error_curves(step, judge)
+    curves = error_curves(step, judge, repaired)
     whole = _cost(step.spec, {}, budget.kind)
     place, able = dict.fromkeys(curves, -1), set(curves)  # -1 merges nothing
     while budget.kind == "error" or _cost(step.spec, _sizes(step.spec, place), budget.kind) > budget.limit * whole:
@@ -81,14 +92,14 @@ def spread(step: Step, budget: Budget, judge: Judge | None) -> tuple[dict[str, f
     return {name: GRID[i] if i >= 0 else 1.0 for name, i in place.items()}, curves
 
 
-def error_curves(step: Step, judge: Judge | None = None) -> dict[str, list[float]]:
+def error_curves(step: Step, judge: Judge | None = None, repaired: Judge | None = None) -> dict[str, list[float]]:
     """Return the error of merging each axis alone, at the ratios of `GRID`; by weights where no judge is given."""
-    return {axis.name: [_error(step, axis.name, ratio, judge) for ratio in GRID] for axis in step.axes}
+    return {axis.name: [_error(step, axis.name, ratio, judge, repaired) for ratio in GRID] for axis in step.axes}
 
 
-def _error(step: Step, axis: str, ratio: float, judge: Judge | None) -> float:
+def _error(step: Step, axis: str, ratio: float, judge: Judge | None, repaired: Judge | None) -> float:
     found, _ = step.best(step.spec.axes[axis], ratio, judge)
-    return 0.0 if found is None else (judge or step.weight_error)(axis, found)
+    return 0.0 if found is None else (repaired or judge or step.weight_error)(axis, found)
 
 
 def _within(budget: Budget, curves: Mapping[str, list[float]], place: Mapping[str, int], name: str) -> bool:
@@ -111,8 +122,10 @@ def _sizes(spec: UnitSpec, place: Mapping[str, int]) -> dict[str, int]:
 
 
 def _cost(spec: UnitSpec, sizes: Mapping[str, int], kind: str) -> int:
-    """Return the parameters, or the FLOPs, of a network with axes of other sizes."""
+    """Return the parameters, the FLOPs or the free units of a network with axes of other sizes."""
     resized = spec.resized(dict(sizes))
+    if kind == "units":
+        return sum(axis.size for axis in resized.free)
     if kind == "flops":
         return resized.flops
     terms = [resized.parameters[name] for name in spec.trainable if name in resized.parameters]

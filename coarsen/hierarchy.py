@@ -28,6 +28,8 @@ from netgraph.spec import UnitSpec
 from netgraph.structure import described
 from netgraph.tracing import trace
 
+ROWS = 256  # of calibration data, for the repair of networks that only judge
+
 
 @dataclass
 class Level:
@@ -151,7 +153,7 @@ def build_hierarchy(
     data : Tensor, tuple or dict, optional
         Calibration inputs, nested as ``example``: for repair, for ``"auto"`` and budgets, which else judge by weights.
     budget : str, optional
-        ``parameters=0.5``, ``flops=0.5`` or ``error=0.05``: spread over the axes by their error curves in place of
+        ``parameters=0.5``, ``flops=0.5``, ``units=0.5`` or ``error=0.05``: spread over the axes by their error curves in place of
         ``ratio``, from each level to the next.
     seed : int
     spec : UnitSpec, optional
@@ -261,7 +263,7 @@ class _Build:
         reasons: dict[str, Any] = {}
         judge = self._judge()
         if self.budget is not None:
-            reasons["ratios"], reasons["curves"] = spread(step, self.budget, judge)
+            reasons["ratios"], reasons["curves"] = spread(step, self.budget, judge, self._judge(repair=True))
         if self.gap is not None:
             reasons["ratios"], reasons["gaps"] = self._within(self.gap, level, step, judge)
         transfers, chosen = step.transfers(judge, reasons.get("ratios", {}))
@@ -303,10 +305,16 @@ class _Build:
         if self.data is not None:
             reasons["error"] = function_error(self.data.wanted, outputs(coarse, self.data.batches))
 
-    def _judge(self) -> FunctionError | None:
-        if self.data is None:
+    def _judge(self, *, repair: bool = False) -> FunctionError | None:
+        """Return what judges one axis on the first batch, or does so after repair on the last rows."""
+        if self.data is None or (repair and self.rung not in ("norms", "ridge", "tune")):
             return None
-        return FunctionError(self.model, self.spec, self.whole, self.data.batches[:1], self.data.wanted[:1])
+        mend = partial(self._mend, batches_of(self.data.inputs, ROWS)[-1]) if repair else None
+        return FunctionError(self.model, self.spec, self.whole, self.data.batches[:1], self.data.wanted[:1], mend)
+
+    def _mend(self, rows: Any, transfers: Mapping[str, Transfer], network: GraphNetwork) -> None:
+        rung = "norms" if self.rung == "norms" else "ridge"
+        repaired(self.model, self.spec, transfers, network, rung=rung, data=rows)
 
     def _seen(self, spec: UnitSpec) -> Callable[[], Mapping[str, Tensor]] | None:
         if self.data is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,8 @@ class FunctionError:
         Calibration data.
     wanted : list of list of Tensor
         What the finest network answers.
+    mend : callable ``(transfers, network) -> None``, optional
+        Repairs the network before it is judged.
     """
 
     model: nn.Module
@@ -79,11 +81,15 @@ class FunctionError:
     whole: Mapping[str, Transfer]
     batches: Sequence[Any]
     wanted: Sequence[Sequence[Tensor]]
+    mend: Callable[[Mapping[str, Transfer], GraphNetwork], Any] | None = None
 
     def __call__(self, axis: str, transfer: Transfer) -> float:
         """Return the relative error of the network in which this axis alone is smaller."""
         step = self.whole[axis].compose(transfer) if axis in self.whole else transfer
-        network = coarse_network(self.model, self.spec, {**self.whole, axis: step}).eval()
+        transfers = {**self.whole, axis: step}
+        network = coarse_network(self.model, self.spec, transfers).eval()
+        if self.mend is not None:
+            self.mend(transfers, network)
         return function_error(self.wanted, outputs(network, self.batches))
 
 

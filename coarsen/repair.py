@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from netgraph.coarsen.folding import Gains, fold
+from netgraph.coarsen.normscale import Gains, fold
 from netgraph.coarsen.judging import batches_of, outputs
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.rescale import rescale

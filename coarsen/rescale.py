@@ -3,7 +3,7 @@
 The mean of m members has the share r = |mean w|² / mean |w|² of their variance, as if their inputs were white: for
 members of one length and mean correlation c that is (1 + (m - 1) c) / m, the estimate of Wang et al., "Forget the data
 and fine-tuning! Just fold the network to compress", ICLR 2025, section 4 (Fold-AR). Where a batch norm follows, units
-are merged in its scale (`netgraph.coarsen.folding`) and its variance is multiplied by r; elsewhere weights and bias are divided by sqrt(r).
+are merged in its scale (`netgraph.coarsen.normscale`) and its variance is multiplied by r; elsewhere weights and bias are divided by sqrt(r).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.folding import by_row, fold
+from netgraph.coarsen.normscale import by_row, fold
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.transfer import Transfer
 from netgraph.layers import layers

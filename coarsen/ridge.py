@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.folding import by_row
+from netgraph.coarsen.normscale import by_row
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import inject, prolonged
 from netgraph.spec import UnitSpec, term_axes
