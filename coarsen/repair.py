@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from netgraph.coarsen.normscale import Gains, fold
 from netgraph.coarsen.judging import batches_of, outputs
 from netgraph.coarsen.network import coarse_network
+from netgraph.coarsen.normscale import Gains, fold
 from netgraph.coarsen.rescale import rescale
 from netgraph.coarsen.ridge import Fit
 from netgraph.coarsen.transfer import Transfer

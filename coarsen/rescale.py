@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.normscale import by_row, fold
 from netgraph.coarsen.network import traced_state
+from netgraph.coarsen.normscale import by_row, fold
 from netgraph.coarsen.transfer import Transfer
 from netgraph.layers import layers
 from netgraph.program import GraphNetwork

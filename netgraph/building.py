@@ -44,7 +44,9 @@ class Recipe:
     affinity: Annotated[str, typer.Option(help="How alike units are; `netgraph plugins` lists them.")] = "cosine"
     budget: Annotated[
         str | None,
-        typer.Option(help="parameters=0.5, flops=0.5 or error=0.05, spread over the axes; in place of --ratio."),
+        typer.Option(
+            help="parameters=, flops= or units=0.5, or error=0.05, spread over the axes; in place of --ratio."
+        ),
     ] = None
     repair: Annotated[str, typer.Option(help="After merging: none, rescale, norms, ridge or tune.")] = "none"
     data: Annotated[

@@ -7,6 +7,8 @@ from torch import nn
 
 import netgraph as ng
 from netgraph import plugins
+from netgraph.coarsen.budget import GRID
+from netgraph.coarsen.judging import function_error, outputs
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.way import AUTO
 from netgraph.models.mlp import mlp
@@ -41,13 +43,36 @@ def test_auto_takes_on_each_axis_what_has_the_smallest_error(data):
             assert alone.levels[1].reasons["error"] == pytest.approx(errors[best], rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["parameters", "flops"])
+@pytest.mark.parametrize("kind", ["parameters", "flops", "units"])
 @pytest.mark.parametrize("data", [None, torch.randn(40, 6)])
 def test_a_budget_is_met_and_not_by_more_than_one_step_of_the_grid(kind, data):
     model = mlp(SIZES)
     levels = ng.build_hierarchy(model, torch.randn(2, 6), budget=f"{kind}=0.4", data=data).levels
-    cost = (lambda level: level.flops) if kind == "flops" else (lambda level: n_parameters(level.model))
+    cost = {"flops": lambda v: v.flops, "units": lambda v: v.n_units, "parameters": lambda v: n_parameters(v.model)}[
+        kind
+    ]
     assert 0.2 * cost(levels[0]) < cost(levels[1]) <= 0.4 * cost(levels[0])
+
+
+def test_error_curves_are_those_after_repair():
+    model, data = mlp(SIZES).double(), torch.randn(400, 6, dtype=torch.float64)
+    options = {"budget": "units=0.5", "data": data, "coarsener": "ward"}
+    plain, repaired = (
+        ng.build_hierarchy(model, data[:2], **options, repair=rung).levels[1].reasons["curves"]
+        for rung in ("none", "ridge")
+    )
+    for axis, curve in repaired.items():
+        alone = ng.build_hierarchy(
+            model,
+            data[:2],
+            coarsener="ward",
+            ratio={axis: GRID[3], "*": 1},
+            repair="ridge",
+            data=data[256:],
+        ).levels[1]
+        wanted = function_error(outputs(model, [data[:64]]), outputs(alone.model, [data[:64]]))
+        assert curve[3] == pytest.approx(wanted, rel=1e-6)
+        assert curve[3] < plain[axis][3]
 
 
 def test_an_error_budget_merges_alike_units_and_no_others():

@@ -7,6 +7,7 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.judging import function_error, outputs
 from netgraph.coarsen.network import coarse_network
+from netgraph.coarsen.normscale import fold
 from netgraph.coarsen.repair import RUNGS, repair
 from netgraph.coarsen.rescale import variance_share
 from netgraph.coarsen.ridge import Fit
@@ -108,6 +109,45 @@ def test_norm_statistics_are_those_that_torch_finds_in_one_training_step():
     norm(nn.functional.conv2d(data, weights["0.weight"]))
     torch.testing.assert_close(weights["1.running_mean"], norm.running_mean)
     torch.testing.assert_close(weights["1.running_var"], norm.running_var)
+
+
+def fused(weights, conv, norm, eps=1e-5):
+    """Return weight and bias of a convolution and its norm in one, by torch's own fusion."""
+    names = [f"{norm}.{n}" for n in ("running_mean", "running_var", "weight", "bias")]
+    mean, variance, scale, shift = (weights[n] for n in names)
+    return torch.nn.utils.fusion.fuse_conv_bn_weights(
+        weights[f"{conv}.weight"], weights.get(f"{conv}.bias"), mean, variance, eps, scale, shift
+    )
+
+
+def test_a_layer_and_its_norm_are_averaged_as_the_one_map_that_they_are():
+    model, spec, transfers, coarse, _ = merged("convolutions")
+    with torch.no_grad():
+        model[1].weight.uniform_(-2, 2)
+        model[1].bias.normal_()
+    fold(model, spec, transfers, coarse)
+    weight, bias = fused(model.state_dict(), "0", "1")
+    weight_c, bias_c = fused(coarse.tensors(), "0", "1")
+    R = torch.from_numpy(transfers["0"].R.toarray())
+    torch.testing.assert_close(weight_c, torch.tensordot(R, weight, 1))
+    torch.testing.assert_close(bias_c, R @ bias)
+
+
+def test_merging_in_the_scale_of_norms_keeps_the_function_of_channels_that_differ_by_scale_alone():
+    model, data = conv_net(), torch.randn(16, 3, 9, 9, dtype=torch.float64)
+    factors = torch.tensor([1.0, 7.0] * 4).double()
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            getattr(model[1], name).copy_(torch.randn(4).repeat_interleave(2))
+        model[0].weight.copy_(torch.randn(4, 3, 3, 3).repeat_interleave(2, 0) * factors[:, None, None, None])
+        model[1].running_mean.copy_(torch.randn(4).repeat_interleave(2) * factors)
+        model[1].running_var.copy_((torch.rand(4).repeat_interleave(2) + 1) * factors.square())
+        model[1].eps = 1e-12
+    spec, transfers = ng.trace(model, data[:2]), {"0": Transfer([0, 0, 1, 1, 2, 2, 3, 3])}
+    coarse = coarse_network(model, spec, transfers).eval()
+    assert error(model, coarse, data) > 0.01
+    fold(model, spec, transfers, coarse)
+    assert error(model, coarse, data) < 1e-9
 
 
 def test_the_variance_that_averaging_takes_is_that_of_white_inputs():
