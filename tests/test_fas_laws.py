@@ -16,7 +16,7 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.ascent import ascend
 from netgraph.fas.maps import HierarchyMaps
 from netgraph.fas.moments import moments_of
-from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau, names, parsed
+from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau, names, parsed
 from netgraph.fas.problem import Problem
 from netgraph.fas.run import REFUSED
 from netgraph.fas.solver import FAS, plain
@@ -380,3 +380,50 @@ def test_selections_train_as_aggregates_do():
     before = mean_loss(model, data)
     FAS("v", torch.optim.SGD, 0.1, epochs=10).solve(hierarchy, Problem(data, cross_entropy))
     assert mean_loss(model, data) < before
+
+
+def probe(model):
+    """The loss on one set of minibatches."""
+    return mean_loss(model, batches(4))
+
+
+def test_a_gap_bounds_what_the_loss_rises_by_from_level_to_level():
+    model = network()
+    FAS("kaskade", torch.optim.AdamW, 1e-2, epochs=10, share=(1, 0, 0)).solve(
+        hierarchy_of(model), Problem(batches(), cross_entropy)
+    )
+    loose = ng.build_hierarchy(model, torch.randn(2, 6), n_levels=2, ratio="gap:10", loss=probe)
+    tight = ng.build_hierarchy(model, torch.randn(2, 6), n_levels=2, ratio="gap:0.3", loss=probe)
+    for hierarchy, limit in ((loose, 10), (tight, 0.3)):
+        fine, coarse = (probe(level.model) for level in hierarchy.levels)
+        assert coarse - fine <= limit * fine
+        assert coarse_ratio(hierarchy) in hierarchy.levels[1].reasons["gaps"]
+    assert loose.levels[1].n_units < tight.levels[1].n_units
+
+
+def coarse_ratio(hierarchy):
+    (ratio,) = set(hierarchy.levels[1].reasons["ratios"].values())
+    return ratio
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"ratio": "gap:0.1"}, {"ratio": "gap:x", "loss": probe}, {"ratio": "half", "loss": probe}]
+)
+def test_a_gap_that_cannot_be_measured_is_a_sentence(mistake):
+    with pytest.raises(NetgraphError, match="gap"):
+        ng.build_hierarchy(network(), torch.randn(2, 6), **mistake)
+
+
+def test_units_are_matched_again_while_training():
+    model = network()
+    options = Options(Smoothing(2, 2, 4), Tau(batches=2), OPEN, adapt=Adapt(rematch=2))
+    solution = FAS("v", torch.optim.AdamW, 1e-2, epochs=6, options=options).solve(
+        hierarchy_of(model, 2), Problem(batches(), cross_entropy)
+    )
+    made = solution.events("rematch")
+    assert len(made) >= 3
+    assert all(record["units"] == [24, 12] and not record["why"] for record in made)
+    assert len(solution.events("down")) > 2
+    loaded = ng.Hierarchy(hierarchy_of(model, 2).levels)
+    with pytest.raises(NetgraphError, match="rematch"):
+        FAS("v", epochs=1, options=options).solve(loaded, Problem(batches(), cross_entropy))
