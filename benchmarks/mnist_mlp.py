@@ -1,0 +1,212 @@
+"""Claim: what nested iteration and gated FAS cost on MNIST, to the final loss of a tuned plain run.
+
+The network 784-1024-1024-10 (``--widths`` takes others) on real MNIST: 55,000 images to train on, validation figures on 5,000,
+test accuracy on 10,000. ``--tune`` runs plain training over `GRID` with seed 100, which no result uses; its best is `TUNED`.
+Then for each seed every method runs in turn, each with a whole schedule of its own: plain; the coarse networks alone; nested
+iteration; FAS with tau, gate and line search; and `ABLATIONS`, which change one thing of one of them. The ledger counts matching,
+transfers, tau and line searches. Seconds are processor time of one thread: the machine is shared.
+
+    NETGRAPH_DATA=... python benchmarks/mnist_mlp.py --tune
+    NETGRAPH_DATA=... python benchmarks/mnist_mlp.py --seeds 3 --ablations    # to benchmarks/results/mnist_mlp.jsonl
+    python benchmarks/mnist_mlp.py --report                                   # tables, and docs/pictures/mnist_mlp.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import netgraph as ng
+from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.problem import Problem
+from netgraph.fas.solver import FAS, plain
+from netgraph.models.datasets import Dataset, load
+from netgraph.models.loader import Loader
+from netgraph.models.mlp import mlp
+from netgraph.models.training import evaluate
+
+RESULTS = Path(__file__).parent / "results" / "mnist_mlp.jsonl"
+PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "mnist_mlp.svg"
+GRID = [
+    {"lr": lr, "batch": batch, "epochs": epochs, "schedule": schedule}
+    for lr, batch, epochs, schedule in (
+        (5e-4, 128, 8, "one-cycle"), (1e-3, 128, 8, "one-cycle"), (2e-3, 128, 8, "one-cycle"), (4e-3, 128, 8, "one-cycle"),
+        (1e-3, 256, 8, "one-cycle"), (1e-3, 128, 8, "cosine"), (1e-3, 128, 16, "one-cycle"),
+    )
+]  # fmt: skip
+TUNED = {"lr": 1e-3, "batch": 128, "epochs": 8, "schedule": "one-cycle"}
+ADAMW = torch.optim.AdamW
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, search=())
+
+
+class Method:
+    """One way to train: how many levels, which solver, and the width that is trained where it is a small network alone."""
+
+    def __init__(self, solver: Callable[..., FAS], levels: int = 1, shrink: int = 1, **hierarchy: Any) -> None:
+        self.solver, self.levels, self.shrink, self.hierarchy = solver, levels, shrink, hierarchy
+
+
+def cycles(cycle: str, share: tuple[float, ...] | None = None, **options: Any) -> Callable[..., FAS]:
+    """Return how a multilevel solver is made for a rate and a number of epochs."""
+    return lambda **how: FAS(cycle, ADAMW, share=share, options=Options(**options), **how)
+
+
+def alone(**how: Any) -> FAS:
+    """Return ordinary training."""
+    return plain(optimizer=ADAMW, **how)
+
+
+METHODS = {
+    "plain": Method(alone),
+    "half the width alone": Method(alone, shrink=2),
+    "a quarter of the width alone": Method(alone, shrink=4),
+    "nested iteration, 2 levels": Method(cycles("kaskade", (0.3, 0.7)), 2),
+    "nested iteration, 3 levels": Method(cycles("kaskade", (0.25, 0.25, 0.5)), 3),
+    "gated FAS, V-cycles, 2 levels": Method(cycles("v"), 2),
+    "gated FAS, full, 2 levels": Method(cycles("full", (0.3, 0.7)), 2),
+}
+ABLATIONS = {
+    "nested 2: no noise": Method(cycles("kaskade", (0.3, 0.7), split=Split("none")), 2),
+    "nested 2: noise on everything": Method(cycles("kaskade", (0.3, 0.7), split=Split("everything", 0.3)), 2),
+    "nested 2: gamma 1": Method(cycles("kaskade", (0.3, 0.7), split=Split(gamma=1.0)), 2),
+    "nested 2: moments reset": Method(cycles("kaskade", (0.3, 0.7), smoothing=Smoothing(moments=False)), 2),
+    "nested 2: half of the steps fine": Method(cycles("kaskade", (0.5, 0.5)), 2),
+    "nested 2: random pairs": Method(cycles("kaskade", (0.3, 0.7)), 2, coarsener="random"),
+    "V 2: no gate, no line search": Method(cycles("v", gate=OPEN), 2),
+    "V 2: no tau": Method(cycles("v", tau=Tau("none")), 2),
+    "V 2: a tau for each minibatch": Method(cycles("v", tau=Tau("several")), 2),
+    "V 2: matched again every 20 cycles": Method(cycles("v", adapt=Adapt(rematch=20)), 2),
+    "W 3 levels": Method(cycles("w"), 3),
+}
+
+
+def run(
+    name: str, method: Method, data: Dataset, seed: int, widths: tuple[int, ...], how: dict[str, Any]
+) -> dict[str, Any]:
+    """Train once, and return a line of results."""
+    batch, how = how["batch"], {key: value for key, value in how.items() if key != "batch"}
+    torch.manual_seed(seed)
+    model = mlp((widths[0], *(w // method.shrink for w in widths[1:-1]), widths[-1]))
+    problem = Problem(
+        Loader(data, batch, seed=seed),
+        functional.cross_entropy,
+        valid=lambda network: evaluate(network, data, split="valid")._asdict(),
+    )
+    begun = time.process_time()
+    hierarchy = levels_of(model, data.train.inputs[:2], method)
+    setup = time.process_time() - begun
+    begun = time.process_time()
+    solution = method.solver(seed=seed, **how).solve(hierarchy, problem, evaluations=430)
+    seconds = time.process_time() - begun
+    measured = [record for record in solution.events("evaluate") if record["level"] == 0 or method.levels == 1]
+    evaluating = sum(row["seconds"] for row in solution.ledger.rows() if row["kind"] == "evaluate")
+    return {
+        "method": name, "seed": seed, "widths": widths, **how, "batch": batch,
+        "seconds": setup + seconds - evaluating, "flops": solution.flops,
+        "loss": measured[-1]["figures"]["loss"], "accuracy": measured[-1]["figures"]["accuracy"],
+        "test": evaluate(model, data).accuracy, "events": dict(Counter(record["event"] for record in solution.history)),
+        "accepted": sum(record["length"] > 0 for record in solution.events("up")),
+        "curve": [[r["flops"], r["figures"]["loss"], r["figures"]["accuracy"], r["level"]] for r in solution.events("evaluate")],
+        "ledger": solution.ledger.rows(),
+    }  # fmt: skip
+
+
+def levels_of(model: torch.nn.Module, example: torch.Tensor, method: Method) -> ng.Hierarchy:
+    """Return a hierarchy of as many levels; of one level without matching."""
+    hierarchy = ng.build_hierarchy(model, example, n_levels=max(method.levels, 2), **method.hierarchy)
+    return hierarchy if method.levels > 1 else ng.Hierarchy(hierarchy.levels[:1], hierarchy.options)
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """Return one line a method: medians, spread, and the cost over that of the plain run of the same seed."""
+    base = {row["seed"]: row for row in rows if row["method"] == "plain"}
+    lines = [
+        "| method | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name and row["seed"] in base]
+        losses = [row["loss"] for row in own]
+        flops = statistics.median(row["flops"] / base[row["seed"]]["flops"] for row in own)
+        seconds = statistics.median(row["seconds"] / base[row["seed"]]["seconds"] for row in own)
+        taken = f"{sum(row['accepted'] for row in own)} of {sum(sum(row['events'].get(k, 0) for k in ('up', 'skip')) for row in own)}"
+        lines.append(
+            f"| {name} | {len(own)} | {statistics.median(losses):.4f} ({min(losses):.4f}–{max(losses):.4f}) | "
+            f"{statistics.median(row['test'] for row in own):.2%} | {flops:.2f} | {seconds:.2f} | {taken if taken != '0 of 0' else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def picture(rows: list[dict[str, Any]]) -> None:
+    """Draw validation loss against FLOPs for every method but the ablations, one seed faint, the median marked."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for i, name in enumerate(n for n in METHODS if any(row["method"] == n for row in rows)):
+        own = [row for row in rows if row["method"] == name]
+        for row in own:
+            points = [(flops / 1e12, loss) for flops, loss, _, _ in row["curve"]]
+            axes.plot(*zip(*points, strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
+        ends = [(row["flops"] / 1e12, row["loss"]) for row in own]
+        axes.scatter(*zip(*ends, strict=True), color=f"C{i}", s=22, zorder=3, label=name)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="FLOPs of training (10¹²), everything counted",
+        ylabel="validation loss",
+        ylim=(0.05, 0.4),
+    )
+    axes.set_yticks([0.06, 0.08, 0.1, 0.2, 0.4], labels=["0.06", "0.08", "0.1", "0.2", "0.4"])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ablations", action="store_true", help="with the first seed, after the methods")
+    parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    if options.report:
+        rows = [json.loads(line) for line in options.out.read_text().splitlines()]
+        rows = [row for row in rows if "method" in row]
+        print(report(rows))
+        picture(rows)
+        return
+    torch.set_num_threads(1)
+    data, widths = load("mnist").flat(), (784, *options.widths, 10)
+    if options.tune:
+        for how in GRID:
+            row = run("plain", METHODS["plain"], data, 100, widths, how)
+            print(json.dumps({**how, **{key: row[key] for key in ("loss", "accuracy", "seconds")}}), flush=True)
+        return
+    jobs = [(name, method, seed) for seed in range(options.seeds) for name, method in METHODS.items()]
+    jobs += [(name, method, 0) for name, method in ABLATIONS.items() if options.ablations]
+    with options.out.open("a") as file:
+        file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
+        for name, method, seed in jobs:
+            row = run(name, method, data, seed, widths, TUNED)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(name, seed, f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
