@@ -119,7 +119,7 @@ class Adapt:
     rematch : int
         Match units again after so many cycles; 0: never.
     steer : bool
-        Give more cycles' steps to the level whose last visit lowered f most for each second.
+        Make coarse visits longer while they lower the loss more for each second than whole cycles do, and shorter else.
     """
 
     rematch: int = 0

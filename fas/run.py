@@ -23,30 +23,13 @@ from netgraph.fas.options import Options
 from netgraph.fas.problem import Objective, placed, rows_of
 from netgraph.fas.rematch import rematched
 from netgraph.fas.schedule import Schedule
+from netgraph.fas.steering import Rest, Steering
 from netgraph.fas.stream import Stream
 from netgraph.fas.tau import Descent, descend, gap_only, refusal
 from netgraph.fas.vectors import assign, copied
 
 Callback = Callable[["Run", dict[str, Any]], None]
 REFUSED = 25  # refused steps in a row after which a run gives up
-
-
-@dataclass
-class Rest:
-    """How long a level's coarse steps rest after refusals in a row."""
-
-    refusals: int = 0
-    left: int = 0
-
-    def refuse(self, patience: int) -> None:
-        """Note a refusal; from the ``patience``-th on each doubles the rest."""
-        self.refusals += 1
-        if self.refusals >= patience:
-            self.left = 2 ** min(self.refusals - patience, 10)
-
-    def succeed(self) -> None:
-        """Note an accepted correction."""
-        self.refusals = self.left = 0
 
 
 @dataclass
@@ -98,6 +81,7 @@ class Run:
     losses: list[float] = field(default_factory=list)
     rests: dict[int, Rest] = field(default_factory=dict)
     descents: dict[int, Descent] = field(default_factory=dict)
+    steering: Steering = field(default_factory=Steering)
     notes: dict[str, Any] = field(default_factory=dict)  # what callbacks want to find again when the run is resumed
     rng: Mapping[str, Tensor] | None = None  # where random numbers go on
 
@@ -109,7 +93,7 @@ class Run:
         self.tell("begin", self.top, steps=self.total_steps)
         try:
             while self.at < len(self.visits) and not self.reason:
-                self._visit(self.instead or self.visits[self.at])
+                self._visit(self.instead or self._steered(self.visits[self.at]))
             if not self.reason:
                 self.evaluate()
                 self.reason = ending
@@ -157,6 +141,12 @@ class Run:
 
     # smoothing
 
+    def _steered(self, visit: Visit) -> Visit:
+        """Return a visit with as many steps as its level earns; the schedule goes on as planned."""
+        if not self.options.adapt.steer or visit.kind != "smooth" or visit.level == self.top:
+            return visit
+        return visit._replace(steps=max(round(visit.steps * self.steering.factor), 1))
+
     def _smooth(self, visit: Visit) -> None:
         grid = self.grids[visit.level]
         ticks = self._ticks(visit)
@@ -173,7 +163,7 @@ class Run:
     def _ticks(self, visit: Visit) -> int:
         """Return how far the schedule goes: as far as the steps that were planned here."""
         if self.instead is None:
-            return visit.steps
+            return self.visits[self.at].steps
         return sum(v.steps for v in self.visits[self.at : self._up_of(self.at)])
 
     def _step(self, grid: Grid, level: int) -> None:
@@ -189,6 +179,8 @@ class Run:
         if result.taken:
             self.refused = 0
             self.losses.append(result.loss)
+            if level == self.top:
+                self.steering.step(result.loss)
             if self.mean is not None and level == 0:
                 self.mean.update_parameters(grid.model)
         else:
@@ -244,6 +236,8 @@ class Run:
         coarse.injected = copied({n: t for n, t in coarse.x.items() if t.is_floating_point()})
         with self.ledger.clock(level, "transfer"):
             self._moments_down(level, fine, coarse)
+        if level == self.top:
+            self.steering.go_down(self.ledger.total_seconds())
         self.tell("down", level, **_figures(found))
 
     def _descend(self, level: int, fine: Grid, coarse: Grid) -> Descent:
@@ -297,6 +291,8 @@ class Run:
         else:
             rest.refuse(self.options.gate.patience)
         coarse.settle()
+        if level == self.top:
+            self.steering.come_up(taken.before - taken.after if taken.length else 0.0, self.ledger.total_seconds())
         self.tell("up", level, **vars(taken))
 
     def _moments_up(self, level: int, fine: Grid, coarse: Grid) -> None:
@@ -318,6 +314,7 @@ class Run:
 
     def _end(self, visit: Visit) -> None:
         """A cycle is over, which is told when the run has gone on from here."""
+        self.steering.end_cycle(self.ledger.total_seconds())
         every = self.options.adapt.rematch
         if every and (self.cycles + 1) % every == 0 and self.top == 0:
             self._rematch()

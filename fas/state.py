@@ -20,7 +20,8 @@ from netgraph.fas.maps import HierarchyMaps, live_state
 from netgraph.fas.moments import Moments, moments_of, set_moments
 from netgraph.fas.randomness import random_state
 from netgraph.fas.rematch import aggregates_of, remade
-from netgraph.fas.run import Rest, Run
+from netgraph.fas.run import Run
+from netgraph.fas.steering import Rest, Steering
 from netgraph.fas.tau import Descent
 from netgraph.fas.vectors import assign
 from netgraph.structure import structure_of, unflatten, without_classes
@@ -42,6 +43,7 @@ def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
     document: dict[str, Any] = {name: getattr(run, name) for name in COUNTERS}
     document["instead"] = None if run.instead is None else list(run.instead)
     document["rests"] = {str(level): vars(rest) for level, rest in run.rests.items()}
+    document["steering"] = {name: str(value) for name, value in vars(run.steering).items()}  # may be no number yet
     document["descents"] = {str(i): _descent(found, f"{i}/direction", tensors) for i, found in run.descents.items()}
     document["schedules"] = [schedule.state_dict() for schedule in run.schedules]
     document["stream"] = _stream(run, tensors)
@@ -69,6 +71,7 @@ def set_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, An
         run.take_maps(remade(run.maps, aggregates))
     run.instead = None if document["instead"] is None else Visit(*document["instead"])
     run.rests = {int(level): Rest(**rest) for level, rest in document["rests"].items()}
+    run.steering = Steering(**{name: float(value) for name, value in document["steering"].items()})
     for level, (grid, known) in enumerate(zip(run.grids, document["grids"], strict=True)):
         _set_grid(grid, str(level), tensors, known)
     run.descents = {

@@ -20,6 +20,7 @@ from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau, na
 from netgraph.fas.problem import Problem
 from netgraph.fas.run import REFUSED
 from netgraph.fas.solver import FAS, plain
+from netgraph.fas.steering import Steering
 from netgraph.fas.tau import descend
 from netgraph.models.mlp import mlp
 
@@ -427,3 +428,30 @@ def test_units_are_matched_again_while_training():
     loaded = ng.Hierarchy(hierarchy_of(model, 2).levels)
     with pytest.raises(NetgraphError, match="rematch"):
         FAS("v", epochs=1, options=options).solve(loaded, Problem(batches(), cross_entropy))
+
+
+def test_coarse_visits_grow_while_they_earn_more_than_cycles_and_shrink_else():
+    steering = Steering()
+    for cycle in range(4):
+        steering.go_down(2.0 * cycle)
+        steering.come_up(1.0, 2.0 * cycle + 0.1)  # ten a second
+        steering.step(5.0 - cycle)
+        steering.end_cycle(2.0 * cycle + 2)  # half a second each
+    assert steering.factor == 4
+    for cycle in range(4, 20):
+        steering.go_down(2.0 * cycle)
+        steering.come_up(0.0, 2.0 * cycle + 0.1)
+        steering.step(5.0 - cycle)
+        steering.end_cycle(2.0 * cycle + 2)
+    assert steering.factor == 0.25
+
+
+def test_a_steered_run_ends_where_its_schedule_does():
+    model = network()
+    gate = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0)
+    options = Options(Smoothing(2, 2, 4), Tau(batches=2), gate, adapt=Adapt(steer=True))
+    solver = FAS("v", torch.optim.AdamW, 1e-2, epochs=6, options=options)
+    run = solver.begin(hierarchy_of(model, 2), Problem(batches(), cross_entropy))
+    solver.finish(run)
+    assert run.schedules[0].taken == run.total_steps - 1
+    assert run.steps != run.total_steps
