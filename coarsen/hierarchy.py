@@ -23,6 +23,7 @@ from netgraph.coarsen.verify import verify_level
 from netgraph.coarsen.way import Judge, Progress, Step, Way, coarseners_of
 from netgraph.coarsen.weights import inject
 from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.notebook import table
 from netgraph.program import GraphNetwork
 from netgraph.spec import UnitSpec
 from netgraph.structure import described
@@ -106,6 +107,16 @@ class Hierarchy:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The same table for notebooks, and the axes."""
+        head = ["level", "units", "parameters", "FLOPs", "seconds"]
+        rows = [(i, x.n_units, x.n_parameters, float(x.flops), x.seconds) for i, x in enumerate(self.levels)]
+        foot = f"operator complexity {self.operator_complexity:.3f}, grid complexity {self.grid_complexity:.3f}"
+        merged = dict.fromkeys(name for level in self.levels for name in level.transfers)
+        sizes = [(name, *(level.spec.axes[name].size for level in self.levels)) for name in merged]
+        axes = table("Merged axes", ["axis", *(f"level {i}" for i in range(len(self.levels)))], sizes)
+        return table("Hierarchy", head, rows, foot=foot) + axes
 
 
 def build_hierarchy(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from netgraph import plugins
 from netgraph.errors import NetgraphError
+from netgraph.notebook import table
 from netgraph.spec import Axis, UnitSpec, term_axes
 from netgraph.units import AxisUnits, rows
 
@@ -125,6 +126,16 @@ class UnitGraph:
             f"UnitGraph({self.n_units:,} units of {len(self.axes)} axes, {self.n_connections:,} connections, "
             f"{edges:,} affinities)"
         )
+
+    def _repr_html_(self) -> str:
+        """Axes and connections as tables for notebooks."""
+        axes = [
+            (name, x.size, x.kind, self.affinities[name].nnz // 2 if name in self.affinities else "–")
+            for name, x in self.axes.items()
+        ]
+        joins = [(a, b, int(np.count_nonzero(w)), float(np.abs(w).max(initial=0))) for (a, b), w in self.blocks.items()]
+        made = table("Axes", ["axis", "units", "kind", "affinities"], axes, foot=repr(self))
+        return made + table("Connections", ["from", "to", "edges", "heaviest"], joins)
 
 
 def _fill(store: Any, i: Any, j: Any, weight: Any) -> None:

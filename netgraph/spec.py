@@ -13,6 +13,8 @@ from typing import Any, Union
 
 from torch import fx
 
+from netgraph.notebook import table
+
 
 class Join(tuple[tuple[Any, ...], ...]):
     """Terms laid end to end."""
@@ -167,10 +169,33 @@ class UnitSpec:
         axes = {name: replace(axis, size=sizes.get(name, axis.size)) for name, axis in self.axes.items()}
         return replace(self, axes=axes)
 
+    def _summed(self, name: str) -> set[str]:
+        """Return the axes that a parameter is summed over."""
+        return {a for (n, _), axes in self.sums.items() if n == name for a in axes}
+
     def __str__(self) -> str:
         lines = []
         for name, terms in self.parameters.items():
             text = ", ".join(spell(term) for term in terms)
-            summed = sorted({a for (n, _), axes in self.sums.items() if n == name for a in axes})
+            summed = sorted(self._summed(name))
             lines.append(f"{name} ({text})" + (f"  sums over {', '.join(summed)}" if summed else ""))
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Parameters and axes as tables for notebooks."""
+        parameters = [
+            (name, ", ".join(spell(term) for term in terms), ", ".join(sorted(self._summed(name))))
+            for name, terms in self.parameters.items()
+        ]
+        axes = [
+            (
+                x.name,
+                x.size,
+                x.kind,
+                f"kept: {x.kept}" if x.kept else f"equal aggregates: {x.equal}" if x.equal else "free",
+            )
+            for x in self.axes.values()
+            if x.kind != "index"
+        ]
+        made = table("Parameters", ["parameter", "runs over", "sums over"], parameters)
+        return made + table("Axes", ["axis", "units", "kind", "state"], axes)
