@@ -82,7 +82,7 @@ def draw_affinity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     n, k = len(order), int(chain(hierarchy, axis)[-1].max(initial=-1)) + 1
     low, high = np.percentile(matrix.data, [1, 99]) if matrix.nnz else (0.0, 1.0)
     panels = figure.subplots(1, 2)
-    titles = (f"axis {shown(axis)}: {n:,} units as they are", f"the same, ordered by {k:,} aggregates")
+    titles = (f"axis {shown(axis)}: {n:,} units as they are", f"ordered by {k:,} aggregates")
     for ax, title, drawn in zip(panels, titles, (matrix, matrix[order][:, order]), strict=True):
         image = ax.imshow(picture(drawn), vmin=low, vmax=high, interpolation="nearest", extent=(0, n, n, 0))
         ax.set_title(title)

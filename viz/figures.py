@@ -16,7 +16,7 @@ from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.viz.drawing import draw_affinity, draw_complexity, draw_dendrogram, draw_error, draw_sparsity
 
 FIGURES: dict[str, tuple[Callable[..., None], tuple[float, float]]] = {
-    "affinity": (draw_affinity, (7.0, 3.8)),
+    "affinity": (draw_affinity, (7.0, 3.4)),
     "dendrogram": (draw_dendrogram, (7.0, 3.2)),
     "complexity": (draw_complexity, (5.0, 3.2)),
     "error": (draw_error, (5.6, 3.6)),
