@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from browser import chromium, logged, opened, press
+from browser import TWO_FRAMES, chromium, logged, opened, press
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -189,6 +189,19 @@ class TestInABrowser:
         driver.find_element("id", "theme").click()
         assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") != before
         assert logged(driver) == ([], [])
+
+    def test_the_stage_follows_the_window_and_narrow_windows_scroll_down_only(self, driver, written):
+        opened(driver, written)
+        size = driver.get_window_size()
+        try:
+            for width in (1500, 560):
+                driver.set_window_size(width, 800)
+                driver.execute_async_script(TWO_FRAMES)
+                script = "const g = document.getElementById('graph'), c = g.querySelector('canvas'); return g.clientWidth - c.clientWidth"
+                assert driver.execute_script(script) == 0
+                assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        finally:
+            driver.set_window_size(size["width"], size["height"])
 
     def test_hostile_names_do_nothing(self, driver, tmp_path):
         model = nn.Sequential()

@@ -110,6 +110,8 @@ byId("collapse").addEventListener("click", () => { openAxes.clear(); openUnits.c
 byId("theme").addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; themed(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
 
+new ResizeObserver(() => { cy.resize(); if (!current) fitted(); }).observe(byId("graph"));
+
 byId("name").textContent = plain(DATA.name, 60);
 document.title = `${plain(DATA.name, 60)} · hierarchy`;
 byId("summary").textContent = `${DATA.levels.length} levels · ${DATA.axes.length} axes · operator complexity ${DATA.complexity[0].toFixed(3)} · grid complexity ${DATA.complexity[1].toFixed(3)} · merged by ${plain(DATA.options.coarsener || "?", 30)}`;

@@ -1,7 +1,7 @@
 // What is on the stage: which axes and aggregates are open, and the nodes and edges that follow from it.
 
 const PAGE = 400;   // units of an axis that are shown at once; the rest is a page further
-const MOST = 800;   // connections between the units of two axes that are drawn
+const MOST = 400;  // connections between the units of two axes that are drawn, the heaviest
 const NUMBERED = 100; // units of one box that carry their numbers
 const openAxes = new Map();   // "level:axis" -> first unit shown
 const openUnits = new Set();  // ids of open aggregates
