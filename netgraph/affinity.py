@@ -120,6 +120,18 @@ def _tame(x: NDArray[Any], squares: NDArray[Any]) -> bool:
     return not (zero.any() and x[zero].any())
 
 
+def directions(features: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return rows of length one, (n, d), and which have a direction, (n,); rows of zeros stay.
+
+    Raises
+    ------
+    NetgraphError
+        A feature is not finite.
+    """
+    x = _finite(_numbers(features))
+    return _directions(x), _largest(x) > 0
+
+
 def _finite(x: NDArray[Any]) -> NDArray[Any]:
     largest = _largest(x)
     if not np.isfinite(largest).all():

@@ -1,6 +1,8 @@
 """Affinities against scipy's distances, a slow search for neighbours, and what must hold whatever the rounding."""
 
+import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import nearest
 from scipy import sparse
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from netgraph import neighbours
 from netgraph.affinity import _copies, cosine, radial
-from netgraph.errors import NetgraphError
+from netgraph.descent import approximate_cosine
+from netgraph.errors import NetgraphError, PluginError
 from netgraph.units import _joined, columns
 
 both = pytest.mark.parametrize("affinity", [cosine, radial])
@@ -194,3 +198,33 @@ def test_folded_units_keep_their_cosines_their_copies_and_their_zeros():
 
 def test_what_all_pairs_cost_is_bounded():
     assert [columns(n) for n in (0, 1, 128, 512, 2048, 10**6)] == [8192, 8192, 8192, 2048, 1024, 1024]
+
+
+class ExactSearch:
+    """In place of PyNNDescent, whose compilation takes half a minute: scipy's neighbours, with one number missing."""
+
+    def __init__(self, x, *, n_neighbors, **options):
+        distance, near = cKDTree(x).query(x, n_neighbors)
+        near[0, -1] = -1
+        self.neighbor_graph = near, distance
+
+
+def test_an_approximate_graph_has_the_weights_of_the_exact_one(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=ExactSearch))
+    rng = np.random.default_rng(3)
+    features = (rng.standard_normal((2500, 6)) @ rng.standard_normal((6, 40))).astype(np.float32)
+    features[7], features[9] = features[8], 0
+    exact, found = cosine(features, k=10), approximate_cosine(features, k=10)
+    both = exact.multiply(found > 0)
+    assert both.nnz >= 0.999 * exact.nnz
+    assert abs(both - found.multiply(exact > 0)).max() < 1e-6
+    assert (found != found.T).nnz == 0
+    assert found[7, 8] == 1
+    assert (found.data == 1).sum() == 2
+    assert found[[9]].nnz == 0
+
+
+def test_without_its_library_the_approximate_affinity_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynndescent", None)
+    with pytest.raises(PluginError, match=r"pip install 'netgraph-coarsening\[pynndescent\]'"):
+        approximate_cosine(np.ones((3, 2)))
