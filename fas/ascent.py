@@ -12,12 +12,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from netgraph.fas.grid import Grid
 from netgraph.fas.maps import Maps
 from netgraph.fas.smoother import Value
-from netgraph.fas.tau import mean_value
-from netgraph.fas.vectors import Vector, assign, copied, dot, minus, norm
+from netgraph.fas.tau import Descent, mean_value
+from netgraph.fas.vectors import Vector, assign, copied, dot, minus
 
 
 @dataclass
@@ -43,14 +44,8 @@ class Ascent:
     angle: float = math.nan
 
 
-def correction(maps: Maps, level: int, fine: Grid, coarse: Grid) -> Vector:
-    """Return d = prolong(y - inject x) of all floating tensors."""
-    change = minus({n: t for n, t in coarse.x.items() if t.is_floating_point()}, coarse.injected)
-    return maps.prolong(level, change)
-
-
 def ascend(
-    maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, lengths: tuple[float, ...], direction: Vector
+    maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, lengths: tuple[float, ...], found: Descent | None
 ) -> Ascent:
     """Correct a level's x in place.
 
@@ -58,29 +53,30 @@ def ascend(
     ----------
     lengths : tuple of float
         Tried in turn; empty: 1 without measuring.
-    direction : dict of str to Tensor
-        grad f - b where the level was left; empty where that is not known.
+    found : Descent, optional
+        What was found where the level was left, for the angle.
     """
-    d = correction(maps, level, fine, coarse)
-    found = Ascent(0.0, size=norm({n: d[n] for n in fine.smoother.named if n in d}))
-    if direction and found.size:
-        found.angle = -dot(direction, d) / max(norm(direction) * found.size, 1e-300)
-    if not math.isfinite(found.size):
-        return found
+    change = minus({n: t for n, t in coarse.x.items() if t.is_floating_point()}, coarse.injected)
+    sizes = [float(_prolonged(maps, level, change, name).norm()) for name in change if name in fine.smoother.named]
+    taken = Ascent(0.0, size=math.hypot(*sizes))
+    if found is not None and found.direction and taken.size:  # <grad f - b, P e> = <restrict(grad f - b), e>
+        taken.angle = -dot(found.direction, change) / max(found.gradient * taken.size, 1e-300)
+    if not math.isfinite(taken.size):
+        return taken
     start = copied(fine.x)
     if not lengths:
-        _move(fine, coarse, start, d, 1.0)
-        found.length = 1.0
-        return found
-    found.before = shifted_value(fine, value, coarse)
+        _move(maps, level, fine, coarse, start, change, 1.0)
+        taken.length = 1.0
+        return taken
+    taken.before = shifted_value(fine, value, coarse)
     for length in lengths:
-        _move(fine, coarse, start, d, length)
+        _move(maps, level, fine, coarse, start, change, length)
         after = shifted_value(fine, value, coarse)
-        if after < found.before:  # false for what is no number
-            found.length, found.after = length, after
-            return found
+        if after < taken.before:  # false for what is no number
+            taken.length, taken.after = length, after
+            return taken
     assign(fine.x, start)
-    return found
+    return taken
 
 
 def shifted_value(fine: Grid, value: Value, coarse: Grid) -> float:
@@ -90,8 +86,13 @@ def shifted_value(fine: Grid, value: Value, coarse: Grid) -> float:
     return mean_value(fine, value, batches) - linear
 
 
+def _prolonged(maps: Maps, level: int, change: Vector, name: str) -> Tensor:
+    """Return one tensor of d = prolong(y - inject x): a whole d would be as large as the network."""
+    return maps.prolong(level, {name: change[name]})[name]
+
+
 @torch.no_grad()
-def _move(fine: Grid, coarse: Grid, start: Vector, d: Vector, length: float) -> None:
+def _move(maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, change: Vector, length: float) -> None:
     """Write start + length d; where nothing merged and the length is one that is y itself, bit for bit."""
     for name, tensor in fine.x.items():
         if not tensor.is_floating_point():
@@ -100,9 +101,9 @@ def _move(fine: Grid, coarse: Grid, start: Vector, d: Vector, length: float) -> 
         elif length == 1.0 and _unmerged(start[name], coarse, name):
             tensor.copy_(coarse.x[name])
         else:
-            tensor.copy_(start[name]).add_(d[name], alpha=length)
+            tensor.copy_(start[name]).add_(_prolonged(maps, level, change, name), alpha=length)
 
 
-def _unmerged(start: torch.Tensor, coarse: Grid, name: str) -> bool:
+def _unmerged(start: Tensor, coarse: Grid, name: str) -> bool:
     injected = coarse.injected[name]
     return start.shape == injected.shape and torch.equal(start, injected)

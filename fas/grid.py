@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from netgraph.fas.moments import Moments
 from netgraph.fas.smoother import Smoother
 from netgraph.fas.vectors import Vector, assign, copied
 
@@ -33,8 +32,6 @@ class Grid:
         The minibatches that a tau was formed on, which smoothing goes through too; empty for the stream.
     injected : dict of str to Tensor
         The x that it was given on the way down.
-    before : dict
-        The moments that it was given then.
     value : float
         f(x) - <b, x> of the *finer* level on the common minibatches when it was left.
     turns : int
@@ -47,7 +44,6 @@ class Grid:
     rhs: list[Vector] = field(default_factory=list)
     common: list[Any] = field(default_factory=list)
     injected: Vector = field(default_factory=dict)
-    before: Moments = field(default_factory=dict)
     value: float = 0.0
     turns: int = 0
 
@@ -57,7 +53,7 @@ class Grid:
 
     def settle(self) -> None:
         """Forget what was brought down: the level minimises f itself, on the stream."""
-        self.rhs, self.common, self.injected, self.before, self.turns = [], [], {}, {}, 0
+        self.rhs, self.common, self.injected, self.turns = [], [], {}, 0
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from netgraph.fas.maps import Maps
 from netgraph.fas.smoother import Smoother
-from netgraph.fas.vectors import Vector, minus
+from netgraph.fas.vectors import Vector
 
 DUAL = ("momentum_buffer", "exp_avg", "grad_avg")
 SQUARED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
@@ -36,12 +36,11 @@ def moments_of(smoother: Smoother) -> Moments:
 
 
 def set_moments(smoother: Smoother, moments: Moments) -> None:
-    """Write state into an optimizer, in the place of what it has; parameters without any begin anew."""
+    """Give an optimizer state in the place of what it has, the tensors themselves; parameters without any begin anew."""
     state: dict[str, dict[str, Any]] = {}
     for key, vector in moments.items():
         for name, value in vector.items():
-            own = value.detach().clone() if isinstance(value, Tensor) else value
-            state.setdefault(name, {})["momentum_buffer" if key == "primal" else key] = own
+            state.setdefault(name, {})["momentum_buffer" if key == "primal" else key] = value
     smoother.optimizer.state.clear()
     for name, parameter in smoother.named.items():
         if name in state:
@@ -58,28 +57,32 @@ def moments_up(maps: Maps, level: int, moments: Moments) -> Moments:
     return {key: _up(maps, level, key, vector) for key, vector in moments.items() if _moves(key)}
 
 
-def moments_corrected(maps: Maps, level: int, fine: Moments, before: Moments, after: Moments) -> Moments:
-    """Return fine moments plus what the coarse level added, m + distribute(m_c - restrict m).
+def correct_moments(maps: Maps, level: int, fine: Smoother, coarse: Smoother) -> None:
+    """Add to fine moments what the coarse level added, m + distribute(m_c - restrict m), one tensor at a time, in place.
 
     Squares never become negative, and where nothing merged the coarse moments come back bit for bit.
     """
-    out = dict(fine)
-    for key, vector in after.items():
+    own = moments_of(fine)
+    for key, vector in moments_of(coarse).items():
         if not _moves(key):
             continue
-        own, given = fine.get(key, {}), before.get(key, {})
-        if key == COUNT or not own or not given:
-            out[key] = _up(maps, level, key, vector)
-            continue
-        change = _up(maps, level, key, minus(vector, given))
-        out[key] = {name: _corrected(own[name], given[name], vector[name], c) for name, c in change.items()}
-        if key in SQUARED:
-            out[key] = {name: value.clamp_min(0) for name, value in out[key].items()}
-    return out
+        for name, after in vector.items():
+            m = own.get(key, {}).get(name)
+            if key == COUNT or m is None:
+                new = _up(maps, level, key, {name: after})[name]
+                fine.optimizer.state[fine.named[name]]["momentum_buffer" if key == "primal" else key] = new
+            else:
+                _correct(maps, level, key, name, m, after)
 
 
-def _corrected(fine: Tensor, before: Tensor, after: Tensor, change: Tensor) -> Tensor:
-    return after if fine.shape == before.shape and torch.equal(fine, before) else fine + change
+def _correct(maps: Maps, level: int, key: str, name: str, m: Tensor, after: Tensor) -> None:
+    before = _down(maps, level, key, {name: m})[name]
+    if m.shape == before.shape and torch.equal(m, before):
+        m.copy_(after)
+        return
+    m.add_(_up(maps, level, key, {name: after - before})[name])
+    if key in SQUARED:
+        m.clamp_min_(0)
 
 
 def _moves(key: str) -> bool:

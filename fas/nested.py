@@ -11,11 +11,12 @@ Chen, Goodfellow, Shlens, "Net2Net", ICLR 2016, section 3; Brandt, Math. Comp. 3
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from netgraph.fas.grid import Grid
 from netgraph.fas.maps import Maps
 from netgraph.fas.options import Split
-from netgraph.fas.vectors import Vector, assign, copied, minus
+from netgraph.fas.vectors import assign
 
 
 def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, seed: int) -> None:
@@ -31,32 +32,24 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
     seed : int
         Of the noise.
     """
-    x = maps.prolong(level, coarse.x)
-    if split.gamma:
-        x = _plus(x, _detail(maps, level, fine), split.gamma)
-    if split.kind != "none" and split.noise:
-        floating = {n: t for n, t in x.items() if n in fine.smoother.named}
-        noise = _noise(floating, seed + level)
-        x = _plus(x, maps.zero_sum(level, noise) if split.kind == "zero-sum" else noise, split.noise)
-    assign(fine.x, x)
+    generator = torch.Generator().manual_seed(seed + level)
+    for name, y in coarse.x.items():  # one tensor at a time: a second x would be as large as the network
+        x = maps.prolong(level, {name: y})[name]
+        if split.gamma and x.is_floating_point():
+            x = x + split.gamma * _detail(maps, level, name, fine.x[name])
+        if split.kind != "none" and split.noise and name in fine.smoother.named:
+            noise = _noise(x, generator)
+            x = x + split.noise * (maps.zero_sum(level, {name: noise})[name] if split.kind == "zero-sum" else noise)
+        assign(fine.x, {name: x})
     fine.settle()
 
 
-def _detail(maps: Maps, level: int, fine: Grid) -> Vector:
+def _detail(maps: Maps, level: int, name: str, x0: Tensor) -> Tensor:
     """Return x0 - prolong(inject x0): what the coarse level cannot hold."""
-    x0 = copied({n: t for n, t in fine.x.items() if t.is_floating_point()})
-    return minus(x0, maps.prolong(level, maps.inject(level, x0)))
+    return x0 - maps.prolong(level, maps.inject(level, {name: x0}))[name]
 
 
-def _noise(x: Vector, seed: int) -> Vector:
-    """Return normal noise as large as each tensor's root mean square."""
-    generator = torch.Generator().manual_seed(seed)
-    out = {}
-    for name, tensor in x.items():
-        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
-        out[name] = drawn * tensor.square().mean().sqrt()
-    return out
-
-
-def _plus(x: Vector, part: Vector, share: float) -> Vector:
-    return {name: t + share * part[name] if name in part else t for name, t in x.items()}
+def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return normal noise as large as a tensor's root mean square."""
+    drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+    return drawn * x.square().mean().sqrt()

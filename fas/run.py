@@ -17,7 +17,7 @@ from netgraph.fas.cycle import Visit
 from netgraph.fas.grid import Grid
 from netgraph.fas.ledger import BACKWARD, Ledger
 from netgraph.fas.maps import HierarchyMaps, Maps
-from netgraph.fas.moments import moments_corrected, moments_down, moments_of, moments_up, set_moments
+from netgraph.fas.moments import correct_moments, moments_down, moments_of, moments_up, set_moments
 from netgraph.fas.nested import start_level
 from netgraph.fas.options import Options
 from netgraph.fas.problem import Objective, placed, rows_of
@@ -235,7 +235,8 @@ class Run:
         coarse.rhs, coarse.turns, self.descents[level] = found.rhs, 0, found
         coarse.injected = copied({n: t for n, t in coarse.x.items() if t.is_floating_point()})
         with self.ledger.clock(level, "transfer"):
-            self._moments_down(level, fine, coarse)
+            own = moments_of(fine.smoother) if self.options.smoothing.moments else {}
+            set_moments(coarse.smoother, moments_down(self.maps, level, own))
         if level == self.top:
             self.steering.go_down(self.ledger.total_seconds())
         self.tell("down", level, **_figures(found))
@@ -259,13 +260,6 @@ class Run:
         self.ledger.spend(level, "tau", passes * rows * (self.maps.flops[level] + self.maps.flops[level + 1]))
         return found
 
-    def _moments_down(self, level: int, fine: Grid, coarse: Grid) -> None:
-        if not self.options.smoothing.moments:
-            coarse.smoother.optimizer.state.clear()
-            return
-        coarse.before = moments_down(self.maps, level, moments_of(fine.smoother))
-        set_moments(coarse.smoother, coarse.before)
-
     def _smooth_instead(self, why: str, found: Descent | None) -> None:
         """Spend what the coarse step would have cost on this level."""
         level, flops = self.visits[self.at].level, self.maps.flops
@@ -280,28 +274,22 @@ class Run:
         found = self.descents.pop(level)
         lengths = self.options.gate.search if coarse.common else ()
         with self.ledger.clock(level, "search"):
-            taken = ascend(self.maps, level, fine, coarse, self.problem.value, lengths, found.direction)
+            taken = ascend(self.maps, level, fine, coarse, self.problem.value, lengths, found)
         rows = sum(rows_of(batch) for batch in coarse.common)
         self.ledger.spend(level, "search", (1 + len(lengths)) * rows * self.maps.flops[level])
         rest = self.rests.setdefault(level, Rest())
         if taken.length:
             rest.succeed()
             with self.ledger.clock(level, "transfer"):
-                self._moments_up(level, fine, coarse)
+                # in an additive cycle this level has been smoothed meanwhile, and its own moments stand
+                if self.options.smoothing.moments and self.visits[self.at - 1].level != level:
+                    correct_moments(self.maps, level, fine.smoother, coarse.smoother)
         else:
             rest.refuse(self.options.gate.patience)
         coarse.settle()
         if level == self.top:
             self.steering.come_up(taken.before - taken.after if taken.length else 0.0, self.ledger.total_seconds())
         self.tell("up", level, **vars(taken))
-
-    def _moments_up(self, level: int, fine: Grid, coarse: Grid) -> None:
-        if self.options.smoothing.moments:
-            after = moments_of(coarse.smoother)
-            set_moments(
-                fine.smoother,
-                moments_corrected(self.maps, level, moments_of(fine.smoother), coarse.before, after),
-            )
 
     def _start(self, visit: Visit) -> None:
         self.top = level = visit.level
@@ -310,6 +298,7 @@ class Run:
             start_level(self.maps, level, fine, coarse, self.options.split, self.seed)
             if self.options.smoothing.moments:
                 set_moments(fine.smoother, moments_up(self.maps, level, moments_of(coarse.smoother)))
+            coarse.smoother.optimizer.state.clear()  # its memory is the finer level's now
         self.tell("start", level)
 
     def _end(self, visit: Visit) -> None:

@@ -127,10 +127,6 @@ def subtract(b: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]) -> None
         torch._foreach_sub_(*map(list, zip(*pairs, strict=True)))
 
 
-def gradient(smoother: Smoother, value: Value, batch: Any) -> tuple[float, Vector]:
-    """Return f and its gradient by name on one minibatch, and leave no ``.grad`` behind."""
-    smoother.optimizer.zero_grad()
-    loss = backward(smoother.model, value, [batch], bf16=smoother.options.bf16)
-    found = {name: p.grad for name, p in smoother.named.items() if p.grad is not None}
-    smoother.optimizer.zero_grad()
-    return loss, found
+def gradients(smoother: Smoother) -> Vector:
+    """Return the gradients that lie in ``.grad`` by name, live."""
+    return {name: p.grad for name, p in smoother.named.items() if p.grad is not None}

@@ -22,12 +22,11 @@ from netgraph.fas.randomness import random_state
 from netgraph.fas.rematch import aggregates_of, remade
 from netgraph.fas.run import Run
 from netgraph.fas.steering import Rest, Steering
-from netgraph.fas.tau import Descent
+from netgraph.fas.tau import FIGURES, Descent
 from netgraph.fas.vectors import assign
 from netgraph.structure import structure_of, unflatten, without_classes
 
 COUNTERS = ("top", "at", "done", "steps", "cycles", "refused", "losses", "notes")
-FIGURES = ("fine", "coarse", "linear", "tau", "restricted", "gradient")
 Tensors = dict[str, Tensor]
 
 
@@ -123,7 +122,6 @@ def _grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
         tensors |= _under(f"{path}/rhs/{i}", b)
     known: dict[str, Any] = {"value": grid.value, "turns": grid.turns, "rhs": len(grid.rhs)}
     known["moments"] = _moments(moments_of(grid.smoother), f"{path}/moments", tensors)
-    known["before"] = _moments(grid.before, f"{path}/before", tensors)
     known["groups"] = [_numbers(group) for group in grid.smoother.optimizer.param_groups]
     leaves: list[Tensor] = []
     known["common"] = without_classes(structure_of(list(grid.common), leaves))
@@ -137,7 +135,6 @@ def _set_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], known: Mappi
     grid.rhs = [_placed_under(f"{path}/rhs/{i}", tensors, grid.model) for i in range(known["rhs"])]
     grid.value, grid.turns = known["value"], known["turns"]
     set_moments(grid.smoother, _known_moments(f"{path}/moments", tensors, known["moments"], grid))
-    grid.before = _known_moments(f"{path}/before", tensors, known["before"], grid)
     for group, numbers in zip(grid.smoother.optimizer.param_groups, known["groups"], strict=True):
         group.update({key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()})
     leaves = list(_placed_under(f"{path}/common", tensors, grid.model).items())

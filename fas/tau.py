@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from netgraph.fas.grid import Grid, still
 from netgraph.fas.maps import Maps
 from netgraph.fas.options import Gate
-from netgraph.fas.smoother import Value, gradient, value_of
+from netgraph.fas.smoother import Value, gradients, subtract, value_of
 from netgraph.fas.vectors import Vector, dot, minus, norm
+
+FIGURES = ("fine", "coarse", "linear", "tau", "restricted", "gradient")
 
 
 @dataclass
@@ -37,7 +40,9 @@ class Descent:
     tau, restricted, gradient : float
         Norms of tau, of restrict(grad f - b) and of grad f - b; not a number where no gradient was asked for.
     direction : dict of str to Tensor
-        grad f - b, to measure angles with.
+        restrict(grad f - b), to measure angles with.
+
+    With a right-hand side for each minibatch, figures are means over them.
     """
 
     rhs: list[Vector]
@@ -72,31 +77,42 @@ def descend(
     each : bool
         One right-hand side for each minibatch, in place of their mean.
     """
-    found = Descent([], 0.0, 0.0)
-    slope: Vector = {}
-    for i, batch in enumerate(batches):
-        with still([fine.model, coarse.model]):
-            f, g = gradient(fine.smoother, value, batch)
-        with still([fine.model, coarse.model]):
-            f_c, g_c = gradient(coarse.smoother, value, batch)
-        found.fine += f / len(batches)
-        found.coarse += f_c / len(batches)
-        found.linear += dot(fine.b(i), fine.x) / len(batches)
-        if each:
-            residual = minus(g, fine.b(i))
-            found.rhs.append(minus(g_c, maps.restrict(level, residual)))
-            _add_mean(found.direction, residual, len(batches))
-        else:
-            _add_mean(found.direction, minus(g, fine.b(i)) if fine.rhs else g, len(batches))
-        _add_mean(slope, g_c, len(batches))
-    down = maps.restrict(level, found.direction)
-    b_c = minus(slope, down)
     if not each:
-        found.rhs = [b_c]
-    # tau itself is without what came from the finer level: restrict(b) = b_c - tau
-    found.tau = norm(b_c if not fine.rhs else minus(b_c, maps.restrict(level, _mean(fine.rhs))))
-    found.restricted, found.gradient = norm(down), norm(found.direction)
+        mean_b = _mean(fine.rhs) if len(fine.rhs) > 1 else fine.b(0)
+        return _descend(maps, level, fine, coarse, value, batches, mean_b)
+    parts = [_descend(maps, level, fine, coarse, value, [batch], fine.b(i)) for i, batch in enumerate(batches)]
+    means = {name: sum(getattr(part, name) for part in parts) / len(parts) for name in FIGURES}
+    return Descent([part.rhs[0] for part in parts], **means, direction=_mean([part.direction for part in parts]))
+
+
+def _descend(
+    maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any], b: Vector
+) -> Descent:
+    models = [fine.model, coarse.model]
+    found = Descent([], _slope(fine, value, batches, models), _slope(coarse, value, batches, models), dot(b, fine.x))
+    subtract(b, fine.smoother.named)
+    residual, g_c = gradients(fine.smoother), gradients(coarse.smoother)
+    found.gradient = norm(residual)
+    found.direction = maps.restrict(level, residual)
+    found.restricted = norm(found.direction)
+    found.rhs = [minus(g_c, found.direction)]
+    # tau itself is without what came from the finer level: b_c = tau + restrict(b)
+    found.tau = norm(minus(found.rhs[0], maps.restrict(level, b)) if b else found.rhs[0])
+    fine.smoother.optimizer.zero_grad()
+    coarse.smoother.optimizer.zero_grad()
     return found
+
+
+def _slope(grid: Grid, value: Value, batches: Sequence[Any], models: list[nn.Module]) -> float:
+    """Leave the mean gradient over minibatches in ``.grad``, and return the mean of f."""
+    grid.smoother.optimizer.zero_grad()
+    total = 0.0
+    for batch in batches:
+        with still(models):
+            loss = value_of(grid.model, value, batch, bf16=grid.smoother.options.bf16)
+            (loss / len(batches)).backward()
+        total += float(loss.detach())
+    return total / len(batches)
 
 
 def gap_only(fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any]) -> Descent:

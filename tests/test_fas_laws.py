@@ -203,8 +203,11 @@ def test_moments_come_down_from_where_they_went_up(name):
     seen = {}
 
     def look(run, record):
+        if record["event"] == "smooth" and record["level"] == 1:
+            seen["coarse"] = copy_of(run.grids[1].smoother)
         if record["event"] == "start":
-            seen.update(fine=copy_of(run.grids[0].smoother), coarse=copy_of(run.grids[1].smoother))
+            seen["fine"] = copy_of(run.grids[0].smoother)
+            assert not run.grids[1].smoother.optimizer.state
 
     FAS("kaskade", optimizer, lr, epochs=2).solve(maps, Problem(batches(), cross_entropy), callbacks=[look])
     assert seen["fine"].keys() == seen["coarse"].keys()
@@ -254,7 +257,7 @@ def test_a_correction_that_raises_the_loss_is_rejected_and_leaves_no_trace():
         coarse.x[name].copy_(value + 100 * torch.randn_like(value))
     coarse.injected, coarse.common = injected, list(problem.batches)
     before = state(model)
-    found = ascend(maps, 0, fine, coarse, problem.value, (1.0, 0.5), {})
+    found = ascend(maps, 0, fine, coarse, problem.value, (1.0, 0.5), None)
     assert found.length == 0
     assert_same_bits(before, state(model))
 
