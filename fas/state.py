@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from netgraph.errors import NetgraphError
 from netgraph.fas.cycle import Visit
 from netgraph.fas.grid import Grid
+from netgraph.fas.layouts import laid_out, layouts_of
 from netgraph.fas.maps import HierarchyMaps, live_state
 from netgraph.fas.moments import Moments, moments_of, set_moments
 from netgraph.fas.randomness import random_state
@@ -58,11 +59,13 @@ def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
     tensors["history"] = torch.frombuffer(
         bytearray(json.dumps(run.history, default=_plain).encode()), dtype=torch.uint8
     )
+    document["layouts"] = layouts_of(tensors)
     return tensors, document
 
 
 def set_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
     """Make a run that has not begun what another was."""
+    tensors = laid_out(tensors, document["layouts"])
     for name in COUNTERS:
         setattr(run, name, document[name])
     if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):

@@ -209,19 +209,20 @@ def save_network(model: torch.nn.Module, example: torch.Tensor, folder: Path) ->
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        outputs = model(example)
-    model.train(training)
-    given = example.detach().cpu().numpy()
-    mlflow.pytorch.save_model(
-        model,
-        str(folder / "model"),
-        signature=infer_signature(given, outputs.detach().cpu().numpy()),
-        input_example=given,
-        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "netgraph-coarsening"],
-    )
+    training, given = model.training, example.detach().cpu().numpy()
+    model.eval()  # what is kept is what predicts
+    try:
+        with torch.no_grad():
+            outputs = model(example).detach().cpu().numpy()
+        mlflow.pytorch.save_model(
+            model,
+            str(folder / "model"),
+            signature=infer_signature(given, outputs),
+            input_example=given,
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "netgraph-coarsening"],
+        )
+    finally:
+        model.train(training)
 
 
 def _params(run: Run) -> dict[str, Any]:
