@@ -156,7 +156,8 @@ def command(arguments: Sequence[str]) -> Action:
     def action(run: Run, name: str, message: str) -> None:
         words = {"rule": name, "message": message, "step": str(run.steps)}
         warn(run, name, message)
-        threading.Thread(target=_run, args=([_filled(part, words) for part in arguments],)).start()
+        filled = [_filled(part, words) for part in arguments]
+        threading.Thread(target=_run, args=(filled,), name=f"alert {name}").start()
 
     return action
 
@@ -206,6 +207,8 @@ def notify(url: str) -> Action:
 
     def action(run: Run, name: str, message: str) -> None:
         warn(run, name, message)
-        threading.Thread(target=send, args=(f"netgraph: {name} at step {run.steps}", message)).start()
+        threading.Thread(
+            target=send, args=(f"netgraph: {name} at step {run.steps}", message), name=f"alert {name}"
+        ).start()
 
     return action

@@ -195,6 +195,24 @@ def plugins(json_: Json = False) -> None:
 
 
 @app.command()
+def ui(port: Annotated[int, typer.Option(help="Where the page is served.")] = 5000) -> None:
+    """Open MLflow's own page on the runs that training kept."""
+    import subprocess
+    import webbrowser
+
+    from netgraph.fas.tracking import tracking_uri
+
+    uri = tracking_uri()
+    if uri.startswith(("http:", "https:")):
+        typer.echo(f"netgraph: the runs are kept at {uri}", err=True)
+        webbrowser.open(uri)
+        return
+    typer.echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}; Ctrl-C ends it", err=True)
+    page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    raise typer.Exit(subprocess.call(page))
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("netgraph-demo"),
     seed: Seed = 7619,

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint import Checkpoints, checkpoints_in, resume
 from netgraph.fas.grid import Grid
-from netgraph.fas.options import Gate, Options, Smoothing, Tau
+from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau
 from netgraph.fas.problem import Problem
 from netgraph.fas.run import Run
 from netgraph.fas.solver import FAS
@@ -146,7 +146,19 @@ def test_every_kind_of_minibatches_goes_on_where_it_was(kind, tmp_path):
 
 def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
     """A field that is added later has to be thought of here, and in state_of."""
-    given = {"maps", "problem", "options", "visits", "callbacks", "seed", "every", "evaluations", "reason", "converged"}
+    given = {
+        "maps",
+        "make_grid",
+        "problem",
+        "options",
+        "visits",
+        "callbacks",
+        "seed",
+        "every",
+        "evaluations",
+        "reason",
+        "converged",
+    }
     written = {
         "grids",
         "schedules",
@@ -187,6 +199,25 @@ def test_history_and_costs_go_on(tmp_path):
     smooth = [r["step"] for r in run.history if r["event"] == "smooth"]
     assert smooth == list(range(1, run.steps + 1))
     assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(run.history))
+
+
+def test_levels_that_were_matched_again_are_found_again(tmp_path):
+    name = "w, AdamW, tau several, running mean"
+    options = replace(RUNS[name]["options"], adapt=Adapt(rematch=1))
+
+    def again(callbacks=()):
+        solver = FAS("w", ADAMW, 1e-2, cycles=3, options=options)
+        return solver, solver.begin(
+            networks(3), Problem(DataLoader(Noisy(), 8, shuffle=True), cross_entropy), callbacks=callbacks, every=1
+        )
+
+    solver, run = again()
+    whole = ended(solver, run)
+    assert any(r["event"] == "rematch" and not r["why"] for r in run.history)
+    ended(*again([stopping(22), Checkpoints(tmp_path)]))
+    solver, run = again()
+    resume(run, tmp_path)
+    assert_same_bits(whole, ended(solver, run))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
