@@ -62,7 +62,7 @@ class Checkpoints:
         except OSError as error:
             raise NetgraphError(f"checkpoints cannot be written to {folder} ({error}); give another folder") from error
         self._handlers: dict[int, Any] = {}
-        self._written, self._at = -1, 0.0
+        self._at = 0.0
 
     def __call__(self, run: Run, record: Mapping[str, Any]) -> None:
         """Write where it is due."""
@@ -77,7 +77,7 @@ class Checkpoints:
     def _due(self, run: Run, event: str) -> bool:
         if event == "smooth":
             return time.monotonic() - self._at > self.seconds
-        return (event == "cycle" and run.cycles % self.every == 0) or (event == "finish" and self._written != run.steps)
+        return event == "finish" or (event == "cycle" and run.cycles % self.every == 0)
 
     def write(self, run: Run) -> Path | None:
         """Write a run that is between two steps; None, and a warning, where that fails."""
@@ -90,7 +90,6 @@ class Checkpoints:
         except LoadError as error:
             logger.warning("no checkpoint at step %d: %s", run.steps, error)
             return None
-        self._written = run.steps
         for old in checkpoints_in(self.folder)[self.keep :]:
             old.unlink(missing_ok=True)
         logger.debug("wrote %s", path)
