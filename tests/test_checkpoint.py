@@ -173,7 +173,7 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
         "steps",
         "cycles",
     }
-    written |= {"refused", "losses", "rests", "descents", "notes", "rng"}
+    written |= {"refused", "losses", "rests", "steering", "descents", "notes", "rng"}
     assert {f.name for f in fields(Run)} == given | written
     assert {f.name for f in fields(Grid)} == {
         "model",
