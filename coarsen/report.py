@@ -9,6 +9,8 @@ from typing import Any
 from netgraph.coarsen.hierarchy import Hierarchy, Level
 from netgraph.spec import UnitSpec, term_axes
 
+LEFT = "left alone: on request, by its ratio or the budget, or its size has no divisor near the ratio"
+
 
 def coverage(hierarchy: Hierarchy) -> tuple[float, list[tuple[str, float]]]:
     """Return the share of parameters with a merged dimension, and for the others the reasons with their shares."""
@@ -29,10 +31,12 @@ def coverage(hierarchy: Hierarchy) -> tuple[float, list[tuple[str, float]]]:
 def _reason(spec: UnitSpec, name: str, axes: list[str]) -> str:
     if name in spec.untraced:
         return "never read in the run on the example"
+    if any(spec.axes[axis].kept is None and spec.axes[axis].size > 1 for axis in axes):
+        return LEFT
     for axis in sorted(axes, key=lambda a: "output" not in (spec.axes[a].kept or "")):  # the most telling first
         if spec.axes[axis].kept:
             return str(spec.axes[axis].kept)
-    return "left alone on request, or its size has no divisor near the ratio"
+    return LEFT
 
 
 def told(level: Level) -> Iterator[str]:

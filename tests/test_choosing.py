@@ -10,6 +10,7 @@ from netgraph import plugins
 from netgraph.coarsen.budget import GRID
 from netgraph.coarsen.judging import function_error, outputs
 from netgraph.coarsen.network import traced_state
+from netgraph.coarsen.report import LEFT, coverage
 from netgraph.coarsen.way import AUTO
 from netgraph.models.mlp import mlp
 from netgraph.units import AxisUnits
@@ -52,6 +53,14 @@ def test_a_budget_is_met_and_not_by_more_than_one_step_of_the_grid(kind, data):
         kind
     ]
     assert 0.2 * cost(levels[0]) < cost(levels[1]) <= 0.4 * cost(levels[0])
+
+
+def test_what_a_budget_leaves_alone_is_not_laid_on_the_operator_that_reads_it():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
+    hierarchy = ng.build_hierarchy(model, torch.randn(2, 3, 8, 8), ratio={"2": 0.5, "*": 1})
+    reasons = dict(coverage(hierarchy)[1])
+    assert reasons.keys() == {LEFT, "a dimension of output 0"}
+    assert reasons[LEFT] * n_parameters(model) == pytest.approx(8 * 27 + 8)
 
 
 def test_error_curves_are_those_after_repair():

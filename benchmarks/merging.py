@@ -1,0 +1,231 @@
+"""Claim: merged, repaired networks keep the accuracy of the whole one, and are no worse than pruned ones of the same size.
+
+Accuracy on test data and relative function error, |outputs - base's| / |base's|, without labels, for each network, share
+of units kept, way of merging and rung of repair. On ``mlp`` every coarsener stands with the affinity `cosine`, every
+affinity with `hem` (k-means and Ward hear none), and four coarseners with a budget of units besides; on the larger networks, without
+tuning, those of `FEW`. Beside them, in the same run: `magnitude`, which prunes, and `random`, with the same repairs (with
+ridge, pruning is refitted by least squares), and torch-pruning's L1, also with norms' statistics estimated anew.
+Repair sees training inputs without labels; accuracies and errors are of test inputs.
+
+    .venv/bin/python benchmarks/trained.py --folder nets               # once, an hour or more
+    .venv/bin/python benchmarks/merging.py --folder nets --seeds 3
+
+One thread. A row is written as soon as it is known, and what is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from trained import RECIPES, data_of, trained
+
+import netgraph as ng
+from netgraph.coarsen.judging import function_error, outputs
+from netgraph.coarsen.network import coarse_network
+from netgraph.coarsen.repair import RUNGS, repair
+from netgraph.models.datasets import Dataset
+
+RESULTS = Path(__file__).parent / "results" / "merging.jsonl"
+RATIOS = {
+    "mlp": (0.75, 0.5, 0.25),
+    "resnet20": (0.75, 0.55, 0.5, 0.25),
+    "vgg": (0.75, 0.5, 0.25),
+    "transformer": (0.75, 0.5, 0.25),
+}
+COARSENERS = (
+    "hem", "hem-augmented", "hem-random", "random", "magnitude", "metis", "graclus", "pairwise", "local-variation",
+    "spectral", "louvain", "kmeans", "ward",
+)  # fmt: skip
+AFFINITIES = ("both", "correlation", "normed", "radial", "relu")
+FEW = ("magnitude", "random", "hem", "ward")  # on the larger networks, without tuning and budgets
+SEEN = {"mlp": 4096, "resnet20": 512, "vgg": 512, "transformer": 256}  # training inputs for repair and choice
+JUDGED = {"mlp": 10_000, "resnet20": 1000, "vgg": 1000, "transformer": 500}  # test inputs
+
+
+class Way(NamedTuple):
+    """What is asked of `netgraph.build_hierarchy`."""
+
+    coarsener: str
+    affinity: str = "cosine"
+    spread: bool = False
+
+
+class Judge:
+    """Judges networks by test data.
+
+    Parameters
+    ----------
+    base : torch.nn.Module
+    data : Dataset
+    n : int
+        Test inputs.
+    """
+
+    def __init__(self, base: nn.Module, data: Dataset, n: int) -> None:
+        chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:n]
+        self.batches = [data.ready(data.test.inputs[rows]) for rows in chosen.split(250)]
+        self.targets = data.test.targets[chosen]
+        self.wanted = outputs(base, self.batches)
+        self.base = self._right(self.wanted)
+
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        found = outputs(network, self.batches)
+        return {"accuracy": self._right(found), "error": round(function_error(self.wanted, found), 4)}
+
+    def _right(self, found: list[list[Tensor]]) -> float:
+        guesses = torch.cat([batch[0].argmax(1) for batch in found])
+        return round(100 * float((guesses == self.targets).float().mean()), 2)
+
+
+def ways(everything: bool) -> list[Way]:
+    """Return what is tried on a network: all, or what tells most."""
+    if not everything:
+        return [Way(c) for c in FEW]
+    found = [Way(c) for c in COARSENERS] + [Way("hem", a) for a in AFFINITIES]
+    return found + [Way(c, spread=True) for c in ("magnitude", "hem", "kmeans", "ward")]
+
+
+def rows(name: str, seed: int, folder: Path, *, everything: bool, known: set[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the measurements of one network that are not known yet."""
+    base, data, rungs = trained(name, seed, folder), data_of(name), RUNGS if everything else RUNGS[:-1]
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed + 1))[: SEEN[name]]
+    seen, judge = data.ready(data.train.inputs[chosen]), Judge(base, data, JUDGED[name])
+    spec = ng.trace(base, seen[:2])
+    head = {"network": name, "seed": seed, "base": judge.base, "judged": JUDGED[name], "seen": SEEN[name]}
+    for ratio in RATIOS[name]:
+        for way in ways(everything):
+            if not known.issuperset((name, seed, ratio, *way, rung) for rung in rungs):
+                for rung, found in merged(base, spec, seen, judge, way, ratio, rungs):
+                    yield head | {"ratio": ratio, **way._asdict(), "repair": rung, **found}
+        method = {"coarsener": "torch-pruning L1", "affinity": "", "spread": False}
+        if (name, seed, ratio, *method.values(), "none") not in known:
+            for rung, found in pruned(base, seen, judge, ratio):
+                yield head | {"ratio": ratio, **method, "repair": rung, **found}
+
+
+def merged(
+    base: nn.Module, spec: Any, seen: Tensor, judge: Judge, way: Way, ratio: float, rungs: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every rung of repair of one merging; a budget is spread twice, without data and with."""
+    size = {"budget": f"units={ratio}"} if way.spread else {"ratio": ratio}
+    for kinds in (rungs[:2], rungs[2:]) if way.spread else (rungs,):
+        started, informed = time.process_time(), way.spread and "ridge" in kinds
+        level = ng.build_hierarchy(
+            base, seen[:2], n_levels=2, coarsener=way.coarsener, affinity=way.affinity, spec=spec,
+            data=seen if informed or way.affinity == "correlation" else None, repair="ridge" if informed else "none",
+            **size,
+        ).levels[1]  # fmt: skip
+        spent = time.process_time() - started
+        for rung in kinds:
+            network, started = coarse_network(base, spec, level.transfers).eval(), time.process_time()
+            repair(base, spec, level.transfers, network, rung=rung, data=seen)
+            seconds = round(spent + time.process_time() - started, 2)
+            yield rung, judge(network) | {"parameters": level.n_parameters, "units": level.n_units, "seconds": seconds}
+
+
+def pruned(base: nn.Module, seen: Tensor, judge: Judge, ratio: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield torch-pruning's L1 at a ratio, as it is and with its batch norms' statistics estimated anew."""
+    import torch_pruning
+
+    network = deepcopy(base)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    heads = {m.query: m.n_heads for m in network.modules() if hasattr(m, "n_heads")}
+    try:
+        pruner = torch_pruning.pruner.MagnitudePruner(
+            network, seen[:2], importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            pruning_ratio=1 - ratio, ignored_layers=[last], num_heads=heads,
+        )  # fmt: skip
+        pruner.step()
+        counts = {"parameters": sum(p.numel() for p in network.parameters())}
+        yield "none", judge(network) | counts
+        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            estimated(network, seen)
+            yield "norms", judge(network) | counts
+    except Exception as error:  # what another package cannot do is a result
+        yield "none", {"refused": f"{type(error).__name__}: {str(error)[:120]}"}
+
+
+@torch.no_grad()
+def estimated(network: nn.Module, seen: Tensor) -> None:
+    """Estimate the statistics of batch norms on all data at once."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    network.train()
+    for batch in seen.split(256):
+        network(batch)
+    network.eval()
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a row is of."""
+    return tuple(row[k] for k in ("network", "seed", "ratio", "coarsener", "affinity", "spread", "repair"))
+
+
+def read() -> list[dict[str, Any]]:
+    """Return the rows that are there."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def summary(name: str) -> str:
+    """Return a network's rows as a Markdown table: mean accuracy ± deviation over seeds, and mean error."""
+    found = [row for row in read() if row["network"] == name and "accuracy" in row]
+    bases = [row["base"] for row in {row["seed"]: row for row in found}.values()]
+    lines = [f"{name}: base {spread(bases)}, {len(bases)} seeds", "", "| kept | way | " + " | ".join(RUNGS) + " |"]
+    lines.append("|---|---|" + "---|" * len(RUNGS))
+    groups: dict[Any, dict[str, list[dict[str, Any]]]] = {}
+    for row in found:
+        way = row["coarsener"] + (f", {row['affinity']}" if row["affinity"] not in ("", "cosine") else "")
+        way += ", budget of units" if row["spread"] else ""
+        groups.setdefault((-row["ratio"], way), {}).setdefault(row["repair"], []).append(row)
+    for (ratio, way), rungs in sorted(groups.items()):
+        cells = [_cell(rungs.get(rung, [])) for rung in RUNGS]
+        lines.append(f"| {-ratio:.0%} | {way} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return ""
+    return f"{spread([row['accuracy'] for row in found])} ({statistics.mean(row['error'] for row in found):.2f})"
+
+
+def spread(values: list[float]) -> str:
+    """Return the mean and, of several, the standard deviation."""
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+
+
+def main() -> None:
+    """Measure what is asked for and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="of trained networks")
+    parser.add_argument("--network", choices=RECIPES, action="append")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--everything", action="store_true", help="all on every network, not on mlp alone")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.parent.mkdir(exist_ok=True)
+    for name in given.network or RECIPES:
+        for seed in range(given.seeds):
+            known = {key(row) for row in read()}
+            everything = given.everything or name == "mlp"
+            for row in rows(name, seed, given.folder, everything=everything, known=known):
+                if key(row) not in known:
+                    with RESULTS.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+        print(summary(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
