@@ -111,6 +111,11 @@ class CoarseStart:
             self._go_up()
         return moved
 
+    def finish(self) -> None:
+        """Go up to the finest level at once, whatever is left of other levels' steps."""
+        while self.level:
+            self._go_up()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the level at work, what is left of its steps, and its weights where it is a coarse one."""
         weights = {n: t.clone() for n, t in live_state(self.model).items()} if self.level else {}

@@ -99,7 +99,7 @@ class Multigrid(Optimizer):
     def ledger(self) -> Any:
         return self._run.ledger
 
-    def step(self, closure: Closure | None = None, *batch: Any) -> Tensor:
+    def step(self, closure: Closure | None = None, *batch: Any) -> Tensor:  # type: ignore[override]
         """Take a step, and a coarse one where it is due.
 
         Parameters
@@ -148,7 +148,7 @@ class Multigrid(Optimizer):
         own = {"fine_steps": self.fine_steps, "rests": rests, "start": self.start.state_dict()}
         return {**self.optimizer.state_dict(), "multigrid": own}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, here or of the optimizer alone.
 
         The last minibatches are not part of it: the first coarse step waits until there are enough again.
