@@ -13,6 +13,7 @@ import typer
 
 from netgraph.building import Seed, with_options
 from netgraph.errors import NetgraphError
+from netgraph.lasting import Lasting, was_stopped
 
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 
@@ -156,6 +157,7 @@ class Settings:
         return levels
 
 
+@with_options(Lasting, "lasting")
 @with_options(Settings, "settings")
 def train(
     network: Annotated[
@@ -168,28 +170,33 @@ def train(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
     settings: Settings,
+    lasting: Lasting,
 ) -> None:
     """Train a network on real data, by FAS on a hierarchy of its coarse forms or, with --plain, by itself."""
     _check_output(output)
+    lasting.check()
     settings.fas(_defaults(), settings.levels)  # mistakes in options cost no reading of data
     task = settings.make_task(network)
-    problem, hierarchy = settings.problem(task), settings.hierarchy(task)
-    solution = _solved(settings.fas(task.habits, len(hierarchy.levels)), hierarchy, problem)
+    solution, hierarchy = _solved(task, settings, lasting)
     trained = solution.mean if solution.mean is not None else solution.model
     _print(task, hierarchy, solution, trained, None if json_ else settings.cycle)
+    if was_stopped(solution.reason):
+        raise typer.Exit(130)
     if output is not None:
         _write(trained, task.example, output)
 
 
-def _solved(fas: Any, hierarchy: Any, problem: Any) -> Any:
-    from netgraph.watching import watched
-
-    with watched() as watch:
-        run = fas.begin(hierarchy, problem, callbacks=(watch,), every=20, evaluations=len(problem.batches))
+def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
+    """Return what came of the run, and the levels."""
+    problem, hierarchy = settings.problem(task), settings.hierarchy(task)
+    fas, own = settings.fas(task.habits, len(hierarchy.levels)), lasting.callbacks(task, hierarchy, settings)
+    with lasting.watching() as watch:
+        run = fas.begin(hierarchy, problem, callbacks=(watch, *own), every=20, evaluations=len(problem.batches))
         for i, level in enumerate(hierarchy.levels[1:], start=1):
             run.ledger.seconds[i, "match"] += level.seconds
+        lasting.resumed(run)
         try:
-            return fas.finish(run)
+            return fas.finish(run), hierarchy
         except KeyboardInterrupt:
             typer.echo(f"netgraph: left after {run.steps} of {run.total_steps} steps; nothing was written", err=True)
             raise

@@ -86,6 +86,24 @@ def test_a_terminal_gets_a_bar_in_place_of_lines(monkeypatch):
     assert "netgraph: step" not in err
 
 
+def test_a_run_that_an_alert_stopped_is_resumed_to_the_weights_of_one_that_went_through(tmp_path):
+    words = ["train", "mlp", *SMALL, "--cycle", "full"]
+    assert run(*words, "-o", tmp_path / "whole.pt")[0] == 0
+    kept = ["--checkpoints", tmp_path / "kept"]
+    code, out, _ = run(*words, *kept, "--alert", "memory(share=0.000001):stop")
+    assert code == 0
+    assert "the alert memory at step" in out
+    code, out, err = run(*words, *kept, "--resume", "--log-json", "-o", tmp_path / "again.pt")
+    assert code == 0
+    assert "resumed at step" in err
+    assert all(json.loads(line) for line in err.splitlines() if line.startswith("{"))
+    whole, again = torch.load(tmp_path / "whole.pt"), torch.load(tmp_path / "again.pt")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    code, _, err = run(*words, *kept)
+    assert code == 1
+    assert "resume it" in err
+
+
 def test_options_are_listed_with_defaults_and_meanings():
     code, out, _ = run("train", "--options")
     assert code == 0
@@ -116,6 +134,8 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["mlp", "-o", "m.bin"], "ends in .bin"),
         (["mlp", "--device", "nowhere"], "take cpu"),
         (["cnn", "--data", "digits", "--widths", "3,4"], "give one"),
+        (["mlp", "--resume"], "--checkpoints FOLDER"),
+        (["mlp", "--alert", "boredom:warn"], "no rule is called"),
     ],
 )
 def test_mistakes_get_a_sentence_before_work_begins(words, message):

@@ -26,6 +26,7 @@ RANK = {
     "building": 5,
     "exporting": 5,
     "fitting": 5,
+    "lasting": 5,
     "outcome": 5,
     "watching": 5,
     "cli": 5,

@@ -1,0 +1,94 @@
+"""What a run that lasts wants: checkpoints, MLflow, alerts and logs, as options of a command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from netgraph.errors import NetgraphError
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """How a run is kept and watched; each field is an option."""
+
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints, written every cycle, five minutes, and on signals.")
+    ] = None
+    every: Annotated[int, typer.Option(help="Cycles between two checkpoints.")] = 1
+    keep_last: Annotated[int, typer.Option(help="Checkpoints that stay.")] = 3
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Keep the run in MLflow: MLFLOW_TRACKING_URI, or mlflow.db.")
+    ] = False
+    alert: Annotated[
+        list[str] | None, typer.Option(help="RULE:ACTION, such as plateau(patience=20):warn; may be given again.")
+    ] = None
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log every event to stderr as a line of JSON.")] = False
+
+    def check(self) -> None:
+        """Refuse what cannot be done before work begins."""
+        from netgraph.fas.monitor import alerts_of
+
+        if self.resume and self.checkpoints is None:
+            raise NetgraphError(
+                "--resume goes on from checkpoints, and no folder is named; give --checkpoints FOLDER too"
+            )
+        alerts_of(self.alert or [])
+
+    @contextmanager
+    def watching(self) -> Iterator[Any]:
+        """Give the callback that shows a run: its log as JSON, or a bar or lines (`netgraph.watching`)."""
+        from netgraph.fas.journal import journal
+        from netgraph.logs import setup
+        from netgraph.watching import watched
+
+        setup(json=self.log_json)
+        if self.log_json:
+            yield journal
+            return
+        with watched() as watch:
+            yield watch
+
+    def callbacks(self, task: Any, hierarchy: Any, settings: Any) -> list[Any]:
+        """Return the callbacks of the solver that were asked for."""
+        from netgraph.fas.checkpoint import Checkpoints
+        from netgraph.fas.monitor import alerts_of
+
+        found: list[Any] = list(alerts_of(self.alert or []))
+        if self.mlflow:
+            from netgraph.fas.tracking import MLflow
+
+            params = {k: v for k, v in asdict(settings).items() if v not in (None, "") and k != "options"}
+            pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), _page(hierarchy)]
+            found.append(MLflow(params={"network": task.name, **params}, artefacts=pages, example=task.example))
+        if self.checkpoints is not None:
+            found.append(Checkpoints(self.checkpoints, self.every, self.keep_last))
+        return found
+
+    def resumed(self, run: Any) -> None:
+        """Put a run where the newest checkpoint was, and say so."""
+        from netgraph.fas.checkpoint import resume
+
+        if self.resume and resume(run, self.checkpoints or "") is None:
+            typer.echo(f"netgraph: {self.checkpoints} has no checkpoint; the run begins anew", err=True)
+
+
+def was_stopped(reason: str) -> bool:
+    """Tell whether a signal ended a run."""
+    return reason.startswith((signal.SIGINT.name, signal.SIGTERM.name))
+
+
+def _page(hierarchy: Any) -> Any:
+    def write(folder: Path) -> None:
+        from netgraph.viz.export import export
+
+        export(hierarchy, folder / "hierarchy.html")
+
+    return write
