@@ -17,7 +17,7 @@ from netgraph.fas.grid import Grid
 from netgraph.fas.maps import Maps, live_state
 from netgraph.fas.moments import moments_of, moments_up, set_moments
 from netgraph.fas.nested import start_level
-from netgraph.fas.options import Options
+from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.smoother import Smoother
 
 
@@ -30,14 +30,14 @@ class Borrowed(Smoother):
     optimizer : torch.optim.Optimizer
     names : list of list of str
         Names of the parameters in each of its groups.
-    options : Options
+    smoothing : Smoothing
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, names: Sequence[Sequence[str]], options: Options
+        self, model: nn.Module, optimizer: Optimizer, names: Sequence[Sequence[str]], smoothing: Smoothing
     ) -> None:
         own = dict(model.named_parameters())
-        self.model, self.optimizer, self.options = model, optimizer, options.smoothing
+        self.model, self.optimizer, self.options = model, optimizer, smoothing
         self.named = {name: own[name] for group in names for name in group}
         self.lr, self.scales = 1.0, [1.0]
 
@@ -85,7 +85,7 @@ class CoarseStart:
     @property
     def smoother(self) -> Borrowed:
         """The level at work, with the optimizer."""
-        return Borrowed(self.model, self.optimizer, self.names, self.options)
+        return Borrowed(self.model, self.optimizer, self.names, self.options.smoothing_of(self.level))
 
     def work_on(self, level: int, left: int) -> None:
         """Give the optimizer a level's parameters, for so many steps; it keeps no moments."""

@@ -21,9 +21,10 @@ from netgraph.fas.coarsestart import Borrowed, CoarseStart
 from netgraph.fas.cycle import one
 from netgraph.fas.grid import Grid
 from netgraph.fas.maps import HierarchyMaps, Maps, live_state
-from netgraph.fas.options import Options
-from netgraph.fas.run import REFUSED, Rest, Run
+from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.run import REFUSED, Run
 from netgraph.fas.smoother import MakeOptimizer
+from netgraph.fas.steering import Rest
 from netgraph.fas.tau import Descent
 
 Closure = Callable[..., Tensor]
@@ -189,12 +190,19 @@ class _Excursion(Run):
         options: Options, make: MakeOptimizer | None, seed: int,
     ) -> _Excursion:  # fmt: skip
         """Return a run whose finest smoother is the optimizer, and whose others have its settings."""
-        first = Borrowed(maps.models[0], optimizer, names, options)
-        smoothers = [first, *(_Alike(model, first, names, options, make) for model in maps.models[1:])]
-        own = list(live_state(maps.models[0]))
-        grids = [Grid(s.model, s, live_state(s.model, own)) for s in smoothers]
+
+        def grid(maps: Maps, level: int) -> Grid:
+            model, smoothing = maps.models[level], options.smoothing_of(level)
+            own = (
+                _Alike(model, optimizer, names, smoothing, make)
+                if level
+                else Borrowed(model, optimizer, names, smoothing)
+            )
+            return Grid(model, own, live_state(model, list(live_state(maps.models[0]))))
+
+        grids = [grid(maps, level) for level in range(len(maps.models))]
         visits = [v for v in one(cycle, 0, len(grids) - 1, options.smoothing_of) if v.kind != "smooth" or v.level]
-        return cls(maps, _Losses(recent), options, grids, visits, [_Still()], _Recent(recent), seed=seed)  # type: ignore[list-item, arg-type]
+        return cls(maps, _Losses(recent), options, grids, grid, visits, [_Still()], _Recent(recent), seed=seed)  # type: ignore[list-item, arg-type]
 
     def go_round(self) -> None:
         """Take one coarse step."""
@@ -218,10 +226,15 @@ class _Alike(Borrowed):
     """A coarse level's smoother with the settings that the finest one's optimizer has at the time."""
 
     def __init__(
-        self, model: nn.Module, first: Borrowed, names: list[list[str]], options: Options, make: MakeOptimizer | None
+        self,
+        model: nn.Module,
+        source: Optimizer,
+        names: list[list[str]],
+        smoothing: Smoothing,
+        make: MakeOptimizer | None,
     ) -> None:
         own = dict(model.named_parameters())
-        self.source = first.optimizer
+        self.source = source
         settings = [_settings(group) for group in self.source.param_groups]
         groups = [{**s, "params": [own[n] for n in names[i]]} for i, s in enumerate(settings)]
         kind: MakeOptimizer = make or type(self.source)
@@ -232,7 +245,7 @@ class _Alike(Borrowed):
                 f"no {type(self.source).__name__} can be made for a coarse level ({error}); give make=, which makes one "
                 "of (groups, lr=...)"
             ) from error
-        super().__init__(model, made, names, options)
+        super().__init__(model, made, names, smoothing)
 
     def follow(self, group: Mapping[str, Any]) -> None:
         """Take over the settings of the finest level's groups."""
@@ -297,6 +310,15 @@ def _check(options: Options, every: int, cycle: str) -> None:
         raise NetgraphError(f"a coarse step between others is no {cycle!r}; there are v, w, f, additive")
     if options.tau.kind == "whole":
         raise NetgraphError("tau.kind is 'whole', and only the last minibatches are known here; take common or several")
+    if options.adapt.rematch or options.adapt.steer:
+        raise NetgraphError(
+            "levels are matched again, and time is steered, by the solver alone; leave adapt at its defaults"
+        )
+    rates = [level for level, own in options.levels.items() if "lr" in own]
+    if rates:
+        raise NetgraphError(
+            f"level {rates[0]} has a rate of its own, and your optimizer's is that of every level; leave it out"
+        )
     smoothing = options.smoothing
     if smoothing.accumulate != 1 or smoothing.ema is not None or smoothing.mup:
         raise NetgraphError("accumulate, ema and mup belong to your loop here; leave them at their defaults")

@@ -10,7 +10,7 @@ import netgraph as ng
 from netgraph.coarsen.hierarchy import one_level
 from netgraph.errors import NetgraphError
 from netgraph.fas.optimizer import Multigrid, bound
-from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
 from netgraph.models.mlp import mlp
 
 OPEN = Gate(gap=1e9, tau=1e9, kappa=0.0)
@@ -223,6 +223,10 @@ def test_mistakes_are_refused_before_work_begins():
         Multigrid(optimizer, hierarchy, options=Options(tau=Tau("whole")))
     with pytest.raises(NetgraphError, match="belong to your loop"):
         Multigrid(optimizer, hierarchy, options=Options(smoothing=Smoothing(ema=0.9)))
+    with pytest.raises(NetgraphError, match="that of every level"):
+        Multigrid(optimizer, hierarchy, options=Options(levels={1: {"lr": 0.1}}))
+    with pytest.raises(NetgraphError, match="by the solver alone"):
+        Multigrid(optimizer, hierarchy, options=Options(adapt=Adapt(rematch=2)))
     with pytest.raises(NetgraphError, match="v, w, f, additive"):
         Multigrid(optimizer, hierarchy, cycle="full")
     with pytest.raises(NetgraphError, match="def closure"):
