@@ -71,7 +71,9 @@ def test_coarse_steps_are_taken_with_the_settings_of_the_moment_and_lower_the_lo
         {"params": [p for p in model.parameters() if p.ndim > 1]},
         {"params": [p for p in model.parameters() if p.ndim < 2], "lr": 0.008},
     ]
-    optimizer = Multigrid(torch.optim.SGD(groups, lr=0.04, momentum=0.9), hierarchy, every=8, options=Options(gate=OPEN))
+    optimizer = Multigrid(
+        torch.optim.SGD(groups, lr=0.04, momentum=0.9), hierarchy, every=8, options=Options(gate=OPEN)
+    )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 20, 0.5)
     for inputs, targets in batches(x, t) * 5:
         optimizer.step(loss_of, inputs, targets)
