@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.mending import recounted
 from netgraph.coarsen.sizes import Sizes, recounts
+from netgraph.configs import on_shapes
 from netgraph.errors import OwnClassError
 
 WIDTHS = re.compile(r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv")
@@ -71,8 +71,7 @@ def _configs(config: Any, sizes: Sizes) -> Iterator[Any]:
 def _misfit(cls: Any, config: Any, model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     """Say what of a config's network does not fit; nothing but shapes is made."""
     try:
-        with torch.device("meta"):
-            shapes = {name: t.shape for name, t in cls(copy.deepcopy(config)).state_dict().items()}
+        shapes = {name: t.shape for name, t in on_shapes(cls, config).state_dict().items()}
     except Exception as error:  # a config's own checks
         return f"{type(error).__name__}: {str(error)[:120]}"
     for name in model.state_dict():

@@ -15,7 +15,8 @@ import typer
 from netgraph.errors import NetgraphError
 
 Model = Annotated[
-    str, typer.Argument(help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:CONFIG.json.")
+    str,
+    typer.Argument(help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json."),
 ]
 Arch = Annotated[
     str | None, typer.Option(help="What a state dict belongs to: package.module:factory, or a name as above.")
@@ -121,10 +122,13 @@ def opened(
 ) -> tuple[Any, Any]:
     """Return a network and an example of its inputs, guessed where none is given."""
     from netgraph.examples import guess_input, parse_inputs
-    from netgraph.loading import load_model, parse_arch_args
+    from netgraph.loading import load_model, origin, parse_arch_args
 
-    example = parse_inputs(inputs) if inputs else None
-    network = load_model(model, arch=arch, arch_args=parse_arch_args(arch_arg or []), trust=trust, code_dir=code_dir)
+    example, arch_args = parse_inputs(inputs) if inputs else None, parse_arch_args(arch_arg or [])
+    network = load_model(model, arch=arch, arch_args=arch_args, trust=trust, code_dir=code_dir)
+    weights = origin(model, arch_args)
+    if weights is not None:
+        typer.echo(f"netgraph: {weights}", err=True)
     if example is None:
         example, text = guess_input(network)
         typer.echo(f"netgraph: guessed {text}", err=True)

@@ -188,10 +188,11 @@ def plugins(json_: Json = False) -> None:
     if json_:
         typer.echo(json.dumps(table, indent=1))
         return
+    width = max(len(name) for found in table.values() for name in found)
     for group, found in table.items():
         typer.echo(group)
         for name, owner in found.items():
-            typer.echo(f"  {name:<16} {owner}")
+            typer.echo(f"  {name:<{width}} {owner}")
 
 
 @app.command()

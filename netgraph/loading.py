@@ -6,7 +6,6 @@ import ast
 import contextlib
 import importlib
 import importlib.machinery
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraph import configs
 from netgraph.bundle import read_bundle, read_metadata
 from netgraph.errors import LoadError, NetgraphError, UntrustedError
 from netgraph.pickles import is_archive, scan
@@ -42,7 +42,8 @@ def load_model(
     ----------
     source : path or name
         A state dict (``.pt``, ``.safetensors``), a network saved by netgraph, a pickled module or a ``.pt2``
-        program, or ``torchvision:resnet50``, ``timm:NAME``, ``hf:CONFIG.json`` for a network without weights.
+        program, a folder of transformers ``hf:FOLDER``, or ``torchvision:resnet50``, ``timm:NAME``, ``hf:CONFIG.json``
+        for a network with random weights.
     arch : str, optional
         What a state dict belongs to: ``package.module:factory`` or a name as above.
     arch_args : dict, optional
@@ -60,12 +61,28 @@ def load_model(
         Opening it would run code, and ``trust`` is not given.
     """
     with _code_from(Path(code_dir) if code_dir else Path.cwd()):
-        if str(source).partition(":")[0] in ZOOS and not Path(source).exists():
-            model = build(str(source), arch_args or {})
+        if _is_name(source):
+            model = build(str(source), arch_args or {}, weights=True)
         else:
             model = _open(_existing(Path(source)), arch, arch_args or {}, trust)
     set_mode(model, training=False)
     return model
+
+
+def _is_name(source: str | Path) -> bool:
+    return str(source).partition(":")[0] in ZOOS and not Path(source).exists()
+
+
+def origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | None:
+    """Say in words where the weights of a named network come from; nothing where they are those of a file."""
+    package, _, name = str(source).partition(":")
+    if not _is_name(source) or arch_args.get("pretrained"):
+        return None
+    if package != "hf":
+        return f"{source} has random weights; for trained ones give their state dict and --arch {source}"
+    if configs.has_weights(Path(name)):
+        return f"{source} has the weights of its folder"
+    return f"{source} has random weights; for trained ones give hf:FOLDER with config.json and model.safetensors"
 
 
 def _existing(path: Path) -> Path:
@@ -228,8 +245,8 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
 
 
-def build(arch: str, arch_args: Mapping[str, Any]) -> nn.Module:
-    """Make the network that a name stands for, with fresh weights.
+def build(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
+    """Make the network that a name stands for: with fresh weights, or with those of an ``hf:FOLDER`` that has some.
 
     Raises
     ------
@@ -246,7 +263,7 @@ def build(arch: str, arch_args: Mapping[str, Any]) -> nn.Module:
         elif package == "timm":
             model = _optional("timm").create_model(name, **{"pretrained": False, **arch_args})
         elif package == "hf":
-            model = _hugging_face(Path(name), arch_args)
+            model = configs.make(_optional("transformers"), Path(name), arch_args, weights=weights)
         else:
             model = _resolved(package, name)(**arch_args)
     except NetgraphError:
@@ -269,28 +286,6 @@ def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
     ):
         options.setdefault("weights_backbone", None)
     return torchvision.models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
-
-
-def _hugging_face(path: Path, arch_args: Mapping[str, Any]) -> nn.Module:
-    transformers = _optional("transformers")
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        data = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise LoadError(
-            f"hf:{path} is no readable config ({error}); give a config.json or a folder that has one"
-        ) from error
-    if not isinstance(data, dict) or "model_type" not in data:
-        raise LoadError(f"{file} has no model_type; give the config.json of a transformers network")
-    config = transformers.AutoConfig.for_model(**{**data, **arch_args})
-    if not data.get("architectures"):
-        return transformers.AutoModel.from_config(config)  # type: ignore[no-any-return]
-    cls = getattr(transformers, str(data["architectures"][0]), None)
-    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
-        raise LoadError(
-            f"{file} asks for {data['architectures'][0]!r}, which is no network of transformers; give its class by --arch"
-        )
-    return cls(config)  # type: ignore[no-any-return]
 
 
 def _optional(package: str) -> Any:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +18,10 @@ from torch import nn
 import netgraph as ng
 from netgraph.bundle import read_bundle, write_bundle
 from netgraph.coarsen.network import coarse_network
+from netgraph.configs import on_shapes
 from netgraph.errors import LoadError, UntrustedError
 from netgraph.examples import guess_input, parse_inputs
-from netgraph.loading import load_model, parse_arch_args
+from netgraph.loading import load_model, origin, parse_arch_args
 from netgraph.models.mlp import mlp
 
 ARCH = "netgraph.models.mlp:mlp"
@@ -346,6 +348,66 @@ def test_a_hugging_face_config_builds_the_class_it_names(tmp_path):
         path.write_text(json.dumps({**BERT, **wrong}))
         with pytest.raises(LoadError, match=r"pipeline|nosuch"):
             load_model(f"hf:{path}")
+
+
+def test_a_hugging_face_folder_gives_its_own_weights_or_says_what_does_not_fit(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.BertForMaskedLM(transformers.AutoConfig.for_model(**BERT)).eval()
+    model.save_pretrained(tmp_path)
+    folder = f"hf:{tmp_path}"
+    opened = load_model(folder)
+    own = opened.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
+    assert "weights of its folder" in origin(folder, {})
+    fresh = load_model(f"{folder}/config.json").state_dict()
+    assert not torch.equal(
+        fresh["cls.predictions.transform.dense.weight"], own["cls.predictions.transform.dense.weight"]
+    )
+    assert "random weights" in origin(f"{folder}/config.json", {})
+    for args in (
+        {"architectures": ["BertForPreTraining"]},
+        {"architectures": ["BertModel"]},
+        {"intermediate_size": 24},
+    ):
+        with pytest.raises(LoadError, match=r"do not fit|fails"):
+            load_model(folder, arch_args=args)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(LoadError, match=r"pytorch_model\.bin and no model\.safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_size": 2**40},
+        {"vocab_size": 2**50},
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": 2**10 + 1},
+        {"num_labels": 10**12},
+        {"attn_implementation": "somebody/attention"},
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_too_much_is_refused_before_memory_is_taken(tmp_path, wrong):
+    pytest.importorskip("transformers")
+    import resource
+
+    (tmp_path / "config.json").write_text(json.dumps({**BERT, **wrong}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LoadError, match="asks for"):
+        load_model(f"hf:{tmp_path}")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024  # KiB
+
+
+def test_what_a_config_asks_for_is_measured_exactly(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(**BERT)
+    model = transformers.BertModel(config)
+    taken = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    for room in (taken, taken - 1):
+        monkeypatch.setattr("psutil.virtual_memory", lambda room=room: SimpleNamespace(available=room))
+        with contextlib.nullcontext() if room == taken else pytest.raises(LoadError, match=f"{taken:,} bytes"):
+            assert all(p.is_meta for p in on_shapes(transformers.BertModel, config).parameters())
 
 
 def _fresh(code):

@@ -1,0 +1,178 @@
+"""Networks of Hugging Face transformers: from a config alone, or from a folder with the weights that belong to it.
+
+A config may ask for anything, so its network is made on shapes alone first, and measured while it grows.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from netgraph.errors import LoadError, UntrustedError
+
+LOOPS = (  # numbers that a class counts up to, one by one, and how far it may
+    (re.compile(r"layer|depth|(?:block|stage|head|expert)s$"), 2**10),
+    (re.compile(r"labels$"), 2**17),
+)
+MANY = 2**15  # tensors; the largest networks in use have some thousands
+TEXT = 2**24  # bytes of a config
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def make(transformers: Any, path: Path, options: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
+    """Make the network of a config.
+
+    Parameters
+    ----------
+    transformers : module
+    path : path
+        A config.json, or a folder that has one.
+    options : dict
+        Entries of the config to change.
+    weights : bool
+        Fill the network with the weights of its folder; they must fit to the last name.
+
+    Raises
+    ------
+    LoadError
+        The config cannot be read, asks for more than fits here, or its folder's weights do not fit it.
+    """
+    config, cls = _described(transformers, path, options)
+    cls = type(on_shapes(cls, config))
+    return _pretrained(cls, config, path) if weights and has_weights(path) else cls(config)
+
+
+def has_weights(path: Path) -> bool:
+    """Tell whether a folder has weights for its config.
+
+    Raises
+    ------
+    LoadError
+        It has them as a pickle only.
+    """
+    if any((path / name).is_file() for name in WEIGHTS):
+        return True
+    pickled = next((name for name in PICKLED if (path / name).is_file()), None)
+    if pickled is not None:
+        raise LoadError(
+            f"hf:{path} has its weights in {pickled} and no model.safetensors; save it again with save_pretrained, or open "
+            f"{path / 'pytorch_model.bin'} with --arch hf:{path / 'config.json'}"
+        )
+    return False
+
+
+def on_shapes(make: Any, config: Any) -> nn.Module:
+    """Return the network that ``make`` makes of a copy of a config, without numbers: no memory is taken.
+
+    Raises
+    ------
+    LoadError
+        It has more tensors than any network, or would not fit into this machine's free memory.
+    """
+    with _measured(), torch.device("meta"):
+        return make(copy.deepcopy(config))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _measured() -> Iterator[None]:
+    """Stop a network that grows too large while it is being made."""
+    room, taken, count = psutil.virtual_memory().available, 0, 0
+
+    def measure(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal taken, count
+        taken += 0 if tensor is None else tensor.numel() * tensor.element_size()
+        count += 1
+        if taken > room or count > MANY:
+            asked = (
+                f"{taken:,} bytes and more, and {room:,} are free" if taken > room else f"more than {MANY:,} tensors"
+            )
+            raise LoadError(f"the config asks for a network of {asked}; give smaller numbers in it, or by --arch-arg")
+
+    hooks = [register_module_parameter_registration_hook(measure), register_module_buffer_registration_hook(measure)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _described(transformers: Any, path: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return a config and what makes its network."""
+    file = path / "config.json" if path.is_dir() else path
+    data = {**_read(path, file), **options}
+    _check(data, file)
+    config = transformers.AutoConfig.for_model(**data)
+    if not data.get("architectures"):
+        return config, transformers.AutoModel.from_config
+    cls = getattr(transformers, str(data["architectures"][0]), None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise LoadError(
+            f"{file} asks for {data['architectures'][0]!r}, which is no network of transformers; give its class by --arch"
+        )
+    return config, cls
+
+
+def _read(path: Path, file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > TEXT:
+            raise LoadError(f"{file} has {file.stat().st_size:,} bytes; a config has at most {TEXT:,}")
+        data = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LoadError(
+            f"hf:{path} is no readable config ({error}); give a config.json or a folder that has one"
+        ) from error
+    if not isinstance(data, dict) or "model_type" not in data:
+        raise LoadError(f"{file} has no model_type; give the config.json of a transformers network")
+    return data
+
+
+def _check(value: Any, file: Path, key: str = "") -> None:
+    """Refuse entries that would keep a class busy for ever, or bring code."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check(part, file, str(name))
+    elif isinstance(value, list):
+        for part in value:
+            _check(part, file, key)
+    elif isinstance(value, int):
+        most = min((limit for name, limit in LOOPS if name.search(key)), default=value)
+        if value > most:
+            raise LoadError(f"{file} asks for {key} {value:,}; at most {most:,} are made")
+    elif isinstance(value, str) and key.endswith("_implementation") and "/" in value:
+        raise UntrustedError(f"{file} asks for {key} {value!r}, which is code to download; take that entry out")
+
+
+def _pretrained(cls: Any, config: Any, folder: Path) -> nn.Module:
+    """Return a network with all of its folder's weights, and no others."""
+    model, info = cls.from_pretrained(
+        folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    problems = [
+        f"{what} {', '.join(sorted(map(str, info[key]))[:3])}"
+        for key, what in (
+            ("missing_keys", "missing"),
+            ("unexpected_keys", "not in it"),
+            ("mismatched_keys", "of another shape"),
+        )
+        if info.get(key)
+    ]
+    if problems:
+        raise LoadError(
+            f"the weights of hf:{folder} do not fit {cls.__name__}: {'; '.join(problems)}; check architectures in its "
+            f"config.json, or give hf:{folder / 'config.json'} for random weights"
+        )
+    return model  # type: ignore[no-any-return]
