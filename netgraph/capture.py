@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
+from netgraph.logs import silenced
 from netgraph.recorder import record_on_meta
 from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode, with_state
@@ -187,16 +187,17 @@ def plain_attention() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Trace without warnings and fused kernels, and leave every switch as it was."""
     random = torch.get_rng_state()
-    noisy = logging.getLogger("torch._subclasses.fake_tensor")
-    noisy_level = noisy.level
-    noisy.setLevel(logging.CRITICAL)  # a refusal comes as our own sentence, not as its log
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), plain_attention():
+        with (
+            silenced("torch._subclasses.fake_tensor"),
+            warnings.catch_warnings(),
+            torch.enable_grad(),
+            plain_attention(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.set_rng_state(random)
-        noisy.setLevel(noisy_level)
 
 
 def _tidy(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Graph, dict[str, Tensor]]:

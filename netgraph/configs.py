@@ -28,7 +28,7 @@ LOOPS = (  # numbers that a class counts up to, one by one, and how far it may
     (re.compile(r"labels$"), 2**17),
 )
 MANY = 2**15  # tensors; the largest networks in use have some thousands
-TEXT = 2**24  # bytes of a config
+TEXT = 2**24  # characters of a config; no more are read
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -53,7 +53,7 @@ def make(transformers: Any, path: Path, options: Mapping[str, Any], *, weights: 
     """
     config, cls = _described(transformers, path, options)
     cls = type(on_shapes(cls, config))
-    return _pretrained(cls, config, path) if weights and has_weights(path) else cls(config)
+    return _pretrained(transformers, cls, config, path) if weights and has_weights(path) else cls(config)
 
 
 def has_weights(path: Path) -> bool:
@@ -128,12 +128,12 @@ def _described(transformers: Any, path: Path, options: Mapping[str, Any]) -> tup
 
 def _read(path: Path, file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > TEXT:
-            raise LoadError(f"{file} has {file.stat().st_size:,} bytes; a config has at most {TEXT:,}")
-        data = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(TEXT + 1)
+        data = json.loads(text if len(text) <= TEXT else "")
+    except (OSError, ValueError, RecursionError) as error:
         raise LoadError(
-            f"hf:{path} is no readable config ({error}); give a config.json or a folder that has one"
+            f"hf:{path} is no readable config ({str(error)[:120]}); give a config.json or a folder that has one"
         ) from error
     if not isinstance(data, dict) or "model_type" not in data:
         raise LoadError(f"{file} has no model_type; give the config.json of a transformers network")
@@ -156,11 +156,12 @@ def _check(value: Any, file: Path, key: str = "") -> None:
         raise UntrustedError(f"{file} asks for {key} {value!r}, which is code to download; take that entry out")
 
 
-def _pretrained(cls: Any, config: Any, folder: Path) -> nn.Module:
+def _pretrained(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Module:
     """Return a network with all of its folder's weights, and no others."""
-    model, info = cls.from_pretrained(
-        folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
+    with _quiet(transformers.utils.logging):
+        model, info = cls.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     problems = [
         f"{what} {', '.join(sorted(map(str, info[key]))[:3])}"
         for key, what in (
@@ -176,3 +177,17 @@ def _pretrained(cls: Any, config: Any, folder: Path) -> nn.Module:
             f"config.json, or give hf:{folder / 'config.json'} for random weights"
         )
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keep transformers from reporting what is told in one sentence."""
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from netgraph import configs
 from netgraph.bundle import read_bundle, read_metadata
 from netgraph.errors import LoadError, NetgraphError, UntrustedError
+from netgraph.logs import silenced
 from netgraph.pickles import is_archive, scan
 from netgraph.program import from_document
 from netgraph.swapping import set_mode
@@ -86,6 +87,11 @@ def origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | None:
 
 
 def _existing(path: Path) -> Path:
+    if path.is_dir():
+        raise LoadError(
+            f"{path} is a folder; give hf:{path} for what transformers saved there, a file of it, or, of a *.hierarchy, "
+            f"{path}/level1.safetensors"
+        )
     if not path.is_file():
         raise LoadError(
             f"{path} does not exist; give a .pt, .pth, .safetensors or .pt2 file, or a name like torchvision:resnet50"
@@ -141,7 +147,8 @@ def _program(path: Path, trust: bool) -> nn.Module:
             f"{path} is an exported program, and opening one can run code that came with it; say --trust if you made it"
         )
     try:
-        return torch.export.load(str(path)).module()
+        with silenced("torch.export"):
+            return torch.export.load(str(path)).module()
     except Exception as error:  # anything: it is the stranger's archive
         raise LoadError(
             f"{path} cannot be opened as an exported program ({_reason(error)}); export it again"
@@ -269,9 +276,9 @@ def build(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> 
     except NetgraphError:
         raise
     except Exception as error:  # the factory is the user's own
-        raise LoadError(f"--arch {arch} fails ({_reason(error)}); check the name and --arch-arg") from error
+        raise LoadError(f"making {arch} fails ({_reason(error)}); check the name and --arch-arg") from error
     if not isinstance(model, nn.Module):
-        raise LoadError(f"--arch {arch} returned a {type(model).__name__}; a torch.nn.Module is needed")
+        raise LoadError(f"{arch} made a {type(model).__name__}; a torch.nn.Module is needed")
     return model
 
 

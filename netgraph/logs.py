@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -30,6 +31,18 @@ def setup(json: bool = False, *, level: int = logging.INFO) -> None:
     LOGGER.addHandler(handler)
     LOGGER.setLevel(level)
     LOGGER.propagate = False  # the root logger would say it a second time
+
+
+@contextmanager
+def silenced(name: str) -> Iterator[None]:
+    """Keep a library's logger quiet where what it would tell is told in one sentence."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

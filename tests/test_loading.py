@@ -106,6 +106,19 @@ def test_whole_modules_and_programs_open_only_with_trust(tmp_path):
         assert torch.equal(load_model(tmp_path / name, trust=True)(x), model(x))
 
 
+def test_a_program_that_is_none_is_one_sentence_without_torchs_traceback(tmp_path):
+    (tmp_path / "m.pt2").write_bytes(b"PK\x03\x04 and no program")
+    open_it = f"from netgraph.loading import load_model; load_model({str(tmp_path / 'm.pt2')!r}, trust=True)"
+    done = _fresh(f"try:\n    {open_it}\nexcept ValueError as error:\n    print(error)")
+    assert "cannot be opened as an exported program" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_folder_is_told_how_to_be_opened(tmp_path):
+    with pytest.raises(LoadError, match=rf"is a folder; give hf:{re.escape(str(tmp_path))}"):
+        load_model(tmp_path)
+
+
 @pytest.mark.parametrize("cut", [0, 1, 10, 100, 1000])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_truncated_files_are_one_sentence(tmp_path, cut, suffix):
