@@ -66,8 +66,15 @@ def alone(**how: Any) -> FAS:
     return plain(optimizer=ADAMW, **how)
 
 
+def shorter(epochs: float) -> Callable[..., FAS]:
+    """Return ordinary training that costs as much as another method."""
+    return lambda **how: alone(**{**how, "epochs": epochs})
+
+
 METHODS = {
     "plain": Method(alone),
+    "plain, as long as V-cycles cost": Method(shorter(5.7)),
+    "plain, as long as nested iteration costs": Method(shorter(4.4)),
     "half the width alone": Method(alone, shrink=2),
     "a quarter of the width alone": Method(alone, shrink=4),
     "nested iteration, 2 levels": Method(cycles("kaskade", (0.3, 0.7)), 2),
@@ -180,6 +187,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ablations", action="store_true", help="with the first seed, after the methods")
+    parser.add_argument("--only", nargs="*", help="methods whose names hold one of these words")
     parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
@@ -199,6 +207,7 @@ def main() -> None:
         return
     jobs = [(name, method, seed) for seed in range(options.seeds) for name, method in METHODS.items()]
     jobs += [(name, method, 0) for name, method in ABLATIONS.items() if options.ablations]
+    jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]
     with options.out.open("a") as file:
         file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
         for name, method, seed in jobs:
