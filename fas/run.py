@@ -250,14 +250,14 @@ class Run:
         else:
             batches = fine.common or [self._placed(batch, fine) for batch in self.stream.take(tau.batches)]
             coarse.common = batches
+        flops = self.maps.flops[level] + self.maps.flops[level + 1]
         with self.ledger.clock(level, "tau"):
-            if tau.kind == "none":
-                found = gap_only(fine, coarse, value, batches)
-            else:
+            first = batches if tau.kind == "none" else batches[:1]  # two forward passes tell most closed gates
+            found = gap_only(fine, coarse, value, first)
+            self.ledger.spend(level, "tau", sum(rows_of(batch) for batch in first) * flops)
+            if tau.kind != "none" and refusal(found, self.options.gate) is None:
                 found = descend(self.maps, level, fine, coarse, value, batches, each=tau.kind == "several")
-        passes = 1 if tau.kind == "none" else 1 + BACKWARD
-        rows = sum(rows_of(batch) for batch in batches)
-        self.ledger.spend(level, "tau", passes * rows * (self.maps.flops[level] + self.maps.flops[level + 1]))
+                self.ledger.spend(level, "tau", (1 + BACKWARD) * sum(rows_of(batch) for batch in batches) * flops)
         return found
 
     def _smooth_instead(self, why: str, found: Descent | None) -> None:
