@@ -95,7 +95,8 @@ class Run:
             while self.at < len(self.visits) and not self.reason:
                 self._visit(self.instead or self._steered(self.visits[self.at]))
             if not self.reason:
-                self.evaluate()
+                if not (self.evaluations and self.steps % self.evaluations == 0):  # else just done
+                    self.evaluate()
                 self.reason = ending
         except BaseException as error:
             self.tell("failed", self.top, error=f"{type(error).__name__}: {error}")

@@ -38,8 +38,8 @@ class Smoother:
         A class of ``torch.optim``, or a partial of one.
     lr : float
         Its largest rate.
-    weight_decay : float
-        Of parameters with two dimensions or more: norms and biases are let be.
+    weight_decay : float, optional
+        Of parameters with two dimensions or more: norms and biases are let be. None: what the optimizer does by itself.
     options : Smoothing
     scales : dict of str to float
         Factors of the rate for single parameters (`netgraph.fas.mup`).
@@ -51,7 +51,7 @@ class Smoother:
         make: MakeOptimizer,
         lr: float,
         *,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         options: Smoothing | None = None,
         scales: Mapping[str, float] | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class Smoother:
             ):
                 if params:
                     groups.append({"params": params, "lr": lr * scale, "scale": scale})
-                    if weight_decay:
+                    if weight_decay is not None:
                         groups[-1]["weight_decay"] = decay
         self.optimizer = make(groups, lr=lr)
 

@@ -49,8 +49,8 @@ class FAS:
     share : tuple of float, optional
         For ``full`` and ``kaskade``: the share of the steps of each level's turn, finest first. By default half of them
         for the finest level, and of what is left half for the next.
-    weight_decay : float
-        Of parameters with two dimensions or more.
+    weight_decay : float, optional
+        Of parameters with two dimensions or more; None: what the optimizer does by itself (0.01 of all in AdamW).
     options : Options, optional
         Everything else.
     schedule_per_level : bool
@@ -73,7 +73,7 @@ class FAS:
         cycles: int | None = None,
         schedule: str | MakeScheduler = "one-cycle",
         share: tuple[float, ...] | None = None,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         options: Options | None = None,
         schedule_per_level: bool = False,
         seed: int = 7619,
