@@ -206,7 +206,7 @@ def filled(model: nn.Module, state: Mapping[str, Tensor], path: Path, arch: str)
     state = _without_prefixes(state, own)
     problems = _misfit(state, own)
     if problems:
-        raise LoadError(f"{path} does not fit {arch}: {'; '.join(problems)}; check --arch and --arch-arg")
+        raise LoadError(f"{path} does not fit {arch}: {'; '.join(problems)}; {_mend(state, own)}")
     try:
         model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a module with a way of its own to load
@@ -241,6 +241,18 @@ def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]
         + [f"not in it {_few(unexpected)}"] * bool(unexpected)
         + [_few(wrong)] * bool(wrong)
     )
+
+
+def _mend(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Say what to do; weights with all the names and smaller shapes look like a coarse network's in its own class."""
+    pairs = [(state[k].shape, own[k].shape) for k in own if k in state]
+    smaller = all(len(a) == len(b) and all(m <= n for m, n in zip(a, b, strict=True)) for a, b in pairs)
+    if smaller and set(state) == set(own):
+        return (
+            "check --arch-arg, or, if these are a coarse network's, open the whole module that --own-class wrote (with --trust) "
+            "or the .safetensors that --output wrote"
+        )
+    return "check --arch and --arch-arg"
 
 
 def _few(names: Sequence[str]) -> str:

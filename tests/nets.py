@@ -95,6 +95,15 @@ def pool_head(*layers, n=8):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, 4))
 
 
+def cells(m, x):
+    a, h, c, r = (x.new_zeros(len(x), n) for n in (8, 6, 6, 8))
+    for step in x.unbind(1)[:3]:
+        a = m.gru(step, a)
+        h, c = m.lstm(a, (h, c))
+        r = m.rnn(h, r)
+    return m.out(r)
+
+
 def nets():
     lin = nn.Linear
     rnn = {"num_layers": 2, "batch_first": True}
@@ -106,6 +115,12 @@ def nets():
     ids = torch.randint(0, 20, (2, 6))
     yield "mlp", nn.Sequential(lin(5, 12), nn.ReLU(), lin(12, 8), nn.Tanh(), lin(8, 3)), torch.randn(2, 5)
     yield "flatten", nn.Sequential(conv(3, 8), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), lin(128, 4)), IMAGE
+    yield "gated linear units", pool_head(conv(3, 16), nn.GLU(1), conv(8, 16), nn.GLU(1)), IMAGE
+    yield (
+        "recurrent cells",
+        Fn(cells, gru=nn.GRUCell(16, 8), lstm=nn.LSTMCell(8, 6), rnn=nn.RNNCell(6, 8), out=lin(8, 4)),
+        WORDS,
+    )
     yield "batch norm", pool_head(conv(3, 8), nn.BatchNorm2d(8), nn.PReLU(8)), IMAGE
     yield "group norm", pool_head(conv(3, 8), nn.GroupNorm(4, 8), nn.SiLU()), IMAGE
     yield "instance norm", pool_head(conv(3, 8), nn.InstanceNorm2d(8, affine=True), nn.SiLU()), IMAGE

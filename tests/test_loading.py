@@ -87,6 +87,16 @@ def test_a_state_dict_without_or_with_the_wrong_architecture_is_refused_with_the
         load_model(tmp_path / "m.pt", arch="foo")
 
 
+def test_the_state_dict_of_a_coarse_network_is_told_how_to_be_opened(tmp_path):
+    x = torch.randn(2, 64)
+    small = ng.own_class(ng.build_hierarchy(mlp(), x), x)
+    torch.save(small.state_dict(), tmp_path / "small.pt")
+    with pytest.raises(LoadError, match=r"\(64, 64\), not \(128, 64\).*--own-class wrote \(with --trust\)"):
+        load_model(tmp_path / "small.pt", arch=ARCH)
+    torch.save(small, tmp_path / "whole.pt")
+    assert torch.equal(load_model(tmp_path / "whole.pt", trust=True)(x), small.eval()(x))
+
+
 def test_safetensors_state_dicts_open(tmp_path):
     from safetensors.torch import save_file
 

@@ -209,6 +209,21 @@ def test_branches_on_numbers_and_wrong_inputs_are_refused():
         ng.trace(nn.Linear(5, 4), (object(),))
 
 
+def test_the_places_of_a_condition_are_refused_by_name():
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.first(x)
+            (rows,) = torch.where(y[:, 0] > 0)
+            return self.last(torch.zeros_like(y).index_add(0, rows, y[rows]))
+
+    with pytest.raises(TraceError, match="places of a condition"):
+        ng.trace(Sparse(), torch.randn(6, 4))
+
+
 def test_an_operator_without_a_rule_is_named_with_its_place():
     with pytest.raises(TraceError, match=r"aten\.\w*pdist\w* has no rule .*test_tracing.py:.*netgraph\.rules"):
         ng.trace(Fn(lambda m, x: torch.pdist(m.a(x)), a=nn.Linear(5, 4)), torch.randn(3, 5))

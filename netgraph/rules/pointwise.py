@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from netgraph.call import Call, Spaces
+from netgraph.errors import TraceError
 from netgraph.space import ONE
 
 
@@ -42,6 +43,22 @@ def as_second(call: Call) -> Spaces:
     return call.spaces(first)
 
 
+def where(call: Call) -> Spaces:
+    """Choose element by element; of a condition alone, its places are as many as numbers decide.
+
+    Raises
+    ------
+    TraceError
+        Of a condition alone.
+    """
+    if "other" not in call.arguments:
+        raise TraceError(
+            f"the network looks up the places of a condition{call.place()}, as many as its numbers decide, and the recording "
+            "would hold for this example only; write torch.where(condition, a, b), or a product with the mask"
+        )
+    return pointwise(call)
+
+
 def several(call: Call) -> list[Spaces]:
     """Broadcast a list of tensors to one shape (``broadcast_tensors``)."""
     out = call.broadcast(call.spaces(operand) for operand in call.operands)
@@ -65,7 +82,7 @@ UNTAGGED = {
         "celu_", "mish", "mish_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_",
         "softplus", "softshrink", "hardshrink", "threshold", "threshold_", "log_sigmoid", "logsigmoid", "rrelu", "rrelu_",
         "rrelu_with_noise", "prelu_kernel", "masked_fill", "masked_fill_", "copy_", "fill_", "zero_", "bernoulli_",
-        "bernoulli", "where", "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "nan_to_num", "nan_to_num_", "isfinite",
+        "bernoulli", "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "nan_to_num", "nan_to_num_", "isfinite",
         "isnan", "isinf", "isclose", "lerp", "addcmul", "addcdiv", "_prelu_kernel", "softsign", "tanhshrink",
         "logical_and", "logical_or", "logical_not", "logical_xor", "bucketize", "rsub", "square", "square_", "divide",
         "multiply", "subtract", "true_divide", "floor_divide", "not_equal", "greater", "greater_equal", "less",
@@ -97,6 +114,7 @@ RULES = {
         random_like,
     ),
     "aten.type_as": as_second,
+    "aten.where": where,
     "aten.prelu": prelu,
     "aten.broadcast_tensors": several,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import fx
+
 from netgraph import space as sp
 from netgraph.call import Call, Spaces
 from netgraph.space import Space
@@ -23,6 +25,35 @@ def gru(call: Call) -> list[Spaces]:
 def plain(call: Call) -> list[Spaces]:
     """One gate (Elman 1990)."""
     return list(_layers(call, call["hx"], gates=1))
+
+
+def lstm_cell(call: Call) -> list[Spaces]:
+    """One step of an LSTM: hidden and cell state."""
+    hidden, cell = call["hx"]
+    out = _step(call, hidden, gates=4)
+    for mine, other in zip(call.spaces(cell), out, strict=True):
+        call.unite(mine, other)
+    return [out, list(out)]
+
+
+def gru_cell(call: Call) -> Spaces:
+    """One step of a GRU."""
+    return _step(call, call["hx"], gates=3)
+
+
+def plain_cell(call: Call) -> Spaces:
+    """One step of an Elman network."""
+    return _step(call, call["hx"], gates=1)
+
+
+def _step(call: Call, state: fx.Node, gates: int) -> Spaces:
+    params = [call[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh") if call.has(name)]
+    *lead, incoming = call.spaces("input")
+    *batch, hidden = call.spaces(state)
+    _cell(call, params, incoming, hidden, gates)
+    for mine, other in zip(lead, batch, strict=True):
+        call.unite(mine, other)
+    return [sp.resolve(space) for space in (*batch, hidden)]
 
 
 def _layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces]:
@@ -72,4 +103,8 @@ RULES = {
     "aten.gru": gru,
     "aten.rnn_tanh": plain,
     "aten.rnn_relu": plain,
+    "aten.lstm_cell": lstm_cell,
+    "aten.gru_cell": gru_cell,
+    "aten.rnn_tanh_cell": plain_cell,
+    "aten.rnn_relu_cell": plain_cell,
 }

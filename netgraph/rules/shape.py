@@ -221,6 +221,16 @@ def split(call: Call) -> list[Spaces]:
     return [[*spaces[:dim], part, *spaces[dim + 1 :]] for part in parts]
 
 
+def glu(call: Call) -> Spaces:
+    """Halves of a dimension, the second the gate of the first (Dauphin et al. 2017, section 2): they meet unit by unit."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    first, gate = _consecutive(call, spaces[dim], [call.shape()[dim]] * 2)
+    call.unite(first, gate)
+    spaces[dim] = sp.resolve(first)
+    return spaces
+
+
 def _consecutive(call: Call, space: Space, sizes: list[int]) -> list[Space]:
     try:
         rest, parts = space, []
@@ -351,6 +361,7 @@ RULES = {
     **_named(slice_, "slice"),
     **_named(narrow, "narrow"),
     **_named(split, "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split"),
+    **_named(glu, "glu"),
     **_named(cat, "cat", "concat", "concatenate"),
     **_named(stack, "stack"),
     **_named(repeat, "repeat", "tile"),
