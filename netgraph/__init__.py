@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from netgraph.coarsen.transfer import Transfer as Transfer
     from netgraph.coarsen.verify import verify as verify
     from netgraph.errors import NetgraphError as NetgraphError
+    from netgraph.fas.problem import Problem as Problem
+    from netgraph.fas.solution import Solution as Solution
+    from netgraph.fas.solver import FAS as FAS
     from netgraph.graph import UnitGraph as UnitGraph
     from netgraph.graph import contract as contract
     from netgraph.graph import unit_graph as unit_graph
@@ -42,6 +45,9 @@ _HOMES = {
     "Transfer": "coarsen.transfer",
     "verify": "coarsen.verify",
     "NetgraphError": "errors",
+    "Problem": "fas.problem",
+    "Solution": "fas.solution",
+    "FAS": "fas.solver",
     "UnitGraph": "graph",
     "contract": "graph",
     "unit_graph": "graph",
