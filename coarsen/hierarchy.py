@@ -19,7 +19,7 @@ from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.repair import check_rung
 from netgraph.coarsen.repair import repair as repaired
 from netgraph.coarsen.transfer import Transfer
-from netgraph.coarsen.verify import verify_level
+from netgraph.coarsen.verify import blame_example, verify_level
 from netgraph.coarsen.way import Judge, Progress, Step, Way, coarseners_of
 from netgraph.coarsen.weights import inject
 from netgraph.errors import NetgraphError, NothingToMergeError
@@ -281,7 +281,11 @@ class _Build:
         if not transfers:
             return None
         self.state, self.whole, coarse = self._merged(level, transfers)
-        verify_level(coarse, self.example)
+        try:
+            verify_level(coarse, self.example)
+        except NetgraphError:
+            blame_example(self.model, self.example)
+            raise
         if chosen:
             reasons["coarseners"] = chosen
         self._repair(coarse, reasons)

@@ -256,6 +256,25 @@ def verify_level(coarse: GraphNetwork, example: Any) -> None:
         coarse.train(training)
 
 
+def blame_example(model: nn.Module, example: Any) -> None:
+    """Run the network itself where its coarse one did not run: a wrong example is no wrong rule.
+
+    Raises
+    ------
+    NetgraphError
+        The network does not run on the example either.
+    """
+    args, kwargs = normalise_example(example)
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:  # operators raise many kinds
+        raise NetgraphError(
+            f"the network itself does not run on the example ({type(error).__name__}: {str(error)[:200]}); give inputs of "
+            "the shapes and types that it takes, as in --input 2x3x224x224 or ids=2x16:int64"
+        ) from error
+
+
 def first_row(example: Any) -> Any:
     """Return the first row of every tensor of an example, the example itself where tensors differ in their number of rows."""
     leaves: list[Tensor] = []

@@ -61,6 +61,8 @@ def load_model(
     UntrustedError
         Opening it would run code, and ``trust`` is not given.
     """
+    if code_dir is not None and not Path(code_dir).is_dir():
+        raise LoadError(f"--code-dir {code_dir} is no folder; give the one that holds the modules that --arch names")
     with _code_from(Path(code_dir) if code_dir else Path.cwd()):
         if _is_name(source):
             model = build(str(source), arch_args or {}, weights=True)

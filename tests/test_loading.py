@@ -528,3 +528,8 @@ def test_an_input_that_cannot_be_guessed_is_asked_for():
         guess_input(nn.Sequential(nn.Linear(3, 4), nn.Linear(7, 2)))
     with pytest.raises(LoadError, match="key=value"):
         parse_arch_args(["depth"])
+
+
+def test_a_folder_of_code_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(LoadError, match="no folder"):
+        load_model("m.pt", arch="one:One", code_dir=tmp_path / "nosuch")
