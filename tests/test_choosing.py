@@ -137,5 +137,5 @@ def test_correlation_is_that_of_numpy_on_what_the_next_layer_reads():
 
 def test_a_network_that_does_not_run_on_its_example_is_not_blamed_on_a_rule():
     model, example = mlp((6, 8, 3)), torch.zeros(2, 6, dtype=torch.int64)
-    with pytest.raises(NetgraphError, match="network itself does not run on the example"):
+    with pytest.raises(ng.NetgraphError, match="network itself does not run on the example"):
         ng.build_hierarchy(model, example)
