@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from netgraph import space as sp
+from netgraph.places import is_users
 from netgraph.space import MisfitError, Space
 
 Spaces = list[Space]
@@ -294,7 +295,7 @@ def source_line(node: fx.Node) -> str:
     place = ""
     for line in (node.meta.get("stack_trace") or node.stack_trace or "").split("\n"):
         line = line.strip()
-        if line.startswith('File "') and "/torch/" not in line and "/netgraph/c" not in line:
-            name, number = line.split('", line ')
-            place = f" at {name[6:]}:{number.split(',')[0]}"
+        if line.startswith('File "'):
+            name, number = line[6:].split('", line ')
+            place = f" at {name}:{number.split(',')[0]}" if is_users(name) else place
     return place

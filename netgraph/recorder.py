@@ -11,7 +11,6 @@ import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch._dispatch.python import enable_python_dispatcher, no_python_dispatche
 from torch._functorch import predispatch
 from torch.fx.experimental.proxy_tensor import PreDispatchTorchFunctionMode, ProxyTorchDispatchMode
 
+from netgraph.places import is_users
 from netgraph.plaingraph import PlainGraph
 from netgraph.shapes import META, shape_of_call
 
@@ -205,12 +205,7 @@ def _users_line() -> str:
     """Return the line of the innermost frame that is neither PyTorch's nor this package's, as a traceback writes it."""
     frame = sys._getframe(2)
     while frame is not None:
-        if _is_users(frame.f_code.co_filename):
+        if is_users(frame.f_code.co_filename):
             return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
         frame = frame.f_back  # type: ignore[assignment]
     return ""
-
-
-@cache
-def _is_users(name: str) -> bool:
-    return "/torch/" not in name and "/netgraph/" not in name and not name.startswith("<")

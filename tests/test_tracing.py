@@ -1,5 +1,6 @@
 """Traces, judged by the network's own forward: alike units merge, dead units go, and nothing else changes."""
 
+import contextlib
 import pickle
 from copy import deepcopy
 
@@ -346,3 +347,13 @@ def test_a_coarse_network_that_runs_on_no_row_is_not_handed_out():
     coarse.get_submodule(name.rpartition(".")[0]).weight = nn.Parameter(weight[:, 1:])
     with pytest.raises(NetgraphError, match="does not run"):
         verify_level(coarse, example)
+
+
+def test_a_line_is_the_users_wherever_a_checkout_lies():
+    from netgraph import places, recorder
+    from netgraph.coarsen import hem
+
+    assert places.is_users("/home/a/netgraph/tests/train.py")
+    assert places.is_users("/home/a/torch/train.py")
+    assert not any(places.is_users(m.__file__) for m in (recorder, hem, torch.nn.functional, contextlib))
+    assert not places.is_users("<string>")
