@@ -32,8 +32,6 @@ class Grid:
         The minibatches that a tau was formed on, which smoothing goes through too; empty for the stream.
     injected : dict of str to Tensor
         The x that it was given on the way down.
-    value : float
-        f(x) - <b, x> of the *finer* level on the common minibatches when it was left.
     turns : int
         Steps on the common minibatches so far.
     """
@@ -44,7 +42,6 @@ class Grid:
     rhs: list[Vector] = field(default_factory=list)
     common: list[Any] = field(default_factory=list)
     injected: Vector = field(default_factory=dict)
-    value: float = 0.0
     turns: int = 0
 
     def b(self, i: int) -> Vector:

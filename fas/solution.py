@@ -19,7 +19,7 @@ class Solution:
     model : torch.nn.Module
         The finest network, trained in place.
     converged : bool
-        Whether the tolerance or target that was asked for was met.
+        Whether a callback stopped the run as converged; a run that spends its budget has not asked.
     reason : str
         Why the run ended.
     history : list of dict

@@ -123,7 +123,7 @@ def _grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
     tensors |= _under(f"{path}/injected", grid.injected)
     for i, b in enumerate(grid.rhs):
         tensors |= _under(f"{path}/rhs/{i}", b)
-    known: dict[str, Any] = {"value": grid.value, "turns": grid.turns, "rhs": len(grid.rhs)}
+    known: dict[str, Any] = {"turns": grid.turns, "rhs": len(grid.rhs)}
     known["moments"] = _moments(moments_of(grid.smoother), f"{path}/moments", tensors)
     known["groups"] = [_numbers(group) for group in grid.smoother.optimizer.param_groups]
     leaves: list[Tensor] = []
@@ -136,7 +136,7 @@ def _set_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], known: Mappi
     assign(live_state(grid.model), under(f"{path}/x", tensors))
     grid.injected = _placed_under(f"{path}/injected", tensors, grid.model)
     grid.rhs = [_placed_under(f"{path}/rhs/{i}", tensors, grid.model) for i in range(known["rhs"])]
-    grid.value, grid.turns = known["value"], known["turns"]
+    grid.turns = known["turns"]
     set_moments(grid.smoother, _known_moments(f"{path}/moments", tensors, known["moments"], grid))
     for group, numbers in zip(grid.smoother.optimizer.param_groups, known["groups"], strict=True):
         group.update({key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()})

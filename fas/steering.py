@@ -1,7 +1,7 @@
 """What a run learns about its levels: when a coarse step should rest, and how long one should be.
 
 Levels are dropped where their steps are refused and tried again later, and more time goes to where the last visits lowered the
-loss most for each second: Giles and others' cost model of multilevel methods, learned while training.
+loss most for each second.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from netgraph.fas.grid import Grid, still
 from netgraph.fas.maps import Maps
 from netgraph.fas.options import Gate
 from netgraph.fas.smoother import Value, gradients, subtract, value_of
-from netgraph.fas.vectors import Vector, dot, minus, norm
+from netgraph.fas.vectors import Vector, minus, norm
 
-FIGURES = ("fine", "coarse", "linear", "tau", "restricted", "gradient")
+FIGURES = ("fine", "coarse", "tau", "restricted", "gradient")
 
 
 @dataclass
@@ -35,8 +35,6 @@ class Descent:
         The coarse right-hand sides.
     fine, coarse : float
         f(x) and f_c(inject x), means over the minibatches.
-    linear : float
-        <b, x> of the fine level.
     tau, restricted, gradient : float
         Norms of tau, of restrict(grad f - b) and of grad f - b; not a number where no gradient was asked for.
     direction : dict of str to Tensor
@@ -48,7 +46,6 @@ class Descent:
     rhs: list[Vector]
     fine: float
     coarse: float
-    linear: float = 0.0
     tau: float = math.nan
     restricted: float = math.nan
     gradient: float = math.nan
@@ -89,7 +86,7 @@ def _descend(
     maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any], b: Vector
 ) -> Descent:
     models = [fine.model, coarse.model]
-    found = Descent([], _slope(fine, value, batches, models), _slope(coarse, value, batches, models), dot(b, fine.x))
+    found = Descent([], _slope(fine, value, batches, models), _slope(coarse, value, batches, models))
     subtract(b, fine.smoother.named)
     residual, g_c = gradients(fine.smoother), gradients(coarse.smoother)
     found.gradient = norm(residual)

@@ -182,7 +182,6 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
         "rhs",
         "common",
         "injected",
-        "value",
         "turns",
     }
 
