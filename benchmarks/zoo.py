@@ -5,7 +5,7 @@ trained one step, both oracles on all axes at once in float32 and in float64 (in
 or is too large), seconds from module to coarse network; beside it torch-pruning with its defaults in the same run. A line of JSON a network goes to ``benchmarks/results/zoo.jsonl``.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
-    .venv/bin/python benchmarks/zoo.py [--only SUBSTRING ...] [--no-rival] [--part K/N] [--summary FILE ...]
+    .venv/bin/python benchmarks/zoo.py [--only SUBSTRING ...] [--no-rival] [--part K/N] [--limit S] [--summary FILE ...]
 
 One thread each: on a few shared cores small operators wait longer for a second thread than they work.
 """
@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ import torch
 from networks import HEAVY, Made, all_networks
 
 RESULTS = Path(__file__).parent / "results" / "zoo.jsonl"
-LIMIT = 240  # seconds a network
+LIMIT = 240  # seconds a network, where --limit says nothing else
 RIVAL_LIMIT = 30  # it hangs on some; none that ends takes half of this
 
 
@@ -136,9 +137,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
     mine = [r["netgraph"] for r in rows]
     made = [r for r in mine if r.get("coarsened")]
     both = [
-        (r["netgraph"]["seconds"], r["torch-pruning"]["seconds"])
+        (r["netgraph"]["processor"], r["torch-pruning"]["processor"])
         for r in rows
-        if "seconds" in r["netgraph"] and "seconds" in r.get("torch-pruning", {})
+        if "processor" in r["netgraph"] and "processor" in r.get("torch-pruning", {})
     ]
     lines = [
         f"{len(rows)} networks: {len(made)} coarsened, {sum('refused' in r for r in mine)} refused by name, "
@@ -154,7 +155,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
             )
     if both:
         ratios = sorted(a / b for a, b in both)
-        lines.append(f"seconds, netgraph over torch-pruning: median {statistics.median(ratios):.2f} of {len(both)}")
+        lines.append(
+            f"processor time, netgraph over torch-pruning: median {statistics.median(ratios):.2f} of {len(both)}"
+        )
         theirs = [r["torch-pruning"] for r in rows]
         lines.append(
             f"torch-pruning: {sum(r.get('ran', False) and not r.get('silent_no_op') for r in theirs)} ran smaller, "
@@ -179,6 +182,7 @@ def main() -> None:
     parser.add_argument(
         "--part", default="0/1", help="K/N: this of N runs side by side; the heavy ones all go to the first"
     )
+    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds a network")
     parser.add_argument("--summary", nargs="*", type=Path, help="print the summary of results that are there")
     options = parser.parse_args()
     if options.summary:
@@ -187,12 +191,12 @@ def main() -> None:
         return
     names = [n for n, _ in all_networks() if not options.only or any(o in n for o in options.only)]
     names = part_of(names, *map(int, options.part.split("/")))
-    rows = []
+    rows, commit = [], subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
     with options.out.open("w") as file:
         machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}
         file.write(json.dumps(machine) + "\n")
         for name in names:
-            row: dict[str, Any] = {"name": name, "netgraph": apart(ours, name, LIMIT)}
+            row: dict[str, Any] = {"name": name, "commit": commit, "netgraph": apart(ours, name, options.limit)}
             if not options.no_rival:
                 row["torch-pruning"] = apart(rival, name, RIVAL_LIMIT)
             rows.append(row)
