@@ -1,70 +1,22 @@
 """Laws of FAS on networks: what must hold bit for bit, and what must never happen."""
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from fasnets import OPEN, OPTIMIZERS, assert_same_bits, batches, hierarchy_of, mean_loss, network, state, unmerged
 from torch.nn.functional import cross_entropy
 
 import netgraph as ng
-from netgraph.coarsen.network import coarse_network
-from netgraph.coarsen.transfer import Transfer
-from netgraph.errors import NetgraphError
 from netgraph.fas.ascent import ascend
 from netgraph.fas.maps import HierarchyMaps
 from netgraph.fas.moments import moments_of
-from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau, names, parsed
+from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
 from netgraph.fas.problem import Problem
 from netgraph.fas.run import REFUSED
 from netgraph.fas.solver import FAS, plain
-from netgraph.fas.steering import Steering
 from netgraph.fas.tau import descend
-from netgraph.models.mlp import mlp
-
-OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, search=())
-OPTIMIZERS = {
-    "sgd": (partial(torch.optim.SGD, momentum=0.9), 0.2),
-    "adam": (torch.optim.Adam, 1e-2),
-    "adamw": (torch.optim.AdamW, 1e-2),
-    "rmsprop": (partial(torch.optim.RMSprop, momentum=0.5), 1e-3),
-}
-
-
-def batches(n=12, rows=16, seed=0):
-    """Minibatches of three classes that a network can learn."""
-    random = torch.Generator().manual_seed(seed)
-    rule = torch.randn(6, 3, generator=random)
-    inputs = [torch.randn(rows, 6, generator=random) for _ in range(n)]
-    return [(x, (x @ rule).argmax(1)) for x in inputs]
-
-
-def network(seed=0, *, dropout=False):
-    torch.manual_seed(seed)
-    model = mlp((6, 16, 8, 3))
-    return nn.Sequential(*model[:2], nn.Dropout(0.3), *model[2:]) if dropout else model
-
-
-def hierarchy_of(model, n_levels=3):
-    return ng.build_hierarchy(model, torch.randn(2, 6), n_levels=n_levels)
-
-
-def unmerged(model, n_levels=2):
-    """A hierarchy in which nothing merges."""
-    spec = ng.trace(model, torch.randn(2, 6))
-    levels = [ng.Level(model, spec)]
-    levels += [ng.Level(coarse_network(model, spec, {}), spec) for _ in range(n_levels - 1)]
-    return ng.Hierarchy(levels)
-
-
-def state(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def assert_same_bits(a, b):
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -112,11 +64,6 @@ def test_every_cycle_with_every_optimizer_lowers_the_loss_and_ends_finite(cycle,
     assert all(p.isfinite().all() for p in model.parameters())
     assert solution.reason == "the 25 epochs are spent"
     assert not solution.converged
-
-
-@torch.no_grad()
-def mean_loss(model, data):
-    return sum(float(cross_entropy(model(x), y)) for x, y in data) / len(data)
 
 
 @pytest.mark.parametrize("kind", ["common", "several", "whole"])
@@ -319,142 +266,3 @@ def test_widths_change_rates_as_maximal_update_says():
     assert found["2.weight"] == 2
     assert found["4.weight"] == 2
     assert found["2.bias"] == 1
-
-
-def test_options_are_read_by_their_dotted_names():
-    found = parsed(
-        {"gate.gap": "0.05", "tau.kind": "whole", "level.2.lr": "3e-4", "level.1.pre": "7", "gate.search": "1,0.5"}
-    )
-    assert found.gate.gap == 0.05
-    assert found.gate.search == (1.0, 0.5)
-    assert found.tau.kind == "whole"
-    assert found.lr_of(2, 1.0) == 3e-4
-    assert found.smoothing_of(1).pre == 7
-    assert "smoothing.clip" in names()
-    for wrong in (
-        {"gate.gop": "1"},
-        {"level.x.lr": "1"},
-        {"level.1.speed": "1"},
-        {"tau.kind": "some"},
-        {"smoothing.pre": "many"},
-    ):
-        with pytest.raises(NetgraphError):
-            parsed(wrong)
-
-
-@pytest.mark.parametrize(
-    ("mistake", "sentence"),
-    [
-        (
-            lambda: FAS("z", epochs=1).solve(hierarchy_of(network()), Problem(batches(), cross_entropy)),
-            "no cycle is called",
-        ),
-        (lambda: FAS("v"), "length of the run"),
-        (lambda: FAS("v", lr=0.0, epochs=1), "rate above 0"),
-        (lambda: FAS("kaskade", cycles=3).solve(hierarchy_of(network()), Problem(batches(), cross_entropy)), "epochs"),
-        (
-            lambda: FAS("full", epochs=1, share=(1, 2)).solve(
-                hierarchy_of(network()), Problem(batches(), cross_entropy)
-            ),
-            "shares",
-        ),
-        (lambda: Problem(iter(batches()), cross_entropy), "once only"),
-        (lambda: FAS("v", epochs=1).solve(hierarchy_of(network()), Problem([], cross_entropy)), "no minibatches"),
-        (lambda: FAS("v", epochs=1).solve(hierarchy_of(network()), Problem([3], cross_entropy)), "not a pair"),
-        (
-            lambda: FAS("v", epochs=1, schedule="never").solve(
-                hierarchy_of(network()), Problem(batches(), cross_entropy)
-            ),
-            "no schedule",
-        ),
-    ],
-)
-def test_mistakes_are_sentences(mistake, sentence):
-    with pytest.raises(NetgraphError, match=sentence):
-        mistake()
-
-
-def test_selections_train_as_aggregates_do():
-    model = network()
-    spec = ng.trace(model, torch.randn(2, 6))
-    transfers = {"0": Transfer.selection(np.arange(8), 16)}
-    coarse = coarse_network(model, spec, transfers)
-    hierarchy = ng.Hierarchy([ng.Level(model, spec), ng.Level(coarse, spec.resized({"0": 8}), transfers)])
-    data = batches()
-    before = mean_loss(model, data)
-    FAS("v", torch.optim.SGD, 0.1, epochs=10).solve(hierarchy, Problem(data, cross_entropy))
-    assert mean_loss(model, data) < before
-
-
-def probe(model):
-    """The loss on one set of minibatches."""
-    return mean_loss(model, batches(4))
-
-
-def test_a_gap_bounds_what_the_loss_rises_by_from_level_to_level():
-    model = network()
-    FAS("kaskade", torch.optim.AdamW, 1e-2, epochs=10, share=(1, 0, 0)).solve(
-        hierarchy_of(model), Problem(batches(), cross_entropy)
-    )
-    loose = ng.build_hierarchy(model, torch.randn(2, 6), n_levels=2, ratio="gap:10", loss=probe)
-    tight = ng.build_hierarchy(model, torch.randn(2, 6), n_levels=2, ratio="gap:0.3", loss=probe)
-    for hierarchy, limit in ((loose, 10), (tight, 0.3)):
-        fine, coarse = (probe(level.model) for level in hierarchy.levels)
-        assert coarse - fine <= limit * fine
-        assert coarse_ratio(hierarchy) in hierarchy.levels[1].reasons["gaps"]
-    assert loose.levels[1].n_units < tight.levels[1].n_units
-
-
-def coarse_ratio(hierarchy):
-    (ratio,) = set(hierarchy.levels[1].reasons["ratios"].values())
-    return ratio
-
-
-@pytest.mark.parametrize(
-    "mistake", [{"ratio": "gap:0.1"}, {"ratio": "gap:x", "loss": probe}, {"ratio": "half", "loss": probe}]
-)
-def test_a_gap_that_cannot_be_measured_is_a_sentence(mistake):
-    with pytest.raises(NetgraphError, match="gap"):
-        ng.build_hierarchy(network(), torch.randn(2, 6), **mistake)
-
-
-def test_units_are_matched_again_while_training():
-    model = network()
-    options = Options(Smoothing(2, 2, 4), Tau(batches=2), OPEN, adapt=Adapt(rematch=2))
-    solution = FAS("v", torch.optim.AdamW, 1e-2, epochs=6, options=options).solve(
-        hierarchy_of(model, 2), Problem(batches(), cross_entropy)
-    )
-    made = solution.events("rematch")
-    assert len(made) >= 3
-    assert all(record["units"] == [24, 12] and not record["why"] for record in made)
-    assert len(solution.events("down")) > 2
-    loaded = ng.Hierarchy(hierarchy_of(model, 2).levels)
-    with pytest.raises(NetgraphError, match="rematch"):
-        FAS("v", epochs=1, options=options).solve(loaded, Problem(batches(), cross_entropy))
-
-
-def test_coarse_visits_grow_while_they_earn_more_than_cycles_and_shrink_else():
-    steering = Steering()
-    for cycle in range(4):
-        steering.go_down(2.0 * cycle)
-        steering.come_up(1.0, 2.0 * cycle + 0.1)  # ten a second
-        steering.step(5.0 - cycle)
-        steering.end_cycle(2.0 * cycle + 2)  # half a second each
-    assert steering.factor == 4
-    for cycle in range(4, 20):
-        steering.go_down(2.0 * cycle)
-        steering.come_up(0.0, 2.0 * cycle + 0.1)
-        steering.step(5.0 - cycle)
-        steering.end_cycle(2.0 * cycle + 2)
-    assert steering.factor == 0.25
-
-
-def test_a_steered_run_ends_where_its_schedule_does():
-    model = network()
-    gate = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0)
-    options = Options(Smoothing(2, 2, 4), Tau(batches=2), gate, adapt=Adapt(steer=True))
-    solver = FAS("v", torch.optim.AdamW, 1e-2, epochs=6, options=options)
-    run = solver.begin(hierarchy_of(model, 2), Problem(batches(), cross_entropy))
-    solver.finish(run)
-    assert run.schedules[0].taken == run.total_steps - 1
-    assert run.steps != run.total_steps
