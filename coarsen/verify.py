@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.capture import plain_attention
-from netgraph.coarsen.network import coarse_network, traced_state
+from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.targets import n_coarse_for
+from netgraph.coarsen.telling import telling_state
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import inject, prolong
 from netgraph.errors import NetgraphError
@@ -120,7 +121,7 @@ def _difference(
     """Return the largest relative difference; None where the network's own outputs are not numbers."""
     training = model.training
     set_mode(model, training=False)
-    state = telling_state(model, seed)
+    state = telling_state(model, example, seed)
     try:
         if double and sum(t.numel() for t in state.values()) < DOUBLE:
             try:
@@ -174,38 +175,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
-
-
-def telling_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Return the network's parameters, random where they are constant, and larger where they are small.
-
-    Fresh networks have zero heads, layer scales of 1e-6 and weights so small that biases drown them; behind all of
-    these a wrong coarse network would look right. Weights are scaled so that a layer keeps the size of its input.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    state = traced_state(model)
-    trained = {name for name, _ in model.named_parameters()}
-    for name, tensor in state.items():
-        statistic = name.endswith(("running_mean", "running_var"))
-        if (name in trained or statistic) and tensor.is_floating_point() and _tells_nothing(tensor):
-            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-            scale = 0.2 if tensor.ndim < 2 else min(0.2, (tensor[0].numel()) ** -0.5)
-            state[name] = (
-                1 + 0.1 * noise.clamp(-3, 3) if name.endswith("running_var") else tensor.mean() + scale * noise
-            )
-        elif name in trained and tensor.is_floating_point() and tensor.ndim > 1:
-            state[name] = tensor * _gain(tensor)
-    return state
-
-
-def _gain(tensor: Tensor) -> float:
-    """Return what brings the entries' spread to 1 / sqrt(fan in), never below one."""
-    spread = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
-    return max(1.0, tensor[0].numel() ** -0.5 / spread) if spread > 0 else 1.0
-
-
-def _tells_nothing(tensor: Tensor) -> bool:
-    return tensor.numel() > 0 and (bool((tensor == tensor.flatten()[0]).all()) or float(tensor.abs().max()) < 1e-3)
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:
