@@ -8,6 +8,7 @@ median, least and most. Memory is the largest the process held less what it held
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/python benchmarks/affinity.py
+    .venv/bin/python benchmarks/affinity.py 50000x4000      # this size anew; the other rows stay
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from netgraph.neighbours import BLOCK
 from netgraph.shares import share, spans
 
 RESULTS = Path(__file__).parent / "results" / "affinity.json"
+SIZES = ((8192, 4096), (20_000, 1000), (20_000, 2000), (20_000, 2000, 64), (50_000, 4000))
 ROUNDS = 3
 LARGE = 40_000  # units from which there is one round, and a part of the product
 
@@ -100,8 +103,8 @@ def spread(values: Any) -> list[float]:
     return [float(f"{f(values):.3g}") for f in (statistics.median, min, max)]
 
 
-def main() -> None:
-    """Run the benchmark."""
+def main(asked: list[str]) -> None:
+    """Run the benchmark, or the sizes that are asked for."""
     machine = {
         "machine": platform.platform(),
         "threads": torch.get_num_threads(),
@@ -109,13 +112,15 @@ def main() -> None:
         "seed": 0,
         "note": "processor time of all threads; two cores shared with other work",
     }
+    sizes = [size for size in SIZES if not asked or f"{size[0]}x{size[1]}" in asked]
+    kept = json.loads(RESULTS.read_text())["rows"] if asked else []
+    rows = [r for r in kept if (r["n"], r["d"]) not in {size[:2] for size in sizes}]
     approximate_cosine(units(3000, 64, 8))  # compiled
-    rows = []
-    for size in ((8192, 4096), (20_000, 1000), (20_000, 2000), (20_000, 2000, 64), (50_000, 4000)):
+    for size in sizes:
         rows.append(row(*size))
         print(json.dumps(rows[-1]), flush=True)
         RESULTS.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netgraph import plugins
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.honouring import aggregated
 from netgraph.coarsen.kway import scaled
 from netgraph.coarsen.rounds import strongest
-from netgraph.errors import PluginError
 
 IMBALANCE = 0.03  # KaHIP's default
 NEIGHBOURS = 16  # heaviest edges of each unit that count: with all pairs 256 units took longer than is sensible
@@ -43,18 +43,8 @@ def kahip(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     PluginError
         KaHIP is not installed.
     """
-    library = _library()
+    library = plugins.library("kahip", called="KaHIP", plugin="coarsener 'kahip'")
     return aggregated(lambda part, k: _parts(library, part, k, seed), graph, n_coarse)
-
-
-def _library() -> Any:
-    try:
-        import kahip as library
-    except ImportError as error:
-        raise PluginError(
-            "coarsener 'kahip' needs KaHIP, which is not installed; pip install 'netgraph-coarsening[kahip]'"
-        ) from error
-    return library
 
 
 def _parts(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.hem import numbered
 from netgraph.coarsen.honouring import aggregated
-from netgraph.coarsen.rounds import merged_in_rounds
+from netgraph.coarsen.rounds import merged_in_rounds, paired
 
 STRONG = 0.25  # share of a unit's heaviest edge from which an edge is strong
 
@@ -45,16 +44,8 @@ def _clusters(adjacency: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
     random = np.random.default_rng(seed)
 
     def step(between: sparse.csr_array, labels: Ints) -> Ints:
-        n = between.shape[0]
-        mate = _paired(between.indptr, between.indices, between.data, random.permutation(n), STRONG)
-        i = np.flatnonzero(mate > np.arange(n))
-        if not len(i):
-            return np.arange(n)
-        weight = np.asarray(between[i, mate[i]]).ravel()
-        i = i[np.argsort(-weight, kind="stable")][: n - n_clusters]
-        merged = np.arange(n)
-        merged[mate[i]] = i
-        return numbered(merged)
+        order = random.permutation(between.shape[0])
+        return paired(between, _paired(between.indptr, between.indices, between.data, order, STRONG), n_clusters)
 
     return merged_in_rounds(adjacency, n_clusters, step)
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.hem import heavy_edge_matching
+from netgraph.coarsen.hem import heavy_edge_matching, numbered
+from netgraph.coarsen.matching import matched_weights
 
 Ints = NDArray[np.int64]
 Step = Callable[[sparse.csr_array, Ints], Ints]
@@ -60,6 +61,18 @@ def matched(weights: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
     """Return one heavy-edge matching, as clusters of one or two; only the heaviest pairs where few must merge."""
     n = weights.shape[0]
     return heavy_edge_matching(AxisGraph("", weights, np.ones(n)), max(n_clusters, -(-n // 2)), seed=seed)
+
+
+def paired(between: sparse.csr_array, mate: Ints, n_clusters: int) -> Ints:
+    """Return the pairs of a matching as clusters; only the heaviest where few must merge.
+
+    ``mate`` (n,) is below zero, or the vertex itself, where a vertex has none.
+    """
+    i = np.flatnonzero(mate > np.arange(len(mate)))
+    i = i[np.argsort(-matched_weights(between, mate)[i], kind="stable")][: len(mate) - n_clusters]
+    merged = np.arange(len(mate))
+    merged[mate[i]] = i
+    return numbered(merged)
 
 
 def reweighted(adjacency: sparse.csr_array, weigh: Callable[[Ints, Ints, NDArray[Any]], Any]) -> sparse.csr_array:

@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph import affinity
-from netgraph.errors import PluginError
+from netgraph import affinity, plugins
 from netgraph.units import AxisUnits
 
 TREES, CANDIDATES = 8, 20  # fewer than the library's own: as many found, in little more than half the time
@@ -48,7 +47,7 @@ def approximate_cosine(features: NDArray[Any], *, k: int | None = None, seed: in
     NetgraphError
         A feature is not finite, or ``k`` is below 1.
     """
-    library = _library()
+    library = plugins.library("pynndescent", called="PyNNDescent", plugin="affinity 'approximate'")
     if len(features) <= affinity.DENSE or (k is not None and k < 1):
         return affinity.cosine(features, k=k, seed=seed)
     x, alive = affinity.directions(features)
@@ -70,13 +69,3 @@ def approximate_cosine(features: NDArray[Any], *, k: int | None = None, seed: in
     kept = (i != j) & (near.ravel() >= 0) & (weight > 0)
     found = sparse.csr_array((weight[kept], (i[kept], j[kept])), shape=(len(alive),) * 2)
     return sparse.csr_array(found.maximum(found.T))
-
-
-def _library() -> Any:
-    try:
-        import pynndescent as library
-    except ImportError as error:
-        raise PluginError(
-            "affinity 'approximate' needs PyNNDescent, which is not installed; pip install 'netgraph-coarsening[pynndescent]'"
-        ) from error
-    return library

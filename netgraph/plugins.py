@@ -1,8 +1,12 @@
-"""Plug-ins by entry point: coarseners, affinities, rules and exporters, ours and everyone's in one list."""
+"""Plug-ins by entry point: coarseners, affinities, rules and exporters, ours and everyone's in one list.
+
+Some of ours need a library that is an optional extra; it is imported when they are used.
+"""
 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -63,4 +67,20 @@ def load(group: str, name: str) -> Any:
         raise PluginError(
             f"plug-in {name!r} of {distribution(group, name)} does not import: {type(error).__name__}: {error}; "
             "mend or uninstall that distribution"
+        ) from error
+
+
+def library(module: str, *, called: str, plugin: str) -> Any:
+    """Return the library that a plug-in of ours needs; the extra that brings it has the name of its module.
+
+    Raises
+    ------
+    PluginError
+        It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise PluginError(
+            f"{plugin} needs {called}, which is not installed; pip install 'netgraph-coarsening[{module}]'"
         ) from error

@@ -1,31 +1,26 @@
 """What clusters are made of, and for each way to merge a judge of its own."""
 
-import sys
-
 import networkx as nx
 import numpy as np
 import pytest
-from clouds import GROUP, alike, cloud, graph_of, merge, of_edges, planted
+from clouds import alike, cloud, graph_of, merge, of_edges, planted
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import mean_affinity
 from scipy import sparse
 
 import netgraph as ng
-from netgraph import plugins
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.balancing import counted, equalised
-from netgraph.coarsen.checks import check_coarsener
 from netgraph.coarsen.eigenvectors import laplacian, normalised, slowest
 from netgraph.coarsen.graclus import graclus
 from netgraph.coarsen.kmeans import nearest_means
-from netgraph.coarsen.kway import metis, scaled
 from netgraph.coarsen.local_variation import _Sets, local_variation_edges
 from netgraph.coarsen.pairwise import _paired
 from netgraph.coarsen.rounds import strongest, summed
 from netgraph.coarsen.spectral import spectral
 from netgraph.coarsen.ward import ward
-from netgraph.errors import NetgraphError, PluginError
+from netgraph.errors import NetgraphError
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=20), st.integers(1, 20), st.integers(0, 100))
@@ -70,39 +65,6 @@ def test_affinities_that_are_no_weights_are_refused_with_their_units(wrong):
 
 
 # each method by a judge of its own
-
-
-@pytest.mark.parametrize("k", [4, 8, 20])
-def test_the_cut_of_a_mesh_is_that_of_metis_itself(k):
-    import pymetis
-
-    mesh = nx.convert_node_labels_to_integers(nx.grid_2d_graph(24, 20))
-    graph = AxisGraph("a", sparse.csr_array(nx.to_scipy_sparse_array(mesh, dtype=float)), np.ones(480))
-    cut, _ = pymetis.part_graph(k, [list(mesh[i]) for i in range(480)])
-    assert ng.quality(graph, metis(graph, k)).cut <= 1.05 * cut
-
-
-def test_metis_balances_the_weights_of_units():
-    weight = np.where(np.arange(40) < 10, 4.0, 1.0)
-    graph = AxisGraph("a", cloud(40).adjacency, weight)
-    assert np.bincount(metis(graph, 2), weight).max() <= 1.1 * weight.sum() / 2
-
-
-def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "kahip", None)
-    with pytest.raises(PluginError, match=r"needs KaHIP.*pip install 'netgraph-coarsening\[kahip\]'"):
-        plugins.load(GROUP, "kahip")(cloud(4), 2)
-    with pytest.raises(PluginError, match="needs KaHIP"):
-        check_coarsener(plugins.load(GROUP, "kahip"))
-
-
-@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
-def test_weights_for_metis_are_positive_and_their_sum_fits(weights):
-    found = scaled(np.array(weights))
-    assert found.min() >= 1
-    assert found.sum() < 2**31
-    largest = max(weights)
-    np.testing.assert_allclose(found / found.max(), np.array(weights) / largest, atol=1e-4)
 
 
 def test_k_means_is_at_least_as_good_as_the_planted_clusters_and_hears_weights():

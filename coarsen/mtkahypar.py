@@ -1,0 +1,75 @@
+"""Mt-KaHyPar: parts of equal weight that cut little, by refinement on many levels. Optional extra `mtkahypar`.
+
+Gottesbüren, Heuer, Maas, Sanders and Schlag, "Scalable high-quality hypergraph partitioning", ACM Trans. Algorithms
+20(1), 2024; its deterministic way, whose answer is the same on any number of threads: Krause, Gottesbüren, Maas,
+"Deterministic parallel high-quality hypergraph partitioning", 2025.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from netgraph import plugins
+from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.honouring import aggregated
+from netgraph.coarsen.kahip import IMBALANCE, NEIGHBOURS
+from netgraph.coarsen.kway import scaled
+from netgraph.coarsen.rounds import strongest
+
+Ints = NDArray[np.int64]
+
+
+def mtkahypar(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
+    """Return aggregates of nearly equal weight between which the affinities are small.
+
+    Parameters
+    ----------
+    graph : AxisGraph
+        Its weights are balanced.
+    n_coarse : int
+    seed : int
+        Mt-KaHyPar's own.
+
+    Returns
+    -------
+    aggregates : int array of shape (n_units,)
+        As `netgraph.coarsen.honouring.aggregated` says.
+
+    Raises
+    ------
+    PluginError
+        Mt-KaHyPar is not installed.
+    """
+    library = plugins.library("mtkahypar", called="Mt-KaHyPar", plugin="coarsener 'mtkahypar'")
+    return aggregated(lambda part, k: _parts(library, part, k, seed), graph, n_coarse)
+
+
+def _parts(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:
+    edges = sparse.triu(strongest(graph.adjacency, NEIGHBOURS), 1, format="coo")
+    ends, weight = np.stack([edges.row, edges.col], axis=1), scaled(graph.weight)
+    engine = _engine(library)
+    library.set_seed(seed % 2**31)
+    context = engine.context_from_preset(library.PresetType.DETERMINISTIC_QUALITY)
+    context.logging = False
+    context.set_partitioning_parameters(n_parts, _imbalance(weight, n_parts), library.Objective.CUT)
+    network = engine.create_graph(
+        context, graph.n_units, len(ends), ends.tolist(), weight.tolist(), scaled(edges.data).tolist()
+    )
+    return np.array(network.partition(context).get_partition(), dtype=np.int64)
+
+
+def _imbalance(weight: Ints, n_parts: int) -> float:
+    """Return KaHIP's default, or what the heaviest unit needs: without room for it all others share one part."""
+    return max(IMBALANCE, float((weight.max() + 1) * n_parts / weight.sum()) - 1)
+
+
+@cache
+def _engine(library: Any) -> Any:
+    """Start Mt-KaHyPar, which a process can do once, on as many threads as torch has at that time."""
+    return library.initialize(torch.get_num_threads(), False)
