@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.allpairs import AllPairs
 from netgraph.errors import NetgraphError
 
 
@@ -22,8 +23,8 @@ class AxisGraph:
     ----------
     name : str
         The axis.
-    adjacency : csr_array of shape (n, n)
-        Affinities: symmetric, non-negative, zero diagonal.
+    affinity : csr_array or AllPairs, of shape (n, n)
+        Edge weights: symmetric, non-negative, zero diagonal. `adjacency` is the same as a csr_array.
     weight : array of shape (n,)
         How many units of the finest network each stands for.
     make_features : callable
@@ -40,15 +41,16 @@ class AxisGraph:
     """
 
     name: str
-    adjacency: sparse.csr_array
+    affinity: sparse.csr_array | AllPairs
     weight: NDArray[Any]
     make_features: Callable[[], NDArray[Any]] | None = None
     equal: bool = False
     fixed: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        data = self.adjacency.data
+        data = self.affinity.weights if isinstance(self.affinity, AllPairs) else self.affinity.data
         if data.size and not (data.min() >= 0 and data.max() < np.inf):  # no comparison holds for a nan
+            data = self.adjacency.data
             entry = int((~((data >= 0) & (data < np.inf))).argmax())
             unit = int(np.searchsorted(self.adjacency.indptr, entry, side="right")) - 1
             raise NetgraphError(
@@ -59,7 +61,12 @@ class AxisGraph:
     @property
     def n_units(self) -> int:
         """Number of units."""
-        return int(self.adjacency.shape[0])
+        return int(self.affinity.shape[0])
+
+    @cached_property
+    def adjacency(self) -> sparse.csr_array:
+        """Affinities, (n, n)."""
+        return self.affinity.tocsr()
 
     @cached_property
     def features(self) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from netgraph.coarsen.augmentation import augmented_mates
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.matching import dominant_matching, edge_ranks, matched_weights
+from netgraph.coarsen.matching import Affinity, dominant_matching, edge_ranks, matched_weights
 from netgraph.errors import AggregatesError
 
 Ints = NDArray[np.int64]
@@ -46,7 +46,7 @@ def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0, augme
     AggregatesError
         Aggregates must be equal, and ``n_coarse`` does not divide the number of units or some must stay alone.
     """
-    return _aggregate(graph, n_coarse, lambda adjacency, wanted: _by_weight(adjacency, wanted, seed, augment))
+    return _aggregate(graph, n_coarse, lambda affinity, wanted: _by_weight(affinity, wanted, seed, augment))
 
 
 augmented_matching = partial(heavy_edge_matching, augment=True)
@@ -54,24 +54,24 @@ augmented_matching = partial(heavy_edge_matching, augment=True)
 
 def random_order_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Heavy edge matching as METIS visits it: units in random order, each takes its heaviest free neighbour."""
-    return _aggregate(graph, n_coarse, lambda adjacency, wanted: _by_visit(adjacency, wanted, seed))
+    return _aggregate(graph, n_coarse, lambda affinity, wanted: _by_visit(affinity.tocsr(), wanted, seed))
 
 
 def _aggregate(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     if graph.equal:
         divisor_asked(graph, n_coarse)
         return _equal_groups(graph, n_coarse, match)
-    aggregates, adjacency = np.arange(graph.n_units), _movable(graph)
+    aggregates, affinity = np.arange(graph.n_units), _movable(graph)
     once = 2 * n_coarse >= graph.n_units  # one matching is enough; who found no partner stays alone
-    while (n := adjacency.shape[0]) > n_coarse:
-        pairs = match(adjacency, n - n_coarse)
+    while (n := affinity.shape[0]) > n_coarse:
+        pairs = match(affinity, n - n_coarse)
         if not len(pairs):
             break
         step = numbered(_merge_pairs(n, pairs))
         sizes, aggregates = np.bincount(aggregates), step[aggregates]
         if once or n - len(pairs) == n_coarse:
             break
-        adjacency = contracted(adjacency, step, sizes)
+        affinity = contracted(affinity.tocsr(), step, sizes)
     return numbered(aggregates)
 
 
@@ -90,10 +90,10 @@ def divisor_asked(graph: AxisGraph, n_coarse: int) -> None:
         )
 
 
-def _movable(graph: AxisGraph) -> sparse.csr_array:
-    """Return the adjacency without the edges of units that must stay alone."""
+def _movable(graph: AxisGraph) -> Affinity:
+    """Return the affinity without the edges of units that must stay alone."""
     if graph.fixed is None or not graph.fixed.any():
-        return graph.adjacency
+        return graph.affinity
     free = sparse.diags_array((~graph.fixed).astype(graph.adjacency.dtype))
     return sparse.csr_array(free @ graph.adjacency @ free)
 
@@ -101,15 +101,15 @@ def _movable(graph: AxisGraph) -> sparse.csr_array:
 def _equal_groups(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     """Merge groups of one size: perfect matchings while the size is even, then rows of neighbours."""
     n, size = graph.n_units, graph.n_units // n_coarse
-    aggregates, adjacency = np.arange(n), graph.adjacency
+    aggregates, affinity = np.arange(n), graph.affinity
     while size % 2 == 0:
-        pairs = _perfect(adjacency.shape[0], match(adjacency, n))
-        step = numbered(_merge_pairs(adjacency.shape[0], pairs))
+        pairs = _perfect(affinity.shape[0], match(affinity, n))
+        step = numbered(_merge_pairs(affinity.shape[0], pairs))
         sizes, aggregates, size = np.bincount(aggregates), step[aggregates], size // 2
         if size > 1:
-            adjacency = contracted(adjacency, step, sizes)
+            affinity = contracted(affinity.tocsr(), step, sizes)
     if size > 1:
-        step = _grown(adjacency, size)
+        step = _grown(affinity.tocsr(), size)
         aggregates = step[aggregates]
     return numbered(aggregates)
 
@@ -136,16 +136,16 @@ def _grown(adjacency: sparse.csr_array, size: int) -> Ints:
     return group
 
 
-def _by_weight(adjacency: sparse.csr_array, wanted: int, seed: int, augment: bool) -> Ints:
+def _by_weight(affinity: Affinity, wanted: int, seed: int, augment: bool) -> Ints:
     """Return the locally dominant matching, at most ``wanted`` pairs of it: the heaviest."""
-    mate = dominant_matching(adjacency, seed)
+    mate = dominant_matching(affinity, seed)
     if augment:
-        mate = augmented_mates(adjacency, mate, seed)
+        mate = augmented_mates(affinity.tocsr(), mate, seed)
     i = np.flatnonzero(mate > np.arange(len(mate)))
     j = mate[i].astype(np.int64)
     if len(i) > wanted:
         ranks = edge_ranks(i, j, np.uint64(seed % 2**64))
-        first = np.lexsort((ranks, -matched_weights(adjacency, mate)[i]))[:wanted]
+        first = np.lexsort((ranks, -matched_weights(affinity.tocsr(), mate)[i]))[:wanted]
         i, j = i[first], j[first]
     return np.stack([i, j], axis=1)
 

@@ -306,7 +306,7 @@ class _Build:
         """Return the ratio of every axis that a bound on the loss allows, and the gaps that were measured."""
 
         def candidate(ratio: float) -> GraphNetwork | None:
-            transfers, _ = step.transfers(judge, dict.fromkeys((a.name for a in step.axes), ratio))
+            transfers, _ = step.transfers(judge, dict.fromkeys((a.name for a in step.axes), ratio), again=True)
             return self._merged(level, transfers)[2] if transfers else None
 
         ratio, gaps = gap.ratio(level.model, candidate)

@@ -16,19 +16,22 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.allpairs import AllPairs
+
 VERTEX = 0xFFFFFFFF  # the lower half of a key; the upper has the first 32 bits of the weight, which keep its order
 UNTOLD = -2
 LEAST, RANGE = 1 << 32, 0x7F7FFFFF << 32  # keys of weights that are finite and above zero: LEAST <= key < LEAST + RANGE
 
+Affinity = sparse.csr_array | AllPairs
 Mates = NDArray[np.int32]
 
 
-def dominant_matching(adjacency: sparse.csr_array, seed: int = 0) -> Mates:
+def dominant_matching(affinity: Affinity, seed: int = 0) -> Mates:
     """Return the matching that takes the heaviest edge whose ends are free, again and again.
 
     Parameters
     ----------
-    adjacency : csr_array of shape (n, n)
+    affinity : csr_array or AllPairs, of shape (n, n)
         Symmetric weights; those that are not above zero, and the diagonal, are no edges.
     seed : int
         Seeds the hash that orders edges of equal weight.
@@ -38,18 +41,28 @@ def dominant_matching(adjacency: sparse.csr_array, seed: int = 0) -> Mates:
     mate : int32 array of shape (n,)
         -1 where a vertex has none.
     """
-    data, hashed = _floats(adjacency.data), np.uint64(seed % 2**64)
+    indptr, indices, data = _rows(affinity)
+    hashed, shared = np.uint64(seed % 2**64), isinstance(affinity, AllPairs)
     words = data.itemsize // 4
     first_bits = data.view(np.int32) if words == 1 else data.view(np.int32)[1::2]
-    mate, rows = _rounds(adjacency.indptr, adjacency.indices, data, first_bits, hashed)
+    mate, rows = _rounds(indptr, indices, data, first_bits, shared, hashed)
     if len(rows):
-        _take_in_order(adjacency, rows, mate, hashed)
+        _take_in_order(affinity.tocsr(), rows, mate, hashed)
     return np.asarray(mate)
 
 
 def matched_weights(adjacency: sparse.csr_array, mate: Mates) -> NDArray[Any]:
     """Return the weight of the edge to each vertex' mate, (n,), zero where it has none."""
     return np.asarray(_weights(adjacency.indptr, adjacency.indices, adjacency.data, mate))
+
+
+def _rows(affinity: Affinity) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return where rows start, columns and weights; all rows of `AllPairs` share the columns of one."""
+    if isinstance(affinity, AllPairs):
+        n = len(affinity.weights)
+        starts = np.arange(n + 1, dtype=np.int32 if n < 1 << 15 else np.int64) * n
+        return starts, np.arange(n, dtype=np.int32), _floats(affinity.weights.ravel())
+    return affinity.indptr, affinity.indices, _floats(affinity.data)
 
 
 def _floats(data: NDArray[Any]) -> NDArray[Any]:
@@ -87,24 +100,31 @@ def edge_ranks(i, j, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _rounds(indptr, indices, data, first_bits, seed):  # type: ignore[no-untyped-def]
+def _rounds(indptr, indices, data, first_bits, shared, seed):  # type: ignore[no-untyped-def]
     """Return each vertex' mate, and the vertices that are free still, because rounds did not shrink the graph."""
     n = len(indptr) - 1
     mate, free = np.empty(n, dtype=np.int32), np.ones(n, dtype=np.uint8)
-    _point(indptr, indices, data, first_bits, seed, mate, free)
+    _point(indptr, indices, data, first_bits, shared, seed, mate, free)
     rows, entries = _left(mate, free, np.arange(n).astype(np.int32), indptr)
     keys, starts = np.empty(entries + 1, dtype=np.int64), np.empty(len(rows) + 1, dtype=np.int64)
-    _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys)
+    _copy(indptr, indices, data, first_bits, shared, seed, mate, free, rows, starts, keys)
     before = 2 * entries
     while starts[len(rows)] < before - before // 8:
         before = starts[len(rows)]
         old = rows
         rows, _ = _left(mate, free, old, indptr)
-        _filter(indptr, indices, data, seed, mate, free, old, starts, keys)
+        _filter(indptr, indices, data, shared, seed, mate, free, old, starts, keys)
     rows, _ = _left(mate, free, rows, indptr)
     for v in rows:
         mate[v] = -1
     return mate, rows
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _row(indptr, indices, values, shared, u):  # type: ignore[no-untyped-def]
+    """Return the values and columns of u's edges."""
+    start, stop = indptr[u], indptr[u + 1]
+    return values[start:stop], indices[: stop - start] if shared else indices[start:stop]
 
 
 @njit(nogil=True, cache=True)
@@ -121,42 +141,44 @@ def _left(mate, free, rows, indptr):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _point(indptr, indices, data, first_bits, seed, mate, free):  # type: ignore[no-untyped-def]
+def _point(indptr, indices, data, first_bits, shared, seed, mate, free):  # type: ignore[no-untyped-def]
     """Point each vertex to its first edge: a stream of weights, with no look at other vertices.
 
     The loop has no branch: ``high`` gets the last and ``low`` the first vertex of those whose bits are the largest.
     """
     for u in range(len(mate)):
         high, low = np.int64(0), np.int64(0)
-        for e in range(indptr[u], indptr[u + 1]):
-            key = (np.int64(first_bits[e]) << 32) | np.int64(indices[e])
+        bits, columns = _row(indptr, indices, first_bits, shared, u)
+        for e in range(len(bits)):
+            key = (np.int64(bits[e]) << 32) | np.int64(columns[e])
             high, low = max(high, key), max(low, key ^ VERTEX)
         mate[u] = _told(high, low, u)
         if mate[u] == UNTOLD:
-            mate[u] = _first(indptr, indices, data, u, seed, free)
+            mate[u] = _first(indptr, indices, data, shared, u, seed, free)
 
 
 @njit(nogil=True, cache=True)
-def _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+def _copy(indptr, indices, data, first_bits, shared, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
     """Copy the edges between free vertices as keys, and point each vertex to its first."""
     at = 0
     for i in range(len(rows)):
         u, high, low, starts[i] = rows[i], np.int64(0), np.int64(0), at
-        for e in range(indptr[u], indptr[u + 1]):
-            v = np.int64(indices[e])
-            key = (np.int64(first_bits[e]) << 32) | v
+        bits, columns = _row(indptr, indices, first_bits, shared, u)
+        for e in range(len(bits)):
+            v = np.int64(columns[e])
+            key = (np.int64(bits[e]) << 32) | v
             keys[at] = key
             at += free[v]
             key |= np.int64(free[v]) - 1  # below zero where v is not free
             high, low = max(high, key), max(low, key ^ VERTEX)
         mate[u] = _told(high, low, u)
         if mate[u] == UNTOLD:
-            mate[u] = _first(indptr, indices, data, u, seed, free)
+            mate[u] = _first(indptr, indices, data, shared, u, seed, free)
     starts[len(rows)] = at
 
 
 @njit(nogil=True, cache=True)
-def _filter(indptr, indices, data, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+def _filter(indptr, indices, data, shared, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
     """Keep the edges between free vertices in their array, and point each vertex to its first."""
     at, left, start = np.int64(0), 0, np.int64(0)
     for i in range(len(rows)):
@@ -173,7 +195,7 @@ def _filter(indptr, indices, data, seed, mate, free, rows, starts, keys):  # typ
                 high, low = max(high, key), max(low, key ^ VERTEX)
             mate[u] = _told(high, low, u)
             if mate[u] == UNTOLD:
-                mate[u] = _first(indptr, indices, data, u, seed, free)
+                mate[u] = _first(indptr, indices, data, shared, u, seed, free)
         start = stop
     starts[left] = at
 
@@ -186,11 +208,12 @@ def _told(high, low, u):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _first(indptr, indices, data, u, seed, free):  # type: ignore[no-untyped-def]
+def _first(indptr, indices, data, shared, u, seed, free):  # type: ignore[no-untyped-def]
     """Return the end of u's first edge to a free vertex, by exact weights and ranks; -1 where there is none."""
     best, heaviest, rank = np.int32(-1), data.dtype.type(0), np.uint64(0)
-    for e in range(indptr[u], indptr[u + 1]):
-        v, w = np.int32(indices[e]), data[e]
+    weights, columns = _row(indptr, indices, data, shared, u)
+    for e in range(len(weights)):
+        v, w = np.int32(columns[e]), weights[e]
         if w < heaviest or not w > 0 or v == u or not free[v]:
             continue
         place = edge_rank(u, v, seed)

@@ -108,7 +108,9 @@ class Step:
     axes: list[Axis]
     graphs: dict[str, AxisGraph] = field(default_factory=dict)
 
-    def transfers(self, judge: Judge | None, ratios: Mapping[str, float]) -> tuple[dict[str, Transfer], dict[str, Any]]:
+    def transfers(
+        self, judge: Judge | None, ratios: Mapping[str, float], *, again: bool = False
+    ) -> tuple[dict[str, Transfer], dict[str, Any]]:
         """Return the transfer of every axis that shrinks, and for each what every coarsener's error was.
 
         Parameters
@@ -117,6 +119,8 @@ class Step:
             By default the error in the units' own weights is taken.
         ratios : dict of str to float
             For axes whose ratio is not that of the way.
+        again : bool
+            Whether they will be asked for again; else each graph is let go with its axis, and its memory serves the next.
         """
         out, reasons = {}, {}
         for done, axis in enumerate(self.axes):
@@ -127,6 +131,8 @@ class Step:
                 out[axis.name] = found
                 if len(self.way.coarseners) > 1:
                     reasons[axis.name] = errors
+            if not again:
+                self.graphs.pop(axis.name, None)
         return out, reasons
 
     def best(self, axis: Axis, ratio: float, judge: Judge | None) -> tuple[Transfer | None, dict[str, float]]:
@@ -163,10 +169,10 @@ class Step:
             weight = self.whole[name].sizes if name in self.whole else np.ones(axis.size)
             units = AxisUnits(self.spec, self.state, name, self.way.seed, self.seen)
             try:
-                adjacency = self.way.weigh(units, seed=self.way.seed)
+                affinity = self.way.weigh(units, seed=self.way.seed)
             except NetgraphError as error:
                 raise NetgraphError(f"axis {name!r}: {error}") from None
-            self.graphs[name] = AxisGraph(name, adjacency, weight, lambda: units.incoming, axis.equal is not None)
+            self.graphs[name] = AxisGraph(name, affinity, weight, lambda: units.incoming, axis.equal is not None)
         return self.graphs[name]
 
 

@@ -1,6 +1,7 @@
 """The affinities that can be asked for by name: which numbers of the units are compared, and how.
 
-Each is ``(units, *, seed) -> csr``, with ``units`` an `AxisUnits`; the graphs are made in `netgraph.affinity`.
+Each is ``(units, *, seed) -> csr``, with ``units`` an `AxisUnits`, or gives `AllPairs` where all pairs of a small axis
+are compared; the graphs are made in `netgraph.affinity`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph import affinity
+from netgraph.allpairs import AllPairs
 from netgraph.units import AxisUnits
 
 
-def cosine(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
+def cosine(units: AxisUnits, *, seed: int = 0) -> AllPairs | sparse.csr_array:
     """Compare the directions of incoming weights and bias: what a positive factor makes of a ReLU unit does not count."""
-    return affinity.cosine(units.incoming, seed=seed)
+    return affinity.cosine_weights(units.incoming)
 
 
 def radial(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.allpairs import cosine_graph, products
+from netgraph.allpairs import AllPairs, cosines, products
 from netgraph.errors import NetgraphError
 from netgraph.neighbours import Weigh, complete, nearest
 from netgraph.shares import share, spans
@@ -47,13 +47,18 @@ def cosine(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sp
     NetgraphError
         A feature is not finite, or ``k`` is below 1.
     """
+    return cosine_weights(features, k=k).tocsr()
+
+
+def cosine_weights(features: NDArray[Any], *, k: int | None = None) -> AllPairs | sparse.csr_array:
+    """Return what `cosine` does, as a dense matrix where every pair is compared."""
     x = _numbers(features)
     if _takes_all(len(x), k):
         found = products(x)
         if not _tame(x, found.diagonal()):
             x = _directions(_finite(x))
             found = products(x)
-        return cosine_graph(found, lambda: _copies(_directions(x)))
+        return cosines(found, lambda: _copies(_directions(x)))
     alive, x = _largest(_finite(x)) > 0, _directions(x)
 
     def weigh(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:

@@ -1,11 +1,13 @@
-"""All pairs of a small axis: the products of its rows, and the graph of their cosines, which no row needs to be scaled for.
+"""All pairs of a small axis: the products of its rows, and their cosines, which no row needs to be scaled for.
 
-The lengths of rows stand on the diagonal of the products, so that features are read once and never copied.
+The lengths of rows stand on the diagonal of the products, so that features are read once and never copied. Weights of all
+pairs stay in one dense matrix, where the products were: the columns of a sparse one would double what is written and read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,38 @@ from netgraph.shares import share, spans
 BLOCK = 768
 SMALL = 256
 TILE = 32  # a square of this many numbers a side is turned over within the cache
-NEAR, NONE = 1, 2  # what a row of weights may hold: one that rounding cannot tell from 1, and zeros
+
+
+@dataclass(frozen=True, eq=False)
+class AllPairs:
+    """The weights of all pairs of an axis' units. `tocsr` and `toarray` are named as scipy names them.
+
+    Parameters
+    ----------
+    weights : array of shape (n, n)
+        Symmetric, non-negative, zero diagonal; zero is no edge.
+    """
+
+    weights: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Units, twice."""
+        return len(self.weights), len(self.weights)
+
+    def toarray(self) -> NDArray[Any]:
+        """Return a copy of the weights."""
+        return self.weights.copy()
+
+    def tocsr(self) -> sparse.csr_array:
+        """Return the graph of the weights that are not zero."""
+        n = len(self.weights)
+        data, columns = _unfolded(self.weights)
+        starts = np.arange(n + 1, dtype=np.int32) * np.int32(max(n - 1, 0))
+        graph = sparse.csr_array((data, columns, starts), shape=(n, n))
+        if not data.all():
+            graph.eliminate_zeros()
+        return graph
 
 
 def products(x: NDArray[Any]) -> NDArray[Any]:
@@ -38,33 +71,28 @@ def products(x: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-def cosine_graph(found: NDArray[Any], copies: Callable[[], NDArray[np.int64] | None]) -> sparse.csr_array:
-    """Return ``(1 + cos) / 2`` of all pairs, of which ``found`` are the products; the dead, whose product is 0, have no edge.
+def cosines(found: NDArray[Any], copies: Callable[[], NDArray[np.int64] | None]) -> AllPairs:
+    """Write ``(1 + cos) / 2`` of all pairs in the place of their products; the dead, whose product is 0, have no edge.
 
     Parameters
     ----------
     found : array of shape (n, n)
+        The products; overwritten.
     copies : callable
         Returns for each row a number that its copies share, -1 where it has none; asked only where some are near.
     """
     n = len(found)
-    squares = found.diagonal()
+    squares = found.diagonal().copy()
     alive = (squares > 0).astype(found.dtype) / 2
     lengths = np.sqrt(2 * squares)
     inverse = np.divide(1, lengths, out=np.zeros_like(lengths), where=squares > 0)
-    weights, columns = np.empty(n * max(n - 1, 0), dtype=found.dtype), np.empty(n * max(n - 1, 0), dtype=np.int32)
-    seen: list[int] = []
+    near: list[bool] = []
     share(
-        lambda s: seen.append(_weigh(found, alive, inverse, weights, columns, s.start, s.stop)),
-        spans(n, max(1, (1 << 18) // max(n, 1))),
+        lambda s: near.append(_weigh(found, alive, inverse, s.start, s.stop)), spans(n, max(1, (1 << 18) // max(n, 1)))
     )
-    starts = np.arange(n + 1, dtype=np.int32) * np.int32(max(n - 1, 0))
-    if any(s & NEAR for s in seen) and (number := copies()) is not None:
-        _alike(weights, number)
-    graph = sparse.csr_array((weights, columns, starts), shape=(n, n))
-    if any(s & NONE for s in seen):
-        graph.eliminate_zeros()
-    return graph
+    if any(near) and (number := copies()) is not None:
+        _alike(found, number)
+    return AllPairs(found)
 
 
 @njit(nogil=True, cache=True)
@@ -76,48 +104,48 @@ def _turn(out, i, i_stop, j, j_stop):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _weigh(found, alive, inverse, weights, columns, lo, hi):  # type: ignore[no-untyped-def]
-    """Write the rows lo .. hi of the graph, and return what they hold."""
-    n, seen = len(inverse), np.int32(0)
+def _weigh(found, alive, inverse, lo, hi):  # type: ignore[no-untyped-def]
+    """Weigh the rows lo .. hi, and tell whether rounding cannot tell some from 1."""
+    near = np.int32(0)
     for r in range(lo, hi):
-        before, after = slice(r * (n - 1), r * n), slice(r * n, (r + 1) * (n - 1))
-        seen |= _row(
-            found[r, :r], 2 * alive[r], alive[:r], inverse[r], inverse[:r], weights[before], columns[before], 0
-        )
-        seen |= _row(
-            found[r, r + 1 :],
-            2 * alive[r],
-            alive[r + 1 :],
-            inverse[r],
-            inverse[r + 1 :],
-            weights[after],
-            columns[after],
-            r + 1,
-        )
-    return seen
+        row, base = found[r], 2 * alive[r]
+        row[r] = 0
+        near |= _row(row[:r], base, alive[:r], inverse[r], inverse[:r])
+        near |= _row(row[r + 1 :], base, alive[r + 1 :], inverse[r], inverse[r + 1 :])
+    return near > 0
 
 
 @njit(nogil=True, cache=True)
-def _row(found, base, alive, scale, inverse, weights, columns, start):  # type: ignore[no-untyped-def]
-    """Write a run of one row; each array starts at 0, so that many entries are worked at once."""
+def _row(found, base, alive, scale, inverse):  # type: ignore[no-untyped-def]
+    """Weigh a run of one row; each array starts at 0, so that many entries are worked at once."""
     zero, one = found.dtype.type(0), found.dtype.type(1)
-    below, near, seen = np.nextafter(one, zero), found.dtype.type(0.999), np.int32(0)
+    below, almost, near = np.nextafter(one, zero), found.dtype.type(0.999), np.int32(0)
     for c in range(len(found)):
         w = base * alive[c] + found[c] * (scale * inverse[c])
         w = w if w > zero else zero
         w = w if w < below else below
-        seen |= np.int32(w > near) | (np.int32(w == zero) << np.int32(1))
-        weights[c] = w
-    for c in range(len(columns)):
-        columns[c] = np.int32(start + c)
-    return seen
+        near |= np.int32(w > almost)
+        found[c] = w
+    return near
 
 
 @njit(nogil=True, cache=True)
 def _alike(weights, number):  # type: ignore[no-untyped-def]
     """Give copies the weight 1."""
-    n = len(number)
-    for r in range(n):
-        for c in range(n if number[r] >= 0 else 0):
+    for r in range(len(number)):
+        for c in range(len(number) if number[r] >= 0 else 0):
             if c != r and number[c] == number[r]:
-                weights[r * (n - 1) + c - (c > r)] = 1
+                weights[r, c] = 1
+
+
+@njit(nogil=True, cache=True)
+def _unfolded(weights):  # type: ignore[no-untyped-def]
+    """Return the entries beside the diagonal and their columns, row by row."""
+    n, at = len(weights), 0
+    data, columns = np.empty(n * max(n - 1, 0), dtype=weights.dtype), np.empty(n * max(n - 1, 0), dtype=np.int32)
+    for r in range(n):
+        for first, stop in ((0, r), (r + 1, n)):
+            for c in range(first, stop):
+                data[at + c - first], columns[at + c - first] = weights[r, c], c
+            at += stop - first
+    return data, columns

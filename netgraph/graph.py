@@ -168,7 +168,7 @@ def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosin
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
-    affinities = {axis.name: weigh(AxisUnits(spec, state, axis.name, seed), seed=seed) for axis in spec.free}
+    affinities = {axis.name: weigh(AxisUnits(spec, state, axis.name, seed), seed=seed).tocsr() for axis in spec.free}
     return UnitGraph(spec.used, _blocks(spec, state), affinities)
 
 

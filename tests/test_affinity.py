@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from netgraph import neighbours
-from netgraph.affinity import _copies, cosine, radial
+from netgraph.affinity import _copies, cosine, cosine_weights, radial
 from netgraph.descent import approximate_cosine
 from netgraph.errors import NetgraphError, PluginError
 from netgraph.units import _joined, columns
@@ -43,6 +43,17 @@ def test_cosine_is_that_of_scipy_moved_to_0_and_1(x):
     wanted = 1 - cdist(x, x, "cosine") / 2
     np.fill_diagonal(wanted, 0)
     np.testing.assert_allclose(cosine(x).toarray(), wanted, atol=1e-12)
+
+
+@given(points, st.integers(0, 3))
+def test_all_pairs_are_the_entries_of_the_sparse_graph_that_scipy_makes_of_them(x, dead):
+    x[:dead] = 0
+    found = cosine_weights(x)
+    graph, wanted = found.tocsr(), sparse.csr_array(found.toarray())
+    assert (graph.data == wanted.data).all()
+    assert (graph.indices == wanted.indices).all()
+    assert (graph.indptr == wanted.indptr).all()
+    assert (found.toarray() == found.toarray().T).all()
 
 
 @given(points)

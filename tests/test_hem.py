@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from reference import agglomerated, greedy_matching, mean_affinity
 from scipy import sparse
 
+from netgraph.allpairs import AllPairs
 from netgraph.coarsen.augmentation import augmented_mates
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.checks import check_coarsener, checked_aggregates
@@ -119,6 +120,19 @@ def test_one_thread_and_two_find_the_same_matching_though_weights_tie():
     assert (found[0] == found[1]).all()
     matched = np.flatnonzero(found[0] >= 0)
     assert (found[0][found[0][matched]] == matched).all()
+
+
+@given(random_graphs, st.booleans(), st.sampled_from([np.float32, np.float64]), st.integers(0, 5))
+def test_all_pairs_are_matched_as_their_sparse_graph_is(weights, ties, kind, seed):
+    weights = (np.ceil(3 * weights) if ties else weights).astype(kind)
+    pairs = AllPairs(weights + weights.T)
+    graph = sparse.csr_array(weights + weights.T)
+    assert (dominant_matching(pairs, seed) == dominant_matching(graph, seed)).all()
+    for n_coarse in {1, len(weights) // 2 + 1, len(weights)}:
+        found = [
+            heavy_edge_matching(AxisGraph("a", a, np.ones(len(weights))), n_coarse, seed=seed) for a in (pairs, graph)
+        ]
+        assert (found[0] == found[1]).all()
 
 
 def test_a_path_of_growing_weights_is_matched_from_its_heavy_end():

@@ -59,7 +59,7 @@ def ordered(hierarchy: Hierarchy, axis: str, affinity: sparse.csr_array) -> NDAr
 def affinity_of(hierarchy: Hierarchy, axis: str) -> sparse.csr_array:
     """Return the affinity of an axis' units on level 0, by the cosine of their weights."""
     level = hierarchy.levels[0]
-    return cosine(AxisUnits(level.spec, traced_state(level.model), axis), seed=0)
+    return cosine(AxisUnits(level.spec, traced_state(level.model), axis), seed=0).tocsr()
 
 
 def picture(matrix: sparse.csr_array) -> NDArray[Any]:
