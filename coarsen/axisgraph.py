@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.allpairs import AllPairs
+from netgraph.allpairs import Affinity, AllPairs
 from netgraph.errors import NetgraphError
 
 
@@ -41,7 +41,7 @@ class AxisGraph:
     """
 
     name: str
-    affinity: sparse.csr_array | AllPairs
+    affinity: Affinity
     weight: NDArray[Any]
     make_features: Callable[[], NDArray[Any]] | None = None
     equal: bool = False

@@ -14,9 +14,10 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.allpairs import Affinity
 from netgraph.coarsen.augmentation import augmented_mates
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.matching import Affinity, dominant_matching, edge_ranks, matched_weights
+from netgraph.coarsen.matching import dominant_matching, edge_ranks, matched_weights
 from netgraph.errors import AggregatesError
 
 Ints = NDArray[np.int64]

@@ -16,13 +16,12 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.allpairs import AllPairs
+from netgraph.allpairs import Affinity, AllPairs
 
 VERTEX = 0xFFFFFFFF  # the lower half of a key; the upper has the first 32 bits of the weight, which keep its order
 UNTOLD = -2
 LEAST, RANGE = 1 << 32, 0x7F7FFFFF << 32  # keys of weights that are finite and above zero: LEAST <= key < LEAST + RANGE
 
-Affinity = sparse.csr_array | AllPairs
 Mates = NDArray[np.int32]
 
 

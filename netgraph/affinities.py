@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph import affinity
-from netgraph.allpairs import AllPairs
+from netgraph.allpairs import Affinity
 from netgraph.units import AxisUnits
 
 
-def cosine(units: AxisUnits, *, seed: int = 0) -> AllPairs | sparse.csr_array:
+def cosine(units: AxisUnits, *, seed: int = 0) -> Affinity:
     """Compare the directions of incoming weights and bias: what a positive factor makes of a ReLU unit does not count."""
     return affinity.cosine_weights(units.incoming)
 

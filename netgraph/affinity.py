@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.allpairs import AllPairs, cosines, products
+from netgraph.allpairs import Affinity, cosines, products
 from netgraph.errors import NetgraphError
 from netgraph.neighbours import Weigh, complete, nearest
 from netgraph.shares import share, spans
@@ -50,7 +50,7 @@ def cosine(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sp
     return cosine_weights(features, k=k).tocsr()
 
 
-def cosine_weights(features: NDArray[Any], *, k: int | None = None) -> AllPairs | sparse.csr_array:
+def cosine_weights(features: NDArray[Any], *, k: int | None = None) -> Affinity:
     """Return what `cosine` does, as a dense matrix where every pair is compared."""
     x = _numbers(features)
     if _takes_all(len(x), k):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import njit
@@ -52,6 +52,9 @@ class AllPairs:
         if not data.all():
             graph.eliminate_zeros()
         return graph
+
+
+Affinity: TypeAlias = sparse.csr_array | AllPairs
 
 
 def products(x: NDArray[Any]) -> NDArray[Any]:

@@ -78,6 +78,8 @@ def root(atom: Atom) -> Atom:
 
 def resolve(space: Space) -> Space:
     """Rewrite a space in terms of free root atoms only."""
+    if len(space) == 1 and type(space[0]) is Atom and space[0].parent is None and space[0].bound is None:
+        return space  # most of them: one axis as it is
     out: list[Factor] = []
     for factor in space:
         if isinstance(factor, Atom):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Union
 
 from torch import fx
@@ -153,16 +154,21 @@ class UnitSpec:
     @property
     def flops(self) -> int:
         """Operations of the products of one forward pass on the example, two for each multiply-add."""
-        return sum(2 * term_size(term, self.sizes) for term in self.plans["eval"].products)
+        sizes = self.sizes
+        return sum(2 * term_size(term, sizes) for term in self.plans["eval"].products)
 
     def readers(self, axis: str) -> list[tuple[str, int]]:
         """Return the (parameter, dimension) pairs that run over an axis."""
-        return [
-            (name, dim)
-            for name, terms in self.parameters.items()
-            for dim, term in enumerate(terms)
-            if axis in term_axes(term)
-        ]
+        return list(self._readers.get(axis, ()))
+
+    @cached_property
+    def _readers(self) -> dict[str, list[tuple[str, int]]]:
+        found: dict[str, list[tuple[str, int]]] = {}
+        for name, terms in self.parameters.items():
+            for dim, term in enumerate(terms):
+                for axis in dict.fromkeys(term_axes(term)):
+                    found.setdefault(axis, []).append((name, dim))
+        return found
 
     def resized(self, sizes: Mapping[str, int]) -> UnitSpec:
         """Return the spec of the same network with other numbers of units."""
