@@ -14,6 +14,7 @@ from netgraph import plugins
 from netgraph.coarsen.budget import Budget, spread
 from netgraph.coarsen.checks import Coarsener
 from netgraph.coarsen.gap import Gap, Loss
+from netgraph.coarsen.gauge import Turns, aligning, applied, lifted, rotatable, rotated
 from netgraph.coarsen.judging import FunctionError, activations, batches_of, function_error, outputs
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.repair import check_rung
@@ -262,10 +263,14 @@ class _Build:
     data: _Data | None
     gap: Gap | None = None
     state: dict[str, Tensor] = field(init=False)
+    turned: nn.Module = field(init=False)  # the network with merged heads in one basis (`netgraph.coarsen.gauge`)
+    rotating: set[str] = field(init=False)
     whole: dict[str, Transfer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.state = traced_state(self.model)
+        self.state, self.turned = traced_state(self.model), self.model
+        axes = [axis.name for axis in self.spec.free if axis.name not in self.way.kept]
+        self.rotating = rotatable(self.model, self.spec, self.example, axes, seed=self.way.seed)
 
     def below(self, level: Level) -> Level | None:
         """Return the next coarser level; None where nothing shrinks."""
@@ -280,12 +285,14 @@ class _Build:
         transfers, chosen = step.transfers(judge, reasons.get("ratios", {}))
         if not transfers:
             return None
-        self.state, self.whole, coarse = self._merged(level, transfers)
+        whole = self.whole
+        self.state, self.whole, coarse, turns = self._merged(level, transfers)
         try:
             verify_level(coarse, self.example)
         except NetgraphError:
             blame_example(self.model, self.example)
             raise
+        self.turned = rotated(self.turned, self.spec, lifted(turns, self.spec, whole))
         if chosen:
             reasons["coarseners"] = chosen
         self._repair(coarse, reasons)
@@ -294,11 +301,14 @@ class _Build:
 
     def _merged(
         self, level: Level, transfers: Mapping[str, Transfer]
-    ) -> tuple[dict[str, Tensor], dict[str, Transfer], GraphNetwork]:
-        state = inject(level.spec, transfers, self.state)
+    ) -> tuple[dict[str, Tensor], dict[str, Transfer], GraphNetwork, list[Turns]]:
+        """Return coarse parameters, the way to them, their network, and how heads were rotated before they merged."""
+        rotating = {axis: t for axis, t in transfers.items() if axis in self.rotating}
+        turns = aligning(level.spec, rotating, self.state)
+        state = inject(level.spec, transfers, applied(turns, self.state))
         step = {a: self.whole[a].compose(t) if a in self.whole else t for a, t in transfers.items()}
         whole = {**self.whole, **step}
-        return state, whole, coarse_network(self.model, self.spec, whole, state=state)
+        return state, whole, coarse_network(self.model, self.spec, whole, state=state), turns
 
     def _within(
         self, gap: Gap, level: Level, step: Step, judge: Judge | None
@@ -314,7 +324,7 @@ class _Build:
 
     def _repair(self, coarse: GraphNetwork, reasons: dict[str, Any]) -> None:
         inputs = None if self.data is None else self.data.inputs
-        done = repaired(self.model, self.spec, self.whole, coarse, rung=self.rung, data=inputs, seed=self.way.seed)
+        done = repaired(self.turned, self.spec, self.whole, coarse, rung=self.rung, data=inputs, seed=self.way.seed)
         if self.rung != "none":
             reasons["repair"] = asdict(done)
         if self.data is not None:
@@ -325,17 +335,19 @@ class _Build:
         if self.data is None or (repair and self.rung not in ("norms", "ridge", "tune")):
             return None
         mend = partial(self._mend, batches_of(self.data.inputs, ROWS)[-1]) if repair else None
-        return FunctionError(self.model, self.spec, self.whole, self.data.batches[:1], self.data.wanted[:1], mend)
+        return FunctionError(
+            self.turned, self.spec, self.whole, self.data.batches[:1], self.data.wanted[:1], mend, self.rotating
+        )
 
-    def _mend(self, rows: Any, transfers: Mapping[str, Transfer], network: GraphNetwork) -> None:
+    def _mend(self, rows: Any, model: nn.Module, transfers: Mapping[str, Transfer], network: GraphNetwork) -> None:
         rung = "norms" if self.rung == "norms" else "ridge"
-        repaired(self.model, self.spec, transfers, network, rung=rung, data=rows)
+        repaired(model, self.spec, transfers, network, rung=rung, data=rows)
 
     def _seen(self, spec: UnitSpec) -> Callable[[], Mapping[str, Tensor]] | None:
         if self.data is None:
             return None
         batches = self.data.batches
-        return cache(lambda: activations(coarse_network(self.model, self.spec, self.whole).eval(), spec, batches))
+        return cache(lambda: activations(coarse_network(self.turned, self.spec, self.whole).eval(), spec, batches))
 
 
 def _checked_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.capture import plain_attention
+from netgraph.coarsen.gauge import in_one_basis
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.verify import tensors_of
@@ -72,8 +73,10 @@ class FunctionError:
         Calibration data.
     wanted : list of list of Tensor
         What the finest network answers.
-    mend : callable ``(transfers, network) -> None``, optional
+    mend : callable ``(model, transfers, network) -> None``, optional
         Repairs the network before it is judged.
+    rotating : container of str
+        Axes whose heads are brought to one basis before they merge.
     """
 
     model: nn.Module
@@ -81,15 +84,17 @@ class FunctionError:
     whole: Mapping[str, Transfer]
     batches: Sequence[Any]
     wanted: Sequence[Sequence[Tensor]]
-    mend: Callable[[Mapping[str, Transfer], GraphNetwork], Any] | None = None
+    mend: Callable[[nn.Module, Mapping[str, Transfer], GraphNetwork], Any] | None = None
+    rotating: Container[str] = ()
 
     def __call__(self, axis: str, transfer: Transfer) -> float:
         """Return the relative error of the network in which this axis alone is smaller."""
         step = self.whole[axis].compose(transfer) if axis in self.whole else transfer
         transfers = {**self.whole, axis: step}
-        network = coarse_network(self.model, self.spec, transfers).eval()
+        model = in_one_basis(self.model, self.spec, {axis: step}, self.rotating)
+        network = coarse_network(model, self.spec, transfers).eval()
         if self.mend is not None:
-            self.mend(transfers, network)
+            self.mend(model, transfers, network)
         return function_error(self.wanted, outputs(network, self.batches))
 
 

@@ -122,6 +122,8 @@ class UnitSpec:
         Other names of tied parameters.
     untraced : tuple of str
         Parameters and buffers that the run on the example never read.
+    traced : dict of str to int, optional
+        Numbers of units of the network that was recorded, where this spec has others.
     """
 
     axes: dict[str, Axis]
@@ -134,6 +136,7 @@ class UnitSpec:
     trainable: frozenset[str]
     untraced: tuple[str, ...] = ()
     dynamic: frozenset[str] = frozenset()
+    traced: Mapping[str, int] | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -173,7 +176,7 @@ class UnitSpec:
     def resized(self, sizes: Mapping[str, int]) -> UnitSpec:
         """Return the spec of the same network with other numbers of units."""
         axes = {name: replace(axis, size=sizes.get(name, axis.size)) for name, axis in self.axes.items()}
-        return replace(self, axes=axes)
+        return replace(self, axes=axes, traced=self.traced or self.sizes)
 
     def _summed(self, name: str) -> set[str]:
         """Return the axes that a parameter is summed over."""
