@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -77,8 +79,9 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Te
 
 
 def make_task(
-    name: str, data: Dataset, *, widths: Sequence[int] = (), goal: str = "classify", seed: int = 7619
-) -> Task:
+    name: str, data: Dataset, *, widths: Sequence[int] = (), goal: str = "classify", seed: int = 7619,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Task:  # fmt: skip
     """Return a network with random weights and the data that fit it.
 
     Parameters
@@ -93,20 +96,31 @@ def make_task(
         ``classify``, or ``lm``: predict the next token.
     seed : int
         Of the weights.
+    options : dict
+        More of the network's own arguments, such as ``{"norm": "post", "depth": 4}`` of a transformer.
 
     Raises
     ------
     NetgraphError
-        No network has that name, or the data or widths are not of its kind.
+        No network has that name, the data or widths are not of its kind, or it has no such argument.
     """
     _check(name, data, widths, goal)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mlp":
-            return _mlp(data, widths)
+            return _mlp(data, widths, options)
         if name == "transformer":
-            return _transformer(data, widths, goal)
-        return _cnn(name, data, widths)
+            return _transformer(data, widths, goal, options)
+        return _cnn(name, data, widths, options)
+
+
+def _made(make: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
+    """Return a network; an argument that it does not have is the user's mistake."""
+    taken = inspect.signature(make).parameters
+    for name in options:
+        if name not in taken:
+            raise NetgraphError(f"{make.__name__} has no argument {name!r}; it takes {', '.join(taken)}")
+    return make(*args, **options)
 
 
 def _check(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
@@ -126,32 +140,34 @@ def _check(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
         raise NetgraphError(f"the widths of {name} follow from one number, and {len(widths)} are given; give one")
 
 
-def _mlp(data: Dataset, widths: Sequence[int]) -> Task:
+def _mlp(data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
     small = data.name == "digits"
     hidden = tuple(widths) or ((128, 64) if small else (1024, 1024))
     flat = data.flat()
-    network = mlp((flat.train.inputs.shape[1], *hidden, len(data.classes)))
+    network = _made(mlp, (flat.train.inputs.shape[1], *hidden, len(data.classes)), **options)
     return Task("mlp", network, flat, Habits(epochs=30, batch=64) if small else Habits())
 
 
-def _cnn(name: str, data: Dataset, widths: Sequence[int]) -> Task:
+def _cnn(name: str, data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
     _, channels, *sides = data.train.inputs.shape
     if name == "vgg" and min(sides) < 32:
         raise NetgraphError(
             f"vgg halves images five times, and those of {data.name} are {sides[0]} × {sides[1]}; give --data cifar10, or cnn"
         )
-    network = CNNS[name](n_classes=len(data.classes), channels=channels, **({"width": widths[0]} if widths else {}))
+    sizes = {"n_classes": len(data.classes), "channels": channels, **({"width": widths[0]} if widths else {})}
+    network = _made(CNNS[name], **{**sizes, **options})
     habits = Habits(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
     return Task(name, network, data, replace(habits, augment="crop-flip") if data.name == "cifar10" else habits)
 
 
-def _transformer(data: Dataset, widths: Sequence[int], goal: str) -> Task:
+def _transformer(data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:
     whole = (data.next_tokens() if goal == "lm" else data).whole()  # a coarse network takes texts of one length
     n_tokens = int(max(whole.train.inputs.max(), whole.valid.inputs.max(), whole.test.inputs.max())) + 1
     length = whole.train.inputs.shape[1]
     sizes: dict[str, Any] = {"width": widths[0], "n_hidden": 2 * widths[0]} if widths else {}
+    sizes = {"length": length, **sizes, **options}
     habits = Habits(epochs=5, batch=64, lr=1e-3)
     if goal == "lm":
-        return Task("transformer", Decoder(n_tokens, length=length, **sizes), whole, replace(habits, batch=16))
-    network = Encoder(n_tokens, len(data.classes), length=length, **sizes)
+        return Task("transformer", _made(Decoder, n_tokens, **sizes), whole, replace(habits, batch=16))
+    network = _made(Encoder, n_tokens, len(data.classes), **sizes)
     return Task("transformer", network, whole, habits)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from netgraph.errors import NetgraphError
 
@@ -100,6 +101,7 @@ class Transformer(nn.Module):
     """
 
     causal = False
+    recompute = False  # whether blocks run again in the backward pass in place of keeping activations
 
     def __init__(
         self, vocabulary: int, *, width: int = 128, depth: int = 2, n_heads: int = 4, n_hidden: int = 256,
@@ -130,7 +132,8 @@ class Transformer(nn.Module):
             x = x + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, mask)
+            again = self.recompute and torch.is_grad_enabled()
+            x = checkpoint(block, x, mask, use_reentrant=False) if again else block(x, mask)
         return self.norm(x)  # type: ignore[no-any-return]
 
 

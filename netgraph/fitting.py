@@ -39,6 +39,13 @@ class Settings:
     task: Annotated[str, typer.Option(help="classify, or lm: predict the next token.")] = "classify"
     length: Annotated[int, typer.Option(help="Tokens of a text.")] = 256
     widths: Annotated[str, typer.Option(help="Hidden widths of an MLP, 1024,1024; of others the base width.")] = ""
+    network_arg: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE for the network, such as norm=post; may be given again.")
+    ] = None
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer's file; else word level, trained here.")] = None
+    recompute: Annotated[
+        str, typer.Option(help="Levels that keep few activations and run again backwards: all, or 0,1.")
+    ] = ""
     cycle: Annotated[str, typer.Option(help="kaskade, full, v, w, f or additive.")] = "kaskade"
     plain: Annotated[bool, typer.Option("--plain", help="Train on the finest level alone.")] = False
     levels: Annotated[int, typer.Option(help="Levels in all, the network itself included.")] = 3
@@ -102,16 +109,20 @@ class Settings:
         """Return the network with random weights, and its data, read only where both are of a kind."""
         import torch
 
+        from netgraph.loading import parse_arch_args
         from netgraph.models.datasets import load
         from netgraph.models.tasks import NETWORKS, make_task
+        from netgraph.models.text import load_tokenizer
 
         _known("network to train", network, NETWORKS)
         name = self.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
-        data = load(name, root=self.data_root, download=self.download, length=self.length)
+        words = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
+        data = load(name, root=self.data_root, download=self.download, tokenizer=words, length=self.length)
         if network == "mlp" and name == "digits":
             torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
         widths = _numbers("widths", self.widths, int)
-        task = make_task(network, data, widths=widths, goal=self.task, seed=self.seed)
+        given = parse_arch_args(self.network_arg or [], option="--network-arg")
+        task = make_task(network, data, widths=widths, goal=self.task, seed=self.seed, options=given)
         try:
             task.network.to(self.device)
         except (RuntimeError, AssertionError) as error:
@@ -145,7 +156,7 @@ class Settings:
 
         example = task.example.to(self.device)
         if self.plain or self.levels == 1:
-            return one_level(task.network, example)
+            return self._recomputing(one_level(task.network, example))
         with progress("coarsening") as told:
             levels = build_hierarchy(
                 task.network, example, coarsener=self.coarsener, affinity=self.affinity, n_levels=self.levels,
@@ -154,7 +165,20 @@ class Settings:
         n = len(levels.levels)
         if n < self.levels:
             typer.echo(f"netgraph: {n} levels, not {self.levels}: below, nothing can be merged", err=True)
-        return levels
+        return self._recomputing(levels)
+
+    def _recomputing(self, hierarchy: Any) -> Any:
+        """Have the levels that were asked for run their activations again in the backward pass."""
+        from netgraph.recomputing import recompute
+
+        levels = hierarchy.levels
+        for i in range(len(levels)) if self.recompute == "all" else _numbers("recompute", self.recompute, int):
+            if not 0 <= i < len(levels):
+                raise NetgraphError(
+                    f"--recompute {i}: there are levels 0 to {len(levels) - 1}; give some of them, or all"
+                )
+            recompute(levels[i].model)
+        return hierarchy
 
 
 @with_options(Lasting, "lasting")

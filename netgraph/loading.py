@@ -359,7 +359,7 @@ def _code_from(folder: Path) -> Iterator[None]:
             sys.path.remove(str(folder.resolve()))
 
 
-def parse_arch_args(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_arch_args(pairs: Sequence[str], *, option: str = "--arch-arg") -> dict[str, Any]:
     """Read ``depth=3`` and ``name=foo`` as Python values, or as text where they are none.
 
     Raises
@@ -371,7 +371,7 @@ def parse_arch_args(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise LoadError(f"--arch-arg {pair!r} is not key=value")
+            raise LoadError(f"{option} {pair!r} is not key=value")
         try:
             out[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

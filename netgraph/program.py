@@ -5,7 +5,7 @@ The graph is plain data: operators by name from an allow-list, arguments as JSON
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -63,6 +63,7 @@ class GraphNetwork(nn.Module):
             _place(self, name, value)
         for name, first in ties.items():
             _place(self, name, _find(self, first))
+        self.run_train: Callable[..., list[Any]] = Steps.__call__  # `netgraph.recomputing` has another
         self._compile()
 
     def _compile(self) -> None:
@@ -74,8 +75,13 @@ class GraphNetwork(nn.Module):
         leaves = flatten(self._inputs, (args, kwargs))
         self._check(leaves)
         mode = "train" if self.training else "eval"
-        results = self._run[mode](partial(_find, self), *leaves, self._device(leaves))
+        run = self.run_train if self.training else Steps.__call__
+        results = run(self._run[mode], partial(_find, self), *leaves, self._device(leaves))
         return unflatten(self._outputs[mode], results)
+
+    def steps(self, mode: str) -> Steps:
+        """Return the operators of a mode, ``"train"`` or ``"eval"``."""
+        return self._run[mode]
 
     def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[Stop]:
         """Run the evaluation graph on several batches side by side, halting before each operator of ``stops``.

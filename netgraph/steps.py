@@ -132,7 +132,7 @@ class Steps:
         """Note after which step each result can go: memory is that of the network itself."""
         last: dict[int, int] = {}
         for number, step in enumerate(steps):
-            for index in _read((*step.args, *(v for _, v in step.kwargs))):
+            for index in read_by(step):
                 last[index] = number
         kept = set(_read(self.results or ()))
         done: list[list[int]] = [[] for _ in steps]
@@ -143,14 +143,23 @@ class Steps:
 
     def __call__(self, find: Callable[[str], Any], *inputs: Any) -> list[Any]:
         """Return the results for flat inputs; ``find`` returns a tensor by name."""
-        env = self._begun(find, inputs)
+        env = self.begun(find, inputs)
         gradients = torch.is_grad_enabled()
         try:
             for step in self.steps:
-                _take(step, env)
+                take(step, env)
         finally:
             torch._C._set_grad_enabled(gradients)
+        return self.answered(env)
+
+    def answered(self, env: list[Any]) -> list[Any]:
+        """Return the results out of their places."""
         return [_filled(v, env) for v in self.results or ()]
+
+    @property
+    def answers(self) -> list[int]:
+        """The places that results are made of."""
+        return _read(self.results or ())
 
     def walk(
         self, find: Callable[[str], Any], batches: Sequence[Sequence[Any]], stops: Collection[Any]
@@ -159,9 +168,9 @@ class Steps:
 
         What the caller writes into a tensor at a halt is what the step reads.
         """
-        envs = [self._begun(find, inputs) for inputs in batches]
+        envs = [self.begun(find, inputs) for inputs in batches]
         names = dict(self.reads)
-        readers = Counter(index for step in self.steps for index in _read((*step.args, *(v for _, v in step.kwargs))))
+        readers = Counter(index for step in self.steps for index in read_by(step))
         for step in self.steps:
             if step.function in stops:
                 slots = [v.index if isinstance(v, Slot) else -1 for v in step.args]
@@ -169,9 +178,10 @@ class Steps:
                 yield Stop(step.function, [[_filled(v, env) for v in step.args] for env in envs], once)
             for env in envs:
                 with torch.no_grad():
-                    _take(step, env)
+                    take(step, env)
 
-    def _begun(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
+    def begun(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
+        """Return a place for each result, filled with inputs and what ``find`` returns."""
         env: list[Any] = [None] * len(self.slots)
         for index, value in zip(self.inputs, inputs, strict=True):
             env[index] = value
@@ -180,7 +190,8 @@ class Steps:
         return env
 
 
-def _take(step: Step, env: list[Any]) -> None:
+def take(step: Step, env: list[Any]) -> None:
+    """Do one step in the places of results."""
     args = [_filled(v, env) for v in step.args]
     env[step.index] = step.function(*args, **{k: _filled(v, env) for k, v in step.kwargs})
     for index in step.done:
@@ -192,6 +203,11 @@ def _filled(value: Any, env: list[Any]) -> Any:
     if kind is Slot:
         return env[value.index]
     return [_filled(part, env) for part in value.parts] if kind is Nest else value
+
+
+def read_by(step: Step) -> list[int]:
+    """Return the places that a step reads."""
+    return _read((*step.args, *(v for _, v in step.kwargs)))
 
 
 def _read(values: Sequence[Any]) -> list[int]:

@@ -127,6 +127,9 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["mlp", "--ema", "2"], "below 1"),
         (["mlp", "--label-smoothing", "-1"], "below 1"),
         (["mlp", "--task", "lm"], "predicts no tokens"),
+        (["mlp", "--network-arg", "norm=post"], "mlp has no argument 'norm'"),
+        (["mlp", "--network-arg", "norm"], "--network-arg 'norm' is not key=value"),
+        (["mlp", "--recompute", "7"], "there are levels 0 to"),
         (["vgg", "--data", "digits"], "halves images"),
         (["transformer", "--data", "digits"], "--data imdb"),
         (["mlp", "--augment", "none-such"], "no augmentation"),
@@ -171,7 +174,8 @@ def written(n=24):
     [
         ("cnn", coloured, ["--widths", 4]),
         ("transformer", written, ["--widths", 16]),
-        ("transformer", written, ["--widths", 16, "--task", "lm"]),
+        ("transformer", written, ["--widths", 16, "--task", "lm", "--recompute", "all"]),
+        ("transformer", written, ["--widths", 16, "--network-arg", "norm=post", "--network-arg", "positions=rotary"]),
     ],
 )
 def test_other_networks_come_through_the_same_code(monkeypatch, network, data, words):
