@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 from networks import Made, all_networks
-from zoo import RIVAL_LIMIT, apart, rival, warm_up
+from zoo import LIMIT, RIVAL_SHARE, apart, rival, warm_up
 
 RESULTS = Path(__file__).parent / "results" / "stages.json"
 SAMPLE = (
@@ -105,8 +105,8 @@ def main() -> None:
 
 def measured(name: str, rounds: int, no_rival: bool) -> dict[str, Any]:
     """Return the medians of one network."""
-    mine = [apart(staged, name, 240) for _ in range(rounds)]
-    theirs = [] if no_rival else [apart(rival, name, RIVAL_LIMIT) for _ in range(rounds)]
+    mine = [apart(staged, name, LIMIT) for _ in range(rounds)]
+    theirs = [] if no_rival else [apart(rival, name, LIMIT // RIVAL_SHARE) for _ in range(rounds)]
     row: dict[str, Any] = {"name": name}
     for key in (*STAGES, "whole"):
         found = [r[key] for r in mine if key in r]
