@@ -4,7 +4,8 @@ Edges have one total order, by weight and then by a hash of their ends, so the m
 chooses first (Preis, STACS 1999). Rounds: Birn, Osipov, Sanders, Schulz, Sitchinava, "Efficient parallel and external
 matching", Euro-Par 2013, section 3: each vertex points to its first edge, those that point to each other are
 matched, and edges with a matched end are dropped. Three of four edges go in a round, so the first reading of the
-graph, and one of half its rows, is nearly all the work. What hardly shrinks (a path of growing weights) is sorted.
+graph, and one of half its rows, is nearly all the work. Where all pairs are edges, rows whose first is taken are read anew, with
+no columns to look up. What hardly shrinks (a path of growing weights) is sorted.
 """
 
 from __future__ import annotations
@@ -105,18 +106,46 @@ def _rounds(indptr, indices, data, first_bits, shared, seed):  # type: ignore[no
     mate, free = np.empty(n, dtype=np.int32), np.ones(n, dtype=np.uint8)
     _point(indptr, indices, data, first_bits, shared, seed, mate, free)
     rows, entries = _left(mate, free, np.arange(n).astype(np.int32), indptr)
+    if shared:
+        rows = _reread(indptr, indices, data, first_bits, seed, mate, free, rows)
+    else:
+        rows = _narrowed(indptr, indices, data, first_bits, seed, mate, free, rows, entries)
+    for v in rows:
+        mate[v] = -1
+    return mate, rows
+
+
+@njit(nogil=True, cache=True)
+def _reread(indptr, indices, data, first_bits, seed, mate, free, rows):  # type: ignore[no-untyped-def]
+    """Go round over all pairs, and return the rows still free: read anew, without looking up columns, they cost less than copied."""
+    before = 2 * len(rows)
+    while len(rows) < before - before // 16:
+        before, taken = len(rows), free.astype(np.int64) - 1  # below zero where a vertex is not free
+        for u in rows:
+            if not free[mate[u]]:
+                high, low, bits = np.int64(0), np.int64(0), first_bits[indptr[u] : indptr[u + 1]]
+                for v in range(len(bits)):
+                    key = (np.int64(bits[v]) << 32) | np.int64(v) | taken[v]
+                    high, low = max(high, key), max(low, key ^ VERTEX)
+                mate[u] = _told(high, low, u)
+                if mate[u] == UNTOLD:
+                    mate[u] = _first(indptr, indices, data, True, u, seed, free)
+        rows, _ = _left(mate, free, rows, indptr)
+    return rows
+
+
+@njit(nogil=True, cache=True)
+def _narrowed(indptr, indices, data, first_bits, seed, mate, free, rows, entries):  # type: ignore[no-untyped-def]
+    """Go round over copies of the edges between free vertices, fewer each time, and return the rows still free."""
     keys, starts = np.empty(entries + 1, dtype=np.int64), np.empty(len(rows) + 1, dtype=np.int64)
-    _copy(indptr, indices, data, first_bits, shared, seed, mate, free, rows, starts, keys)
+    _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys)
     before = 2 * entries
     while starts[len(rows)] < before - before // 8:
         before = starts[len(rows)]
         old = rows
         rows, _ = _left(mate, free, old, indptr)
-        _filter(indptr, indices, data, shared, seed, mate, free, old, starts, keys)
-    rows, _ = _left(mate, free, rows, indptr)
-    for v in rows:
-        mate[v] = -1
-    return mate, rows
+        _filter(indptr, indices, data, seed, mate, free, old, starts, keys)
+    return _left(mate, free, rows, indptr)[0]
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -157,12 +186,12 @@ def _point(indptr, indices, data, first_bits, shared, seed, mate, free):  # type
 
 
 @njit(nogil=True, cache=True)
-def _copy(indptr, indices, data, first_bits, shared, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+def _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
     """Copy the edges between free vertices as keys, and point each vertex to its first."""
     at = 0
     for i in range(len(rows)):
         u, high, low, starts[i] = rows[i], np.int64(0), np.int64(0), at
-        bits, columns = _row(indptr, indices, first_bits, shared, u)
+        bits, columns = _row(indptr, indices, first_bits, False, u)
         for e in range(len(bits)):
             v = np.int64(columns[e])
             key = (np.int64(bits[e]) << 32) | v
@@ -172,12 +201,12 @@ def _copy(indptr, indices, data, first_bits, shared, seed, mate, free, rows, sta
             high, low = max(high, key), max(low, key ^ VERTEX)
         mate[u] = _told(high, low, u)
         if mate[u] == UNTOLD:
-            mate[u] = _first(indptr, indices, data, shared, u, seed, free)
+            mate[u] = _first(indptr, indices, data, False, u, seed, free)
     starts[len(rows)] = at
 
 
 @njit(nogil=True, cache=True)
-def _filter(indptr, indices, data, shared, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+def _filter(indptr, indices, data, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
     """Keep the edges between free vertices in their array, and point each vertex to its first."""
     at, left, start = np.int64(0), 0, np.int64(0)
     for i in range(len(rows)):
@@ -194,7 +223,7 @@ def _filter(indptr, indices, data, shared, seed, mate, free, rows, starts, keys)
                 high, low = max(high, key), max(low, key ^ VERTEX)
             mate[u] = _told(high, low, u)
             if mate[u] == UNTOLD:
-                mate[u] = _first(indptr, indices, data, shared, u, seed, free)
+                mate[u] = _first(indptr, indices, data, False, u, seed, free)
         start = stop
     starts[left] = at
 
