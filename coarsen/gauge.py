@@ -22,13 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netgraph.capture import as_it_was
 from netgraph.circuits import matrices, pairs
 from netgraph.coarsen.network import coarse_network, traced_state
+from netgraph.coarsen.telling import telling_state
 from netgraph.coarsen.transfer import Transfer
-from netgraph.coarsen.verify import first_row, relative_error_of, run_coarse, telling_state
+from netgraph.coarsen.verify import first_row, relative_error_of, run_coarse
 from netgraph.coarsen.weights import inject
 from netgraph.heads import Heads, Index, Part, heads_of
 from netgraph.spec import UnitSpec
+from netgraph.swapping import set_mode
 
 if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy import Hierarchy
@@ -231,10 +234,14 @@ def rotatable(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[str
     An operator between a projection and the product of queries and keys may know one number from another in a way that
     the search for heads did not see. All axes are tried at once, and one by one where that changes something.
     """
-    state = telling_state(model, seed)
     rotations = {axis: _random(spec, axis, seed) for axis in axes if spec.axes[axis].kind == "head"}
     rotations = {axis: turns for axis, turns in rotations.items() if turns}
-    if not rotations or _keeps(model, spec, example, state, [t for turns in rotations.values() for t in turns]):
+    if not rotations:
+        return set()
+    with as_it_was(model):
+        set_mode(model, training=False)
+        state = telling_state(model, example, seed)
+    if _keeps(model, spec, example, state, [t for turns in rotations.values() for t in turns]):
         return set(rotations)
     return {axis for axis, turns in rotations.items() if _keeps(model, spec, example, state, turns)}
 

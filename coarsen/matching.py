@@ -51,7 +51,7 @@ def dominant_matching(affinity: Affinity, seed: int = 0) -> Mates:
     return np.asarray(mate)
 
 
-def matched_weights(adjacency: sparse.csr_array, mate: Mates) -> NDArray[Any]:
+def matched_weights(adjacency: sparse.csr_array, mate: NDArray[Any]) -> NDArray[Any]:
     """Return the weight of the edge to each vertex' mate, (n,), zero where it has none."""
     return np.asarray(_weights(adjacency.indptr, adjacency.indices, adjacency.data, mate))
 

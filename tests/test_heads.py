@@ -13,8 +13,9 @@ import netgraph as ng
 from netgraph.circuits import circuits, kernels
 from netgraph.coarsen.gauge import Turns, align, procrustes, rotatable
 from netgraph.coarsen.network import coarse_network, traced_state
+from netgraph.coarsen.telling import telling_state
 from netgraph.coarsen.transfer import Transfer
-from netgraph.coarsen.verify import relative_error_of, telling_state
+from netgraph.coarsen.verify import relative_error_of
 from netgraph.coarsen.weights import inject, prolong
 from netgraph.heads import heads_of
 from netgraph.models.transformer import Decoder, Encoder
@@ -53,7 +54,7 @@ def made(name):
     else:
         model, example = next((m, x) for n, m, x in nets.nets() if n == name)
     model, example = copy.deepcopy(model).double(), example if name in MODELS else example.double()
-    model.load_state_dict(telling_state(model, 0), strict=False)
+    model.load_state_dict(telling_state(model.eval(), example, 0), strict=False)
     spec = ng.trace(model.eval(), example)
     return model, example, spec, next(axis.name for axis in spec.free if axis.kind == "head")
 
