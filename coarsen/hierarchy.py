@@ -188,7 +188,7 @@ def build_hierarchy(
     """
     started = time.perf_counter()
     gap = Gap.parsed(ratio, loss) if isinstance(ratio, str) else None
-    ratios = _checked_ratios(0.5 if isinstance(ratio, str) else ratio, n_levels, round_to)
+    ratios = checked_ratios(0.5 if isinstance(ratio, str) else ratio, n_levels, round_to)
     check_rung(repair, data)
     limit = None if budget is None else Budget.parsed(budget)
     coarseners = coarseners_of(coarsener)
@@ -350,16 +350,18 @@ class _Build:
         return cache(lambda: activations(coarse_network(self.turned, self.spec, self.whole).eval(), spec, batches))
 
 
-def _checked_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to: int) -> dict[str, float]:
+def checked_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to: int) -> dict[str, float]:
+    """Return ratios by axis, ``"*"`` for the others; raise `NetgraphError` for what cannot be asked of any network."""
     ratios = {"*": 0.5, **ratio} if isinstance(ratio, Mapping) else {"*": ratio}
     for axis, value in ratios.items():
         if not 0 < value <= 1:
+            of = "" if axis == "*" else f" of axis {axis!r}"
             raise NetgraphError(
-                f"ratio {value} for axis {axis!r} is the share of units that stay; give one above 0 and at most 1"
+                f"the ratio{of}, the share of units that stay, is {value}; give one above 0 and at most 1"
             )
     if n_levels < 2:
         raise NetgraphError(
-            f"{n_levels} level(s) leave nothing to coarsen; the given network counts: ask for 2 or more"
+            f"levels, the given network included, are {n_levels}, so that nothing would be coarsened; ask for 2 or more"
         )
     if round_to < 1:
         raise NetgraphError(f"round_to is {round_to}; give a multiple of 1 or more")
@@ -373,6 +375,9 @@ def _checked_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
             raise NetgraphError(
                 f"no axis is named {name!r}; axes that may merge are {near or 'none'}: `netgraph inspect` lists all"
             )
+        if name not in kept and spec.axes[name] not in spec.free:
+            reason = spec.axes[name].kept or "it counts nothing that could merge"
+            raise NetgraphError(f"axis {name!r} was given a ratio and is kept ({reason}); leave its ratio out")
     return kept
 
 

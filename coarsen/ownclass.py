@@ -27,6 +27,7 @@ from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.pretrained import from_config, is_pretrained
 from netgraph.coarsen.proving import batches, prove
 from netgraph.coarsen.sizes import Sizes
+from netgraph.destination import check_file, check_parent
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
 from netgraph.program import GraphNetwork
 
@@ -118,8 +119,8 @@ def check_own(model: nn.Module, path: Path) -> None:
 
     Raises
     ------
-    LoadError
-        The suffix does not fit the class, the folder does not exist, or something else is there.
+    NetgraphError
+        The suffix does not fit the class, nothing can be written there, or something else is there.
     """
     if is_pretrained(model):
         if path.suffix or (path.exists() and not (path / "config.json").is_file()):
@@ -128,8 +129,9 @@ def check_own(model: nn.Module, path: Path) -> None:
             )
     elif path.suffix not in (".pt", ".pth"):
         raise LoadError(f"{path}: a {type(model).__name__} is saved whole as NAME.pt; give such a name")
-    if not path.absolute().parent.is_dir():
-        raise LoadError(f"{path}: the folder {path.absolute().parent} does not exist; make it first")
+    else:
+        check_file(path)
+    check_parent(path)
 
 
 def save_own(own: nn.Module, path: Path) -> None:
@@ -148,7 +150,7 @@ def save_own(own: nn.Module, path: Path) -> None:
         else:
             torch.save(own, aside)
         os.replace(aside, path)
-    except (OSError, pickle.PicklingError, AttributeError, TypeError) as error:
+    except (OSError, RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
         raise LoadError(
             f"{path}: a {type(own).__name__} cannot be saved whole ({error}); from Python, own_class() returns it and "
             "torch.save(own.state_dict(), path) saves its parameters"

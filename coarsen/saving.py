@@ -42,8 +42,7 @@ def save(what: Hierarchy | nn.Module, path: str | Path) -> None:
             )
         write_bundle(path, what.tensors(), what.document())  # type: ignore[operator]
         return
-    if path.exists() and not (path / INDEX).is_file():
-        raise LoadError(f"{path} exists and is no hierarchy; give another name")
+    check_place(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.mkdir(parents=True)
@@ -53,6 +52,12 @@ def save(what: Hierarchy | nn.Module, path: str | Path) -> None:
         os.replace(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """Raise `LoadError` where a hierarchy would take the place of something else."""
+    if path.exists() and not (path / INDEX).is_file():
+        raise LoadError(f"{path} exists and is no hierarchy; give another name")
 
 
 def _write(hierarchy: Hierarchy, folder: Path) -> None:

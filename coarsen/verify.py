@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netgraph.capture import plain_attention
+from netgraph.capture import as_it_was, plain_attention
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.telling import telling_state
@@ -155,7 +155,7 @@ def _compared(
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()
     args, kwargs = normalise_example(example)
-    with torch.no_grad(), seeded(seed), with_state(model, fine), plain_attention():
+    with torch.no_grad(), seeded(seed), as_it_was(model), with_state(model, fine), plain_attention():
         expected = model(*args, **kwargs)
     with seeded(seed):
         found = run_coarse(network, example)
@@ -235,7 +235,7 @@ def blame_example(model: nn.Module, example: Any) -> None:
     """
     args, kwargs = normalise_example(example)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_it_was(model):
             model(*args, **kwargs)
     except Exception as error:  # operators raise many kinds
         raise NetgraphError(

@@ -154,7 +154,8 @@ def _root(name: str, root: str | Path | None) -> Path:
     given = root or os.environ.get("NETGRAPH_DATA")
     if not given:
         raise DataError(
-            f"{name} is read from a folder, and none is given; pass root, set NETGRAPH_DATA, or take digits, which need none"
+            f"{name} is read from a folder, and none is given; set NETGRAPH_DATA to it (or give --data-root, or root=), or take digits, "
+            "which need none"
         )
     return Path(given)
 
@@ -168,7 +169,7 @@ def _found(name: str, root: Path, download: bool) -> Path:
     if download and name != "imdb":
         _download(name, root)
         return choices[0]
-    mend = f"load({name!r}, root=..., download=True) fetches it"
+    mend = f"--download, or load({name!r}, root=..., download=True), fetches it"
     if name == "imdb":
         mend = "unpack aclImdb_v1.tar.gz of https://ai.stanford.edu/~amaas/data/sentiment/ there"
     raise DataError(f"{root} has no folder {' or '.join(FOLDERS[name])}, where {name} is looked for; {mend}")

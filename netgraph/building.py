@@ -12,51 +12,102 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from netgraph.completing import BUDGETS, DATA_SETS, RUNGS, ZOOS, among, installed
 from netgraph.errors import NetgraphError
 
 Model = Annotated[
     str,
-    typer.Argument(help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json."),
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=among(ZOOS),
+        help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json.",
+    ),
 ]
 Arch = Annotated[
-    str | None, typer.Option(help="What a state dict belongs to: package.module:factory, or a name as above.")
+    str | None,
+    typer.Option(
+        metavar="MODULE:FACTORY", help="What a state dict belongs to: package.module:factory, or a name as above."
+    ),
 ]
-ArchArg = Annotated[list[str] | None, typer.Option(help="key=value for the factory; may be given again.")]
+ArchArg = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the factory; may be given again.")]
 Input = Annotated[
-    list[str] | None, typer.Option("--input", help="2x3x224x224, 2x16:int64 or ids=2x16:int64; may be given again.")
+    list[str] | None,
+    typer.Option("--input", metavar="SIZES", help="2x3x224x224, 2x16:int64 or ids=2x16:int64; may be given again."),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Open files that can run the code that came with them.")]
 CodeDir = Annotated[
-    Path | None, typer.Option(help="Where --arch finds modules first; the working directory by default.")
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where --arch finds modules first; the working directory by default."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**32:  # what NumPy and scikit-learn take
+        raise typer.BadParameter("a seed is a whole number from 0 on and below 2^32")
+    return value
+
+
+Seed = Annotated[
+    int, typer.Option(metavar="N", callback=_seed, help="Seed of everything random, new weights included.")
+]
+
+Coarsener = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", autocompletion=installed("netgraph.coarseners", "auto"),
+        help="How units merge; `netgraph plugins` lists them; auto takes the best of several on each axis.",
+    ),
+]  # fmt: skip
+Affinity = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", autocompletion=installed("netgraph.affinities"),
+        help="How alike units are; `netgraph plugins` lists them.",
+    ),
+]  # fmt: skip
+Levels = Annotated[int, typer.Option(metavar="N", help="Levels in all, the given network included.")]
+Ratio = Annotated[float, typer.Option(metavar="SHARE", help="Share of units that stay from one level to the next.")]
+RoundTo = Annotated[int, typer.Option(metavar="N", help="Multiple that numbers of units should have.")]
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a command was asked to build its hierarchy; each field is an option."""
 
-    coarsener: Annotated[str, typer.Option(help="How units merge; `netgraph plugins` lists them.")] = "hem"
-    levels: Annotated[int, typer.Option(help="Levels in all, the given network included.")] = 3
-    ratio: Annotated[float, typer.Option(help="Share of units that stay from one level to the next.")] = 0.5
-    axis_ratio: Annotated[list[str] | None, typer.Option(help="AXIS=RATIO for one axis; may be given again.")] = None
-    keep: Annotated[list[str] | None, typer.Option(help="Axis to leave alone; may be given again.")] = None
-    round_to: Annotated[int, typer.Option(help="Multiple that numbers of units should have.")] = 1
-    affinity: Annotated[str, typer.Option(help="How alike units are; `netgraph plugins` lists them.")] = "cosine"
+    coarsener: Coarsener = "hem"
+    levels: Levels = 3
+    ratio: Ratio = 0.5
+    axis_ratio: Annotated[
+        list[str] | None, typer.Option(metavar="AXIS=RATIO", help="Of one axis; may be given again.")
+    ] = None
+    keep: Annotated[list[str] | None, typer.Option(metavar="AXIS", help="Axis to leave alone; may be given again.")] = (
+        None
+    )
+    round_to: RoundTo = 1
+    affinity: Affinity = "cosine"
     budget: Annotated[
         str | None,
         typer.Option(
-            help="parameters=, flops= or units=0.5, or error=0.05, spread over the axes; in place of --ratio."
+            metavar="KIND=SHARE",
+            autocompletion=among(BUDGETS),
+            help="parameters=, flops= or units=0.5, or error=0.05, spread over the axes; in place of --ratio.",
         ),
     ] = None
-    repair: Annotated[str, typer.Option(help="After merging: none, rescale, norms, ridge or tune.")] = "none"
+    repair: Annotated[
+        str,
+        typer.Option(
+            metavar="RUNG", autocompletion=among(RUNGS), help="After merging: none, rescale, norms, ridge or tune."
+        ),
+    ] = "none"
     data: Annotated[
         str | None,
         typer.Option(
-            help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt."
+            metavar="SOURCE",
+            autocompletion=among(DATA_SETS),
+            help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt.",
         ),
     ] = None
-    samples: Annotated[int, typer.Option(help="Rows of calibration data.")] = 512
+    samples: Annotated[int, typer.Option(metavar="N", help="Rows of calibration data.")] = 512
     arch: Arch = None
     arch_arg: ArchArg = None
     input_: Input = None
@@ -70,8 +121,23 @@ class Recipe:
 
     def opened(self, model: str) -> tuple[Any, Any]:
         """Return a network and an example of its inputs."""
-        _pairs(self.axis_ratio or [])
-        return opened(model, self.arch, self.arch_arg, self.input_, self.trust, self.code_dir)
+        self.check()
+        return opened(model, self.arch, self.arch_arg, self.input_, self.trust, self.code_dir, self.seed)
+
+    def check(self) -> None:
+        """Refuse what no network could be asked, before one is opened."""
+        from netgraph import plugins
+        from netgraph.coarsen.budget import Budget
+        from netgraph.coarsen.hierarchy import checked_ratios
+        from netgraph.coarsen.repair import check_rung
+        from netgraph.coarsen.way import coarseners_of
+
+        checked_ratios({"*": self.ratio, **_pairs(self.axis_ratio or [])}, self.levels, self.round_to)
+        check_rung(self.repair, self.data)
+        coarseners_of(self.coarsener)
+        plugins.load("netgraph.affinities", self.affinity)
+        if self.budget is not None:
+            Budget.parsed(self.budget)
 
     def built(self, network: Any, example: Any) -> Any:
         """Coarsen a network that is open."""
@@ -119,13 +185,18 @@ def opened(
     inputs: list[str] | None,
     trust: bool,
     code_dir: Path | None,
+    seed: int = 7619,
 ) -> tuple[Any, Any]:
-    """Return a network and an example of its inputs, guessed where none is given."""
+    """Return a network and an example of its inputs, guessed where none is given; ``seed`` is that of random weights."""
+    import torch
+
     from netgraph.examples import guess_input, parse_inputs
     from netgraph.loading import load_model, origin, parse_arch_args
 
     example, arch_args = parse_inputs(inputs) if inputs else None, parse_arch_args(arch_arg or [])
-    network = load_model(model, arch=arch, arch_args=arch_args, trust=trust, code_dir=code_dir)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = load_model(model, arch=arch, arch_args=arch_args, trust=trust, code_dir=code_dir)
     weights = origin(model, arch_args)
     if weights is not None:
         typer.echo(f"netgraph: {weights}", err=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ from netgraph.places import is_users
 from netgraph.recorder import record_on_meta
 from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode, with_state
+
+KEPT = (dict, OrderedDict, list, set)  # what a module may fill in place
 
 
 @dataclass
@@ -83,17 +86,17 @@ def capture(model: nn.Module, example: Any, *, training: bool) -> Capture:
 @contextlib.contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
     """Give every module back its mode, its slots and its attributes: a mask that it kept of this run has no numbers."""
-    slots = ("_parameters", "_buffers", "_modules")
-    before = [(m, dict(vars(m)), [dict(getattr(m, slot)) for slot in slots]) for m in model.modules()]
+    own = [(vars(module), dict(vars(module))) for module in model.modules()]
+    held = [(value, copy.copy(value)) for _, before in own for value in before.values() if type(value) in KEPT]
     try:
         yield
     finally:
-        for module, attributes, contents in before:
-            vars(module).clear()
-            vars(module).update(attributes)
-            for slot, content in zip(slots, contents, strict=True):
-                getattr(module, slot).clear()
-                getattr(module, slot).update(content)
+        for attributes, before in own:
+            attributes.clear()
+            attributes.update(before)
+        for value, before in held:  # slots, and caches that a forward pass fills in place
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(before)
 
 
 def _capture(model: nn.Module, example: Any) -> Capture:

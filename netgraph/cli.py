@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a mistake that the message names, 2 wrong usage, 3 nothing
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,50 +15,68 @@ import typer
 
 from netgraph import exporting, fitting
 from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, with_recipe
+from netgraph.destination import check_file, check_new_folder, make_folder
 from netgraph.errors import NetgraphError
+from netgraph.idle import check_opening, check_recipe, given, refuse
+from netgraph.misuse import check_port, misused
 
 app = typer.Typer(
     help="Turn a network into a graph of its units, merge units, and run the smaller network.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-app.command()(exporting.export)
-app.command()(fitting.train)
 
 
 def main() -> None:
     """Run the command line; a mistake the user can mend is one sentence and an exit code."""
     try:
-        app()
+        code = app(prog_name="netgraph", standalone_mode=False)
     except NetgraphError as error:
         typer.echo(f"netgraph: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        code = error.exit_code
+    except typer.TyperException as error:
+        typer.echo(misused(error, sys.argv[1:]), err=True)
+        code = 2
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what is left in the old one cannot be written either
+        typer.echo(
+            f"netgraph: the system refuses to read or write ({error}); make room, or give another place", err=True
+        )
+        code = 1
+    if code == 130:
         typer.echo("netgraph: stopped", err=True)
-        sys.exit(130)
+    sys.exit(code)
 
 
 @app.command()
 @with_recipe
 def coarsen(
+    context: typer.Context,
     model: Model,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="Write the coarsest network (.safetensors), or all levels (a folder *.hierarchy)."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the coarsest network (.safetensors), or all levels (a folder *.hierarchy).",
         ),
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option(help="Write a page, figure or graph of the hierarchy as well; the suffix chooses (.html)."),
+        typer.Option(
+            metavar="FILE", help="Write a page, figure or graph of the hierarchy as well; the suffix chooses (.html)."
+        ),
     ] = None,
     own_class: Annotated[
         Path | None,
         typer.Option(
-            help="Write the coarsest network in its own class, proven equal: NAME.pt, or a folder for transformers."
+            metavar="FILE",
+            help="Write the coarsest network in its own class, proven equal: NAME.pt, or a folder for transformers.",
         ),
     ] = None,
     json_: Json = False,
@@ -68,6 +87,9 @@ def coarsen(
     from netgraph.coarsen import ownclass
     from netgraph.viz.export import exporter
 
+    typed = given(context)
+    check_opening(typed, model, recipe.arch)
+    check_recipe(typed, recipe, measured=True)
     _check_output(output)
     write = None if export is None else exporter(export)
     network, example = recipe.opened(model)
@@ -93,8 +115,13 @@ def _check_output(output: Path | None) -> None:
         raise NetgraphError(
             f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors for the coarsest network or NAME.hierarchy for all levels"
         )
-    if not output.absolute().parent.is_dir():
-        raise NetgraphError(f"--output {output}: the folder {output.absolute().parent} does not exist; make it first")
+    if output.suffix == ".safetensors":
+        check_file(output)
+        return
+    from netgraph.coarsen.saving import check_place
+
+    check_new_folder(output)
+    check_place(output)
 
 
 def _write_output(hierarchy: Any, output: Path) -> None:
@@ -118,19 +145,34 @@ def _print_hierarchy(hierarchy: Any, as_json: bool) -> None:
     typer.echo(f"{share:.1%} of the parameters have a merged dimension")
     for reason, part in why[:5]:
         typer.echo(f"  {part:.1%} kept: {reason}")
-    asked = hierarchy.options["n_levels"]
+    _tell_short(hierarchy)
+
+
+def _tell_short(hierarchy: Any) -> None:
+    """Say on stderr what was asked for and could not be had: levels, and multiples of units."""
+    asked, multiple = hierarchy.options["n_levels"], hierarchy.options["round_to"]
     if len(hierarchy.levels) < asked:
         typer.echo(f"netgraph: {len(hierarchy.levels)} levels, not {asked}: below, nothing can be merged", err=True)
+    uneven = dict.fromkeys(
+        name for level in hierarchy.levels for name, t in level.transfers.items() if t.n_coarse % multiple
+    )
+    if uneven:
+        names = ", ".join(list(uneven)[:5]) + f" and {len(uneven) - 5} more" * (len(uneven) > 5)
+        typer.echo(
+            f"netgraph: no multiple of {multiple} units on {names}: too few units, or no divisor of theirs is one",
+            err=True,
+        )
 
 
-@app.command()
+@app.command(short_help="Print the axis of every dimension of every parameter.")
 def inspect(
-    model: Model, arch: Arch = None, arch_arg: ArchArg = None, input_: Input = None, trust: Trust = False,
+    context: typer.Context, model: Model, arch: Arch = None, arch_arg: ArchArg = None, input_: Input = None, trust: Trust = False,
     code_dir: CodeDir = None, json_: Json = False,
 ) -> None:  # fmt: skip
     """Print over which axis every dimension of every parameter runs, and which axes may merge."""
     from netgraph.tracing import trace
 
+    check_opening(given(context), model, arch)
     network, example = opened(model, arch, arch_arg, input_, trust, code_dir)
     spec = trace(network, example)
     axes = [a for a in spec.axes.values() if a.kind != "index"]
@@ -148,17 +190,20 @@ def inspect(
         typer.echo(f"never read in the run: {', '.join(spec.untraced)}")
 
 
-@app.command()
+@app.command(short_help="Run the dead-unit and duplicate-unit oracles.")
 def verify(
-    model: Model, arch: Arch = None, arch_arg: ArchArg = None, input_: Input = None, trust: Trust = False,
+    context: typer.Context, model: Model, arch: Arch = None, arch_arg: ArchArg = None, input_: Input = None, trust: Trust = False,
     code_dir: CodeDir = None, seed: Seed = 7619, json_: Json = False,
-    tolerance: Annotated[float, typer.Option(help="Largest relative error that passes.")] = 1e-4,
+    tolerance: Annotated[float, typer.Option(metavar="ERROR", help="Largest relative error that passes.")] = 1e-4,
 ) -> None:  # fmt: skip
     """Run the dead-unit and duplicate-unit oracles on every axis of a network."""
     from netgraph.coarsen.verify import verify as run
     from netgraph.tracing import trace
 
-    network, example = opened(model, arch, arch_arg, input_, trust, code_dir)
+    if not 0 <= tolerance < float("inf"):
+        raise NetgraphError(f"--tolerance {tolerance} is no relative error; give a number of 0 or more")
+    check_opening(given(context), model, arch)
+    network, example = opened(model, arch, arch_arg, input_, trust, code_dir, seed)
     verdicts = run(network, trace(network, example), example, seed=seed)
     failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
     if json_:
@@ -179,47 +224,18 @@ def verify(
         raise typer.Exit(4)
 
 
-@app.command()
-def plugins(json_: Json = False) -> None:
-    """List coarseners, affinities, rules and exporters."""
-    from netgraph.plugins import GROUPS, distribution, names
-
-    table = {group: {name: distribution(group, name) for name in sorted(names(group))} for group in GROUPS}
-    if json_:
-        typer.echo(json.dumps(table, indent=1))
-        return
-    width = max(len(name) for found in table.values() for name in found)
-    for group, found in table.items():
-        typer.echo(group)
-        for name, owner in found.items():
-            typer.echo(f"  {name:<{width}} {owner}")
+app.command(short_help="Write a page, a figure, a graph, or P and R of a hierarchy.")(exporting.export)
+app.command(short_help="Train a network on real data, by FAS or plainly.")(fitting.train)
 
 
-@app.command()
-def ui(port: Annotated[int, typer.Option(help="Where the page is served.")] = 5000) -> None:
-    """Open MLflow's own page on the runs that training kept."""
-    import subprocess
-    import webbrowser
-
-    from netgraph.fas.tracking import tracking_uri
-
-    uri = tracking_uri()
-    if uri.startswith(("http:", "https:")):
-        typer.echo(f"netgraph: the runs are kept at {uri}", err=True)
-        webbrowser.open(uri)
-        return
-    typer.echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}; Ctrl-C ends it", err=True)
-    page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
-    raise typer.Exit(subprocess.call(page))
-
-
-@app.command()
+@app.command(short_help="Train, coarsen and show a small network, in seconds.")
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path("netgraph-demo"),
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("netgraph-demo"),
     seed: Seed = 7619,
     json_: Json = False,
 ) -> None:
     """Train a small network on scikit-learn's digits, coarsen it, and show the hierarchy."""
+    make_folder(folder)
     import torch
 
     from netgraph.coarsen.hierarchy import build_hierarchy
@@ -229,7 +245,6 @@ def demo(
     from netgraph.models.training import evaluate, fit
     from netgraph.viz.export import export
 
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
     data = load("digits").flat()
@@ -245,3 +260,42 @@ def demo(
         typer.echo(f"level {i}: test accuracy {evaluate(level.model, data).accuracy:.1%}", err=json_)
     typer.echo(f"netgraph: wrote {folder}/model.pt, small.safetensors and hierarchy.html", err=True)
     typer.echo(f"netgraph: next, netgraph coarsen {folder}/model.pt --arch netgraph.models.mlp:mlp", err=True)
+
+
+@app.command()
+def ui(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Where the page is served.")] = 5000,
+) -> None:
+    """Open MLflow's own page on the runs that training kept."""
+    import subprocess
+    import webbrowser
+
+    from netgraph.fas.tracking import tracking_uri
+
+    uri = tracking_uri()
+    if uri.startswith(("http:", "https:")):
+        refuse(given(context), ["port"], f"the runs are kept at {uri}, which has its own")
+        typer.echo(f"netgraph: the runs are kept at {uri}", err=True)
+        webbrowser.open(uri)
+        return
+    check_port(port)
+    typer.echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}; Ctrl-C ends it", err=True)
+    page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    raise typer.Exit(subprocess.call(page))
+
+
+@app.command()
+def plugins(json_: Json = False) -> None:
+    """List coarseners, affinities, rules and exporters."""
+    from netgraph.plugins import GROUPS, distribution, names
+
+    table = {group: {name: distribution(group, name) for name in sorted(names(group))} for group in GROUPS}
+    if json_:
+        typer.echo(json.dumps(table, indent=1))
+        return
+    width = max(len(name) for found in table.values() for name in found)
+    for group, found in table.items():
+        typer.echo(group)
+        for name, owner in found.items():
+            typer.echo(f"  {name:<{width}} {owner}")

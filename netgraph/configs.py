@@ -52,7 +52,7 @@ def make(transformers: Any, path: Path, options: Mapping[str, Any], *, weights: 
         The config cannot be read, asks for more than fits here, or its folder's weights do not fit it.
     """
     config, cls = _described(transformers, path, options)
-    cls = type(on_shapes(cls, config))
+    cls = type(on_shapes(cls, config, path))
     return _pretrained(transformers, cls, config, path) if weights and has_weights(path) else cls(config)
 
 
@@ -75,20 +75,22 @@ def has_weights(path: Path) -> bool:
     return False
 
 
-def on_shapes(make: Any, config: Any) -> nn.Module:
+def on_shapes(make: Any, config: Any, path: Path | None = None) -> nn.Module:
     """Return the network that ``make`` makes of a copy of a config, without numbers: no memory is taken.
+
+    Where the config was read from ``path``, errors name it.
 
     Raises
     ------
     LoadError
         It has more tensors than any network, or would not fit into this machine's free memory.
     """
-    with _measured(), torch.device("meta"):
+    with _measured("the config" if path is None else f"hf:{path}"), torch.device("meta"):
         return make(copy.deepcopy(config))  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _measured() -> Iterator[None]:
+def _measured(what: str) -> Iterator[None]:
     """Stop a network that grows too large while it is being made."""
     room, taken, count = psutil.virtual_memory().available, 0, 0
 
@@ -100,7 +102,7 @@ def _measured() -> Iterator[None]:
             asked = (
                 f"{taken:,} bytes and more, and {room:,} are free" if taken > room else f"more than {MANY:,} tensors"
             )
-            raise LoadError(f"the config asks for a network of {asked}; give smaller numbers in it, or by --arch-arg")
+            raise LoadError(f"{what} asks for a network of {asked}; give smaller numbers in it, or by --arch-arg")
 
     hooks = [register_module_parameter_registration_hook(measure), register_module_buffer_registration_hook(measure)]
     try:
@@ -115,6 +117,11 @@ def _described(transformers: Any, path: Path, options: Mapping[str, Any]) -> tup
     file = path / "config.json" if path.is_dir() else path
     data = {**_read(path, file), **options}
     _check(data, file)
+    if str(data["model_type"]) not in transformers.CONFIG_MAPPING:
+        raise LoadError(
+            f"{file} asks for model_type {data['model_type']!r}, which transformers {transformers.__version__} does not have; "
+            "mend the name, or install a version that has it"
+        )
     config = transformers.AutoConfig.for_model(**data)
     if not data.get("architectures"):
         return config, transformers.AutoModel.from_config

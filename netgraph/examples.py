@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from netgraph.capture import as_it_was
 from netgraph.errors import LoadError
+from netgraph.logs import silenced
 from netgraph.structure import normalise_example
 from netgraph.swapping import set_mode, with_state
 
@@ -148,10 +150,10 @@ def _text(tensor: Tensor) -> str:
 
 
 def _runs(model: nn.Module, example: Any) -> bool:
-    training = model.training
-    set_mode(model, training=False)
+    quiet = silenced("torch._subclasses.fake_tensor")  # logs the traceback of a guess that does not run
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        with as_it_was(model), quiet, FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            set_mode(model, training=False)
             fake = {n: mode.from_tensor(t) for n, t in [*model.named_parameters(), *model.named_buffers()]}
             args, kwargs = normalise_example(example)
             args = tuple(mode.from_tensor(a) for a in args)
@@ -161,5 +163,3 @@ def _runs(model: nn.Module, example: Any) -> bool:
         return True
     except Exception:  # a guess that does not run is the next guess's turn
         return False
-    finally:
-        set_mode(model, training=training)

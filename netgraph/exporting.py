@@ -8,14 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from netgraph.building import Model, Recipe, with_recipe
+from netgraph.idle import check_opening, check_recipe, check_saved, given
 
 
 @with_recipe
 def export(
+    context: typer.Context,
     model: Model,
     out: Annotated[
         Path,
-        typer.Argument(help="The file to write; its suffix chooses the format: `netgraph plugins` lists exporters."),
+        typer.Argument(
+            metavar="OUT", help="The file to write; its suffix chooses the format: `netgraph plugins` lists exporters."
+        ),
     ],
     *,
     recipe: Recipe,
@@ -24,7 +28,13 @@ def export(
     from netgraph.coarsen.saving import load
     from netgraph.viz.export import exporter
 
-    write = exporter(out)
-    hierarchy: Any = load(model) if Path(model).is_dir() else recipe.hierarchy(model)
+    write, typed = exporter(out), given(context)
+    if Path(model).is_dir():
+        check_saved(typed, model)
+        hierarchy: Any = load(model)
+    else:
+        check_opening(typed, model, recipe.arch)
+        check_recipe(typed, recipe, measured=False)
+        hierarchy = recipe.hierarchy(model)
     write(hierarchy, out)
     typer.echo(f"netgraph: wrote {out}", err=True)

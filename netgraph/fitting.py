@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.building import Seed, with_options
+from netgraph.building import Affinity, Coarsener, Levels, Ratio, RoundTo, Seed, with_options
+from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, among
+from netgraph.destination import check_file, written
 from netgraph.errors import NetgraphError
+from netgraph.idle import check_reading, check_training, given
 from netgraph.lasting import Lasting, was_stopped
-
-OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 
 
 def _show_options(wanted: bool) -> None:
@@ -33,46 +34,85 @@ def _show_options(wanted: bool) -> None:
 class Settings:
     """How a command was asked to train; each field is an option."""
 
-    data: Annotated[str, typer.Option(help="digits, mnist, fashion-mnist, cifar10 or imdb.")] = ""
-    data_root: Annotated[Path | None, typer.Option(help="Folder of data sets; else NETGRAPH_DATA.")] = None
-    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing by torchvision.")] = False
-    task: Annotated[str, typer.Option(help="classify, or lm: predict the next token.")] = "classify"
-    length: Annotated[int, typer.Option(help="Tokens of a text.")] = 256
-    widths: Annotated[str, typer.Option(help="Hidden widths of an MLP, 1024,1024; of others the base width.")] = ""
-    network_arg: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE for the network, such as norm=post; may be given again.")
-    ] = None
-    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer's file; else word level, trained here.")] = None
-    recompute: Annotated[
-        str, typer.Option(help="Levels that keep few activations and run again backwards: all, or 0,1.")
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", autocompletion=among(DATA_SETS), help="digits, mnist, fashion-mnist, cifar10 or imdb."
+        ),
     ] = ""
-    cycle: Annotated[str, typer.Option(help="kaskade, full, v, w, f or additive.")] = "kaskade"
+    data_root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of data sets; else NETGRAPH_DATA.")
+    ] = None
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing by torchvision.")] = False
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="TASK", autocompletion=among(("classify", "lm")), help="classify, or lm: predict the next token."
+        ),
+    ] = "classify"
+    length: Annotated[int, typer.Option(metavar="N", help="Tokens of a text.")] = 256
+    widths: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Hidden widths of an MLP, 1024,1024; of others the base width.")
+    ] = ""
+    network_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For the network, such as norm=post; may be given again."),
+    ] = None
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A tokenizer's file; else word level, trained here.")
+    ] = None
+    recompute: Annotated[
+        str,
+        typer.Option(metavar="LEVELS", help="Levels that keep few activations and run again backwards: all, or 0,1."),
+    ] = ""
+    cycle: Annotated[
+        str, typer.Option(metavar="NAME", autocompletion=among(CYCLES), help="kaskade, full, v, w, f or additive.")
+    ] = "kaskade"
     plain: Annotated[bool, typer.Option("--plain", help="Train on the finest level alone.")] = False
-    levels: Annotated[int, typer.Option(help="Levels in all, the network itself included.")] = 3
-    ratio: Annotated[float, typer.Option(help="Share of units that stay from one level to the next.")] = 0.5
-    round_to: Annotated[int, typer.Option(help="Multiple that numbers of units should have.")] = 1
-    coarsener: Annotated[str, typer.Option(help="How units merge; `netgraph plugins` lists them.")] = "hem"
-    affinity: Annotated[str, typer.Option(help="How alike units are; `netgraph plugins` lists them.")] = "cosine"
-    share: Annotated[str, typer.Option(help="Share of the steps for each level's turn, finest first.")] = ""
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data in all, on whatever levels.")] = None
-    batch: Annotated[int | None, typer.Option(help="Rows of a minibatch.")] = None
-    optimizer: Annotated[str | None, typer.Option(help="adam, adamw, rmsprop or sgd (Nesterov 0.9).")] = None
-    lr: Annotated[float | None, typer.Option(help="Largest rate of the schedule.")] = None
-    schedule: Annotated[str, typer.Option(help="one-cycle, cosine or constant.")] = "one-cycle"
-    weight_decay: Annotated[float | None, typer.Option(help="Of weights; norms and biases are let be.")] = None
-    label_smoothing: Annotated[float, typer.Option(help="Of the training loss.")] = 0.0
-    augment: Annotated[str | None, typer.Option(help="Of images: none, crop or crop-flip.")] = None
+    levels: Levels = 3
+    ratio: Ratio = 0.5
+    round_to: RoundTo = 1
+    coarsener: Coarsener = "hem"
+    affinity: Affinity = "cosine"
+    share: Annotated[
+        str, typer.Option(metavar="SHARE,...", help="Share of the steps for each level's turn, finest first.")
+    ] = ""
+    epochs: Annotated[
+        float | None, typer.Option(metavar="N", help="Passes over the data in all, on whatever levels.")
+    ] = None
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Rows of a minibatch.")] = None
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", autocompletion=among(OPTIMIZERS), help="adam, adamw, rmsprop or sgd (Nesterov 0.9)."
+        ),
+    ] = None
+    lr: Annotated[float | None, typer.Option(metavar="RATE", help="Largest rate of the schedule.")] = None
+    schedule: Annotated[
+        str, typer.Option(metavar="NAME", autocompletion=among(SCHEDULES), help="one-cycle, cosine or constant.")
+    ] = "one-cycle"
+    weight_decay: Annotated[
+        float | None, typer.Option(metavar="RATE", help="Of weights; norms and biases are let be.")
+    ] = None
+    label_smoothing: Annotated[float, typer.Option(metavar="SHARE", help="Of the training loss.")] = 0.0
+    augment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", autocompletion=among(AUGMENTS), help="Of images: none, crop or crop-flip."),
+    ] = None
     one_hot: Annotated[bool, typer.Option("--one-hot", help="Give targets as one-hot rows: the same loss.")] = False
     bf16: Annotated[bool, typer.Option("--bf16", help="Run products in bfloat16.")] = False
-    ema: Annotated[float | None, typer.Option(help="Decay of a running mean, which is judged and written.")] = None
+    ema: Annotated[
+        float | None, typer.Option(metavar="DECAY", help="Decay of a running mean, which is judged and written.")
+    ] = None
     option: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE of the solver, such as gate.gap=0.05; may be given again.")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the solver, such as gate.gap=0.05; may be given again."),
     ] = None
     options: Annotated[
         bool,
         typer.Option("--options", help="List the solver's options and leave.", is_eager=True, callback=_show_options),
     ] = False
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu"
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda or mps.")] = "cpu"
     seed: Seed = 7619
 
     def fas(self, habits: Any, n_levels: int) -> Any:
@@ -100,10 +140,14 @@ class Settings:
             epochs=_above("epochs", _or(self.epochs, habits.epochs)),
             schedule=self.schedule,
             share=(1.0,) if n_levels == 1 else _numbers("share", self.share, float) or None,
-            weight_decay=_or(self.weight_decay, habits.weight_decay),
+            weight_decay=_decay(_or(self.weight_decay, habits.weight_decay)),
             options=parsed({**given, **_pairs(self.option or [])}),
             seed=self.seed,
         )
+
+    def data_of(self, network: str) -> str:
+        """Return the data set's name, the usual one of a network where none is given."""
+        return self.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
 
     def make_task(self, network: str) -> Any:
         """Return the network with random weights, and its data, read only where both are of a kind."""
@@ -115,7 +159,7 @@ class Settings:
         from netgraph.models.text import load_tokenizer
 
         _known("network to train", network, NETWORKS)
-        name = self.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
+        name = self.data_of(network)
         words = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
         data = load(name, root=self.data_root, download=self.download, tokenizer=words, length=self.length)
         if network == "mlp" and name == "digits":
@@ -184,12 +228,20 @@ class Settings:
 @with_options(Lasting, "lasting")
 @with_options(Settings, "settings")
 def train(
+    context: typer.Context,
     network: Annotated[
-        str, typer.Argument(help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet) or transformer.")
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            autocompletion=among(NETWORKS),
+            help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet) or transformer.",
+        ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Write the trained network (.safetensors), or its state dict (.pt)."),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write the trained network (.safetensors), or its state dict (.pt)."
+        ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
@@ -200,6 +252,8 @@ def train(
     _check_output(output)
     lasting.check()
     settings.fas(_defaults(), settings.levels)  # mistakes in options cost no reading of data
+    check_training(given(context), settings, lasting)
+    check_reading(given(context), settings.data_of(network))
     task = settings.make_task(network)
     solution, hierarchy = _solved(task, settings, lasting)
     trained = solution.mean if solution.mean is not None else solution.model
@@ -247,7 +301,7 @@ def _write(trained: Any, example: Any, output: Path) -> None:
 
     trained = trained.cpu().eval()
     if output.suffix == ".pt":
-        torch.save(trained.state_dict(), output)
+        written(partial(torch.save, trained.state_dict()), output)
     else:
         save(coarse_network(trained, trace(trained, example), {}), output)
     typer.echo(f"netgraph: wrote {output}", err=True)
@@ -258,8 +312,7 @@ def _check_output(output: Path | None) -> None:
         return
     if output.suffix not in (".safetensors", ".pt"):
         raise NetgraphError(f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors or NAME.pt")
-    if not output.absolute().parent.is_dir():
-        raise NetgraphError(f"--output {output}: the folder {output.absolute().parent} does not exist; make it first")
+    check_file(output)
 
 
 def _defaults() -> Any:
@@ -275,6 +328,12 @@ def _or(given: Any, usual: Any) -> Any:
 def _above(name: str, value: float) -> float:
     if not 0 < value < float("inf"):
         raise NetgraphError(f"{name} is {value:g}; give a number above 0")
+    return value
+
+
+def _decay(value: float) -> float:
+    if not 0 <= value < float("inf"):
+        raise NetgraphError(f"--weight-decay is {value:g}; give a number of 0 or more")
     return value
 
 

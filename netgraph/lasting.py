@@ -19,16 +19,20 @@ class Lasting:
     """How a run is kept and watched; each field is an option."""
 
     checkpoints: Annotated[
-        Path | None, typer.Option(help="Folder of checkpoints, written every cycle, five minutes, and on signals.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of checkpoints, written every cycle, five minutes, and on signals."
+        ),
     ] = None
-    every: Annotated[int, typer.Option(help="Cycles between two checkpoints.")] = 1
-    keep_last: Annotated[int, typer.Option(help="Checkpoints that stay.")] = 3
+    every: Annotated[int, typer.Option(metavar="N", help="Cycles between two checkpoints.")] = 1
+    keep_last: Annotated[int, typer.Option(metavar="N", help="Checkpoints that stay.")] = 3
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Keep the run in MLflow: MLFLOW_TRACKING_URI, or mlflow.db.")
     ] = False
     alert: Annotated[
-        list[str] | None, typer.Option(help="RULE:ACTION, such as plateau(patience=20):warn; may be given again.")
+        list[str] | None,
+        typer.Option(metavar="RULE:ACTION", help="Such as plateau(patience=20):warn; may be given again."),
     ] = None
     log_json: Annotated[bool, typer.Option("--log-json", help="Log every event to stderr as a line of JSON.")] = False
 

@@ -64,7 +64,8 @@ def load_model(
     if code_dir is not None and not Path(code_dir).is_dir():
         raise LoadError(f"--code-dir {code_dir} is no folder; give the one that holds the modules that --arch names")
     with _code_from(Path(code_dir) if code_dir else Path.cwd()):
-        if _is_name(source):
+        if is_name(source):
+            _no_arch(source, "is built by its name", arch, {})
             model = build(str(source), arch_args or {}, weights=True)
         else:
             model = _open(_existing(Path(source)), arch, arch_args or {}, trust)
@@ -72,14 +73,15 @@ def load_model(
     return model
 
 
-def _is_name(source: str | Path) -> bool:
+def is_name(source: str | Path) -> bool:
+    """Tell whether a source is the name of a network, ``torchvision:resnet50``, and no file."""
     return str(source).partition(":")[0] in ZOOS and not Path(source).exists()
 
 
 def origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | None:
     """Say in words where the weights of a named network come from; nothing where they are those of a file."""
     package, _, name = str(source).partition(":")
-    if not _is_name(source) or arch_args.get("pretrained"):
+    if not is_name(source) or arch_args.get("pretrained"):
         return None
     if package != "hf":
         return f"{source} has random weights; for trained ones give their state dict and --arch {source}"
@@ -100,6 +102,10 @@ def _existing(path: Path) -> Path:
         )
     if path.stat().st_size == 0:
         raise LoadError(f"{path} is empty; save the network again")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise LoadError(f"{str(path)!a} is no UTF-8, and PyTorch opens no such file name; rename it") from error
     return path
 
 
@@ -107,9 +113,11 @@ def _open(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: boo
     if path.suffix == ".safetensors":
         if "netgraph" in read_metadata(path):
             tensors, document = read_bundle(path)
+            _no_arch(path, "was written by netgraph and has its network in it", arch, arch_args)
             return _from_document(path, document, tensors)
         return _filled(_needed(path, arch), arch_args, _safetensors(path), path)
     if path.suffix == ".pt2":
+        _no_arch(path, "is a whole program", arch, arch_args)
         return _program(path, trust)
     if path.suffix in PICKLES:
         return _pickled(path, arch, arch_args, trust)
@@ -129,7 +137,9 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _reason(error: BaseException) -> str:
     """Return an error's kind and its first line."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}".removesuffix(": ")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some put what matters on the second line
+    return f"{type(error).__name__}: {first[:200]}".removesuffix(": ")
 
 
 def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
@@ -167,8 +177,16 @@ def _pickled(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: 
     except Exception as error:  # torch raises many kinds for broken files
         raise LoadError(f"{path} cannot be read ({_reason(error)}); fetch or save it again") from error
     if isinstance(value, nn.Module):
+        _no_arch(path, "is a whole module", arch, arch_args)
         return value
     return _filled(_needed(path, arch), arch_args, _unwrapped(value, path), path)
+
+
+def _no_arch(source: str | Path, why: str, arch: str | None, arch_args: Mapping[str, Any]) -> None:
+    """Refuse an architecture, or its arguments, where nothing would be made of them."""
+    idle = f"--arch {arch}" if arch is not None else "--arch-arg" if arch_args else None
+    if idle is not None:
+        raise LoadError(f"{source} {why}, and {idle} would have no effect; leave it out")
 
 
 def _needed(path: Path, arch: str | None) -> str:
@@ -289,10 +307,12 @@ def build(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> 
             model = _resolved(package, name)(**arch_args)
     except NetgraphError:
         raise
-    except Exception as error:  # the factory is the user's own
+    except (Exception, SystemExit) as error:  # the factory is the user's own
         raise LoadError(f"making {arch} fails ({_reason(error)}); check the name and --arch-arg") from error
     if not isinstance(model, nn.Module):
-        raise LoadError(f"{arch} made a {type(model).__name__}; a torch.nn.Module is needed")
+        raise LoadError(
+            f"{arch} made {model!r:.40}, a value of type {type(model).__name__}; it has to make a torch.nn.Module"
+        )
     return model
 
 

@@ -137,7 +137,7 @@ def test_the_own_class_is_written_whole_and_its_name_is_checked_before_work_begi
     assert code == 0
     assert "a Sequential" in err
     assert run("verify", own, "--trust")[0] == 0
-    code, _, err = run("coarsen", file, *ARCH, "--own-class", tmp_path / "own.safetensors", "--coarsener", "nosuch")
+    code, _, err = run("coarsen", file, *ARCH, "--own-class", tmp_path / "own.safetensors", "--affinity", "correlation")
     assert code == 1
     assert "NAME.pt" in err
     assert [p.name for p in tmp_path.glob("*own*")] == ["own.pt"]

@@ -16,6 +16,7 @@ from netgraph.capture import capture
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.verify import dead_units, duplicate_units, first_row, verify_level
 from netgraph.errors import NetgraphError, NothingToMergeError, TraceError
+from netgraph.examples import guess_input
 
 NETS = {name: (model.double(), x.double() if x.is_floating_point() else x) for name, model, x in nets()}
 
@@ -153,6 +154,31 @@ def test_coarse_networks_copy_pickle_and_keep_their_state_names():
     for twin in (deepcopy(coarse), pickle.loads(pickle.dumps(coarse))):
         torch.testing.assert_close(twin(example), coarse(example))
     assert set(coarse.state_dict()) == set(model.state_dict())
+
+
+class Remembering(nn.Module):
+    """Keeps in evaluation what it derived from a parameter, by device, as LeViT keeps its attention biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.bias, self.kept = nn.Linear(5, 8), nn.Linear(8, 3), nn.Parameter(torch.randn(8)), {}
+
+    def forward(self, x):
+        if self.training:
+            return self.b((self.a(x) + 2 * self.bias).relu())
+        if x.device not in self.kept:
+            self.kept[x.device] = 2 * self.bias
+        return self.b((self.a(x) + self.kept[x.device]).relu())
+
+
+def test_what_a_network_keeps_of_a_forward_pass_is_not_that_of_ours():
+    model, x = Remembering().eval(), torch.randn(2, 5)
+    hierarchy = ng.build_hierarchy(model, x)
+    assert guess_input(model)[1] == "--input 2x5"
+    assert all(v.error < 1e-6 for v in ng.verify(model, ng.trace(model, x), x))
+    assert model.kept == {}
+    deepcopy(model)
+    assert ng.own_class(hierarchy, x)(x).shape == (2, 3)
 
 
 def test_training_leaves_the_given_network_as_it_was():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from netgraph import plugins
 from netgraph.coarsen.hierarchy import Hierarchy
-from netgraph.errors import NetgraphError, PluginError
+from netgraph.destination import check_file, written
+from netgraph.errors import PluginError
 
 GROUP = "netgraph.exporters"
 
@@ -21,17 +23,16 @@ def exporter(path: str | Path) -> Callable[[Hierarchy, Path], Any]:
     PluginError
         No exporter is installed for the suffix.
     NetgraphError
-        The folder does not exist.
+        No file can be written there.
     """
     path = Path(path)
     suffix = path.suffix.removeprefix(".").lower()
     if suffix not in plugins.names(GROUP):
         known = ", ".join(f".{name}" for name in sorted(plugins.names(GROUP)))
         raise PluginError(f"{path} ends in {path.suffix or 'nothing'}, which no exporter writes. Installed: {known}")
-    if not path.absolute().parent.is_dir():
-        raise NetgraphError(f"{path}: the folder {path.absolute().parent} does not exist; make it first")
+    check_file(path)
     write: Callable[[Hierarchy, Path], Any] = plugins.load(GROUP, suffix)
-    return write
+    return lambda hierarchy, place: written(partial(write, hierarchy), place)
 
 
 def export(hierarchy: Hierarchy, path: str | Path) -> None:
@@ -45,6 +46,6 @@ def export(hierarchy: Hierarchy, path: str | Path) -> None:
     PluginError
         No exporter is installed for the suffix.
     NetgraphError
-        The folder does not exist, or the hierarchy lacks what the name asks for.
+        No file can be written there, or the hierarchy lacks what the name asks for.
     """
     exporter(path)(hierarchy, Path(path))
