@@ -65,7 +65,10 @@ def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode
         save_file(tensors, aside, metadata=metadata)
+        aside.chmod(mode)  # the library's files are the writer's alone
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)

@@ -58,6 +58,12 @@ def test_a_bundle_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_a_bundle_is_readable_by_whom_any_file_is(tmp_path):
+    write_bundle(tmp_path / "m.safetensors", {"a": torch.ones(2)}, {"x": 1})
+    (tmp_path / "any").write_text("")
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_a_network_saved_by_netgraph_needs_no_options_and_runs_the_same(tmp_path):
     model, x = mlp((6, 8, 3)), torch.randn(2, 6)
     hierarchy = ng.build_hierarchy(model, x)
