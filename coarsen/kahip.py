@@ -58,6 +58,6 @@ def _parts(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:
         IMBALANCE,
         True,
         seed % 2**31,
-        library.FAST,
+        library.ECO,
     )
     return np.asarray(parts, dtype=np.int64)
