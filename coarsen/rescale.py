@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.normscale import by_row, fold
+from netgraph.coarsen.reluscale import merge_scaled
 from netgraph.coarsen.transfer import Transfer
 from netgraph.layers import layers
 from netgraph.program import GraphNetwork
@@ -29,6 +30,7 @@ def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer],
     """
     state, small = traced_state(model), coarse.tensors()
     gains = fold(model, spec, transfers, coarse)
+    entries = merge_scaled(model, spec, transfers, coarse)
     with torch.no_grad():
         for layer in layers(spec):
             transfer = transfers.get(layer.axis)
@@ -37,7 +39,7 @@ def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer],
             rows = state[layer.weight].flatten(1)
             if layer.weight in gains:
                 rows = by_row(gains[layer.weight][0], rows)
-            r = variance_share(rows, transfer)
+            r = variance_share(rows, transfer, entries.get(layer.axis))
             if layer.norm is not None:
                 small[layer.norm[3]].mul_(r.to(small[layer.norm[3]]))
                 continue
@@ -45,9 +47,14 @@ def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer],
                 small[name].div_(r.sqrt().to(small[name]).reshape(-1, *[1] * (small[name].ndim - 1)))
 
 
-def variance_share(rows: Tensor, transfer: Transfer) -> Tensor:
-    """Return r for each aggregate, (k,), of units with the weights ``rows`` (n, d); 1 where they are all zero."""
+def variance_share(rows: Tensor, transfer: Transfer, entries: Tensor | None = None) -> Tensor:
+    """Return r for each aggregate, (k,), of units with the weights ``rows`` (n, d); 1 where they are all zero.
+
+    ``entries`` (n,) are those of a weighted P; without, they are ones.
+    """
     rows = rows.double()
-    mean = transfer.average(rows, 0).square().sum(1)
+    p = torch.ones_like(rows[:, 0]) if entries is None else entries
+    square = transfer.average(p.square(), 0)
+    mean = transfer.average(by_row(p, rows), 0).square().sum(1) / square.clamp_min(1e-300)
     members = transfer.average(rows.square().sum(1), 0)
     return torch.where(members > 0, (mean / members.clamp_min(1e-300)).clamp_min(1e-3), torch.ones_like(mean))

@@ -32,7 +32,7 @@ from netgraph.spec import Join, Term, UnitSpec, term_axes, term_size
 WIDE = 64  # numbers in a row from which copying whole rows pays
 
 Transfers = Mapping[str, Transfer]
-Move = Callable[[Transfer, bool, Tensor, int], Tensor]
+Move = Callable[[Any, bool, Tensor, int], Tensor]
 
 
 def inject(
@@ -116,6 +116,35 @@ def distribute(
         return t.copy(x, d) if summed else (t.share_sq if squared else t.share)(x, d)
 
     return _moved(spec, transfers, state, move, down=False, shares=False, power=2 if squared else 1, out=out)
+
+
+def scaled(
+    spec: UnitSpec, factors: Mapping[str, tuple[Tensor, Tensor]], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return parameters whose units are multiplied, where an axis is outgoing and where it is incoming.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+    factors : dict of str to (Tensor, Tensor)
+        By axis, for outgoing and for incoming dimensions, (n,) each.
+    state : dict of str to Tensor
+
+    Returns
+    -------
+    dict of str to Tensor
+    """
+
+    def move(pair: tuple[Tensor, Tensor], summed: bool, x: Tensor, d: int) -> Tensor:
+        return x * pair[summed].to(x).reshape(-1, *[1] * (x.ndim - 1 - d))
+
+    out = {}
+    for name, tensor in state.items():
+        for dim, term in enumerate(spec.parameters.get(name, ())):
+            summed = spec.sums.get((name, dim), frozenset())
+            tensor = _along(tensor, dim, term, factors, summed, spec.sizes, move)
+        out[name] = tensor
+    return out
 
 
 def zero_sum(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -264,7 +293,7 @@ def _along(
     tensor: Tensor,
     dim: int,
     term: Term,
-    transfers: Transfers,
+    transfers: Mapping[str, Any],
     summed: frozenset[str],
     sizes: Mapping[str, int],
     move: Move,
@@ -285,7 +314,7 @@ def _along_factor(
     tensor: Tensor,
     dim: int,
     factor: str | Join,
-    transfers: Transfers,
+    transfers: Mapping[str, Any],
     summed: frozenset[str],
     sizes: Mapping[str, int],
     move: Move,
