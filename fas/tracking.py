@@ -104,13 +104,13 @@ class MLflow:
         self._uri, self._begun = tracking_uri(), time.monotonic()
         self._remote = self._uri.startswith(("http:", "https:", "databricks"))
         self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(_one_attempt(self.timeout))
+        self._quiet.enter_context(one_attempt(self.timeout))
         self.run_id = run.notes.get("mlflow", "")
         self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         self._machine = _machine()
         self._sender = Sender(
             self._send,
-            f"the tracking store {_without_password(self._uri)}",
+            f"the tracking store {without_password(self._uri)}",
             timeout=self.timeout if self._remote else LOCAL,
         )
         params = {**_params(run), **self.params}
@@ -189,18 +189,25 @@ def metrics_of(run: Run, record: Record) -> Iterator[tuple[str, float]]:
     names: tuple[str, ...] = ()
     if event == "evaluate":
         yield from ((_key(f"valid/{name}"), float(value)) for name, value in record["figures"].items())
+        yield from _costs(record)
     elif event == "smooth":
         names = ("loss", "lr")
+        yield from _costs(record)
     elif event in ("down", "skip"):
         names = ("gap", "tau", "restricted", "gradient")
+        yield f"not_begun/level_{level}", float(event == "skip")
     elif event == "up":
         names = ("length", "angle")
     elif event == "cycle":
-        yield from (("seconds", record["seconds"]), ("flops", record["flops"]))
+        yield from _costs(record)
         yield from ((f"samples/level_{i}", float(n)) for i, n in run.ledger.samples.items())
     elif event == "refused":
         yield f"refused/level_{level}", float(run.refused)
     yield from ((f"{n}/level_{level}", record[n]) for n in names if math.isfinite(record.get(n, math.nan)))
+
+
+def _costs(record: Record) -> tuple[tuple[str, float], ...]:
+    return ("seconds", record["seconds"]), ("flops", record["flops"])
 
 
 def save_network(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
@@ -257,9 +264,13 @@ def _machine() -> Callable[[], list[tuple[str, float]]]:
 
 
 @contextlib.contextmanager
-def _one_attempt(timeout: float) -> Iterator[None]:
+def one_attempt(timeout: float) -> Iterator[None]:
     """Have MLflow ask a server once where nobody said otherwise: it is asked again here, without a warning each time."""
-    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(math.ceil(timeout), 1))}
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(math.ceil(timeout), 1)),
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
     own = [key for key in wanted if key not in os.environ]
     os.environ.update({key: wanted[key] for key in own})
     try:
@@ -274,5 +285,5 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w\-. /:]", "_", name)
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)

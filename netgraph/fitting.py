@@ -257,7 +257,7 @@ def train(
     task = settings.make_task(network)
     solution, hierarchy = _solved(task, settings, lasting)
     trained = solution.mean if solution.mean is not None else solution.model
-    _print(task, hierarchy, solution, trained, None if json_ else settings.cycle)
+    lasting.reported(_told(task, hierarchy, solution, trained, settings, json_))
     if was_stopped(solution.reason):
         raise typer.Exit(130)
     if output is not None:
@@ -280,16 +280,16 @@ def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
             raise
 
 
-def _print(task: Any, hierarchy: Any, solution: Any, trained: Any, cycle: str | None) -> None:
-    """Print text, or JSON where no cycle is named."""
+def _told(task: Any, hierarchy: Any, solution: Any, trained: Any, settings: Settings, json_: bool) -> dict[str, Any]:
+    """Print what a run came to, as text or JSON, and return it as data."""
     from netgraph.models.judgement import judge
-    from netgraph.outcome import document, outcome
+    from netgraph.outcome import document, facts, outcome
 
     judgement = judge(trained, task.data, batch=task.judged_at_once)
-    if cycle is None:
-        typer.echo(json.dumps(document(task, hierarchy, solution, judgement), indent=1))
-    else:
-        typer.echo(outcome(task, hierarchy, solution, judgement, cycle))
+    found = document(facts(task, hierarchy, settings), solution, judgement)
+    text = json.dumps(found, indent=1) if json_ else outcome(task, hierarchy, solution, judgement, settings.cycle)
+    typer.echo(text)
+    return found
 
 
 def _write(trained: Any, example: Any, output: Path) -> None:

@@ -34,6 +34,10 @@ class Lasting:
         list[str] | None,
         typer.Option(metavar="RULE:ACTION", help="Such as plateau(patience=20):warn; may be given again."),
     ] = None
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the run's history, page and figures: run.json, report.html and report.svg."),
+    ] = None
     log_json: Annotated[bool, typer.Option("--log-json", help="Log every event to stderr as a line of JSON.")] = False
 
     def check(self) -> None:
@@ -45,6 +49,10 @@ class Lasting:
                 "--resume goes on from checkpoints, and no folder is named; give --checkpoints FOLDER too"
             )
         alerts_of(self.alert or [])
+        if self.report is not None:
+            from netgraph.reporting import check_report
+
+            check_report(self.report)
 
     @contextmanager
     def watching(self) -> Iterator[Any]:
@@ -68,9 +76,13 @@ class Lasting:
         found: list[Any] = list(alerts_of(self.alert or []))
         if self.mlflow:
             from netgraph.fas.tracking import MLflow
+            from netgraph.outcome import facts
+            from netgraph.reporting import run_artefact
 
             params = {k: v for k, v in asdict(settings).items() if v not in (None, "") and k != "options"}
-            pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), _page(hierarchy)]
+            notice, report = run_artefact(facts(task, hierarchy, settings))
+            found.append(notice)
+            pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), _page(hierarchy), report]
             found.append(MLflow(params={"network": task.name, **params}, artefacts=pages, example=task.example))
         if self.checkpoints is not None:
             found.append(Checkpoints(self.checkpoints, self.every, self.keep_last))
@@ -82,6 +94,14 @@ class Lasting:
 
         if self.resume and resume(run, self.checkpoints or "") is None:
             typer.echo(f"netgraph: {self.checkpoints} has no checkpoint; the run begins anew", err=True)
+
+    def reported(self, document: Any) -> None:
+        """Write the report that was asked for, and say where."""
+        from netgraph.reporting import write_report
+
+        if self.report is not None:
+            write_report(document, self.report, self.report.resolve().name)
+            typer.echo(f"netgraph: wrote {self.report}/run.json, report.html and report.svg", err=True)
 
 
 def was_stopped(reason: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 
@@ -23,24 +24,47 @@ def outcome(task: Any, hierarchy: Any, solution: Any, judgement: Any, cycle: str
     return "\n".join(lines)
 
 
-def document(task: Any, hierarchy: Any, solution: Any, judgement: Any) -> dict[str, Any]:
-    """Return the same as data for JSON, with the whole history; what is no finite number is null."""
+def facts(task: Any, hierarchy: Any, settings: Any) -> dict[str, Any]:
+    """Return what a run is of, as data for JSON; of the settings those that were given."""
     from netgraph.coarsen.report import report
+    from netgraph.fas.runfile import plain
 
-    levels = report(hierarchy)
-    found: dict[str, Any] = _plain(
+    given = {name: value for name, value in asdict(settings).items() if value not in (None, "", False)}
+    found: dict[str, Any] = plain(
         {
             "network": task.name,
             "data": task.data.name,
             "classes": list(task.data.classes),
-            "hierarchy": levels,
-            "test": judgement.document(),
-            "reason": solution.reason,
-            "converged": solution.converged,
-            "seconds": solution.seconds,
-            "flops": solution.flops,
-            "ledger": solution.ledger.state_dict(),
-            "history": solution.history,
+            "settings": given,
+            "hierarchy": report(hierarchy),
+        }
+    )
+    return found
+
+
+def document(about: dict[str, Any], run: Any, judgement: Any = None) -> dict[str, Any]:
+    """Return the same as data for JSON, with the whole history; what is no finite number is null.
+
+    Parameters
+    ----------
+    about : dict
+        From `facts`.
+    run : Solution or Run
+    judgement : Judgement, optional
+        Of the network as it is now.
+    """
+    from netgraph.fas.runfile import plain
+
+    found: dict[str, Any] = plain(
+        {
+            **about,
+            "test": None if judgement is None else judgement.document(),
+            "reason": run.reason,
+            "converged": run.converged,
+            "seconds": run.ledger.total_seconds(),
+            "flops": run.ledger.total_flops(),
+            "ledger": run.ledger.state_dict(),
+            "history": run.history,
         }
     )
     return found
@@ -66,14 +90,3 @@ def _confusion(classes: tuple[str, ...], confusion: Any) -> list[str]:
         for name, row in zip(classes, confusion, strict=True)
     ]
     return ["confusion (rows: the class, columns: what it was taken for)", head, *rows]
-
-
-def _plain(value: Any) -> Any:
-    """Return data that JSON can hold."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -28,6 +28,7 @@ RANK = {
     "fitting": 5,
     "lasting": 5,
     "outcome": 5,
+    "reporting": 5,
     "watching": 5,
     "cli": 5,
     "__main__": 5,

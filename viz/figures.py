@@ -84,11 +84,14 @@ def _axis(hierarchy: Hierarchy, axis: str | None) -> str:
 
 def write_figure(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write the figure that a file's name asks for, as SVG, PNG or PDF."""
+    asked = [word[1:] for word in Path(path).suffixes[:-1] if word[1:] in FIGURES]
+    save_figure(figure(hierarchy, asked[-1] if asked else "overview"), path)
+
+
+def save_figure(drawn: Any, path: str | Path) -> None:
+    """Write a figure by the suffix; the same figure makes the same bytes."""
     import matplotlib
 
-    path = Path(path)
-    asked = [word[1:] for word in path.suffixes[:-1] if word[1:] in FIGURES]
-    drawn = figure(hierarchy, asked[-1] if asked else "overview")
-    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower(), {})
     with matplotlib.rc_context(STYLE):
         drawn.savefig(path, dpi=200, metadata=dated)

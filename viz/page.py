@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,29 @@ def write_page(hierarchy: Hierarchy, path: str | Path) -> None:
 def page(data: dict[str, Any]) -> str:
     """Return the page of what `netgraph.viz.pagedata.page_data` returned."""
     library = (HERE / "vendor" / "cytoscape.min.js").read_text(encoding="utf-8")
-    style = (HERE / "assets" / "page.css").read_text(encoding="utf-8")
-    own = "".join((HERE / "assets" / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{own}}})();\n'
+    style, script = asset("theme.css") + asset("page.css"), scripts(*SCRIPTS)
     policy = (
         f"default-src 'none'; script-src {digest(library)} {digest(script)}; style-src {digest(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     parts = {"policy": policy, "style": style, "library": library, "script": script, "data": in_script(data)}
-    out = (HERE / "assets" / "page.html").read_text(encoding="utf-8")
-    pieces = [piece.partition("}}") for piece in out.split("{{")]
-    return pieces[0][0] + "".join(parts[name] + rest for name, _, rest in pieces[1:])
+    return filled("page.html", parts)
+
+
+def asset(name: str) -> str:
+    """Return a file of ``assets/``."""
+    return (HERE / "assets" / name).read_text(encoding="utf-8")
+
+
+def scripts(*names: str) -> str:
+    """Return files of ``assets/`` as one script that leaves no names behind."""
+    return f'(() => {{\n"use strict";\n{"".join(map(asset, names))}}})();\n'
+
+
+def filled(name: str, parts: Mapping[str, str]) -> str:
+    """Return a page of ``assets/`` with its parts in their places; what they hold is never looked through for places."""
+    pieces = [piece.partition("}}") for piece in asset(name).split("{{")]
+    return pieces[0][0] + "".join(parts[part] + rest for part, _, rest in pieces[1:])
 
 
 def digest(text: str) -> str:
