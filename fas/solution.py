@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from netgraph.fas.ledger import Ledger
+from netgraph.notebook import table
 
 
 @dataclass
@@ -46,6 +47,10 @@ class Solution:
         """Operations of training."""
         return self.ledger.total_flops()
 
+    @property
+    def _state(self) -> str:
+        return "converged" if self.converged else "ended"
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return the records of one kind: ``smooth``, ``down``, ``skip``, ``up``, ``start``, ``evaluate``, ``refused``."""
         return [record for record in self.history if record["event"] == kind]
@@ -53,7 +58,19 @@ class Solution:
     def __str__(self) -> str:
         measured = self.events("evaluate")
         figures = ", ".join(f"{k} {v:.4g}" for k, v in measured[-1]["figures"].items()) if measured else ""
-        state = "converged" if self.converged else "ended"
-        return "\n".join(part for part in (f"{state}: {self.reason}", figures, str(self.ledger)) if part)
+        return "\n".join(part for part in (f"{self._state}: {self.reason}", figures, str(self.ledger)) if part)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Return the costs as a table for notebooks, with the reason above and the figures below."""
+        measured = self.events("evaluate")
+        figures = [f"{name} {value:.4g}" for name, value in measured[-1]["figures"].items()] if measured else []
+        ups, skips = self.events("up"), self.events("skip")
+        taken = sum(record["length"] > 0 for record in ups)
+        if ups or skips:
+            figures.append(f"coarse steps: {taken} taken, {len(ups) - taken} rejected, {len(skips)} not begun")
+        figures.append(f"total {self.seconds:.2f} s, {self.flops:.3g} FLOPs")
+        head = ("level", "spent on", "seconds", "FLOPs")
+        rows = [(row["level"], row["kind"], row["seconds"], float(row["flops"])) for row in self.ledger.rows()]
+        return table(f"{self._state}: {self.reason}", head, rows, foot=", ".join(figures))

@@ -65,6 +65,19 @@ def test_a_unit_graph_shows_its_edges(hierarchy):
     assert [row[:3] for row in rows if row[:2] == ["0", "2"]] == [["0", "2", "120"]]
 
 
+def test_a_solution_shows_what_it_cost_and_why_it_ended(hierarchy):
+    batches = [(torch.randn(8, 6), torch.randint(0, 4, (8,))) for _ in range(4)]
+    problem = ng.Problem(batches, nn.functional.cross_entropy, valid=lambda model: {"<b>loss": 1.5})
+    solution = ng.FAS("v", cycles=1).solve(hierarchy, problem)
+    html = solution._repr_html_()
+    found = Cells(html)
+    assert found.tags == PLAIN
+    assert [row[:2] for row in found.rows[1:]] == [[str(r["level"]), r["kind"]] for r in solution.ledger.rows()]
+    assert all(row[3] == f"{r['flops']:.3g}" for row, r in zip(found.rows[1:], solution.ledger.rows(), strict=True))
+    assert "the 1 cycles are spent" in html
+    assert "&lt;b&gt;loss 1.5, coarse steps: " in html
+
+
 def test_names_of_a_network_stay_text():
     model = nn.Sequential()
     model.add_module("<script>alert(1)</script>", nn.Linear(4, 8))
