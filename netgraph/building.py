@@ -216,12 +216,12 @@ def progress(what: str) -> Iterator[Any]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[done]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda axis, done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, done="")  # how many there are is known when the first is begun
+        yield lambda axis, done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total}")
 
 
 def _calibration(source: str, example: Any, samples: int, seed: int) -> Any:

@@ -1,4 +1,4 @@
-"""Training as it is watched: a bar on a terminal, plain lines elsewhere; both on stderr."""
+"""Training as it is watched: two live lines on a terminal, plain lines elsewhere; both on stderr."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+
+BLOCKS = "▁▂▃▄▅▆▇█"  # a visit of the coarsest level, up to one of the finest
+VISITS = 16  # of the trace that is shown, the last of them
 
 
 class Watch:
@@ -21,7 +24,8 @@ class Watch:
 
     def __init__(self, show: Any) -> None:
         self.show = show
-        self.step = self.total = self.level = self.cycle = 0
+        self.step = self.total = self.level = self.cycle = self.depth = 0
+        self.visits: list[int] = []
         self.loss: float | None = None
         self.figures: dict[str, float] = {}
         self.begun = time.monotonic()
@@ -30,8 +34,11 @@ class Watch:
     def __call__(self, run: Any, record: dict[str, Any]) -> None:
         """Take note of a record."""
         event = record["event"]
-        self.step, self.level, self.cycle = record["step"], record["level"], record["cycle"]
+        self.step, self.cycle = record["step"], record["cycle"]
+        if event in ("begin", "start", "smooth"):
+            self._visit(record["level"])
         if event == "begin":
+            self.depth = len(run.grids) - 1
             self.total, self.begun, self.first = record["steps"], time.monotonic(), record["step"]
         if event == "smooth":
             self.loss = record["loss"]
@@ -45,10 +52,29 @@ class Watch:
         done = self.step - self.first
         return None if done <= 0 else (time.monotonic() - self.begun) / done * max(self.total - self.step, 0)
 
-    def __str__(self) -> str:
+    def _visit(self, level: int) -> None:
+        self.level = level
+        if self.visits[-1:] != [level]:
+            self.visits = [*self.visits, level][-VISITS:]
+
+    @property
+    def blocks(self) -> str:
+        """The levels of the last visits, the finest tallest: the V and W of cycles."""
+        top = len(BLOCKS) - 1
+        return "".join(BLOCKS[round(top * (1 - level / max(self.depth, 1)))] for level in self.visits)
+
+    @property
+    def digits(self) -> str:
+        """The levels of the last visits as numbers."""
+        return " ".join(map(str, self.visits[-7:]))
+
+    def words(self, trace: str) -> str:
+        """Return where the run is; the trace is left out where there is one level."""
         parts = [f"level {self.level}"]
         if self.cycle:
             parts.append(f"cycle {self.cycle}")
+        if self.depth:
+            parts.append(trace)
         if self.loss is not None:
             parts.append(f"loss {self.loss:.4f}")
         if "accuracy" in self.figures:
@@ -58,30 +84,33 @@ class Watch:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Give the callback that shows a run: on a terminal a bar with the time left, elsewhere a line an evaluation."""
-    from rich.console import Console
+    """Give the callback that shows a run: on a terminal a bar with the time left, and below it level, trace and figures; elsewhere a line an evaluation."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.text import Text
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Watch(_line)
         return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TextColumn("{task.fields[left]}"), console=console, transient=True) as bar:
-        task = bar.add_task("training", total=None, left="")
+    columns = (BarColumn(bar_width=32), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[left]}"))
+    bar, told = Progress(*columns, console=console), Text(no_wrap=True, overflow="ellipsis")
+    task = bar.add_task("training", total=None, left="")
+    with Live(Group(bar, told), console=console, transient=True):
 
         def show(watch: Watch, event: str) -> None:
-            bar.update(task, description=str(watch), completed=watch.step, total=watch.total, left=_left(watch))
+            bar.update(task, completed=watch.step, total=watch.total, left=_left(watch))
+            told.plain = watch.words(watch.blocks)
 
         yield Watch(show)
 
 
 def _line(watch: Watch, event: str) -> None:
     if event in ("evaluate", "start"):
-        typer.echo(
-            f"netgraph: step {watch.step}/{watch.total}  {watch}{'  ' * bool(_left(watch))}{_left(watch)}", err=True
-        )
+        left = _left(watch)
+        told = f"netgraph: step {watch.step}/{watch.total}  {watch.words(watch.digits)}"
+        typer.echo(f"{told}  {left}" if left else told, err=True)
 
 
 def _left(watch: Watch) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from netgraph.models.loader import Loader
 from netgraph.models.mlp import mlp
 from netgraph.models.tasks import make_task
 from netgraph.models.training import evaluate
+from netgraph.watching import Watch
 
 SMALL = ("--widths", "16,8", "--epochs", 2, "--levels", 2)
 
@@ -83,7 +85,29 @@ def test_a_terminal_gets_a_bar_in_place_of_lines(monkeypatch):
     code, _, err = run("train", "mlp", *SMALL)
     assert code == 0
     assert "━" in err
+    assert "▁█" in err  # the coarsest level, then the finest
     assert "netgraph: step" not in err
+
+
+def test_the_trace_of_a_run_is_the_levels_it_smoothed():
+    told = []
+    watch = Watch(lambda watch, event: told.append(watch.words(watch.digits)))
+    model = SimpleNamespace(grids=[None] * 3)
+    for level in (0, 0, 1, 2, 1, 0):
+        watch(
+            model,
+            {
+                "event": "smooth" if told else "begin",
+                "level": level,
+                "step": len(told),
+                "cycle": 1,
+                "steps": 9,
+                "loss": 0.5,
+            },
+        )
+    watch(model, {"event": "evaluate", "level": 0, "step": 6, "cycle": 1, "figures": {"accuracy": 0.25}})
+    assert told[-1] == "level 0  cycle 1  0 1 2 1 0  loss 0.5000  accuracy 25.00%"
+    assert watch.blocks in ("█▅▁▅█", "█▄▁▄█")
 
 
 def test_a_run_that_an_alert_stopped_is_resumed_to_the_weights_of_one_that_went_through(tmp_path):
