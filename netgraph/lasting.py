@@ -36,7 +36,7 @@ class Lasting:
     ] = None
     report: Annotated[
         Path | None,
-        typer.Option(help="Folder for the run's history, page and figures: run.json, report.html and report.svg."),
+        typer.Option(metavar="FOLDER", help="Leave the run's history, page and figures there (`netgraph report`)."),
     ] = None
     log_json: Annotated[bool, typer.Option("--log-json", help="Log every event to stderr as a line of JSON.")] = False
 

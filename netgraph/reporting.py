@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from netgraph.destination import check_file, make_folder
 from netgraph.errors import NetgraphError
 
 FIGURES = (".svg", ".png", ".pdf")
@@ -19,12 +20,15 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of --report or --checkpoints, files of train --json, or ids and experiments of MLflow."
+            metavar="RUN...",
+            help="Folders of --report or --checkpoints, files of train --json, or ids and experiments of MLflow.",
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The page to write (.html), or a sheet of figures (.svg, .png, .pdf)."),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The page (.html), or a sheet of figures (.svg, .png, .pdf)."
+        ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the compared numbers as JSON.")] = False,
 ) -> None:
@@ -72,8 +76,7 @@ def writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
         raise NetgraphError(
             f"--output {path} ends in {path.suffix or 'nothing'}; give NAME.html for the page, or .svg, .png or .pdf"
         )
-    if not path.absolute().parent.is_dir():
-        raise NetgraphError(f"--output {path}: the folder {path.absolute().parent} does not exist; make it first")
+    check_file(path)
     if path.suffix in FIGURES:
         return write_run_figure
     graph_objects()
@@ -131,10 +134,7 @@ def check_report(folder: Path) -> None:
     from netgraph.viz.training import graph_objects
 
     graph_objects()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NetgraphError(f"--report {folder} cannot be made ({error.strerror}); give another folder") from error
+    make_folder(folder)
 
 
 def write_report(document: dict[str, Any], folder: Path, name: str) -> None:
