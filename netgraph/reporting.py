@@ -20,7 +20,7 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Folders of --report or --checkpoints, files of train --json, or ids and experiments of MLflow.",
         ),
     ],

@@ -8,9 +8,10 @@ import sys
 import matplotlib.pyplot
 import numpy as np
 import pytest
-from browser import TWO_FRAMES, chromium, logged, opened
+from browser import chromium, logged, opened
 from hypothesis import given
 from hypothesis import strategies as st
+from selenium.webdriver.support.ui import WebDriverWait
 from test_cli import run
 from test_tracking import begun
 
@@ -267,13 +268,13 @@ class TestInABrowser:
         ink = "return getComputedStyle(document.querySelector('#chart0 .xtick text')).fill"
         before = driver.execute_script(ink)
         driver.find_element("id", "theme").click()
-        driver.execute_async_script(TWO_FRAMES)
-        assert driver.execute_script(ink) != before
+        waits = WebDriverWait(driver, 60)  # plotly draws, and follows the window, after a while
+        waits.until(lambda driver: driver.execute_script(ink) != before)
         size = driver.get_window_size()
         try:
             driver.set_window_size(520, 900)
-            driver.execute_async_script(TWO_FRAMES)
-            assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+            fits = "return document.documentElement.scrollWidth <= innerWidth"
+            waits.until(lambda driver: driver.execute_script(fits))
         finally:
             driver.set_window_size(size["width"], size["height"])
         assert logged(driver) == ([], [])
