@@ -68,9 +68,9 @@ def writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
     NetgraphError
         The suffix is another, the folder does not exist, or plotly is needed and not installed.
     """
+    from netgraph.viz.runcharts import graph_objects
+    from netgraph.viz.runpage import write_run_page
     from netgraph.viz.runsheet import write_run_figure
-    from netgraph.viz.training import graph_objects
-    from netgraph.viz.trainingpage import write_training_page
 
     if path.suffix not in (".html", *FIGURES):
         raise NetgraphError(
@@ -80,7 +80,7 @@ def writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
     if path.suffix in FIGURES:
         return write_run_figure
     graph_objects()
-    return write_training_page
+    return write_run_page
 
 
 def table(rows: Sequence[dict[str, Any]], loss: float | None) -> str:
@@ -131,7 +131,7 @@ def check_report(folder: Path) -> None:
     NetgraphError
         plotly is not installed, or the folder cannot be made.
     """
-    from netgraph.viz.training import graph_objects
+    from netgraph.viz.runcharts import graph_objects
 
     graph_objects()
     make_folder(folder)
@@ -140,13 +140,13 @@ def check_report(folder: Path) -> None:
 def write_report(document: dict[str, Any], folder: Path, name: str) -> None:
     """Write a run's document, its page and its sheet of figures into a folder."""
     from netgraph.fas.runfile import history_of, write_run
+    from netgraph.viz.runpage import write_run_page
     from netgraph.viz.runsheet import write_run_figure
-    from netgraph.viz.trainingpage import write_training_page
 
     write_run(document, folder)
     history = history_of(document, name)
     write_run_figure([history], folder / "report.svg")
-    write_training_page([history], folder / "report.html")
+    write_run_page([history], folder / "report.html")
 
 
 def run_artefact(about: dict[str, Any]) -> tuple[Callable[..., None], Callable[[Path], None]]:

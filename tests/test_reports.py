@@ -21,9 +21,9 @@ from netgraph.fas.history import History, common_loss, summary
 from netgraph.fas.runfile import read_run, write_run
 from netgraph.fas.tracked import read_tracked
 from netgraph.fas.tracking import MLflow
+from netgraph.viz.runcharts import CHARTS, draw_coarse_steps, draw_costs, draw_loss, draw_tau, draw_trace, label
+from netgraph.viz.runpage import run_page, write_run_page
 from netgraph.viz.runsheet import run_figure
-from netgraph.viz.training import CHARTS, draw_coarse_steps, draw_costs, draw_loss, draw_tau, draw_trace, label
-from netgraph.viz.trainingpage import training_page, write_training_page
 
 HOSTILE = ["<script>document['title']='owned'</script>", "\"'><img src=x onerror=alert(1)>", "a\nb\x00<b>", "x" * 5000]
 
@@ -186,7 +186,7 @@ def test_the_sheet_draws_the_same(solution, histories):
 
 def test_a_run_in_which_little_happened_is_drawn(tmp_path):
     record = {"event": "begin", "level": 0, "step": 0, "seconds": 0.0, "flops": 0.0}
-    write_training_page([History("begun", [record])], tmp_path / "page.html")
+    write_run_page([History("begun", [record])], tmp_path / "page.html")
     run_figure([History("begun", [record])]).savefig(tmp_path / "sheet.png")
     assert summary(History("begun", [record]), 1.0)["loss"] is None
 
@@ -199,7 +199,7 @@ def test_names_on_charts_hold_no_tag_and_one_line(name):
 
 
 def test_the_page_carries_one_script_of_plotly_and_asks_for_nothing(histories):
-    text = training_page(histories)
+    text = run_page(histories)
     assert len(re.findall(r"\* plotly\.js v", text)) == 1
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -210,7 +210,7 @@ def test_the_page_carries_one_script_of_plotly_and_asks_for_nothing(histories):
 def test_without_plotly_one_sentence_says_what_to_install(tmp_path, monkeypatch, histories):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(NetgraphError, match=r"pip install 'netgraph-coarsening\[report\]'"):
-        training_page(histories)
+        run_page(histories)
     code, _, err = run("train", "mlp", "--report", tmp_path / "r")
     assert code == 1
     assert "plotly" in err
@@ -248,7 +248,7 @@ def driver():
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, histories):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_training_page(histories, path)
+    write_run_page(histories, path)
     return path
 
 
@@ -281,7 +281,7 @@ class TestInABrowser:
 
     def test_hostile_names_are_text(self, driver, tmp_path, histories):
         runs = [History(name, histories[0].records, histories[0].costs, {"reason": name}) for name in HOSTILE]
-        write_training_page(runs, tmp_path / "page.html")
+        write_run_page(runs, tmp_path / "page.html")
         opened(driver, tmp_path / "page.html")
         assert driver.title == f"{len(HOSTILE)} runs · training report"
         assert not driver.find_elements("css selector", "main img, main script, main b, main a")

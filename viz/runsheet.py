@@ -13,7 +13,7 @@ from netgraph.fas.history import History
 from netgraph.fas.ledger import KINDS
 from netgraph.viz.drawing import GREY, OKABE_ITO, shown
 from netgraph.viz.figures import INK, STYLE, save_figure
-from netgraph.viz.training import FATES, TRACED, fate, style
+from netgraph.viz.runcharts import FATES, TRACED, fate, style
 
 LINES = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dashdot"}  # plotly's words and matplotlib's
 MARKS = {"triangle-up": "^", "x": "x", "circle-open": "o"}

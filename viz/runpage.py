@@ -14,7 +14,7 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.history import History, common_loss, summary
 from netgraph.fas.ledger import KINDS
 from netgraph.viz.page import asset, digest, filled, in_script, scripts
-from netgraph.viz.training import CHARTS, graph_objects
+from netgraph.viz.runcharts import CHARTS, graph_objects
 
 COLUMNS = {
     "run": "run", "network": "network", "data": "data", "levels": "levels", "steps": "steps", "seconds": "seconds",
@@ -25,7 +25,7 @@ COLUMNS = {
 WHOLE = ("Cycles",)  # charts that take the whole width
 
 
-def write_training_page(histories: Sequence[History], path: str | Path) -> None:
+def write_run_page(histories: Sequence[History], path: str | Path) -> None:
     """Write runs as one HTML file.
 
     Parameters
@@ -39,18 +39,18 @@ def write_training_page(histories: Sequence[History], path: str | Path) -> None:
     NetgraphError
         plotly is not installed, or there is no run.
     """
-    Path(path).write_text(training_page(histories), encoding="utf-8")
+    Path(path).write_text(run_page(histories), encoding="utf-8")
 
 
-def training_page(histories: Sequence[History]) -> str:
+def run_page(histories: Sequence[History]) -> str:
     """Return the page of some runs."""
     if not histories:
         raise NetgraphError("a report is of runs, and none is given; name one or more")
     graph_objects()
     from plotly.offline import get_plotlyjs
 
-    library, style = get_plotlyjs(), asset("theme.css") + asset("training.css")
-    script = scripts("training.js")
+    library, style = get_plotlyjs(), asset("theme.css") + asset("run.css")
+    script = scripts("run.js")
     # plotly brings style sheets of its own, other ones with each version; nothing that they name can be fetched
     policy = (
         f"default-src 'none'; script-src {digest(library)} {digest(script)}; style-src 'unsafe-inline'; "
@@ -58,7 +58,7 @@ def training_page(histories: Sequence[History]) -> str:
     )
     data = in_script(report_data(histories))
     parts = {"policy": policy, "style": style, "library": library, "script": script, "data": data}
-    return filled("training.html", parts)
+    return filled("run.html", parts)
 
 
 def report_data(histories: Sequence[History]) -> dict[str, Any]:
