@@ -26,7 +26,7 @@ from netgraph.models.mlp import mlp
 
 RESULTS = Path(__file__).parent / "results" / "fas_memory.json"
 WIDTHS = (784, 2048, 2048, 2048, 10)
-OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0)
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
 KINDS = ("plain", "kaskade", "v", "w", "full")
 
 

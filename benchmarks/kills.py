@@ -38,7 +38,7 @@ from netgraph.models.datasets import load
 OPTIONS = Options(
     smoothing=Smoothing(pre=2, post=2, coarse=3, ema=0.9),
     tau=Tau("several", 2),
-    gate=Gate(gap=float("inf"), tau=float("inf"), kappa=0.0),
+    gate=Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf")),
 )
 
 

@@ -40,13 +40,15 @@ PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "mnist_mlp.svg"
 GRID = [
     {"lr": lr, "batch": batch, "epochs": epochs, "schedule": schedule}
     for lr, batch, epochs, schedule in (
-        (5e-4, 128, 8, "one-cycle"), (1e-3, 128, 8, "one-cycle"), (2e-3, 128, 8, "one-cycle"), (4e-3, 128, 8, "one-cycle"),
-        (1e-3, 256, 8, "one-cycle"), (1e-3, 128, 8, "cosine"), (1e-3, 128, 16, "one-cycle"),
+        (5e-4, 128, 4, "one-cycle"), (1e-3, 128, 4, "one-cycle"), (2e-3, 128, 4, "one-cycle"), (5e-4, 256, 4, "one-cycle"),
+        (1e-3, 256, 4, "one-cycle"), (2e-3, 256, 4, "one-cycle"), (2.5e-4, 128, 8, "one-cycle"), (5e-4, 128, 8, "one-cycle"), (1e-3, 128, 8, "one-cycle"),
+        (2e-3, 128, 8, "one-cycle"), (4e-3, 128, 8, "one-cycle"), (5e-4, 256, 8, "one-cycle"), (1e-3, 256, 8, "one-cycle"),
+        (1e-3, 128, 8, "cosine"), (1e-3, 128, 16, "one-cycle"),
     )
 ]  # fmt: skip
-TUNED = {"lr": 1e-3, "batch": 128, "epochs": 8, "schedule": "one-cycle"}
+TUNED = {"lr": 1e-3, "batch": 128, "epochs": 4, "schedule": "one-cycle"}
 ADAMW = torch.optim.AdamW
-OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, search=())
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())
 
 
 class Method:
@@ -66,15 +68,8 @@ def alone(**how: Any) -> FAS:
     return plain(optimizer=ADAMW, **how)
 
 
-def shorter(epochs: float) -> Callable[..., FAS]:
-    """Return ordinary training that costs as much as another method."""
-    return lambda **how: alone(**{**how, "epochs": epochs})
-
-
 METHODS = {
     "plain": Method(alone),
-    "plain, as long as V-cycles cost": Method(shorter(5.7)),
-    "plain, as long as nested iteration costs": Method(shorter(4.4)),
     "half the width alone": Method(alone, shrink=2),
     "a quarter of the width alone": Method(alone, shrink=4),
     "nested iteration, 2 levels": Method(cycles("kaskade", (0.3, 0.7)), 2),
@@ -134,6 +129,17 @@ def levels_of(model: torch.nn.Module, example: torch.Tensor, method: Method) -> 
     return hierarchy if method.levels > 1 else ng.Hierarchy(hierarchy.levels[:1], hierarchy.options)
 
 
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that were measured."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row for row in map(json.loads, lines) if "method" in row]
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what makes a row: one that is there is not run again."""
+    return (*(row[name] for name in ("method", "seed", "lr", "batch", "epochs")), *row["widths"])
+
+
 def report(rows: list[dict[str, Any]]) -> str:
     """Return one line a method: medians, spread, and the cost over that of the plain run of the same seed."""
     base = {row["seed"]: row for row in rows if row["method"] == "plain"}
@@ -188,13 +194,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ablations", action="store_true", help="with the first seed, after the methods")
     parser.add_argument("--only", nargs="*", help="methods whose names hold one of these words")
+    parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
     parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     if options.report:
-        rows = [json.loads(line) for line in options.out.read_text().splitlines()]
-        rows = [row for row in rows if "method" in row]
+        rows = [row for row in rows_in(options.out) if row["widths"][1:-1] == options.widths]
         print(report(rows))
         picture(rows)
         return
@@ -208,10 +214,13 @@ def main() -> None:
     jobs = [(name, method, seed) for seed in range(options.seeds) for name, method in METHODS.items()]
     jobs += [(name, method, 0) for name, method in ABLATIONS.items() if options.ablations]
     jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]
+    how, done = {**TUNED, "epochs": options.epochs}, {key_of(row) for row in rows_in(options.out)}
     with options.out.open("a") as file:
         file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
         for name, method, seed in jobs:
-            row = run(name, method, data, seed, widths, TUNED)
+            if key_of({"method": name, "seed": seed, "widths": widths, **how}) in done:
+                continue
+            row = run(name, method, data, seed, widths, how)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(name, seed, f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s", flush=True)

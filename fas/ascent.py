@@ -31,6 +31,8 @@ class Ascent:
         s; 0 where the correction was rejected.
     before, after : float
         f(x) - <b, x> on the common minibatches; not a number where nobody measured.
+    tried : int
+        Lengths that were measured.
     size : float
         |d|.
     angle : float
@@ -40,12 +42,21 @@ class Ascent:
     length: float
     before: float = math.nan
     after: float = math.nan
+    tried: int = 0
     size: float = 0.0
     angle: float = math.nan
 
 
 def ascend(
-    maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, lengths: tuple[float, ...], found: Descent | None
+    maps: Maps,
+    level: int,
+    fine: Grid,
+    coarse: Grid,
+    value: Value,
+    lengths: tuple[float, ...],
+    found: Descent | None,
+    *,
+    stayed: bool = False,
 ) -> Ascent:
     """Correct a level's x in place.
 
@@ -55,6 +66,8 @@ def ascend(
         Tried in turn; empty: 1 without measuring.
     found : Descent, optional
         What was found where the level was left, for the angle.
+    stayed : bool
+        Whether x is what it was there, so that f(x) is known.
     """
     change = minus({n: t for n, t in coarse.x.items() if t.is_floating_point()}, coarse.injected)
     sizes = [float(_prolonged(maps, level, change, name).norm()) for name in change if name in fine.smoother.named]
@@ -68,10 +81,12 @@ def ascend(
         _move(maps, level, fine, coarse, start, change, 1.0)
         taken.length = 1.0
         return taken
-    taken.before = shifted_value(fine, value, coarse)
+    known = found.fine if found is not None and stayed else None
+    taken.before = shifted_value(fine, value, coarse, known)
     for length in lengths:
         _move(maps, level, fine, coarse, start, change, length)
         after = shifted_value(fine, value, coarse)
+        taken.tried += 1
         if after < taken.before:  # false for what is no number
             taken.length, taken.after = length, after
             return taken
@@ -79,11 +94,11 @@ def ascend(
     return taken
 
 
-def shifted_value(fine: Grid, value: Value, coarse: Grid) -> float:
-    """Return f(x) - <b, x> on the minibatches that the coarse level was given."""
+def shifted_value(fine: Grid, value: Value, coarse: Grid, known: float | None = None) -> float:
+    """Return f(x) - <b, x> on the minibatches that the coarse level was given; ``known`` is f(x) where somebody has it."""
     batches = coarse.common
     linear = sum(dot(fine.b(i), fine.x) for i in range(len(batches))) / max(len(batches), 1) if fine.rhs else 0.0
-    return mean_value(fine, value, batches) - linear
+    return (mean_value(fine, value, batches) if known is None else known) - linear
 
 
 def _prolonged(maps: Maps, level: int, change: Vector, name: str) -> Tensor:

@@ -152,13 +152,21 @@ def _check(kind: str) -> None:
 
 
 def rounds(cycle: list[Visit], steps: int) -> list[Visit]:
-    """Return a cycle again and again until ``steps`` steps are taken; what is left is smoothing of its first level."""
+    """Return a cycle again and again until ``steps`` steps are taken; what is left lengthens the first smoothing of them all."""
     length = sum(visit.steps for visit in cycle)
     if length == 0 and steps:
         raise NetgraphError("a cycle without pre-, post- and coarse smoothing takes no step; set one of them above 0")
     n = steps // length if length else 0
-    rest = steps - n * length
-    return cycle * n + ([Visit("smooth", cycle[-1].level, rest), cycle[-1]] if rest else [])
+    rest, level = steps - n * length, cycle[-1].level
+    if not n:
+        return [Visit("smooth", level, rest), cycle[-1]] if rest else []
+    first = next(i for i, visit in enumerate(cycle) if visit.kind == "smooth" and visit.level == level)
+    more = [rest * (i + 1) // n - rest * i // n for i in range(n)]
+    return [
+        visit._replace(steps=visit.steps + more[i]) if j == first else visit
+        for i in range(n)
+        for j, visit in enumerate(cycle)
+    ]
 
 
 def portions(steps: int, share: tuple[float, ...], n_levels: int) -> list[int]:

@@ -35,5 +35,7 @@ def sentence(run: Run, record: Mapping[str, Any]) -> str:
             if record["length"]
             else f"{where}: correction rejected"
         )
+    if kind == "norm":
+        return f"{where}: after {record['cycles']} cycles {record['norm']:.4g}"
     told = next((str(record[key]) for key in ("why", "reason", "error", "message") if record.get(key)), "")
     return f"{where}: {kind}" + (f", {told}" if told else "")

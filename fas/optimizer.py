@@ -17,15 +17,16 @@ from torch.optim.optimizer import Optimizer
 
 from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
+from netgraph.fas.account import STEP, Account
 from netgraph.fas.coarsestart import Borrowed, CoarseStart
 from netgraph.fas.cycle import one
 from netgraph.fas.grid import Grid
 from netgraph.fas.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.problem import rows_of
 from netgraph.fas.run import REFUSED, Run
-from netgraph.fas.smoother import MakeOptimizer
+from netgraph.fas.smoother import MakeOptimizer, StepResult
 from netgraph.fas.steering import Rest
-from netgraph.fas.tau import Descent
 
 Closure = Callable[..., Tensor]
 Minibatch = tuple[tuple[Any, ...], Closure]
@@ -83,7 +84,7 @@ class Multigrid(Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.every, self.fine_steps, self.refused = optimizer, every, 0, 0
         self.start = CoarseStart(maps, optimizer, begin, self.options, seed)
-        self._recent: deque[Minibatch] = deque(maxlen=self.options.tau.batches)
+        self._recent: deque[Minibatch] = deque(maxlen=self.options.tau.batches + 1)  # the first judges what is earned
         self._run = _Excursion.of(maps, optimizer, self.start.names, self._recent, cycle, self.options, make, seed)
         self._follow()
 
@@ -132,6 +133,7 @@ class Multigrid(Optimizer):
         self._count(result.taken, result.loss)
         if not self.start.level:
             self._recent.append((batch, closure if batch else bound(closure)))
+            self._run.count(result, rows_of(self._recent[-1]))
             self.fine_steps += 1
             if self._due():
                 self._run.go_round()
@@ -147,6 +149,7 @@ class Multigrid(Optimizer):
         """Return the optimizer's state and, under ``multigrid``, the place between coarse steps."""
         rests = {level: (rest.refusals, rest.left) for level, rest in self._run.rests.items()}
         own = {"fine_steps": self.fine_steps, "rests": rests, "start": self.start.state_dict()}
+        own |= {"account": {**vars(self._run.account)}, "whole": self._run.whole}
         return {**self.optimizer.state_dict(), "multigrid": own}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -161,6 +164,7 @@ class Multigrid(Optimizer):
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.fine_steps = own["fine_steps"]
         self._run.rests = {int(level): Rest(*rest) for level, rest in own["rests"].items()}
+        self._run.account, self._run.whole = Account(**own.get("account", {})), own.get("whole", 0.0)
         self._recent.clear()
         self._follow()
 
@@ -177,7 +181,7 @@ class Multigrid(Optimizer):
             )
 
     def _due(self) -> bool:
-        ready = len(self._recent) == self._recent.maxlen and len(self._run.grids) > 1
+        ready = len(self._recent) >= self.options.tau.batches and len(self._run.grids) > 1
         return ready and self.every > 0 and self.fine_steps % self.every == 0
 
 
@@ -202,7 +206,16 @@ class _Excursion(Run):
 
         grids = [grid(maps, level) for level in range(len(maps.models))]
         visits = [v for v in one(cycle, 0, len(grids) - 1, options.smoothing_of) if v.kind != "smooth" or v.level]
-        return cls(maps, _Losses(recent), options, grids, grid, visits, [_Still()], _Recent(recent), seed=seed)  # type: ignore[list-item, arg-type]
+        run = cls(maps, _Losses(recent), options, grids, grid, visits, [_Still()], _Recent(recent), seed=seed)  # type: ignore[list-item, arg-type]
+        run.whole = 0.0  # the run is as long as it has been so far
+        return run
+
+    def count(self, result: StepResult, rows: int) -> None:
+        """Note a step of the loop outside, which is what coarse steps are measured by."""
+        cost = STEP * rows * self.maps.flops[0]
+        self.whole += cost
+        if result.taken:
+            self.account.step(result.loss, cost)
 
     def go_round(self) -> None:
         """Take one coarse step."""
@@ -212,13 +225,13 @@ class _Excursion(Run):
         while self.at < len(self.visits) and not self.reason:
             self._visit(self.instead or self.visits[self.at])
 
-    def _smooth_instead(self, why: str, found: Descent | None) -> None:
+    def smooth_instead(self, why: str, figures: Mapping[str, float]) -> None:
         """A refused coarse step of the finest level is left out: the loop outside goes on smoothing."""
-        super()._smooth_instead(why, found)
+        super().smooth_instead(why, figures)
         if self.visits[self.at].level == 0:
-            self.instead, self.at = None, self._up_of(self.at)
+            self.instead, self.at = None, self.stop_of(self.at) - 1
 
-    def _placed(self, batch: Any, grid: Grid) -> Any:
+    def placed(self, batch: Any, grid: Grid) -> Any:
         return batch
 
 
@@ -282,6 +295,10 @@ class _Recent:
     def take(self, n: int) -> list[Minibatch]:
         """Return the last n."""
         return list(self.batches)[-n:]
+
+    def peek(self) -> Minibatch:
+        """Return the one before these, which the coarse step does not work on."""
+        return self.batches[0]
 
 
 def _value(model: nn.Module, batch: Minibatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Options of the solver, in five small groups, and how text names them: ``gate.gap=0.05``, ``level.2.lr=3e-4``."""
+"""Options of the solver, in six small groups, and how text names them: ``gate.gap=0.05``, ``level.2.lr=3e-4``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from netgraph.errors import NetgraphError
 CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
 TAUS = ("none", "common", "several", "whole")
 SPLITS = ("zero-sum", "everything", "none")
+MEASURES = ("gradient", "valid")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ class Gate:
         Lengths that are tried for a correction, on the common minibatches; it is rejected where none lowers f. Empty:
         corrections are taken as they come.
     patience : int
-        After so many refusals in a row a level rests; each further refusal doubles its rest, a success ends it.
+        After so many refusals in a row a level rests; each further refusal doubles its rest, a success ends it. A correction
+        of the finest level that earned less than smoothing would have is a refusal.
+    share : float
+        Share of the run's cost that coarse steps of the finest level may lose against smoothing it; one that could cost more is not
+        tried (`netgraph.fas.account`). ``inf``: nobody counts. Nor is counted for a problem of one minibatch.
     """
 
     gap: float = 0.1
@@ -89,6 +94,7 @@ class Gate:
     kappa: float = 0.1
     search: tuple[float, ...] = (1.0, 0.5, 0.25)
     patience: int = 2
+    share: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,37 @@ class Adapt:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """When the solver calls a run converged, or diverged; nothing is measured unless one of the first four is set.
+
+    Parameters
+    ----------
+    rtol, atol : float
+        Converged where the gradient's norm is below this share of the first one, or below this number.
+    stol : float
+        Converged where a cycle moved x by less than this share of its length.
+    max_it : int
+        Cycles on the finest level after which the run ends, not converged; 0: as many as it has.
+    divtol : float
+        Diverged where the norm is above so many times the first.
+    measure : str
+        ``gradient``: the norm of the mean gradient over all minibatches; ``valid``: the loss on validation data in its place.
+    """
+
+    rtol: float = 0.0
+    atol: float = 0.0
+    stol: float = 0.0
+    max_it: int = 0
+    divtol: float = 1e4
+    measure: str = "gradient"
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be measured."""
+        return bool(self.rtol or self.atol or self.stol or self.max_it)
+
+
+@dataclass(frozen=True)
 class Options:
     """All groups, and what single levels override.
 
@@ -141,10 +178,15 @@ class Options:
     gate: Gate = field(default_factory=Gate)
     split: Split = field(default_factory=Split)
     adapt: Adapt = field(default_factory=Adapt)
+    tolerance: Tolerance = field(default_factory=Tolerance)
     levels: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, value, allowed in (("tau.kind", self.tau.kind, TAUS), ("split.kind", self.split.kind, SPLITS)):
+        for what, value, allowed in (
+            ("tau.kind", self.tau.kind, TAUS),
+            ("split.kind", self.split.kind, SPLITS),
+            ("tolerance.measure", self.tolerance.measure, MEASURES),
+        ):
             if value not in allowed:
                 raise NetgraphError(f"{what} is {value!r}; there are {', '.join(allowed)}")
         known = {"lr", *(f.name for f in fields(Smoothing))}

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from netgraph.fas.ascent import ascend
+from netgraph.fas.account import Account
 from netgraph.fas.cycle import Visit
 from netgraph.fas.grid import Grid
 from netgraph.fas.ledger import BACKWARD, Ledger
 from netgraph.fas.maps import HierarchyMaps, Maps
-from netgraph.fas.moments import correct_moments, moments_down, moments_of, moments_up, set_moments
+from netgraph.fas.moments import moments_of, moments_up, set_moments
 from netgraph.fas.nested import start_level
 from netgraph.fas.options import Options
+from netgraph.fas.passage import come_up, go_down, held_back, work_of
 from netgraph.fas.problem import Objective, placed, rows_of
 from netgraph.fas.rematch import rematched
 from netgraph.fas.schedule import Schedule
 from netgraph.fas.steering import Rest, Steering
 from netgraph.fas.stream import Stream
-from netgraph.fas.tau import Descent, descend, gap_only, refusal
-from netgraph.fas.vectors import assign, copied
+from netgraph.fas.tau import Descent
+from netgraph.fas.vectors import Vector
 
 Callback = Callable[["Run", dict[str, Any]], None]
 REFUSED = 25  # refused steps in a row after which a run gives up
@@ -82,6 +84,8 @@ class Run:
     rests: dict[int, Rest] = field(default_factory=dict)
     descents: dict[int, Descent] = field(default_factory=dict)
     steering: Steering = field(default_factory=Steering)
+    account: Account = field(default_factory=Account)
+    before: Vector = field(default_factory=dict)  # x a cycle ago, where a tolerance asks for it
     notes: dict[str, Any] = field(default_factory=dict)  # what callbacks want to find again when the run is resumed
     rng: Mapping[str, Tensor] | None = None  # where random numbers go on
 
@@ -93,6 +97,7 @@ class Run:
         self.tell("begin", self.top, steps=self.total_steps)
         try:
             while self.at < len(self.visits) and not self.reason:
+                self._plain_cycle()
                 self._visit(self.instead or self._steered(self.visits[self.at]))
             if not self.reason:
                 if not (self.evaluations and self.steps % self.evaluations == 0):  # else just done
@@ -129,16 +134,24 @@ class Run:
         return sum(visit.steps for visit in self.visits)
 
     def _after(self, visit: Visit) -> tuple[int, Visit | None]:
-        """Return where to go on: smoothing in the place of a coarse step ends where that would have ended."""
-        if visit.kind == "down" and self.instead is not None:
-            return self.at, self.instead
-        return (self._up_of(self.at) if self.instead is not None else self.at) + 1, None
+        """Return where to go on: smoothing in the place of other visits ends where those would have ended."""
+        if self.instead is None:
+            return self.at + 1, None
+        return (self.at, self.instead) if visit.kind == "down" else (self.stop_of(self.at), None)
 
-    def _up_of(self, at: int) -> int:
+    def stop_of(self, at: int) -> int:
+        """Return where a coarse step that is not taken ends: with its cycle, and on coarse levels where it comes up."""
         level = self.visits[at].level
-        return next(
-            i for i in range(at, len(self.visits)) if self.visits[i].kind == "up" and self.visits[i].level == level
-        )
+        kind, after = ("end", 0) if level == self.top else ("up", 1)
+        return after + next(i for i in range(at, len(self.visits)) if self.visits[i][:2] == (kind, level))
+
+    def _plain_cycle(self) -> None:
+        """Smooth for a whole cycle, its schedule spread evenly, where it is known as it begins that nobody goes down."""
+        now, then = self.visits[self.at], self.visits[min(self.at + 1, len(self.visits) - 1)]
+        if self.instead is None and not self.done and now.kind == "smooth" and then == ("down", self.top, 0):
+            why = held_back(self, self.top)
+            if why is not None:
+                self.smooth_instead(why, {})
 
     # smoothing
 
@@ -165,7 +178,7 @@ class Run:
         """Return how far the schedule goes: as far as the steps that were planned here."""
         if self.instead is None:
             return self.visits[self.at].steps
-        return sum(v.steps for v in self.visits[self.at : self._up_of(self.at)])
+        return sum(v.steps for v in self.visits[self.at : self.stop_of(self.at)])
 
     def _step(self, grid: Grid, level: int) -> None:
         n = grid.smoother.options.accumulate
@@ -174,14 +187,16 @@ class Run:
         grid.turns += n
         result = grid.smoother.step(self.problem.value, batches, grid.b(first))
         rows = sum(rows_of(batch) for batch in batches)
+        cost = (1 + BACKWARD) * rows * self.maps.flops[level]
         self.ledger.samples[level] += rows
-        self.ledger.spend(level, "smooth", (1 + BACKWARD) * rows * self.maps.flops[level])
+        self.ledger.spend(level, "smooth", cost)
         self.steps += 1
         if result.taken:
             self.refused = 0
             self.losses.append(result.loss)
             if level == self.top:
                 self.steering.step(result.loss)
+                self.account.step(result.loss, cost)
             if self.mean is not None and level == 0:
                 self.mean.update_parameters(grid.model)
         else:
@@ -189,9 +204,9 @@ class Run:
 
     def _batch(self, grid: Grid, turn: int) -> Any:
         batch = grid.common[turn % len(grid.common)] if grid.common else next(self.stream)
-        return self._placed(batch, grid)
+        return self.placed(batch, grid)
 
-    def _placed(self, batch: Any, grid: Grid) -> Any:
+    def placed(self, batch: Any, grid: Grid) -> Any:
         parameter = next(grid.model.parameters(), None)
         return batch if parameter is None else placed(batch, parameter.device)
 
@@ -217,80 +232,23 @@ class Run:
     # between levels
 
     def _down(self, visit: Visit) -> None:
-        level = visit.level
-        rest = self.rests.setdefault(level, Rest())
-        if rest.left > 0:
-            rest.left -= 1
-            self._smooth_instead("the level rests after refusals", None)
-            return
-        fine, coarse = self.grids[level], self.grids[level + 1]
-        with self.ledger.clock(level, "transfer"):
-            assign(coarse.x, self.maps.inject(level, fine.x))
-        found = self._descend(level, fine, coarse)
-        why = refusal(found, self.options.gate)
-        if why is not None:
-            rest.refuse(self.options.gate.patience)
-            coarse.settle()
-            self._smooth_instead(why, found)
-            return
-        coarse.rhs, coarse.turns, self.descents[level] = found.rhs, 0, found
-        coarse.injected = copied({n: t for n, t in coarse.x.items() if t.is_floating_point()})
-        with self.ledger.clock(level, "transfer"):
-            own = moments_of(fine.smoother) if self.options.smoothing.moments else {}
-            set_moments(coarse.smoother, moments_down(self.maps, level, own))
-        if level == self.top:
-            self.steering.go_down(self.ledger.total_seconds())
-        self.tell("down", level, **_figures(found))
-
-    def _descend(self, level: int, fine: Grid, coarse: Grid) -> Descent:
-        """Form tau on a set of minibatches, of which coarse smoothing then goes through the same."""
-        tau, value = self.options.tau, self.problem.value
-        if tau.kind == "whole":
-            batches = [self._placed(batch, fine) for batch in self.problem.batches]
-            coarse.common = []
-        else:
-            batches = fine.common or [self._placed(batch, fine) for batch in self.stream.take(tau.batches)]
-            coarse.common = batches
-        flops = self.maps.flops[level] + self.maps.flops[level + 1]
-        with self.ledger.clock(level, "tau"):
-            first = batches if tau.kind == "none" else batches[:1]  # two forward passes tell most closed gates
-            found = gap_only(fine, coarse, value, first)
-            self.ledger.spend(level, "tau", sum(rows_of(batch) for batch in first) * flops)
-            if tau.kind != "none" and refusal(found, self.options.gate) is None:
-                found = descend(self.maps, level, fine, coarse, value, batches, each=tau.kind == "several")
-                self.ledger.spend(level, "tau", (1 + BACKWARD) * sum(rows_of(batch) for batch in batches) * flops)
-        return found
-
-    def _smooth_instead(self, why: str, found: Descent | None) -> None:
-        """Spend what the coarse step would have cost on this level."""
-        level, flops = self.visits[self.at].level, self.maps.flops
-        planned = self.visits[self.at : self._up_of(self.at)]
-        cost = sum(v.steps * flops[v.level] for v in planned) / max(flops[level], 1e-300)
-        self.instead = Visit("smooth", level, max(round(cost), 1))
-        self.tell("skip", level, why=why, **({} if found is None else _figures(found)))
+        go_down(self, visit.level)
 
     def _up(self, visit: Visit) -> None:
-        level = visit.level
-        fine, coarse = self.grids[level], self.grids[level + 1]
-        found = self.descents.pop(level)
-        lengths = self.options.gate.search if coarse.common else ()
-        with self.ledger.clock(level, "search"):
-            taken = ascend(self.maps, level, fine, coarse, self.problem.value, lengths, found)
-        rows = sum(rows_of(batch) for batch in coarse.common)
-        self.ledger.spend(level, "search", (1 + len(lengths)) * rows * self.maps.flops[level])
-        rest = self.rests.setdefault(level, Rest())
-        if taken.length:
-            rest.succeed()
-            with self.ledger.clock(level, "transfer"):
-                # in an additive cycle this level has been smoothed meanwhile, and its own moments stand
-                if self.options.smoothing.moments and self.visits[self.at - 1].level != level:
-                    correct_moments(self.maps, level, fine.smoother, coarse.smoother)
-        else:
-            rest.refuse(self.options.gate.patience)
-        coarse.settle()
-        if level == self.top:
-            self.steering.come_up(taken.before - taken.after if taken.length else 0.0, self.ledger.total_seconds())
-        self.tell("up", level, **vars(taken))
+        come_up(self, visit.level)
+
+    @cached_property
+    def whole(self) -> float:
+        """What smoothing as planned costs in all, in operations."""
+        return work_of(self, [visit for visit in self.visits if visit.kind == "smooth"])
+
+    def smooth_instead(self, why: str, figures: Mapping[str, float]) -> None:
+        """Spend what the coarse step would have cost on this level."""
+        level, flops = self.visits[self.at].level, self.maps.flops
+        planned = self.visits[self.at : self.stop_of(self.at)]
+        cost = sum(v.steps * flops[v.level] for v in planned) / max(flops[level], 1e-300)
+        self.instead = Visit("smooth", level, max(round(cost), 1))
+        self.tell("skip", level, why=why, **figures)
 
     def _start(self, visit: Visit) -> None:
         self.top = level = visit.level
@@ -300,6 +258,7 @@ class Run:
             if self.options.smoothing.moments:
                 set_moments(fine.smoother, moments_up(self.maps, level, moments_of(coarse.smoother)))
             coarse.smoother.optimizer.state.clear()  # its memory is the finer level's now
+        self.account = Account(self.account.owed)
         self.tell("start", level)
 
     def _end(self, visit: Visit) -> None:
@@ -349,17 +308,6 @@ class Run:
         with self.ledger.clock(level, "callbacks"):
             for callback in self.callbacks:
                 callback(self, record)
-
-
-def _figures(found: Descent) -> Mapping[str, float]:
-    return {
-        "fine": found.fine,
-        "coarse": found.coarse,
-        "gap": found.gap,
-        "tau": found.tau,
-        "restricted": found.restricted,
-        "gradient": found.gradient,
-    }
 
 
 def set_training(models: Sequence[nn.Module]) -> list[bool]:

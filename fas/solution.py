@@ -20,7 +20,7 @@ class Solution:
     model : torch.nn.Module
         The finest network, trained in place.
     converged : bool
-        Whether a callback stopped the run as converged; a run that spends its budget has not asked.
+        Whether a tolerance was met (`netgraph.fas.options.Tolerance`), or a callback stopped the run as converged.
     reason : str
         Why the run ended.
     history : list of dict
@@ -52,7 +52,7 @@ class Solution:
         return "converged" if self.converged else "ended"
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return the records of one kind: ``smooth``, ``down``, ``skip``, ``up``, ``start``, ``evaluate``, ``refused``."""
+        """Return the records of one kind: ``smooth``, ``down``, ``skip``, ``up``, ``start``, ``norm``, ``evaluate``, ``refused``."""
         return [record for record in self.history if record["event"] == kind]
 
     def __str__(self) -> str:

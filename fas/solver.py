@@ -27,6 +27,7 @@ from netgraph.fas.schedule import MakeScheduler, Schedule
 from netgraph.fas.smoother import MakeOptimizer, Smoother
 from netgraph.fas.solution import Solution
 from netgraph.fas.stream import Stream
+from netgraph.fas.tolerance import check_tolerance, converge
 
 
 class FAS:
@@ -133,12 +134,13 @@ class FAS:
         steps = [sum(v.steps for v in visits if v.level == level) for level in range(len(grids))]
         lengths = steps if self.schedule_per_level else [sum(steps)]
         ema = self.options.smoothing_of(0).ema
+        check_tolerance(self.options.tolerance, problem)
         if self.options.adapt.rematch:
             check_rematch(maps)
         return Run(
             maps, problem, self.options, grids, self.grid, visits,
             [Schedule(self.schedule, self.make, n) for n in lengths],
-            Stream(problem.batches, self.seed), callbacks, self.seed, every, evaluations,
+            Stream(problem.batches, self.seed), (converge, *callbacks), self.seed, every, evaluations,
             None if ema is None else mean_of(maps.models[0], ema),
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
+from netgraph.fas.account import Account
 from netgraph.fas.cycle import Visit
 from netgraph.fas.grid import Grid
 from netgraph.fas.layouts import laid_out, layouts_of
@@ -44,6 +45,7 @@ def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
     document["instead"] = None if run.instead is None else list(run.instead)
     document["rests"] = {str(level): vars(rest) for level, rest in run.rests.items()}
     document["steering"] = {name: str(value) for name, value in vars(run.steering).items()}  # may be no number yet
+    document["account"] = vars(run.account)
     document["descents"] = {str(i): _descent(found, f"{i}/direction", tensors) for i, found in run.descents.items()}
     document["schedules"] = [schedule.state_dict() for schedule in run.schedules]
     document["stream"] = _stream(run, tensors)
@@ -54,6 +56,7 @@ def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
             tensors |= _under(f"aggregates/{level}", found)
     if run.mean is not None:
         tensors |= _under("mean", live_state(run.mean))
+    tensors |= _under("before", run.before)
     tensors |= _under("random", random_state())
     # a long history would be too long for a document
     tensors["history"] = torch.frombuffer(
@@ -74,6 +77,7 @@ def set_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, An
     run.instead = None if document["instead"] is None else Visit(*document["instead"])
     run.rests = {int(level): Rest(**rest) for level, rest in document["rests"].items()}
     run.steering = Steering(**{name: float(value) for name, value in document["steering"].items()})
+    run.account = Account(**document["account"])
     for level, (grid, known) in enumerate(zip(run.grids, document["grids"], strict=True)):
         _set_grid(grid, str(level), tensors, known)
     run.descents = {
@@ -88,6 +92,7 @@ def set_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, An
     run.history[:] = json.loads(bytes(tensors["history"].tolist()))
     if run.mean is not None:
         assign(live_state(run.mean), under("mean", tensors))
+    run.before = _placed_under("before", tensors, run.grids[0].model)
     run.rng = under("random", tensors)
 
 

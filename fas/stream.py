@@ -43,19 +43,23 @@ class Stream:
 
     def __next__(self) -> Any:
         """Return the next minibatch, of the next pass where this one is over."""
+        found = self.peek()
+        self._ahead.clear()
+        self.position += 1
+        return found
+
+    def peek(self) -> Any:
+        """Return the minibatch that is next, and leave it there."""
         if self._pass is None:
             self._begin()
         assert self._pass is not None
-        if self._ahead:
-            found = self._ahead.pop()
-        else:
+        if not self._ahead:
             try:
-                found = next(self._pass)
+                self._ahead.append(next(self._pass))
             except StopIteration:
                 self.epoch, self.position, self._pass = self.epoch + 1, 0, None
-                return next(self)
-        self.position += 1
-        return found
+                return self.peek()
+        return self._ahead[0]
 
     def take(self, n: int) -> list[Any]:
         """Return the next n minibatches."""
@@ -89,7 +93,7 @@ class Stream:
         """Return the place in the stream, with the states of the loader's own generators where the pass began and now."""
         now = [generator.get_state() for generator in generators_of(self.batches)]
         began = self._own if self._pass is not None else now
-        return {"epoch": self.epoch, "position": self.position, "began": began, "now": now}
+        return {"epoch": self.epoch, "position": self.position, "ahead": len(self._ahead), "began": began, "now": now}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place in the stream: the pass is begun again, and what was taken of it is drawn and left."""
@@ -99,5 +103,7 @@ class Stream:
             generator.set_state(began)
         for _ in range(state["position"]):
             next(self)
+        if state["ahead"]:
+            self.peek()
         for generator, now in zip(own, state.get("now", ()), strict=False):
             generator.set_state(now)

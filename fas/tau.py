@@ -86,7 +86,7 @@ def _descend(
     maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any], b: Vector
 ) -> Descent:
     models = [fine.model, coarse.model]
-    found = Descent([], _slope(fine, value, batches, models), _slope(coarse, value, batches, models))
+    found = Descent([], slope(fine, value, batches, models), slope(coarse, value, batches, models))
     subtract(b, fine.smoother.named)
     residual, g_c = gradients(fine.smoother), gradients(coarse.smoother)
     found.gradient = norm(residual)
@@ -100,7 +100,7 @@ def _descend(
     return found
 
 
-def _slope(grid: Grid, value: Value, batches: Sequence[Any], models: list[nn.Module]) -> float:
+def slope(grid: Grid, value: Value, batches: Sequence[Any], models: list[nn.Module]) -> float:
     """Leave the mean gradient over minibatches in ``.grad``, and return the mean of f."""
     grid.smoother.optimizer.zero_grad()
     total = 0.0

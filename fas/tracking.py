@@ -197,7 +197,9 @@ def metrics_of(run: Run, record: Record) -> Iterator[tuple[str, float]]:
         names = ("gap", "tau", "restricted", "gradient")
         yield f"not_begun/level_{level}", float(event == "skip")
     elif event == "up":
-        names = ("length", "angle")
+        names = ("length", "angle", "earned", "cost", "owed")
+    elif event == "norm":
+        names = ("norm",)
     elif event == "cycle":
         yield from _costs(record)
         yield from ((f"samples/level_{i}", float(n)) for i, n in run.ledger.samples.items())

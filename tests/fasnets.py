@@ -11,7 +11,7 @@ from netgraph.coarsen.network import coarse_network
 from netgraph.fas.options import Gate
 from netgraph.models.mlp import mlp
 
-OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, search=())
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())
 OPTIMIZERS = {
     "sgd": (partial(torch.optim.SGD, momentum=0.9), 0.2),
     "adam": (torch.optim.Adam, 1e-2),

@@ -30,7 +30,7 @@ from netgraph.fas.solver import FAS
 from netgraph.models.mlp import mlp
 
 ROOT = Path(__file__).parent.parent
-OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0)
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
 TIMES = Smoothing(pre=2, post=1, coarse=3)
 HIERARCHIES = {}
 
@@ -72,7 +72,7 @@ ADAMW = partial(torch.optim.AdamW, weight_decay=0.1)
 SGD = partial(torch.optim.SGD, momentum=0.9)
 RUNS = {
     "w, AdamW, tau several, running mean": {"cycle": "w", "optimizer": ADAMW, "cycles": 2, "options": Options(TIMES, Tau("several", 2), OPEN)},
-    "v, SGD, closed gates": {"cycle": "v", "optimizer": SGD, "cycles": 3, "options": Options(TIMES, Tau("common", 2), Gate(gap=-1.0))},
+    "v, SGD, closed gates": {"cycle": "v", "optimizer": SGD, "cycles": 3, "options": Options(TIMES, Tau("common", 2), Gate(gap=-1.0, share=float("inf")))},
     "full, RMSprop, whole tau": {"cycle": "full", "optimizer": partial(torch.optim.RMSprop, momentum=0.5), "epochs": 4, "options": Options(TIMES, Tau("whole"), OPEN)},
     "additive, Adam, accumulated": {"cycle": "additive", "optimizer": torch.optim.Adam, "cycles": 3, "options": Options(Smoothing(2, 1, 3, accumulate=2, ema=0.8), Tau("none", 1), OPEN)},
 }  # fmt: skip
@@ -173,7 +173,7 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
         "steps",
         "cycles",
     }
-    written |= {"refused", "losses", "rests", "steering", "descents", "notes", "rng"}
+    written |= {"refused", "losses", "rests", "steering", "descents", "account", "before", "notes", "rng"}
     assert {f.name for f in fields(Run)} == given | written
     assert {f.name for f in fields(Grid)} == {
         "model",
@@ -278,7 +278,7 @@ def test_no_more_are_kept_than_asked_for_and_an_empty_folder_resumes_nothing(tmp
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
-        (lambda: FAS("v", SGD, 1e-2, cycles=3, options=Options(TIMES, Tau("common", 3), Gate(gap=-1.0))), r"another options: tau.batches is 2 there and 3 here"),
+        (lambda: FAS("v", SGD, 1e-2, cycles=3, options=Options(TIMES, Tau("common", 3), Gate(gap=-1.0, share=float("inf")))), r"another options: tau.batches is 2 there and 3 here"),
         (lambda: FAS("v", SGD, 2e-2, cycles=3, options=RUNS["v, SGD, closed gates"]["options"]), "another optimizer: level 0"),
         (lambda: FAS("v", SGD, 1e-2, cycles=4, options=RUNS["v, SGD, closed gates"]["options"]), "another plan"),
         (lambda: FAS("v", SGD, 1e-2, cycles=3, options=RUNS["v, SGD, closed gates"]["options"], seed=3), "another seed"),

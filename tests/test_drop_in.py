@@ -13,7 +13,7 @@ from netgraph.fas.optimizer import Multigrid, bound
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
 from netgraph.models.mlp import mlp
 
-OPEN = Gate(gap=1e9, tau=1e9, kappa=0.0)
+OPEN = Gate(gap=1e9, tau=1e9, kappa=0.0, share=float("inf"))
 
 
 def blobs(n=256):
@@ -93,7 +93,9 @@ def test_where_nothing_merges_a_coarse_step_is_more_steps_of_the_bare_optimizer(
     model = network()
     hierarchy = ng.build_hierarchy(model, x[:2], n_levels=2)
     hierarchy.levels[1:] = [copy.deepcopy(hierarchy.levels[0])]
-    options = Options(gate=Gate(gap=1e9, tau=1e9, kappa=0.0, search=()), smoothing=Smoothing(coarse=4))
+    options = Options(
+        gate=Gate(gap=1e9, tau=1e9, kappa=0.0, share=float("inf"), search=()), smoothing=Smoothing(coarse=4)
+    )
     optimizer = Multigrid(torch.optim.SGD(model.parameters(), lr=0.1), hierarchy, every=4, options=options)
     bare = network()
     mine = torch.optim.SGD(bare.parameters(), lr=0.1)

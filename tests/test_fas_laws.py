@@ -211,7 +211,7 @@ def test_a_correction_that_raises_the_loss_is_rejected_and_leaves_no_trace():
 
 def test_a_closed_gate_costs_what_the_coarse_step_would_have_cost_and_says_why():
     model = network()
-    options = Options(Smoothing(2, 2, 8), Tau(batches=2), Gate(gap=-1.0, patience=1))
+    options = Options(Smoothing(2, 2, 8), Tau(batches=2), Gate(gap=-1.0, patience=1, share=float("inf")))
     solution = FAS("v", torch.optim.SGD, 0.1, epochs=4, options=options).solve(
         hierarchy_of(model, 2), Problem(batches(), cross_entropy)
     )

@@ -6,61 +6,18 @@ import numpy as np
 import pytest
 import torch
 from bratu import Bratu, Energy, Squares, interpolation, manufactured
+from quadratics import Lines, dense_two_level
 from torch import nn
 
 from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
 from netgraph.fas.solver import FAS
 
-OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, search=())
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())
 
 
 def solver(cycle, cycles, *, lr=0.2, pre=2, post=2, coarse=40, gate=OPEN, tau="common"):
     options = Options(Smoothing(pre, post, coarse), Tau(tau, 1), gate, Split("none"))
     return FAS(cycle, torch.optim.SGD, lr, cycles=cycles, schedule="constant", options=options)
-
-
-class Quadratic(nn.Module):
-    def __init__(self, A, f):
-        super().__init__()
-        self.A, self.f = A, f
-        self.x = nn.Parameter(torch.zeros(len(f), dtype=torch.float64))
-
-    def forward(self):
-        return self.x @ self.A @ self.x / 2 - self.f @ self.x
-
-
-class Lines:
-    """A quadratic on two levels, with dense P, R and any coarse matrix."""
-
-    def __init__(self, A, f, A_c, P, R):
-        self.models = [Quadratic(A, f), Quadratic(A_c, torch.zeros(len(A_c), dtype=torch.float64))]
-        self.flops = [1.0, 0.5]
-        self.P, self.R = P, R
-
-    def inject(self, level, state):
-        return {name: self.R @ x for name, x in state.items()}
-
-    def prolong(self, level, correction):
-        return {name: self.P @ x for name, x in correction.items()}
-
-    def restrict(self, level, gradient, *, squared=False):
-        return {name: self.P.T @ x for name, x in gradient.items()}
-
-
-def dense_two_level(A, f, A_c, P, R, lr, *, pre, post, coarse, cycles):
-    """The slow twin: FAS on a quadratic in numpy, equation by equation."""
-    x = np.zeros(len(f))
-    for _ in range(cycles):
-        for _ in range(pre):
-            x = x - lr * (A @ x - f)
-        y = x_c = R @ x
-        b_c = A_c @ x_c + P.T @ (0 - (A @ x - f))
-        for _ in range(coarse):
-            y = y - lr * (A_c @ y - b_c)
-        x = x + P @ (y - x_c)
-        for _ in range(post):
-            x = x - lr * (A @ x - f)
-    return x
 
 
 @pytest.mark.parametrize("tau", ["common", "several", "whole"])
@@ -72,7 +29,7 @@ def test_two_levels_on_a_quadratic_are_the_dense_iteration(seed, tau):
     A = M @ M.T / 8 + np.eye(8)
     A_c = P.T @ A @ P + 0.3 * np.eye(3)  # not Galerkin: tau has something to correct
     lr = 0.5 / max(np.linalg.norm(A, 2), np.linalg.norm(A_c, 2))
-    wanted = dense_two_level(A, f, A_c, P, R, lr, pre=1, post=2, coarse=5, cycles=4)
+    wanted = dense_two_level(A, f, A_c, P, R, lr, pre=1, post=2, coarse=5, cycles=4)[0]
     maps = Lines(*map(torch.from_numpy, (A, f, A_c, P, R)))
     solver("v", 4, lr=lr, pre=1, post=2, coarse=5, tau=tau).solve(maps, Energy())
     np.testing.assert_allclose(maps.models[0].x.detach().numpy(), wanted, atol=1e-10, rtol=0)

@@ -146,7 +146,7 @@ def test_coarse_visits_grow_while_they_earn_more_than_cycles_and_shrink_else():
 
 def test_a_steered_run_ends_where_its_schedule_does():
     model = network()
-    gate = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0)
+    gate = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
     options = Options(Smoothing(2, 2, 4), Tau(batches=2), gate, adapt=Adapt(steer=True))
     solver = FAS("v", torch.optim.AdamW, 1e-2, epochs=6, options=options)
     run = solver.begin(hierarchy_of(model, 2), Problem(batches(), cross_entropy))

@@ -1,0 +1,98 @@
+"""What coarse steps owe: operations that smoothing the finest level would have used better::
+
+    owed <- max(0, owed + cost - gain / rate),      rate = fall of the loss for each operation of smoothing
+
+Everything that a step down costs counts, looks that found the gate closed and rejected corrections too. A step is tried only
+while what is owed and what it can cost stay within a share of the whole run (`netgraph.fas.options.Gate`): what a run can
+lose by trying is known beforehand. Gains are measured on a minibatch that the coarse level did not see; because one minibatch
+is noisy, gain / rate counts from -cost to 2 cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from netgraph.fas.cycle import Visit
+from netgraph.fas.ledger import BACKWARD
+from netgraph.fas.options import Options
+
+WINDOW = 64  # steps of smoothing that the rate is taken over
+STEP = 1 + BACKWARD  # forward passes that an optimizer step costs
+
+
+@dataclass
+class Account:
+    """What the coarse steps of a run cost and earned.
+
+    Attributes
+    ----------
+    owed : float
+        Operations that were spent and not earned.
+    begun : float
+        Operations of the run when the finest level was left.
+    step_cost : float
+        Operations of the last step of smoothing.
+    losses : list of float
+        Of the last steps, those before a correction less what it earned, so that its fall is not taken for smoothing's.
+    """
+
+    owed: float = 0.0
+    begun: float = 0.0
+    step_cost: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def step(self, loss: float, cost: float) -> None:
+        """Note a step of smoothing on the finest level."""
+        self.losses = [*self.losses[1 - WINDOW :], loss]
+        self.step_cost = cost
+
+    def rate(self, whole: float) -> float:
+        """Return the fall of the loss for each operation of smoothing, by least squares over the last steps.
+
+        Late in a run noise is larger than the slope: smoothing is credited with no less than the whole loss for the ``whole`` run.
+        """
+        n = len(self.losses)
+        if not n:
+            return 0.0
+        mean = sum(self.losses) / n
+        centre = (n - 1) / 2
+        rise = sum((i - centre) * loss for i, loss in enumerate(self.losses))
+        slope = rise / max(n * (n * n - 1) / 12, 1.0)
+        return max(-slope / max(self.step_cost, 1e-300), abs(mean) / max(whole, 1e-300))
+
+    def lose(self, cost: float) -> None:
+        """Note what was spent for nothing."""
+        self.owed += cost
+
+    def settle(self, gain: float, cost: float, whole: float) -> bool:
+        """Note what a correction earned, and return whether smoothing would have earned less for its cost."""
+        gain = gain if math.isfinite(gain) else 0.0
+        worth = min(max(gain / max(self.rate(whole), 1e-300), -cost), 2 * cost)
+        self.owed = max(self.owed + cost - worth, 0.0)
+        self.losses = [loss - gain for loss in self.losses]
+        return worth >= cost
+
+
+def cost_of(visits: Sequence[Visit], flops: Sequence[float], options: Options, n_sets: int) -> float:
+    """Return the most operations that visits can cost for each row of a minibatch.
+
+    Parameters
+    ----------
+    visits : sequence of Visit
+    flops : sequence of float
+        Of a forward pass by level.
+    options : Options
+    n_sets : int
+        Minibatches that a tau is formed on.
+    """
+    total = 0.0
+    for kind, level, steps in visits:
+        if kind == "smooth":
+            total += STEP * steps * options.smoothing_of(level).accumulate * flops[level]
+        elif kind == "down":
+            total += (1 + (0 if options.tau.kind == "none" else STEP * n_sets)) * (flops[level] + flops[level + 1])
+        elif kind == "up":
+            total += ((1 + len(options.gate.search)) * n_sets + 2) * flops[level]
+    return total
