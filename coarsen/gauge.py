@@ -26,7 +26,7 @@ from netgraph.capture import as_it_was
 from netgraph.circuits import matrices, pairs
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.telling import telling_state
-from netgraph.coarsen.transfer import Transfer
+from netgraph.coarsen.transfer import HALVES, Transfer
 from netgraph.coarsen.verify import first_row, relative_error_of, run_coarse
 from netgraph.coarsen.weights import inject
 from netgraph.heads import Heads, Index, Part, heads_of
@@ -85,8 +85,9 @@ class Turns:
 def _turned(tensor: Tensor, dim: int, index: Index, turns: Tensor) -> Tensor:
     rows = tensor.detach().movedim(dim, 0).clone()
     places = torch.from_numpy(index).to(tensor.device)
-    found = rows[places].double().flatten(3) if rows.ndim > 1 else rows[places].double()[..., None]
-    turned = turns.to(tensor.device)[:, None] @ found  # (n, 1, size, size) @ (n, copies, size, width)
+    found = rows[places].to(torch.float32 if tensor.dtype in HALVES else tensor.dtype)
+    found = found.flatten(3) if rows.ndim > 1 else found[..., None]
+    turned = turns.to(found)[:, None] @ found  # (n, 1, size, size) @ (n, copies, size, width)
     rows[places] = turned.reshape(*places.shape, *rows.shape[1:]).to(tensor.dtype)
     return rows.movedim(0, dim)
 
@@ -229,21 +230,24 @@ def rotated(model: nn.Module, spec: UnitSpec, turns: list[Turns]) -> nn.Module:
 
 
 def rotatable(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[str], *, seed: int = 0) -> set[str]:
-    """Return the axes whose heads may rotate: where random rotations, on weights that tell, change no output.
+    """Return the axes whose heads may rotate: where the graph shows it, or random rotations change no output.
 
     An operator between a projection and the product of queries and keys may know one number from another in a way that
-    the search for heads did not see. All axes are tried at once, and one by one where that changes something.
+    the search for heads did not see. Where `netgraph.confined` does not rule that out, the network runs on weights that
+    tell: for all such axes at once, and one by one where that changes something.
     """
-    rotations = {axis: _random(spec, axis, seed) for axis in axes if spec.axes[axis].kind == "head"}
-    rotations = {axis: turns for axis, turns in rotations.items() if turns}
+    whole = [axis for axis in axes if spec.axes[axis].kind == "head"]
+    heads = {axis: [h for h in heads_of(spec, axis) if _of_units(h, spec.axes[axis].size)] for axis in whole}
+    shown = {axis for axis, found in heads.items() if found and all(h.confined for h in found)}
+    rotations = {axis: _random(spec, axis, seed) for axis, found in heads.items() if found and axis not in shown}
     if not rotations:
-        return set()
+        return shown
     with as_it_was(model):
         set_mode(model, training=False)
         state = telling_state(model, example, seed)
     if _keeps(model, spec, example, state, [t for turns in rotations.values() for t in turns]):
-        return set(rotations)
-    return {axis for axis, turns in rotations.items() if _keeps(model, spec, example, state, turns)}
+        return shown | set(rotations)
+    return shown | {axis for axis, turns in rotations.items() if _keeps(model, spec, example, state, turns)}
 
 
 def _random(spec: UnitSpec, axis: str, seed: int) -> list[Turns]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from netgraph.call import operator_name
+from netgraph.confined import Edge, confined
 from netgraph.rowwalk import MOVES, STILL, Rows, Walk, reader
 from netgraph.spec import Term, UnitSpec, term_size
 
@@ -60,6 +62,8 @@ class Heads:
     mates : int array of shape (size,) or None
         The number within the head that each of a query's and key's is turned with by rotary positions, itself where it is
         not turned; None without rotary positions.
+    confined : bool
+        Whether the graph itself shows that bases inside heads may rotate (`netgraph.confined`).
     """
 
     query: Part
@@ -67,6 +71,7 @@ class Heads:
     value: Part
     out: Part
     mates: Index | None
+    confined: bool = False
 
 
 def heads_of(spec: UnitSpec, axis: str) -> list[Heads]:
@@ -109,7 +114,7 @@ def _on_axis(seen: Heads, spec: UnitSpec, axis: str) -> Heads | None:
     )
     if query is None or key is None or value is None or out is None:
         return None
-    return Heads(query, key, value, out, seen.mates)
+    return Heads(query, key, value, out, seen.mates, seen.confined)
 
 
 def _part_of(part: Part, order: Index, spec: UnitSpec, axis: str, fine: Mapping[str, int]) -> Part | None:
@@ -169,26 +174,40 @@ def _attentions(graph: fx.Graph) -> tuple[Heads, ...]:
     """Return every attention of a recorded graph, heads in its own order, without copies: indices are (heads, 1, size)."""
     walk, found = Walk(), []
     for node in graph.nodes:
-        for query, key, value, out in _operands(node):
-            heads = _heads(walk, query, key, value, out)
+        for ends in _products(node):
+            heads = _heads(walk, *(operand for operand, _ in ends), ends[2][1])
             if heads is not None:
-                found.append(heads)
-    return tuple(found)
+                found.append((heads, ends))
+    return tuple(replace(heads, confined=_is_confined(graph, heads, found)) for heads, _ in found)
 
 
-def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, fx.Node, fx.Node]]:
-    """Yield query, key, value and result of an attention that is one operator, or written by hand around a softmax."""
+def _is_confined(graph: fx.Graph, heads: Heads, found: Sequence[tuple[Heads, Sequence[Edge]]]) -> bool:
+    """Tell whether an attention's numbers meet only one another, in all attentions that have its weights."""
+    parts = (heads.query, heads.key, heads.value)
+    made = {name for part in parts for name in (part.weight, part.bias) if name is not None}
+    shared = (np.intersect1d(a.index, b.index).size for a, b in combinations(parts, 2) if a.weight == b.weight)
+    if any(shared) or heads.out.weight in made:
+        return False
+    mine = [ends for other, ends in found if _same(heads, other)]
+    return confined(
+        graph, made, heads.out.weight, {end for ends in mine for end in ends}, [ends[2][1] for ends in mine]
+    )
+
+
+def _products(node: fx.Node) -> Iterator[tuple[Edge, Edge, Edge]]:
+    """Yield query, key and value with what reads each: one operator, or two products around a softmax."""
     if node.op != "call_function":
         return
     name = operator_name(node.target)
     if name == "aten.scaled_dot_product_attention":
-        yield (*node.args[:3], node)  # type: ignore[misc]
+        yield tuple((operand, node) for operand in node.args[:3])  # type: ignore[misc]
     elif name in ("aten.softmax", "aten._softmax"):
         product = _before(node.args[0])
         after = _after(node)
         if product is not None and after is not None:
             first = 1 if operator_name(product.target) == "aten.baddbmm" else 0
-            yield product.args[first], product.args[first + 1], after.args[1], after  # type: ignore[misc]
+            query, key = product.args[first : first + 2]
+            yield (query, product), (key, product), (after.args[1], after)  # type: ignore[misc]
 
 
 def _before(node: Any) -> fx.Node | None:

@@ -45,7 +45,7 @@ def reader(node: fx.Node, ids: Tensor) -> tuple[tuple[str, int, str | None], Ten
     for user in node.users:
         if user.op != "call_function":
             continue
-        started = _product(user)
+        started = layer_of(user)
         if started is not None and started[0] is node:
             weight, dim, _ = started[1]
             return (weight, 1 - dim, None), ids.reshape(-1, ids.shape[-1])[0]
@@ -55,7 +55,7 @@ def reader(node: fx.Node, ids: Tensor) -> tuple[tuple[str, int, str | None], Ten
     return None
 
 
-def _product(node: fx.Node) -> tuple[fx.Node, tuple[str, int, str | None]] | None:
+def layer_of(node: fx.Node) -> tuple[fx.Node, tuple[str, int, str | None]] | None:
     """Return what a layer reads, and its weight, the weight's outgoing dimension, and bias."""
     name = operator_name(node.target)
     if name not in PRODUCTS:
@@ -106,7 +106,7 @@ def _is_learned(node: fx.Node) -> bool:
     """Tell whether a layer or a table had a part in a node; positions have none."""
     if node.op == "call_function" and operator_name(node.target) in (*PRODUCTS, "aten.embedding"):
         name = operator_name(node.target)
-        if name != "aten.matmul" or _product(node) is not None:
+        if name != "aten.matmul" or layer_of(node) is not None:
             return True
     return any(map(_is_learned, node.all_input_nodes))
 
@@ -126,7 +126,7 @@ class Walk:
         return self.known[node]
 
     def _found(self, node: fx.Node) -> Any:
-        started = _product(node)
+        started = layer_of(node)
         if started is not None:
             shape = node.meta["val"].shape
             return Rows(started[1], torch.arange(shape[-1]).expand(shape))

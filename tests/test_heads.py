@@ -10,6 +10,7 @@ import torch
 from scipy.stats import ortho_group
 
 import netgraph as ng
+import netgraph.coarsen.gauge as gauge
 from netgraph.circuits import circuits, kernels
 from netgraph.coarsen.gauge import Turns, align, procrustes, rotatable
 from netgraph.coarsen.network import coarse_network, traced_state
@@ -217,6 +218,54 @@ def nearly_still(size, mates, seed):
         allowed = np.eye(size)[mates] + np.outer(mates == np.arange(size), mates == np.arange(size))
         generator = np.sign(np.arange(size)[:, None] - np.arange(size)) * 0.01 * (allowed > 0) * (seed + 1) / 40
     return torch.linalg.matrix_exp(torch.from_numpy(generator - generator.T))
+
+
+class Handmade(torch.nn.Module):
+    """Attention with something in it that knows one number of a head from another, or lets numbers out."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+        self.q, self.k, self.v, self.out, self.aside = (torch.nn.Linear(16, 16, bias=False) for _ in range(5))
+        self.scale = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+    def forward(self, x):
+        q, k, v = (nets.heads(f(x), 4) for f in (self.q, self.q if self.what == "one weight" else self.k, self.v))
+        if self.what == "scaled numbers":
+            k = k * self.scale
+        elif self.what == "squares":
+            q = q * q
+        elif self.what == "flipped":
+            q = q.flip(-1)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v * 2.0).transpose(1, 2).flatten(2)
+        if self.what == "values go round":
+            y = y + v.transpose(1, 2).flatten(2)
+        elif self.what == "a second reader":
+            return self.out(y) + self.aside(y)
+        elif self.what == "a weight read twice":
+            return self.out(y) + torch.nn.functional.linear(x, self.v.weight.mT.sin())
+        return self.out(y)
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["scaled numbers", "squares", "flipped", "one weight", "values go round", "a second reader", "a weight read twice"],
+)
+def test_the_graph_shows_no_freedom_to_rotate_where_numbers_get_out(what):
+    torch.manual_seed(0)
+    for name, free in (("nothing", True), (what, False)):
+        spec = ng.trace(Handmade(name), nets.WORDS)
+        found = [heads for axis in spec.free if axis.kind == "head" for heads in heads_of(spec, axis.name)]
+        assert all(heads.confined is free for heads in found)
+        assert found or not free
+
+
+@every_model
+def test_what_the_graph_shows_to_rotate_freely_does_so_in_a_run(name):
+    model, example, spec, axis = made(name)
+    turns = gauge._random(spec, axis, 0)
+    assert all(turn.heads.confined is (turn.heads.mates is None) for turn in turns)
+    assert gauge._keeps(model, spec, example, traced_state(model), turns)
 
 
 def test_heads_rotate_only_where_a_run_proves_that_they_may():
