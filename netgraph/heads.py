@@ -175,7 +175,8 @@ def _attentions(graph: fx.Graph) -> tuple[Heads, ...]:
     walk, found = Walk(), []
     for node in graph.nodes:
         for ends in _products(node):
-            heads = _heads(walk, *(operand for operand, _ in ends), ends[2][1])
+            (query, _), (key, _), (value, out) = ends
+            heads = _heads(walk, query, key, value, out)
             if heads is not None:
                 found.append((heads, ends))
     return tuple(replace(heads, confined=_is_confined(graph, heads, found)) for heads, _ in found)
