@@ -79,11 +79,11 @@ def spread(
     curves = error_curves(step, judge, repaired)
     whole = _cost(step.spec, {}, budget.kind)
     place, able = dict.fromkeys(curves, -1), set(curves)  # -1 merges nothing
-    while budget.kind == "error" or _cost(step.spec, _sizes(step.spec, place), budget.kind) > budget.limit * whole:
+    while budget.kind == "error" or _cost(step.spec, _sizes(step, place), budget.kind) > budget.limit * whole:
         able = {name for name in able if place[name] + 1 < len(GRID) and _within(budget, curves, place, name)}
         if not able:
             break
-        name = min(able, key=lambda name: _price(step.spec, budget.kind, curves, place, name))
+        name = min(able, key=lambda name: _price(step, budget.kind, curves, place, name))
         place[name] += 1
     if budget.kind != "error" and not able:
         raise NetgraphError(
@@ -109,16 +109,16 @@ def _within(budget: Budget, curves: Mapping[str, list[float]], place: Mapping[st
     return budget.kind != "error" or math.sqrt(total) <= budget.limit
 
 
-def _price(spec: UnitSpec, kind: str, curves: Mapping[str, list[float]], place: Mapping[str, int], name: str) -> float:
+def _price(step: Step, kind: str, curves: Mapping[str, list[float]], place: Mapping[str, int], name: str) -> float:
     """Return what one more step on an axis adds to the squared error, for each parameter or FLOP that it saves."""
     i = place[name]
     added = curves[name][i + 1] ** 2 - (curves[name][i] ** 2 if i >= 0 else 0.0)
-    now, then = (_cost(spec, _sizes(spec, at), kind) for at in (place, {**place, name: i + 1}))
+    now, then = (_cost(step.spec, _sizes(step, at), kind) for at in (place, {**place, name: i + 1}))
     return max(added, 0.0) / max(now - then, 1e-9)
 
 
-def _sizes(spec: UnitSpec, place: Mapping[str, int]) -> dict[str, int]:
-    return {name: n_coarse_for(spec.axes[name], GRID[i]) for name, i in place.items() if i >= 0}
+def _sizes(step: Step, place: Mapping[str, int]) -> dict[str, int]:
+    return {name: n_coarse_for(step.spec.axes[name], GRID[i], step.way.round_to) for name, i in place.items() if i >= 0}
 
 
 def _cost(spec: UnitSpec, sizes: Mapping[str, int], kind: str) -> int:

@@ -139,3 +139,10 @@ def test_a_network_that_does_not_run_on_its_example_is_not_blamed_on_a_rule():
     model, example = mlp((6, 8, 3)), torch.zeros(2, 6, dtype=torch.int64)
     with pytest.raises(ng.NetgraphError, match="network itself does not run on the example"):
         ng.build_hierarchy(model, example)
+
+
+def test_a_budget_is_met_with_the_multiples_that_were_asked_for():
+    model, x = mlp((8, 128, 64, 4)), torch.randn(2, 8)
+    level = ng.build_hierarchy(model, x, budget="units=0.6", round_to=32).levels[1]
+    assert level.n_units <= 0.6 * 192
+    assert all(t.n_coarse % 32 == 0 for t in level.transfers.values())
