@@ -92,6 +92,9 @@ def _level(hierarchy: Hierarchy, level: int) -> Any:
             "level 0 is a recorded graph and its own class is not known; open it with arch=, as in "
             "netgraph.load(path, arch=MyNet)"
         )
+    above = hierarchy.levels[1 : level % n + 1]
+    if any(x.chains or x.pool > 1 for x in above):
+        raise OwnClassError(f"level {level % n} has fewer blocks, or another resolution, than the class builds; {MEND}")
     return hierarchy.levels[level]
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from netgraph.coarsen.hierarchy import Hierarchy, Level
+from netgraph.coarsen.hierarchy import Hierarchy
+from netgraph.coarsen.level import Level
 from netgraph.spec import UnitSpec, term_axes
 
 LEFT = "left alone: on request, by its ratio or the budget, or its size has no divisor near the ratio"
@@ -45,6 +46,11 @@ def told(level: Level) -> Iterator[str]:
     if chosen:
         best = Counter(min(errors, key=errors.__getitem__) for errors in chosen.values())
         yield "chosen by the smallest error: " + ", ".join(f"{name} on {n} axes" for name, n in best.most_common())
+    for direction, why in level.reasons.get("unable", {}).items():
+        yield f"{direction} was left out: {why}"
+    for step in level.chains:
+        merged = [b for b in step.kept if len(step.members(b)) > 1]
+        yield "blocks merged: " + ", ".join(" and ".join(step.members(block)) for block in merged)
     ratios = level.reasons.get("ratios")
     if ratios:
         counts = sorted(Counter(ratios.values()).items())
@@ -55,6 +61,12 @@ def told(level: Level) -> Iterator[str]:
         yield f"repair {done['rung']}: {len(done['fitted'])} layers fitted, {done['norms']} batch norms estimated anew{left}"
     if "error" in level.reasons:
         yield f"relative function error on the calibration data {level.reasons['error']:.3g}"
+
+
+def _other_directions(level: Level) -> dict[str, Any]:
+    """Return what depth and space did on a level; nothing where neither did."""
+    blocks = {step.chain.name: [list(step.members(block)) for block in step.kept] for step in level.chains}
+    return ({"blocks": blocks} if blocks else {}) | ({"pool": level.pool} if level.pool > 1 else {})
 
 
 def report(hierarchy: Hierarchy) -> dict[str, Any]:
@@ -68,6 +80,7 @@ def report(hierarchy: Hierarchy) -> dict[str, Any]:
                 "flops": level.flops,
                 "seconds": level.seconds,
                 "axes": {name: t.n_coarse for name, t in level.transfers.items()},
+                **_other_directions(level),
                 **level.reasons,
             }
             for level in hierarchy.levels

@@ -9,11 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from netgraph.bundle import read_bundle, write_bundle
-from netgraph.coarsen.hierarchy import Hierarchy, Level
+from netgraph.chains import Chain
+from netgraph.coarsen.depth import Shortening
+from netgraph.coarsen.hierarchy import Hierarchy
+from netgraph.coarsen.level import Level
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.transfer import Transfer
 from netgraph.errors import LoadError, NetgraphError
@@ -71,6 +75,9 @@ def _write(hierarchy: Hierarchy, folder: Path) -> None:
             aggregates[f"{i}.{number}"] = torch.from_numpy(transfer.aggregates)
     seconds = [level.seconds for level in hierarchy.levels]
     document = {"format": 1, "options": hierarchy.options, "transfers": transfers, "seconds": seconds}
+    if hierarchy.ways:
+        document["chains"] = [[_chain_to(step) for step in level.chains] for level in hierarchy.levels]
+        document["pools"] = [level.pool for level in hierarchy.levels]
     write_bundle(folder / INDEX, aggregates, document)
 
 
@@ -110,12 +117,30 @@ def _hierarchy(
     if arch is not None:
         models[0] = filled(arch(), _own_state(models[0]), path, getattr(arch, "__name__", "arch"))
         set_mode(models[0], training=False)
-    spec = trace(models[0], example_of(options["example"]))
+    example = example_of(options["example"])
+    spec, n_levels = trace(models[0], example), len(models)
+    chains = document.get("chains") or [[]] * n_levels
+    pools = document.get("pools") or [1] * n_levels
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
         transfers = {name: Transfer(aggregates[f"{i}.{n}"].numpy()) for n, name in enumerate(names)}
+        short = tuple(_chain_from(known) for known in chains[i])
+        if short or (i and pools[i] != pools[i - 1]):
+            spec = trace(model, example)  # another graph, not the one above with other sizes
         spec = spec.resized({name: t.n_coarse for name, t in transfers.items()})
-        levels.append(Level(model, spec, transfers, document["seconds"][i], spec.flops))
+        seconds = document["seconds"][i]
+        levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=short, pool=pools[i]))
     return Hierarchy(levels, options)
+
+
+def _chain_to(step: Shortening) -> dict[str, Any]:
+    chain = step.chain
+    known = {"blocks": list(chain.blocks), "names": list(chain.names), "ends": sorted(chain.ends)}
+    return {**known, "aggregates": step.transfer.aggregates.tolist()}
+
+
+def _chain_from(known: Mapping[str, Any]) -> Shortening:
+    chain = Chain(tuple(known["blocks"]), tuple(known["names"]), frozenset(known["ends"]))
+    return Shortening(chain, Transfer(np.array(known["aggregates"], dtype=np.int64)))
 
 
 def _own_state(model: nn.Module) -> dict[str, Tensor]:

@@ -70,7 +70,8 @@ def ascend(
         Whether x is what it was there, so that f(x) is known.
     """
     change = minus({n: t for n, t in coarse.x.items() if t.is_floating_point()}, coarse.injected)
-    sizes = [float(_prolonged(maps, level, change, name).norm()) for name in change if name in fine.smoother.named]
+    named = fine.smoother.named
+    sizes = [float(d.norm()) for name in change for n, d in _prolonged(maps, level, change, name).items() if n in named]
     taken = Ascent(0.0, size=math.hypot(*sizes))
     if found is not None and found.direction and taken.size:  # <grad f - b, P e> = <restrict(grad f - b), e>
         taken.angle = -dot(found.direction, change) / max(found.gradient * taken.size, 1e-300)
@@ -101,22 +102,25 @@ def shifted_value(fine: Grid, value: Value, coarse: Grid, known: float | None = 
     return (mean_value(fine, value, batches) if known is None else known) - linear
 
 
-def _prolonged(maps: Maps, level: int, change: Vector, name: str) -> Tensor:
-    """Return one tensor of d = prolong(y - inject x): a whole d would be as large as the network."""
-    return maps.prolong(level, {name: change[name]})[name]
+def _prolonged(maps: Maps, level: int, change: Vector, name: str) -> Vector:
+    """Return one family of d = prolong(y - inject x): a whole d would be as large as the network."""
+    return maps.prolong(level, {name: change[name]})
 
 
 @torch.no_grad()
 def _move(maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, change: Vector, length: float) -> None:
     """Write start + length d; where nothing merged and the length is one that is y itself, bit for bit."""
-    for name, tensor in fine.x.items():
-        if not tensor.is_floating_point():
-            if tensor.shape == coarse.x[name].shape:
-                tensor.copy_(coarse.x[name])
-        elif length == 1.0 and _unmerged(start[name], coarse, name):
-            tensor.copy_(coarse.x[name])
+    for name, y in coarse.x.items():
+        family = maps.family(level, name)
+        if not y.is_floating_point():
+            for member in family:
+                if fine.x[member].shape == y.shape:
+                    fine.x[member].copy_(y)
+        elif length == 1.0 and len(family) == 1 and _unmerged(start[name], coarse, name):
+            fine.x[name].copy_(y)
         else:
-            tensor.copy_(start[name]).add_(_prolonged(maps, level, change, name), alpha=length)
+            for member, d in _prolonged(maps, level, change, name).items():
+                fine.x[member].copy_(start[member]).add_(d, alpha=length)
 
 
 def _unmerged(start: Tensor, coarse: Grid, name: str) -> bool:

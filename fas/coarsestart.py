@@ -1,7 +1,7 @@
 """Nested iteration in somebody else's loop: their optimizer works on a coarse level first, then on finer ones.
 
 The optimizer, its schedule and its settings stay theirs. Only the parameters in its groups are exchanged for those of another
-level, which have the same names; weights go up as in `netgraph.fas.nested`, moments as in `netgraph.fas.moments`.
+level, which have the same names or fewer; weights go up as in `netgraph.fas.nested`, moments as in `netgraph.fas.moments`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Borrowed(Smoother):
     ) -> None:
         own = dict(model.named_parameters())
         self.model, self.optimizer, self.options = model, optimizer, smoothing
-        self.named = {name: own[name] for group in names for name in group}
+        self.named = {name: own[name] for group in names for name in group if name in own}
         self.lr, self.scales = 1.0, [1.0]
 
 
@@ -98,7 +98,7 @@ class CoarseStart:
         self.model.to(parameter.device).train(finest.training)
         own = dict(self.model.named_parameters())
         for group, names in zip(self.optimizer.param_groups, self.names, strict=True):
-            group["params"][:] = [own[name] for name in names]
+            group["params"][:] = [own[name] for name in names if name in own]
         self.optimizer.state.clear()
 
     def advance(self) -> bool:

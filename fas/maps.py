@@ -11,17 +11,17 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from netgraph.coarsen import weights
 from netgraph.coarsen.hierarchy import Hierarchy
+from netgraph.coarsen.moves import moves_to
 from netgraph.coarsen.network import traced_state
 from netgraph.fas.vectors import Vector
-from netgraph.spec import UnitSpec
 
 
 class Maps(Protocol):
     """Levels and the way between them; ``level`` is always the finer of the two.
 
-    Parameters and buffers have the same names on every level.
+    A coarse level has no parameter or buffer whose name the finer one lacks. One may stand for several of the finer one's, its
+    family, where blocks have merged; maps take and give whole families.
     """
 
     @property
@@ -47,6 +47,9 @@ class Maps(Protocol):
     def zero_sum(self, level: int, noise: Mapping[str, Tensor]) -> Vector:
         """The part of a fine vector that a prolonged network does not feel."""
 
+    def family(self, level: int, name: str) -> tuple[str, ...]:
+        """The fine parameters that a coarse one stands for."""
+
 
 class HierarchyMaps:
     """The maps of a hierarchy of networks (docs/transfers.md).
@@ -59,31 +62,33 @@ class HierarchyMaps:
     def __init__(self, hierarchy: Hierarchy) -> None:
         self.hierarchy = hierarchy
         rows = _rows(hierarchy)
+        self.moves = [moves_to(level) for level in hierarchy.levels[1:]]
         self.models: Sequence[nn.Module] = [level.model for level in hierarchy.levels]
         self.flops: Sequence[float] = [level.flops / rows for level in hierarchy.levels]
 
     def inject(self, level: int, state: Mapping[str, Tensor]) -> Vector:
         """Return W_c = R_out W P_in."""
-        return weights.inject(*self._way(level), state)
+        return self.moves[level].inject(state)
 
     def prolong(self, level: int, correction: Mapping[str, Tensor]) -> Vector:
         """Return E = P_out E_c R_in."""
-        return weights.prolong(*self._way(level), correction)
+        return self.moves[level].prolong(correction)
 
     def restrict(self, level: int, gradient: Mapping[str, Tensor], *, squared: bool = False) -> Vector:
         """Return G_c = P_out' G R_in'."""
-        return weights.restrict(*self._way(level), gradient, squared=squared)
+        return self.moves[level].restrict(gradient, squared=squared)
 
     def distribute(self, level: int, dual: Mapping[str, Tensor], *, squared: bool = False) -> Vector:
         """Return G = R_out' G_c P_in'."""
-        return weights.distribute(*self._way(level), dual, squared=squared)
+        return self.moves[level].distribute(dual, squared=squared)
 
     def zero_sum(self, level: int, noise: Mapping[str, Tensor]) -> Vector:
         """Return N with N P_in = 0."""
-        return weights.zero_sum(*self._way(level), noise)
+        return self.moves[level].zero_sum(noise)
 
-    def _way(self, level: int) -> tuple[UnitSpec, weights.Transfers]:
-        return self.hierarchy.levels[level].spec, self.hierarchy.levels[level + 1].transfers
+    def family(self, level: int, name: str) -> tuple[str, ...]:
+        """Return the fine parameters that a coarse one stands for."""
+        return self.moves[level].family(name)
 
 
 def _rows(hierarchy: Hierarchy) -> int:
@@ -93,6 +98,6 @@ def _rows(hierarchy: Hierarchy) -> int:
 
 
 def live_state(model: nn.Module, names: Sequence[str] | None = None) -> Vector:
-    """Return the live parameters and buffers of a level by name, those of ``names`` where given."""
+    """Return the live parameters and buffers of a level by name, those of ``names`` that it has where given."""
     state = traced_state(model)
-    return state if names is None else {name: state[name] for name in names}
+    return state if names is None else {name: state[name] for name in names if name in state}

@@ -58,7 +58,7 @@ def moments_up(maps: Maps, level: int, moments: Moments) -> Moments:
 
 
 def correct_moments(maps: Maps, level: int, fine: Smoother, coarse: Smoother) -> None:
-    """Add to fine moments what the coarse level added, m + distribute(m_c - restrict m), one tensor at a time, in place.
+    """Add to fine moments what the coarse level added, m + distribute(m_c - restrict m), one family at a time, in place.
 
     Squares never become negative, and where nothing merged the coarse moments come back bit for bit.
     """
@@ -67,22 +67,24 @@ def correct_moments(maps: Maps, level: int, fine: Smoother, coarse: Smoother) ->
         if not _moves(key):
             continue
         for name, after in vector.items():
-            m = own.get(key, {}).get(name)
-            if key == COUNT or m is None:
-                new = _up(maps, level, key, {name: after})[name]
-                fine.optimizer.state[fine.named[name]]["momentum_buffer" if key == "primal" else key] = new
+            had = {n: own.get(key, {}).get(n) for n in maps.family(level, name)}
+            if key == COUNT or any(m is None for m in had.values()):
+                for member, new in _up(maps, level, key, {name: after}).items():
+                    fine.optimizer.state[fine.named[member]]["momentum_buffer" if key == "primal" else key] = new
             else:
-                _correct(maps, level, key, name, m, after)
+                _correct(maps, level, key, name, had, after)
 
 
-def _correct(maps: Maps, level: int, key: str, name: str, m: Tensor, after: Tensor) -> None:
-    before = _down(maps, level, key, {name: m})[name]
-    if m.shape == before.shape and torch.equal(m, before):
+def _correct(maps: Maps, level: int, key: str, name: str, had: Mapping[str, Any], after: Tensor) -> None:
+    before = _down(maps, level, key, had)[name]
+    m = had[name]
+    if len(had) == 1 and m.shape == before.shape and torch.equal(m, before):
         m.copy_(after)
         return
-    m.add_(_up(maps, level, key, {name: after - before})[name])
-    if key in SQUARED:
-        m.clamp_min_(0)
+    for member, change in _up(maps, level, key, {name: after - before}).items():
+        had[member].add_(change)
+        if key in SQUARED:
+            had[member].clamp_min_(0)
 
 
 def _moves(key: str) -> bool:
@@ -91,13 +93,13 @@ def _moves(key: str) -> bool:
 
 def _down(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
     if key == COUNT:
-        return _counts(vector)
+        return _counts({name: n for name, n in vector.items() if name in maps.family(level, name)[:1]})
     return maps.inject(level, vector) if key == "primal" else maps.restrict(level, vector, squared=key in SQUARED)
 
 
 def _up(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
     if key == COUNT:
-        return _counts(vector)
+        return _counts({member: n for name, n in vector.items() for member in maps.family(level, name)})
     return maps.prolong(level, vector) if key == "primal" else maps.distribute(level, vector, squared=key in SQUARED)
 
 

@@ -31,7 +31,7 @@ def scales(maps: Maps, level: int, make: Any) -> dict[str, float]:
             f"no width rule is known for {getattr(kind, '__name__', kind)}; take SGD, an Adam, or mup off"
         )
     fine, here = live_state(maps.models[0]), live_state(maps.models[level])
-    return {name: _scale(fine[name].shape, here[name].shape, adam) for name in fine}
+    return {name: _scale(fine[name].shape, here[name].shape, adam) for name in fine if name in here}
 
 
 def _scale(fine: torch.Size, here: torch.Size, adam: bool) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from netgraph.fas.grid import Grid
 from netgraph.fas.maps import Maps
 from netgraph.fas.options import Split
-from netgraph.fas.vectors import assign
+from netgraph.fas.vectors import Vector, assign, minus
 
 
 def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, seed: int) -> None:
@@ -33,20 +33,27 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
         Of the noise.
     """
     generator = torch.Generator().manual_seed(seed + level)
-    for name, y in coarse.x.items():  # one tensor at a time: a second x would be as large as the network
-        x = maps.prolong(level, {name: y})[name]
-        if split.gamma and x.is_floating_point():
-            x = x + split.gamma * _detail(maps, level, name, fine.x[name])
-        if split.kind != "none" and split.noise and name in fine.smoother.named:
-            noise = _noise(x, generator)
-            x = x + split.noise * (maps.zero_sum(level, {name: noise})[name] if split.kind == "zero-sum" else noise)
-        assign(fine.x, {name: x})
+    for name, y in coarse.x.items():  # one family at a time: a second x would be as large as the network
+        family = maps.family(level, name)
+        prolonged, detail = maps.prolong(level, {name: y}), dict[str, Tensor]()
+        if split.gamma and y.is_floating_point():
+            detail = _detail(maps, level, {member: fine.x[member] for member in family})
+        noise: Vector = {}
+        if split.kind != "none" and split.noise:
+            noise = {n: _noise(prolonged[n], generator) for n in family if n in fine.smoother.named}
+            noise = maps.zero_sum(level, noise) if split.kind == "zero-sum" and noise else noise
+        for member, x in prolonged.items():
+            if member in detail:
+                x = x + split.gamma * detail[member]
+            if member in noise:
+                x = x + split.noise * noise[member]
+            assign(fine.x, {member: x})
     fine.settle()
 
 
-def _detail(maps: Maps, level: int, name: str, x0: Tensor) -> Tensor:
+def _detail(maps: Maps, level: int, x0: Vector) -> Vector:
     """Return x0 - prolong(inject x0): what the coarse level cannot hold."""
-    return x0 - maps.prolong(level, maps.inject(level, {name: x0}))[name]
+    return minus(x0, maps.prolong(level, maps.inject(level, x0)))
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:

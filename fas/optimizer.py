@@ -249,7 +249,7 @@ class _Alike(Borrowed):
         own = dict(model.named_parameters())
         self.source = source
         settings = [_settings(group) for group in self.source.param_groups]
-        groups = [{**s, "params": [own[n] for n in names[i]]} for i, s in enumerate(settings)]
+        groups = [{**s, "params": [own[n] for n in names[i] if n in own]} for i, s in enumerate(settings)]
         kind: MakeOptimizer = make or type(self.source)
         try:
             made = kind(groups, lr=groups[0]["lr"])

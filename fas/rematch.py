@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.hierarchy import Hierarchy, Level
+from netgraph.coarsen.hierarchy import Hierarchy
+from netgraph.coarsen.level import Level
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.transfer import Transfer
 from netgraph.errors import NetgraphError, NothingToMergeError
@@ -27,6 +28,11 @@ def check_rematch(maps: Maps) -> None:
         raise NetgraphError(
             "adapt.rematch makes the hierarchy again from the trained weights, which needs one of build_hierarchy in "
             "this process, not a loaded one; set it to 0"
+        )
+    if maps.hierarchy.ways:
+        raise NetgraphError(
+            "adapt.rematch makes levels of merged units again, and this hierarchy has levels of other directions "
+            f"({', '.join(way for way in maps.hierarchy.ways if way)}); set it to 0"
         )
 
 

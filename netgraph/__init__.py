@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from netgraph.coarsen.checks import check_coarsener as check_coarsener
     from netgraph.coarsen.hierarchy import Hierarchy as Hierarchy
-    from netgraph.coarsen.hierarchy import Level as Level
     from netgraph.coarsen.hierarchy import build_hierarchy as build_hierarchy
+    from netgraph.coarsen.level import Level as Level
     from netgraph.coarsen.network import coarse_network as coarse_network
     from netgraph.coarsen.ownclass import own_class as own_class
     from netgraph.coarsen.quality import quality as quality
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "check_coarsener": "coarsen.checks",
     "Hierarchy": "coarsen.hierarchy",
-    "Level": "coarsen.hierarchy",
+    "Level": "coarsen.level",
     "build_hierarchy": "coarsen.hierarchy",
     "coarse_network": "coarsen.network",
     "own_class": "coarsen.ownclass",

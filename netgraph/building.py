@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from netgraph.completing import BUDGETS, DATA_SETS, RUNGS, ZOOS, among, installed
+from netgraph.completing import BUDGETS, DATA_SETS, DIRECTIONS, RUNGS, ZOOS, among, installed
 from netgraph.errors import NetgraphError
 
 Model = Annotated[
@@ -51,6 +51,13 @@ Seed = Annotated[
     int, typer.Option(metavar="N", callback=_seed, help="Seed of everything random, new weights included.")
 ]
 
+Coarsen = Annotated[
+    str,
+    typer.Option(
+        metavar="DIRECTIONS", autocompletion=among(DIRECTIONS),
+        help="What becomes smaller: channels, space, depth; + joins them within a level, commas go from level to level.",
+    ),
+]  # fmt: skip
 Coarsener = Annotated[
     str,
     typer.Option(
@@ -74,6 +81,7 @@ RoundTo = Annotated[int, typer.Option(metavar="N", help="Multiple that numbers o
 class Recipe:
     """How a command was asked to build its hierarchy; each field is an option."""
 
+    coarsen: Coarsen = "channels"
     coarsener: Coarsener = "hem"
     levels: Levels = 3
     ratio: Ratio = 0.5
@@ -128,11 +136,13 @@ class Recipe:
         """Refuse what no network could be asked, before one is opened."""
         from netgraph import plugins
         from netgraph.coarsen.budget import Budget
+        from netgraph.coarsen.directions import directions_of
         from netgraph.coarsen.hierarchy import checked_ratios
         from netgraph.coarsen.repair import check_rung
         from netgraph.coarsen.way import coarseners_of
 
         checked_ratios({"*": self.ratio, **_pairs(self.axis_ratio or [])}, self.levels, self.round_to)
+        directions_of(self.coarsen, self.levels)
         check_rung(self.repair, self.data)
         coarseners_of(self.coarsener)
         plugins.load("netgraph.affinities", self.affinity)
@@ -147,9 +157,9 @@ class Recipe:
         inputs = None if self.data is None else _calibration(self.data, example, self.samples, self.seed)
         with progress("coarsening") as told:
             return build_hierarchy(
-                network, example, coarsener=self.coarsener, affinity=self.affinity, n_levels=self.levels,
-                ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget, repair=self.repair,
-                data=inputs, seed=self.seed, progress=told,
+                network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
+                n_levels=self.levels, ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget,
+                repair=self.repair, data=inputs, seed=self.seed, progress=told,
             )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import contextlib
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +70,10 @@ def aliases(model: nn.Module) -> dict[str, str]:
     return tied
 
 
-def capture(model: nn.Module, example: Any, *, training: bool) -> Capture:
-    """Record one run of a network in training or evaluation mode; the network is left as it was.
+def capture(
+    model: nn.Module, example: Any, *, training: bool, before: Callable[[Tensor], Tensor] | None = None
+) -> Capture:
+    """Record one run of a network in training or evaluation mode, ``before`` first; the network is left as it was.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def capture(model: nn.Module, example: Any, *, training: bool) -> Capture:
     """
     with as_it_was(model):
         set_mode(model, training=training)
-        return _capture(model, example)
+        return _capture(model, example, before)
 
 
 @contextlib.contextmanager
@@ -99,7 +101,7 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             (value.extend if isinstance(value, list) else value.update)(before)
 
 
-def _capture(model: nn.Module, example: Any) -> Capture:
+def _capture(model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None) -> Capture:
     args, kwargs = normalise_example(example)
     leaves: list[Tensor] = []
     inputs = structure_of((args, kwargs), leaves)
@@ -107,7 +109,7 @@ def _capture(model: nn.Module, example: Any) -> Capture:
     outputs: list[Any] = []
 
     def run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
-        args, kwargs = unflatten(inputs, leaves)
+        args, kwargs = unflatten(inputs, leaves if before is None else [before(leaf) for leaf in leaves])
         with with_state(model, state):
             result = model(*args, **kwargs)
         flat: list[Tensor] = []
@@ -115,7 +117,7 @@ def _capture(model: nn.Module, example: Any) -> Capture:
         return flat
 
     graph, constants = _recorded(run, state, leaves)
-    _drop_dead(graph)
+    drop_dead(graph)
     return Capture(graph, constants, inputs, outputs[-1])
 
 
@@ -221,7 +223,8 @@ def _tidy(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Graph, dict[st
     return graph, constants
 
 
-def _drop_dead(graph: fx.Graph) -> None:
+def drop_dead(graph: fx.Graph) -> None:
+    """Erase in place what nothing reads."""
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op not in ("placeholder", "output") and not writes(node):
             graph.erase_node(node)

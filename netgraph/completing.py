@@ -19,6 +19,7 @@ CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
 SCHEDULES = ("one-cycle", "cosine", "constant")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 AUGMENTS = ("none", "crop", "crop-flip")
+DIRECTIONS = ("channels", "space", "depth")
 ZOOS = ("torchvision:", "timm:", "hf:")
 
 

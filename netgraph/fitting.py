@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.building import Affinity, Coarsener, Levels, Ratio, RoundTo, Seed, with_options
+from netgraph.building import Affinity, Coarsen, Coarsener, Levels, Ratio, RoundTo, Seed, with_options
 from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, among
 from netgraph.destination import check_file, written
 from netgraph.errors import NetgraphError
@@ -72,6 +72,7 @@ class Settings:
     levels: Levels = 3
     ratio: Ratio = 0.5
     round_to: RoundTo = 1
+    coarsen: Coarsen = "channels"
     coarsener: Coarsener = "hem"
     affinity: Affinity = "cosine"
     share: Annotated[
@@ -203,8 +204,8 @@ class Settings:
             return self._recomputing(one_level(task.network, example))
         with progress("coarsening") as told:
             levels = build_hierarchy(
-                task.network, example, coarsener=self.coarsener, affinity=self.affinity, n_levels=self.levels,
-                ratio=self.ratio, round_to=self.round_to, seed=self.seed, progress=told,
+                task.network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
+                n_levels=self.levels, ratio=self.ratio, round_to=self.round_to, seed=self.seed, progress=told,
             )  # fmt: skip
         n = len(levels.levels)
         if n < self.levels:

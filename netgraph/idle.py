@@ -11,8 +11,18 @@ import typer
 from netgraph.errors import NetgraphError
 
 READ_DATA = ("norms", "ridge", "tune")
-ALONE = ("levels", "ratio", "round_to", "coarsener", "affinity", "cycle", "share")  # what one level has no use for
+ALONE = (
+    "levels",
+    "ratio",
+    "round_to",
+    "coarsen",
+    "coarsener",
+    "affinity",
+    "cycle",
+    "share",
+)  # what one level has no use for
 LACKS = {"coarse steps": ("kaskade",), "levels that start from coarser ones": ("v", "w", "f", "additive")}
+UNITS = ("coarsener", "affinity", "axis_ratio", "keep", "round_to", "budget")  # what merges units alone
 OPENING = {"model", "out", "output", "json_"}
 
 
@@ -60,6 +70,7 @@ def check_recipe(typed: Mapping[str, str], recipe: Any, *, measured: bool) -> No
     measured : bool
         Whether the error on calibration data is told in any case.
     """
+    check_directions(typed, recipe.coarsen)
     axes = [text.rpartition("=")[0] for text in recipe.axis_ratio or ()]
     twice = [axis for axis in axes if axes.count(axis) > 1]
     if twice:
@@ -109,7 +120,17 @@ def check_training(typed: Mapping[str, str], settings: Any, lasting: Any) -> Non
         refuse(typed, [name for name in ALONE if name != "levels"], "--levels 1 is the network alone")
     if settings.cycle not in ("kaskade", "full"):
         refuse(typed, ["share"], f"only the cycles kaskade and full have turns to share, and this is {settings.cycle}")
+    check_directions(typed, settings.coarsen)
     _check_options(settings)
+
+
+def check_directions(typed: Mapping[str, str], coarsen: str) -> None:
+    """Refuse options of merging units, or of ratios, where no level is coarsened in their direction."""
+    directions = set(coarsen.replace("+", ",").split(","))
+    if "channels" not in directions:
+        refuse(typed, UNITS, f"--coarsen {coarsen} merges no units")
+    if directions == {"space"}:
+        refuse(typed, ["ratio"], "--coarsen space halves the resolution from level to level")
 
 
 def check_reading(typed: Mapping[str, str], data: str) -> None:

@@ -5,6 +5,7 @@ The graph is plain data: operators by name from an allow-list, arguments as JSON
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -111,6 +112,12 @@ class GraphNetwork(nn.Module):
                     "trace it again on an example of the new shape"
                 )
 
+    def of_any_size(self) -> GraphNetwork:
+        """Return the same network, parameters shared, that takes inputs of other sizes where its operators do."""
+        free = copy.copy(self)
+        free._shapes = [[None] * len(shape) for shape in self._shapes]
+        return free
+
     @property
     def input_shapes(self) -> list[list[int | None]]:
         """For each input and dimension the size it must have, or None where it is free."""
@@ -128,6 +135,7 @@ class GraphNetwork(nn.Module):
             "format": 1,
             "graphs": self._graphs,
             "parameters": parameters,
+            "buffers": [n for n, _ in self.named_buffers()],
             "trainable": [n for n, p in self.named_parameters() if p.requires_grad],
             "ties": self._ties,
             "inputs": without_classes(self._inputs),
@@ -161,9 +169,10 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     LoadError
         An operator is not on the list, or something is missing.
     """
+    order = dict.fromkeys([*document["parameters"], *document.get("buffers", ()), *tensors])  # axes are named in it
     return GraphNetwork(
         document["graphs"],
-        tensors,
+        {name: tensors[name] for name in order},
         parameters=frozenset(document["parameters"]),
         trainable=frozenset(document["trainable"]),
         ties=document["ties"],

@@ -7,7 +7,7 @@ rules, and writes down the outcome. Inputs and outputs keep their units; what no
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -29,7 +29,7 @@ SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled")
 
 
 @uncollected()
-def trace(model: nn.Module, example: Any) -> UnitSpec:
+def trace(model: nn.Module, example: Any, *, before: Callable[[Tensor], Tensor] | None = None) -> UnitSpec:
     """Trace a network on an example input.
 
     The network runs on shapes alone, once as in training and once as in evaluation, and is left as it was.
@@ -40,6 +40,8 @@ def trace(model: nn.Module, example: Any) -> UnitSpec:
     example : Tensor, tuple of arguments, or dict of keyword arguments
         What the network's forward takes. The first dimension of every tensor may differ later; other sizes
         are those of the example. Give two rows or more: a batch of one cannot be told from no batch.
+    before : callable, optional
+        What to do to every input first; it becomes part of the recorded network.
 
     Returns
     -------
@@ -50,24 +52,49 @@ def trace(model: nn.Module, example: Any) -> UnitSpec:
     TraceError
         The network does not run on the example, decides by numbers, or uses an operator that has no rule.
     """
-    captures = _captures(model, example)
-    state = named_state(model)
+    trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+    return followed(_captures(model, example, before), named_state(model), aliases(model), trainable)
+
+
+def followed(
+    captures: Mapping[str, Capture], state: Mapping[str, Tensor], ties: dict[str, str], trainable: frozenset[str]
+) -> UnitSpec:
+    """Return the `UnitSpec` of two recordings, one of each mode.
+
+    Parameters
+    ----------
+    captures : dict of str to Capture
+        Of ``"train"`` and ``"eval"``.
+    state : dict of str to Tensor
+        Parameters and buffers, as `netgraph.capture.named_state` names them.
+    ties : dict of str to str
+        Other names of tied tensors.
+    trainable : set of str
+
+    Raises
+    ------
+    TraceError
+        An operator has no rule.
+    """
     leaves = {name: [sp.fresh(n) for n in tensor.shape] for name, tensor in state.items()}
     inputs = _input_spaces(captures["eval"])
     trails = {mode: _walk(taken, leaves, inputs, state) for mode, taken in captures.items()}
-    trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
-    return freeze(captures, trails, leaves, inputs, state, aliases(model), trainable)
+    return freeze(captures, trails, leaves, inputs, state, ties, trainable)
 
 
-def _captures(model: nn.Module, example: Any) -> dict[str, Capture]:
+def _captures(model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None = None) -> dict[str, Capture]:
     """Record both modes; an example of one row is doubled, because a batch of one cannot be told from none."""
+
+    def both(rows: Any) -> dict[str, Capture]:
+        return {mode: capture(model, rows, training=mode == "train", before=before) for mode in ("eval", "train")}
+
     doubled = two_rows(example)
     try:
-        return {mode: capture(model, doubled, training=mode == "train") for mode in ("eval", "train")}
+        return both(doubled)
     except TraceError:
         if doubled is example:
             raise
-        return {mode: capture(model, example, training=mode == "train") for mode in ("eval", "train")}
+        return both(example)
 
 
 def two_rows(example: Any) -> Any:

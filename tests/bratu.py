@@ -49,6 +49,9 @@ class Squares:
     def zero_sum(self, level, noise):
         return {name: torch.zeros_like(u) for name, u in noise.items()}
 
+    def family(self, level, name):
+        return (name,)
+
 
 def interpolation(n):
     """Linear interpolation from (n - 1) / 2 to n points, zero at both ends."""

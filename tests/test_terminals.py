@@ -12,6 +12,7 @@ import torch
 from netgraph import cli, completing, plugins
 from netgraph.bundle import read_bundle
 from netgraph.coarsen.budget import KINDS
+from netgraph.coarsen.directions import DIRECTIONS
 from netgraph.coarsen.repair import RUNGS
 from netgraph.fas.options import CYCLES
 from netgraph.fas.schedule import NAMES as SCHEDULES
@@ -123,6 +124,7 @@ def test_completed_words_are_those_that_are_understood():
     assert completing.RUNGS == RUNGS
     assert completing.DATA_SETS == NAMES
     assert completing.NETWORKS == NETWORKS
+    assert completing.DIRECTIONS == DIRECTIONS
     assert tuple(AUGMENTATIONS) == completing.AUGMENTS
     assert completing.CYCLES == CYCLES
     assert completing.SCHEDULES == SCHEDULES

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.coarsen.hierarchy import Hierarchy, Level
+from netgraph.coarsen.hierarchy import Hierarchy
+from netgraph.coarsen.level import Level
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.report import coverage
 from netgraph.coarsen.transfer import Transfer

@@ -1,0 +1,177 @@
+"""Depth as a direction of coarsening: alike residual blocks merge along their chain, and one block goes for two.
+
+A chain is a path graph whose edges weigh how alike neighbouring blocks are; heavy-edge matching pairs them. With the blocks of
+a pair stacked along a dimension of their own, the maps are those of any axis (`netgraph.coarsen.transfer`)::
+
+    inject    W_c = mean of the pair's W, ends added up            prolong   W = W_c twice, ends halved
+    restrict  G_c = sum of the pair's G, ends averaged             distribute  G = G_c / 2 twice, ends copied
+
+A block's ends are what its branches are proportional to (`netgraph.chains`), so that the prolonged pair does two half steps
+where the block did a whole one: x + f(x) becomes x + f(x)/2 + f(x + f(x)/2)/2. Where f is zero that is the same; else it
+differs by f'(x) f(x) / 4, of second order in f. Chang et al., "Multi-level residual networks from dynamical systems view",
+ICLR 2018, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from netgraph.chains import Chain
+from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.hem import augmented_matching
+from netgraph.coarsen.transfer import HALVES, Transfer
+
+
+@dataclass(frozen=True, eq=False)
+class Shortening:
+    """A chain and which of its blocks merge; a coarse block has the name of the first of its aggregate.
+
+    Parameters
+    ----------
+    chain : Chain
+    transfer : Transfer
+        From blocks to coarse blocks; aggregates are runs of neighbours.
+    """
+
+    chain: Chain
+    transfer: Transfer
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """The blocks that give coarse blocks their names."""
+        _, first = np.unique(self.transfer.aggregates, return_index=True)
+        return tuple(self.chain.blocks[i] for i in first)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The blocks that the coarse network has not."""
+        return tuple(block for block in self.chain.blocks if block not in self.kept)
+
+    def members(self, kept: str) -> tuple[str, ...]:
+        """Return the blocks of the aggregate that has a block's name."""
+        mine = self.transfer.aggregates[self.chain.blocks.index(kept)]
+        return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == mine))
+
+
+def shortened(chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: int = 0) -> Shortening | None:
+    """Return which blocks of a chain merge, None where none do.
+
+    Parameters
+    ----------
+    chain : Chain
+    state : dict of str to Tensor
+        Parameters of the network.
+    ratio : float
+        Share of blocks that stay.
+    seed : int
+        Orders pairs that are equally alike.
+    """
+    n = len(chain.blocks)
+    n_coarse = math.ceil(n * ratio)
+    if n_coarse >= n:
+        return None
+    aggregates = augmented_matching(block_graph(chain, state), n_coarse, seed=seed)
+    _, first, along = np.unique(aggregates, return_index=True, return_inverse=True)
+    return Shortening(chain, Transfer(np.argsort(np.argsort(first))[along]))
+
+
+def block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
+    """Return the path graph of a chain's blocks: an edge weighs (1 + cosine of all their parameters) / 2."""
+    floating = [name for name in chain.names if state[f"{chain.name}.{name}"].is_floating_point()]
+    units = torch.stack(
+        [torch.cat([state[f"{block}.{name}"].flatten().double() for name in floating]) for block in chain.blocks]
+    )
+    cosines = torch.nn.functional.cosine_similarity(units[1:], units[:-1]).numpy()
+    weights = np.clip((1 + cosines) / 2, 1e-12, 1.0)
+    adjacency = sparse.diags_array([weights, weights], offsets=[1, -1], format="csr")
+    return AxisGraph(chain.name, sparse.csr_array(adjacency), np.ones(len(chain.blocks)))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Parameters of the blocks of one aggregate: the coarse one has the first one's name."""
+
+    members: tuple[str, ...]
+    is_end: bool
+
+
+class Shorter:
+    """The maps between a network and the one with shorter chains; parameters outside chains stay themselves.
+
+    A family of which a vector has not all members is left out.
+
+    Parameters
+    ----------
+    steps : iterable of Shortening
+    """
+
+    def __init__(self, steps: Iterable[Shortening]) -> None:
+        self.families: dict[str, Family] = {}  # by the name of every member
+        for step in steps:
+            for name in step.chain.names:
+                column = np.array(step.chain.family(name))
+                for i in range(step.transfer.n_coarse):
+                    members = tuple(column[step.transfer.aggregates == i].tolist())
+                    family = Family(members, name in step.chain.ends)
+                    self.families |= dict.fromkeys(members, family)
+
+    def family(self, name: str) -> tuple[str, ...]:
+        """Return the fine parameters that a coarse one stands for."""
+        return self.families[name].members if name in self.families else (name,)
+
+    def inject(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take parameters down: averaged, ends added up."""
+        return self._down(state, ends=False)
+
+    def prolong(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take corrections up: copied, ends shared out."""
+        return self._up(state, ends=True)
+
+    def restrict(self, state: Mapping[str, Tensor], *, squared: bool = False) -> dict[str, Tensor]:
+        """Take gradients down: the transpose of `prolong`; ``squared`` takes second moments."""
+        return self._down(state, ends=True, power=2 if squared else 1)
+
+    def distribute(self, state: Mapping[str, Tensor], *, squared: bool = False) -> dict[str, Tensor]:
+        """Take gradient-like state up: the transpose of `inject`; ``squared`` takes second moments."""
+        return self._up(state, ends=False, power=2 if squared else 1)
+
+    def zero_sum(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return zeros: blocks of a pair read different inputs, so that they part by themselves."""
+        return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+
+    def _down(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
+        """Add families up; ends alone are divided by their size, or all others are."""
+        out: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            family = self.families.get(name)
+            if family is None or len(family.members) == 1:
+                out[name] = tensor.clone()
+            elif name == family.members[0] and all(member in state for member in family.members):
+                parts = [state[member] for member in family.members]
+                divisor = len(parts) ** power if family.is_end == ends else 1
+                out[name] = _total(parts, divisor) if tensor.is_floating_point() else tensor.clone()
+        return out
+
+    def _up(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            family = self.families.get(name)
+            members = self.family(name)
+            shared = family is not None and family.is_end == ends and tensor.is_floating_point() and len(members) > 1
+            part = tensor / len(members) ** power if shared else tensor
+            out |= {member: part.clone() for member in members}
+        return out
+
+
+def _total(parts: Sequence[Tensor], divisor: int) -> Tensor:
+    """Add up, halves in single precision, and divide."""
+    wide = torch.float32 if parts[0].dtype in HALVES else parts[0].dtype
+    return (torch.stack(tuple(parts)).to(wide).sum(0) / divisor).to(parts[0].dtype)
