@@ -86,7 +86,8 @@ class Making:
     rung: str
     data: Calibration | None
     gap: Gap | None = None
-    base: nn.Module = field(init=False)  # with merged heads in one basis (`netgraph.coarsen.gauge`)
+    unturned: nn.Module = field(init=False)
+    turns: list[Turns] = field(default_factory=list)  # what `base` has been turned by since
     rotating: set[str] = field(init=False)
     pool: int = 1
     specs: dict[int, UnitSpec] = field(
@@ -97,10 +98,17 @@ class Making:
     whole: dict[str, Transfer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.base, self.specs[1] = self.root, self.spec
+        self.unturned, self.specs[1] = self.root, self.spec
         self.state = traced_state(self.root)
         axes = [axis.name for axis in self.spec.free if axis.name not in self.way.kept]
         self.rotating = rotatable(self.root, self.spec, self.example, axes, seed=self.way.seed)
+
+    @property
+    def base(self) -> nn.Module:
+        """The base with merged heads in one basis (`netgraph.coarsen.gauge`), written when somebody wants it."""
+        if self.turns:
+            self.unturned, self.turns = rotated(self.unturned, self.spec, self.turns), []
+        return self.unturned
 
     def resolutions(self, n_steps: int) -> None:
         """Trace the network at every resolution that will be asked for; one that cannot be is refused before work begins."""
@@ -126,7 +134,7 @@ class Making:
         except NetgraphError:
             blame_example(self.root, self.example)
             raise
-        self.base = rotated(self.base, self.spec, lifted(turns, self.spec, whole))
+        self.turns = lifted(turns, self.spec, whole)
         self._repair(coarse, reasons)
         here = self._here()
         return Level(coarse, here, transfers, time.perf_counter() - started, here.flops, reasons, short, pool)
@@ -147,13 +155,14 @@ class Making:
 
     def _rebase(self, short: tuple[Shortening, ...], pool: int) -> None:
         """Take another base, shorter or of lower resolution; what has merged of it stays merged."""
+        base = traced_state(self.base)
         self.pool, self.dropped = pool, self.dropped.union(*(step.dropped for step in short))
         self.spec = self.specs[pool]
         if self.dropped:
             self.spec = without_blocks(self.spec, named_state(self.root), self.dropped)
         shorter = Shorter(short)
         self.state = shorter.inject(self.state)
-        self.base = coarse_network(self.root, self.spec, {}, state=shorter.inject(traced_state(self.base)))
+        self.unturned = coarse_network(self.root, self.spec, {}, state=shorter.inject(base))
         self.whole = {axis: t for axis, t in self.whole.items() if axis in self.spec.axes}
 
     # channels
@@ -197,9 +206,9 @@ class Making:
     # repair and error
 
     def _repair(self, coarse: GraphNetwork, reasons: dict[str, Any]) -> None:
-        inputs = None if self.data is None else self.data.inputs
-        done = repaired(self.base, self.spec, self.whole, coarse, rung=self.rung, data=inputs, seed=self.way.seed)
         if self.rung != "none":
+            inputs = None if self.data is None else self.data.inputs
+            done = repaired(self.base, self.spec, self.whole, coarse, rung=self.rung, data=inputs, seed=self.way.seed)
             reasons["repair"] = asdict(done)
         if self.data is not None:
             reasons["error"] = function_error(self.data.wanted, outputs(coarse, self.data.batches))
