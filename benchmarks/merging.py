@@ -1,9 +1,9 @@
 """Claim: merged, repaired networks keep the accuracy of the whole one, and are no worse than pruned ones of the same size.
 
 Accuracy on test data and relative function error, |outputs - base's| / |base's|, without labels, for each network, share
-of units kept, way of merging and rung of repair. On ``mlp`` every coarsener stands with the affinity `cosine`, every
-affinity with `hem` (k-means and Ward hear none), and four coarseners with a budget of units besides; on the larger networks, without
-tuning, those of `FEW`. Beside them, in the same run: `magnitude`, which prunes, and `random`, with the same repairs (with
+of units kept, way of merging and rung of repair. On ``mlp`` with its first seed every coarsener stands with the affinity `cosine`,
+every affinity with `hem` (k-means and Ward hear none), and four coarseners with a budget of units besides, with other seeds those
+of `SOME`; on the larger networks, without tuning, those of `FEW`. Beside them, in the same run: `magnitude`, which prunes, and `random`, with the same repairs (with
 ridge, pruning is refitted by least squares), and torch-pruning's L1, also with norms' statistics estimated anew.
 Repair sees training inputs without labels; accuracies and errors are of test inputs.
 
@@ -37,7 +37,7 @@ from netgraph.models.datasets import Dataset
 RESULTS = Path(__file__).parent / "results" / "merging.jsonl"
 RATIOS = {
     "mlp": (0.75, 0.5, 0.25),
-    "resnet20": (0.75, 0.55, 0.5, 0.25),
+    "resnet20": (0.75, 0.55),
     "vgg": (0.75, 0.5, 0.25),
     "transformer": (0.75, 0.5, 0.25),
 }
@@ -46,7 +46,8 @@ COARSENERS = (
     "spectral", "louvain", "kmeans", "ward",
 )  # fmt: skip
 AFFINITIES = ("both", "correlation", "normed", "radial", "relu")
-FEW = ("magnitude", "random", "hem", "ward")  # on the larger networks, without tuning and budgets
+FEW = ("magnitude", "random", "hem", "ward")  # on the larger networks, without tuning
+SOME = ("magnitude", "random", "hem", "kmeans", "ward")  # on mlp, with further seeds
 SEEN = {"mlp": 4096, "resnet20": 512, "vgg": 512, "transformer": 256}  # training inputs for repair and choice
 JUDGED = {"mlp": 10_000, "resnet20": 1000, "vgg": 1000, "transformer": 500}  # test inputs
 
@@ -86,23 +87,25 @@ class Judge:
         return round(100 * float((guesses == self.targets).float().mean()), 2)
 
 
-def ways(everything: bool) -> list[Way]:
+def ways(name: str, seed: int, *, everything: bool, budgets: bool) -> list[Way]:
     """Return what is tried on a network: all, or what tells most."""
-    if not everything:
-        return [Way(c) for c in FEW]
+    if not everything and (name != "mlp" or seed):
+        few, spreads = (SOME, ("ward",)) if name == "mlp" else (FEW, ("magnitude", "ward") if budgets else ())
+        return [Way(c) for c in few] + [Way(c, spread=True) for c in spreads]
     found = [Way(c) for c in COARSENERS] + [Way("hem", a) for a in AFFINITIES]
     return found + [Way(c, spread=True) for c in ("magnitude", "hem", "kmeans", "ward")]
 
 
-def rows(name: str, seed: int, folder: Path, *, everything: bool, known: set[Any]) -> Iterator[dict[str, Any]]:
+def rows(name: str, seed: int, given: argparse.Namespace, known: set[Any]) -> Iterator[dict[str, Any]]:
     """Yield the measurements of one network that are not known yet."""
-    base, data, rungs = trained(name, seed, folder), data_of(name), RUNGS if everything else RUNGS[:-1]
+    base, data = trained(name, seed, given.folder), data_of(name)
+    rungs = RUNGS if given.everything or name == "mlp" else RUNGS[:-1]
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed + 1))[: SEEN[name]]
     seen, judge = data.ready(data.train.inputs[chosen]), Judge(base, data, JUDGED[name])
     spec = ng.trace(base, seen[:2])
     head = {"network": name, "seed": seed, "base": judge.base, "judged": JUDGED[name], "seen": SEEN[name]}
-    for ratio in RATIOS[name]:
-        for way in ways(everything):
+    for ratio in given.ratio or RATIOS[name]:
+        for way in ways(name, seed, everything=given.everything, budgets=given.budgets):
             if not known.issuperset((name, seed, ratio, *way, rung) for rung in rungs):
                 for rung, found in merged(base, spec, seen, judge, way, ratio, rungs):
                     yield head | {"ratio": ratio, **way._asdict(), "repair": rung, **found}
@@ -212,15 +215,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="of trained networks")
     parser.add_argument("--network", choices=RECIPES, action="append")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--everything", action="store_true", help="all on every network, not on mlp alone")
+    parser.add_argument("--ratio", type=float, action="append", help="of units kept; by default those of the network")
+    parser.add_argument("--everything", action="store_true", help="all on every network, not on mlp's first seed alone")
+    parser.add_argument("--budgets", action="store_true", help="budgets of units on the larger networks too")
     given = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.parent.mkdir(exist_ok=True)
     for name in given.network or RECIPES:
         for seed in range(given.seeds):
             known = {key(row) for row in read()}
-            everything = given.everything or name == "mlp"
-            for row in rows(name, seed, given.folder, everything=everything, known=known):
+            for row in rows(name, seed, given, known):
                 if key(row) not in known:
                     with RESULTS.open("a") as file:
                         file.write(json.dumps(row) + "\n")

@@ -4,8 +4,8 @@
 ``rescale``   without data: what averaging unlike units took from their variance is given back (`netgraph.coarsen.rescale`).
 ``norms``     every batch norm's statistics are estimated anew on calibration data. Jordan et al., "REPAIR: REnormalizing
               permuted activations for interpolation repair", ICLR 2023, section 3.
-``ridge``     besides, each layer's incoming weights are fitted so that the coarse inputs stand for the fine ones
-              (`netgraph.coarsen.ridge`), layer after layer.
+``ridge``     besides, each layer's weights are fitted by least squares so that from the coarse network's inputs they give
+              what the fine layer answers (`netgraph.coarsen.refit`), layer after layer.
 ``tune``      besides, a short training towards the fine network's own outputs.
 
 The fine and the coarse network run side by side, all calibration batches at once, so each layer is repaired on inputs
@@ -22,14 +22,14 @@ import torch
 from torch import nn
 
 from netgraph.coarsen.judging import batches_of, outputs
-from netgraph.coarsen.network import coarse_network
-from netgraph.coarsen.normscale import Gains, fold
+from netgraph.coarsen.network import coarse_network, traced_state
+from netgraph.coarsen.normscale import fold
+from netgraph.coarsen.refit import Refit
 from netgraph.coarsen.rescale import rescale
-from netgraph.coarsen.ridge import Fit
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.verify import tensors_of
 from netgraph.errors import NetgraphError
-from netgraph.layers import LAYERS, LINEAR, NORM
+from netgraph.layers import LAYERS, NORM
 from netgraph.program import GraphNetwork
 from netgraph.spec import UnitSpec
 from netgraph.steps import Stop
@@ -46,11 +46,11 @@ class Repair:
     ----------
     rung : str
     fitted : dict of str to (float, float)
-        For each refitted weight the relative error of its coarse inputs as they stood for the fine ones, before and after.
+        For each refitted weight the relative error of its answers, before and after.
     norms : int
         Batch norms with new statistics.
     left : dict of str to str
-        Weights that read merged units and were not refitted, and why.
+        Weights that were not refitted, and why.
     """
 
     rung: str
@@ -68,8 +68,8 @@ def repair(
     rung: str = "ridge",
     data: Any = None,
     batch: int = 64,
-    strength: float = 1e-3,
-    steps: int = 100,
+    strength: float | None = None,
+    steps: int = 500,
     seed: int = 0,
 ) -> Repair:
     """Repair a coarse network in place.
@@ -89,8 +89,9 @@ def repair(
         Calibration inputs, nested as the traced example; needed from ``norms`` on.
     batch : int
         Rows at a time.
-    strength : float
-        Of the ridge, as a share of the inputs' mean square.
+    strength : float, optional
+        Of the ridge, as a share of the mean square of what a layer's weights multiply; by default chosen for each layer
+        on inputs held out.
     steps : int
         Of the tuning.
     seed : int
@@ -114,8 +115,10 @@ def repair(
         fine = coarse_network(model, spec, {}).eval()
         training = coarse.training
         coarse.eval()
-        gains = fold(model, spec, transfers, coarse)
-        _side_by_side(fine, coarse, batches, _Repairer(spec, transfers, gains, strength, done))
+        fold(model, spec, transfers, coarse)
+        _side_by_side(
+            fine, coarse, batches, Refit(spec, transfers, traced_state(model), coarse.tensors(), strength), done
+        )
         if rung == "tune":
             tune(fine, coarse, batches, steps=steps, seed=seed)
         coarse.train(training)
@@ -130,52 +133,55 @@ def check_rung(rung: str, data: Any) -> None:
         raise NetgraphError(f"repair {rung!r} needs calibration data; give some, or choose none or rescale")
 
 
-def _side_by_side(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], repairer: _Repairer) -> None:
+def _side_by_side(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], refit: Refit, done: Repair) -> None:
     ways = (network.walk(batches, (*LAYERS, NORM)) for network in (fine, coarse))
+    kept: set[str] = set()
     for a, b in zip(*ways, strict=True):
-        (repairer.layer if b.function in LAYERS else repairer.norm)(a, b)
-
-
-@dataclass
-class _Repairer:
-    """Writes into the coarse network at each halt."""
-
-    spec: UnitSpec
-    transfers: Mapping[str, Transfer]
-    gains: Gains
-    strength: float
-    done: Repair
-
-    def norm(self, fine: Stop, coarse: Stop) -> None:
-        """Write the mean and variance of what the norm is about to see."""
-        if coarse.names[3] is None or coarse.names[4] is None:
-            return
-        flat = [arguments[0].movedim(1, 0).flatten(1).double() for arguments in coarse.arguments]  # (channels, n)
-        n = sum(x.shape[1] for x in flat)
-        mean = sum(x.sum(1) for x in flat) / n
-        variance = sum((x - mean[:, None]).square().sum(1) for x in flat) / max(n - 1, 1)
-        coarse.arguments[0][3].copy_(mean)
-        coarse.arguments[0][4].copy_(variance)
-        self.done.norms += 1
-
-    def layer(self, fine: Stop, coarse: Stop) -> None:
-        """Fit the incoming weights, if they read merged units and nothing else reads them."""
-        if self.done.rung == "norms":
-            return
-        name, bias = coarse.names[1], coarse.names[2] if len(coarse.names) > 2 else None
-        if name is None or not Fit.touches(self.spec, self.transfers, name):
-            return
-        if coarse.function is not LINEAR and len(coarse.arguments[0]) > 6 and coarse.arguments[0][6] != 1:
-            self.done.left[name] = "its channels come in groups"
-            return
-        fit = Fit(self.spec, self.transfers, name, centred=bias is not None or name in self.gains)
-        dim = -1 if coarse.function is LINEAR else 1
-        for a, b in zip(fine.arguments, coarse.arguments, strict=True):
-            fit.add(a[0].movedim(dim, -1).flatten(0, -2), b[0].movedim(dim, -1).flatten(0, -2))
         with torch.no_grad():
-            self.done.fitted[name] = fit.write(
-                fine.arguments[0], coarse.arguments[0], bias, self.strength, self.gains.get(name)
-            )
+            if b.function is NORM:
+                done.norms += estimated(b, keep=b.names[3] in kept)
+            elif done.rung != "norms" and not _same(a, b):
+                _fitted(a, b, refit, done, kept)
+
+
+def _same(fine: Stop, coarse: Stop) -> bool:
+    """Tell whether a layer reads what the fine one reads: merging then gave its best weights."""
+    x, y = fine.arguments[0][0], coarse.arguments[0][0]
+    return x.shape == y.shape and torch.equal(x, y)
+
+
+def _fitted(fine: Stop, coarse: Stop, refit: Refit, done: Repair, kept: set[str]) -> None:
+    """Fit a layer; say of those that cannot be fitted why."""
+    hindrance = refit.hindrance(coarse)
+    if hindrance is not None:
+        done.left.update([hindrance])
+        return
+    name = coarse.names[1]
+    assert name is not None
+    done.fitted[name] = refit.layer(fine, coarse)
+    if (norm := refit.norm(name)) is not None:
+        kept.add(norm[2])
+
+
+def estimated(stop: Stop, *, keep: bool) -> bool:
+    """Write the mean and variance of what a norm is about to see; return whether there were old ones.
+
+    With ``keep`` its scale and shift change too, so that it computes what it did: a fit chose that already.
+    """
+    _, scale, shift, mean, variance, _, _, eps = stop.arguments[0][:8]
+    if stop.names[3] is None or stop.names[4] is None:
+        return False
+    flat = [arguments[0].movedim(1, 0).flatten(1).double() for arguments in stop.arguments]  # (channels, n)
+    n = sum(x.shape[1] for x in flat)
+    m = sum(x.sum(1) for x in flat) / n
+    v = sum((x - m[:, None]).square().sum(1) for x in flat) / max(n - 1, 1)
+    if keep:
+        gain = scale.double() / (variance.double() + eps).sqrt()
+        scale.copy_(gain * (v + eps).sqrt())
+        shift.add_(gain * (m - mean))
+    mean.copy_(m)
+    variance.copy_(v)
+    return True
 
 
 def tune(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], *, steps: int, seed: int) -> None:

@@ -1,121 +1,88 @@
-"""Ridge regression of a layer's input: which mixture of the coarse units stands best for each fine one.
+"""Ridge regression of a layer: the weights with which the coarse network's own inputs give what the fine layer answers.
 
-For inputs X of the fine network and X_c of the coarse one, both (samples, units)::
+For the columns C that the coarse weights multiply (`netgraph.coarsen.columns`) and the answers T that they should give::
 
-    M   = argmin |X - X_c M'|² + s |M - P|²         P prolongs: plain merging is where the ridge pulls to
-        = P + (X - X_c P')' X_c (X_c' X_c + s I)^-1
-    W_c = R_out W M,   b_c = R_out (b + W (mean X - M mean X_c))
+    W, b = argmin |T - C W' - b|² + s |W - W_0|²          W_0 is what merging gave: there the ridge pulls to
+    W    = W_0 + (T - C W_0')' C (C' C + s I)^-1          of centred T and C, where there is a bias
+    b    = mean T - W mean C
 
-Only the sums X' X_c and X_c' X_c are kept, in double precision. The refit of pruned networks by least squares is that
-of He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017, section 3.1.
+Only the sums C' C, T' C and |T|² are kept, in double precision, and those of some inputs apart: s is that of `STRENGTHS`
+which errs least on them; then all are fitted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.normscale import by_row
-from netgraph.coarsen.transfer import Transfer
-from netgraph.coarsen.weights import inject, prolonged
-from netgraph.spec import UnitSpec, term_axes
-
-ROWS = 32_768  # samples of one batch that are used: neighbouring pixels say much the same
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # shares of the columns' mean square
+UNJUDGED = 1e-2  # where no inputs are held out
 
 
-class Fit:
-    """The fit of one weight's incoming dimension, batch by batch.
+@dataclass(frozen=True)
+class Sums:
+    """Sums over rows of columns and answers, for each group g of a layer.
 
     Parameters
     ----------
-    spec : UnitSpec
-        Of the fine network.
-    transfers : dict of str to Transfer
-    name : str
-        The weight, (out, in, ...).
-    centred : bool
-        Whether there is a bias to take what the means differ by.
+    n : int
+        Rows.
+    columns, answers : Tensor
+        Their sums, (g, d) and (g, o).
+    gram, cross : Tensor
+        C' C (g, d, d) and T' C (g, o, d).
+    square : float
+        |T|².
     """
 
-    def __init__(self, spec: UnitSpec, transfers: Mapping[str, Transfer], name: str, *, centred: bool) -> None:
-        self.spec, self.transfers, self.name, self.centred = spec, transfers, name, centred
-        self.n, self.cross, self.gram, self.square = 0, torch.zeros(0), torch.zeros(0), 0.0
-        self.mean_fine, self.mean_coarse = torch.zeros(0), torch.zeros(0)
+    n: int
+    columns: Tensor
+    answers: Tensor
+    gram: Tensor
+    cross: Tensor
+    square: float
 
-    @staticmethod
-    def touches(spec: UnitSpec, transfers: Mapping[str, Transfer], name: str) -> bool:
-        """Tell whether a weight's second dimension sums over units that merged."""
-        summed = spec.sums.get((name, 1), frozenset())
-        merged = [axis for axis in term_axes(spec.parameters[name][1]) if axis in transfers]
-        return bool(merged) and all(axis in summed for axis in merged)
+    @classmethod
+    def of(cls, columns: Tensor, answers: Tensor) -> Sums:
+        """Return the sums of columns (n, g, d) and answers (n, g, o)."""
+        c, t = columns.double().movedim(1, 0), answers.double().movedim(1, 0)
+        return cls(c.shape[1], c.sum(1), t.sum(1), c.mT @ c, t.mT @ c, float(t.square().sum()))
 
-    def add(self, fine: Tensor, coarse: Tensor) -> None:
-        """Take in samples, (rows, n) and (rows, k)."""
-        step = -(-len(fine) // ROWS)
-        x, y = fine[::step].double(), coarse[::step].double()
-        if not self.n:
-            self.mean_fine, self.mean_coarse = x.new_zeros(x.shape[1]), y.new_zeros(y.shape[1])
-            self.cross, self.gram = x.new_zeros(x.shape[1], y.shape[1]), y.new_zeros(y.shape[1], y.shape[1])
-        self.n += len(x)
-        self.square += float(x.square().sum())
-        self.mean_fine += x.sum(0)
-        self.mean_coarse += y.sum(0)
-        self.cross.addmm_(x.T, y)  # (n, rows) @ (rows, k)
-        self.gram.addmm_(y.T, y)  # (k, rows) @ (rows, k)
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def solved(self, strength: float) -> tuple[Tensor, Tensor, tuple[float, float]]:
-        """Return M (n, k), what a bias adds for each fine unit (n,), and the relative errors before and after."""
-        fine, coarse = self.mean_fine / self.n, self.mean_coarse / self.n
-        plain = prolonged(self.spec, self.transfers, self.name, 1).to(self.gram)  # P, (n, k)
-        cross, gram, square = self.cross, self.gram, self.square
-        if self.centred:
-            cross = cross - self.n * torch.outer(fine, coarse)
-            gram = gram - self.n * torch.outer(coarse, coarse)
-            square = square - self.n * float(fine.square().sum())
-        ridge = max(strength * float(gram.diagonal().mean()), 1e-30)
-        matrix = gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        M = plain + torch.linalg.solve(matrix, (cross - plain @ gram).T).T
-        errors = [_relative(square, cross, gram, m) for m in (plain, M)]
-        shift = fine - M @ coarse if self.centred else torch.zeros_like(fine)
-        return M, shift, (errors[0], errors[1])
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Return C' C and T' C of columns and answers less their means."""
+        c, t = self.columns[:, None] / self.n, self.answers[:, None] / self.n
+        return self.gram - self.n * c.mT @ c, self.cross - self.n * t.mT @ c
 
-    def write(
-        self,
-        fine: list[Any],
-        coarse: list[Any],
-        bias: str | None,
-        strength: float,
-        gains: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[float, float]:
-        """Write the fitted weight and bias; ``fine`` and ``coarse`` are the layers' arguments. Return both errors.
+    def bias(self, W: Tensor, *, free: bool) -> Tensor:
+        """Return the best bias beside weights (g, o, d), 0 unless it is ``free``: (g, o)."""
+        best = (self.answers - self._times(W)) / self.n
+        return best if free else torch.zeros_like(best)
 
-        ``gains`` are those of the norms that follow, fine and coarse: in their scale rows are averaged.
-        """
-        M, shift, errors = self.solved(strength)
-        weight = fine[1].double()
-        fitted = torch.tensordot(weight, M, dims=([1], [0])).movedim(-1, 1)  # (out, k, ...)
-        coarse[1].copy_(self._restricted(self.name, fitted, gains, skip=1))
-        if bias is not None:
-            change = torch.tensordot(weight.flatten(2).sum(2) if weight.ndim > 2 else weight, shift, dims=([1], [0]))
-            coarse[2].copy_(self._restricted(bias, fine[2].double() + change, gains))
-        return errors
+    def error(self, W: Tensor, b: Tensor) -> float:
+        """Return |T - C W' - b| / |T|."""
+        left = self.square - 2 * (self.cross * W).sum() + ((W @ self.gram) * W).sum()
+        left += (b * (self.n * b + 2 * (self._times(W) - self.answers))).sum()
+        return math.sqrt(max(float(left), 0.0) / max(self.square, 1e-30))
 
-    def _restricted(
-        self, name: str, tensor: Tensor, gains: tuple[Tensor, Tensor] | None, skip: int | None = None
-    ) -> Tensor:
-        terms = tuple(() if d == skip else term for d, term in enumerate(self.spec.parameters[name]))
-        spec = replace(self.spec, parameters={name: terms})
-        if gains is None:
-            return inject(spec, self.transfers, {name: tensor})[name]
-        return by_row(1 / gains[1], inject(spec, self.transfers, {name: by_row(gains[0], tensor)})[name])
+    def _times(self, W: Tensor) -> Tensor:
+        return (W @ self.columns[:, :, None])[:, :, 0]
 
 
-def _relative(square: float, cross: Tensor, gram: Tensor, M: Tensor) -> float:
-    """Return |X - X_c M'| / |X| from the sums of products alone."""
-    left = square - 2 * float((cross * M).sum()) + float(((M @ gram) * M).sum())
-    return math.sqrt(max(left, 0.0) / max(square, 1e-30))
+def solved(sums: Sums, start: Tensor, strength: float, *, free: bool) -> tuple[Tensor, Tensor]:
+    """Return weights (g, o, d) and bias (g, o) of the ridge that pulls to ``start``; ``free`` says if there is a bias."""
+    gram, cross = sums.centred() if free else (sums.gram, sums.cross)
+    ridge = (strength * gram.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp_min(1e-30)
+    matrix = gram + ridge[:, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    W = start + torch.linalg.solve(matrix, (cross - start @ gram).mT).mT
+    return W, sums.bias(W, free=free)
+
+
+def chosen(fit: Sums, held: Sums, start: Tensor, *, free: bool) -> float:
+    """Return the strength whose fit errs least on what was held out."""
+    return min(STRENGTHS, key=lambda strength: held.error(*solved(fit, start, strength, free=free)))

@@ -20,6 +20,7 @@ from netgraph.tracing import rule_table
 
 EXTRA = {"aten.sym_size"}
 LIMIT = 2**34  # no size, and no product of the sizes in one argument, of an honest network is larger
+JOINS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 WHOLE = 2**62  # integers beyond mean "to the end" or "the least", and ask for nothing
 
 
@@ -59,11 +60,14 @@ class Stop:
         Positional arguments, for each batch.
     names : tuple of str or None
         For each argument the parameter or buffer that it is, if this call alone reads it.
+    beside : list, optional
+        For each batch what the call's result, or that of the batch norm after it, is about to be added to, if that is there already.
     """
 
     function: Callable[..., Any]
     arguments: list[list[Any]]
     names: tuple[str | None, ...]
+    beside: list[Any] | None = None
 
 
 class Steps:
@@ -175,10 +179,26 @@ class Steps:
             if step.function in stops:
                 slots = [v.index if isinstance(v, Slot) else -1 for v in step.args]
                 once = tuple(names.get(i) if readers[i] == 1 else None for i in slots)
-                yield Stop(step.function, [[_filled(v, env) for v in step.args] for env in envs], once)
+                other = self._beside(step.index)
+                beside = None if other is None or envs[0][other] is None else [env[other] for env in envs]
+                yield Stop(step.function, [[_filled(v, env) for v in step.args] for env in envs], once, beside)
             for env in envs:
                 with torch.no_grad():
                     take(step, env)
+
+    def _beside(self, index: int) -> int | None:
+        """Return the slot that a step's result, or that of the norm after it, is added to, if nothing else reads it."""
+        for _ in range(2):
+            after = [step for step in self.steps if index in _read((*step.args, *(v for _, v in step.kwargs)))]
+            if len(after) != 1:
+                return None
+            if after[0].function in JOINS and not after[0].kwargs:
+                others = [v.index for v in after[0].args if isinstance(v, Slot) and v.index != index]
+                return others[0] if len(others) == 1 else None
+            if after[0].function is not torch.ops.aten.batch_norm.default:
+                return None
+            index = after[0].index
+        return None
 
     def begun(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
         """Return a place for each result, filled with inputs and what ``find`` returns."""

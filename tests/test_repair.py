@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 import netgraph as ng
+from netgraph.coarsen.columns import at, columns, drawn
 from netgraph.coarsen.judging import function_error, outputs
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.normscale import fold
 from netgraph.coarsen.repair import RUNGS, repair
 from netgraph.coarsen.rescale import variance_share
-from netgraph.coarsen.ridge import Fit
+from netgraph.coarsen.ridge import STRENGTHS, Sums, chosen, solved
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.weights import prolong
 from netgraph.models.mlp import mlp
@@ -78,27 +79,134 @@ def test_each_rung_with_data_comes_nearer_to_the_function(name):
     assert errors["tune"] < errors["ridge"] < errors["none"]
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_the_ridge_is_the_least_squares_solution_of_the_stacked_system(centred):
-    _, spec, transfers, _, _ = merged("perceptron")
-    transfer = transfers["0"]
-    fine, coarse = (
-        torch.randn(50, 16, dtype=torch.float64) + 2,
-        torch.randn(50, transfer.n_coarse, dtype=torch.float64) - 1,
-    )
-    fit = Fit(spec, transfers, "2.weight", centred=centred)
-    for part in (slice(0, 20), slice(20, 50)):
-        fit.add(fine[part], coarse[part])
-    M, shift, _ = fit.solved(0.1)
-    x, y = (fine - fine.mean(0), coarse - coarse.mean(0)) if centred else (fine, coarse)
-    s = 0.1 * float((y.T @ y).diagonal().mean())
-    P = torch.from_numpy(transfer.P.toarray())
-    k = transfer.n_coarse
-    stacked = torch.cat([y, s**0.5 * torch.eye(k, dtype=torch.float64)])
-    wanted = torch.linalg.lstsq(stacked, torch.cat([x, s**0.5 * P.T])).solution.T
-    torch.testing.assert_close(M, wanted)
-    if centred:
-        torch.testing.assert_close(shift, fine.mean(0) - wanted @ coarse.mean(0))
+def grams(columns, answers):
+    """Return the sums of rows that come in two parts."""
+    return Sums.of(columns[:20], answers[:20]) + Sums.of(columns[20:], answers[20:])
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_the_ridge_is_the_least_squares_solution_of_the_stacked_system(free):
+    C, T = torch.randn(50, 2, 7).double() - 1, torch.randn(50, 2, 3).double() + 2
+    start, sums = torch.randn(2, 3, 7).double(), grams(C, T)
+    W, b = solved(sums, start, 0.1, free=free)
+    for g in range(2):
+        c, t = (C[:, g] - C[:, g].mean(0), T[:, g] - T[:, g].mean(0)) if free else (C[:, g], T[:, g])
+        s = 0.1 * float((c.T @ c).diagonal().mean())
+        stacked = torch.cat([c, s**0.5 * torch.eye(7, dtype=torch.float64)])
+        wanted = torch.linalg.lstsq(stacked, torch.cat([t, s**0.5 * start[g].T])).solution.T
+        torch.testing.assert_close(W[g], wanted)
+        torch.testing.assert_close(b[g], T[:, g].mean(0) - wanted @ C[:, g].mean(0) if free else torch.zeros_like(b[g]))
+    left = T - torch.einsum("ngd,god->ngo", C, W) - b
+    assert sums.error(W, b) == pytest.approx(float(left.norm() / T.norm()))
+
+
+def test_the_strength_that_errs_least_on_inputs_held_out_is_chosen():
+    start = torch.zeros(1, 1, 30).double()
+    for noise, wanted in ((0.0, STRENGTHS[0]), (100.0, STRENGTHS[-1])):
+        C = torch.randn(80, 1, 30).double()
+        T = C.sum(2, keepdim=True) + noise * torch.randn(80, 1, 1).double()
+        assert chosen(grams(C[:40], T[:40]), grams(C[40:], T[40:]), start, free=True) == wanted
+
+
+ATEN = torch.ops.aten
+LAYERS = [
+    (ATEN.linear.default, torch.randn(5, 4, 6), torch.randn(3, 6), []),
+    (ATEN.conv1d.default, torch.randn(5, 4, 9), torch.randn(6, 4, 3), [None, [2], [1], [2]]),
+    (ATEN.conv2d.default, torch.randn(5, 4, 9, 7), torch.randn(6, 2, 3, 2), [None, [2, 1], [1, 0], [1, 2], 2]),
+    (ATEN.conv2d.default, torch.randn(5, 4, 8, 8), torch.randn(4, 1, 3, 3), [None, [1], [1], [1], 4]),
+    (ATEN.conv3d.default, torch.randn(5, 2, 4, 5, 6), torch.randn(3, 2, 2, 2, 2), []),
+]
+
+
+@pytest.mark.parametrize(("function", "x", "weight", "rest"), LAYERS)
+def test_weights_times_columns_are_what_torch_answers_at_those_places(function, x, weight, rest):
+    output = function(x, weight, *rest)
+    for n in (11, 10**6):
+        places = drawn(output, function, n, torch.Generator().manual_seed(0))
+        found = columns([x, weight, *rest], function, places)  # (n, g, d)
+        assert (
+            len(found)
+            == min(n, output.numel() // len(weight))
+            == len(set(zip(*(p.tolist() for p in places), strict=True)))
+        )
+        product = torch.einsum("ngd,god->ngo", found, weight.flatten(1).unflatten(0, (found.shape[1], -1)))
+        torch.testing.assert_close(product.flatten(1), at(output, function, places), atol=1e-5, rtol=1e-5)
+
+
+class Joined(nn.Module):
+    """Two convolutions with batch norm in front of a join, after one that merges."""
+
+    def __init__(self, groups=1):
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False, groups=groups)
+        self.b, self.norm, self.head = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+
+    def stream(self, x):
+        x = self.stem(x)
+        return x + self.norm(self.b(torch.relu(self.a(x))))
+
+    def forward(self, x):
+        return self.head(torch.relu(self.stream(x)))
+
+
+def joined(groups=1, strength=1e-9, rung="ridge"):
+    model, data = Joined(groups).eval().double(), torch.randn(16, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model.norm.weight.uniform_(0.5, 2)
+        model.norm.running_var.uniform_(0.5, 2)
+    hierarchy = ng.build_hierarchy(model, data[:2], ratio=0.5)
+    spec, transfers = hierarchy.levels[0].spec, hierarchy.levels[1].transfers
+    coarse = coarse_network(model, spec, transfers).eval()
+    done = repair(model, spec, transfers, coarse, rung=rung, data=data, strength=strength)
+    return model, spec, transfers, coarse, data, done
+
+
+def test_what_is_left_at_a_residual_join_is_orthogonal_to_what_its_layer_reads():
+    model, spec, transfers, coarse, data, _ = joined()
+    weights, conv = coarse.tensors(), nn.functional.conv2d
+    with torch.no_grad():
+        skip = conv(data, weights["stem.weight"], weights["stem.bias"], padding=1)
+        inner = conv(skip, weights["a.weight"], padding=1).relu()
+        weight, bias = fused(weights, "b", "norm")
+        R = torch.from_numpy(transfers[spec.parameters["b.weight"][0][0]].R.toarray())
+        wanted = torch.einsum("kc,nchw->nkhw", R, model.stream(data))
+        left = wanted - skip - conv(inner, weight, bias, padding=1)
+    read = nn.functional.unfold(inner, 3, padding=1)
+    assert left.mean((0, 2, 3)).abs().max() < 1e-9
+    assert torch.einsum("nkp,ndp->kd", left.flatten(2), read).abs().max() < 1e-3
+    assert left.square().mean() > 1e-6
+
+
+def test_a_norm_behind_a_fit_has_the_statistics_of_its_inputs():
+    _, _, _, coarse, data, _ = joined()
+    weights, conv = coarse.tensors(), nn.functional.conv2d
+    x = conv(data, weights["stem.weight"], weights["stem.bias"], padding=1)
+    x = conv(conv(x, weights["a.weight"], padding=1).relu(), weights["b.weight"], padding=1)
+    torch.testing.assert_close(weights["norm.running_mean"], x.mean((0, 2, 3)))
+    torch.testing.assert_close(weights["norm.running_var"], x.transpose(0, 1).flatten(1).var(1))
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_grouped_and_depthwise_convolutions_are_fitted_group_by_group(groups):
+    *_, done = joined(groups)
+    assert set(done.fitted) == {"a.weight", "b.weight", "head.weight"}
+    assert not done.left
+    assert all(after < 0.99 * before for before, after in done.fitted.values())
+
+
+def test_a_weight_that_is_read_twice_is_named_as_left():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.c(self.b(torch.relu(self.b(torch.relu(self.a(x))))))
+
+    model, data = Twice(), torch.randn(40, 6)
+    level = ng.build_hierarchy(model, data[:2], repair="ridge", data=data).levels[1]
+    assert level.reasons["repair"]["left"] == {"b.weight": "something else reads it too"}
+    assert set(level.reasons["repair"]["fitted"]) == {"c.weight"}
 
 
 def test_norm_statistics_are_those_that_torch_finds_in_one_training_step():
