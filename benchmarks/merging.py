@@ -87,25 +87,28 @@ class Judge:
         return round(100 * float((guesses == self.targets).float().mean()), 2)
 
 
-def ways(name: str, seed: int, *, everything: bool, budgets: bool) -> list[Way]:
+def ways(name: str, seed: int, given: argparse.Namespace) -> list[Way]:
     """Return what is tried on a network: all, or what tells most."""
-    if not everything and (name != "mlp" or seed):
-        few, spreads = (SOME, ("ward",)) if name == "mlp" else (FEW, ("magnitude", "ward") if budgets else ())
-        return [Way(c) for c in few] + [Way(c, spread=True) for c in spreads]
-    found = [Way(c) for c in COARSENERS] + [Way("hem", a) for a in AFFINITIES]
-    return found + [Way(c, spread=True) for c in ("magnitude", "hem", "kmeans", "ward")]
+    if given.everything or (name == "mlp" and not seed):
+        found = [Way(c) for c in COARSENERS] + [Way("hem", a) for a in AFFINITIES]
+        spreads = ["magnitude", "hem", "kmeans", "ward"]
+    else:
+        found = [Way(c) for c in (SOME if name == "mlp" else FEW)]
+        spreads = ["ward"] if name == "mlp" else ["magnitude", "ward"] * given.budgets
+    found += [Way(c, spread=True) for c in spreads]
+    return [way for way in found if not given.coarsener or way.coarsener in given.coarsener]
 
 
 def rows(name: str, seed: int, given: argparse.Namespace, known: set[Any]) -> Iterator[dict[str, Any]]:
     """Yield the measurements of one network that are not known yet."""
     base, data = trained(name, seed, given.folder), data_of(name)
-    rungs = RUNGS if given.everything or name == "mlp" else RUNGS[:-1]
+    rungs = RUNGS if given.everything or given.tune or name == "mlp" else RUNGS[:-1]
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed + 1))[: SEEN[name]]
     seen, judge = data.ready(data.train.inputs[chosen]), Judge(base, data, JUDGED[name])
     spec = ng.trace(base, seen[:2])
     head = {"network": name, "seed": seed, "base": judge.base, "judged": JUDGED[name], "seen": SEEN[name]}
     for ratio in given.ratio or RATIOS[name]:
-        for way in ways(name, seed, everything=given.everything, budgets=given.budgets):
+        for way in ways(name, seed, given):
             if not known.issuperset((name, seed, ratio, *way, rung) for rung in rungs):
                 for rung, found in merged(base, spec, seen, judge, way, ratio, rungs):
                     yield head | {"ratio": ratio, **way._asdict(), "repair": rung, **found}
@@ -216,6 +219,8 @@ def main() -> None:
     parser.add_argument("--network", choices=RECIPES, action="append")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ratio", type=float, action="append", help="of units kept; by default those of the network")
+    parser.add_argument("--coarsener", action="append", help="by default all of the network")
+    parser.add_argument("--tune", action="store_true", help="tuning on the larger networks too")
     parser.add_argument("--everything", action="store_true", help="all on every network, not on mlp's first seed alone")
     parser.add_argument("--budgets", action="store_true", help="budgets of units on the larger networks too")
     given = parser.parse_args()
