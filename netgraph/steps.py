@@ -189,7 +189,7 @@ class Steps:
     def _beside(self, index: int) -> int | None:
         """Return the slot that a step's result, or that of the norm after it, is added to, if nothing else reads it."""
         for _ in range(2):
-            after = [step for step in self.steps if index in _read((*step.args, *(v for _, v in step.kwargs)))]
+            after = [step for step in self.steps if index in read_by(step)]
             if len(after) != 1:
                 return None
             if after[0].function in JOINS and not after[0].kwargs:
