@@ -31,7 +31,7 @@ from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.repair import repair
 
 RESULTS = Path(__file__).parent / "results" / "heads.jsonl"
-RUNGS = ("none", "ridge", "tune")
+RUNGS = ("none", "ridge")
 SEEN, JUDGED = 512, 5000
 
 
