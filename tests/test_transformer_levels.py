@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 import netgraph as ng
+from netgraph.coarsen.moves import moves_to
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.verify import dead_units, duplicate_units, relative_error_of
 from netgraph.coarsen.weights import prolong
+from netgraph.errors import NothingToMergeError
 from netgraph.models.transformer import Attention, Decoder, Encoder
 
 TOKENS = torch.randint(1, 40, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -118,3 +120,34 @@ def test_the_scale_of_attention_stays_the_fine_head_s():
     wide = prolong(spec, level.transfers, dict(level.model.state_dict()))
     torch.testing.assert_close(coarse_network(model, spec, {}, state=wide).eval()(x), level.model.eval()(x))
     assert level.model.state_dict()["attention.query.weight"].shape == (8, 8)  # two heads of four numbers, as before
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("post")])
+def test_half_of_the_blocks_computes_what_all_did_where_the_others_add_nothing(name):
+    model, spec = made(name)
+    last = ("attention.out", "down")
+    with torch.no_grad():
+        for parameter in (p for n, p in model.named_parameters() if any(f"{end}." in n for end in last)):
+            parameter.zero_()
+    hierarchy = ng.build_hierarchy(model, TOKENS, spec=spec, directions="depth")
+    coarse = hierarchy.levels[1].model.eval()
+    assert {n.split(".")[1] for n, _ in coarse.named_parameters() if n.startswith("blocks")} == {"0"}
+    torch.testing.assert_close(coarse(TOKENS), model.eval()(TOKENS))
+    fine = moves_to(hierarchy.levels[1]).prolong({n: t for n, t in coarse.state_dict().items() if "constants" not in n})
+    model.load_state_dict(fine)
+    torch.testing.assert_close(coarse(TOKENS), model(TOKENS))
+
+
+def test_a_level_of_fewer_blocks_hides_padding_and_later_tokens_too():
+    torch.manual_seed(1)
+    mask, later = PADDED > 0, torch.cat([TOKENS[:, :8], TOKENS[:, :4]], 1)
+    encoder = ng.build_hierarchy(Encoder(40, 3, **SIZES), (PADDED, mask), directions="depth").levels[1].model.eval()
+    torch.testing.assert_close(encoder(PADDED, mask), encoder(torch.where(mask, PADDED, 5), mask))
+    decoder = ng.build_hierarchy(Decoder(40, **SIZES), TOKENS, directions="depth").levels[1].model.eval()
+    torch.testing.assert_close(decoder(TOKENS)[:, :8], decoder(later)[:, :8])
+
+
+def test_post_norm_blocks_are_no_chain_and_the_message_says_so():
+    model, spec = made("post-norm, first token")
+    with pytest.raises(NothingToMergeError, match="does not end in a sum with what it was given"):
+        ng.build_hierarchy(model, TOKENS, spec=spec, directions="depth")
