@@ -178,6 +178,8 @@ class Making:
         transfers, chosen = step.transfers(judge, reasons.get("ratios", {}))
         if chosen:
             reasons["coarseners"] = chosen
+        if transfers and self.way.quality is not None:
+            reasons["quality"] = step.costs(transfers, judge)
         return transfers
 
     def _merged(

@@ -108,6 +108,7 @@ def build_hierarchy(
     repair: str = "none",
     data: Any = None,
     budget: str | None = None,
+    quality: int | None = None,
     seed: int = 7619,
     spec: UnitSpec | None = None,
     progress: Progress | None = None,
@@ -144,6 +145,8 @@ def build_hierarchy(
     budget : str, optional
         ``parameters=0.5``, ``flops=0.5``, ``units=0.5`` or ``error=0.05``: spread over the axes by their error curves in place of
         ``ratio``, from each level to the next.
+    quality : int, optional
+        Measure what merging costs each axis, and compare so many eigenvalues (`netgraph.coarsen.quality`): ``level.reasons``.
     seed : int
     spec : UnitSpec, optional
         A trace at hand.
@@ -179,7 +182,7 @@ def build_hierarchy(
     spec = spec or trace(model, example)
     keep = tuple(keep)
     kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
-    way = Way(coarseners, weigh, ratios, kept, round_to, seed, progress)
+    way = Way(coarseners, weigh, ratios, kept, round_to, seed, progress, quality)
     making = Making(model, spec, example, way, limit, repair, Calibration.of(model, data), gap)
     making.resolutions(sum("space" in step for step in steps))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
@@ -197,7 +200,8 @@ def build_hierarchy(
         options["directions"] = ["+".join(d for d in DIRECTIONS if d in step) for step in steps]
     again = partial(
         build_hierarchy, model, example, coarsener=coarsener, affinity=affinity, directions=directions, n_levels=n_levels,
-        ratio=ratio, loss=loss, keep=keep, round_to=round_to, repair=repair, data=data, budget=budget, seed=seed, spec=spec,
+        ratio=ratio, loss=loss, keep=keep, round_to=round_to, repair=repair, data=data, budget=budget, quality=quality,
+        seed=seed, spec=spec,
     )  # fmt: skip
     return Hierarchy(levels, options, again)
 

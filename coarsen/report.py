@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.coarsen.level import Level
 from netgraph.spec import UnitSpec, term_axes
 
+COSTS = ("balance", "modularity", "weight_error", "function_error", "eigenvalue_error", "subspace_error")
 LEFT = "left alone: on request, by its ratio or the budget, or its size has no divisor near the ratio"
 
 
@@ -59,6 +61,9 @@ def told(level: Level) -> Iterator[str]:
     if done:
         left = "".join(f"; {name} as it was: {why}" for name, why in list(done["left"].items())[:3])
         yield f"repair {done['rung']}: {len(done['fitted'])} layers fitted, {done['norms']} batch norms estimated anew{left}"
+    measured = level.reasons.get("quality")
+    if measured:
+        yield f"medians over {len(measured)} axes: {_medians(list(measured.values()))}"
     if "error" in level.reasons:
         yield f"relative function error on the calibration data {level.reasons['error']:.3g}"
 
@@ -67,6 +72,16 @@ def _other_directions(level: Level) -> dict[str, Any]:
     """Return what depth and space did on a level; nothing where neither did."""
     blocks = {step.chain.name: [list(step.members(block)) for block in step.kept] for step in level.chains}
     return ({"blocks": blocks} if blocks else {}) | ({"pool": level.pool} if level.pool > 1 else {})
+
+
+def _medians(axes: list[dict[str, float]]) -> str:
+    """Return what merging costs in the median of the axes where it was measured; the cut as a share of all edges."""
+    shares = [a["cut"] / total for a in axes if (total := a["cut"] + a["matched_weight"])]
+    said = [f"cut {median(shares):.1%} of the affinity"] if shares else []
+    for name in COSTS:
+        values = [a[name] for a in axes if name in a]
+        said += [f"{name.replace('_', ' ')} {median(values):.3g}"] if values else []
+    return ", ".join(said)
 
 
 def report(hierarchy: Hierarchy) -> dict[str, Any]:

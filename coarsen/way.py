@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from netgraph import plugins
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.checks import Coarsener, checked_aggregates, leaves_out
+from netgraph.coarsen.quality import quality
 from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.transfer import Transfer
 from netgraph.errors import NetgraphError
@@ -40,6 +41,13 @@ class Way:
         Axes to leave alone.
     round_to, seed : int
     progress : callable, optional
+    quality : int, optional
+        How many eigenvalues to compare where it is measured what merging costs each axis; None measures nothing.
+
+    Raises
+    ------
+    NetgraphError
+        ``quality`` is below 0.
     """
 
     coarseners: Mapping[str, Coarsener]
@@ -49,6 +57,11 @@ class Way:
     round_to: int = 1
     seed: int = 0
     progress: Progress | None = None
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.quality is not None and self.quality < 0:
+            raise NetgraphError(f"quality, a number of eigenvalues to compare, is {self.quality}; give 0 or more")
 
     def ratio(self, axis: str) -> float:
         """Return the share of an axis' units that stay."""
@@ -146,6 +159,18 @@ class Step:
             return next(iter(found.values()), None), {}
         errors = {name: (judge or self.weight_error)(axis.name, t) for name, t in found.items()}
         return found[min(errors, key=errors.__getitem__)], errors
+
+    def costs(self, transfers: Mapping[str, Transfer], judge: Judge | None) -> dict[str, dict[str, float]]:
+        """Return what merging costs each axis: its `Quality`, and the error when it alone merges, of weights without judge."""
+        found = {}
+        for axis, transfer in transfers.items():
+            measured = quality(
+                self.graph(axis), transfer.aggregates, n_eigenvalues=self.way.quality or 0, seed=self.way.seed
+            )
+            error = "weight_error" if judge is None else "function_error"
+            numbers = {**asdict(measured), error: (judge or self.weight_error)(axis, transfer)}
+            found[axis] = {name: x for name, x in numbers.items() if x is not None and np.isfinite(x)}
+        return found
 
     def weight_error(self, axis: str, transfer: Transfer) -> float:
         """Return |X - P R X| / |X| of the units' incoming weights X: what merging takes away, without data."""

@@ -116,6 +116,14 @@ class Recipe:
         ),
     ] = None
     samples: Annotated[int, typer.Option(metavar="N", help="Rows of calibration data.")] = 512
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Measure each axis' cut, balance, modularity and error, and compare N eigenvalues (0: none).",
+        ),
+    ] = None
     arch: Arch = None
     arch_arg: ArchArg = None
     input_: Input = None
@@ -159,7 +167,7 @@ class Recipe:
             return build_hierarchy(
                 network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
                 n_levels=self.levels, ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget,
-                repair=self.repair, data=inputs, seed=self.seed, progress=told,
+                repair=self.repair, data=inputs, quality=self.quality, seed=self.seed, progress=told,
             )  # fmt: skip
 
 

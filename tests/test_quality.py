@@ -1,8 +1,11 @@
 """Measures of a partition against networkx and dense matrices."""
 
+import json
+
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
@@ -10,7 +13,10 @@ from scipy import sparse
 import netgraph as ng
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.hem import numbered
-from netgraph.errors import AggregatesError
+from netgraph.coarsen.network import coarse_network
+from netgraph.coarsen.report import report, told
+from netgraph.errors import AggregatesError, NetgraphError
+from netgraph.models.mlp import mlp
 
 N = 10
 
@@ -100,3 +106,35 @@ def test_the_text_says_what_was_measured():
 def test_what_is_no_partition_has_no_quality():
     with pytest.raises(AggregatesError, match="quality"):
         ng.quality(random_graph(0), np.zeros(3, dtype=int))
+
+
+def test_a_hierarchy_says_what_merging_cost_each_axis():
+    torch.manual_seed(0)
+    model, x = mlp((6, 12, 8, 3)), torch.randn(40, 6)
+    hierarchy = ng.build_hierarchy(model, x[:2], quality=3, data=x, seed=1)
+    measured = report(hierarchy)["levels"][1]["quality"]
+    assert json.loads(json.dumps(measured)).keys() == {"0", "2"}
+    aggregates = hierarchy.levels[1].transfers["0"].aggregates
+    rows = torch.cat([model[0].weight, model[0].bias[:, None]], 1).detach().double()
+    dense = np.array((1 + torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=2)) / 2)
+    np.fill_diagonal(dense, 0)
+    assert measured["0"]["cut"] == pytest.approx(dense[aggregates[:, None] != aggregates].sum() / 2, rel=1e-5)
+    wanted = ng.quality(AxisGraph("0", sparse.csr_array(dense), np.ones(12)), aggregates, n_eigenvalues=3)
+    for name in ("matched_weight", "balance", "modularity", "eigenvalue_error", "subspace_error"):
+        assert measured["0"][name] == pytest.approx(getattr(wanted, name), rel=1e-4)
+    alone = coarse_network(model, hierarchy.levels[0].spec, {"2": hierarchy.levels[1].transfers["2"]})
+    error = float((alone(x) - model(x)).norm() / model(x).norm())
+    assert measured["2"]["function_error"] == pytest.approx(error, rel=1e-4)
+    (line,) = [line for line in told(hierarchy.levels[1]) if "medians over 2 axes" in line]
+    assert "function error" in line
+    assert "subspace error" in line
+
+
+def test_without_data_the_error_is_that_of_the_weights_and_unasked_nothing_is_measured():
+    model, x = mlp((6, 12, 3)), torch.randn(2, 6)
+    (measured,) = ng.build_hierarchy(model, x, quality=0).levels[1].reasons["quality"].values()
+    assert "weight_error" in measured
+    assert not {"function_error", "eigenvalue_error"} & measured.keys()
+    assert "quality" not in ng.build_hierarchy(model, x).levels[1].reasons
+    with pytest.raises(NetgraphError, match="number of eigenvalues to compare, is -1; give 0 or more"):
+        ng.build_hierarchy(model, x, quality=-1)
