@@ -162,7 +162,7 @@ class Recipe:
         from netgraph.coarsen.hierarchy import build_hierarchy
 
         ratios = {"*": self.ratio, **_pairs(self.axis_ratio or [])}
-        inputs = None if self.data is None else _calibration(self.data, example, self.samples, self.seed)
+        inputs = None if self.data is None else calibration_inputs(self.data, example, self.samples, self.seed)
         with progress("coarsening") as told:
             return build_hierarchy(
                 network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
@@ -242,7 +242,8 @@ def progress(what: str) -> Iterator[Any]:
         yield lambda axis, done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total}")
 
 
-def _calibration(source: str, example: Any, samples: int, seed: int) -> Any:
+def calibration_inputs(source: str, example: Any, samples: int, seed: int) -> Any:
+    """Return rows of calibration data as the network takes them, and pass on what they warn of."""
     import warnings
 
     from netgraph.models.calibration_data import calibration

@@ -83,6 +83,7 @@ class Lasting:
             notice, report = run_artefact(facts(task, hierarchy, settings))
             found.append(notice)
             pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), _page(hierarchy), report]
+            pages += _features(task, hierarchy)
             found.append(MLflow(params={"network": task.name, **params}, artefacts=pages, example=task.example))
         if self.checkpoints is not None:
             found.append(Checkpoints(self.checkpoints, self.every, self.keep_last))
@@ -116,3 +117,17 @@ def _page(hierarchy: Any) -> Any:
         export(hierarchy, folder / "hierarchy.html")
 
     return write
+
+
+def _features(task: Any, hierarchy: Any) -> list[Any]:
+    """Return what draws the feature maps of a network of images on the test split, where a level is coarse."""
+    if task.example.ndim != 4 or len(hierarchy.levels) < 2:
+        return []
+
+    def write(folder: Path) -> None:
+        from netgraph.viz.features import write_feature_figure
+
+        device = next(task.network.parameters()).device
+        write_feature_figure(hierarchy, task.data.ready(task.data.test.inputs[:64]).to(device), folder / "features.png")
+
+    return [write]

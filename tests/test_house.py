@@ -25,6 +25,7 @@ RANK = {
     "viz": 4,
     "building": 5,
     "exporting": 5,
+    "featuring": 5,
     "fitting": 5,
     "lasting": 5,
     "outcome": 5,
