@@ -112,12 +112,13 @@ def feature_figure(
     parts = [(maps[axis], receptive_patterns(maps[axis], inputs)) for maps in (coarse_maps, fine_maps)]
     with matplotlib.rc_context(STYLE):
         n = 1 + min(MEMBERS, max(int((groups == unit).sum()) for unit in rows))
-        whole = Figure(figsize=(1.3 + 2.08 * n, 0.9 + 0.92 * len(rows)), layout="constrained")
-        places: Any = whole.subfigures(1, 3, width_ratios=[1.2, n, n])
+        whole = Figure(figsize=(1.3 + 2.08 * n, 1.2 + 0.92 * len(rows)), layout="constrained")
+        whole.suptitle(f"axis {shown(axis)}", x=0.01, ha="left", fontsize=10, weight="bold")
+        places: Any = whole.subfigures(1, 3, width_ratios=[1.2, n, n], wspace=0.04)
         picture, left, right = places
         _draw_image(picture, inputs[image])
         maps = [part[0][image].numpy() for part in parts]
-        _draw_rows(left, f"axis {shown(axis)}: answers to the image", rows, groups, maps, (level, n))
+        _draw_rows(left, "answers to the image", rows, groups, maps, (level, n))
         patterns = [part[1].numpy() for part in parts]
         _draw_rows(right, "receptive patterns", rows, groups, patterns, (level, n))
         return whole
@@ -189,7 +190,7 @@ def _draw_rows(
     """Draw an aggregate's picture and those of its channels in each row, on one scale."""
     level, n = size
     axes = place.subplots(len(rows), n, squeeze=False)
-    place.suptitle(title, x=0.02, ha="left", fontsize=10, weight="bold")
+    place.suptitle(title, x=0.02, ha="left", fontsize=9, weight="bold")
     coarse, fine = pictures
     for line, unit in zip(axes, rows, strict=True):
         members = np.flatnonzero(groups == unit)
