@@ -91,6 +91,15 @@ def heads_of(spec: UnitSpec, axis: str) -> list[Heads]:
     return found
 
 
+def attention_axes(spec: UnitSpec) -> list[str]:
+    """Return the axis of every attention's heads, in the order in which they run; attentions without one are left out."""
+    axes = [axis.name for axis in spec.axes.values() if axis.kind == "head"]
+    found = []
+    for seen in _attentions(spec.plans["eval"].graph):
+        found += [axis for axis in axes if _on_axis(seen, spec, axis) is not None][:1]
+    return found
+
+
 def _same(a: Heads, b: Heads) -> bool:
     return all(
         (x.weight, x.dim) == (y.weight, y.dim) and np.array_equal(x.index, y.index)

@@ -60,6 +60,8 @@ class Stop:
         Positional arguments, for each batch.
     names : tuple of str or None
         For each argument the parameter or buffer that it is, if this call alone reads it.
+    keywords : list of dict
+        Named arguments, for each batch.
     beside : list, optional
         For each batch what the call's result, or that of the batch norm after it, is about to be added to, if that is there already.
     """
@@ -67,6 +69,7 @@ class Stop:
     function: Callable[..., Any]
     arguments: list[list[Any]]
     names: tuple[str | None, ...]
+    keywords: list[dict[str, Any]]
     beside: list[Any] | None = None
 
 
@@ -181,7 +184,9 @@ class Steps:
                 once = tuple(names.get(i) if readers[i] == 1 else None for i in slots)
                 other = self._beside(step.index)
                 beside = None if other is None or envs[0][other] is None else [env[other] for env in envs]
-                yield Stop(step.function, [[_filled(v, env) for v in step.args] for env in envs], once, beside)
+                arguments = [[_filled(v, env) for v in step.args] for env in envs]
+                named = [{k: _filled(v, env) for k, v in step.kwargs} for env in envs]
+                yield Stop(step.function, arguments, once, named, beside)
             for env in envs:
                 with torch.no_grad():
                     take(step, env)

@@ -1,0 +1,69 @@
+"""Pictures of attention, judged by torch's own attention weights."""
+
+import pytest
+import torch
+from torch import nn
+
+import netgraph as ng
+from netgraph.coarsen.network import coarse_network
+from netgraph.errors import NetgraphError
+from netgraph.models.transformer import Decoder, Encoder
+from netgraph.viz.headmaps import heads_figure, patterns, words_figure
+
+TOKENS = torch.randint(1, 40, (2, 12), generator=torch.Generator().manual_seed(0))
+TOKENS[0, 8:] = 0
+SIZES = {"width": 32, "n_heads": 4, "n_hidden": 24, "length": 12, "depth": 2}
+
+
+def judged(attention, x, mask, causal=False):
+    """Return the weights of `torch.nn.MultiheadAttention` with a layer's parameters, (rows, heads, tokens, tokens)."""
+    own = nn.MultiheadAttention(32, 4, batch_first=True)
+    layers = (attention.query, attention.key, attention.value)
+    own.in_proj_weight.data = torch.cat([layer.weight for layer in layers]).data
+    own.in_proj_bias.data = torch.cat([layer.bias for layer in layers]).data
+    above = nn.Transformer.generate_square_subsequent_mask(12) if causal else None
+    hidden = None if mask is None else ~mask
+    return own(x, x, x, key_padding_mask=hidden, attn_mask=above, average_attn_weights=False)[1]
+
+
+@pytest.mark.parametrize("make", [Encoder, Decoder])
+def test_patterns_are_the_weights_that_torch_finds(make):
+    torch.manual_seed(0)
+    model = make(40, **SIZES).eval()
+    first, _ = patterns(coarse_network(model, ng.trace(model, TOKENS), {}).eval(), TOKENS)
+    x = model.blocks[0].norm1(model.embedding(TOKENS) + model.positions(torch.arange(12)))
+    mask = TOKENS > 0 if make is Encoder else None
+    torch.testing.assert_close(first, judged(model.blocks[0].attention, x, mask, causal=make is Decoder))
+
+
+def test_every_head_stands_beside_those_it_merges_with_and_before_what_they_became():
+    torch.manual_seed(0)
+    hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, affinity="circuits")
+    figure = heads_figure(hierarchy, TOKENS)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    assert len(titles) == 2 * (4 + 2)
+    for layer in range(2):
+        groups = hierarchy.levels[1].transfers[f"blocks.{layer}.attention.query"].aggregates
+        wanted = []
+        for k in range(2):
+            wanted += [f"head {i}" for i in range(4) if groups[i] == k] + [f"→ {k}"]
+        assert titles[6 * layer : 6 * layer + 6] == wanted
+
+
+def test_one_head_over_the_words_of_a_text(tmp_path):
+    torch.manual_seed(0)
+    hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, affinity="circuits")
+    figure = words_figure(hierarchy, TOKENS, ["[CLS]", "a", "fine", "$film$"], layer=1, head=1)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["[CLS]", "a", "fine", r"\$film\$"]
+    assert figure.axes[-1].get_title(loc="left") == "merged head 1"
+    figure.savefig(tmp_path / "words.png")
+    with pytest.raises(NetgraphError, match="no head 2 of layer 0"):
+        words_figure(hierarchy, TOKENS, ["a"], head=2)
+    with pytest.raises(NetgraphError, match="level 2 is not coarse"):
+        heads_figure(hierarchy, TOKENS, level=2)
+
+
+def test_networks_without_heads_are_refused():
+    hierarchy = ng.build_hierarchy(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 5))
+    with pytest.raises(NetgraphError, match="heads are found in 0"):
+        heads_figure(hierarchy, torch.randn(2, 5))
