@@ -3,7 +3,7 @@
 Accuracy on test data and relative function error, |outputs - base's| / |base's|, without labels, for each network, share
 of units kept, way of merging and rung of repair. On ``mlp`` with its first seed every coarsener stands with the affinity `cosine`,
 every affinity with `hem` (k-means and Ward hear none), and four coarseners with a budget of units besides, with other seeds those
-of `SOME`; on the larger networks, without tuning, those of `FEW`. Beside them, in the same run: `magnitude`, which prunes, and `random`, with the same repairs (with
+of `SOME`; on the larger networks, without tuning, those of `FEW`, on ResNet also with its residual streams whole. Beside them, in the same run: `magnitude`, which prunes, and `random`, with the same repairs (with
 ridge, pruning is refitted by least squares), and torch-pruning's L1, also with norms' statistics estimated anew.
 Repair sees training inputs without labels; accuracies and errors are of test inputs.
 
@@ -19,6 +19,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -32,7 +33,9 @@ import netgraph as ng
 from netgraph.coarsen.judging import function_error, outputs
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.repair import RUNGS, repair
+from netgraph.layers import layers
 from netgraph.models.datasets import Dataset
+from netgraph.spec import UnitSpec
 
 RESULTS = Path(__file__).parent / "results" / "merging.jsonl"
 RATIOS = {
@@ -53,11 +56,14 @@ JUDGED = {"mlp": 10_000, "resnet20": 1000, "vgg": 1000, "transformer": 500}  # t
 
 
 class Way(NamedTuple):
-    """What is asked of `netgraph.build_hierarchy`."""
+    """What is asked of `netgraph.build_hierarchy`: the ratio of units kept on each axis, or a budget ``spread`` over them.
+
+    With ``spread="inner"`` residual streams, the axes that several layers make, stay whole and the others make up for it.
+    """
 
     coarsener: str
     affinity: str = "cosine"
-    spread: bool = False
+    spread: bool | str = False
 
 
 class Judge:
@@ -96,6 +102,7 @@ def ways(name: str, seed: int, given: argparse.Namespace) -> list[Way]:
         found = [Way(c) for c in (SOME if name == "mlp" else FEW)]
         spreads = ["ward"] if name == "mlp" else ["magnitude", "ward"] * given.budgets
     found += [Way(c, spread=True) for c in spreads]
+    found += [Way(c, spread="inner") for c in FEW if name == "resnet20"]
     return [way for way in found if not given.coarsener or way.coarsener in given.coarsener]
 
 
@@ -119,12 +126,13 @@ def rows(name: str, seed: int, given: argparse.Namespace, known: set[Any]) -> It
 
 
 def merged(
-    base: nn.Module, spec: Any, seen: Tensor, judge: Judge, way: Way, ratio: float, rungs: Sequence[str]
+    base: nn.Module, spec: UnitSpec, seen: Tensor, judge: Judge, way: Way, ratio: float, rungs: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every rung of repair of one merging; a budget is spread twice, without data and with."""
-    size = {"budget": f"units={ratio}"} if way.spread else {"ratio": ratio}
-    for kinds in (rungs[:2], rungs[2:]) if way.spread else (rungs,):
-        started, informed = time.process_time(), way.spread and "ridge" in kinds
+    budget = way.spread is True
+    size = {"budget": f"units={ratio}"} if budget else {"ratio": inner(spec, ratio) if way.spread else ratio}
+    for kinds in (rungs[:2], rungs[2:]) if budget else (rungs,):
+        started, informed = time.process_time(), budget and "ridge" in kinds
         level = ng.build_hierarchy(
             base, seen[:2], n_levels=2, coarsener=way.coarsener, affinity=way.affinity, spec=spec,
             data=seen if informed or way.affinity == "correlation" else None, repair="ridge" if informed else "none",
@@ -136,6 +144,14 @@ def merged(
             repair(base, spec, level.transfers, network, rung=rung, data=seen)
             seconds = round(spent + time.process_time() - started, 2)
             yield rung, judge(network) | {"parameters": level.n_parameters, "units": level.n_units, "seconds": seconds}
+
+
+def inner(spec: UnitSpec, ratio: float) -> dict[str, float]:
+    """Return the ratio of each axis that keeps a share of all units and every unit of residual streams."""
+    makers = Counter(layer.axis for layer in layers(spec))
+    within = [axis for axis in spec.free if makers[axis.name] == 1]
+    removed = (1 - ratio) * sum(axis.size for axis in spec.free) / sum(axis.size for axis in within)
+    return {"*": 1.0} | {axis.name: 1 - removed for axis in within}
 
 
 def pruned(base: nn.Module, seen: Tensor, judge: Judge, ratio: float) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -192,7 +208,7 @@ def summary(name: str) -> str:
     groups: dict[Any, dict[str, list[dict[str, Any]]]] = {}
     for row in found:
         way = row["coarsener"] + (f", {row['affinity']}" if row["affinity"] not in ("", "cosine") else "")
-        way += ", budget of units" if row["spread"] else ""
+        way += {False: "", True: ", budget of units", "inner": ", streams whole"}[row["spread"]]
         groups.setdefault((-row["ratio"], way), {}).setdefault(row["repair"], []).append(row)
     for (ratio, way), rungs in sorted(groups.items()):
         cells = [_cell(rungs.get(rung, [])) for rung in RUNGS]

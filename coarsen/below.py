@@ -170,12 +170,12 @@ class Making:
     def _transfers(self, level: Level, reasons: dict[str, Any]) -> dict[str, Transfer]:
         here = self._here()
         step = self.way.down(here, self.state, self.whole, self._seen(here))
-        judge = self._judge()
+        judge, mended = self._judge(), self._judge(repair=True)
         if self.budget is not None:
-            reasons["ratios"], reasons["curves"] = spread(step, self.budget, judge, self._judge(repair=True))
+            reasons["ratios"], reasons["curves"] = spread(step, self.budget, judge, mended)
         if self.gap is not None:
             reasons["ratios"], reasons["gaps"] = self._within(self.gap, level, step, judge)
-        transfers, chosen = step.transfers(judge, reasons.get("ratios", {}))
+        transfers, chosen = step.transfers(mended or judge, reasons.get("ratios", {}))
         if chosen:
             reasons["coarseners"] = chosen
         if transfers and self.way.quality is not None:

@@ -19,7 +19,7 @@ from netgraph.errors import NetgraphError
 from netgraph.spec import Axis, UnitSpec
 from netgraph.units import AxisUnits
 
-AUTO = ("hem", "kmeans", "ward", "graclus", "local-variation")  # what coarsener "auto" tries
+AUTO = ("hem", "kmeans", "ward", "graclus", "local-variation", "magnitude")  # what coarsener "auto" tries
 
 Progress = Callable[[str, int, int], None]
 Judge = Callable[[str, Transfer], float]

@@ -84,6 +84,22 @@ def test_error_curves_are_those_after_repair():
         assert curve[3] < plain[axis][3]
 
 
+def test_auto_judges_after_repair_and_finds_pruning_where_it_is_best():
+    model, data = mlp(SIZES).double(), torch.randn(400, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model[0].weight[1::2] *= 1e-9  # dead units: leaving them out loses nothing
+        model[0].bias[1::2] = 0
+    options = {"repair": "ridge", "keep": ["2"]}
+    errors = (
+        ng.build_hierarchy(model, data[:2], coarsener="auto", data=data, **options).levels[1].reasons["coarseners"]["0"]
+    )
+    assert min(errors, key=errors.__getitem__) == "magnitude"
+    for name in ("magnitude", "ward"):
+        alone = ng.build_hierarchy(model, data[:2], coarsener=name, data=data[256:], **options).levels[1]
+        wanted = function_error(outputs(model, [data[:64]]), outputs(alone.model, [data[:64]]))
+        assert errors[name] == pytest.approx(wanted, rel=1e-6, abs=1e-7)
+
+
 def test_an_error_budget_merges_alike_units_and_no_others():
     model = mlp(SIZES).double()
     with torch.no_grad():
