@@ -57,6 +57,11 @@ class Method:
     def __init__(self, solver: Callable[..., FAS], levels: int = 1, shrink: int = 1, **hierarchy: Any) -> None:
         self.solver, self.levels, self.shrink, self.hierarchy = solver, levels, shrink, hierarchy
 
+    def make(self, model: torch.nn.Module, data: Dataset) -> Any:
+        """Return a hierarchy of as many levels; of one level without matching."""
+        found = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=max(self.levels, 2), **self.hierarchy)
+        return found if self.levels > 1 else ng.Hierarchy(found.levels[:1], found.options)
+
 
 def cycles(cycle: str, share: tuple[float, ...] | None = None, **options: Any) -> Callable[..., FAS]:
     """Return how a multilevel solver is made for a rate and a number of epochs."""
@@ -99,19 +104,23 @@ def run(
     batch, how = how["batch"], {key: value for key, value in how.items() if key != "batch"}
     torch.manual_seed(seed)
     model = mlp((widths[0], *(w // method.shrink for w in widths[1:-1]), widths[-1]))
-    problem = Problem(
-        Loader(data, batch, seed=seed),
-        functional.cross_entropy,
-        valid=lambda network: evaluate(network, data, split="valid")._asdict(),
-    )
+    evaluating = 0.0
+
+    def valid(network: torch.nn.Module) -> dict[str, float]:
+        nonlocal evaluating
+        begun = time.process_time()
+        figures = evaluate(network, data, split="valid")._asdict()
+        evaluating += time.process_time() - begun
+        return figures
+
+    problem = Problem(Loader(data, batch, seed=seed), functional.cross_entropy, valid=valid)
     begun = time.process_time()
-    hierarchy = levels_of(model, data.train.inputs[:2], method)
+    hierarchy = method.make(model, data)
     setup = time.process_time() - begun
     begun = time.process_time()
     solution = method.solver(seed=seed, **how).solve(hierarchy, problem, evaluations=430)
     seconds = time.process_time() - begun
     measured = [record for record in solution.events("evaluate") if record["level"] == 0 or method.levels == 1]
-    evaluating = sum(row["seconds"] for row in solution.ledger.rows() if row["kind"] == "evaluate")
     return {
         "method": name, "seed": seed, "widths": widths, **how, "batch": batch,
         "seconds": setup + seconds - evaluating, "flops": solution.flops,
@@ -121,12 +130,6 @@ def run(
         "curve": [[r["flops"], r["figures"]["loss"], r["figures"]["accuracy"], r["level"]] for r in solution.events("evaluate")],
         "ledger": solution.ledger.rows(),
     }  # fmt: skip
-
-
-def levels_of(model: torch.nn.Module, example: torch.Tensor, method: Method) -> ng.Hierarchy:
-    """Return a hierarchy of as many levels; of one level without matching."""
-    hierarchy = ng.build_hierarchy(model, example, n_levels=max(method.levels, 2), **method.hierarchy)
-    return hierarchy if method.levels > 1 else ng.Hierarchy(hierarchy.levels[:1], hierarchy.options)
 
 
 def rows_in(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from netgraph.fas.grid import Grid
 from netgraph.fas.maps import Maps
 from netgraph.fas.smoother import Value
 from netgraph.fas.tau import Descent, mean_value
-from netgraph.fas.vectors import Vector, assign, copied, dot, minus
+from netgraph.fas.vectors import Vector, assign, copied, dot
 
 
 @dataclass
@@ -69,23 +69,24 @@ def ascend(
     stayed : bool
         Whether x is what it was there, so that f(x) is known.
     """
-    change = minus({n: t for n, t in coarse.x.items() if t.is_floating_point()}, coarse.injected)
-    named = fine.smoother.named
+    whole = {n for n in coarse.injected if len(maps.family(level, n)) == 1 and _same(fine.x[n], coarse.injected[n])}
+    change, named = _change(coarse), fine.smoother.named
     sizes = [float(d.norm()) for name in change for n, d in _prolonged(maps, level, change, name).items() if n in named]
     taken = Ascent(0.0, size=math.hypot(*sizes))
     if found is not None and found.direction and taken.size:  # <grad f - b, P e> = <restrict(grad f - b), e>
         taken.angle = -dot(found.direction, change) / max(found.gradient * taken.size, 1e-300)
+        found.direction = {}
     if not math.isfinite(taken.size):
         return taken
     start = copied(fine.x)
     if not lengths:
-        _move(maps, level, fine, coarse, start, change, 1.0)
+        _move(maps, level, fine, coarse, start, change, 1.0, whole)
         taken.length = 1.0
         return taken
     known = found.fine if found is not None and stayed else None
     taken.before = shifted_value(fine, value, coarse, known)
     for length in lengths:
-        _move(maps, level, fine, coarse, start, change, length)
+        _move(maps, level, fine, coarse, start, change, length, whole)
         after = shifted_value(fine, value, coarse)
         taken.tried += 1
         if after < taken.before:  # false for what is no number
@@ -107,8 +108,20 @@ def _prolonged(maps: Maps, level: int, change: Vector, name: str) -> Vector:
     return maps.prolong(level, {name: change[name]})
 
 
+def _change(coarse: Grid) -> Vector:
+    """Return y - inject x, in the memory of inject x, which nobody needs any more; the right-hand side's goes before a copy of x comes."""
+    names, coarse.rhs = list(coarse.injected), []
+    change = [coarse.injected[name] for name in names]
+    torch._foreach_neg_(change)
+    torch._foreach_add_(change, [coarse.x[name].detach() for name in names])
+    found, coarse.injected = dict(zip(names, change, strict=True)), {}
+    return found
+
+
 @torch.no_grad()
-def _move(maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, change: Vector, length: float) -> None:
+def _move(
+    maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, change: Vector, length: float, whole: set[str]
+) -> None:
     """Write start + length d; where nothing merged and the length is one that is y itself, bit for bit."""
     for name, y in coarse.x.items():
         family = maps.family(level, name)
@@ -116,13 +129,12 @@ def _move(maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, chang
             for member in family:
                 if fine.x[member].shape == y.shape:
                     fine.x[member].copy_(y)
-        elif length == 1.0 and len(family) == 1 and _unmerged(start[name], coarse, name):
+        elif length == 1.0 and name in whole:
             fine.x[name].copy_(y)
         else:
             for member, d in _prolonged(maps, level, change, name).items():
                 fine.x[member].copy_(start[member]).add_(d, alpha=length)
 
 
-def _unmerged(start: Tensor, coarse: Grid, name: str) -> bool:
-    injected = coarse.injected[name]
-    return start.shape == injected.shape and torch.equal(start, injected)
+def _same(x: Tensor, injected: Tensor) -> bool:
+    return x.shape == injected.shape and torch.equal(x, injected)

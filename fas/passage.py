@@ -156,6 +156,7 @@ def _correct(run: Run, level: int) -> Ascent:
     run.ledger.spend(level, "search", measured * sum(rows_of(batch) for batch in coarse.common) * run.maps.flops[level])
     if taken.length and run.options.smoothing.moments and not additive:
         correct_moments(run.maps, level, fine.smoother, coarse.smoother)
+    coarse.smoother.optimizer.state.clear()  # the next step down brings others
     return taken
 
 

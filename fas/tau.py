@@ -88,11 +88,12 @@ def _descend(
     models = [fine.model, coarse.model]
     found = Descent([], slope(fine, value, batches, models), slope(coarse, value, batches, models))
     subtract(b, fine.smoother.named)
-    residual, g_c = gradients(fine.smoother), gradients(coarse.smoother)
+    residual = gradients(fine.smoother)
     found.gradient = norm(residual)
     found.direction = maps.restrict(level, residual)
     found.restricted = norm(found.direction)
-    found.rhs = [minus(g_c, found.direction)]
+    found.rhs = [gradients(coarse.smoother)]  # that memory is the right-hand side's from here on
+    subtract(found.direction, coarse.smoother.named)
     # tau itself is without what came from the finer level: b_c = tau + restrict(b)
     found.tau = norm(minus(found.rhs[0], maps.restrict(level, b)) if b else found.rhs[0])
     fine.smoother.optimizer.zero_grad()

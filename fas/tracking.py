@@ -106,7 +106,6 @@ class MLflow:
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(one_attempt(self.timeout))
         self.run_id = run.notes.get("mlflow", "")
-        self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         self._machine = _machine()
         self._sender = Sender(
             self._send,
@@ -155,6 +154,8 @@ class MLflow:
             self._client.log_batch(self.run_id, metrics=[self._mlflow.entities.Metric(*row) for row in rows])
 
     def _open(self, params: Mapping[str, Any]) -> None:
+        """Begin: a client makes the tables of a new store, which is all disk and takes a minute on a slow one."""
+        self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         if self.run_id:
             self._client.update_run(self.run_id, status="RUNNING")
             return
