@@ -69,8 +69,8 @@ class RepairedMaps(HierarchyMaps):
     def inject(self, level: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the injected state, repaired where it is a network's."""
         fine, coarse = self.models[level], self.models[level + 1]
-        if set(state) != set(live_state(fine)) or any(state[n] is not t for n, t in live_state(fine).items()):
-            return super().inject(level, state)
+        if any(n not in state or state[n].data_ptr() != t.data_ptr() for n, t in live_state(fine).items()):
+            return super().inject(level, state)  # no state of the network itself
         spec, transfers = self._way(level)
         repair(fine, spec, transfers, coarse, rung="ridge", data=self.inputs, batch=ROWS)
         return {name: tensor.clone() for name, tensor in live_state(coarse).items()}
@@ -87,6 +87,7 @@ IDEAS = {
         cycles("full", SHARE, gate=TRIED, adapt=Adapt(rematch=20)), 2
     ),
     "full, coarse network repaired by ridge": Repaired(cycles("full", SHARE, gate=TRIED), 2),
+    "V, 2 levels": Method(cycles("v", gate=TRIED), 2),
     "V, matched again every 20 cycles within gap:0.05": GapBounded(cycles("v", gate=TRIED, adapt=Adapt(rematch=20)), 2),
     "V, coarse network repaired by ridge": Repaired(cycles("v", gate=TRIED), 2),
 }
@@ -97,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="ideas whose names hold one of these words")
     parser.add_argument("--widths", type=int, nargs="*", default=[256, 256])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
@@ -110,6 +112,8 @@ def main() -> None:
     how, done = {**TUNED, "epochs": options.epochs}, {key_of(row) for row in rows_in(options.out)}
     for seed in range(options.seeds):
         for name, method in IDEAS.items():
+            if options.only and not any(word in name for word in options.only):
+                continue
             if key_of({"method": name, "seed": seed, "widths": widths, **how}) not in done:
                 row: dict[str, Any] = run(name, method, data, seed, widths, how)
                 with options.out.open("a") as file:

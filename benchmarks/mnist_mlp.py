@@ -47,6 +47,7 @@ GRID = [
     )
 ]  # fmt: skip
 TUNED = {"lr": 1e-3, "batch": 128, "epochs": 4, "schedule": "one-cycle"}
+TUNING = 100  # the seed of the grid
 ADAMW = torch.optim.AdamW
 OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())
 
@@ -140,26 +141,36 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
 
 def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what makes a row: one that is there is not run again."""
-    return (*(row[name] for name in ("method", "seed", "lr", "batch", "epochs")), *row["widths"])
+    return (*(row[name] for name in ("method", "seed", "lr", "batch", "epochs", "schedule")), *row["widths"])
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """Return one line a method: medians, spread, and the cost over that of the plain run of the same seed."""
-    base = {row["seed"]: row for row in rows if row["method"] == "plain"}
+    """Return one line for each method and length of training: medians, spread, and FLOPs over those of the tuned plain run."""
+    plain_runs = [row["flops"] for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
+    base = min(plain_runs, default=float("nan"))
     lines = [
-        "| method | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
+        "| method | epochs | n | validation loss | test accuracy | FLOPs / plain | corrections |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == name and row["seed"] in base]
+    for name, epochs in dict.fromkeys((row["method"], row["epochs"]) for row in rows if row["seed"] != TUNING):
+        own = [row for row in rows if (row["method"], row["epochs"]) == (name, epochs) and row["seed"] != TUNING]
         losses = [row["loss"] for row in own]
-        flops = statistics.median(row["flops"] / base[row["seed"]]["flops"] for row in own)
-        seconds = statistics.median(row["seconds"] / base[row["seed"]]["seconds"] for row in own)
-        taken = f"{sum(row['accepted'] for row in own)} of {sum(sum(row['events'].get(k, 0) for k in ('up', 'skip')) for row in own)}"
+        asked = sum(row["events"].get(kind, 0) for row in own for kind in ("up", "skip"))
+        taken = f"{sum(row['accepted'] for row in own)} of {asked}" if asked else ""
+        spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(own) > 1 else ""
         lines.append(
-            f"| {name} | {len(own)} | {statistics.median(losses):.4f} ({min(losses):.4f}–{max(losses):.4f}) | "
-            f"{statistics.median(row['test'] for row in own):.2%} | {flops:.2f} | {seconds:.2f} | {taken if taken != '0 of 0' else ''} |"
+            f"| {name} | {epochs:g} | {len(own)} | {statistics.median(losses):.4f}{spread} | "
+            f"{statistics.median(row['test'] for row in own):.2%} | "
+            f"{statistics.median(row['flops'] for row in own) / base:.2f} | {taken} |"
         )
+    return "\n".join(lines)
+
+
+def grid_of(rows: list[dict[str, Any]]) -> str:
+    """Return one line for each run of the grid, best first."""
+    lines = ["| rate | batch | epochs | schedule | validation loss |", "|---|---|---|---|---|"]
+    for row in sorted((row for row in rows if row["seed"] == TUNING), key=lambda row: row["loss"]):
+        lines.append(f"| {row['lr']:g} | {row['batch']} | {row['epochs']:g} | {row['schedule']} | {row['loss']:.4f} |")
     return "\n".join(lines)
 
 
@@ -182,6 +193,7 @@ def picture(rows: list[dict[str, Any]]) -> None:
         ylabel="validation loss",
         ylim=(0.05, 0.4),
     )
+    axes.set_xticks([0.1, 0.3, 1, 3], labels=["0.1", "0.3", "1", "3"])
     axes.set_yticks([0.06, 0.08, 0.1, 0.2, 0.4], labels=["0.06", "0.08", "0.1", "0.2", "0.4"])
     axes.minorticks_off()
     axes.legend(frameon=False, fontsize=8)
@@ -204,23 +216,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         rows = [row for row in rows_in(options.out) if row["widths"][1:-1] == options.widths]
-        print(report(rows))
-        picture(rows)
+        print(report(rows), grid_of(rows), sep="\n\n")
+        picture([row for row in rows if row["seed"] != TUNING])
         return
     torch.set_num_threads(1)
     data, widths = load("mnist").flat(), (784, *options.widths, 10)
     if options.tune:
-        for how in GRID:
-            row = run("plain", METHODS["plain"], data, 100, widths, how)
-            print(json.dumps({**how, **{key: row[key] for key in ("loss", "accuracy", "seconds")}}), flush=True)
-        return
-    jobs = [(name, method, seed) for seed in range(options.seeds) for name, method in METHODS.items()]
-    jobs += [(name, method, 0) for name, method in ABLATIONS.items() if options.ablations]
-    jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]
-    how, done = {**TUNED, "epochs": options.epochs}, {key_of(row) for row in rows_in(options.out)}
+        jobs = [("plain", METHODS["plain"], TUNING, how) for how in GRID]
+    else:
+        how = {**TUNED, "epochs": options.epochs}
+        jobs = [(name, method, seed, how) for seed in range(options.seeds) for name, method in METHODS.items()]
+        jobs += [(name, method, 0, how) for name, method in ABLATIONS.items() if options.ablations]
+        jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]
+    done = {key_of(row) for row in rows_in(options.out)}
     with options.out.open("a") as file:
         file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
-        for name, method, seed in jobs:
+        for name, method, seed, how in jobs:
             if key_of({"method": name, "seed": seed, "widths": widths, **how}) in done:
                 continue
             row = run(name, method, data, seed, widths, how)
