@@ -71,8 +71,10 @@ class RepairedMaps(HierarchyMaps):
         fine, coarse = self.models[level], self.models[level + 1]
         if any(n not in state or state[n].data_ptr() != t.data_ptr() for n, t in live_state(fine).items()):
             return super().inject(level, state)  # no state of the network itself
-        spec, transfers = self._way(level)
-        repair(fine, spec, transfers, coarse, rung="ridge", data=self.inputs, batch=ROWS)
+        levels = self.hierarchy.levels
+        repair(
+            fine, levels[level].spec, levels[level + 1].transfers, coarse, rung="ridge", data=self.inputs, batch=ROWS
+        )
         return {name: tensor.clone() for name, tensor in live_state(coarse).items()}
 
 

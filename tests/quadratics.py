@@ -32,6 +32,9 @@ class Lines:
     def restrict(self, level, gradient, *, squared=False):
         return {name: self.P.T @ x for name, x in gradient.items()}
 
+    def family(self, level, name):
+        return (name,)
+
 
 def dense_two_level(A, f, A_c, P, R, lr, *, pre, post, coarse, cycles):
     """The slow twin: FAS on a quadratic in numpy, equation by equation."""
