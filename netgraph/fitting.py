@@ -102,6 +102,9 @@ class Settings:
     ] = None
     one_hot: Annotated[bool, typer.Option("--one-hot", help="Give targets as one-hot rows: the same loss.")] = False
     bf16: Annotated[bool, typer.Option("--bf16", help="Run products in bfloat16.")] = False
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Keep kernels and feature maps with their channels innermost.")
+    ] = False
     ema: Annotated[
         float | None, typer.Option(metavar="DECAY", help="Decay of a running mean, which is judged and written.")
     ] = None
@@ -156,10 +159,12 @@ class Settings:
 
         from netgraph.loading import parse_arch_args
         from netgraph.models.datasets import load
-        from netgraph.models.tasks import NETWORKS, make_task
+        from netgraph.models.tasks import CNNS, NETWORKS, make_task
         from netgraph.models.text import load_tokenizer
 
         _known("network to train", network, NETWORKS)
+        if self.channels_last and network not in CNNS:
+            raise NetgraphError(f"--channels-last lays out feature maps, and {network} has none; leave it off")
         name = self.data_of(network)
         words = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
         data = load(name, root=self.data_root, download=self.download, tokenizer=words, length=self.length)
@@ -201,7 +206,7 @@ class Settings:
 
         example = task.example.to(self.device)
         if self.plain or self.levels == 1:
-            return self._recomputing(one_level(task.network, example))
+            return self._laid_out(one_level(task.network, example))
         with progress("coarsening") as told:
             levels = build_hierarchy(
                 task.network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
@@ -210,7 +215,15 @@ class Settings:
         n = len(levels.levels)
         if n < self.levels:
             typer.echo(f"netgraph: {n} levels, not {self.levels}: below, nothing can be merged", err=True)
-        return self._recomputing(levels)
+        return self._laid_out(levels)
+
+    def _laid_out(self, hierarchy: Any) -> Any:
+        """Give every level the memory layout, and the way of keeping activations, that was asked for."""
+        import torch
+
+        for level in hierarchy.levels if self.channels_last else ():
+            level.model.to(memory_format=torch.channels_last)
+        return self._recomputing(hierarchy)
 
     def _recomputing(self, hierarchy: Any) -> Any:
         """Have the levels that were asked for run their activations again in the backward pass."""

@@ -365,3 +365,18 @@ def test_fas_cycles_over_levels_of_every_direction(cycle):
     assert solution.model is model
     assert float(cross_entropy(model.train()(PIXELS), targets)) < before
     assert all(t.isfinite().all() for t in model.state_dict().values())
+
+
+def test_levels_with_channels_innermost_train_as_others_do():
+    trained = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(3)
+        model = resnet(2, n_classes=3, width=4).double()
+        pixels, targets = torch.randn(4, 3, 16, 16).double(), torch.tensor([0, 1, 2, 1])
+        hierarchy = ng.build_hierarchy(model, pixels, directions="channels+depth")
+        for level in hierarchy.levels:
+            level.model.to(memory_format=layout)
+        FAS("full", torch.optim.AdamW, 1e-3, epochs=4).solve(hierarchy, Problem([(pixels, targets)] * 2, cross_entropy))
+        assert model[0][0].weight.is_contiguous(memory_format=layout)
+        trained.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    torch.testing.assert_close(*trained)

@@ -197,6 +197,7 @@ def written(n=24):
     ("network", "data", "words"),
     [
         ("cnn", coloured, ["--widths", 4]),
+        ("cnn", coloured, ["--widths", 4, "--coarsen", "channels+space+depth", "--channels-last"]),
         ("transformer", written, ["--widths", 16]),
         ("transformer", written, ["--widths", 16, "--task", "lm", "--recompute", "all"]),
         ("transformer", written, ["--widths", 16, "--network-arg", "norm=post", "--network-arg", "positions=rotary"]),
