@@ -75,22 +75,19 @@ def _flat(kernels: list[Tensor]) -> NDArray[Any]:
 
 def _moved(kernel: Tensor, shift: tuple[int, ...]) -> Tensor:
     """Return a kernel moved along its last dimensions, zeros where nothing comes in; a kernel without space stays."""
-    space = kernel.ndim - 2
-    if space < 1:
-        return kernel
-    out = torch.zeros_like(kernel)
-    own = shift[:space]
-    into = [slice(max(s, 0), n + min(s, 0)) for s, n in zip(own, kernel.shape[2:], strict=True)]
-    source = [slice(max(-s, 0), n + min(-s, 0)) for s, n in zip(own, kernel.shape[2:], strict=True)]
-    if all(abs(s) < n for s, n in zip(own, kernel.shape[2:], strict=True)):
-        out[(..., *into)] = kernel[(..., *source)]
-    return out
+    for dim, by in enumerate(shift[: max(kernel.ndim - 2, 0)], start=2):
+        n = kernel.shape[dim]
+        kept = kernel.narrow(dim, min(max(-by, 0), n), max(n - abs(by), 0))
+        lost = kernel.new_zeros([*kernel.shape[:dim], min(abs(by), n), *kernel.shape[dim + 1 :]])
+        kernel = torch.cat([lost, kept] if by > 0 else [kept, lost], dim)
+    return kernel
 
 
 def _magnitudes(kernel: Tensor) -> Tensor:
     if kernel.ndim < 3:
         return kernel
-    return torch.fft.rfftn(kernel, s=[2 * n for n in kernel.shape[2:]], dim=tuple(range(2, kernel.ndim))).abs()
+    spectrum: Tensor = torch.fft.rfftn(kernel, s=[2 * n for n in kernel.shape[2:]], dim=tuple(range(2, kernel.ndim)))
+    return spectrum.abs()
 
 
 def _cosines(
@@ -103,4 +100,5 @@ def _cosines(
         part = slice(start, stop)
         block = still[row * affinity.NEIGHBOURS : (row + 1) * affinity.NEIGHBOURS] @ moved.T
         out[part] = block[i[part] - row * affinity.NEIGHBOURS, j[part]]
-    return out / np.maximum(lengths[i] * lengths[j], 1e-30)
+    out /= np.maximum(lengths[i] * lengths[j], 1e-30)
+    return out

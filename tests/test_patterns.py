@@ -79,6 +79,11 @@ def test_spectra_are_those_of_numpy():
     np.testing.assert_allclose(fourier(units_of(weight)).toarray() + np.eye(5), (1 + unit @ unit.T) / 2, atol=1e-5)
 
 
+def test_a_shift_beyond_the_window_loses_the_whole_kernel():
+    units = units_of(torch.randn(4, 2, 1, 1))
+    np.testing.assert_allclose(shifted(units, reach=2).toarray(), shifted(units, reach=1).toarray())
+
+
 @pytest.mark.parametrize("affinity", ["shifted", "fourier"])
 def test_they_are_plug_ins_that_coarsen_any_network(affinity):
     model = nn.Sequential(
