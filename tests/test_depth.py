@@ -380,3 +380,12 @@ def test_levels_with_channels_innermost_train_as_others_do():
         assert model[0][0].weight.is_contiguous(memory_format=layout)
         trained.append({name: p.detach().clone() for name, p in model.named_parameters()})
     torch.testing.assert_close(*trained)
+
+
+def test_what_shows_units_leaves_out_those_of_merged_blocks_or_says_so(tmp_path):
+    hierarchy = ng.build_hierarchy(resnet(3, width=4), PIXELS, directions="channels,depth", n_levels=3)
+    ng.export(hierarchy, tmp_path / "net.html")
+    ng.export(hierarchy, tmp_path / "net.level1.P.mtx")
+    with pytest.raises(NetgraphError, match="blocks have merged"):
+        ng.export(hierarchy, tmp_path / "net.P.mtx")
+    assert "depth 7 -> 4" in hierarchy._repr_html_().replace("&gt;", ">")

@@ -71,8 +71,19 @@ def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None)
         ``P`` or ``R``.
     level : int, optional
         Between this level and the next finer one; by default between the coarsest level and the finest.
+
+    Raises
+    ------
+    NetgraphError
+        Blocks have merged on the way.
     """
     steps = range(1, len(hierarchy.levels)) if level is None else [level]
+    for i in steps:
+        if hierarchy.levels[i].chains:
+            raise NetgraphError(
+                f"P and R go between units, and on the way to level {i} blocks have merged; name a level whose step merges "
+                "units alone, as in net.level1.P.mtx, or look at the blocks with netgraph coarsen --json"
+            )
     parts = [_step(hierarchy, letter, i) for i in steps]
     whole = parts[0]
     for part in parts[1:]:

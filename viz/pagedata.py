@@ -30,7 +30,10 @@ ROWS = 1 << 16  # units whose numbers are compared at a time
 def page_data(hierarchy: Hierarchy) -> dict[str, Any]:
     """Return all that the page shows."""
     spec = hierarchy.levels[0].spec
-    names = [name for name in depth_order(spec) if spec.axes[name].kind != "index"]  # places in kernels are no units
+    everywhere = set.intersection(
+        *(set(level.spec.axes) for level in hierarchy.levels)
+    )  # blocks that merge lose theirs
+    names = [n for n in depth_order(spec) if n in everywhere and spec.axes[n].kind != "index"]  # places are no units
     share, why = coverage(hierarchy)
     return {
         "name": type(hierarchy.levels[0].model).__name__,
