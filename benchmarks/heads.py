@@ -1,4 +1,5 @@
-"""Claim: half of the heads and feed-forward neurons of a trained IMDB classifier can go, and its accuracy stays within a point.
+"""Claim: half of the heads and feed-forward neurons of a trained IMDB classifier can go, and its accuracy stays within a point;
+without repair only where heads merge in one basis.
 
 The residual stream keeps its width. Pairs of heads and neurons merge by `hem`, heads alike by the cosine of their rows or by
 their circuits, in one basis or in the bases that they have; beside them, in the same run, random pairs and pruning by
@@ -87,7 +88,7 @@ def summary(found: list[dict[str, Any]]) -> str:
         for rung in RUNGS:
             of = [row for row in mine if row["repair"] == rung]
             mean = [sum(row[key] for row in of) / max(len(of), 1) for key in ("accuracy", "error")]
-            cells.append(f"{mean[0]:.1f} ({mean[1]:.2f})")
+            cells.append(f"{mean[0]:.1f} ({mean[1]:.3f})")
         basis = ", one basis" if way.one_basis else ""
         lines.append(f"| `{way.coarsener}`, {way.affinity}{basis} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
