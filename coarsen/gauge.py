@@ -115,8 +115,9 @@ def aligning(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[s
 def _aligned(heads: Heads, aggregates: Index, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the rotations of queries and keys, and of values and what reads them."""
     query, key, value, out = (_side(part, state) for part in (heads.query, heads.key, heads.value, heads.out))
-    if heads.key.index.shape[1] == 1:  # a key's bias adds the same to all scores of a query
-        key = key[..., : state[heads.key.weight].shape[1 - heads.key.dim]]
+    if heads.key.index.shape[1] == 1:  # a key's bias adds the same to all scores of a query, unless positions turn it
+        still = slice(None) if heads.mates is None else pairs(heads.mates)[2]
+        key[:, still, state[heads.key.weight].shape[1 - heads.key.dim] :] = 0
     attending = _rotations(torch.cat([query, key], 2), aggregates, heads.mates)
     return attending, _rotations(torch.cat([value, out], 2), aggregates, None)
 

@@ -4,11 +4,12 @@ A head attends by the scores x' W_Q' W_K y and moves W_O W_V y; rotations inside
 al., "A mathematical framework for transformer circuits", 2021). For heads 1 and 2 they are compared by Frobenius' product,
 through Gram matrices of the size of a head, and no matrix of the width squared is formed::
 
-    <Q1' K1, Q2' K2> = tr((Q1 Q2') (K2 K1'))           Q, K, V (size, width), with biases as a column of Q and V
+    <Q1' K1, Q2' K2> = tr((Q1 Q2') (K2 K1'))           Q, K, V (size, width), with biases as a column of Q, K and V
     <O1 V1,  O2 V2 > = tr((O1' O2) (V2 V1'))           O (width, size)
 
-A key's bias adds the same to all scores of a query and is left out. With rotary positions each pair of numbers, as one
-complex number, has a circuit of its own; over all turns the mean of their products is Re sum_f <q1_f, q2_f> conj <k1_f, k2_f> / 2.
+A key's bias adds the same to all scores of a query and is left out, unless rotary positions turn it. With them each pair of
+numbers, as one complex number, has a circuit of its own; over all turns the mean of their products is
+Re sum_f <q1_f, q2_f> conj <k1_f, k2_f> / 2.
 """
 
 from __future__ import annotations
@@ -69,13 +70,12 @@ def _cosines(kernel: Any) -> NDArray[Any]:
 def kernels(heads: Heads, state: Mapping[str, Tensor]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the products of all heads' circuits with one another, attending and moving, each (n, n)."""
     query, key, value, out = (matrices(part, state) for part in (heads.query, heads.key, heads.value, heads.out))
-    key = key[..., : state[heads.key.weight].shape[1 - heads.key.dim]]
-    n = max(len(query), len(out))
+    n, width = max(len(query), len(out)), state[heads.key.weight].shape[1 - heads.key.dim]
     if heads.mates is None:
-        return _kernel(query, key, n), _kernel(out, value, n)
+        return _kernel(query, key[..., :width], n), _kernel(out, value, n)
     first, second, alone = pairs(heads.mates)
     q, k = (torch.complex(x[..., first, :], x[..., second, :]) for x in (query, key))
-    still = _kernel(query[..., alone, :], key[..., alone, :], n)
+    still = _kernel(query[..., alone, :], key[..., alone, :width], n)
     return _kernel(q, k, n) / 2 + still, _kernel(out, value, n)  # half: the mean over all turns
 
 

@@ -137,7 +137,7 @@ def test_rotary_circuits_are_compared_over_all_turns_of_their_pairs():
     (heads,), state = heads_of(spec, axis), traced_state(model)
     size = len(heads.mates)
     q = torch.cat([state[heads.query.weight], state[heads.query.bias][:, None]], 1)[heads.query.index[:, 0]]
-    k = state[heads.key.weight][heads.key.index[:, 0]]
+    k = torch.cat([state[heads.key.weight], state[heads.key.bias][:, None]], 1)[heads.key.index[:, 0]]
     total = np.zeros((len(q), len(q)))
     for pair in [(i, int(heads.mates[i])) for i in range(size) if i < heads.mates[i]]:
         for angle in (
@@ -148,6 +148,16 @@ def test_rotary_circuits_are_compared_over_all_turns_of_their_pairs():
             circuit = torch.einsum("hid,ij,hje->hde", q[:, list(pair)], turn, k[:, list(pair)]).flatten(1)
             total += (circuit @ circuit.T).numpy() / 8
     np.testing.assert_allclose(kernels(heads, state)[0], total, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["decoder", "rotary decoder"])
+def test_heads_that_differ_in_a_bias_of_keys_are_unlike_where_positions_turn_it(name):
+    model, example, spec, axis = made(name)
+    (heads,), state = heads_of(spec, axis), traced_state(model)
+    other = dict(state, **{heads.key.bias: state[heads.key.bias] + 3.0})
+    before, after = (kernels(heads, s)[0] for s in (state, other))
+    same = relative_error_of(answers(model, spec, example, state), answers(model, spec, example, other)) < 1e-9
+    assert np.allclose(before, after) == same == (name == "decoder")
 
 
 @every_model
