@@ -12,6 +12,14 @@ CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
 TAUS = ("none", "common", "several", "whole")
 SPLITS = ("zero-sum", "everything", "none")
 MEASURES = ("gradient", "valid")
+LEAST = {  # outside of these bounds a number means nothing
+    "smoothing.pre": 0, "smoothing.post": 0, "smoothing.coarse": 0, "smoothing.accumulate": 1, "smoothing.ema": 0,
+    "tau.batches": 1, "gate.tau": 0, "gate.kappa": 0, "gate.patience": 0, "gate.share": 0, "split.noise": 0,
+    "split.gamma": 0, "adapt.rematch": 0, "tolerance.rtol": 0, "tolerance.atol": 0, "tolerance.stol": 0,
+    "tolerance.max_it": 0,
+}  # fmt: skip
+ABOVE = {"smoothing.clip": 0, "gate.search": 0, "tolerance.divtol": 0, "lr": 0}
+BELOW = {"smoothing.ema": 1}
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,11 @@ class Options:
     ----------
     levels : dict of int to dict of str to value
         By level, 0 being the finest: ``lr``, and the fields of `Smoothing`.
+
+    Raises
+    ------
+    NetgraphError
+        A word is none of those an option has, or a number lies where it can mean nothing.
     """
 
     smoothing: Smoothing = field(default_factory=Smoothing)
@@ -191,11 +204,15 @@ class Options:
                 raise NetgraphError(f"{what} is {value!r}; there are {', '.join(allowed)}")
         known = {"lr", *(f.name for f in fields(Smoothing))}
         for level, values in self.levels.items():
-            for name in values:
+            for name, value in values.items():
                 if name not in known:
                     raise NetgraphError(
                         f"option level.{level}.{name} is unknown; a level has its own {', '.join(sorted(known))}"
                     )
+                _check_range(f"level.{level}.{name}", value, "lr" if name == "lr" else f"smoothing.{name}")
+        for group in (f.name for f in fields(self) if f.name != "levels"):
+            for own, value in vars(getattr(self, group)).items():
+                _check_range(f"{group}.{own}", value, f"{group}.{own}")
 
     def smoothing_of(self, level: int) -> Smoothing:
         """Return the smoothing of one level."""
@@ -205,6 +222,20 @@ class Options:
     def lr_of(self, level: int, lr: float) -> float:
         """Return the largest rate of one level."""
         return float(self.levels.get(level, {}).get("lr", lr))
+
+
+def _check_range(called: str, value: Any, name: str) -> None:
+    """Refuse numbers that an option cannot have; a tuple's one by one."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (bool, str)) or number is None:
+            continue
+        least, above, below = (bounds.get(name, number) for bounds in (LEAST, ABOVE, BELOW))
+        if number >= least and (name not in ABOVE or number > above) and (name not in BELOW or number < below):
+            continue
+        wanted = [f"of {LEAST[name]} or more"] if name in LEAST else []
+        wanted += [f"above {ABOVE[name]}"] if name in ABOVE else []
+        wanted += [f"below {BELOW[name]}"] if name in BELOW else []
+        raise NetgraphError(f"option {called} is {number:g}; give a number {' and '.join(wanted)}".rstrip())
 
 
 def parsed(texts: Mapping[str, str]) -> Options:
@@ -218,7 +249,7 @@ def parsed(texts: Mapping[str, str]) -> Options:
     Raises
     ------
     NetgraphError
-        No option has that name, or the value is not of its kind.
+        No option has that name, or the value is not of its kind, or lies where it can mean nothing.
     """
     groups = {f.name: getattr(Options(), f.name) for f in fields(Options) if f.name != "levels"}
     levels: dict[int, dict[str, Any]] = {}

@@ -38,6 +38,33 @@ def test_options_are_read_by_their_dotted_names():
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("smoothing.pre", "-1", "give a number of 0 or more"),
+        ("smoothing.accumulate", "0", "give a number of 1 or more"),
+        ("smoothing.clip", "0", "give a number above 0"),
+        ("smoothing.ema", "1", "give a number of 0 or more and below 1"),
+        ("tau.batches", "0", "give a number of 1 or more"),
+        ("gate.gap", "nan", "option gate.gap is nan; give a number$"),
+        ("gate.search", "1,-0.5", "option gate.search is -0.5; give a number above 0"),
+        ("split.noise", "-1", "give a number of 0 or more"),
+        ("tolerance.max_it", "-3", "give a number of 0 or more"),
+        ("level.1.post", "-2", "option level.1.post is -2; give a number of 0 or more"),
+        ("level.1.lr", "-0.1", "option level.1.lr is -0.1; give a number above 0"),
+    ],
+)
+def test_numbers_that_can_mean_nothing_are_refused(name, text, sentence):
+    with pytest.raises(NetgraphError, match=sentence):
+        parsed({name: text})
+
+
+@pytest.mark.parametrize("name", [n for n in names() if n not in ("tau.kind", "split.kind", "tolerance.measure")])
+def test_no_option_may_be_what_is_no_number(name):
+    with pytest.raises(NetgraphError, match=name):
+        parsed({name: "nan"})
+
+
+@pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
         (
