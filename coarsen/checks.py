@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ Coarsener = Callable[..., Any]
 def leaves_out(coarsener: Coarsener) -> bool:
     """Return whether a coarsener says, by a function attribute ``leaves_out``, that it may answer -1 for a unit."""
     return bool(getattr(coarsener, "leaves_out", False))
+
+
+def ignores_edges(coarsener: Coarsener) -> bool:
+    """Return whether a coarsener says, by a function attribute ``ignores_edges``, that affinities are nothing to it."""
+    return bool(getattr(coarsener, "ignores_edges", False))
 
 
 def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out: bool = False) -> NDArray[np.int64]:
@@ -89,7 +95,8 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: boo
     It must return an int array of shape (n_units,) numbered from 0 with none skipped (and -1 for units that it leaves
     out, if its attribute ``leaves_out`` is True), leave the graph unchanged,
     answer alike for one seed, accept an edgeless graph and a single unit, keep every unit for ``n_coarse = n_units``,
-    never return fewer aggregates than asked for, and honour ``graph.equal``.
+    never return fewer aggregates than asked for, honour ``graph.equal``, and answer alike whatever the edges if its
+    attribute ``ignores_edges`` is True.
 
     Parameters
     ----------
@@ -115,6 +122,8 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: boo
         if not all(map(np.array_equal, before, _contents(graph))):
             raise AggregatesError(f"coarsener {called!r} changed the graph {graph.name}; work on a copy")
         _check_count(first, graph, n_coarse, called)
+        if ignores_edges(coarsener):
+            _check_ignoring(coarsener, first, graph, n_coarse, called)
 
 
 def _answer(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) -> NDArray[np.int64]:
@@ -128,6 +137,17 @@ def _answer(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) ->
             f"coarsener {name!r} failed on {graph.name}, {edges}, asked for {n_coarse} aggregates: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _check_ignoring(
+    coarsener: Coarsener, answer: NDArray[np.int64], graph: AxisGraph, n_coarse: int, name: str
+) -> None:
+    bare = replace(graph, affinity=sparse.csr_array(graph.adjacency.shape))
+    if not np.array_equal(answer, _answer(coarsener, bare, n_coarse, name)):
+        raise AggregatesError(
+            f"coarsener {name!r} says that it ignores edges and answers otherwise without those of {graph.name}; "
+            "take its attribute ignores_edges away"
+        )
 
 
 def _contents(graph: AxisGraph) -> list[NDArray[Any]]:

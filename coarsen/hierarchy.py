@@ -124,7 +124,8 @@ def build_hierarchy(
         An entry point of ``netgraph.coarseners``, or ``(graph, n_coarse, *, seed) -> aggregates``; ``"auto"`` tries several
         on each axis and takes the one with the smallest error (`netgraph.coarsen.way.AUTO`).
     affinity : str or callable
-        An entry point of ``netgraph.affinities``, or ``(units, *, seed) -> csr`` (`netgraph.units.AxisUnits`).
+        An entry point of ``netgraph.affinities``, or ``(units, *, seed) -> csr`` (`netgraph.units.AxisUnits`). Nothing to a
+        coarsener whose attribute ``ignores_edges`` is True.
     directions : str, or sequence of str
         What becomes smaller from level to level: ``channels`` (units of every kind), ``space`` (resolution), ``depth`` (alike
         residual blocks), joined by + within a step; ``"channels+space,depth"`` has two (`netgraph.coarsen.directions`).

@@ -46,6 +46,9 @@ def kmeans(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     )
 
 
+kmeans.ignores_edges = True  # type: ignore[attr-defined]
+
+
 def nearest_means(points: NDArray[Any], n_clusters: int, *, weight: NDArray[Any], seed: int) -> Ints:
     """Return the clusters of Lloyd's k-means, at most ``n_clusters`` of them.
 

@@ -23,3 +23,6 @@ def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[n
     if n_free:
         aggregates[free] = free[np.random.default_rng(seed).permutation(np.arange(len(free)) % n_free)]
     return numbered(aggregates)
+
+
+random_pairs.ignores_edges = True  # type: ignore[attr-defined]

@@ -33,6 +33,9 @@ def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     return aggregated(_clusters, graph, n_coarse, by_features=True)
 
 
+ward.ignores_edges = True  # type: ignore[attr-defined]
+
+
 def _clusters(graph: AxisGraph, n_clusters: int) -> Ints:
     from sklearn.cluster import AgglomerativeClustering
 

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 import netgraph as ng
 from netgraph import plugins
 from netgraph.coarsen.axisgraph import AxisGraph
-from netgraph.coarsen.checks import check_coarsener, checked_aggregates, leaves_out
+from netgraph.coarsen.checks import check_coarsener, checked_aggregates, ignores_edges, leaves_out
 from netgraph.coarsen.magnitude import magnitude
 from netgraph.errors import AggregatesError
 
@@ -25,6 +25,27 @@ MERGING = [n for n in NEW if not leaves_out(plugins.load(GROUP, n))]
 def test_every_coarsener_keeps_the_contract(name):
     merge(name, cloud(4), 2)
     check_coarsener(plugins.load(GROUP, name), name=name, fixed=True)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_coarsener_ignores_edges_where_it_says_so_and_nowhere_else(name):
+    graph = cloud(24)
+    others = [
+        of_edges(np.roll(graph.adjacency.toarray(), (i, i), (0, 1)), make_features=lambda: graph.features)
+        for i in (5, 9)
+    ]
+    answers = [merge(name, g, 8).tolist() for g in (graph, *others)]
+    assert all(answer == answers[0] for answer in answers) == ignores_edges(plugins.load(GROUP, name))
+
+
+def test_a_coarsener_that_says_wrongly_that_it_ignores_edges_is_found():
+    def liar(graph, n_coarse, *, seed=0):
+        return merge("hem", graph, n_coarse)
+
+    check_coarsener(liar)
+    liar.ignores_edges = True
+    with pytest.raises(AggregatesError, match="says that it ignores edges"):
+        check_coarsener(liar)
 
 
 @pytest.mark.parametrize("name", NEW)

@@ -176,6 +176,7 @@ CASES = f"""
 1 coarsen {GOOD} --round-to 0 -> give a multiple of 1 or more
 1 coarsen {GOOD} --coarsener nosuch -> no coarsener named 'nosuch'. Installed: graclus, hem
 1 coarsen {GOOD} --affinity nosuch -> no affinity named 'nosuch'
+1 coarsen {GOOD} --coarsener kmeans --affinity relu -> --affinity would have no effect: the coarsener kmeans reads no affinities
 1 coarsen {GOOD} --affinity correlation -> was given no data
 1 coarsen {GOOD} --repair nosuch -> no repair is called 'nosuch'; choose one of none, rescale
 1 coarsen {GOOD} --repair ridge -> needs calibration data
@@ -239,6 +240,8 @@ CASES = f"""
 1 train mlp --cycle v --option split.noise=1 -> is about levels that start from coarser ones, which the cycle v does not have
 1 train mlp --cycle v --share 1,1,1 -> --share would have no effect
 1 train mlp --levels 1 --ratio 0.2 -> --ratio would have no effect: --levels 1 is the network alone
+1 train mlp --option smoothing.clip=-1 -> option smoothing.clip is -1; give a number above 0
+1 train mlp --coarsener ward --affinity relu -> --affinity would have no effect: the coarsener ward reads no affinities
 1 train mlp --every 2 -> --every would have no effect: no checkpoints are kept
 1 train mlp --resume -> give --checkpoints FOLDER too
 1 train mlp --device nosuch -> --device nosuch is not to be had here
