@@ -27,14 +27,14 @@ RESULTS = Path(__file__).parent / "results" / "coarsen_cost.json"
 
 def resnet50() -> Any:
     """25.6 million parameters."""
-    from netgraph.loading import build
+    from netgraph.factories import build
 
     return build("torchvision:resnet50", {}), torch.randn(2, 3, 224, 224)
 
 
 def vit_b_16() -> Any:
     """86.6 million parameters."""
-    from netgraph.loading import build
+    from netgraph.factories import build
 
     return build("torchvision:vit_b_16", {}), torch.randn(2, 3, 224, 224)
 

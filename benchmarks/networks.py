@@ -38,7 +38,7 @@ def torchvision_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
 
 
 def _model(name: str, **options: Any) -> nn.Module:
-    from netgraph.loading import build
+    from netgraph.factories import build
 
     return build(f"torchvision:{name}", options)
 

@@ -58,7 +58,7 @@ def traced(model: Any, example: Any) -> tuple[Any, dict[str, Transfer], dict[str
 
 def resnet50() -> Any:
     """25.6 million parameters."""
-    from netgraph.loading import build
+    from netgraph.factories import build
 
     return traced(build("torchvision:resnet50", {}), torch.randn(2, 3, 224, 224))
 

@@ -19,6 +19,7 @@ from netgraph.capture import as_it_was, plain_attention
 from netgraph.coarsen.folding import folded
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.verify import DOUBLE, as_double, relative_error_of, seeded, tensors_of
+from netgraph.errors import reason_of
 from netgraph.program import GraphNetwork
 from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode, with_state
@@ -76,11 +77,11 @@ def _told_apart(
             except Exception as error:
                 if dtype is torch.float64:
                     raise _PrecisionError from error
-                return f"the recorded graph itself fails {where} ({_reason(error)})"
+                return f"the recorded graph itself fails {where} ({reason_of(error)})"
             try:
                 found = _run(own, theirs, example, training)
             except Exception as error:  # whatever operators say of sizes that do not fit
-                return f"it fails {where} ({_reason(error)}{_place(own, error)})"
+                return f"it fails {where} ({reason_of(error)}{_place(own, error)})"
             difference = relative_error_of(expected, found)
             if not difference <= TOLERANCE[dtype]:
                 return f"its outputs differ {where} by {difference:.2g} of their norm"
@@ -151,10 +152,6 @@ def _odd_names(own: nn.Module, graph: GraphNetwork) -> list[str]:
 def _spelled(example: Any) -> str:
     args, kwargs = normalise_example(example)
     return " and ".join("x".join(map(str, t.shape)) for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
 
 
 def _place(own: nn.Module, error: BaseException) -> str:

@@ -22,7 +22,8 @@ from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.transfer import Transfer
 from netgraph.errors import LoadError, NetgraphError
 from netgraph.examples import DTYPES, LIMIT
-from netgraph.loading import filled, load_model
+from netgraph.filling import filled
+from netgraph.loading import load_model
 from netgraph.structure import unflatten
 from netgraph.swapping import set_mode
 from netgraph.tracing import trace

@@ -209,7 +209,8 @@ def opened(
     import torch
 
     from netgraph.examples import guess_input, parse_inputs
-    from netgraph.loading import load_model, origin, parse_arch_args
+    from netgraph.factories import parse_arch_args
+    from netgraph.loading import load_model, origin
 
     example, arch_args = parse_inputs(inputs) if inputs else None, parse_arch_args(arch_arg or [])
     with torch.random.fork_rng(devices=[]):

@@ -157,7 +157,7 @@ class Settings:
         """Return the network with random weights, and its data, read only where both are of a kind."""
         import torch
 
-        from netgraph.loading import parse_arch_args
+        from netgraph.factories import parse_arch_args
         from netgraph.models.datasets import load
         from netgraph.models.tasks import CNNS, NETWORKS, make_task
         from netgraph.models.text import load_tokenizer

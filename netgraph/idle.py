@@ -48,7 +48,8 @@ def refuse(typed: Mapping[str, str], names: Iterable[str], why: str) -> None:
 
 def check_opening(typed: Mapping[str, str], model: str, arch: str | None) -> None:
     """Refuse options of opening that this source does not ask for; options of files are judged where files are opened."""
-    from netgraph.loading import ZOOS, is_name
+    from netgraph.factories import ZOOS
+    from netgraph.loading import is_name
 
     owns_code = arch is not None and arch.partition(":")[0] not in ZOOS
     if not owns_code and "trust" not in typed:
@@ -71,6 +72,7 @@ def check_recipe(typed: Mapping[str, str], recipe: Any, *, measured: bool) -> No
         Whether the error on calibration data is told in any case.
     """
     check_directions(typed, recipe.coarsen)
+    check_affinity(typed, recipe.coarsener)
     axes = [text.rpartition("=")[0] for text in recipe.axis_ratio or ()]
     twice = [axis for axis in axes if axes.count(axis) > 1]
     if twice:
@@ -121,6 +123,7 @@ def check_training(typed: Mapping[str, str], settings: Any, lasting: Any) -> Non
     if settings.cycle not in ("kaskade", "full"):
         refuse(typed, ["share"], f"only the cycles kaskade and full have turns to share, and this is {settings.cycle}")
     check_directions(typed, settings.coarsen)
+    check_affinity(typed, settings.coarsener)
     _check_options(settings)
 
 
@@ -131,6 +134,15 @@ def check_directions(typed: Mapping[str, str], coarsen: str) -> None:
         refuse(typed, UNITS, f"--coarsen {coarsen} merges no units")
     if directions == {"space"}:
         refuse(typed, ["ratio"], "--coarsen space halves the resolution from level to level")
+
+
+def check_affinity(typed: Mapping[str, str], coarsener: str) -> None:
+    """Refuse an affinity for a coarsener that reads none."""
+    from netgraph.coarsen.checks import ignores_edges
+    from netgraph.coarsen.way import coarseners_of
+
+    if "affinity" in typed and all(map(ignores_edges, coarseners_of(coarsener).values())):
+        refuse(typed, ["affinity"], f"the coarsener {coarsener} reads no affinities")
 
 
 def check_reading(typed: Mapping[str, str], data: str) -> None:

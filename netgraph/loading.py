@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import importlib
-import importlib.machinery
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,9 @@ from torch import Tensor, nn
 
 from netgraph import configs
 from netgraph.bundle import read_bundle, read_metadata
-from netgraph.errors import LoadError, NetgraphError, UntrustedError
+from netgraph.errors import LoadError, NetgraphError, UntrustedError, reason_of
+from netgraph.factories import ZOOS, build, code_from
+from netgraph.filling import filled, unwrapped
 from netgraph.logs import silenced
 from netgraph.pickles import is_archive, scan
 from netgraph.program import from_document
@@ -24,9 +21,6 @@ from netgraph.swapping import set_mode
 from netgraph.torchvision_ops import prepare_torchvision
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-ZOOS = ("torchvision", "timm", "hf")
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def load_model(
@@ -63,7 +57,7 @@ def load_model(
     """
     if code_dir is not None and not Path(code_dir).is_dir():
         raise LoadError(f"--code-dir {code_dir} is no folder; give the one that holds the modules that --arch names")
-    with _code_from(Path(code_dir) if code_dir else Path.cwd()):
+    with code_from(Path(code_dir) if code_dir else Path.cwd()):
         if is_name(source):
             _no_arch(source, "is built by its name", arch, {})
             model = build(str(source), arch_args or {}, weights=True)
@@ -132,14 +126,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(str(path))
     except Exception as error:  # the library's errors have no common class
-        raise LoadError(f"{path} cannot be read ({_reason(error)}); fetch or save it again") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error's kind and its first line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some put what matters on the second line
-    return f"{type(error).__name__}: {first[:200]}".removesuffix(": ")
+        raise LoadError(f"{path} cannot be read ({reason_of(error)}); fetch or save it again") from error
 
 
 def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
@@ -149,7 +136,7 @@ def _from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.
         raise
     except Exception as error:  # a document of the right digest and the wrong form
         raise LoadError(
-            f"{path} is no network of this version of netgraph ({_reason(error)}); save it again with this one"
+            f"{path} is no network of this version of netgraph ({reason_of(error)}); save it again with this one"
         ) from error
 
 
@@ -163,7 +150,7 @@ def _program(path: Path, trust: bool) -> nn.Module:
             return torch.export.load(str(path)).module()
     except Exception as error:  # anything: it is the stranger's archive
         raise LoadError(
-            f"{path} cannot be opened as an exported program ({_reason(error)}); export it again"
+            f"{path} cannot be opened as an exported program ({reason_of(error)}); export it again"
         ) from error
 
 
@@ -175,11 +162,11 @@ def _pickled(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: 
     try:
         value = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
     except Exception as error:  # torch raises many kinds for broken files
-        raise LoadError(f"{path} cannot be read ({_reason(error)}); fetch or save it again") from error
+        raise LoadError(f"{path} cannot be read ({reason_of(error)}); fetch or save it again") from error
     if isinstance(value, nn.Module):
         _no_arch(path, "is a whole module", arch, arch_args)
         return value
-    return _filled(_needed(path, arch), arch_args, _unwrapped(value, path), path)
+    return _filled(_needed(path, arch), arch_args, unwrapped(value, path), path)
 
 
 def _no_arch(source: str | Path, why: str, arch: str | None, arch_args: Mapping[str, Any]) -> None:
@@ -198,202 +185,5 @@ def _needed(path: Path, arch: str | None) -> str:
     return arch
 
 
-def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint: common wrappers taken off."""
-    while isinstance(value, Mapping):
-        inner = next((value[k] for k in WRAPPERS if isinstance(value.get(k), Mapping)), None)
-        if inner is None:
-            break
-        value = inner
-    if not isinstance(value, Mapping) or not any(isinstance(v, Tensor) for v in value.values()):
-        raise LoadError(f"{path} holds a {type(value).__name__} and no state dict; save model.state_dict()")
-    return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
-
-
 def _filled(arch: str, arch_args: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> nn.Module:
     return filled(build(arch, arch_args), state, path, arch)
-
-
-def filled(model: nn.Module, state: Mapping[str, Tensor], path: Path, arch: str) -> nn.Module:
-    """Return a network with a state dict loaded into it; ``path`` and ``arch`` are named in errors.
-
-    Raises
-    ------
-    LoadError
-        They do not fit: a name is missing or too many, or a shape differs.
-    """
-    own = model.state_dict()
-    state = _without_prefixes(state, own)
-    problems = _misfit(state, own)
-    if problems:
-        raise LoadError(f"{path} does not fit {arch}: {'; '.join(problems)}; {_mend(state, own)}")
-    try:
-        model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a module with a way of its own to load
-        raise LoadError(f"{path} does not fit {arch} ({_reason(error)}); check --arch and --arch-arg") from error
-    return model
-
-
-def _without_prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Take off what wrapping a network put before its names, unless they are the network's own names."""
-    while state and not any(k in own for k in state):
-        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)
-        if prefix is None:
-            break
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
-
-
-def _misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Say what keeps a state dict from filling a network, a few names of each kind."""
-    filled = {_place(own[k]) for k in state if k in own}  # a tied tensor is filled by any of its names
-    missing = [
-        k for k in own if k not in state and _place(own[k]) not in filled and not k.endswith("num_batches_tracked")
-    ]
-    unexpected = [k for k in state if k not in own]
-    wrong = [
-        f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and v.shape != own[k].shape
-    ]
-    return (
-        [f"missing {_few(missing)}"] * bool(missing)
-        + [f"not in it {_few(unexpected)}"] * bool(unexpected)
-        + [_few(wrong)] * bool(wrong)
-    )
-
-
-def _mend(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Say what to do; weights with all the names and smaller shapes look like a coarse network's in its own class."""
-    pairs = [(state[k].shape, own[k].shape) for k in own if k in state]
-    smaller = all(len(a) == len(b) and all(m <= n for m, n in zip(a, b, strict=True)) for a, b in pairs)
-    if smaller and set(state) == set(own):
-        return (
-            "check --arch-arg, or, if these are a coarse network's, open the whole module that --own-class wrote (with --trust) "
-            "or the .safetensors that --output wrote"
-        )
-    return "check --arch and --arch-arg"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
-
-
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Return what two names of one tensor have in common."""
-    return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
-
-
-def build(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
-    """Make the network that a name stands for: with fresh weights, or with those of an ``hf:FOLDER`` that has some.
-
-    Raises
-    ------
-    LoadError
-        The package is missing, the name is unknown, or the factory fails.
-    """
-    package, _, name = arch.partition(":")
-    if not name:
-        raise LoadError(f"--arch {arch!r} names no factory; write package.module:factory or torchvision:NAME")
-    prepare_torchvision()  # timm, transformers and the user's own code may import it
-    try:
-        if package == "torchvision":
-            model = _torchvision(name, arch_args)
-        elif package == "timm":
-            model = _optional("timm").create_model(name, **{"pretrained": False, **arch_args})
-        elif package == "hf":
-            model = configs.make(_optional("transformers"), Path(name), arch_args, weights=weights)
-        else:
-            model = _resolved(package, name)(**arch_args)
-    except NetgraphError:
-        raise
-    except (Exception, SystemExit) as error:  # the factory is the user's own
-        raise LoadError(f"making {arch} fails ({_reason(error)}); check the name and --arch-arg") from error
-    if not isinstance(model, nn.Module):
-        raise LoadError(
-            f"{arch} made {model!r:.40}, a value of type {type(model).__name__}; it has to make a torch.nn.Module"
-        )
-    return model
-
-
-def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
-    import torchvision
-
-    options = dict(arch_args)
-    if name in ("googlenet", "inception_v3"):
-        options.setdefault("init_weights", True)
-    if any(
-        name.startswith(p) for p in ("fcn", "deeplab", "lraspp", "faster", "mask", "retina", "fcos", "ssd", "keypoint")
-    ):
-        options.setdefault("weights_backbone", None)
-    return torchvision.models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
-
-
-def _optional(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise LoadError(
-            f"{package} is not installed; pip install 'netgraph-coarsening[{package}]' brings it"
-        ) from error
-
-
-def _resolved(module: str, name: str) -> Any:
-    _check_same(module.partition(".")[0])
-    try:
-        found: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise LoadError(f"--arch {module}:{name}: {error}; give --code-dir if the module is elsewhere") from error
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise LoadError(f"--arch {module}:{name}: module {module} has no callable {name}")
-    return found
-
-
-def _check_same(top: str) -> None:
-    """Refuse a module imported before from elsewhere: ``models`` of one repository is not that of the next."""
-    importlib.invalidate_caches()
-    here, cached = importlib.machinery.PathFinder.find_spec(top), getattr(sys.modules.get(top), "__spec__", None)
-    if here is None or cached is None or _origin(here) == _origin(cached):
-        return
-    raise LoadError(
-        f"--arch {top}: found in {_origin(here)}, and a module of that name is already imported from {_origin(cached)}; "
-        "open this network in a process of its own"
-    )
-
-
-def _origin(spec: importlib.machinery.ModuleSpec) -> str:
-    folders = list(spec.submodule_search_locations or ())
-    return str(Path(spec.origin or (folders[0] if folders else spec.name)).resolve())
-
-
-@contextlib.contextmanager
-def _code_from(folder: Path) -> Iterator[None]:
-    """Look for modules in the user's folder first, as ``python script.py`` there would."""
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(folder.resolve()))
-
-
-def parse_arch_args(pairs: Sequence[str], *, option: str = "--arch-arg") -> dict[str, Any]:
-    """Read ``depth=3`` and ``name=foo`` as Python values, or as text where they are none.
-
-    Raises
-    ------
-    LoadError
-        A pair has no ``=``.
-    """
-    out: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise LoadError(f"{option} {pair!r} is not key=value")
-        try:
-            out[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            out[key] = text
-    return out

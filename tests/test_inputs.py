@@ -8,7 +8,7 @@ from torch import nn
 
 from netgraph.errors import LoadError
 from netgraph.examples import guess_input, parse_inputs
-from netgraph.loading import parse_arch_args
+from netgraph.factories import parse_arch_args
 from netgraph.models.mlp import mlp
 
 

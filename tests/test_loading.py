@@ -11,7 +11,8 @@ from torch import nn
 import netgraph as ng
 from netgraph.bundle import write_bundle
 from netgraph.errors import LoadError, UntrustedError
-from netgraph.loading import load_model, parse_arch_args
+from netgraph.factories import parse_arch_args
+from netgraph.loading import load_model
 from netgraph.models.mlp import mlp
 
 ARCH = "netgraph.models.mlp:mlp"

@@ -14,9 +14,9 @@ from netgraph.bundle import read_bundle
 from netgraph.coarsen.budget import KINDS
 from netgraph.coarsen.directions import DIRECTIONS
 from netgraph.coarsen.repair import RUNGS
+from netgraph.factories import ZOOS
 from netgraph.fas.options import CYCLES
 from netgraph.fas.schedule import NAMES as SCHEDULES
-from netgraph.loading import ZOOS
 from netgraph.models.datasets import NAMES
 from netgraph.models.tasks import AUGMENTATIONS, NETWORKS
 
