@@ -146,7 +146,7 @@ class Making:
     # depth and space change the base
 
     def _shortened(self, reasons: dict[str, Any]) -> tuple[Shortening, ...]:
-        found, why = chains(self.spec)
+        found, why = chains(self._here())  # blocks that have merged to unlike sizes are no longer alike
         steps = [shortened(chain, self.state, self.way.ratio(chain.name), seed=self.way.seed) for chain in found]
         short = tuple(step for step in steps if step is not None)
         if not short:

@@ -354,6 +354,17 @@ def test_a_hierarchy_of_every_direction_is_saved_and_found_again(tmp_path):
             state = maps.inject(level, state)
 
 
+def test_blocks_that_have_merged_to_unlike_sizes_are_no_chain_any_more():
+    ratios = {"*": 0.5, "2.up": 0.25}
+    hierarchy = ng.build_hierarchy(
+        residual_chain(4, n_hidden=8), torch.randn(4, 5), directions="channels,depth", n_levels=3, ratio=ratios
+    )
+    (step,) = hierarchy.levels[2].chains
+    assert step.chain.blocks == ("3", "4")
+    widths = [tuple(hierarchy.levels[2].model.state_dict()[f"{i}.up.weight"].shape) for i in (1, 2, 3)]
+    assert [hidden for hidden, _ in widths] == [4, 2, 4]
+
+
 @pytest.mark.parametrize("cycle", ["kaskade", "full", "v", "additive"])
 def test_fas_cycles_over_levels_of_every_direction(cycle):
     model = resnet(2, n_classes=3, width=4)
