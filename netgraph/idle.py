@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from netgraph import plugins
 from netgraph.errors import NetgraphError
 
 READ_DATA = ("norms", "ridge", "tune")
@@ -137,12 +138,11 @@ def check_directions(typed: Mapping[str, str], coarsen: str) -> None:
 
 
 def check_affinity(typed: Mapping[str, str], coarsener: str) -> None:
-    """Refuse an affinity for a coarsener that reads none."""
-    from netgraph.coarsen.checks import ignores_edges
-    from netgraph.coarsen.way import coarseners_of
-
-    if "affinity" in typed and all(map(ignores_edges, coarseners_of(coarsener).values())):
-        refuse(typed, ["affinity"], f"the coarsener {coarsener} reads no affinities")
+    """Refuse an affinity for a coarsener that says, by its attribute ``ignores_edges``, that it reads none."""
+    if "affinity" in typed and coarsener != "auto":
+        merge = plugins.load("netgraph.coarseners", coarsener)
+        if getattr(merge, "ignores_edges", False):
+            refuse(typed, ["affinity"], f"the coarsener {coarsener} reads no affinities")
 
 
 def check_reading(typed: Mapping[str, str], data: str) -> None:
