@@ -73,7 +73,8 @@ def check_recipe(typed: Mapping[str, str], recipe: Any, *, measured: bool) -> No
         Whether the error on calibration data is told in any case.
     """
     check_directions(typed, recipe.coarsen)
-    check_affinity(typed, recipe.coarsener)
+    if recipe.quality is None:  # the cut is measured in affinities, whatever chose the aggregates
+        check_affinity(typed, recipe.coarsener)
     axes = [text.rpartition("=")[0] for text in recipe.axis_ratio or ()]
     twice = [axis for axis in axes if axes.count(axis) > 1]
     if twice:
