@@ -106,8 +106,10 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     if options.report:
-        for epochs in sorted({row["epochs"] for row in rows_in(options.out)}):
-            print(f"{epochs:g} epochs", report([r for r in rows_in(options.out) if r["epochs"] == epochs]), sep="\n")
+        rows = rows_in(options.out)
+        for epochs, *widths in sorted({(row["epochs"], *row["widths"]) for row in rows}):
+            own = [row for row in rows if [row["epochs"], *row["widths"]] == [epochs, *widths]]
+            print(f"{epochs:g} epochs, {widths}", report(own), sep="\n")
         return
     torch.set_num_threads(1)
     data, widths = load("mnist").flat(), (784, *options.widths, 10)
