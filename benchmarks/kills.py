@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from functools import cache
 from pathlib import Path
 
@@ -93,16 +94,25 @@ def born(folder, cycles, **options):
     try:
         os.write(writer, life(folder, cycles, **options).encode())
         status = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
 
 def end_of(child, reader):
-    """Wait for a life; return its digest, empty where it was killed."""
+    """Wait for a life; return its digest, empty where it was killed; one that broke off by itself is a mistake here."""
     with os.fdopen(reader) as pipe:
         said = pipe.read()
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit("a life broke off by itself; its traceback stands above")
     return said
+
+
+def writer_of(run):
+    """Return the callback that writes a run's checkpoints."""
+    return next(callback for callback in run.callbacks if isinstance(callback, Checkpoints))
 
 
 def killed_at_random(kills, cycles, wanted):
@@ -140,7 +150,7 @@ def calls_until(n):
             if len(count) == n:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        callback, flush = run.callbacks[0], os.fsync
+        callback, flush = writer_of(run), os.fsync
         write = callback.write
 
         def fsync(number):
@@ -166,7 +176,7 @@ def limited(size):
     """Return a function that makes a life die where its second checkpoint grows beyond a size."""
 
     def arm(run):
-        callback = run.callbacks[0]
+        callback = writer_of(run)
         write = callback.write
 
         def watched(run):
