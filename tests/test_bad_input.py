@@ -17,7 +17,7 @@ from netgraph.models.mlp import mlp
 
 SIZES = (64, 16, 12, 10)
 ARCH = ["--arch", "netgraph.models.mlp:mlp", "--arch-arg", "sizes=[64,16,12,10]", "--levels", "2"]
-COARSENERS = sorted({*plugins.names("netgraph.coarseners")} - {"kahip"})  # its library is an extra
+COARSENERS = sorted({*plugins.names("netgraph.coarseners")} - {"kahip", "mtkahypar"})  # their libraries are extras
 
 
 @pytest.fixture(scope="module")

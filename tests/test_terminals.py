@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ def test_a_reader_that_leaves_early_and_a_full_disk_are_no_traceback():
 
 def test_ctrl_c_is_a_word_and_130(tmp_path):
     command = [*NETGRAPH, "train", "mlp", "--epochs", "100000"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heeded = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # background jobs inherit deaf ears
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, preexec_fn=heeded, **pipes) as process:
         assert process.stderr is not None
         process.stderr.readline()  # at work
         process.send_signal(signal.SIGINT)
