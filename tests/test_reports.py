@@ -289,3 +289,11 @@ class TestInABrowser:
         assert [cell.get_attribute("textContent") for cell in cells] == HOSTILE
         assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         assert logged(driver) == ([], [])
+
+
+def test_a_narrow_range_of_losses_has_ticks():
+    pytest.importorskip("plotly")
+    narrow, wide = ([{"event": "evaluate", "level": 0, "step": i, "seconds": float(i), "flops": float(i), "figures": {"loss": loss}}
+                     for i, loss in enumerate(losses)] for losses in ((1.5, 1.39), (2.3, 0.1)))  # fmt: skip
+    ticks = [draw_loss([History("one", records)], "seconds").layout.yaxis.dtick for records in (narrow, wide)]
+    assert ticks == [None, "D2"]

@@ -212,8 +212,15 @@ def _add_line(
 
 def _titled(figure: Any, x: str, y: str, *, log_y: bool = False) -> Any:
     figure.update_xaxes(title_text=x, rangemode="tozero")
-    figure.update_yaxes(title_text=y, **({"type": "log", "dtick": "D2", "tickformat": "~g"} if log_y else {}))
+    figure.update_yaxes(title_text=y, **(_logarithms(figure) if log_y else {}))
     return figure
+
+
+def _logarithms(figure: Any) -> dict[str, Any]:
+    """Return a logarithmic axis with ticks at 1, 2 and 5; a narrow one, where none of these may lie, has plotly's own."""
+    values = [y for trace in figure.data for y in trace.y or () if y is not None and y > 0]
+    wide = bool(values) and max(values) >= 5 * min(values)
+    return {"type": "log", "tickformat": "~g", **({"dtick": "D2"} if wide else {})}
 
 
 def _bars_height(n: int) -> int:
