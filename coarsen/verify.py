@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from netgraph.program import GraphNetwork
 from netgraph.spec import Axis, UnitSpec
 from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode, with_state
+
+if TYPE_CHECKING:
+    from netgraph.coarsen.way import Progress
 
 DOUBLE = 300_000_000  # networks of more numbers are compared in their own precision
 
@@ -99,19 +102,30 @@ def dead_units(
     return Verdict("dead", tuple(transfers), error)
 
 
-def verify(model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0) -> list[Verdict]:
+def verify(
+    model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0, progress: Progress | None = None
+) -> list[Verdict]:
     """Run both oracles on every axis of a network by itself, and on all at once.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    spec : UnitSpec
+    example : Tensor, tuple or dict
+    seed : int
+    progress : callable (axis, done, total), optional
+        Told before the oracles of an axis.
 
     Returns
     -------
     list of Verdict
     """
     verdicts = []
-    for axis in spec.free:
-        verdicts.append(duplicate_units(model, spec, example, [axis], seed=seed))
-        verdicts.append(dead_units(model, spec, example, [axis], seed=seed))
-    verdicts.append(duplicate_units(model, spec, example, spec.free, seed=seed))
-    verdicts.append(dead_units(model, spec, example, spec.free, seed=seed))
+    tried = [*([axis] for axis in spec.free), spec.free]
+    for done, axes in enumerate(tried):
+        if progress is not None:
+            progress(axes[0].name if len(axes) == 1 else "all", done, len(tried))
+        verdicts += [oracle(model, spec, example, axes, seed=seed) for oracle in (duplicate_units, dead_units)]
     return verdicts
 
 

@@ -185,8 +185,9 @@ def _download(name: str, root: Path) -> None:
     try:
         kinds[name](str(root), download=True)
     except Exception as error:  # of the network, of the disk, of the archive
+        said = (str(error).splitlines() or [""])[0].rstrip(":")
         raise DataError(
-            f"{name} cannot be fetched to {root} ({type(error).__name__}: {str(error)[:200]}); try again, or copy it there"
+            f"{name} cannot be fetched to {root} ({type(error).__name__}: {said}); try again, or copy it there"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from netgraph import exporting, featuring, fitting, reporting
-from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, with_recipe
+from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, progress, with_recipe
 from netgraph.destination import check_file, check_new_folder, make_folder
 from netgraph.errors import NetgraphError
 from netgraph.idle import check_opening, check_recipe, given, refuse
@@ -204,7 +204,8 @@ def verify(
         raise NetgraphError(f"--tolerance {tolerance} is no relative error; give a number of 0 or more")
     check_opening(given(context), model, arch)
     network, example = opened(model, arch, arch_arg, input_, trust, code_dir, seed)
-    verdicts = run(network, trace(network, example), example, seed=seed)
+    with progress("oracles") as told:
+        verdicts = run(network, trace(network, example), example, seed=seed, progress=told)
     failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
     if json_:
         typer.echo(

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+import netgraph as ng
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.telling import telling_state
 from netgraph.swapping import with_state
@@ -48,3 +49,14 @@ def test_a_network_keeps_its_own_numbers_when_its_statistics_were_settled():
     before = {name: tensor.clone() for name, tensor in traced_state(model).items()}
     telling_state(model, x, 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in traced_state(model).items())
+
+
+def test_verify_tells_how_far_it_is_and_asks_both_oracles_about_every_axis_and_all():
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(3, 6)
+    spec, told = ng.trace(model, x), []
+    verdicts = ng.verify(model, spec, x, progress=lambda *words: told.append(words))
+    names = [axis.name for axis in spec.free]
+    assert told == [(name, i, 3) for i, name in enumerate([*names, "all"])]
+    assert [(v.oracle, v.axes) for v in verdicts] == [
+        (oracle, axes) for axes in [*((n,) for n in names), tuple(names)] for oracle in ("duplicate", "dead")
+    ]
