@@ -70,7 +70,7 @@ def rmat(edges: int, rng: Any) -> sparse.csr_array:
 
 
 @njit(cache=True)
-def streaming(data):  # type: ignore[no-untyped-def]
+def streaming(data: Any) -> Any:
     """Read every weight."""
     out = 0.0
     for e in range(len(data)):
@@ -79,7 +79,7 @@ def streaming(data):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def indirect(indptr, indices, data, x):  # type: ignore[no-untyped-def]
+def indirect(indptr: Any, indices: Any, data: Any, x: Any) -> Any:
     """Read every weight and a number of the other end."""
     out = 0.0
     for u in range(len(indptr) - 1):

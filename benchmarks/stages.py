@@ -33,9 +33,9 @@ PLACES = {
     "record": "netgraph.tracing.capture",
     "rules": "netgraph.tracing._walk",
     "freeze": "netgraph.tracing.freeze",
-    "inject": "netgraph.coarsen.hierarchy.inject",
-    "write": "netgraph.coarsen.hierarchy.coarse_network",
-    "verify": "netgraph.coarsen.hierarchy.verify_level",
+    "inject": "netgraph.coarsen.below.inject",
+    "write": "netgraph.coarsen.below.coarse_network",
+    "verify": "netgraph.coarsen.below.verify_level",
 }
 STAGES = (*PLACES, "affinity", "match")
 

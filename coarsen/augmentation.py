@@ -6,6 +6,8 @@ Letters 91(6), 2004.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ def augmented_mates(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed: 
 
 
 @njit(nogil=True, cache=True)
-def _augment(indptr, indices, data, mate, weight, order, mark, marked):  # type: ignore[no-untyped-def]
+def _augment(indptr: Any, indices: Any, data: Any, mate: Any, weight: Any, order: Any, mark: Any, marked: Any) -> Any:
     """Make the best exchange around every edge of the matching and every free vertex; return how many gained."""
     gained = 0
     for v in order:
@@ -66,7 +68,7 @@ def _augment(indptr, indices, data, mate, weight, order, mark, marked):  # type:
 
 
 @njit(nogil=True, cache=True)
-def _arms(indptr, indices, data, v, mate, weight, mark, marked):  # type: ignore[no-untyped-def]
+def _arms(indptr: Any, indices: Any, data: Any, v: Any, mate: Any, weight: Any, mark: Any, marked: Any) -> Any:
     """Return the two edges of v that gain most for what their other ends lose, to two pairs; mark v's neighbours."""
     a1, g1, w1, a2, g2, w2 = np.int32(-1), 0.0, 0.0, np.int32(-1), 0.0, 0.0
     for e in range(indptr[v], indptr[v + 1]):
@@ -85,7 +87,21 @@ def _arms(indptr, indices, data, v, mate, weight, mark, marked):  # type: ignore
 
 
 @njit(nogil=True, cache=True)
-def _best_two(a1, g1, w1, a2, g2, w2, b1, h1, x1, b2, h2, x2, mate):  # type: ignore[no-untyped-def]
+def _best_two(
+    a1: Any,
+    g1: Any,
+    w1: Any,
+    a2: Any,
+    g2: Any,
+    w2: Any,
+    b1: Any,
+    h1: Any,
+    x1: Any,
+    b2: Any,
+    h2: Any,
+    x2: Any,
+    mate: Any,
+) -> Any:
     """Return the gain and ends of the two best arms that do not meet."""
     if a1 < 0 or b1 < 0 or (a1 != b1 and mate[a1] != b1):
         return g1 + h1, a1, w1, b1, x1
@@ -95,7 +111,7 @@ def _best_two(a1, g1, w1, a2, g2, w2, b1, h1, x1, b2, h2, x2, mate):  # type: ig
 
 
 @njit(nogil=True, cache=True)
-def _join(v, a, w, mate, weight):  # type: ignore[no-untyped-def]
+def _join(v: Any, a: Any, w: Any, mate: Any, weight: Any) -> Any:
     """Match v and a, and free a's mate."""
     if mate[a] >= 0:
         mate[mate[a]], weight[mate[a]] = -1, 0

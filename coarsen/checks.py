@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,20 @@ from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.errors import AggregatesError, PluginError
 
 Coarsener = Callable[..., Any]
+Made = TypeVar("Made", bound=Coarsener)
+
+
+def declares(**traits: bool) -> Callable[[Made], Made]:
+    """Say of a coarsener what `check_coarsener` then holds it to: ``leaves_out``, ``ignores_edges``.
+
+    An attribute set by hand says the same.
+    """
+
+    def told(coarsener: Made) -> Made:
+        vars(coarsener).update(traits)
+        return coarsener
+
+    return told
 
 
 def leaves_out(coarsener: Coarsener) -> bool:

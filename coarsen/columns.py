@@ -47,15 +47,16 @@ def columns(arguments: Sequence[Any], function: Any, places: Places) -> Tensor:
     """Return what the weights multiply at places, (n, groups, d), with d in the order of ``weight.flatten(1)``."""
     x, weight = arguments[:2]
     if function is LINEAR:
-        return x[places][:, None]  # type: ignore[no-any-return]
+        return at(x, function, places)[:, None]
     dims = weight.ndim - 2
     stride, padding, dilation = (_each(arguments, i, dims) for i in (3, 4, 5))
     padded = functional.pad(x, [p for p in reversed(padding) for _ in range(2)]).movedim(1, -1)  # (batch, ..., c)
     reach = (range(0, k * d, d) for k, d in zip(weight.shape[2:], dilation, strict=True))
     offsets = torch.tensor(list(itertools.product(*reach)), device=x.device)  # (pixels, dims)
     index = [places[i + 1][:, None] * stride[i] + offsets[:, i] for i in range(dims)]  # (n, pixels)
-    patches = padded[(places[0][:, None], *index)]  # (n, pixels, c)
-    return patches.unflatten(2, (groups_of(arguments, function), -1)).permute(0, 2, 3, 1).flatten(2)  # type: ignore[no-any-return]
+    patches: Tensor = padded[(places[0][:, None], *index)]  # (n, pixels, c)
+    grouped: Tensor = patches.unflatten(2, (groups_of(arguments, function), -1))
+    return grouped.permute(0, 2, 3, 1).flatten(2)
 
 
 def groups_of(arguments: Sequence[Any], function: Any) -> int:

@@ -158,7 +158,7 @@ def _by_visit(adjacency: sparse.csr_array, wanted: int, seed: int) -> Ints:
 
 
 @njit(cache=True)
-def _visit(indptr, indices, data, order):  # type: ignore[no-untyped-def]
+def _visit(indptr: Any, indices: Any, data: Any, order: Any) -> Any:
     free = np.ones(len(order), dtype=np.bool_)
     pairs = np.empty((len(order) // 2, 2), dtype=np.int64)
     found = 0
@@ -193,7 +193,7 @@ def numbered(aggregates: Ints) -> Ints:
 
 
 @njit(nogil=True, cache=True)
-def _numbered(aggregates, largest):  # type: ignore[no-untyped-def]
+def _numbered(aggregates: Any, largest: Any) -> Any:
     number, out, found = np.full(largest, -1, dtype=np.int64), np.empty(len(aggregates), dtype=np.int64), 0
     for unit in range(len(aggregates)):
         a = aggregates[unit]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.checks import declares
 from netgraph.coarsen.honouring import aggregated
 
 STARTS = 10
@@ -22,6 +23,7 @@ ROUNDS = 100
 Ints = NDArray[np.int64]
 
 
+@declares(ignores_edges=True)
 def kmeans(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Return aggregates of units whose features lie close together.
 
@@ -44,9 +46,6 @@ def kmeans(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
         n_coarse,
         by_features=True,
     )
-
-
-kmeans.ignores_edges = True  # type: ignore[attr-defined]
 
 
 def nearest_means(points: NDArray[Any], n_clusters: int, *, weight: NDArray[Any], seed: int) -> Ints:

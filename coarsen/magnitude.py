@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.checks import declares
 
 
+@declares(leaves_out=True, ignores_edges=True)
 def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
     """Return -1 for all units but those that must stay alone and those of the largest features.
 
@@ -36,6 +38,3 @@ def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.i
     aggregates = np.full(graph.n_units, -1, dtype=np.int64)
     aggregates[kept] = np.arange(len(kept))
     return aggregates
-
-
-magnitude.leaves_out = magnitude.ignores_edges = True  # type: ignore[attr-defined]

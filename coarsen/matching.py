@@ -82,7 +82,7 @@ def _take_in_order(adjacency: sparse.csr_array, rows: Mates, mate: Mates, seed: 
 
 
 @njit(nogil=True, cache=True, inline="always")
-def edge_rank(i, j, seed):  # type: ignore[no-untyped-def]
+def edge_rank(i: Any, j: Any, seed: Any) -> Any:
     """Mix the ends of an edge (splitmix64, Steele, Lea and Flood, OOPSLA 2014): its place among equals."""
     x = np.uint64(0x9E3779B97F4A7C15) * np.uint64(min(i, j)) + np.uint64(max(i, j)) + seed
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -91,7 +91,7 @@ def edge_rank(i, j, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def edge_ranks(i, j, seed):  # type: ignore[no-untyped-def]
+def edge_ranks(i: Any, j: Any, seed: Any) -> Any:
     """Return `edge_rank` of many edges, uint64 (m,)."""
     out = np.empty(len(i), dtype=np.uint64)
     for p in range(len(i)):
@@ -100,7 +100,7 @@ def edge_ranks(i, j, seed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _rounds(indptr, indices, data, first_bits, shared, seed):  # type: ignore[no-untyped-def]
+def _rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any) -> Any:
     """Return each vertex' mate, and the vertices that are free still, because rounds did not shrink the graph."""
     n = len(indptr) - 1
     mate, free = np.empty(n, dtype=np.int32), np.ones(n, dtype=np.uint8)
@@ -116,7 +116,7 @@ def _rounds(indptr, indices, data, first_bits, shared, seed):  # type: ignore[no
 
 
 @njit(nogil=True, cache=True)
-def _reread(indptr, indices, data, first_bits, seed, mate, free, rows):  # type: ignore[no-untyped-def]
+def _reread(indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any) -> Any:
     """Go round over all pairs, and return the rows still free: read anew, without looking up columns, they cost less than copied."""
     before = 2 * len(rows)
     while len(rows) < before - before // 16:
@@ -135,7 +135,9 @@ def _reread(indptr, indices, data, first_bits, seed, mate, free, rows):  # type:
 
 
 @njit(nogil=True, cache=True)
-def _narrowed(indptr, indices, data, first_bits, seed, mate, free, rows, entries):  # type: ignore[no-untyped-def]
+def _narrowed(
+    indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any, entries: Any
+) -> Any:
     """Go round over copies of the edges between free vertices, fewer each time, and return the rows still free."""
     keys, starts = np.empty(entries + 1, dtype=np.int64), np.empty(len(rows) + 1, dtype=np.int64)
     _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys)
@@ -149,14 +151,14 @@ def _narrowed(indptr, indices, data, first_bits, seed, mate, free, rows, entries
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _row(indptr, indices, values, shared, u):  # type: ignore[no-untyped-def]
+def _row(indptr: Any, indices: Any, values: Any, shared: Any, u: Any) -> Any:
     """Return the values and columns of u's edges."""
     start, stop = indptr[u], indptr[u + 1]
     return values[start:stop], indices[: stop - start] if shared else indices[start:stop]
 
 
 @njit(nogil=True, cache=True)
-def _left(mate, free, rows, indptr):  # type: ignore[no-untyped-def]
+def _left(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
     """Return those of ``rows`` that no mate points back to, though they have an edge, and the sum of their degrees."""
     left, at, entries = np.empty(len(rows), dtype=np.int32), 0, 0
     for v in rows:
@@ -169,7 +171,7 @@ def _left(mate, free, rows, indptr):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _point(indptr, indices, data, first_bits, shared, seed, mate, free):  # type: ignore[no-untyped-def]
+def _point(indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any, mate: Any, free: Any) -> Any:
     """Point each vertex to its first edge: a stream of weights, with no look at other vertices.
 
     The loop has no branch: ``high`` gets the last and ``low`` the first vertex of those whose bits are the largest.
@@ -186,7 +188,18 @@ def _point(indptr, indices, data, first_bits, shared, seed, mate, free):  # type
 
 
 @njit(nogil=True, cache=True)
-def _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+def _copy(
+    indptr: Any,
+    indices: Any,
+    data: Any,
+    first_bits: Any,
+    seed: Any,
+    mate: Any,
+    free: Any,
+    rows: Any,
+    starts: Any,
+    keys: Any,
+) -> Any:
     """Copy the edges between free vertices as keys, and point each vertex to its first."""
     at = 0
     for i in range(len(rows)):
@@ -206,7 +219,9 @@ def _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, key
 
 
 @njit(nogil=True, cache=True)
-def _filter(indptr, indices, data, seed, mate, free, rows, starts, keys):  # type: ignore[no-untyped-def]
+def _filter(
+    indptr: Any, indices: Any, data: Any, seed: Any, mate: Any, free: Any, rows: Any, starts: Any, keys: Any
+) -> Any:
     """Keep the edges between free vertices in their array, and point each vertex to its first."""
     at, left, start = np.int64(0), 0, np.int64(0)
     for i in range(len(rows)):
@@ -229,14 +244,14 @@ def _filter(indptr, indices, data, seed, mate, free, rows, starts, keys):  # typ
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _told(high, low, u):  # type: ignore[no-untyped-def]
+def _told(high: Any, low: Any, u: Any) -> Any:
     """Return the end of u's first edge, -1 where there is none, `UNTOLD` where keys do not tell."""
     alone = (high ^ low) == VERTEX and np.uint64(high - LEAST) < np.uint64(RANGE) and (high & VERTEX) != u
     return np.int32(high & VERTEX) if alone else np.int32(UNTOLD if low > 0 else -1)
 
 
 @njit(nogil=True, cache=True)
-def _first(indptr, indices, data, shared, u, seed, free):  # type: ignore[no-untyped-def]
+def _first(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, seed: Any, free: Any) -> Any:
     """Return the end of u's first edge to a free vertex, by exact weights and ranks; -1 where there is none."""
     best, heaviest, rank = np.int32(-1), data.dtype.type(0), np.uint64(0)
     weights, columns = _row(indptr, indices, data, shared, u)
@@ -251,14 +266,14 @@ def _first(indptr, indices, data, shared, u, seed, free):  # type: ignore[no-unt
 
 
 @njit(nogil=True, cache=True)
-def _greedy(i, j, order, mate):  # type: ignore[no-untyped-def]
+def _greedy(i: Any, j: Any, order: Any, mate: Any) -> Any:
     for e in order:
         if mate[i[e]] < 0 and mate[j[e]] < 0:
             mate[i[e]], mate[j[e]] = j[e], i[e]
 
 
 @njit(nogil=True, cache=True)
-def _weights(indptr, indices, data, mate):  # type: ignore[no-untyped-def]
+def _weights(indptr: Any, indices: Any, data: Any, mate: Any) -> Any:
     out = np.zeros(len(mate), dtype=data.dtype)
     for u in range(len(mate)):
         if mate[u] > u:

@@ -121,7 +121,7 @@ def _each(work: Any, rows: int, numbers: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _members(aggregates, k):  # type: ignore[no-untyped-def]
+def _members(aggregates: Any, k: Any) -> Any:
     starts = np.zeros(k + 1, dtype=np.uint32)
     for a in aggregates:
         if a >= 0:
@@ -138,7 +138,21 @@ def _members(aggregates, k):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _down(x, out, m, order1, starts1, scale1, order2, starts2, scale2, pairs, still, lo, hi):  # type: ignore[no-untyped-def]
+def _down(
+    x: Any,
+    out: Any,
+    m: Any,
+    order1: Any,
+    starts1: Any,
+    scale1: Any,
+    order2: Any,
+    starts2: Any,
+    scale2: Any,
+    pairs: Any,
+    still: Any,
+    lo: Any,
+    hi: Any,
+) -> Any:
     k1 = len(scale1)
     n1 = x.shape[0] * k1 // max(out.shape[0], 1)
     row = np.zeros(x.shape[1] + 1, dtype=x.dtype)
@@ -154,7 +168,7 @@ def _down(x, out, m, order1, starts1, scale1, order2, starts2, scale2, pairs, st
 
 
 @njit(nogil=True, cache=True)
-def _add_rows(row, x, first, step, members):  # type: ignore[no-untyped-def]
+def _add_rows(row: Any, x: Any, first: Any, step: Any, members: Any) -> Any:
     """Write the sum of rows, but for the last entry of ``row``, which stays zero."""
     a = x[first + members[0] * step]
     if len(members) == 1:
@@ -171,14 +185,14 @@ def _add_rows(row, x, first, step, members):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _add_pairs(row, pairs, scale, scales, into):  # type: ignore[no-untyped-def]
+def _add_pairs(row: Any, pairs: Any, scale: Any, scales: Any, into: Any) -> Any:
     """Add up two members of each aggregate, the zero at the end of the row where it has one."""
     for j in range(len(into)):
         into[j] = (row[pairs[2 * j]] + row[pairs[2 * j + 1]]) * (scale * scales[j])
 
 
 @njit(nogil=True, cache=True)
-def _add_members(row, order, starts, scale, scales, into):  # type: ignore[no-untyped-def]
+def _add_members(row: Any, order: Any, starts: Any, scale: Any, scales: Any, into: Any) -> Any:
     for j in range(len(into)):
         total = row[order[starts[j]]]
         for e in range(starts[j] + 1, starts[j + 1]):
@@ -187,13 +201,25 @@ def _add_members(row, order, starts, scale, scales, into):  # type: ignore[no-un
 
 
 @njit(nogil=True, cache=True)
-def _scale(row, scale, scales, into):  # type: ignore[no-untyped-def]
+def _scale(row: Any, scale: Any, scales: Any, into: Any) -> Any:
     for j in range(len(into)):
         into[j] = row[j] * (scale * scales[j])
 
 
 @njit(nogil=True, cache=True)
-def _up(x, out, m, order1, starts1, scale1, sources, scale2, still, lo, hi):  # type: ignore[no-untyped-def]
+def _up(
+    x: Any,
+    out: Any,
+    m: Any,
+    order1: Any,
+    starts1: Any,
+    scale1: Any,
+    sources: Any,
+    scale2: Any,
+    still: Any,
+    lo: Any,
+    hi: Any,
+) -> Any:
     k1, width = len(scale1), out.shape[1]
     n1 = out.shape[0] * k1 // max(x.shape[0], 1)
     source, row = np.zeros(len(scale2) + 1, dtype=x.dtype), np.empty(width, dtype=x.dtype)

@@ -6,6 +6,8 @@ the graph's Laplacian; passes are repeated on the Galerkin matrix (his algorithm
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -51,7 +53,7 @@ def _clusters(adjacency: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
 
 
 @njit(cache=True)
-def _paired(indptr, indices, data, order, strong):  # type: ignore[no-untyped-def]
+def _paired(indptr: Any, indices: Any, data: Any, order: Any, strong: Any) -> Any:
     """Return the partner of each vertex, -1 where it has none; ``order`` says who of equals is first.
 
     Free vertices stand in lists, one for each number of couplings: ``first[c]``, ``after`` and ``before``.
@@ -85,7 +87,7 @@ def _paired(indptr, indices, data, order, strong):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True)
-def _couplings(indptr, indices, data, strong):  # type: ignore[no-untyped-def]
+def _couplings(indptr: Any, indices: Any, data: Any, strong: Any) -> Any:
     """Return the weight from which each vertex' edges are strong, and how many find each vertex strong."""
     n = len(indptr) - 1
     least, coupled = np.zeros(n), np.zeros(n, dtype=np.int64)
@@ -99,7 +101,7 @@ def _couplings(indptr, indices, data, strong):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _heaviest(indptr, indices, data, free, i):  # type: ignore[no-untyped-def]
+def _heaviest(indptr: Any, indices: Any, data: Any, free: Any, i: Any) -> Any:
     best = -1
     for e in range(indptr[i], indptr[i + 1]):
         if indices[e] != i and free[indices[e]] and (best < 0 or data[e] > data[best]):
@@ -108,7 +110,18 @@ def _heaviest(indptr, indices, data, free, i):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _release(indptr, indices, data, least, free, coupled, first, after, before, k):  # type: ignore[no-untyped-def]
+def _release(
+    indptr: Any,
+    indices: Any,
+    data: Any,
+    least: Any,
+    free: Any,
+    coupled: Any,
+    first: Any,
+    after: Any,
+    before: Any,
+    k: Any,
+) -> Any:
     """Count one coupling less for the free strong neighbours of a vertex that left."""
     for e in range(indptr[k], indptr[k + 1]):
         j = indices[e]
@@ -119,7 +132,7 @@ def _release(indptr, indices, data, least, free, coupled, first, after, before, 
 
 
 @njit(cache=True)
-def _put(first, after, before, count, i):  # type: ignore[no-untyped-def]
+def _put(first: Any, after: Any, before: Any, count: Any, i: Any) -> Any:
     after[i], before[i] = first[count], -1
     if first[count] >= 0:
         before[first[count]] = i
@@ -127,7 +140,7 @@ def _put(first, after, before, count, i):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _take(first, after, before, count, i):  # type: ignore[no-untyped-def]
+def _take(first: Any, after: Any, before: Any, count: Any, i: Any) -> Any:
     if before[i] >= 0:
         after[before[i]] = after[i]
     else:

@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.checks import declares
 from netgraph.coarsen.hem import divisor_asked, numbered
 
 
+@declares(ignores_edges=True)
 def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
     """Return aggregates whose sizes differ by at most one and whose members are drawn at random.
 
@@ -23,6 +25,3 @@ def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[n
     if n_free:
         aggregates[free] = free[np.random.default_rng(seed).permutation(np.arange(len(free)) % n_free)]
     return numbered(aggregates)
-
-
-random_pairs.ignores_edges = True  # type: ignore[attr-defined]

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.axisgraph import AxisGraph
+from netgraph.coarsen.checks import declares
 from netgraph.coarsen.honouring import aggregated
 
 Ints = NDArray[np.int64]
 
 
+@declares(ignores_edges=True)
 def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Return aggregates of units whose features vary little.
 
@@ -31,9 +33,6 @@ def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
         As `netgraph.coarsen.honouring.aggregated` says.
     """
     return aggregated(_clusters, graph, n_coarse, by_features=True)
-
-
-ward.ignores_edges = True  # type: ignore[attr-defined]
 
 
 def _clusters(graph: AxisGraph, n_clusters: int) -> Ints:

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from netgraph.fas.cycle import Visit
-from netgraph.fas.ledger import BACKWARD
+from netgraph.fas.ledger import STEP
 from netgraph.fas.options import Options
 
 WINDOW = 64  # steps of smoothing that the rate is taken over
-STEP = 1 + BACKWARD  # forward passes that an optimizer step costs
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 
 KINDS = ("smooth", "tau", "search", "transfer", "match", "norm", "evaluate", "callbacks")
 BACKWARD = 2  # a backward pass costs about two forward ones (Kaplan et al., arXiv:2001.08361, section 2.1)
+STEP = 1 + BACKWARD  # forward passes that an optimizer step costs
 
 
 class Ledger:

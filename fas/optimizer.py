@@ -17,10 +17,11 @@ from torch.optim.optimizer import Optimizer
 
 from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
-from netgraph.fas.account import STEP, Account
+from netgraph.fas.account import Account
 from netgraph.fas.coarsestart import Borrowed, CoarseStart
 from netgraph.fas.cycle import one
 from netgraph.fas.grid import Grid
+from netgraph.fas.ledger import STEP
 from netgraph.fas.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.problem import rows_of

@@ -7,15 +7,16 @@ this order, because the first two cost nothing and the third begins with two for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from netgraph.errors import NetgraphError
 from netgraph.fas.account import cost_of
 from netgraph.fas.ascent import Ascent, ascend
 from netgraph.fas.cycle import Visit
-from netgraph.fas.ledger import BACKWARD
+from netgraph.fas.ledger import STEP
 from netgraph.fas.moments import correct_moments, moments_down, moments_of, set_moments
-from netgraph.fas.problem import rows_of
+from netgraph.fas.problem import n_batches, rows_of
 from netgraph.fas.steering import Rest
 from netgraph.fas.tau import Descent, descend, gap_only, mean_value, refusal
 from netgraph.fas.vectors import assign, copied
@@ -72,14 +73,17 @@ def _step_down(run: Run) -> list[Visit]:
 
 def counted(run: Run) -> bool:
     """Return whether coarse steps have to earn what they cost; where f is one minibatch, the line search knows all."""
-    batches = run.problem.batches
-    return math.isfinite(run.options.gate.share) and not (isinstance(batches, Sized) and len(batches) == 1)
+    return math.isfinite(run.options.gate.share) and n_batches(run.problem.batches) != 1
 
 
 def work_of(run: Run, visits: Sequence[Visit]) -> float:
     """Return the most operations that visits can cost."""
-    whole = run.options.tau.kind == "whole"
-    n_sets = len(run.problem.batches) if whole else run.options.tau.batches  # type: ignore[arg-type]
+    n_sets = n_batches(run.problem.batches) if run.options.tau.kind == "whole" else run.options.tau.batches
+    if n_sets is None:
+        raise NetgraphError(
+            "a tau of the whole set goes through all minibatches, and these have no length, so that its cost is not known; give "
+            "a loader with len(), another tau, or gate.share = inf"
+        )
     return cost_of(visits, run.maps.flops, run.options, n_sets) * rows_of(run.stream.peek())
 
 
@@ -102,7 +106,7 @@ def _look(run: Run, level: int) -> Descent:
         coarse.common = [] if tau.kind == "whole" else batches
         if tau.kind != "none":
             found = descend(run.maps, level, fine, coarse, value, batches, each=tau.kind == "several")
-            run.ledger.spend(level, "tau", (1 + BACKWARD) * sum(rows_of(batch) for batch in batches) * flops)
+            run.ledger.spend(level, "tau", STEP * sum(rows_of(batch) for batch in batches) * flops)
     return found
 
 

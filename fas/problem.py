@@ -27,6 +27,14 @@ class Objective(Protocol):
         """Return f of a level on one minibatch, a scalar that can be differentiated."""
 
 
+def n_batches(batches: Iterable[Any]) -> int | None:
+    """Return the minibatches of one pass, None where nobody knows: a ``DataLoader`` of an ``IterableDataset`` has a len() that fails."""
+    try:
+        return len(batches)  # type: ignore[arg-type]  # what has none raises
+    except TypeError:
+        return None
+
+
 class Problem:
     """Train on minibatches of inputs and targets.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from netgraph.fas.account import Account
 from netgraph.fas.cycle import Visit
 from netgraph.fas.grid import Grid
-from netgraph.fas.ledger import BACKWARD, Ledger
+from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.maps import HierarchyMaps, Maps
 from netgraph.fas.moments import moments_of, moments_up, set_moments
 from netgraph.fas.nested import start_level
@@ -187,7 +187,7 @@ class Run:
         grid.turns += n
         result = grid.smoother.step(self.problem.value, batches, grid.b(first))
         rows = sum(rows_of(batch) for batch in batches)
-        cost = (1 + BACKWARD) * rows * self.maps.flops[level]
+        cost = STEP * rows * self.maps.flops[level]
         self.ledger.samples[level] += rows
         self.ledger.spend(level, "smooth", cost)
         self.steps += 1

@@ -19,7 +19,7 @@ from netgraph.fas.grid import Grid
 from netgraph.fas.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.mup import scales
 from netgraph.fas.options import Options
-from netgraph.fas.problem import Objective
+from netgraph.fas.problem import Objective, n_batches
 from netgraph.fas.randomness import set_random_state
 from netgraph.fas.rematch import check_rematch
 from netgraph.fas.run import Callback, Run, mean_of, set_training
@@ -184,12 +184,12 @@ class FAS:
 
 def _length(problem: Objective) -> int:
     """Return the minibatches of one pass."""
-    try:
-        return len(problem.batches)  # type: ignore[arg-type]
-    except TypeError:
+    n = n_batches(problem.batches)
+    if n is None:
         raise NetgraphError(
             "the minibatches have no length, so that epochs cannot be counted; give a loader with len(), or cycles"
-        ) from None
+        )
+    return n
 
 
 def plain(**options: Any) -> FAS:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from netgraph.errors import NetgraphError
+from netgraph.fas.problem import n_batches
 from netgraph.fas.randomness import generators_of
 
 
@@ -80,11 +81,7 @@ class Stream:
 
     def _refuse_empty(self) -> None:
         """A pass may hold the minibatch ``None``, for a problem without data; an empty one is a mistake."""
-        try:
-            n = len(self.batches)  # type: ignore[arg-type]
-        except TypeError:
-            n = 1
-        if n == 0:
+        if n_batches(self.batches) == 0:
             raise NetgraphError(
                 "there are no minibatches; give a loader that is not empty (is drop_last larger than it?)"
             )

@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.ledger import BACKWARD
+from netgraph.fas.ledger import STEP
 from netgraph.fas.options import Tolerance
 from netgraph.fas.problem import Objective, rows_of
 from netgraph.fas.smoother import gradients
@@ -111,5 +111,5 @@ def _measured(run: Run, measure: str) -> float:
         slope(grid, run.problem.value, batches, [grid.model])
         size = norm(gradients(grid.smoother))
         grid.smoother.optimizer.zero_grad()
-    run.ledger.spend(0, "norm", (1 + BACKWARD) * sum(rows_of(batch) for batch in batches) * run.maps.flops[0])
+    run.ledger.spend(0, "norm", STEP * sum(rows_of(batch) for batch in batches) * run.maps.flops[0])
     return size

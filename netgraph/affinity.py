@@ -164,7 +164,7 @@ def _bits(x: NDArray[Any]) -> NDArray[Any]:
 
 
 @njit(nogil=True, cache=True)
-def _largest_bits(bits, largest, lo, hi):  # type: ignore[no-untyped-def]
+def _largest_bits(bits: Any, largest: Any, lo: Any, hi: Any) -> Any:
     """Compare magnitudes as integers: they have one order, with infinity and what is no number at its end."""
     magnitude = ~(bits.dtype.type(1) << bits.dtype.type(8 * bits.itemsize - 1))
     for r in range(lo, hi):
@@ -182,7 +182,7 @@ def _directions(x: NDArray[Any]) -> NDArray[Any]:
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _direct(x, largest, out, lo, hi):  # type: ignore[no-untyped-def]
+def _direct(x: Any, largest: Any, out: Any, lo: Any, hi: Any) -> Any:
     for r in range(lo, hi):
         square = x.dtype.type(0)
         for c in range(x.shape[1]):
@@ -246,7 +246,7 @@ def _repeated(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 @njit(nogil=True, cache=True)
-def _sum_bits(bits, factors, sums, lo, hi):  # type: ignore[no-untyped-def]
+def _sum_bits(bits: Any, factors: Any, sums: Any, lo: Any, hi: Any) -> Any:
     sign = bits.dtype.type(1) << bits.dtype.type(8 * bits.itemsize - 1)
     for r in range(lo, hi):
         total = np.uint64(0)

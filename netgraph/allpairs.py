@@ -99,7 +99,7 @@ def cosines(found: NDArray[Any], copies: Callable[[], NDArray[np.int64] | None])
 
 
 @njit(nogil=True, cache=True)
-def _turn(out, i, i_stop, j, j_stop):  # type: ignore[no-untyped-def]
+def _turn(out: Any, i: Any, i_stop: Any, j: Any, j_stop: Any) -> Any:
     for first in range(i, i_stop, TILE):
         for c in range(j, j_stop):
             for r in range(first, min(first + TILE, i_stop)):
@@ -107,7 +107,7 @@ def _turn(out, i, i_stop, j, j_stop):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _weigh(found, alive, inverse, lo, hi):  # type: ignore[no-untyped-def]
+def _weigh(found: Any, alive: Any, inverse: Any, lo: Any, hi: Any) -> Any:
     """Weigh the rows lo .. hi, and tell whether rounding cannot tell some from 1."""
     near = np.int32(0)
     for r in range(lo, hi):
@@ -119,7 +119,7 @@ def _weigh(found, alive, inverse, lo, hi):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _row(found, base, alive, scale, inverse):  # type: ignore[no-untyped-def]
+def _row(found: Any, base: Any, alive: Any, scale: Any, inverse: Any) -> Any:
     """Weigh a run of one row; each array starts at 0, so that many entries are worked at once."""
     zero, one = found.dtype.type(0), found.dtype.type(1)
     below, almost, near = np.nextafter(one, zero), found.dtype.type(0.999), np.int32(0)
@@ -133,7 +133,7 @@ def _row(found, base, alive, scale, inverse):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _alike(weights, number):  # type: ignore[no-untyped-def]
+def _alike(weights: Any, number: Any) -> Any:
     """Give copies the weight 1."""
     for r in range(len(number)):
         for c in range(len(number) if number[r] >= 0 else 0):
@@ -142,7 +142,7 @@ def _alike(weights, number):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _unfolded(weights):  # type: ignore[no-untyped-def]
+def _unfolded(weights: Any) -> Any:
     """Return the entries beside the diagonal and their columns, row by row."""
     n, at = len(weights), 0
     data, columns = np.empty(n * max(n - 1, 0), dtype=weights.dtype), np.empty(n * max(n - 1, 0), dtype=np.int32)

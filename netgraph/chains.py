@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise, permutations
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -256,7 +256,7 @@ def _scaled(node: fx.Node, inside: set[fx.Node]) -> set[str] | None:
 def _drawn(node: fx.Node) -> bool:
     """Whether a node is noise, whose numbers depend on nothing."""
     while node.op == "call_function" and operator_name(node.target) in ("aten.div_", "aten.div"):
-        node = node.args[0]  # type: ignore[assignment]
+        node = cast("fx.Node", node.args[0])
     return node.op == "call_function" and operator_name(node.target).startswith("aten.bernoulli")
 
 
@@ -301,7 +301,7 @@ def _follows(first: Segment, second: Segment) -> bool:
     """Whether a block takes what another gives, or its positive part."""
     given = second.entry
     if given.op == "call_function" and operator_name(given.target) in AGAIN and given is not first.exit:
-        given = given.args[0]  # type: ignore[assignment]
+        given = cast("fx.Node", given.args[0])
     return _unchanged(given) is first.exit
 
 

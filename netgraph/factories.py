@@ -62,7 +62,8 @@ def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
         name.startswith(p) for p in ("fcn", "deeplab", "lraspp", "faster", "mask", "retina", "fcos", "ssd", "keypoint")
     ):
         options.setdefault("weights_backbone", None)
-    return torchvision.models.get_model(name, weights=None, **options)  # type: ignore[no-any-return]
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return model
 
 
 def _optional(package: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -210,14 +210,15 @@ def _products(node: fx.Node) -> Iterator[tuple[Edge, Edge, Edge]]:
         return
     name = operator_name(node.target)
     if name == "aten.scaled_dot_product_attention":
-        yield tuple((operand, node) for operand in node.args[:3])  # type: ignore[misc]
+        query, key, value = cast("tuple[fx.Node, ...]", node.args[:3])
+        yield (query, node), (key, node), (value, node)
     elif name in ("aten.softmax", "aten._softmax"):
         product = _before(node.args[0])
         after = _after(node)
         if product is not None and after is not None:
             first = 1 if operator_name(product.target) == "aten.baddbmm" else 0
-            query, key = product.args[first : first + 2]
-            yield (query, product), (key, product), (after.args[1], after)  # type: ignore[misc]
+            query, key, value = cast("tuple[fx.Node, ...]", (*product.args[first : first + 2], after.args[1]))
+            yield (query, product), (key, product), (value, after)
 
 
 def _before(node: Any) -> fx.Node | None:

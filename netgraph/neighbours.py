@@ -98,7 +98,7 @@ def _each_block(x: NDArray[Any], weigh: Weigh, use: Use) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _search_rows(block, best, where, i, j):  # type: ignore[no-untyped-def]
+def _search_rows(block: Any, best: Any, where: Any, i: Any, j: Any) -> Any:
     """Offer the entries of each row to its unit."""
     for r in range(block.shape[0]):
         for start in range(0, block.shape[1], LANES):
@@ -113,7 +113,7 @@ def _search_rows(block, best, where, i, j):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _search_columns(block, best, where, i):  # type: ignore[no-untyped-def]
+def _search_columns(block: Any, best: Any, where: Any, i: Any) -> Any:
     """Offer the entries of each column to its unit, row by row as they lie in memory."""
     least = best[:, 0].copy()
     for r in range(block.shape[0]):
@@ -129,12 +129,12 @@ def _search_columns(block, best, where, i):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _below(weight, unit, other_weight, other_unit):  # type: ignore[no-untyped-def]
+def _below(weight: Any, unit: Any, other_weight: Any, other_unit: Any) -> Any:
     return weight < other_weight or (weight == other_weight and unit > other_unit)
 
 
 @njit(nogil=True, cache=True)
-def _push(heap, where, weight, unit):  # type: ignore[no-untyped-def]
+def _push(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
     """Put an edge in the place of the lightest, which stands first, if that is below it, and let it sink."""
     k, at = len(heap), 0
     if not _below(heap[0], where[0], weight, unit):
@@ -151,7 +151,7 @@ def _push(heap, where, weight, unit):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _keeps(best, where, i, j):  # type: ignore[no-untyped-def]
+def _keeps(best: Any, where: Any, i: Any, j: Any) -> Any:
     found = False
     for s in range(best.shape[1]):
         found |= where[i, s] == j and best[i, s] > 0
@@ -159,7 +159,7 @@ def _keeps(best, where, i, j):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _count(best, where, starts):  # type: ignore[no-untyped-def]
+def _count(best: Any, where: Any, starts: Any) -> Any:
     """Write the number of edges of unit i to starts[i + 1]."""
     for i in range(best.shape[0]):
         for s in range(best.shape[1]):
@@ -170,7 +170,7 @@ def _count(best, where, starts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _filled(best, where, starts):  # type: ignore[no-untyped-def]
+def _filled(best: Any, where: Any, starts: Any) -> Any:
     """Return weights and columns of a symmetric graph; its transpose, which is itself, has sorted columns."""
     n, at = best.shape[0], starts[:-1].copy()
     weights, columns = np.empty(starts[n], dtype=best.dtype), np.empty(starts[n], dtype=np.int32)
@@ -194,7 +194,7 @@ def _filled(best, where, starts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _place(block, i, j, degree, weights, columns):  # type: ignore[no-untyped-def]
+def _place(block: Any, i: Any, j: Any, degree: Any, weights: Any, columns: Any) -> Any:
     """Write a block, and its mirror image, into a graph of all pairs."""
     for r in range(block.shape[0]):
         at = (i + r) * degree

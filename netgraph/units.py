@@ -152,7 +152,7 @@ def _fold(source: NDArray[Any], signs: NDArray[Any], out: NDArray[Any], at: int,
 
 
 @njit(nogil=True, cache=True)
-def _add_signed(source, signs, out, at, lo, hi):  # type: ignore[no-untyped-def]
+def _add_signed(source: Any, signs: Any, out: Any, at: Any, lo: Any, hi: Any) -> Any:
     width, most = source.shape[1], out.shape[1]
     for r in range(lo, hi):
         first, into = 0, at

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 
 import netgraph as ng
+from netgraph.errors import NetgraphError
 from netgraph.fas.account import WINDOW, Account, cost_of
 from netgraph.fas.cycle import Visit, one, rounds
 from netgraph.fas.optimizer import Multigrid
@@ -177,3 +179,18 @@ def test_f_of_x_is_not_measured_again_where_it_is_known():
     (down,), (up,) = solution.events("down"), solution.events("up")
     assert up["before"] == down["fine"]
     assert solution.ledger.flops[0, "search"] == 2 * 16 * many.levels[0].flops / 2
+
+
+class Endless(IterableDataset):
+    """A stream of one blob after the other, which has no length; a loader of it has a len() that fails."""
+
+    def __iter__(self):
+        yield from zip(*(torch.cat(side) for side in zip(*blobs(), strict=True)), strict=True)
+
+
+def test_minibatches_without_a_length_are_trained_on_and_a_tau_of_all_of_them_is_refused():
+    problem = Problem(DataLoader(Endless(), 16), cross_entropy)
+    assert FAS("v", torch.optim.SGD, 0.1, cycles=2).solve(hierarchy(2), problem).events("smooth")
+    whole = FAS("v", torch.optim.SGD, 0.1, cycles=2, options=Options(tau=Tau("whole")))
+    with pytest.raises(NetgraphError, match=r"these have no length.*give a loader with len\(\)"):
+        whole.solve(hierarchy(2), problem)

@@ -1,6 +1,7 @@
 """The house: imports go one way, no two files share a name, and the rooms are imported by their full names."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import networkx as nx
@@ -148,3 +149,10 @@ def test_contraction_of_a_unit_graph_is_restriction_on_both_sides():
     np.fill_diagonal(wanted, 0)
     np.testing.assert_allclose(coarse.affinities["0"].toarray(), wanted, rtol=1e-6)
     assert isinstance(coarse.affinities["0"], sparse.csr_array)
+
+
+def test_the_benchmark_of_stages_times_functions_where_they_are_called():
+    stages = importlib.import_module("stages")
+    for place in stages.PLACES.values():
+        module, _, name = place.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
