@@ -26,7 +26,8 @@ from netgraph.models.mlp import mlp
 from netgraph.models.training import evaluate, fit
 from netgraph.models.transformer import Encoder
 
-IMAGES = {"batch": 128, "optimizer": "sgd", "weight_decay": 5e-4, "augment": crop_and_flip, "bf16": True}
+BF16 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # elsewhere it is emulated, ten times slower than float32
+IMAGES = {"batch": 128, "optimizer": "sgd", "weight_decay": 5e-4, "augment": crop_and_flip, "bf16": BF16}
 
 
 class Recipe(NamedTuple):
@@ -52,7 +53,7 @@ RECIPES = {
     "resnet20": Recipe("cifar10", resnet20, {**IMAGES, "epochs": 16, "lr": 0.3}),
     "vgg": Recipe("cifar10", partial(vgg, width=32), {**IMAGES, "epochs": 8, "lr": 0.1}),
     "transformer": Recipe(
-        "imdb", partial(Encoder, width=64, n_hidden=256), {"epochs": 3, "lr": 1e-3, "weight_decay": 0.01, "bf16": True}
+        "imdb", partial(Encoder, width=64, n_hidden=256), {"epochs": 3, "lr": 1e-3, "weight_decay": 0.01, "bf16": BF16}
     ),
 }
 
