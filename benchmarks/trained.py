@@ -4,7 +4,8 @@
 
 The data sets are read from the folder NETGRAPH_DATA. Weights are written after every epoch, as NAME-SEED.part, and as
 NAME-SEED.pt when the training is over. A training that was broken off goes on with the epochs that are left, its rate
-falling as a cosine. ``--epochs`` makes trainings shorter or longer than the recipes.
+falling as a cosine. Products are in bfloat16 where the processor has units for it. ``--epochs`` makes trainings
+shorter or longer than the recipes.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from netgraph.models.augment import crop_and_flip
 from netgraph.models.cnn import resnet20, vgg
 from netgraph.models.datasets import Dataset, load
 from netgraph.models.mlp import mlp
+from netgraph.models.precision import computes_bf16
 from netgraph.models.training import evaluate, fit
 from netgraph.models.transformer import Encoder
 
-BF16 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # elsewhere it is emulated, ten times slower than float32
+BF16 = computes_bf16()
 IMAGES = {"batch": 128, "optimizer": "sgd", "weight_decay": 5e-4, "augment": crop_and_flip, "bf16": BF16}
 
 

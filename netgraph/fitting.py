@@ -153,6 +153,13 @@ class Settings:
         """Return the data set's name, the usual one of a network where none is given."""
         return self.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
 
+    def warn(self) -> None:
+        """Say what will cost time and need not."""
+        from netgraph.models.precision import computes_bf16
+
+        if self.bf16 and not computes_bf16(self.device):
+            typer.echo(f"netgraph: --bf16 makes it slower: this {self.device} has no units for bfloat16", err=True)
+
     def make_task(self, network: str) -> Any:
         """Return the network with random weights, and its data, read only where both are of a kind."""
         import torch
@@ -269,6 +276,7 @@ def train(
     check_training(given(context), settings, lasting)
     check_reading(given(context), settings.data_of(network))
     task = settings.make_task(network)
+    settings.warn()
     solution, hierarchy = _solved(task, settings, lasting)
     trained = solution.mean if solution.mean is not None else solution.model
     lasting.reported(_told(task, hierarchy, solution, trained, settings, json_))

@@ -270,3 +270,11 @@ def test_a_plain_control_says_what_it_goes_without(typed):
     assert code == 0
     assert "test accuracy" in out
     assert told[0] == "netgraph: --plain trains the finest level alone, without --levels, --cycle"
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_bfloat16_without_units_for_it_is_said_to_be_slow(typed, monkeypatch, has):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": has, "num_sockets": 1})
+    code, _, told = typed("train mlp --plain --epochs 0.1 --bf16")
+    assert code == 0
+    assert ("netgraph: --bf16 makes it slower: this cpu has no units for bfloat16" in told) is not has
