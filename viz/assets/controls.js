@@ -9,7 +9,7 @@ function focusOn(node, quiet = false) {
   node.addClass("focus");
   markKin(node);
   showSelected(node);
-  reveal(node);
+  reveal(current);
   if (!quiet) say(described(node) + (node.data("type") === "axis" || isMerged(node.data("level"), node.data("axis")) ? " Enter opens or closes." : ""));
 }
 
@@ -20,12 +20,13 @@ function goTo(panel, axis, unit = null) {
   byId("graph").focus({ preventScroll: true });
 }
 
-function activate(node) {
-  const inside = node.data("open") === 0, id = node.id();
-  const did = toggle(node);
-  const now = cy.getElementById(id);
-  focusOn(now.nonempty() ? now : cy.getElementById(axisId(node.data("panel"), node.data("axis"))), true);
-  if (did) say(`${described(cy.getElementById(current))} ${inside ? "Opened." : "Closed."}`);
+// Open or close what a node stands for; a key steps inside what it has opened.
+function activate(node, stepsIn = false) {
+  const { id, panel, axis, open } = node.data(), did = toggle(node);
+  const now = stage.nodes.has(id) ? id : axisId(panel, axis), { first } = stage.nodes.get(now);
+  if (stepsIn && !open && first) { reveal(now); return focusOn(cy.getElementById(first)); }
+  focusOn(cy.getElementById(now), true);
+  if (did) say(`${described(cy.getElementById(now))} ${open ? "Closed." : "Opened."}`);
 }
 
 cy.on("tap", "node", (event) => activate(event.target));
@@ -34,15 +35,15 @@ const AHEAD = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 
 // The nearest node ahead among those in the same box.
 function ahead(node, [x, y]) {
-  const from = node.position();
+  const from = stage.at.get(node.id()), { box } = stage.nodes.get(node.id());
   let best = null, least = Infinity;
-  node.siblings().add(node.isOrphan() ? cy.nodes().orphans() : cy.collection()).forEach((other) => {
-    if (other.same(node) || other.data("type") === "head") return;
-    const at = other.position(), along = (at.x - from.x) * x + (at.y - from.y) * y;
+  stage.nodes.forEach((other, id) => {
+    if (other.box !== box || id === node.id() || other.type === "head") return;
+    const at = stage.at.get(id), along = (at.x - from.x) * x + (at.y - from.y) * y;
     const across = Math.abs((at.x - from.x) * y) + Math.abs((at.y - from.y) * x);
-    if (along > 1 && along + 2 * across < least) { least = along + 2 * across; best = other; }
+    if (along > 1 && along + 2 * across < least) { least = along + 2 * across; best = id; }
   });
-  return best;
+  return best && cy.getElementById(best);
 }
 
 function pressed(event) {
@@ -53,18 +54,10 @@ function pressed(event) {
   else if (event.key === "/") byId("search").focus();
   else if (AHEAD[event.key] && node.nonempty()) focusOn(ahead(node, AHEAD[event.key]));
   else if (AHEAD[event.key]) focusOn(cy.getElementById(axisId(0, 0)));
-  else if ((event.key === "Enter" || event.key === " ") && node.nonempty()) enter(node);
-  else if (event.key === "Escape" && node.nonempty()) focusOn(node.parent());
+  else if ((event.key === "Enter" || event.key === " ") && node.nonempty()) activate(node, true);
+  else if (event.key === "Escape" && node.nonempty()) focusOn(cy.getElementById(stage.nodes.get(current).box || ""));
   else return;
   event.preventDefault();
-}
-
-// Enter opens and steps inside; on what is open it closes.
-function enter(node) {
-  const wasOpen = node.data("open") === 1;
-  activate(node);
-  const now = cy.getElementById(current);
-  if (!wasOpen && now.isParent()) focusOn(now.children()[0]);
 }
 
 function found(text) {
@@ -119,7 +112,7 @@ showTables();
 showArchitecture();
 showLegend();
 if (DATA.levels[COARSEST].axes.length && DATA.axes.reduce((n, a) => n + a.sizes[COARSEST], 0) <= 200) DATA.axes.forEach((_, a) => openAxes.set(COARSEST + ":" + a, 0));
-restage();
 themed();
+restage();
 fitted();
 document.documentElement.dataset.ready = "yes";

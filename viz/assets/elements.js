@@ -36,25 +36,25 @@ function unitTree(panel, level, axis, unit) {
   return { ...data, children };
 }
 
-// Nodes of a tree as cytoscape takes them, parents first.
-function nodesOf(tree, parent, out) {
-  const { children, w, h, title, ...data } = tree;
-  out.set(tree.id, { group: "nodes", data: { ...data, parent, open: children ? 1 : 0 } });
+// Data of the nodes of a tree, boxes before what is in them; `box` is the id of a node's box, `z` how deep it lies.
+function nodesOf(tree, box, z, at, out) {
+  const { children, title, ...data } = tree, { w, h } = at.get(tree.id);
+  out.set(tree.id, { ...data, box, z, w, h, open: children ? 1 : 0, first: children && children[0].id });
   if (children && children.length <= NUMBERED) for (const child of children) if (child.type === "unit") child.label = String(child.unit);
-  for (const child of children || []) nodesOf(child, tree.id, out);
+  for (const child of children || []) nodesOf(child, tree.id, z + 2, at, out);
 }
 
 function headOf(level) {
   const found = DATA.levels[level];
   const label = `Level ${level}\n${found.units.toLocaleString("en")} units · ${found.parameters.toLocaleString("en")} parameters`;
-  return { group: "nodes", data: { id: "h:" + level, type: "head", level, panel: level, label } };
+  return { id: "h:" + level, type: "head", level, panel: level, z: 0, label };
 }
 
 // An edge with its width and opacity: heavy ones stand out, most where there are many.
 function edge(id, source, target, kind, weight) {
   const [width, fade] = { link: [0.6 + 3 * weight, 0.15 + 0.6 * weight], transfer: [1.5, 0.7], affinity: [0.5 + 2 * weight, 0.8] }[kind]
     || [0.4 + 1.6 * weight ** 2, 0.05 + 0.6 * weight ** 2];
-  return { group: "edges", data: { id, source, target, kind, weight, width, fade } };
+  return { id, source, target, kind, weight, width, fade };
 }
 
 // Connections between two open axes: the heaviest that both have on the stage.
@@ -73,14 +73,14 @@ function unitEdges(panel, found, out) {
 }
 
 // Affinities in an open aggregate: its most alike member, joined to each of the others.
-function mateEdges(id, out) {
+function mateEdges(id, z, out) {
   const [panel, level, axis, unit] = id.split(":").slice(1).map(Number);
   const members = membersOf(level, axis, unit).slice(0, PAGE);
   const alike = members.map((m) => affinityOf(level - 1, axis, m));
   const hub = members[alike.indexOf(Math.max(...alike))];
   members.forEach((m, k) => {
     const ends = [unitId(panel, level - 1, axis, hub), unitId(panel, level - 1, axis, m)];
-    if (m !== hub) out.set(`a:${ends}`, edge(`a:${ends}`, ...ends, "affinity", alike[k] || 0));
+    if (m !== hub) out.set(`a:${ends}`, { ...edge(`a:${ends}`, ...ends, "affinity", alike[k] || 0), z: z + 1 });
   });
 }
 
@@ -98,15 +98,15 @@ function edgesOf(nodes) {
       if (isMerged(panel, a)) out.set(`t:${panel}:${a}`, edge(`t:${panel}:${a}`, axisId(panel - 1, a), axisId(panel, a), "transfer", 1));
     });
   });
-  for (const id of openUnits) if (nodes.has(id)) mateEdges(id, out);
+  for (const id of openUnits) if (nodes.has(id)) mateEdges(id, nodes.get(id).z, out);
   return out;
 }
 
 // Everything that should stand on the stage now, and where.
 function staged() {
   const trees = DATA.levels.map((_, panel) => DATA.axes.map((_, axis) => axisTree(panel, axis)));
-  const nodes = new Map();
+  const nodes = new Map(), at = positions(trees);
   DATA.levels.forEach((_, level) => nodes.set("h:" + level, headOf(level)));
-  for (const column of trees) for (const tree of column) nodesOf(tree, undefined, nodes);
-  return { nodes, edges: edgesOf(nodes), at: positions(trees) };
+  for (const column of trees) for (const tree of column) nodesOf(tree, undefined, 0, at, nodes);
+  return { nodes, edges: edgesOf(nodes), at };
 }

@@ -35,19 +35,19 @@ function look() {
   const accent = cssVar("--accent"), back = cssVar("--back"), box = cssVar("--box");
   const font = { "font-family": "system-ui, sans-serif", "text-wrap": "wrap", "text-valign": "center", "min-zoomed-font-size": 6 };
   return [
-    { selector: "node", style: { shape: "round-rectangle", width: UNIT, height: UNIT } },
+    { selector: "node", style: { shape: "round-rectangle", width: UNIT, height: UNIT, "z-index-compare": "manual", "z-index": "data(z)" } },
     { selector: "node[type='unit']", style: { "background-color": "data(color)" } },
     { selector: "node[type='unit'][label]", style: { label: "data(label)", color: "#fff", "font-size": 8, "text-outline-color": "#000", "text-outline-width": 0.8, "text-outline-opacity": 0.45, ...font } },
-    { selector: "node[type='unit'][open=1]", style: { "background-color": box, "background-opacity": 1, "border-width": 1.5, "border-color": "data(color)", padding: PAD, label: "", "corner-radius": 6 } },
+    { selector: "node[type='unit'][open=1]", style: { "background-color": box, "background-opacity": 1, "border-width": 1.5, "border-color": "data(color)", width: "data(w)", height: "data(h)", label: "", "corner-radius": 6 } },
     { selector: "node[type='axis']", style: { label: labelOf, ...font, width: CARD.w, height: CARD.h, "corner-radius": 7, color: ink, "font-size": 12, "line-height": 1.35, "border-width": 1, "border-color": line, "background-fill": "linear-gradient", "background-gradient-direction": "to-right", "background-gradient-stop-colors": (n) => `${n.data("color")} ${n.data("color")} ${surface} ${surface}`, "background-gradient-stop-positions": "0 4 4 100" } },
-    { selector: "node[type='axis'][open=1]", style: { "background-fill": "solid", "background-opacity": 0, padding: PAD, "text-valign": "top", "text-margin-y": -5, "text-background-color": back, "text-background-opacity": 0.9, "text-background-padding": 2, "border-width": 1.5, "border-color": "data(color)" } },
+    { selector: "node[type='axis'][open=1]", style: { "background-fill": "solid", "background-opacity": 0, width: "data(w)", height: "data(h)", "text-valign": "top", "text-margin-y": -5, "text-background-color": back, "text-background-opacity": 0.9, "text-background-padding": 2, "border-width": 1.5, "border-color": "data(color)" } },
     { selector: "node[type='axis'][kept=1]", style: { "border-style": "dashed", color: soft } },
     { selector: "node[type='more'], node[type='note']", style: { width: "data(w)", label: "data(label)", ...font, "background-opacity": 0, color: accent, "font-size": 10 } },
     { selector: "node[type='head']", style: { label: "data(label)", ...font, "background-opacity": 0, width: 10, height: 10, color: ink, "font-size": 13, "line-height": 1.5, "font-weight": 600, events: "no" } },
     { selector: "edge", style: { width: "data(width)", "line-color": soft, opacity: "data(fade)", "curve-style": "straight", "z-compound-depth": "bottom", events: "no" } },
     { selector: "edge[kind='link']", style: { "curve-style": "unbundled-bezier", "control-point-distances": bend, "control-point-weights": 0.5, "target-arrow-shape": "triangle", "target-arrow-color": soft, "arrow-scale": 0.7, "source-endpoint": "outside-to-node-or-label" } },
     { selector: "edge[kind='transfer']", style: { "line-style": "dotted" } },
-    { selector: "edge[kind='affinity']", style: { "line-color": accent, "curve-style": "haystack", "haystack-radius": 0, "z-compound-depth": "auto" } },
+    { selector: "edge[kind='affinity']", style: { "line-color": accent, "curve-style": "haystack", "haystack-radius": 0, "z-compound-depth": "auto", "z-index-compare": "manual", "z-index": "data(z)" } },
     { selector: "edge[kind='connection']", style: { "curve-style": "haystack", "haystack-radius": 0, "line-color": ink } },
     { selector: ".light", style: { display: "none" } },
     { selector: ".dim", style: { opacity: 0.18 } },
@@ -67,29 +67,34 @@ const cy = cytoscape({
   boxSelectionEnabled: false, textureOnViewport: false, hideEdgesOnViewport: false, pixelRatio: "auto",
 });
 
-// Bring the stage to what is open now: add, take away, and put all in place.
+let stage = { nodes: new Map(), edges: new Map(), at: new Map() };
+let threshold = 0;
+const isLight = ({ kind, weight }) => kind !== "transfer" && weight < threshold;
+
+// Bring the stage to what is open now. Only what differs is touched: all else keeps its style and its picture.
 function restage() {
-  const { nodes, edges, at } = staged();
+  const before = stage, fresh = [];
+  stage = staged();
+  const gone = [...before.edges.keys(), ...before.nodes.keys()].filter((id) => !stage.nodes.has(id) && !stage.edges.has(id));
   cy.batch(() => {
-    cy.edges().filter((e) => !edges.has(e.id())).remove();
-    const gone = cy.nodes().filter((n) => !nodes.has(n.id()));
-    gone.remove();
-    const fresh = [];
-    for (const [id, element] of [...nodes, ...edges]) {
-      const old = cy.getElementById(id), data = element.data;
-      if (element.group === "nodes" && data.axis !== undefined) {
-        data.color = colorOf(data);
-        data.kept = DATA.axes[data.axis].kept ? 1 : 0;
-        if (data.type === "more") data.w = 170;
-        if (data.type === "note") data.w = 110;
-      }
-      if (old.empty()) fresh.push({ ...element, position: at[id] && { ...at[id] } });
-      else if (element.group === "nodes") { if (old.data("open") !== data.open) old.data("open", data.open); if (data.label) old.data("label", data.label); }
+    cy.collection(gone.map((id) => cy.getElementById(id)[0])).remove();
+    for (const [id, data] of stage.nodes) {
+      if (before.nodes.has(id)) { changed(id, before); continue; }
+      const { x, y } = stage.at.get(id);
+      fresh.push({ group: "nodes", data: { ...data, ...shade(data) }, position: { x, y } });
     }
+    for (const [id, data] of stage.edges) if (!before.edges.has(id)) fresh.push({ group: "edges", data, classes: isLight(data) ? "light" : "" });
     cy.add(fresh);
-    for (const [id, place] of Object.entries(at)) cy.getElementById(id).position(place);
   });
-  sift();
+}
+
+const shade = (data) => (data.axis === undefined ? {} : { color: colorOf(data), kept: DATA.axes[data.axis].kept ? 1 : 0 });
+
+function changed(id, before) {
+  const data = stage.nodes.get(id), old = before.nodes.get(id), { x, y } = stage.at.get(id), was = before.at.get(id);
+  const differs = ["open", "label", "w", "h"].filter((key) => data[key] !== old[key]);
+  if (differs.length) cy.getElementById(id).data(Object.fromEntries(differs.map((key) => [key, data[key]])));
+  if (x !== was.x || y !== was.y) cy.getElementById(id).position({ x, y });
 }
 
 function recolored() {
@@ -97,12 +102,8 @@ function recolored() {
 }
 
 // Hide edges lighter than the threshold.
-let threshold = 0;
 function sift() {
-  cy.batch(() => cy.edges().forEach((e) => {
-    const light = e.data("kind") !== "transfer" && e.data("weight") < threshold;
-    if (light !== e.hasClass("light")) e.toggleClass("light", light);
-  }));
+  cy.batch(() => cy.edges().forEach((e) => { if (isLight(e.data()) !== e.hasClass("light")) e.toggleClass("light"); }));
 }
 
 function openAxis(panel, axis, start = 0) {
@@ -131,9 +132,12 @@ function fitted() {
 }
 
 // Move the view as little as it takes to see a node.
-function reveal(node) {
-  const box = node.renderedBoundingBox(), pad = 40;
-  const dx = box.w > cy.width() - 2 * pad || box.x1 < pad ? pad - box.x1 : Math.min(0, cy.width() - pad - box.x2);
-  const dy = box.h > cy.height() - 2 * pad || box.y1 < pad ? pad - box.y1 : Math.min(0, cy.height() - pad - box.y2);
-  cy.panBy({ x: dx, y: dy });
+function reveal(id) {
+  const { x, y, w, h } = stage.at.get(id), pad = 40, zoom = cy.zoom(), pan = cy.pan();
+  const past = (middle, size, shift, room) => {
+    const low = (middle - size / 2) * zoom + shift, high = (middle + size / 2) * zoom + shift;
+    return high - low > room - 2 * pad || low < pad ? pad - low : Math.min(0, room - pad - high);
+  };
+  const by = { x: past(x, w, pan.x, cy.width()), y: past(y, h, pan.y, cy.height()) };
+  if (by.x || by.y) cy.panBy(by);
 }

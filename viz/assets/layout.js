@@ -27,20 +27,23 @@ function measured(tree) {
   return { w: shelves.w + 2 * PAD, h: shelves.h + 2 * PAD + top, tree, parts, at: shelves.at, top };
 }
 
+// Boxes are nodes of their own size, not parents of what is in them: bounds that follow from hundreds of children cost
+// more than half of opening an axis.
 function placed(box, x, y, out) {
-  if (!box.parts) { out[box.tree.id] = { x: x + box.w / 2, y: y + box.h / 2 }; return; }
-  box.parts.forEach((part, i) => placed(part, x + PAD + box.at[i][0], y + PAD + box.top + box.at[i][1], out));
+  const top = box.top || 0;
+  out.set(box.tree.id, { x: x + box.w / 2, y: y + (box.h + top) / 2, w: box.w, h: box.h - top });
+  if (box.parts) box.parts.forEach((part, i) => placed(part, x + PAD + box.at[i][0], y + PAD + top + box.at[i][1], out));
 }
 
-// trees[level][axis] -> positions of all leaves by id, and of the heads of columns.
+// trees[level][axis] -> middle and size of everything by id, of the heads of columns too.
 function positions(trees) {
   const boxes = trees.map((column) => column.map(measured));
   const widths = boxes.map((column) => Math.max(CARD.w, ...column.map((b) => b.w)));
   const heights = DATA.axes.map((_, a) => Math.max(...boxes.map((column) => column[a].h)));
-  const out = {};
+  const out = new Map();
   let x = 0;
   boxes.forEach((column, level) => {
-    out["h:" + level] = { x: x + widths[level] / 2, y: 0 };
+    out.set("h:" + level, { x: x + widths[level] / 2, y: 0, w: 10, h: 10 });
     let y = HEAD;
     column.forEach((box, a) => {
       placed(box, x + (widths[level] - box.w) / 2, y + (heights[a] - box.h) / 2, out);

@@ -6,13 +6,15 @@ const WIDTHS = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array };
 const unpackedArrays = new Map();
 
 function unpacked(packed) {
-  if (!unpackedArrays.has(packed)) {
-    const text = atob(packed[1]);
-    const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-    unpackedArrays.set(packed, new WIDTHS[packed[0]](bytes.buffer));
-  }
+  if (!unpackedArrays.has(packed)) unpackedArrays.set(packed, new WIDTHS[packed[0]](bytesOf(packed[1]).buffer));
   return unpackedArrays.get(packed);
+}
+
+function bytesOf(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+  const text = atob(base64), bytes = new Uint8Array(text.length);  // browsers before 2025
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
 }
 
 // Whether units of a level are aggregates of the next finer one.
@@ -32,7 +34,7 @@ function inverse(level, axis) {
     for (let i = 1; i < begins.length; i++) begins[i] += begins[i - 1];
     const next = begins.slice();
     const members = new Uint32Array(joins.length);
-    joins.forEach((join, unit) => { members[next[join]++] = unit; });
+    for (let unit = 0; unit < joins.length; unit++) members[next[joins[unit]]++] = unit;
     inverses.set(key, { begins, members });
   }
   return inverses.get(key);

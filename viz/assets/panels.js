@@ -71,15 +71,18 @@ function showSelected(node) {
 }
 
 // The units above and below a unit, on whichever level they are shown.
+let marked = [];
 function markKin(node) {
-  cy.nodes(".kin").removeClass("kin");
+  for (const id of marked) cy.getElementById(id).removeClass("kin");
+  marked = [];
   const { type, level, axis, unit } = node.data();
   if (type !== "unit") return;
   const kin = new Set([level + ":" + unit]);
   for (let l = level, u = unit; l < COARSEST && u !== null; l++) { u = joinOf(l, axis, u); if (u !== null) kin.add(l + 1 + ":" + u); }
   let below = [unit];
   for (let l = level; l > 0 && below.length < 2000; l--) { below = below.flatMap((u) => membersOf(l, axis, u)); below.forEach((u) => kin.add(l - 1 + ":" + u)); }
-  cy.nodes("[type='unit']").filter((n) => n.data("axis") === axis && n.id() !== node.id() && kin.has(n.data("level") + ":" + n.data("unit"))).addClass("kin");
+  stage.nodes.forEach((n, id) => { if (n.type === "unit" && n.axis === axis && id !== node.id() && kin.has(n.level + ":" + n.unit)) marked.push(id); });
+  for (const id of marked) cy.getElementById(id).addClass("kin");
 }
 
 function row(cells, tag = "td") {
