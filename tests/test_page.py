@@ -27,6 +27,12 @@ HOSTILE = [
     "x" * 10_000,
 ]
 
+PIXELS = (
+    "let n = 0; for (const c of document.querySelectorAll('#graph canvas')) { "
+    "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; "
+    "for (let i = 3; i < d.length; i += 4) n += d[i] > 0; } return n"
+)
+
 
 def unlike(units, *, seed=0):
     """No affinities: large networks in no time."""
@@ -161,14 +167,33 @@ class TestInABrowser:
 
     @staticmethod
     def drawn(driver):
-        """Count dark pixels: edges that are drawn."""
-        script = (
-            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => { let n = 0; "
-            "for (const c of document.querySelectorAll('#graph canvas')) { "
-            "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; "
-            "for (let i = 3; i < d.length; i += 4) n += d[i] > 0; } done(n); }))"
-        )
-        return driver.execute_async_script(script)
+        """Count pixels that are drawn, edges among them."""
+        driver.execute_async_script(TWO_FRAMES)
+        return driver.execute_script(PIXELS)
+
+    def test_it_is_drawn_where_no_frame_ever_comes(self, driver, written):
+        """As in a browser that takes a picture when virtual time is over: the canvas had come out empty in one of two."""
+        source = {"source": "window.requestAnimationFrame = () => 0"}
+        added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
+        driver.get(written.as_uri())
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+        assert driver.execute_script(PIXELS) > 10_000
+
+    def test_the_first_view_shows_all_or_says_what_is_below(self, driver, written, tmp_path):
+        beyond = opened(driver, written).find_element("id", "beyond")
+        assert not beyond.is_displayed()
+        ng.export(ng.build_hierarchy(mlp((4,) * 24), torch.randn(2, 4)), tmp_path / "deep.html")
+        beyond = opened(driver, tmp_path / "deep.html").find_element("id", "beyond")
+        below = int(beyond.text.split()[1])
+        assert beyond.text == f"↓ {below} of 24 axes below"
+        beyond.click()
+        assert int(beyond.text.split()[1]) < below
+        driver.find_element("id", "fit").click()
+        assert not beyond.is_displayed()
+
+    def test_the_architecture_names_no_two_things_alike(self, driver, written):
+        opened(driver, written)
+        assert driver.find_element("id", "architecture").text.split() == "0 46 itself 40 in 6 2 24 4 4".split()
 
     def test_search_finds_an_axis_and_a_unit(self, driver, written):
         opened(driver, written)
@@ -221,7 +246,7 @@ class TestInABrowser:
     def test_every_control_has_a_name_and_tables_have_headings(self, driver, written):
         opened(driver, written)
         for control in driver.find_elements("css selector", "button, input, select, [role=application]"):
-            assert control.accessible_name, control.get_attribute("outerHTML")
+            assert control.accessible_name or not control.is_displayed(), control.get_attribute("outerHTML")
         assert len(driver.find_elements("css selector", "#axes thead th[scope=col]")) == 7
 
     def test_ten_thousand_units_open_collapsed_and_expand(self, driver, tmp_path):

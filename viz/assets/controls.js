@@ -78,6 +78,9 @@ function searched() {
   return hits;
 }
 
+cy.on("viewport", toldBeyond);
+byId("beyond").addEventListener("click", () => cy.panBy({ x: 0, y: -0.8 * cy.height() }));
+
 const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 
 function themed() {
@@ -98,12 +101,13 @@ byId("threshold").addEventListener("input", (event) => {
   byId("shown").textContent = `${event.target.value} %`;
   sift();
 });
-byId("fit").addEventListener("click", fitted);
-byId("collapse").addEventListener("click", () => { openAxes.clear(); openUnits.clear(); restage(); current = null; fitted(); });
+byId("fit").addEventListener("click", () => fitted());
+byId("collapse").addEventListener("click", () => { openAxes.clear(); openUnits.clear(); restage(); current = null; fitted(true); });
 byId("theme").addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; themed(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
 
-new ResizeObserver(() => { cy.resize(); if (!current) fitted(); }).observe(byId("graph"));
+// A canvas that changes its size is empty until it is drawn.
+new ResizeObserver(() => { cy.resize(); if (!current) fitted(true); drawnNow(); }).observe(byId("graph"));
 
 byId("name").textContent = plain(DATA.name, 60);
 document.title = `${plain(DATA.name, 60)} · hierarchy`;
@@ -114,5 +118,7 @@ showLegend();
 if (DATA.levels[COARSEST].axes.length && DATA.axes.reduce((n, a) => n + a.sizes[COARSEST], 0) <= 200) DATA.axes.forEach((_, a) => openAxes.set(COARSEST + ":" + a, 0));
 themed();
 restage();
-fitted();
+cy.resize(); // the tables took their room
+fitted(true);
+drawnNow();
 document.documentElement.dataset.ready = "yes";

@@ -3,6 +3,7 @@
 const OKABE_ITO = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"];
 const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 const KINDS = ["neuron", "channel", "head"];
+const READABLE = 0.65; // the zoom below which labels are too small to read
 let colorBy = "axis";
 
 const cssVar = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -86,6 +87,7 @@ function restage() {
     for (const [id, data] of stage.edges) if (!before.edges.has(id)) fresh.push({ group: "edges", data, classes: isLight(data) ? "light" : "" });
     cy.add(fresh);
   });
+  toldBeyond();
 }
 
 const shade = (data) => (data.axis === undefined ? {} : { color: colorOf(data), kept: DATA.axes[data.axis].kept ? 1 : 0 });
@@ -123,12 +125,20 @@ function toggle(node) {
   return true;
 }
 
-function fitted() {
+// Show everything; at first only where it can still be read, else its upper part.
+function fitted(first = false) {
   const box = cy.elements().boundingBox(), pad = 28;
-  const wide = (cy.width() - 2 * pad) / box.w, high = (cy.height() - 2 * pad) / box.h;
-  const zoom = Math.min(1.25, Math.max(Math.min(wide, high), Math.min(wide, 0.95)));
+  const wide = (cy.width() - 2 * pad) / box.w, all = Math.min(1.25, wide, (cy.height() - 2 * pad) / box.h);
+  const zoom = first && all < READABLE ? Math.min(wide, 0.95) : all;
   const top = zoom * box.h > cy.height() - 2 * pad || zoom * box.h < 0.5 * cy.height();
   cy.viewport({ zoom, pan: { x: (cy.width() - zoom * (box.x1 + box.x2)) / 2, y: top ? pad - zoom * box.y1 : (cy.height() - zoom * (box.y1 + box.y2)) / 2 } });
+}
+
+// Draw now, not at the next frame: a browser that only takes a picture may have none.
+function drawnNow() {
+  const renderer = cy.renderer();
+  renderer.flushRenderedStyleQueue();
+  renderer.render();
 }
 
 // Move the view as little as it takes to see a node.
@@ -140,4 +150,12 @@ function reveal(id) {
   };
   const by = { x: past(x, w, pan.x, cy.width()), y: past(y, h, pan.y, cy.height()) };
   if (by.x || by.y) cy.panBy(by);
+}
+
+// Say how many axes lie below what is seen; a press goes there.
+function toldBeyond() {
+  const bottom = (cy.height() - cy.pan().y) / cy.zoom();
+  const below = DATA.axes.filter((_, a) => stage.at.get(axisId(0, a)).y > bottom).length;
+  byId("beyond").hidden = !below;
+  byId("beyond").textContent = `↓ ${below} of ${DATA.axes.length} axes below`;
 }

@@ -1,11 +1,11 @@
 // Where everything stands: a column for each level, a row for each axis, units on shelves within their box.
 
-const UNIT = 20, GAP = 4, PAD = 10, CARD = { w: 176, h: 46 }, ROW_GAP = 26, COLUMN_GAP = 110, HEAD = 64, TITLE = 24;
+const UNIT = 20, GAP = 4, PAD = 10, CARD = { w: 176, h: 46 }, ROW_GAP = 26, COLUMN_GAP = 110, HEAD = 52, TITLE = 24;
 
 // Lay boxes {w, h} on shelves; a shelf is full where the next box would make it wider than a good rectangle.
 function onShelves(boxes, unit) {
   const area = boxes.reduce((sum, b) => sum + (b.w + GAP) * (b.h + GAP), 0);
-  const widest = Math.max(unit, Math.sqrt(area * 1.7), ...boxes.map((b) => b.w));
+  const widest = Math.max(unit, Math.sqrt(area * 2.4), ...boxes.map((b) => b.w));
   let x = 0, y = 0, high = 0, width = 0;
   const at = [];
   for (const box of boxes) {

@@ -105,30 +105,36 @@ function showTables() {
 
 // Axes by the modules that make them: a tree of details, a button for each axis.
 function showArchitecture() {
-  const root = { parts: new Map(), axes: [] };
+  const root = { parts: new Map() };
   DATA.axes.forEach((axis, a) => {
-    const path = axis.name.split(".").slice(0, -1).slice(0, 8);
+    const words = axis.name.split("."), path = words.slice(0, 8);
+    if (words.length > 8) path.push(words.slice(8).join("."));
     let at = root;
-    for (const word of path) { if (!at.parts.has(word)) at.parts.set(word, { parts: new Map(), axes: [] }); at = at.parts.get(word); }
-    at.axes.push(a);
+    for (const word of path) { if (!at.parts.has(word)) at.parts.set(word, { parts: new Map() }); at = at.parts.get(word); }
+    at.axis = a;
   });
   byId("architecture").append(branch(root, DATA.axes.length <= 24));
 }
 
-const units = (part) => part.axes.reduce((n, a) => n + DATA.axes[a].sizes[0], 0) + [...part.parts.values()].reduce((n, p) => n + units(p), 0);
+const unitsIn = (part) => (part.axis === undefined ? 0 : DATA.axes[part.axis].sizes[0]) + [...part.parts.values()].reduce((n, p) => n + unitsIn(p), 0);
+const countIn = (part) => el("span", { className: "count", textContent: unitsIn(part).toLocaleString("en") });
 
 function branch(part, open) {
-  const list = el("ul", { className: "tree" });
-  for (const a of part.axes) {
-    const last = DATA.axes[a].name.split(".").pop();
-    const button = el("button", { type: "button", className: "link", textContent: plain(last, 28), title: DATA.axes[a].name.slice(0, 300), onclick: () => goTo(0, a) });
-    list.append(el("li", {}, button, el("span", { className: "count", textContent: DATA.axes[a].sizes[0].toLocaleString("en") })));
-  }
-  for (const [word, inner] of part.parts) {
-    const summary = el("summary", { textContent: plain(word, 28) }, el("span", { className: "count", textContent: units(inner).toLocaleString("en") }));
-    list.append(el("li", {}, el("details", { open }, summary, branch(inner, open))));
-  }
-  return list;
+  const own = part.axis === undefined ? [] : [leaf("itself", { axis: part.axis, parts: new Map() })];
+  return el("ul", { className: "tree" }, ...own, ...[...part.parts].map(([word, inner]) => twig(word, inner, open)));
+}
+
+// A module with nothing but one part stands on one line with it.
+function twig(word, part, open) {
+  if (!part.parts.size) return leaf(word, part);
+  const [[next, inner]] = part.parts;
+  if (part.axis === undefined && part.parts.size === 1) return twig(`${word}.${next}`, inner, open);
+  return el("li", {}, el("details", { open }, el("summary", { textContent: plain(word, 28) }, countIn(part)), branch(part, open)));
+}
+
+function leaf(word, part) {
+  const { name } = DATA.axes[part.axis], go = () => goTo(0, part.axis);
+  return el("li", {}, el("button", { type: "button", className: "link", textContent: plain(word, 28), title: name.slice(0, 300), onclick: go }), countIn(part));
 }
 
 function showLegend() {
