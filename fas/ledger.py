@@ -53,7 +53,9 @@ class Ledger:
     def __str__(self) -> str:
         lines = [f"{'level':>5}  {'spent on':<10} {'seconds':>9} {'FLOPs':>10}"]
         lines += [f"{r['level']:>5}  {r['kind']:<10} {r['seconds']:>9.2f} {r['flops']:>10.3g}" for r in self.rows()]
-        return "\n".join([*lines, f"total  {self.total_seconds():.2f} s, {self.total_flops():.3g} FLOPs"])
+        aside = sum(self.seconds.values()) - self.total_seconds()
+        left_out = f"; evaluation and callbacks, {aside:.2f} s, not counted" if aside else ""
+        return "\n".join([*lines, f"total  {self.total_seconds():.2f} s, {self.total_flops():.3g} FLOPs{left_out}"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as data for JSON."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from netgraph.compiling import told_once
 from netgraph.completing import BUDGETS, DATA_SETS, DIRECTIONS, RUNGS, ZOOS, among, installed
 from netgraph.errors import NetgraphError
 
@@ -163,7 +164,7 @@ class Recipe:
 
         ratios = {"*": self.ratio, **_pairs(self.axis_ratio or [])}
         inputs = None if self.data is None else calibration_inputs(self.data, example, self.samples, self.seed)
-        with progress("coarsening") as told:
+        with told_once(), progress("coarsening") as told:
             return build_hierarchy(
                 network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
                 n_levels=self.levels, ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget,

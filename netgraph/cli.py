@@ -15,6 +15,7 @@ import typer
 
 from netgraph import exporting, featuring, fitting, reporting
 from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, progress, with_recipe
+from netgraph.compiling import told_once
 from netgraph.destination import check_file, check_new_folder, make_folder
 from netgraph.errors import NetgraphError
 from netgraph.idle import check_opening, check_recipe, given, refuse
@@ -255,7 +256,8 @@ def demo(
     typer.echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
     fit(model, data, seed=seed)
     torch.save(model.state_dict(), folder / "model.pt")
-    hierarchy = build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=seed)
+    with told_once():
+        hierarchy = build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=seed)
     save(hierarchy.levels[1].model, folder / "small.safetensors")
     export(hierarchy, folder / "hierarchy.html")
     _print_hierarchy(hierarchy, json_)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from netgraph.building import Affinity, Coarsen, Coarsener, Levels, Ratio, RoundTo, Seed, with_options
+from netgraph.compiling import told_once
 from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, among
 from netgraph.destination import check_file, written
 from netgraph.errors import NetgraphError
@@ -214,7 +215,7 @@ class Settings:
         example = task.example.to(self.device)
         if self.plain or self.levels == 1:
             return self._laid_out(one_level(task.network, example))
-        with progress("coarsening") as told:
+        with told_once(), progress("coarsening") as told:
             levels = build_hierarchy(
                 task.network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
                 n_levels=self.levels, ratio=self.ratio, round_to=self.round_to, seed=self.seed, progress=told,

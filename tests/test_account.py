@@ -11,6 +11,7 @@ import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.fas.account import WINDOW, Account, cost_of
 from netgraph.fas.cycle import Visit, one, rounds
+from netgraph.fas.ledger import Ledger
 from netgraph.fas.optimizer import Multigrid
 from netgraph.fas.options import Gate, Options, Smoothing, Tau
 from netgraph.fas.problem import Problem
@@ -39,6 +40,12 @@ def alone(many):
 
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_table_says_what_its_total_leaves_out():
+    ledger = Ledger()
+    ledger.seconds.update({(0, "smooth"): 2.0, (1, "match"): 0.5, (0, "evaluate"): 1.0, (0, "callbacks"): 0.25})
+    assert str(ledger).endswith("total  2.50 s, 0 FLOPs; evaluation and callbacks, 1.25 s, not counted")
 
 
 def test_the_rate_is_the_slope_of_the_last_losses_for_each_operation():

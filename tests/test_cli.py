@@ -6,10 +6,12 @@ import sys
 
 import pytest
 import torch
+from numba import njit
 from torch import nn
 from typer.testing import CliRunner
 
 from netgraph import cli
+from netgraph.compiling import told_once
 from netgraph.errors import NetgraphError
 from netgraph.models.mlp import mlp
 
@@ -124,6 +126,16 @@ def test_the_demo_does_what_the_readme_says(tmp_path):
     assert code == 0
     assert "level 1: test accuracy" in out
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {"model.pt", "small.safetensors", "hierarchy.html"}
+
+
+def test_compiling_is_told_once_and_nothing_is_said_where_kernels_are_compiled_already(capsys):
+    double = njit(lambda x: x * 2)
+    with told_once():
+        assert (double(2), double(2.0)) == (4, 4.0)
+    assert capsys.readouterr().err.count("compiling kernels") == 1
+    with told_once():
+        double(3)
+    assert not capsys.readouterr().err
 
 
 def test_help_does_not_import_torch():

@@ -193,7 +193,18 @@ class TestInABrowser:
 
     def test_the_architecture_names_no_two_things_alike(self, driver, written):
         opened(driver, written)
-        assert driver.find_element("id", "architecture").text.split() == "0 46 itself 40 in 6 2 24 4 4".split()
+        assert driver.find_element("id", "architecture").text.split() == [
+            "0",
+            "46",
+            "itself",
+            "40",
+            "in",
+            "6",
+            "2",
+            "24",
+            "4",
+            "4",
+        ]
 
     def test_search_finds_an_axis_and_a_unit(self, driver, written):
         opened(driver, written)

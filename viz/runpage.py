@@ -17,7 +17,7 @@ from netgraph.viz.page import asset, digest, filled, in_script, scripts
 from netgraph.viz.runcharts import CHARTS, graph_objects
 
 COLUMNS = {
-    "run": "run", "network": "network", "data": "data", "levels": "levels", "steps": "steps", "seconds": "seconds",
+    "run": "run", "network": "network", "data": "data", "levels": "levels trained on", "steps": "steps", "seconds": "seconds",
     "flops": "FLOPs", "loss": "loss", "best_loss": "lowest loss", "accuracy": "accuracy",
     "seconds_to_common_loss": "seconds to the loss all reached", "flops_to_common_loss": "FLOPs to it",
     "coarse": "coarse steps taken", "test_accuracy": "test accuracy", "test_loss": "test loss", "reason": "ended because",
