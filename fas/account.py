@@ -93,5 +93,6 @@ def cost_of(visits: Sequence[Visit], flops: Sequence[float], options: Options, n
         elif kind == "down":
             total += (1 + (0 if options.tau.kind == "none" else STEP * n_sets)) * (flops[level] + flops[level + 1])
         elif kind == "up":
-            total += ((1 + len(options.gate.search)) * n_sets + 2) * flops[level]
+            searched = 0 if options.gate.blend else 1 + len(options.gate.search)
+            total += (searched * n_sets + 2) * flops[level]
     return total

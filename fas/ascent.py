@@ -3,7 +3,12 @@
     x <- x + s d,    d = prolong(y - inject x),    s the first of a few lengths that lowers f(x) - <b, x>
 
 on the common minibatches; where none does, x stays (Nash, Optim. Methods Softw. 14, 2000, section 2: a line search
-makes the recursive direction safe).
+makes the recursive direction safe). `blend` is what multi-level training of transformers does in its place::
+
+    x <- (1 - s) x + s prolong(y)
+
+which shrinks what the coarse level cannot hold, too, and measures nothing (Zou, Zhang, Sun, "A multi-level framework for
+accelerating training transformer models", ICLR 2024).
 """
 
 from __future__ import annotations
@@ -94,6 +99,21 @@ def ascend(
             return taken
     assign(fine.x, start)
     return taken
+
+
+@torch.no_grad()
+def blend(maps: Maps, level: int, fine: Grid, coarse: Grid, share: float) -> Ascent:
+    """Mix a level's x with the prolonged y in place; what counts is taken from y."""
+    squares = 0.0
+    for name, y in coarse.x.items():
+        for member, value in maps.prolong(level, {name: y}).items():
+            x = fine.x[member]
+            if y.is_floating_point():
+                squares += float((value - x).square().sum()) if member in fine.smoother.named else 0.0
+                x.lerp_(value, share)
+            elif x.shape == value.shape:
+                x.copy_(value)
+    return Ascent(share, size=math.sqrt(squares))
 
 
 def shifted_value(fine: Grid, value: Value, coarse: Grid, known: float | None = None) -> float:

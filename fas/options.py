@@ -16,7 +16,7 @@ LEAST = {  # outside of these bounds a number means nothing
     "smoothing.pre": 0, "smoothing.post": 0, "smoothing.coarse": 0, "smoothing.accumulate": 1, "smoothing.ema": 0,
     "tau.batches": 1, "gate.tau": 0, "gate.kappa": 0, "gate.patience": 0, "gate.share": 0, "split.noise": 0,
     "split.gamma": 0, "adapt.rematch": 0, "tolerance.rtol": 0, "tolerance.atol": 0, "tolerance.stol": 0,
-    "tolerance.max_it": 0,
+    "tolerance.max_it": 0, "gate.blend": 0,
 }  # fmt: skip
 ABOVE = {"smoothing.clip": 0, "gate.search": 0, "tolerance.divtol": 0, "lr": 0}
 BELOW = {"smoothing.ema": 1}
@@ -95,6 +95,9 @@ class Gate:
     share : float
         Share of the run's cost that coarse steps of the finest level may lose against smoothing it; one that could cost more is not
         tried (`netgraph.fas.account`). ``inf``: nobody counts. Nor is counted for a problem of one minibatch.
+    blend : float
+        Above 0: no correction and no search, x becomes (1 - blend) x + blend prolong(y) (Zou et al., ICLR 2024); 1 takes
+        the coarse network as it is.
     """
 
     gap: float = 0.1
@@ -103,6 +106,7 @@ class Gate:
     search: tuple[float, ...] = (1.0, 0.5, 0.25)
     patience: int = 2
     share: float = 0.01
+    blend: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.account import cost_of
-from netgraph.fas.ascent import Ascent, ascend
+from netgraph.fas.ascent import Ascent, ascend, blend
 from netgraph.fas.cycle import Visit
 from netgraph.fas.ledger import STEP
 from netgraph.fas.moments import correct_moments, moments_down, moments_of, set_moments
@@ -155,7 +155,10 @@ def _correct(run: Run, level: int) -> Ascent:
     lengths = run.options.gate.search if coarse.common else ()
     additive = run.visits[run.at - 1].level == level  # this level was smoothed meanwhile, and its own moments stand
     stayed = not additive and not math.isnan(found.tau)
-    taken = ascend(run.maps, level, fine, coarse, run.problem.value, lengths, found, stayed=stayed)
+    if run.options.gate.blend:
+        taken = blend(run.maps, level, fine, coarse, run.options.gate.blend)
+    else:
+        taken = ascend(run.maps, level, fine, coarse, run.problem.value, lengths, found, stayed=stayed)
     measured = taken.tried + (taken.tried > 0 and not stayed)
     run.ledger.spend(level, "search", measured * sum(rows_of(batch) for batch in coarse.common) * run.maps.flops[level])
     if taken.length and run.options.smoothing.moments and not additive:

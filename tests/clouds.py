@@ -11,7 +11,13 @@ from netgraph.coarsen.checks import checked_aggregates, leaves_out
 from netgraph.errors import PluginError
 
 GROUP = "netgraph.coarseners"
-MATCHINGS = {"hem", "hem-augmented", "hem-random", "random"}  # their own ways with what must stay alone, in test_hem.py
+MATCHINGS = {
+    "hem",
+    "hem-augmented",
+    "hem-random",
+    "random",
+    "adjacent",
+}  # their own ways with what must stay alone, in test_hem.py
 
 
 def merge(name, graph, n_coarse, seed=0):

@@ -209,6 +209,48 @@ def test_a_correction_that_raises_the_loss_is_rejected_and_leaves_no_trace():
     assert_same_bits(before, state(model))
 
 
+def dense_twin(model, transfers, share):
+    """Return (1 - s) W + s P R W P R by dense matrices; hidden units of `network` alone merge, in layers 0, 2 and 4."""
+    both = {f"{axis}.out": t.P.toarray() @ t.R.toarray() for axis, t in transfers.items()}
+    wanted = {}
+    for i, layer in ((0, model[0]), (2, model[2]), (4, model[4])):
+        out, into = (
+            both.get(f"{i}.out", np.eye(layer.out_features)),
+            both.get(f"{i - 2}.out", np.eye(layer.in_features)),
+        )
+        for name, old in (("weight", layer.weight.detach().numpy()), ("bias", layer.bias.detach().numpy())):
+            merged = out @ old @ into if old.ndim == 2 else out @ old
+            wanted[f"{i}.{name}"] = torch.tensor((1 - share) * old + share * merged, dtype=torch.float32)
+    return wanted
+
+
+def blending(share, steps, model):
+    gate = Gate(float("inf"), float("inf"), 0.0, share=float("inf"), blend=share)
+    hierarchy = hierarchy_of(model, 2)
+    options = Options(Smoothing(0, 0, steps, moments=False), Tau("none", max(steps, 1)), gate)
+    solution = FAS("v", torch.optim.AdamW, 1e-2, cycles=1, options=options).solve(
+        hierarchy, Problem(batches(), cross_entropy)
+    )
+    return hierarchy, solution
+
+
+def test_blending_mixes_the_fine_weights_with_the_prolonged_coarse_ones():
+    model = network()
+    wanted = dense_twin(copy.deepcopy(model), hierarchy_of(model, 2).levels[1].transfers, 0.25)
+    _, solution = blending(0.25, 0, model)  # the coarse level stays what it was given
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), wanted[name], atol=1e-6, rtol=1e-5)
+    assert [record["length"] for record in solution.events("up")] == [0.25]
+
+
+def test_blended_by_one_the_fine_network_computes_what_the_coarse_one_does():
+    model, x = network(), torch.randn(5, 6)
+    before = model(x)
+    hierarchy, _ = blending(1.0, 6, model)
+    torch.testing.assert_close(model(x), hierarchy.levels[1].model(x))
+    assert not torch.allclose(model(x), before, atol=1e-2)
+
+
 def test_a_closed_gate_costs_what_the_coarse_step_would_have_cost_and_says_why():
     model = network()
     options = Options(Smoothing(2, 2, 8), Tau(batches=2), Gate(gap=-1.0, patience=1, share=float("inf")))

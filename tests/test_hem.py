@@ -10,6 +10,7 @@ from reference import agglomerated, greedy_matching, mean_affinity
 from scipy import sparse
 
 from netgraph.allpairs import AllPairs
+from netgraph.coarsen.adjacent import adjacent
 from netgraph.coarsen.augmentation import augmented_mates
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.checks import check_coarsener, checked_aggregates
@@ -182,17 +183,26 @@ def test_a_star_merges_into_its_hub_until_the_aim_is_reached():
     assert heavy_edge_matching(graph_of(weights), 20).max() + 1 == 20
 
 
-@pytest.mark.parametrize("coarsener", [heavy_edge_matching, augmented_matching, random_order_matching, random_pairs])
+@pytest.mark.parametrize(
+    "coarsener", [heavy_edge_matching, augmented_matching, random_order_matching, random_pairs, adjacent]
+)
 def test_every_coarsener_keeps_the_contract(coarsener):
     check_coarsener(coarsener, fixed=True)
 
 
-@pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs])
+@pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs, adjacent])
 def test_units_of_equal_aggregates_cannot_stay_alone(coarsener):
     graph = graph_of(np.ones((4, 4)), equal=True, fixed=np.array([False, False, True, False]))
     assert sorted(coarsener(graph, 4)) == [0, 1, 2, 3]
     with pytest.raises(AggregatesError, match="unit 2 must stay alone"):
         coarsener(graph, 2)
+
+
+def test_adjacent_units_merge_whatever_they_weigh_and_those_that_must_stay_alone_do():
+    assert adjacent(graph_of(np.ones((6, 6))), 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert adjacent(graph_of(np.ones((5, 5))), 2).tolist() == [0, 0, 0, 1, 1]
+    alone = np.array([False, True, False, False, False])
+    assert adjacent(graph_of(np.ones((5, 5)), fixed=alone), 3).tolist() == [0, 1, 0, 2, 2]
 
 
 def test_only_the_heaviest_pairs_merge_where_few_must():
@@ -221,7 +231,7 @@ def test_equal_aggregates_have_one_size(seed, sizes):
     assert np.bincount(aggregates).tolist() == [n // k] * k
 
 
-@pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs])
+@pytest.mark.parametrize("coarsener", [heavy_edge_matching, random_order_matching, random_pairs, adjacent])
 def test_equal_aggregates_of_a_number_that_does_not_divide_are_refused(coarsener):
     with pytest.raises(AggregatesError, match="does not divide"):
         coarsener(graph_of(np.ones((5, 5)), equal=True), 2)
