@@ -19,16 +19,17 @@ from netgraph.errors import DataError
 from netgraph.models.datasets import NAMES, load
 from netgraph.models.pictures import picture_files, read_pictures
 from netgraph.models.tensorfiles import ENDINGS, read_tensors
-from netgraph.models.text import attention_mask
+from netgraph.models.text import attention_mask, encode, padding_of
 
 LIMIT = 2**31  # numbers in all
 
 
 class Calibration(NamedTuple):
-    """Inputs in the form of the network's example, and their targets where the source has them."""
+    """Inputs in the form of the network's example, their targets where the source has them, and of text its tokenizer."""
 
     inputs: Any
     targets: Tensor | None
+    tokenizer: Any = None
 
 
 def calibration(
@@ -76,10 +77,38 @@ def calibration(
         raise DataError(
             f"the network takes {len(tensors)} tensors and {source} gives one; only imdb gives tokens and mask"
         )
-    inputs, targets = _read(source, wanted, n, seed, root, tokenizer)
-    inputs = _fitted(inputs, wanted, str(source))
-    mask = [attention_mask(inputs).to(tensors[1].dtype)] if len(tensors) == 2 else []
-    return Calibration(_like(example, [inputs, *mask]), targets)
+    found = _read(source, wanted, n, seed, root, tokenizer)
+    inputs = _fitted(found.inputs, wanted, str(source))
+    mask = [attention_mask(inputs, padding_of(found.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
+    return found._replace(inputs=_like(example, [inputs, *mask]))
+
+
+def texts_as_inputs(texts: Sequence[str], *, example: Any, tokenizer: Any) -> Any:
+    """Return texts in the form of a network's example, cut or filled up to its number of tokens.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    example : Tensor, or tuple or dict of tokens and perhaps their mask
+    tokenizer : tokenizers.Tokenizer
+        The network's own.
+
+    Raises
+    ------
+    DataError
+        The network takes no tokens.
+    """
+    tensors = _tensors(example)
+    wanted = tensors[0]
+    if wanted.is_floating_point() or wanted.ndim != 2 or len(tensors) > 2:
+        raise DataError(
+            f"the network takes {len(tensors)} tensors, the first {wanted.dtype} of {_sizes(wanted)}; texts are whole "
+            "numbers (rows, tokens), and perhaps their mask"
+        )
+    tokens = encode(tokenizer, texts, length=wanted.shape[1])
+    lengths = torch.tensor([len(tokenizer.encode(text).ids) for text in texts])[:, None]
+    mask = [(torch.arange(wanted.shape[1]) < lengths).to(tensors[1].dtype)] if len(tensors) == 2 else []
+    return _like(example, [tokens.to(wanted.dtype), *mask])
 
 
 def _tensors(example: Any) -> list[Tensor]:
@@ -98,7 +127,7 @@ def _like(example: Any, tensors: Sequence[Tensor]) -> Any:
 
 def _read(
     source: str | Path, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
-) -> tuple[Tensor, Tensor | None]:
+) -> Calibration:
     path = Path(source)
     if str(source) in NAMES:
         return _from_dataset(str(source), wanted, n, seed, root, tokenizer)
@@ -106,7 +135,7 @@ def _read(
         files, classes = picture_files(path)
         rows = drawn(len(files), n, seed)
         inputs = read_pictures([files[i] for i in rows.tolist()], _picture_shape(wanted, path))
-        return inputs, None if classes is None else torch.tensor(classes)[rows]
+        return Calibration(inputs, None if classes is None else torch.tensor(classes)[rows])
     if path.suffix not in ENDINGS:
         raise DataError(
             f"{source} is neither a data set ({', '.join(NAMES)}), nor a folder, nor a {', '.join(ENDINGS)} file; give one of these"
@@ -116,7 +145,7 @@ def _read(
     inputs, found = read_tensors(path)
     _check_shape(inputs, wanted, str(path))
     rows = drawn(len(inputs), n, seed)
-    return inputs[rows], None if found is None else found[rows].clone()
+    return Calibration(inputs[rows], None if found is None else found[rows].clone())
 
 
 def drawn(n_rows: int, n: int, seed: int) -> Tensor:
@@ -125,9 +154,7 @@ def drawn(n_rows: int, n: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(rows))
 
 
-def _from_dataset(
-    name: str, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
-) -> tuple[Tensor, Tensor]:
+def _from_dataset(name: str, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any) -> Calibration:
     if (name == "imdb") == wanted.is_floating_point() or (name == "imdb" and wanted.ndim != 2):
         raise DataError(
             f"{name} is {'text, as whole numbers (rows, tokens)' if name == 'imdb' else 'images, as floats'}, and the network "
@@ -135,7 +162,7 @@ def _from_dataset(
         )
     data = load(name, root=root, tokenizer=tokenizer, length=wanted.shape[1])
     rows = drawn(len(data.train), n, seed)
-    return data.ready(data.train.inputs[rows]), data.train.targets[rows]
+    return Calibration(data.ready(data.train.inputs[rows]), data.train.targets[rows], data.tokenizer)
 
 
 def _picture_shape(wanted: Tensor, path: Path) -> tuple[int, int, int]:

@@ -60,6 +60,8 @@ class Dataset:
         Of the channels, taken off and divided by in `ready`; empty where images stay in [0, 1].
     padding : int, optional
         The token that fills up short texts; batches are cut to the texts in them.
+    tokenizer : tokenizers.Tokenizer, optional
+        What made the tokens.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     padding: int | None = None
+    tokenizer: Any = None
 
     def ready(self, inputs: Tensor) -> Tensor:
         """Return inputs as a network takes them: float32 images, standardised where ``mean`` says so; int64 tokens."""
@@ -103,7 +106,7 @@ class Dataset:
 
     def _shifted(self, split: Split) -> Split:
         following = split.inputs[:, 1:].long()
-        return Split(split.inputs[:, :-1], following.masked_fill(torch.eq(following, text.PAD), -100))
+        return Split(split.inputs[:, :-1], following.masked_fill(torch.eq(following, self.padding or 0), -100))
 
     def _mapped(self, change: Callable[[Split], Split]) -> Dataset:
         return replace(self, train=change(self.train), valid=change(self.valid), test=change(self.test))
@@ -225,7 +228,9 @@ def _imdb(folder: Path, tokenizer: Any, length: int) -> Dataset:
     tokens, targets = text.encode(tokenizer, texts, length=length), torch.tensor(labels)
     last = Split(text.encode(tokenizer, test, length=length), torch.tensor(test_labels))
     train, valid = Split(tokens[chosen], targets[chosen]), Split(tokens[held], targets[held])
-    return Dataset("imdb", ("negative", "positive"), train, valid, last, padding=text.PAD)
+    return Dataset(
+        "imdb", ("negative", "positive"), train, valid, last, padding=text.padding_of(tokenizer), tokenizer=tokenizer
+    )
 
 
 def _order(n: int, n_valid: int) -> tuple[Tensor, Tensor]:

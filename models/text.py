@@ -92,26 +92,52 @@ def load_tokenizer(path: str | Path) -> Any:
     DataError
         The file is missing, damaged, or its special tokens are not ours.
     """
-    path = Path(path)
-    if not path.is_file() or path.stat().st_size > LIMIT:
-        raise DataError(f"{path} is no tokenizer: a JSON file of at most {LIMIT:,} bytes is needed; save one there")
-    try:
-        tokenizer = _tokenizers().Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except DataError:
-        raise
-    except Exception as error:  # the library's errors have no class of their own
-        raise DataError(f"{path} cannot be read as a tokenizer ({str(error)[:200]}); save it again") from error
+    tokenizer = open_tokenizer(path)
     found = [tokenizer.token_to_id(token) for token in SPECIAL]
     if found != [PAD, UNKNOWN, CLS]:
         raise DataError(f"{path} numbers {', '.join(SPECIAL)} {found}, not [0, 1, 2]; train it with train_tokenizer")
     return tokenizer
 
 
+def open_tokenizer(path: str | Path) -> Any:
+    """Read the JSON of any tokenizer, such as the ``tokenizer.json`` beside a network of Hugging Face.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size > LIMIT:
+        raise DataError(f"{path} is no tokenizer: a JSON file of at most {LIMIT:,} bytes is needed; save one there")
+    try:
+        return _tokenizers().Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except DataError:
+        raise
+    except Exception as error:  # the library's errors have no class of their own
+        raise DataError(f"{path} cannot be read as a tokenizer ({str(error)[:200]}); save it again") from error
+
+
+def words_of(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """Return each token as one reads it."""
+    kept = (tokenizer.decode([int(token)], skip_special_tokens=False).strip() for token in tokens)
+    return [word or str(tokenizer.id_to_token(int(token))) for word, token in zip(kept, tokens, strict=True)]
+
+
+def padding_of(tokenizer: Any) -> int:
+    """Return the token that fills up short texts, ``PAD`` where a tokenizer names none, or there is none."""
+    if tokenizer is None:
+        return PAD
+    named = [tokenizer.token_to_id(name) for name in (SPECIAL[PAD], "<pad>")]
+    return (tokenizer.padding or {}).get("pad_id", next((i for i in named if i is not None), PAD))  # type: ignore[no-any-return]
+
+
 def encode(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> Tensor:
-    """Return token numbers (n, length), int32, cut at ``length`` and filled up with ``PAD``."""
+    """Return token numbers (n, length), int32, cut at ``length`` and filled up with the tokenizer's padding, else ``PAD``."""
     own = type(tokenizer).from_str(tokenizer.to_str())  # cutting is a setting of the tokenizer
+    own.no_padding()
     own.enable_truncation(length)
-    tokens = np.full((len(texts), length), PAD, np.int32)
+    tokens = np.full((len(texts), length), padding_of(tokenizer), np.int32)
     for i, ids in enumerate(_encoded(own, texts)):
         tokens[i, : len(ids)] = ids
     return torch.from_numpy(tokens)
@@ -123,9 +149,9 @@ def _encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
             yield found.ids
 
 
-def attention_mask(tokens: Tensor) -> Tensor:
+def attention_mask(tokens: Tensor, padding: int = PAD) -> Tensor:
     """Return which tokens are text, bool of the tokens' shape."""
-    return tokens != PAD
+    return torch.ne(tokens, padding)
 
 
 def _tokenizers() -> Any:

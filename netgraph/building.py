@@ -158,12 +158,17 @@ class Recipe:
         if self.budget is not None:
             Budget.parsed(self.budget)
 
-    def built(self, network: Any, example: Any) -> Any:
-        """Coarsen a network that is open."""
+    def calibrated(self, example: Any, tokenizer: Any = None) -> Any:
+        """Return the rows of calibration data that were asked for, None where none were."""
+        return None if self.data is None else calibrated(self.data, example, self.samples, self.seed, tokenizer)
+
+    def built(self, network: Any, example: Any, inputs: Any = None) -> Any:
+        """Coarsen a network that is open, on the inputs at hand or on calibration data that were asked for."""
         from netgraph.coarsen.hierarchy import build_hierarchy
 
         ratios = {"*": self.ratio, **_pairs(self.axis_ratio or [])}
-        inputs = None if self.data is None else calibration_inputs(self.data, example, self.samples, self.seed)
+        if inputs is None and self.data is not None:
+            inputs = self.calibrated(example).inputs
         with told_once(), progress("coarsening") as told:
             return build_hierarchy(
                 network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
@@ -244,7 +249,7 @@ def progress(what: str) -> Iterator[Any]:
         yield lambda axis, done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total}")
 
 
-def calibration_inputs(source: str, example: Any, samples: int, seed: int) -> Any:
+def calibrated(source: str, example: Any, samples: int, seed: int, tokenizer: Any = None) -> Any:
     """Return rows of calibration data as the network takes them, and pass on what they warn of."""
     import warnings
 
@@ -252,10 +257,10 @@ def calibration_inputs(source: str, example: Any, samples: int, seed: int) -> An
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        inputs = calibration(source, example=example, n=samples, seed=seed).inputs
+        found = calibration(source, example=example, n=samples, seed=seed, tokenizer=tokenizer)
     for warning in said:
         typer.echo(f"netgraph: {warning.message}", err=True)
-    return inputs
+    return found
 
 
 def _pairs(texts: list[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph import exporting, featuring, fitting, reporting
+from netgraph import exporting, featuring, fitting, picturing, reporting
 from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, progress, with_recipe
 from netgraph.compiling import told_once
 from netgraph.destination import check_file, check_new_folder, make_folder
@@ -228,6 +228,7 @@ def verify(
 
 app.command(short_help="Write a page, a figure, a graph, or P and R of a hierarchy.")(exporting.export)
 app.command(short_help="Draw feature maps of merged channels beside those of their aggregates.")(featuring.features)
+app.command(short_help="Draw what heads attend to over the words of a text, fine against coarse.")(picturing.attention)
 app.command(short_help="Train a network on real data, by FAS or plainly.")(fitting.train)
 app.command(short_help="Compare training runs on one page, one sheet of figures, or as JSON.")(reporting.report)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from netgraph.building import Model, Recipe, calibration_inputs, with_recipe
+from netgraph.building import Model, Recipe, with_recipe
 from netgraph.destination import check_file
 from netgraph.errors import NetgraphError
 from netgraph.idle import check_opening, check_recipe, given
@@ -39,7 +39,7 @@ def features(
     check_opening(typed, model, recipe.arch)
     check_recipe(typed, recipe, measured=True)
     network, example = recipe.opened(model)
-    inputs: Any = calibration_inputs(recipe.data, example, recipe.samples, recipe.seed)
-    hierarchy = recipe.built(network, example)
+    inputs = recipe.calibrated(example).inputs
+    hierarchy = recipe.built(network, example, inputs)
     write_feature_figure(hierarchy, inputs, out, axis=axis, level=level, image=image)
     typer.echo(f"netgraph: wrote {out}", err=True)

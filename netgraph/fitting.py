@@ -284,7 +284,7 @@ def train(
     if was_stopped(solution.reason):
         raise typer.Exit(130)
     if output is not None:
-        _write(trained, task.example, output)
+        _write(trained, task, output)
 
 
 def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
@@ -315,19 +315,25 @@ def _told(task: Any, hierarchy: Any, solution: Any, trained: Any, settings: Sett
     return found
 
 
-def _write(trained: Any, example: Any, output: Path) -> None:
+def _write(trained: Any, task: Any, output: Path) -> None:
+    """Write a network, and of text what its tokens are."""
     import torch
 
     from netgraph.coarsen.network import coarse_network
     from netgraph.coarsen.saving import save
+    from netgraph.models.text import save_tokenizer
     from netgraph.tracing import trace
 
     trained = trained.cpu().eval()
     if output.suffix == ".pt":
         written(partial(torch.save, trained.state_dict()), output)
     else:
-        save(coarse_network(trained, trace(trained, example), {}), output)
+        save(coarse_network(trained, trace(trained, task.example), {}), output)
     typer.echo(f"netgraph: wrote {output}", err=True)
+    if task.data.tokenizer is not None:
+        beside = output.with_suffix(".tokenizer.json")
+        save_tokenizer(task.data.tokenizer, beside)
+        typer.echo(f"netgraph: wrote {beside}, the tokenizer that it was trained with", err=True)
 
 
 def _check_output(output: Path | None) -> None:

@@ -82,8 +82,8 @@ class Lasting:
             params = {k: v for k, v in asdict(settings).items() if v not in (None, "") and k != "options"}
             notice, report = run_artefact(facts(task, hierarchy, settings))
             found.append(notice)
-            pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), _page(hierarchy), report]
-            pages += _features(task, hierarchy)
+            pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), report]
+            pages += [*_pages(task, hierarchy), *_features(task, hierarchy)]
             found.append(MLflow(params={"network": task.name, **params}, artefacts=pages, example=task.example))
         if self.checkpoints is not None:
             found.append(Checkpoints(self.checkpoints, self.every, self.keep_last))
@@ -110,13 +110,23 @@ def was_stopped(reason: str) -> bool:
     return reason.startswith((signal.SIGINT.name, signal.SIGTERM.name))
 
 
-def _page(hierarchy: Any) -> Any:
-    def write(folder: Path) -> None:
-        from netgraph.viz.export import export
+def _pages(task: Any, hierarchy: Any) -> list[Any]:
+    """Return what draws the page, and for a network of text what heads attend to in the first of the test split."""
+    reads_words = task.data.tokenizer is not None and len(hierarchy.levels) > 1
 
-        export(hierarchy, folder / "hierarchy.html")
+    def page(folder: Path) -> None:
+        from netgraph.viz.page import write_page
 
-    return write
+        write_page(hierarchy, folder / "hierarchy.html")
+
+    def attention(folder: Path) -> None:
+        from netgraph.picturing import write_attention
+
+        device = next(task.network.parameters()).device
+        inputs = task.data.ready(task.data.test.inputs[:32]).to(device)
+        write_attention(hierarchy, inputs, task.data.tokenizer, folder)
+
+    return [page, attention] if reads_words else [page]
 
 
 def _features(task: Any, hierarchy: Any) -> list[Any]:

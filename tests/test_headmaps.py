@@ -1,5 +1,6 @@
 """Pictures of attention, judged by torch's own attention weights."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,8 @@ import netgraph as ng
 from netgraph.coarsen.network import coarse_network
 from netgraph.errors import NetgraphError
 from netgraph.models.transformer import Decoder, Encoder
-from netgraph.viz.headmaps import heads_figure, patterns, words_figure
+from netgraph.viz.attending import _joined, attentions, patterns
+from netgraph.viz.headmaps import heads_figure, words_figure
 
 TOKENS = torch.randint(1, 40, (2, 12), generator=torch.Generator().manual_seed(0))
 TOKENS[0, 8:] = 0
@@ -55,12 +57,43 @@ def test_one_head_over_the_words_of_a_text(tmp_path):
     hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, affinity="circuits")
     figure = words_figure(hierarchy, TOKENS, ["[CLS]", "a", "fine", "$film$"], layer=1, head=1)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["[CLS]", "a", "fine", r"\$film\$"]
-    assert figure.axes[-1].get_title(loc="left") == "merged head 1"
+    assert figure.axes[2].get_title(loc="left") == "merged head 1"
+    assert figure.axes[-1].get_yticklabels()[0].get_text() == "0%"
     figure.savefig(tmp_path / "words.png")
     with pytest.raises(NetgraphError, match="no head 2 of layer 0"):
         words_figure(hierarchy, TOKENS, ["a"], head=2)
     with pytest.raises(NetgraphError, match="level 2 is not coarse"):
         heads_figure(hierarchy, TOKENS, level=2)
+    with pytest.raises(NetgraphError, match="the tokenizer that it was trained with"):
+        heads_figure(hierarchy, TOKENS + 40)
+
+
+def test_maps_are_means_over_texts_and_the_rows_of_padding_count_nothing():
+    torch.manual_seed(0)
+    hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS)
+    first = hierarchy.levels[0]
+    single = [patterns(coarse_network(first.model, first.spec, {}).eval(), TOKENS[i : i + 1])[0][0] for i in (0, 1)]
+    found = attentions(hierarchy, TOKENS, [1])[0].maps[0]
+    for i in range(12):  # the first text has 8 words
+        wanted = (single[0][:, i] + single[1][:, i]) / 2 if i < 8 else single[1][:, i]
+        torch.testing.assert_close(torch.from_numpy(found[:, i]), wanted)
+
+
+def test_a_layer_that_a_shorter_level_lacks_stands_alone_and_the_network_trains_on():
+    torch.manual_seed(0)
+    model = Encoder(40, 3, **{**SIZES, "depth": 4}).train()
+    hierarchy = ng.build_hierarchy(model, TOKENS, directions="depth")
+    found = attentions(hierarchy, TOKENS, [1])
+    assert [sorted(layer.maps) for layer in found] == [[0, 1], [0], [0, 1], [0]]
+    titles = [axes.get_title(loc="left") for axes in heads_figure(hierarchy, TOKENS).axes]
+    assert titles[8:12] == [f"{i}, left out" for i in range(4)]
+    assert hierarchy.levels[0].model.training
+
+
+def test_query_heads_follow_their_groups(monkeypatch):
+    units = np.array([1, -1, 0])
+    monkeypatch.setattr("netgraph.viz.attending.chain", lambda hierarchy, axis: [units])
+    assert _joined(None, "heads", 1, 6).tolist() == [2, 3, -1, -1, 0, 1]
 
 
 def test_networks_without_heads_are_refused():

@@ -1,63 +1,29 @@
 """Pictures of attention: every head of every layer, and one group of heads over the words of a text, fine against coarse.
 
-Row i of a map is what token i attends to; rows add up to one, and the brightest place of a layer is yellow. Columns of
-padding are left out. Heads that merge stand together, in one colour, with the coarse head that they became.
+Row i of a map is what token i attends to, and the brightest place of a layer is yellow. Columns of padding are left out.
+Heads that merge stand together, in one colour, with the coarse head that they became.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from netgraph.coarsen.hierarchy import Hierarchy
-from netgraph.coarsen.network import coarse_network
 from netgraph.errors import NetgraphError
-from netgraph.heads import attention_axes
-from netgraph.program import GraphNetwork
-from netgraph.viz.drawing import OKABE_ITO, chain, shown
-from netgraph.viz.figures import FAINT, STYLE
+from netgraph.viz.attending import Attention, attentions, first_texts
+from netgraph.viz.drawing import OKABE_ITO, shown
+from netgraph.viz.figures import FAINT, INK, STYLE, save_figure
 
-ATEN = torch.ops.aten
-SDPA = ATEN.scaled_dot_product_attention.default
-SOFTMAX = (ATEN.softmax.int, ATEN._softmax.default)
 WORDS = 40  # tokens that a map of words has at most
-
-
-def patterns(network: GraphNetwork, inputs: Any) -> list[Tensor]:
-    """Return the attention of every layer in the order in which they run, each (rows, heads, tokens, tokens).
-
-    Parameters
-    ----------
-    network : GraphNetwork
-        A level of a hierarchy; of level 0 its recorded graph.
-    inputs : Tensor, tuple or dict
-        As the network takes them.
-    """
-    found = []
-    for stop in network.walk([inputs], (SDPA, *SOFTMAX)):
-        arguments, named = stop.arguments[0], stop.keywords[0]
-        if stop.function is SDPA:
-            found.append(_weights(arguments, named))
-        elif arguments[0].ndim == 4:  # a classifier ends in one as well
-            found.append(arguments[0].float().softmax(arguments[1]))
-    return found
-
-
-def _weights(arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
-    """Return the softmax of scaled scores, as `torch.nn.functional.scaled_dot_product_attention` describes it."""
-    query, key, _, mask, _, causal = (*arguments, *(None,) * 6)[:6]
-    key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    scores = query @ key.mT * (named.get("scale") or query.shape[-1] ** -0.5)
-    if causal or named.get("is_causal"):
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1)  # type: ignore[no-any-return]
+ACROSS = 3  # maps of words in a row
+SIDE, NEAR, APART = 0.95, 0.07, 0.16  # inches: a map of the overview, and what is between maps, and more between groups
+ROW, HEAD, MARGIN = 1.28, 0.34, 0.4
+TITLE = "What each token (down) attends to (across): heads of level 0, and → the head of level {} that they became"
 
 
 def heads_figure(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
@@ -79,19 +45,23 @@ def heads_figure(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    rows = _compared(hierarchy, inputs, level)
-    across = max(len(fine) + len(coarse) for _, fine, coarse, _ in rows)
+    layers = attentions(hierarchy, inputs, [level])
+    level %= len(hierarchy.levels)
+    rows = [list(_in_groups(layer, level)) for layer in layers]
+    across = max(right for row in rows for _, _, _, right in row)
+    width, height = across + MARGIN + 0.15, len(rows) * ROW + HEAD
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.15 * across + 1.2, 1.35 * len(rows) + 0.5), layout="constrained")
-        grid: Any = figure.subplots(len(rows), across, squeeze=False)
-        for places, (axis, fine, coarse, groups) in zip(grid, rows, strict=True):
-            fine, coarse = fine.mean(1), coarse.mean(1)
-            seen = _seen(fine)
-            for place, (title, weights, colour) in zip(places, _in_groups(fine, coarse, groups), strict=False):
-                _map(place, weights[:seen, :seen], title, colour, max(fine.max(), coarse.max()))
-            for place in places[len(fine) + len(coarse) :]:
-                place.set_axis_off()
-            places[0].set_ylabel(shown(axis, 24), fontsize=7)
+        figure = Figure(figsize=(width, height))
+        figure.text(0.1 / width, 1 - 0.12 / height, TITLE.format(level), va="top", fontsize=9, weight="bold")
+        for i, (layer, row) in enumerate(zip(layers, rows, strict=True)):
+            most = max(float(maps.max()) for maps in layer.maps.values())
+            bottom = height - HEAD - (i + 1) * ROW + 0.1
+            for title, weights, colour, right in row:
+                box = ((MARGIN + right - SIDE) / width, bottom / height, SIDE / width, SIDE / height)
+                place: Any = figure.add_axes(box)
+                _map(place, weights[: layer.seen, : layer.seen], title, colour, most)
+            first = figure.axes[-len(row)]
+            first.set_ylabel(f"{shown(layer.axis, 26)}\nbrightest {most:.0%}", fontsize=5.5)
         return figure
 
 
@@ -105,7 +75,7 @@ def words_figure(
     hierarchy, inputs, level
         As for `heads_figure`.
     words : sequence of str
-        The first text's tokens, as many as shall be seen; at most `WORDS` are.
+        The first text's tokens, as many as shall be seen; at most `WORDS` are. Without any, places are numbered.
     layer, head : int
         Which attention, in the order in which they run, and which of its coarse heads.
 
@@ -117,84 +87,81 @@ def words_figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    rows = _compared(hierarchy, inputs, level)
-    if not 0 <= layer < len(rows) or not 0 <= head < len(rows[layer][2]):
-        raise NetgraphError(
-            f"there is no head {head} of layer {layer}; the level has {len(rows)} layers with "
-            f"{', '.join(str(len(coarse)) for _, _, coarse, _ in rows)} heads, counted from 0"
-        )
-    axis, fine, coarse, groups = rows[layer]
-    words = [shown(word, 14) for word in words[:WORDS]]
-    maps = [(f"head {i}", fine[i]) for i in np.flatnonzero(groups == head)] + [(f"merged head {head}", coarse[head])]
+    found = attentions(hierarchy, first_texts(inputs, 1)[0], [level])
+    level %= len(hierarchy.levels)
+    chosen, merged = _chosen(found, layer, head, level)
+    words = [shown(word, 14) for word in words or map(str, range(chosen.seen))][:WORDS]
+    n = len(words)
+    members = [(f"head {i}", chosen.maps[0][i, :n, :n]) for i in np.flatnonzero(chosen.joined[level] == head)]
+    maps = [*members, (f"merged head {head}", merged[:n, :n])]
+    most = max(float(weights.max()) for _, weights in maps)
+    down, across = -(-len(maps) // ACROSS), min(len(maps), ACROSS)
     with matplotlib.rc_context(STYLE):
-        size = 1.1 + 0.15 * len(words)
-        figure = Figure(figsize=(size * len(maps) + 0.8, size + 0.9), layout="constrained")
-        places: Any = figure.subplots(1, len(maps), squeeze=False)[0]
-        for i, (place, (title, weights)) in enumerate(zip(places, maps, strict=True)):
-            part, most = weights[0, : len(words), : len(words)], max(m[0].max() for _, m in maps)
-            _map(place, part, title, OKABE_ITO[head % len(OKABE_ITO)], most)
-            place.set_xticks(range(len(words)), words, rotation=90, fontsize=6)
-            place.set_yticks(range(len(words)), words if i == 0 else [""] * len(words), fontsize=6)
-        figure.suptitle(f"{shown(axis, 60)}: what each word (left) attends to (below)", fontsize=9)
+        side = 0.9 + 0.125 * n
+        figure = Figure(figsize=(side * across + 1.2, side * down + 0.4), layout="constrained")
+        grid: Any = figure.subplots(down, across, squeeze=False)
+        for i, (place, (title, weights)) in enumerate(zip(grid.flat, maps, strict=False)):
+            image = _map(place, weights, title, _colour(head), most)
+            place.set_xticks(range(n), words, rotation=90, fontsize=6)
+            place.set_yticks(range(n), words if i % across == 0 else [""] * n, fontsize=6)
+        for place in grid.flat[len(maps) :]:
+            place.set_axis_off()
+        _bar(figure, image, list(grid.flat), most)
+        name = f"{shown(chosen.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
+        figure.suptitle(name, fontsize=9, x=0.01, ha="left", weight="bold")
         return figure
 
 
-Row = tuple[str, NDArray[Any], NDArray[Any], NDArray[np.int64]]
+def write_attention_figure(hierarchy: Hierarchy, inputs: Any, path: str | Path, **options: Any) -> None:
+    """Write `words_figure` where ``words`` are given, else `heads_figure`, as SVG, PNG or PDF."""
+    draw = words_figure if "words" in options else heads_figure
+    save_figure(draw(hierarchy, inputs, **options), path)
 
 
-def _compared(hierarchy: Hierarchy, inputs: Any, level: int) -> list[Row]:
-    """Return for each layer its axis, fine and coarse maps (heads, rows, tokens, tokens), and the coarse head of each fine one."""
-    levels = hierarchy.levels
-    if not -len(levels) <= level < len(levels) or level % len(levels) == 0:
-        raise NetgraphError(f"level {level} is not coarse; there are levels 1 to {len(levels) - 1}")
-    first, place = levels[0], level % len(levels)
-    axes = attention_axes(first.spec)
-    fine, coarse = (
-        patterns(network.eval(), inputs)
-        for network in (coarse_network(first.model, first.spec, {}), levels[place].model)
-        if isinstance(network, GraphNetwork)
-    )
-    if not axes or not len(axes) == len(fine) == len(coarse):
+def _chosen(found: list[Attention], layer: int, head: int, level: int) -> tuple[Attention, NDArray[Any]]:
+    """Return a layer and the map of one of its coarse heads."""
+    sizes = [len(one.maps[level]) if level in one.maps else 0 for one in found]
+    if not 0 <= layer < len(found) or not 0 <= head < sizes[layer]:
         raise NetgraphError(
-            f"of {len(fine)} layers with attention, heads are found in {len(axes)}, and the coarse level has {len(coarse)} "
-            "layers; pictures compare networks whose layers stayed and whose heads netgraph.heads finds"
+            f"there is no head {head} of layer {layer}; level {level} has {len(found)} layers with "
+            f"{', '.join(map(str, sizes))} heads, counted from 0"
         )
-    heads = [
-        chain(hierarchy, axis)[place - 1] if axis in levels[1].transfers else np.arange(len(x[0]))
-        for axis, x in zip(axes, fine, strict=True)
-    ]
-    maps = [[x.transpose(0, 1).numpy() for x in found] for found in (fine, coarse)]
-    grouped = [_by_unit(groups, len(x)) for groups, x in zip(heads, maps[0], strict=True)]
-    return list(zip(axes, *maps, grouped, strict=True))
+    return found[layer], found[layer].maps[level][head]
 
 
-def _by_unit(groups: NDArray[np.int64], n_heads: int) -> NDArray[np.int64]:
-    """Return the coarse head of each query head, where units are groups of query heads."""
-    copies = n_heads // len(groups)
-    return np.where(groups < 0, -1, groups * copies).repeat(copies) + np.tile(np.arange(copies), len(groups))
+def _in_groups(layer: Attention, level: int) -> Iterator[tuple[str, NDArray[Any], str, float]]:
+    """Yield title, map, colour and right end: the heads of each aggregate, and the coarse head that they became."""
+    fine, groups = layer.maps[0], layer.joined.get(level, np.full(len(layer.maps[0]), -1))
+    right = 0.0
+    for k, merged in enumerate(layer.maps.get(level, ())):
+        members = [(f"head {i}", fine[i]) for i in np.flatnonzero(groups == k)]
+        for title, weights in [*members, (f"→ {k}", merged)]:
+            right += SIDE + NEAR
+            yield title, weights, _colour(k), right
+        right += APART
+    for i in np.flatnonzero(groups < 0):
+        right += SIDE + NEAR
+        yield f"{i}, left out", fine[i], FAINT, right
 
 
-def _in_groups(fine: NDArray[Any], coarse: NDArray[Any], groups: NDArray[np.int64]) -> list[tuple[str, Any, str]]:
-    """Return titles, maps and colours: the heads of each aggregate, and the coarse head that they became."""
-    found: list[tuple[str, Any, str]] = []
-    for k, merged in enumerate(coarse):
-        colour = OKABE_ITO[k % len(OKABE_ITO)]
-        found += [(f"head {i}", fine[i], colour) for i in np.flatnonzero(groups == k)]
-        found.append((f"→ {k}", merged, colour))
-    return found + [(f"head {i}, left out", fine[i], FAINT) for i in np.flatnonzero(groups < 0)]
+def _colour(head: int) -> str:
+    return OKABE_ITO[head % len(OKABE_ITO)]
 
 
-def _seen(maps: NDArray[Any]) -> int:
-    """Return how many tokens are attended to by any: padding comes last."""
-    return int(np.flatnonzero(maps.max(axis=(0, 1)) > 0).max(initial=0)) + 1
-
-
-def _map(place: Any, weights: NDArray[Any], title: str, colour: str, most: float) -> None:
-    place.imshow(np.sqrt(weights / most), vmin=0, vmax=1, interpolation="nearest")  # roots, or the small all look alike
-    place.set_title(
-        title, fontsize=7, color="#222222", fontweight="bold" if "→" in title or "merged" in title else "normal"
-    )
+def _map(place: Any, weights: NDArray[Any], title: str, colour: str, most: float) -> Any:
+    roots = np.sqrt(weights / most)  # or small ones all look alike
+    image = place.imshow(roots, vmin=0, vmax=1, interpolation="nearest")
+    bold = "→" in title or "merged" in title
+    place.set_title(title, fontsize=7, color=INK, fontweight="bold" if bold else "normal")
     place.set_xticks([])
     place.set_yticks([])
     for spine in place.spines.values():
         spine.set(visible=True, color=colour, linewidth=2)
+    return image
+
+
+def _bar(figure: Any, image: Any, places: list[Any], most: float) -> None:
+    bar = figure.colorbar(image, ax=places, shrink=0.7, aspect=30, pad=0.02)
+    bar.set_ticks([0, 0.5, 1], labels=[f"{most * x * x:.0%}" for x in (0, 0.5, 1)])
+    bar.ax.tick_params(labelsize=6)
+    bar.outline.set_visible(False)

@@ -18,18 +18,27 @@ from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.viz.pagedata import page_data
 
 HERE = Path(__file__).parent
-SCRIPTS = ("model.js", "layout.js", "elements.js", "graph.js", "panels.js", "controls.js")
+SCRIPTS = ("model.js", "layout.js", "elements.js", "graph.js", "panels.js", "attention.js", "controls.js")
 
 
-def write_page(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write a hierarchy as one HTML file."""
-    Path(path).write_text(page(page_data(hierarchy)), encoding="utf-8")
+def write_page(hierarchy: Hierarchy, path: str | Path, *, attention: list[dict[str, Any]] | None = None) -> None:
+    """Write a hierarchy as one HTML file.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    path : path
+    attention : list of dict, optional
+        What `netgraph.viz.attendingpage.attention_data` returned: the page shows it beside the units.
+    """
+    data = page_data(hierarchy) | ({"attention": attention} if attention else {})
+    Path(path).write_text(page(data), encoding="utf-8")
 
 
 def page(data: dict[str, Any]) -> str:
     """Return the page of what `netgraph.viz.pagedata.page_data` returned."""
     library = (HERE / "vendor" / "cytoscape.min.js").read_text(encoding="utf-8")
-    style, script = asset("theme.css") + asset("page.css"), scripts(*SCRIPTS)
+    style, script = asset("theme.css") + asset("page.css") + asset("attention.css"), scripts(*SCRIPTS)
     policy = (
         f"default-src 'none'; script-src {digest(library)} {digest(script)}; style-src {digest(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"

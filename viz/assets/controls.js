@@ -113,6 +113,7 @@ byId("name").textContent = plain(DATA.name, 60);
 document.title = `${plain(DATA.name, 60)} · hierarchy`;
 byId("summary").textContent = `${DATA.levels.length} levels · ${DATA.axes.length} axes · operator complexity ${DATA.complexity[0].toFixed(3)} · grid complexity ${DATA.complexity[1].toFixed(3)} · merged by ${plain(DATA.options.coarsener || "?", 30)}`;
 showTables();
+showAttention();
 showArchitecture();
 showLegend();
 if (DATA.levels[COARSEST].axes.length && DATA.axes.reduce((n, a) => n + a.sizes[COARSEST], 0) <= 200) DATA.axes.forEach((_, a) => openAxes.set(COARSEST + ":" + a, 0));
