@@ -20,7 +20,7 @@ from netgraph.coarsen.budget import Budget, spread
 from netgraph.coarsen.depth import Shortening, Shorter, shortened
 from netgraph.coarsen.gap import Gap
 from netgraph.coarsen.gauge import Turns, aligning, applied, lifted, rotatable, rotated
-from netgraph.coarsen.judging import FunctionError, activations, batches_of, function_error, outputs
+from netgraph.coarsen.judging import FunctionError, batches_of, function_error, outputs
 from netgraph.coarsen.level import Level
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.repair import repair as repaired
@@ -33,6 +33,7 @@ from netgraph.cutting import without_blocks
 from netgraph.errors import NetgraphError
 from netgraph.program import GraphNetwork
 from netgraph.spec import UnitSpec
+from netgraph.units import Measure
 
 ROWS = 256  # of calibration data, for the repair of networks that only judge
 
@@ -228,11 +229,12 @@ class Making:
         rung = "norms" if self.rung == "norms" else "ridge"
         repaired(model, self.spec, transfers, network, rung=rung, data=rows)
 
-    def _seen(self, spec: UnitSpec) -> Callable[[], Mapping[str, Tensor]] | None:
+    def _seen(self, spec: UnitSpec) -> Callable[[Measure], Mapping[str, Tensor]] | None:
         if self.data is None:
             return None
         batches = self.data.batches
-        return cache(lambda: activations(coarse_network(self.base, self.spec, self.whole).eval(), spec, batches))
+        network = cache(lambda: coarse_network(self.base, self.spec, self.whole).eval())
+        return cache(lambda measure: measure(network(), spec, batches))
 
 
 def _why_no_chain(found: list[Any], why: list[str]) -> str:

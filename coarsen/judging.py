@@ -14,14 +14,10 @@ from netgraph.coarsen.gauge import in_one_basis
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.transfer import Transfer
 from netgraph.coarsen.verify import tensors_of
-from netgraph.layers import LAYERS, LINEAR
 from netgraph.program import GraphNetwork
 from netgraph.spec import UnitSpec
 from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode
-from netgraph.units import rows
-
-SEEN = 4096  # activations of a unit that are kept
 
 
 def batches_of(data: Any, size: int) -> list[Any]:
@@ -96,29 +92,3 @@ class FunctionError:
         if self.mend is not None:
             self.mend(model, transfers, network)
         return function_error(self.wanted, outputs(network, self.batches))
-
-
-def activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
-    """Return what the units of each axis answer, (n_units, samples), as linear layers and convolutions read them.
-
-    Parameters
-    ----------
-    network : GraphNetwork
-    spec : UnitSpec
-        With the network's sizes.
-    batches : list
-    """
-    found: dict[str, list[Tensor]] = {}
-    for stop in network.walk(batches, LAYERS):
-        name = stop.names[1]
-        if name is None:
-            continue
-        for axis in sorted(spec.sums.get((name, 1), ())):
-            for arguments in stop.arguments:
-                dim = arguments[0].ndim - 1 if stop.function is LINEAR else 1
-                found.setdefault(axis, []).extend(rows(arguments[0], dim, spec.parameters[name][1], axis, spec.sizes))
-    return {axis: _thinned(torch.cat(parts, 1)) for axis, parts in found.items()}
-
-
-def _thinned(matrix: Tensor) -> Tensor:
-    return matrix[:, :: -(-matrix.shape[1] // SEEN)]

@@ -17,7 +17,7 @@ from netgraph.coarsen.targets import n_coarse_for
 from netgraph.coarsen.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.spec import Axis, UnitSpec
-from netgraph.units import AxisUnits
+from netgraph.units import AxisUnits, Measure
 
 AUTO = ("hem", "kmeans", "ward", "graclus", "local-variation", "magnitude")  # what coarsener "auto" tries
 
@@ -68,7 +68,7 @@ class Way:
         return self.ratios.get(axis, self.ratios["*"])
 
     def down(self, spec: UnitSpec, state: Mapping[str, Tensor], whole: Mapping[str, Transfer], seen: Any) -> Step:
-        """Return the step down from a level; ``whole`` is the way so far, ``seen`` returns activations."""
+        """Return the step down from a level; ``whole`` is the way so far, ``seen`` measures on data (`AxisUnits`)."""
         axes = [axis for axis in spec.free if axis.name not in self.kept]
         return Step(self, spec, state, whole, seen, axes)
 
@@ -117,7 +117,7 @@ class Step:
     spec: UnitSpec
     state: Mapping[str, Tensor]
     whole: Mapping[str, Transfer]
-    seen: Callable[[], Mapping[str, Tensor]] | None
+    seen: Callable[[Measure], Mapping[str, Tensor]] | None
     axes: list[Axis]
     graphs: dict[str, AxisGraph] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -18,6 +18,8 @@ from netgraph.layers import Layer, layers
 from netgraph.shares import share, spans
 from netgraph.spec import Term, UnitSpec, term_axes, term_size
 
+Measure = Callable[[Any, UnitSpec, Sequence[Any]], Mapping[str, Tensor]]
+
 
 @dataclass(frozen=True, eq=False)
 class AxisUnits:
@@ -32,14 +34,15 @@ class AxisUnits:
     seed : int
         Draws the columns that stand for very many.
     seen : callable, optional
-        Returns the units' activations on calibration data by axis, (n_units, samples).
+        Runs the level's network on calibration data: ``seen(measure)`` is what ``measure(network, spec, batches)`` returns by
+        axis, and is worked out once (`netgraph.answering`, `netgraph.overlap`).
     """
 
     spec: UnitSpec
     state: Mapping[str, Tensor]
     axis: str
     seed: int = 0
-    seen: Callable[[], Mapping[str, Tensor]] | None = None
+    seen: Callable[[Measure], Mapping[str, Tensor]] | None = None
 
     @cached_property
     def incoming(self) -> NDArray[np.floating]:
@@ -70,9 +73,11 @@ class AxisUnits:
         NetgraphError
             There are no data, or no layer that reads the units.
         """
+        from netgraph.answering import activations  # which needs this file
+
         if self.seen is None:
             raise NetgraphError("this affinity compares activations and was given no data; give some, or take another")
-        found = self.seen().get(self.axis)
+        found = self.seen(activations).get(self.axis)
         if found is None:
             raise NetgraphError(
                 "this affinity compares activations, and no linear layer or convolution reads these units; "

@@ -119,7 +119,7 @@ def test_copies_weigh_one_in_every_affinity_and_all_are_symmetric():
         model[3].weight[:, 5] = model[3].weight[:, 2]
     spec = ng.trace(model, torch.randn(2, 3, 8, 8))
     seen = {"0": torch.randn(8, 100)[[0, 1, 2, 3, 4, 2, 6, 7]]}
-    units = AxisUnits(spec, traced_state(model), "0", 0, lambda: seen)
+    units = AxisUnits(spec, traced_state(model), "0", 0, lambda measure: seen)
     for name in set(plugins.names("netgraph.affinities")) - {"approximate"}:  # of an optional library: test_affinity.py
         graph = plugins.load("netgraph.affinities", name)(units, seed=0).toarray()
         assert np.array_equal(graph, graph.T), name

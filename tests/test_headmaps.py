@@ -9,7 +9,8 @@ import netgraph as ng
 from netgraph.coarsen.network import coarse_network
 from netgraph.errors import NetgraphError
 from netgraph.models.transformer import Decoder, Encoder
-from netgraph.viz.attending import _joined, attentions, patterns
+from netgraph.overlap import patterns
+from netgraph.viz.attending import _joined, attentions
 from netgraph.viz.headmaps import heads_figure, words_figure
 
 TOKENS = torch.randint(1, 40, (2, 12), generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ heads, so that a level may have fewer of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,10 @@ from netgraph.coarsen.level import Level
 from netgraph.coarsen.network import coarse_network
 from netgraph.errors import NetgraphError
 from netgraph.heads import attention_axes
+from netgraph.overlap import patterns, words
 from netgraph.program import GraphNetwork
 from netgraph.viz.drawing import chain
 
-ATEN = torch.ops.aten
-SDPA = ATEN.scaled_dot_product_attention.default
-SOFTMAX = (ATEN.softmax.int, ATEN._softmax.default)
 AT_ONCE = 4  # texts whose maps are in memory together: a long text's are large
 
 
@@ -51,38 +49,6 @@ class Attention:
     def seen(self) -> int:
         """How many tokens any head of level 0 attends to: padding comes last."""
         return _until_padding(self.maps[0].max(0))
-
-
-def patterns(network: GraphNetwork, inputs: Any) -> list[Tensor]:
-    """Return the attention of every layer in the order in which they run, each (rows, heads, tokens, tokens).
-
-    Parameters
-    ----------
-    network : GraphNetwork
-        A level of a hierarchy; of level 0 its recorded graph.
-    inputs : Tensor, tuple or dict
-        As the network takes them.
-    """
-    found = []
-    for stop in network.walk([inputs], (SDPA, *SOFTMAX)):
-        arguments, named = stop.arguments[0], stop.keywords[0]
-        if stop.function is SDPA:
-            found.append(_weights(arguments, named))
-        elif arguments[0].ndim == 4:  # a classifier ends in one as well
-            found.append(arguments[0].float().softmax(arguments[1]))
-    return [weights.detach().cpu() for weights in found]
-
-
-def _weights(arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
-    """Return the softmax of scaled scores, as `torch.nn.functional.scaled_dot_product_attention` describes it."""
-    query, key, _, mask, _, causal = (*arguments, *(None,) * 6)[:6]
-    key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    scores = query @ key.mT * (named.get("scale") or query.shape[-1] ** -0.5)
-    if causal or named.get("is_causal"):
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.float().softmax(-1)
 
 
 def attentions(hierarchy: Hierarchy, inputs: Any, levels: Iterable[int]) -> list[Attention]:
@@ -125,8 +91,8 @@ def _checked(hierarchy: Hierarchy, level: int) -> int:
 
 def _mean_maps(level: Level, inputs: Any) -> dict[str, NDArray[Any]]:
     """Return each layer's mean maps by the axis of its heads."""
-    graph = isinstance(level.model, GraphNetwork)
-    network = level.model if graph else coarse_network(level.model, level.spec, {})
+    model = level.model
+    network = model if isinstance(model, GraphNetwork) else coarse_network(model, level.spec, {})
     axes, total, counted = attention_axes(level.spec), list[Tensor](), list[Tensor]()
     was_training = network.training
     try:
@@ -137,7 +103,7 @@ def _mean_maps(level: Level, inputs: Any) -> dict[str, NDArray[Any]]:
                     f"of {len(found)} layers with attention, heads are found in {len(axes)}; pictures of attention need a "
                     "network whose heads netgraph.heads finds in every layer"
                 )
-            rows = [_words(weights) for weights in found]  # each (rows, tokens)
+            rows = [words(weights) for weights in found]  # each (rows, tokens)
             sums = [(weights * row[:, None, :, None]).sum(0) for weights, row in zip(found, rows, strict=True)]
             counts = [row.sum(0) for row in rows]
             total = [a + b for a, b in zip(total, sums, strict=True)] if total else sums
@@ -159,13 +125,6 @@ def _run(network: GraphNetwork, batch: Any) -> list[Tensor]:
             f"the network does not run on these inputs ({type(error).__name__}: {str(error)[:200]}); give what it takes: "
             "texts need the tokenizer that it was trained with"
         ) from error
-
-
-def _words(weights: Tensor) -> Tensor:
-    """Return which tokens of each row are no padding, (rows, tokens): no head attends to what comes after the last that is."""
-    seen = weights.amax((1, 2)) > 0  # (rows, tokens)
-    last = seen.shape[1] - seen.flip(1).int().argmax(1)
-    return (torch.arange(weights.shape[2]) < last[:, None]).to(weights)
 
 
 def _until_padding(weights: NDArray[Any]) -> int:
