@@ -30,6 +30,7 @@ RANK = {
     "fitting": 5,
     "lasting": 5,
     "outcome": 5,
+    "picturing": 5,
     "reporting": 5,
     "watching": 5,
     "cli": 5,
