@@ -13,7 +13,7 @@ def told_once() -> Iterator[None]:
     """Tell, on stderr, of the first kernel in a block that numba compiles; it keeps what it compiled."""
     from numba.core import event
 
-    class First(event.Listener):  # type: ignore[misc]  # numba has no types
+    class First(event.Listener):
         told = False
 
         def on_start(self, event: object) -> None:

@@ -140,6 +140,7 @@ def draw_tau(ax: Any, histories: Sequence[History]) -> None:
         ax.legend(fontsize=7, ncols=2 if len(ax.lines) > 5 else 1)
     else:
         ax.text(0.5, 0.5, "no level went down", transform=ax.transAxes, ha="center", color=GREY)
+        ax.set(xticks=[], yticks=[], xlabel="")
 
 
 def draw_rates(ax: Any, histories: Sequence[History]) -> None:
