@@ -8,7 +8,8 @@ Psychometrika 31, 1966)::
     T = argmin |M - T W|² = U V'       M W' = U S V',   M the mean so far,   W = [Q_1 .. Q_c  K] or [V  O_1' .. O_c']
 
 c counts the query heads of a group. Rotary positions turn pairs of numbers; rotations that commute with them turn the same
-pairs, and T is one angle for each. What positions leave alone is rotated by itself.
+pairs, and T is one angle for each. What positions leave alone is rotated by itself. Where queries or keys are normed
+within heads (Henry et al., Findings of EMNLP 2020), gains know their numbers apart: they stay, values rotate.
 """
 
 from __future__ import annotations
@@ -118,8 +119,13 @@ def _aligned(heads: Heads, aggregates: Index, state: Mapping[str, Tensor]) -> tu
     if heads.key.index.shape[1] == 1:  # a key's bias adds the same to all scores of a query, unless positions turn it
         still = slice(None) if heads.mates is None else pairs(heads.mates)[2]
         key[:, still, state[heads.key.weight].shape[1 - heads.key.dim] :] = 0
-    attending = _rotations(torch.cat([query, key], 2), aggregates, heads.mates)
+    attending = _still(query) if heads.normed else _rotations(torch.cat([query, key], 2), aggregates, heads.mates)
     return attending, _rotations(torch.cat([value, out], 2), aggregates, None)
+
+
+def _still(rows: Tensor) -> Tensor:
+    """Return for each head (n, size, width) the rotation that changes nothing, (n, size, size)."""
+    return torch.eye(rows.shape[1], dtype=rows.dtype).repeat(len(rows), 1, 1)
 
 
 def _side(part: Part, state: Mapping[str, Tensor]) -> Tensor:
@@ -129,8 +135,7 @@ def _side(part: Part, state: Mapping[str, Tensor]) -> Tensor:
 
 def _rotations(rows: Tensor, aggregates: Index, mates: Index | None) -> Tensor:
     """Return for each head the rotation (size, size) towards the mean of those before it in its aggregate."""
-    n, size, _ = rows.shape
-    turns = torch.eye(size, dtype=rows.dtype).repeat(n, 1, 1)
+    turns = _still(rows)
     for k in range(int(aggregates.max(initial=-1)) + 1):
         members = np.flatnonzero(aggregates == k)
         total = rows[members[0]].clone() if len(members) else rows.new_zeros(0)
@@ -262,7 +267,7 @@ def _random(spec: UnitSpec, axis: str, seed: int) -> list[Turns]:
                 torch.stack([procrustes(x[:, :k], x[:, k:], mates) for x in aim])
                 for aim, k, mates in zip(aims, (inner, size), (heads.mates, None), strict=True)
             )
-            found.append(Turns(axis, place, heads, attending, moving))
+            found.append(Turns(axis, place, heads, _still(attending) if heads.normed else attending, moving))
     return found
 
 

@@ -9,7 +9,8 @@ through Gram matrices of the size of a head, and no matrix of the width squared 
 
 A key's bias adds the same to all scores of a query and is left out, unless rotary positions turn it. With them each pair of
 numbers, as one complex number, has a circuit of its own; over all turns the mean of their products is
-Re sum_f <q1_f, q2_f> conj <k1_f, k2_f> / 2.
+Re sum_f <q1_f, q2_f> conj <k1_f, k2_f> / 2. Queries or keys that are normed have gains that know numbers apart, and no
+rotation cancels: both are compared in the basis that they have, <Q1, Q2> <K1, K2>.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def kernels(heads: Heads, state: Mapping[str, Tensor]) -> tuple[NDArray[Any], ND
     """Return the products of all heads' circuits with one another, attending and moving, each (n, n)."""
     query, key, value, out = (matrices(part, state) for part in (heads.query, heads.key, heads.value, heads.out))
     n, width = max(len(query), len(out)), state[heads.key.weight].shape[1 - heads.key.dim]
+    if heads.normed:
+        return _kernel(query.flatten(2)[..., None, :], key.flatten(2)[..., None, :], n), _kernel(out, value, n)
     if heads.mates is None:
         return _kernel(query, key[..., :width], n), _kernel(out, value, n)
     first, second, alone = pairs(heads.mates)

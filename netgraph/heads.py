@@ -64,6 +64,8 @@ class Heads:
         not turned; None without rotary positions.
     confined : bool
         Whether the graph itself shows that bases inside heads may rotate (`netgraph.confined`).
+    normed : bool
+        Whether a norm stands between queries or keys and their product, whose gains know one number of a head from another.
     """
 
     query: Part
@@ -72,6 +74,7 @@ class Heads:
     out: Part
     mates: Index | None
     confined: bool = False
+    normed: bool = False
 
 
 def heads_of(spec: UnitSpec, axis: str) -> list[Heads]:
@@ -123,7 +126,7 @@ def _on_axis(seen: Heads, spec: UnitSpec, axis: str) -> Heads | None:
     )
     if query is None or key is None or value is None or out is None:
         return None
-    return Heads(query, key, value, out, seen.mates, seen.confined)
+    return Heads(query, key, value, out, seen.mates, seen.confined, seen.normed)
 
 
 def _part_of(part: Part, order: Index, spec: UnitSpec, axis: str, fine: Mapping[str, int]) -> Part | None:
@@ -248,10 +251,10 @@ def _after(node: fx.Node) -> fx.Node | None:
 
 def _heads(walk: Walk, query: fx.Node, key: fx.Node, value: fx.Node, out: fx.Node) -> Heads | None:
     q, k, v = (walk.rows(node) for node in (query, key, value))
-    if not (isinstance(q, Rows) and isinstance(k, Rows) and isinstance(v, Rows)) or v.mate is not None:
+    if not (isinstance(q, Rows) and isinstance(k, Rows) and isinstance(v, Rows)) or v.mate is not None or v.normed:
         return None
     if _varies(k.own):  # keys come as columns where the product is written by hand
-        k = Rows(k.source, k.own.mT, None if k.mate is None else k.mate.mT)
+        k = k.columns
     *lead, length, size = out.meta["val"].shape
     ids = torch.arange(math.prod(lead) * size).view(*lead, 1, size).expand(*lead, length, size)
     read = reader(out, ids)
@@ -268,7 +271,8 @@ def _heads(walk: Walk, query: fx.Node, key: fx.Node, value: fx.Node, out: fx.Nod
         Part(*x.source, _numbered(way[whole]))  # type: ignore[index]
         for x, way in zip((q, k, v), ways, strict=True)
     )
-    return Heads(query_part, key_part, value_part, Part(*read[0], _numbered(places.view(-1, size)[whole])), mates)
+    out_part = Part(*read[0], _numbered(places.view(-1, size)[whole]))
+    return Heads(query_part, key_part, value_part, out_part, mates, normed=q.normed or k.normed)
 
 
 def _numbered(index: Tensor) -> Index:

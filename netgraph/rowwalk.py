@@ -2,13 +2,14 @@
 
 They are sent through the recorded graph from the layers that make them through views, transposes, cuts and repeats, and
 on to the layer that reads them. What is no mere move of one layer's numbers has no rows. Adding to them others of the
-same layer, as rotary positions do, gives each number a *mate*.
+same layer, as rotary positions do, gives each number a *mate*. A norm over the last dimension leaves numbers where they
+are, and is noted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeGuard, cast
 
@@ -28,16 +29,23 @@ MOVES = frozenset(
 STILL = frozenset(
     f"aten.{name}" for name in ("contiguous", "clone", "alias", "detach", "dropout", "to", "_to_copy", "neg")
 )
+NORMS = ("aten.layer_norm", "aten.rms_norm")
 PRODUCTS = {"aten.linear": (1, 2, 0), "aten.addmm": (2, 0, 1), "aten.mm": (1, None, 1), "aten.matmul": (1, None, 1)}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Row numbers in place of the numbers of a tensor: ``own``, and of what rotary positions add, ``mate``."""
+    """Row numbers in place of the numbers of a tensor: ``own``, of what rotary positions add ``mate``, and whether a norm stands between."""
 
     source: tuple[str, int, str | None]
     own: Tensor
     mate: Tensor | None = None
+    normed: bool = False
+
+    @property
+    def columns(self) -> Rows:
+        """The same with the last two dimensions exchanged."""
+        return replace(self, own=self.own.mT, mate=None if self.mate is None else self.mate.mT)
 
 
 def reader(node: fx.Node, ids: Tensor) -> tuple[tuple[str, int, str | None], Tensor] | None:
@@ -101,6 +109,19 @@ def _is_scale(node: fx.Node, held: Mapping[fx.Node, Any]) -> bool:
     return len(mine) == 1 and mine[0].meta["val"].shape == node.meta["val"].shape and not any(map(_is_learned, others))
 
 
+def _scaled_each(node: fx.Node) -> fx.Node | None:
+    """Return the vectors that a node multiplies or divides by one learned number each, as a norm written by hand does."""
+    operands = [n for n in node.args if isinstance(n, fx.Node)]
+    shape = node.meta["val"].shape
+    if len(operands) != 2 or not shape or shape[-1] == 1:
+        return None
+    for vectors, scale in (operands, operands[::-1]):
+        sizes = scale.meta["val"].shape
+        if vectors.meta["val"].shape == shape and sizes and sizes[-1] == 1 and _is_learned(scale):
+            return vectors
+    return None
+
+
 @lru_cache(maxsize=4096)
 def _is_learned(node: fx.Node) -> bool:
     """Tell whether a layer or a table had a part in a node; positions have none."""
@@ -134,6 +155,9 @@ class Walk:
         operands = {n: r for n in node.all_input_nodes if (r := self.rows(n)) is not None}
         if not operands:
             return None
+        normed = self._normed(node, name)
+        if normed is not None:
+            return normed
         if name in ("aten.add", "aten.sub") and len(operands) == 2:
             return self._turned(*operands.values())
         sources = {r.source for rows in operands.values() for r in (rows if isinstance(rows, list) else [rows])}
@@ -141,22 +165,29 @@ class Walk:
             return None
         return self._moved(node, operands, sources.pop())
 
+    def _normed(self, node: fx.Node, name: str) -> Rows | None:
+        """Return what a norm over the last dimension is given, or what is multiplied by one learned number for each vector."""
+        given = node.args[0] if name in NORMS else _scaled_each(node) if name in ("aten.mul", "aten.div") else None
+        rows = self.rows(given)
+        return replace(rows, normed=True) if isinstance(rows, Rows) else None
+
     def _turned(self, own: Any, mate: Any) -> Rows | None:
         """Add up numbers and their mates, of one layer."""
         plain = isinstance(own, Rows) and isinstance(mate, Rows) and own.mate is None and mate.mate is None
-        return Rows(own.source, own.own, mate.own) if plain and own.source == mate.source else None
+        if not plain or own.source != mate.source:
+            return None
+        return Rows(own.source, own.own, mate.own, own.normed or mate.normed)
 
     def _moved(self, node: fx.Node, operands: Mapping[fx.Node, Any], source: Any) -> Any:
         own = _moved(node, {n: _each(rows, lambda r: r.own) for n, rows in operands.items()})
         if own is None:
             return None
-        turned = any(
-            r.mate is not None for rows in operands.values() for r in (rows if isinstance(rows, list) else [rows])
-        )
+        each = [r for rows in operands.values() for r in (rows if isinstance(rows, list) else [rows])]
+        turned, normed = (any(found) for found in zip(*((r.mate is not None, r.normed) for r in each), strict=True))
         mate = _moved(node, {n: _each(rows, _mate_or_none) for n, rows in operands.items()}) if turned else None
         if isinstance(own, (list, tuple)):
-            return [Rows(source, x, None if mate is None else mate[i]) for i, x in enumerate(own)]
-        return Rows(source, own, mate)
+            return [Rows(source, x, None if mate is None else mate[i], normed) for i, x in enumerate(own)]
+        return Rows(source, own, mate, normed)
 
 
 def _each(rows: Any, take: Any) -> Any:
