@@ -3,9 +3,10 @@
 Accuracy on test data and relative function error, |outputs - base's| / |base's|, without labels, for each network, share
 of units kept, way of merging and rung of repair. On ``mlp`` with its first seed every coarsener stands with the affinity `cosine`,
 every affinity with `hem` (k-means and Ward hear none), and four coarseners with a budget of units besides, with other seeds those
-of `SOME`; on the larger networks, without tuning, those of `FEW`, on ResNet also with its residual streams whole. Beside them, in the same run: `magnitude`, which prunes, and `random`, with the same repairs (with
+of `SOME`; on the larger networks, without tuning, those of `FEW`, where there are residual streams also with these whole. Beside them, in the same run: `magnitude`, which prunes, and `random`, with the same repairs (with
 ridge, pruning is refitted by least squares), and torch-pruning's L1, also with norms' statistics estimated anew.
-Repair sees training inputs without labels; accuracies and errors are of test inputs.
+Repair sees training inputs without labels; accuracies and errors are of test inputs. Heads merge in one basis, and
+where there is no batch norm the rung that estimates its statistics is left out.
 
     .venv/bin/python benchmarks/trained.py --folder nets               # once, an hour or more
     .venv/bin/python benchmarks/merging.py --folder nets --seeds 3
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from trained import RECIPES, data_of, trained
 
 import netgraph as ng
+from netgraph.coarsen.gauge import in_one_basis, rotatable
 from netgraph.coarsen.judging import function_error, outputs
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.repair import RUNGS, repair
@@ -51,14 +53,21 @@ COARSENERS = (
 AFFINITIES = ("both", "correlation", "normed", "radial", "relu")
 FEW = ("magnitude", "random", "hem", "ward")  # on the larger networks, without tuning
 SOME = ("magnitude", "random", "hem", "kmeans", "ward")  # on mlp, with further seeds
+STREAMS = ("resnet20", "transformer")  # have residual streams
 SEEN = {"mlp": 4096, "resnet20": 512, "vgg": 512, "transformer": 256}  # training inputs for repair and choice
 JUDGED = {"mlp": 10_000, "resnet20": 1000, "vgg": 1000, "transformer": 500}  # test inputs
+
+
+SPREADS = {
+    False: "", True: ", budget of units", "inner": ", streams whole", "inner budget": ", streams whole, budget of units",
+}  # fmt: skip
 
 
 class Way(NamedTuple):
     """What is asked of `netgraph.build_hierarchy`: the ratio of units kept on each axis, or a budget ``spread`` over them.
 
-    With ``spread="inner"`` residual streams, the axes that several layers make, stay whole and the others make up for it.
+    With ``spread="inner"`` residual streams, the axes that several layers make, stay whole and the others make up for it,
+    all alike; with ``"inner budget"`` a budget is spread over these others.
     """
 
     coarsener: str
@@ -102,16 +111,19 @@ def ways(name: str, seed: int, given: argparse.Namespace) -> list[Way]:
         found = [Way(c) for c in (SOME if name == "mlp" else FEW)]
         spreads = ["ward"] if name == "mlp" else ["magnitude", "ward"] * given.budgets
     found += [Way(c, spread=True) for c in spreads]
-    found += [Way(c, spread="inner") for c in FEW if name == "resnet20"]
+    if name in STREAMS:
+        found += [Way(c, spread="inner") for c in FEW] + [Way("ward", spread="inner budget")] * given.budgets
     return [way for way in found if not given.coarsener or way.coarsener in given.coarsener]
 
 
 def rows(name: str, seed: int, given: argparse.Namespace, known: set[Any]) -> Iterator[dict[str, Any]]:
     """Yield the measurements of one network that are not known yet."""
     base, data = trained(name, seed, given.folder), data_of(name)
-    rungs = RUNGS if given.everything or given.tune or name == "mlp" else RUNGS[:-1]
+    rungs = [rung for rung in RUNGS if rung != "tune" or given.everything or given.tune or name == "mlp"]
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed + 1))[: SEEN[name]]
     seen, judge = data.ready(data.train.inputs[chosen]), Judge(base, data, JUDGED[name])
+    if not any(isinstance(module, nn.BatchNorm2d) for module in base.modules()):
+        rungs.remove("norms")
     spec = ng.trace(base, seen[:2])
     head = {"network": name, "seed": seed, "base": judge.base, "judged": JUDGED[name], "seen": SEEN[name]}
     for ratio in given.ratio or RATIOS[name]:
@@ -129,8 +141,12 @@ def merged(
     base: nn.Module, spec: UnitSpec, seen: Tensor, judge: Judge, way: Way, ratio: float, rungs: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every rung of repair of one merging; a budget is spread twice, without data and with."""
-    budget = way.spread is True
-    size = {"budget": f"units={ratio}"} if budget else {"ratio": inner(spec, ratio) if way.spread else ratio}
+    budget = way.spread in (True, "inner budget")
+    size: dict[str, Any] = (
+        {"budget": f"units={ratio}"} if budget else {"ratio": inner(spec, ratio) if way.spread else ratio}
+    )
+    size |= {"keep": streams(spec)} if way.spread == "inner budget" else {}
+    rotating = rotatable(base, spec, seen[:2], [axis.name for axis in spec.free])
     for kinds in (rungs[:2], rungs[2:]) if budget else (rungs,):
         started, informed = time.process_time(), budget and "ridge" in kinds
         level = ng.build_hierarchy(
@@ -140,18 +156,24 @@ def merged(
         ).levels[1]  # fmt: skip
         spent = time.process_time() - started
         for rung in kinds:
-            network, started = coarse_network(base, spec, level.transfers).eval(), time.process_time()
-            repair(base, spec, level.transfers, network, rung=rung, data=seen)
+            started, fine = time.process_time(), in_one_basis(base, spec, level.transfers, rotating)
+            network = coarse_network(fine, spec, level.transfers).eval()
+            repair(fine, spec, level.transfers, network, rung=rung, data=seen)
             seconds = round(spent + time.process_time() - started, 2)
             yield rung, judge(network) | {"parameters": level.n_parameters, "units": level.n_units, "seconds": seconds}
 
 
 def inner(spec: UnitSpec, ratio: float) -> dict[str, float]:
     """Return the ratio of each axis that keeps a share of all units and every unit of residual streams."""
-    makers = Counter(layer.axis for layer in layers(spec))
-    within = [axis for axis in spec.free if makers[axis.name] == 1]
+    within = [axis for axis in spec.free if axis.name not in streams(spec)]
     removed = (1 - ratio) * sum(axis.size for axis in spec.free) / sum(axis.size for axis in within)
     return {"*": 1.0} | {axis.name: 1 - removed for axis in within}
+
+
+def streams(spec: UnitSpec) -> list[str]:
+    """Return the axes that several layers make."""
+    makers = Counter(layer.axis for layer in layers(spec))
+    return [axis.name for axis in spec.free if makers[axis.name] > 1]
 
 
 def pruned(base: nn.Module, seen: Tensor, judge: Judge, ratio: float) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -208,7 +230,7 @@ def summary(name: str) -> str:
     groups: dict[Any, dict[str, list[dict[str, Any]]]] = {}
     for row in found:
         way = row["coarsener"] + (f", {row['affinity']}" if row["affinity"] not in ("", "cosine") else "")
-        way += {False: "", True: ", budget of units", "inner": ", streams whole"}[row["spread"]]
+        way += SPREADS[row["spread"]]
         groups.setdefault((-row["ratio"], way), {}).setdefault(row["repair"], []).append(row)
     for (ratio, way), rungs in sorted(groups.items()):
         cells = [_cell(rungs.get(rung, [])) for rung in RUNGS]

@@ -6,7 +6,7 @@
               permuted activations for interpolation repair", ICLR 2023, section 3.
 ``ridge``     besides, each layer's weights are fitted by least squares so that from the coarse network's inputs they give
               what the fine layer answers (`netgraph.coarsen.refit`), layer after layer.
-``tune``      besides, a short training towards the fine network's own outputs.
+``tune``      besides, a short training towards the fine network's own outputs (`netgraph.coarsen.tuning`).
 
 The fine and the coarse network run side by side, all calibration batches at once, so each layer is repaired on inputs
 that come out of repaired layers: one pass of both networks in all.
@@ -21,19 +21,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from netgraph.coarsen.judging import batches_of, outputs
+from netgraph.coarsen.judging import batches_of
 from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.normscale import fold
 from netgraph.coarsen.refit import Refit
 from netgraph.coarsen.rescale import rescale
 from netgraph.coarsen.transfer import Transfer
-from netgraph.coarsen.verify import tensors_of
+from netgraph.coarsen.tuning import tune
 from netgraph.errors import NetgraphError
 from netgraph.layers import LAYERS, NORM
 from netgraph.program import GraphNetwork
 from netgraph.spec import UnitSpec
 from netgraph.steps import Stop
-from netgraph.structure import normalise_example
 
 RUNGS = ("none", "rescale", "norms", "ridge", "tune")
 
@@ -69,7 +68,7 @@ def repair(
     data: Any = None,
     batch: int = 64,
     strength: float | None = None,
-    steps: int = 500,
+    steps: int = 1000,
     seed: int = 0,
 ) -> Repair:
     """Repair a coarse network in place.
@@ -95,7 +94,7 @@ def repair(
     steps : int
         Of the tuning.
     seed : int
-        Order of the batches in tuning.
+        Of the tuning's order and mixtures.
 
     Returns
     -------
@@ -120,7 +119,7 @@ def repair(
             fine, coarse, batches, Refit(spec, transfers, traced_state(model), coarse.tensors(), strength), done
         )
         if rung == "tune":
-            tune(fine, coarse, batches, steps=steps, seed=seed)
+            tune(fine, coarse, data, steps=steps, batch=batch, seed=seed)
         coarse.train(training)
     return done
 
@@ -182,32 +181,3 @@ def estimated(stop: Stop, *, keep: bool) -> bool:
     mean.copy_(m)
     variance.copy_(v)
     return True
-
-
-def tune(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], *, steps: int, seed: int) -> None:
-    """Train a coarse network towards the fine one's outputs: Adam, learning rate 1e-3 falling to 0 as a cosine.
-
-    Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, with the squared error of outputs.
-    Batch norm keeps its statistics, and dropout is off.
-    """
-    wanted = outputs(fine, batches)
-    free = [p for p in coarse.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(free, lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    order = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        i = int(torch.randint(len(batches), (1,), generator=order))
-        loss = sum(
-            (x - y).square().mean() / y.square().mean().clamp_min(1e-12)
-            for x, y in zip(tensors_of(_run(coarse, batches[i])), wanted[i], strict=True)
-            if y.is_floating_point()
-        )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[union-attr]
-        optimizer.step()
-        schedule.step()
-
-
-def _run(network: GraphNetwork, batch: Any) -> Any:
-    args, kwargs = normalise_example(batch)
-    return network(*args, **kwargs)

@@ -13,6 +13,7 @@ from netgraph.coarsen.repair import RUNGS, repair
 from netgraph.coarsen.rescale import variance_share
 from netgraph.coarsen.ridge import STRENGTHS, Sums, chosen, solved
 from netgraph.coarsen.transfer import Transfer
+from netgraph.coarsen.tuning import mixtures
 from netgraph.coarsen.weights import prolong
 from netgraph.models.mlp import mlp
 
@@ -159,6 +160,21 @@ def joined(groups=1, strength=1e-9, rung="ridge"):
     coarse = coarse_network(model, spec, transfers).eval()
     done = repair(model, spec, transfers, coarse, rung=rung, data=data, strength=strength)
     return model, spec, transfers, coarse, data, done
+
+
+def test_mixtures_lie_between_two_inputs_of_a_round_and_tokens_stay_whole():
+    data, random = torch.eye(10).double(), torch.Generator().manual_seed(0)
+    drawn = [args[0] for args, _ in mixtures(data, 4, 5, random)]
+    assert all(len(rows) == 5 and bool((rows >= 0).all()) for rows in drawn)
+    for rows in drawn:  # inputs are unit vectors, so that rows tell the shares they are made of
+        torch.testing.assert_close(rows.sum(1), torch.ones(5).double())
+        assert int((rows > 0).sum(1).max()) == 2
+    seen = [set((torch.cat(pair) > 0).any(0).nonzero().flatten().tolist()) for pair in (drawn[:2], drawn[2:])]
+    assert seen == [set(range(10))] * 2  # two batches of five are a round
+    tokens = torch.arange(10)[:, None]
+    (args, kwargs), *_ = mixtures({"ids": tokens, "scale": data}, 1, 10, random)
+    assert not args
+    torch.testing.assert_close(kwargs["scale"], data[kwargs["ids"].flatten()])
 
 
 def test_what_is_left_at_a_residual_join_is_orthogonal_to_what_its_layer_reads():
