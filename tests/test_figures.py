@@ -1,6 +1,7 @@
 """Figures: what they show is checked on what they draw, against the hierarchy and slow loops."""
 
 import re
+import unicodedata
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -78,6 +79,7 @@ def test_every_figure_is_a_picture_and_a_vector_file(hierarchy, tmp_path, name):
 def test_names_are_drawn_in_one_line_and_never_as_formulas(name):
     drawn = shown(name)
     assert not re.search(r"(?<!\\)\$|[\n\r\x00]", drawn)
+    assert not any(unicodedata.category(c).startswith("C") for c in drawn)  # nor does one turn the direction of a line
     drawn.encode("utf-8")
 
 

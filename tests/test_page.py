@@ -211,6 +211,8 @@ class TestInABrowser:
         box = driver.find_element("id", "search")
         box.send_keys("2[17]\n")
         assert driver.find_element("css selector", "#selected h2").text == "2[17]"
+        driver.find_element("id", "collapse").click()
+        assert not driver.find_elements("css selector", "#selected h2")
         box.clear()
         box.send_keys("nothing like it")
         assert driver.find_element("id", "said").get_attribute("textContent") == "0 axes found."

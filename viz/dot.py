@@ -1,7 +1,8 @@
 """DOT, the language of Graphviz (Gansner, North, Software: Practice and Experience 30(11), 2000).
 
 All text is written for Graphviz's escaped strings. Braces, bars and angle brackets mean fields in record shapes, so
-labels escape them too: a label is the name it shows, whatever shape the nodes are given.
+labels escape them too: a label is the name it shows, whatever shape the nodes are given. Weights stand in quotes: a
+number of the language has no exponent.
 """
 
 from __future__ import annotations
@@ -41,5 +42,5 @@ def dot(graph: FlatGraph) -> Iterator[str]:
         yield row % (i, label, axes[axis], *numbers)
     ends = graph.rows.tolist(), graph.columns.tolist()
     for i, j, weight, relation in zip(*ends, graph.values.astype(float).tolist(), graph.relations(), strict=True):
-        yield f"n{i} -- n{j} [weight={weight!r} relation={relation}];\n"
+        yield f'n{i} -- n{j} [weight="{weight!r}" relation={relation}];\n'
     yield "}\n"

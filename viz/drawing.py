@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ ORDERED = 2048  # aggregates that are put in order by likeness; more stand by nu
 
 def shown(name: str, length: int = 32) -> str:
     """Return a name as matplotlib can draw it: in one line, short, and no formula."""
-    name = re.sub(r"[^\S ]|[^\x20-\U0010ffff]|[\ud800-\udfff\x7f]", "·", name)
+    name = "".join(c if c.isprintable() else "·" for c in name)  # what turns the direction of a line is not, either
     return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
 
 
@@ -82,7 +81,7 @@ def draw_affinity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     n, k = len(order), int(chain(hierarchy, axis)[-1].max(initial=-1)) + 1
     low, high = np.percentile(matrix.data, [1, 99]) if matrix.nnz else (0.0, 1.0)
     panels = figure.subplots(1, 2)
-    titles = (f"axis {shown(axis)}: {n:,} units as they are", f"ordered by {k:,} aggregates")
+    titles = (f"axis {shown(axis)}\n{n:,} units as they are", f"\nordered by {k:,} aggregates")
     for ax, title, drawn in zip(panels, titles, (matrix, matrix[order][:, order]), strict=True):
         image = ax.imshow(picture(drawn), vmin=low, vmax=high, interpolation="nearest", extent=(0, n, n, 0))
         ax.set_title(title)

@@ -1,6 +1,14 @@
 // Keys, pointer, search, threshold, colours and theme; and the first view.
 
 let current = null;
+const hint = byId("selected").firstElementChild;
+
+function unfocused() {
+  if (current) cy.getElementById(current).removeClass("focus");
+  current = null;
+  unmarked();
+  byId("selected").replaceChildren(hint);
+}
 
 function focusOn(node, quiet = false) {
   if (!node || node.empty()) return;
@@ -72,8 +80,8 @@ function searched() {
   const button = (h) => el("button", { type: "button", className: "link", textContent: plain(DATA.axes[h.a].name, 30) + (h.unit === null ? "" : `[${h.unit}]`), onclick: () => goTo(0, h.a, h.unit) });
   const more = hits.length > 12 ? [el("li", { textContent: `and ${hits.length - 12} more` })] : [];
   byId("results").replaceChildren(...hits.slice(0, 12).map((h) => el("li", {}, button(h))), ...more);
-  const kept = new Set(hits.map((h) => h.a));
-  cy.batch(() => cy.nodes().forEach((n) => { n.toggleClass("dim", text.trim() !== "" && n.data("axis") !== undefined && !kept.has(n.data("axis"))); }));
+  sought = text.trim() ? new Set(hits.map((h) => h.a)) : null;
+  cy.batch(() => cy.elements().forEach((e) => { if (isDim(e.data()) !== e.hasClass("dim")) e.toggleClass("dim"); }));
   if (text.trim()) say(hits.length === 1 ? "1 axis found." : `${hits.length} axes found.`);
   return hits;
 }
@@ -102,7 +110,7 @@ byId("threshold").addEventListener("input", (event) => {
   sift();
 });
 byId("fit").addEventListener("click", () => fitted());
-byId("collapse").addEventListener("click", () => { openAxes.clear(); openUnits.clear(); restage(); current = null; fitted(true); });
+byId("collapse").addEventListener("click", () => { openAxes.clear(); openUnits.clear(); restage(); unfocused(); fitted(true); });
 byId("theme").addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; themed(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
 

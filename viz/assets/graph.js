@@ -13,6 +13,17 @@ function ramp(t) {
   return `rgb(${CIVIDIS[i].map((c, k) => Math.round(c + (CIVIDIS[i + 1][k] - c) * (at - i))).join(",")})`;
 }
 
+// Black or white, whichever is further from a colour in luminance (WCAG 2.2, relative luminance).
+const inks = new Map();
+function inkOn(color) {
+  if (!inks.has(color)) {
+    const parts = color[0] === "#" ? color.match(/\w\w/g).map((x) => parseInt(x, 16)) : color.match(/\d+/g).map(Number);
+    const [r, g, b] = parts.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    inks.set(color, 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff");
+  }
+  return inks.get(color);
+}
+
 function colorOf({ type, level, axis, unit }) {
   const found = DATA.levels[level].axes[axis], one = type === "unit";
   if (colorBy === "kind") return OKABE_ITO[KINDS.indexOf(DATA.axes[axis].kind) % OKABE_ITO.length] || OKABE_ITO[5];
@@ -38,7 +49,7 @@ function look() {
   return [
     { selector: "node", style: { shape: "round-rectangle", width: UNIT, height: UNIT, "z-index-compare": "manual", "z-index": "data(z)" } },
     { selector: "node[type='unit']", style: { "background-color": "data(color)" } },
-    { selector: "node[type='unit'][label]", style: { label: "data(label)", color: "#fff", "font-size": 8, "text-outline-color": "#000", "text-outline-width": 0.8, "text-outline-opacity": 0.45, ...font } },
+    { selector: "node[type='unit'][label]", style: { label: "data(label)", color: "data(ink)", "font-size": 8, ...font } },
     { selector: "node[type='unit'][open=1]", style: { "background-color": box, "background-opacity": 1, "border-width": 1.5, "border-color": "data(color)", width: "data(w)", height: "data(h)", label: "", "corner-radius": 6 } },
     { selector: "node[type='axis']", style: { label: labelOf, ...font, width: CARD.w, height: CARD.h, "corner-radius": 7, color: ink, "font-size": 12, "line-height": 1.35, "border-width": 1, "border-color": line, "background-fill": "linear-gradient", "background-gradient-direction": "to-right", "background-gradient-stop-colors": (n) => `${n.data("color")} ${n.data("color")} ${surface} ${surface}`, "background-gradient-stop-positions": "0 4 4 100" } },
     { selector: "node[type='axis'][open=1]", style: { "background-fill": "solid", "background-opacity": 0, width: "data(w)", height: "data(h)", "text-valign": "top", "text-margin-y": -5, "text-background-color": back, "text-background-opacity": 0.9, "text-background-padding": 2, "border-width": 1.5, "border-color": "data(color)" } },
@@ -70,6 +81,8 @@ const cy = cytoscape({
 
 let stage = { nodes: new Map(), edges: new Map(), at: new Map() };
 let threshold = 0;
+let sought = null; // axes that were searched for, null where nothing was
+const isDim = ({ axis, source, target }) => sought !== null && (source === undefined ? axis !== undefined && !sought.has(axis) : [source, target].every((id) => isDim(stage.nodes.get(id))));
 const isLight = ({ kind, weight }) => kind !== "transfer" && weight < threshold;
 
 // Bring the stage to what is open now. Only what differs is touched: all else keeps its style and its picture.
@@ -82,15 +95,19 @@ function restage() {
     for (const [id, data] of stage.nodes) {
       if (before.nodes.has(id)) { changed(id, before); continue; }
       const { x, y } = stage.at.get(id);
-      fresh.push({ group: "nodes", data: { ...data, ...shade(data) }, position: { x, y } });
+      fresh.push({ group: "nodes", data: { ...data, ...shade(data) }, position: { x, y }, classes: isDim(data) ? "dim" : "" });
     }
-    for (const [id, data] of stage.edges) if (!before.edges.has(id)) fresh.push({ group: "edges", data, classes: isLight(data) ? "light" : "" });
+    for (const [id, data] of stage.edges) if (!before.edges.has(id)) fresh.push({ group: "edges", data, classes: `${isLight(data) ? "light" : ""} ${isDim(data) ? "dim" : ""}` });
     cy.add(fresh);
   });
   toldBeyond();
 }
 
-const shade = (data) => (data.axis === undefined ? {} : { color: colorOf(data), kept: DATA.axes[data.axis].kept ? 1 : 0 });
+function shade(data) {
+  if (data.axis === undefined) return {};
+  const color = colorOf(data);
+  return { color, ink: inkOn(color), kept: DATA.axes[data.axis].kept ? 1 : 0 };
+}
 
 function changed(id, before) {
   const data = stage.nodes.get(id), old = before.nodes.get(id), { x, y } = stage.at.get(id), was = before.at.get(id);
@@ -100,7 +117,7 @@ function changed(id, before) {
 }
 
 function recolored() {
-  cy.batch(() => cy.nodes().forEach((n) => { if (n.data("axis") !== undefined) n.data("color", colorOf(n.data())); }));
+  cy.batch(() => cy.nodes().forEach((n) => { n.data(shade(n.data())); }));
 }
 
 // Hide edges lighter than the threshold.

@@ -75,7 +75,7 @@ function likenessOf(level, axis, unit) {
 
 // A name as one short line; the end says most, so long names lose their beginning.
 function plain(name, length = 24) {
-  const line = name.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "·");
+  const line = name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "·");
   return line.length > length ? "…" + line.slice(1 - length) : line || "(no name)";
 }
 

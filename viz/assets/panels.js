@@ -72,9 +72,13 @@ function showSelected(node) {
 
 // The units above and below a unit, on whichever level they are shown.
 let marked = [];
-function markKin(node) {
+function unmarked() {
   for (const id of marked) cy.getElementById(id).removeClass("kin");
   marked = [];
+}
+
+function markKin(node) {
+  unmarked();
   const { type, level, axis, unit } = node.data();
   if (type !== "unit") return;
   const kin = new Set([level + ":" + unit]);
