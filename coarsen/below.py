@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from netgraph.capture import named_state
 from netgraph.chains import chains
 from netgraph.coarsen.budget import Budget, spread
+from netgraph.coarsen.corresponding import corresponding
 from netgraph.coarsen.depth import Shortening, Shorter, shortened
 from netgraph.coarsen.gap import Gap
 from netgraph.coarsen.gauge import Turns, aligning, applied, lifted, rotatable, rotated
@@ -147,9 +148,10 @@ class Making:
     # depth and space change the base
 
     def _shortened(self, reasons: dict[str, Any]) -> tuple[Shortening, ...]:
-        found, why = chains(self._here())  # blocks that have merged to unlike sizes are no longer alike
+        here = self._here()
+        found, why = chains(here)  # blocks that have merged to unlike sizes are no longer alike
         steps = [shortened(chain, self.state, self.way.ratio(chain.name), seed=self.way.seed) for chain in found]
-        short = tuple(step for step in steps if step is not None)
+        short = tuple(corresponding(here, self.state, step) for step in steps if step is not None)
         if not short:
             reasons["unable"] = {"depth": _why_no_chain(found, why)}
         return short
@@ -157,13 +159,14 @@ class Making:
     def _rebase(self, short: tuple[Shortening, ...], pool: int) -> None:
         """Take another base, shorter or of lower resolution; what has merged of it stays merged."""
         base = traced_state(self.base)
+        # units that have merged are numbered otherwise there
+        wide = [corresponding(self.spec, base, step) for step in short] if self.whole else short
         self.pool, self.dropped = pool, self.dropped.union(*(step.dropped for step in short))
         self.spec = self.specs[pool]
         if self.dropped:
             self.spec = without_blocks(self.spec, named_state(self.root), self.dropped)
-        shorter = Shorter(short)
-        self.state = shorter.inject(self.state)
-        self.unturned = coarse_network(self.root, self.spec, {}, state=shorter.inject(base))
+        self.state = Shorter(short).inject(self.state)
+        self.unturned = coarse_network(self.root, self.spec, {}, state=Shorter(wide).inject(base))
         self.whole = {axis: t for axis, t in self.whole.items() if axis in self.spec.axes}
 
     # channels

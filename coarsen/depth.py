@@ -8,7 +8,7 @@ a pair stacked along a dimension of their own, the maps are those of any axis (`
 
 A block's ends are what its branches are proportional to (`netgraph.chains`), so that the prolonged pair does two half steps
 where the block did a whole one: x + f(x) becomes x + f(x)/2 + f(x + f(x)/2)/2. Where f is zero that is the same; else it
-differs by f'(x) f(x) / 4, of second order in f. Chang et al., "Multi-level residual networks from dynamical systems view",
+differs by f'(x) f(x) / 4, of second order in f. Units inside a block are first put in the order of the first block's. Chang et al., "Multi-level residual networks from dynamical systems view",
 ICLR 2018, section 4.
 """
 
@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
@@ -28,6 +29,9 @@ from netgraph.chains import Chain
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.hem import augmented_matching
 from netgraph.coarsen.transfer import HALVES, Transfer
+
+
+Orders = dict[str, dict[int, NDArray[np.int64]]]  # by parameter and dimension: the unit that comes to each place
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +43,14 @@ class Shortening:
     chain : Chain
     transfer : Transfer
         From blocks to coarse blocks; aggregates are runs of neighbours.
+    orders : dict of str to dict of int to int array
+        In which order units inside a block answer to those of the first of its aggregate (`netgraph.coarsen.corresponding`);
+        parameters that are not there are numbered alike.
     """
 
     chain: Chain
     transfer: Transfer
+    orders: Orders = field(default_factory=dict)
 
     @cached_property
     def kept(self) -> tuple[str, ...]:
@@ -115,7 +123,9 @@ class Shorter:
 
     def __init__(self, steps: Iterable[Shortening]) -> None:
         self.families: dict[str, Family] = {}  # by the name of every member
+        self.orders: Orders = {}
         for step in steps:
+            self.orders |= step.orders
             for name in step.chain.names:
                 column = np.array(step.chain.family(name))
                 for i in range(step.transfer.n_coarse):
@@ -155,7 +165,7 @@ class Shorter:
             if family is None or len(family.members) == 1:
                 out[name] = tensor.clone()
             elif name == family.members[0] and all(member in state for member in family.members):
-                parts = [state[member] for member in family.members]
+                parts = [_turned(state[member], self.orders.get(member, {})) for member in family.members]
                 divisor = len(parts) ** power if family.is_end == ends else 1
                 out[name] = _total(parts, divisor) if tensor.is_floating_point() else tensor.clone()
         return out
@@ -167,8 +177,15 @@ class Shorter:
             members = self.family(name)
             shared = family is not None and family.is_end == ends and tensor.is_floating_point() and len(members) > 1
             part = tensor / len(members) ** power if shared else tensor
-            out |= {member: part.clone() for member in members}
+            out |= {member: _turned(part, self.orders.get(member, {}), back=True) for member in members}
         return out
+
+
+def _turned(tensor: Tensor, orders: Mapping[int, NDArray[np.int64]], *, back: bool = False) -> Tensor:
+    """Return a tensor of its own with dimensions in another order, or in their own again."""
+    for dim, order in orders.items():
+        tensor = tensor.index_select(dim, torch.as_tensor(np.argsort(order) if back else order, device=tensor.device))
+    return tensor if orders else tensor.clone()
 
 
 def _total(parts: Sequence[Tensor], divisor: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from netgraph.bundle import read_bundle, write_bundle
 from netgraph.chains import Chain
-from netgraph.coarsen.depth import Shortening
+from netgraph.coarsen.depth import Orders, Shortening
 from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.coarsen.level import Level
 from netgraph.coarsen.network import coarse_network
@@ -77,7 +77,10 @@ def _write(hierarchy: Hierarchy, folder: Path) -> None:
     seconds = [level.seconds for level in hierarchy.levels]
     document = {"format": 1, "options": hierarchy.options, "transfers": transfers, "seconds": seconds}
     if hierarchy.ways:
-        document["chains"] = [[_chain_to(step) for step in level.chains] for level in hierarchy.levels]
+        document["chains"] = [
+            [_chain_to(step, f"{i}.{n}", aggregates) for n, step in enumerate(level.chains)]
+            for i, level in enumerate(hierarchy.levels)
+        ]
         document["pools"] = [level.pool for level in hierarchy.levels]
     write_bundle(folder / INDEX, aggregates, document)
 
@@ -124,7 +127,7 @@ def _hierarchy(
     pools = document.get("pools") or [1] * n_levels
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
         transfers = {name: Transfer(aggregates[f"{i}.{n}"].numpy()) for n, name in enumerate(names)}
-        short = tuple(_chain_from(known) for known in chains[i])
+        short = tuple(_chain_from(known, f"{i}.{n}", aggregates) for n, known in enumerate(chains[i]))
         if short or (i and pools[i] != pools[i - 1]):
             spec = trace(model, example)  # another graph, not the one above with other sizes
         spec = spec.resized({name: t.n_coarse for name, t in transfers.items()})
@@ -133,15 +136,20 @@ def _hierarchy(
     return Hierarchy(levels, options)
 
 
-def _chain_to(step: Shortening) -> dict[str, Any]:
-    chain = step.chain
+def _chain_to(step: Shortening, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return a chain as data; the orders of its inner units go among the tensors."""
+    chain, orders = step.chain, [(name, dim) for name, dims in step.orders.items() for dim in dims]
+    tensors |= {f"{place}.order{i}": torch.from_numpy(step.orders[name][dim]) for i, (name, dim) in enumerate(orders)}
     known = {"blocks": list(chain.blocks), "names": list(chain.names), "ends": sorted(chain.ends)}
-    return {**known, "aggregates": step.transfer.aggregates.tolist()}
+    return {**known, "aggregates": step.transfer.aggregates.tolist(), "orders": orders}
 
 
-def _chain_from(known: Mapping[str, Any]) -> Shortening:
+def _chain_from(known: Mapping[str, Any], place: str, tensors: Mapping[str, Tensor]) -> Shortening:
     chain = Chain(tuple(known["blocks"]), tuple(known["names"]), frozenset(known["ends"]))
-    return Shortening(chain, Transfer(np.array(known["aggregates"], dtype=np.int64)))
+    orders: Orders = {}
+    for i, (name, dim) in enumerate(known.get("orders", ())):  # hierarchies of before have none
+        orders.setdefault(name, {})[int(dim)] = tensors[f"{place}.order{i}"].numpy()
+    return Shortening(chain, Transfer(np.array(known["aggregates"], dtype=np.int64)), orders)
 
 
 def _own_state(model: nn.Module) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph.coarsen import onepass
@@ -239,6 +240,11 @@ def _way(
         kept = (aggregates[:, None] >= 0) & (way.aggregates >= 0)
         aggregates, scale = np.where(kept, both, -1).ravel(), np.outer(scale, way.scale).ravel()
     return Way(aggregates, scale)
+
+
+def placed(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> NDArray[np.int64]:
+    """Return where each number along a whole dimension of a parameter goes, products and parts included, (n,)."""
+    return _way(spec.parameters[name][dim], frozenset(), transfers, spec.sizes, False, 0).aggregates
 
 
 def _joined(ways: list[Way]) -> Way:
