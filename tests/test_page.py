@@ -211,6 +211,9 @@ class TestInABrowser:
         box = driver.find_element("id", "search")
         box.send_keys("2[17]\n")
         assert driver.find_element("css selector", "#selected h2").text == "2[17]"
+        box.clear()
+        box.send_keys("0[3]\n")  # not of 0.in, which stands before it
+        assert driver.find_element("css selector", "#selected h2").text == "0[3]"
         driver.find_element("id", "collapse").click()
         assert not driver.find_elements("css selector", "#selected h2")
         box.clear()

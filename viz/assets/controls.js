@@ -23,6 +23,7 @@ function focusOn(node, quiet = false) {
 
 function goTo(panel, axis, unit = null) {
   if (unit !== null) openAxis(panel, axis, unit);
+  if (cy.zoom() < READABLE) cy.zoom(0.95);
   const id = unit === null ? axisId(panel, axis) : unitId(panel, panel, axis, unit);
   focusOn(cy.getElementById(id));
   byId("graph").focus({ preventScroll: true });
@@ -68,10 +69,12 @@ function pressed(event) {
   event.preventDefault();
 }
 
+// Axes whose name holds what was asked for, the name itself first.
 function found(text) {
   const wanted = text.trim().toLowerCase(), match = wanted.match(/^(.*)\[(\d+)\]?$/);
   const name = match ? match[1] : wanted, unit = match ? Number(match[2]) : null;
   const hits = DATA.axes.map((axis, a) => ({ a, at: axis.name.toLowerCase().indexOf(name) })).filter((h) => h.at >= 0);
+  hits.sort((x, y) => (DATA.axes[y.a].name.toLowerCase() === name) - (DATA.axes[x.a].name.toLowerCase() === name));
   return hits.map(({ a }) => ({ a, unit })).filter((h) => h.unit === null || h.unit < DATA.axes[h.a].sizes[0]);
 }
 

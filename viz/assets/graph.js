@@ -64,7 +64,7 @@ function look() {
     { selector: ".light", style: { display: "none" } },
     { selector: ".dim", style: { opacity: 0.18 } },
     { selector: ".kin", style: { "border-width": 3, "border-color": ink } },
-    { selector: ".focus", style: { "border-width": 3, "border-color": accent, "border-style": "solid", "outline-width": 2, "outline-color": back, "outline-offset": 0 } },
+    { selector: ".focus", style: { "border-width": 2, "border-color": back, "border-style": "solid", "outline-width": 3, "outline-color": accent, "outline-offset": 0 } },
   ];
 }
 
