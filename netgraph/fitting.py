@@ -194,8 +194,9 @@ class Settings:
         from netgraph.fas.problem import Problem
         from netgraph.models.loader import Loader
         from netgraph.models.tasks import AUGMENTATIONS, cross_entropy
-        from netgraph.models.training import evaluate
+        from netgraph.models.training import evaluate, prepare_metrics
 
+        prepare_metrics()
         if self.one_hot and self.task == "lm":
             raise NetgraphError("--one-hot would need a row of the vocabulary for each token; leave it off")
         augment = AUGMENTATIONS[_known("augmentation", self.augment or task.habits.augment, AUGMENTATIONS)]
