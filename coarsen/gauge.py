@@ -282,8 +282,8 @@ def _keeps(model: nn.Module, spec: UnitSpec, example: Any, state: Mapping[str, T
 
 
 def _of_units(heads: Heads, n: int) -> bool:
-    """Tell whether each unit has queries, keys and values of its own."""
-    return all(len(part.index) == n for part in (heads.query, heads.key, heads.value, heads.out))
+    """Tell whether each unit has queries, keys and values of its own, none of whose numbers have merged."""
+    return heads.whole and all(len(part.index) == n for part in (heads.query, heads.key, heads.value, heads.out))
 
 
 def align(hierarchy: Hierarchy, example: Any) -> int:

@@ -109,6 +109,7 @@ def build_hierarchy(
     data: Any = None,
     budget: str | None = None,
     quality: int | None = None,
+    inside_heads: bool = False,
     seed: int = 7619,
     spec: UnitSpec | None = None,
     progress: Progress | None = None,
@@ -148,6 +149,8 @@ def build_hierarchy(
         ``ratio``, from each level to the next.
     quality : int, optional
         Measure what merging costs each axis, and compare so many eigenvalues (`netgraph.coarsen.quality`): ``level.reasons``.
+    inside_heads : bool
+        Merge the numbers inside attention's heads too, those of queries with those of keys; else heads merge whole.
     seed : int
     spec : UnitSpec, optional
         A trace at hand.
@@ -180,7 +183,8 @@ def build_hierarchy(
     limit = None if budget is None else Budget.parsed(budget)
     coarseners = coarseners_of(coarsener)
     weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
-    spec = spec or trace(model, example)
+    spec = spec or trace(model, example, inside_heads=inside_heads)
+    _check_inside(spec, inside_heads)
     keep = tuple(keep)
     kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
     way = Way(coarseners, weigh, ratios, kept, round_to, seed, progress, quality)
@@ -197,14 +201,26 @@ def build_hierarchy(
     name = coarsener if isinstance(coarsener, str) else next(iter(coarseners))
     options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed}
     options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": described(example)}
+    options |= {"inside_heads": True} if spec.inside_heads else {}
     if any(step != {"channels"} for step in steps):
         options["directions"] = ["+".join(d for d in DIRECTIONS if d in step) for step in steps]
     again = partial(
         build_hierarchy, model, example, coarsener=coarsener, affinity=affinity, directions=directions, n_levels=n_levels,
         ratio=ratio, loss=loss, keep=keep, round_to=round_to, repair=repair, data=data, budget=budget, quality=quality,
-        seed=seed, spec=spec,
+        inside_heads=inside_heads, seed=seed, spec=spec,
     )  # fmt: skip
     return Hierarchy(levels, options, again)
+
+
+def _check_inside(spec: UnitSpec, asked: bool) -> None:
+    """Refuse to merge inside heads where there is nothing to."""
+    if not asked or spec.inside_heads:
+        return
+    reasons = [f"{axis.name}: {axis.kept}" for axis in spec.axes.values() if axis.kind == "head" and axis.kept][:3]
+    raise NetgraphError(
+        f"no numbers inside heads may merge: {'; '.join(reasons) or 'the network has no attention of several heads'}; leave "
+        "inside_heads out, or give a spec of netgraph.trace(..., inside_heads=True)"
+    )
 
 
 def one_level(model: nn.Module, example: Any) -> Hierarchy:

@@ -9,6 +9,7 @@ by ``repair="norms"`` or by training. Haber, Ruthotto, Holtham, Jun, "Learning a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def spec_at(model: nn.Module, example: Any, fine: UnitSpec, factor: int) -> Unit
             )
     sides = " x ".join(str(side // factor) for side in images[0].shape[2:])
     try:
-        spec = trace(_free(model), example, before=lambda inputs: averaged(inputs, factor))
+        lower = partial(averaged, factor=factor)
+        spec = trace(_free(model), example, before=lower, inside_heads=bool(fine.inside_heads))
     except TraceError as error:
         raise NetgraphError(
             f"the network does not run at {sides} ({error}); space is for networks that are convolutional up to a "

@@ -122,14 +122,15 @@ def _hierarchy(
         models[0] = filled(arch(), _own_state(models[0]), path, getattr(arch, "__name__", "arch"))
         set_mode(models[0], training=False)
     example = example_of(options["example"])
-    spec, n_levels = trace(models[0], example), len(models)
+    inside = bool(options.get("inside_heads"))
+    spec, n_levels = trace(models[0], example, inside_heads=inside), len(models)
     chains = document.get("chains") or [[]] * n_levels
     pools = document.get("pools") or [1] * n_levels
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
         transfers = {name: Transfer(aggregates[f"{i}.{n}"].numpy()) for n, name in enumerate(names)}
         short = tuple(_chain_from(known, f"{i}.{n}", aggregates) for n, known in enumerate(chains[i]))
         if short or (i and pools[i] != pools[i - 1]):
-            spec = trace(model, example)  # another graph, not the one above with other sizes
+            spec = trace(model, example, inside_heads=inside)  # another graph, not the one above with other sizes
         spec = spec.resized({name: t.n_coarse for name, t in transfers.items()})
         seconds = document["seconds"][i]
         levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=short, pool=pools[i]))

@@ -75,6 +75,9 @@ Affinity = Annotated[
 ]  # fmt: skip
 Levels = Annotated[int, typer.Option(metavar="N", help="Levels in all, the given network included.")]
 Ratio = Annotated[float, typer.Option(metavar="SHARE", help="Share of units that stay from one level to the next.")]
+InsideHeads = Annotated[
+    bool, typer.Option("--inside-heads", help="Merge the numbers inside attention's heads too; else heads merge whole.")
+]
 RoundTo = Annotated[int, typer.Option(metavar="N", help="Multiple that numbers of units should have.")]
 
 
@@ -93,6 +96,7 @@ class Recipe:
         None
     )
     round_to: RoundTo = 1
+    inside_heads: InsideHeads = False
     affinity: Affinity = "cosine"
     budget: Annotated[
         str | None,
@@ -173,7 +177,8 @@ class Recipe:
             return build_hierarchy(
                 network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
                 n_levels=self.levels, ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget,
-                repair=self.repair, data=inputs, quality=self.quality, seed=self.seed, progress=told,
+                repair=self.repair, data=inputs, quality=self.quality, inside_heads=self.inside_heads,
+                seed=self.seed, progress=told,
             )  # fmt: skip
 
 

@@ -63,6 +63,8 @@ class Trail:
     retarget: dict[fx.Node, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     sources: list[tuple[Space, fx.Node, int]] = field(default_factory=list)
     from_input: set[fx.Node] = field(default_factory=set)
+    inside_heads: bool = False  # whether numbers inside heads may merge
+    inner: list[Space] = field(default_factory=list)  # those numbers
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -178,9 +180,18 @@ class Call:
         elif a in self.trail.origins:
             self.sums(a, dim_a)
         elif a in self.trail.from_input and b in self.trail.from_input:
-            self.pin(sa, "contracted between two activations")
+            self.meet(a, sa, "contracted between two activations")
         else:
             self.sums(b if a in self.trail.from_input else a, dim_b if a in self.trail.from_input else dim_a)
+
+    def meet(self, a: fx.Node, space: Space, reason: str, power: float = 1.0) -> None:
+        """Say that two activations are contracted over a space: it is kept, or inside heads its aggregates have one size."""
+        if not self.trail.inside_heads or self.operands.count(a) > 1:
+            self.pin(space, reason)
+            return
+        self.equal(space, reason)
+        self.scale(a, space, power)
+        self.trail.inner.append(space)
 
     def broadcast(self, operands: Iterable[Spaces]) -> Spaces:
         """Unite dimensions from the last on, as broadcasting does; a dimension of one index meets any."""

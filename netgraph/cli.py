@@ -14,7 +14,20 @@ from typing import Annotated, Any
 import typer
 
 from netgraph import exporting, featuring, fitting, picturing, reporting
-from netgraph.building import Arch, ArchArg, CodeDir, Input, Model, Recipe, Seed, Trust, opened, progress, with_recipe
+from netgraph.building import (
+    Arch,
+    ArchArg,
+    CodeDir,
+    Input,
+    InsideHeads,
+    Model,
+    Recipe,
+    Seed,
+    Trust,
+    opened,
+    progress,
+    with_recipe,
+)
 from netgraph.compiling import told_once
 from netgraph.destination import check_file, check_new_folder, make_folder
 from netgraph.errors import NetgraphError
@@ -196,6 +209,7 @@ def verify(
     context: typer.Context, model: Model, arch: Arch = None, arch_arg: ArchArg = None, input_: Input = None, trust: Trust = False,
     code_dir: CodeDir = None, seed: Seed = 7619, json_: Json = False,
     tolerance: Annotated[float, typer.Option(metavar="ERROR", help="Largest relative error that passes.")] = 1e-4,
+    inside_heads: InsideHeads = False,
 ) -> None:  # fmt: skip
     """Run the dead-unit and duplicate-unit oracles on every axis of a network."""
     from netgraph.coarsen.verify import verify as run
@@ -206,7 +220,7 @@ def verify(
     check_opening(given(context), model, arch)
     network, example = opened(model, arch, arch_arg, input_, trust, code_dir, seed)
     with progress("oracles") as told:
-        verdicts = run(network, trace(network, example), example, seed=seed, progress=told)
+        verdicts = run(network, trace(network, example, inside_heads=inside_heads), example, seed=seed, progress=told)
     failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
     if json_:
         typer.echo(

@@ -53,7 +53,7 @@ def without_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collect
     gone = tuple(f"{block}." for block in dropped)
     left = {name: tensor for name, tensor in state.items() if not name.startswith(gone)}
     ties = {name: first for name, first in spec.ties.items() if not name.startswith(gone)}
-    return followed(captures, left, ties, spec.trainable & left.keys())
+    return followed(captures, left, ties, spec.trainable & left.keys(), inside_heads=bool(spec.inside_heads))
 
 
 def _cut(graph: fx.Graph, chain: Chain, dropped: Collection[str]) -> fx.Graph:

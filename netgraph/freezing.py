@@ -33,7 +33,8 @@ def freeze(
     summed = _settle_uses(trails, leaves)
     _pin_squares(leaves)
     parameters = frozenset(name for name, tensor in state.items() if isinstance(tensor, nn.Parameter))
-    naming = _Naming(state, leaves, summed, parameters)
+    inside = {a for t in trails.values() if t.inside_heads for space in t.inner for a in sp.atoms(space)}
+    naming = _Naming(state, leaves, summed, parameters, inside)
     plans = {mode: _plan(captures[mode], trails[mode], naming) for mode in captures}
     terms = {name: tuple(naming.term(s) for s in spaces) for name, spaces in leaves.items()}
     sums = {key: frozenset(naming.name(a) for a in found) for key, found in summed.items() if found}
@@ -50,6 +51,7 @@ def freeze(
         trainable=trainable,
         untraced=tuple(name for name in state if name not in read),
         dynamic=dynamic,
+        inside_heads=frozenset(naming.name(atom) for atom in inside if not atom.pinned and atom in naming.made),
     )
 
 
@@ -95,7 +97,9 @@ class _Naming:
         leaves: Mapping[str, Spaces],
         summed: Mapping[tuple[str, int], set[Atom]],
         parameters: frozenset[str],
+        inside: set[Atom],
     ) -> None:
+        self.inside = inside  # numbers inside heads that may merge
         self.names: dict[Atom, str] = {}
         self.parameters = parameters
         self.taken: set[str] = set()
@@ -163,7 +167,9 @@ class _Naming:
         if kept is None and atom not in self.made:
             kept = "no parameter runs over it"
         outer = self.inner.get(atom)
-        if kept is None and outer is not None and not outer.pinned and not self._outermost(atom, outer):
+        free = outer is None or outer.pinned or self._outermost(atom, outer) or atom in self.inside
+        if kept is None and not free:
+            assert outer is not None
             kept = f"inside {self.name(outer)}, whose units merge whole"
         ordered = kept is not None and kept.startswith(ORDERED)
         kind = self.kinds.get(atom, "neuron") if atom in self.made and not ordered else "index"

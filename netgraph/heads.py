@@ -66,6 +66,8 @@ class Heads:
         Whether the graph itself shows that bases inside heads may rotate (`netgraph.confined`).
     normed : bool
         Whether a norm stands between queries or keys and their product, whose gains know one number of a head from another.
+    whole : bool
+        Whether all numbers inside heads are there: on coarse levels some may have merged.
     """
 
     query: Part
@@ -75,6 +77,7 @@ class Heads:
     mates: Index | None
     confined: bool = False
     normed: bool = False
+    whole: bool = True
 
 
 def heads_of(spec: UnitSpec, axis: str) -> list[Heads]:
@@ -121,16 +124,23 @@ def _on_axis(seen: Heads, spec: UnitSpec, axis: str) -> Heads | None:
     order = np.argsort(unit[:, 0, 0], kind="stable")
     if (unit != unit[:, :, :1]).any() or not np.array_equal(unit[order, 0, 0], np.repeat(np.arange(n), len(unit) // n)):
         return None
-    query, key, value, out = (
-        _part_of(part, order, spec, axis, fine) for part in (seen.query, seen.key, seen.value, seen.out)
-    )
-    if query is None or key is None or value is None or out is None:
+    found = [_part_of(part, order, spec, axis, fine) for part in (seen.query, seen.key, seen.value, seen.out)]
+    parts = [pair[0] for pair in found if pair is not None]
+    if len(parts) < len(found):
         return None
-    return Heads(query, key, value, out, seen.mates, seen.confined, seen.normed)
+    left = [pair[1] for pair in found if pair is not None]  # which numbers of a head have not merged into others
+    mates = None if seen.mates is None else _mates_left(seen.mates, left[0])
+    if (left[0] != left[1]).any() or (left[2] != left[3]).any():
+        return None
+    query, key, value, out = parts
+    whole = bool(left[0].all() and left[2].all())
+    return Heads(query, key, value, out, mates, seen.confined, seen.normed, whole)
 
 
-def _part_of(part: Part, order: Index, spec: UnitSpec, axis: str, fine: Mapping[str, int]) -> Part | None:
-    """Return a part with its heads as units and copies; None where its places are not one block for each unit."""
+def _part_of(
+    part: Part, order: Index, spec: UnitSpec, axis: str, fine: Mapping[str, int]
+) -> tuple[Part, NDArray[np.bool_]] | None:
+    """Return a part with its heads as units and copies, and which numbers of a head are left; None where its places are no blocks."""
     index = part.index[order].reshape(fine[axis], -1, part.index.shape[2])
     index = index[:, :1] if (index == index[:, :1]).all() else index
     term = spec.parameters[part.weight][part.dim]
@@ -139,7 +149,16 @@ def _part_of(part: Part, order: Index, spec: UnitSpec, axis: str, fine: Mapping[
     elif (_unit_of(term, axis, fine)[index] != np.arange(fine[axis])[:, None, None]).any():
         return None
     place = _places(term, spec.sizes, fine)[index[: spec.sizes[axis]]]
-    return None if (place < 0).any() else Part(part.weight, part.dim, part.bias, place)
+    left = np.asarray((place >= 0).all((0, 1)))  # of numbers inside heads that have merged
+    if not left.any() or (place[:, :, ~left] >= 0).any():
+        return None
+    return Part(part.weight, part.dim, part.bias, place[:, :, left]), left
+
+
+def _mates_left(mates: Index, left: NDArray[np.bool_]) -> Index:
+    """Return the mates of the numbers that are left, which come in whole pairs."""
+    numbers = np.flatnonzero(left)
+    return np.asarray(np.searchsorted(numbers, mates[numbers]), dtype=np.int64)
 
 
 def _units(spec: UnitSpec, part: Part, axis: str, sizes: Mapping[str, int]) -> Index:

@@ -23,7 +23,7 @@ ALONE = (
     "share",
 )  # what one level has no use for
 LACKS = {"coarse steps": ("kaskade",), "levels that start from coarser ones": ("v", "w", "f", "additive")}
-UNITS = ("coarsener", "affinity", "axis_ratio", "keep", "round_to", "budget")  # what merges units alone
+UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "round_to", "budget")  # what merges units alone
 OPENING = {"model", "out", "output", "json_"}
 
 

@@ -124,6 +124,8 @@ class UnitSpec:
         Parameters and buffers that the run on the example never read.
     traced : dict of str to int, optional
         Numbers of units of the network that was recorded, where this spec has others.
+    inside_heads : frozenset of str
+        Axes of the numbers inside heads that may merge; none where heads were asked to merge whole.
     """
 
     axes: dict[str, Axis]
@@ -137,6 +139,7 @@ class UnitSpec:
     untraced: tuple[str, ...] = ()
     dynamic: frozenset[str] = frozenset()
     traced: Mapping[str, int] | None = None
+    inside_heads: frozenset[str] = frozenset()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -29,7 +29,9 @@ SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled")
 
 
 @uncollected()
-def trace(model: nn.Module, example: Any, *, before: Callable[[Tensor], Tensor] | None = None) -> UnitSpec:
+def trace(
+    model: nn.Module, example: Any, *, before: Callable[[Tensor], Tensor] | None = None, inside_heads: bool = False
+) -> UnitSpec:
     """Trace a network on an example input.
 
     The network runs on shapes alone, once as in training and once as in evaluation, and is left as it was.
@@ -42,6 +44,8 @@ def trace(model: nn.Module, example: Any, *, before: Callable[[Tensor], Tensor] 
         are those of the example. Give two rows or more: a batch of one cannot be told from no batch.
     before : callable, optional
         What to do to every input first; it becomes part of the recorded network.
+    inside_heads : bool
+        Whether the numbers inside attention's heads may merge, those of queries with those of keys; else heads merge whole.
 
     Returns
     -------
@@ -53,11 +57,17 @@ def trace(model: nn.Module, example: Any, *, before: Callable[[Tensor], Tensor] 
         The network does not run on the example, decides by numbers, or uses an operator that has no rule.
     """
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
-    return followed(_captures(model, example, before), named_state(model), aliases(model), trainable)
+    captures = _captures(model, example, before)
+    return followed(captures, named_state(model), aliases(model), trainable, inside_heads=inside_heads)
 
 
 def followed(
-    captures: Mapping[str, Capture], state: Mapping[str, Tensor], ties: dict[str, str], trainable: frozenset[str]
+    captures: Mapping[str, Capture],
+    state: Mapping[str, Tensor],
+    ties: dict[str, str],
+    trainable: frozenset[str],
+    *,
+    inside_heads: bool = False,
 ) -> UnitSpec:
     """Return the `UnitSpec` of two recordings, one of each mode.
 
@@ -70,6 +80,7 @@ def followed(
     ties : dict of str to str
         Other names of tied tensors.
     trainable : set of str
+    inside_heads : bool
 
     Raises
     ------
@@ -78,7 +89,9 @@ def followed(
     """
     leaves = {name: [sp.fresh(n) for n in tensor.shape] for name, tensor in state.items()}
     inputs = _input_spaces(captures["eval"])
-    trails = {mode: _walk(taken, leaves, inputs, state) for mode, taken in captures.items()}
+    trails = {
+        mode: _walk(taken, leaves, inputs, state, Trail(inside_heads=inside_heads)) for mode, taken in captures.items()
+    }
     return freeze(captures, trails, leaves, inputs, state, ties, trainable)
 
 
@@ -118,8 +131,9 @@ def _input_spaces(taken: Capture) -> list[Spaces]:
     return spaces
 
 
-def _walk(taken: Capture, leaves: dict[str, Spaces], inputs: list[Spaces], state: Mapping[str, Tensor]) -> Trail:
-    trail = Trail()
+def _walk(
+    taken: Capture, leaves: dict[str, Spaces], inputs: list[Spaces], state: Mapping[str, Tensor], trail: Trail
+) -> Trail:
     given = iter(inputs)
     for node in taken.graph.nodes:
         if node.op == "placeholder":

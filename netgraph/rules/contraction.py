@@ -44,6 +44,8 @@ def product(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
     na, nb = len(call.shape(a)), len(call.shape(b))
     call.contract(a, na - 1, b, max(nb - 2, 0))
     sa, sb = call.spaces(a), call.spaces(b)
+    if a in call.trail.from_input and b in call.trail.from_input:
+        call.trail.inner += sb[-1:]  # of attention's weights times values
     batch = call.broadcast([sa[:-2], sb[:-2]])
     return batch + sa[-2:-1] + (sb[-1:] if nb > 1 else [])
 
