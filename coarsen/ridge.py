@@ -6,8 +6,8 @@ For the columns C that the coarse weights multiply (`netgraph.coarsen.columns`) 
     W    = W_0 + (T - C W_0')' C (C' C + s I)^-1          of centred T and C, where there is a bias
     b    = mean T - W mean C
 
-Only the sums C' C, T' C and |T|² are kept, in double precision, and those of some inputs apart: s is that of `STRENGTHS`
-which errs least on them; then all are fitted.
+Only the sums C' C, T' C and |T|² are kept, and those of some inputs apart: s is that of `STRENGTHS` which errs least on them;
+then all are fitted.
 """
 
 from __future__ import annotations
@@ -47,9 +47,15 @@ class Sums:
 
     @classmethod
     def of(cls, columns: Tensor, answers: Tensor) -> Sums:
-        """Return the sums of columns (n, g, d) and answers (n, g, o)."""
-        c, t = columns.double().movedim(1, 0), answers.double().movedim(1, 0)
-        return cls(c.shape[1], c.sum(1), t.sum(1), c.mT @ c, t.mT @ c, float(t.square().sum()))
+        """Return the sums of columns (n, g, d) and answers (n, g, o), products in the precision of the columns.
+
+        What is multiplied is less its mean, and sums of means are added in double precision: columns far from 0 lose nothing.
+        """
+        c, t = columns.movedim(1, 0), answers.double().movedim(1, 0)
+        n, m, k = c.shape[1], c.mean(1, keepdim=True), t.mean(1, keepdim=True)
+        c, rest, m = c - m, (t - k).to(c.dtype), m.double()
+        gram, cross = (c.mT @ c).double() + n * m.mT @ m, (rest.mT @ c).double() + n * k.mT @ m
+        return cls(n, n * m[:, 0], n * k[:, 0], gram, cross, float(t.square().sum()))
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

@@ -101,6 +101,15 @@ def test_the_ridge_is_the_least_squares_solution_of_the_stacked_system(free):
     assert sums.error(W, b) == pytest.approx(float(left.norm() / T.norm()))
 
 
+def test_columns_in_single_precision_far_from_zero_fit_as_in_double():
+    C = torch.randn(400, 1, 7) + 1000
+    T = C.double().sum(2, keepdim=True) + torch.randn(400, 1, 1).double()
+    sums = [Sums.of(x[:100], T[:100]) + Sums.of(x[100:], T[100:]) for x in (C, C.double())]
+    found, wanted = (solved(s, torch.zeros(1, 1, 7).double(), 1e-4, free=True) for s in sums)
+    torch.testing.assert_close(found[0], wanted[0], atol=0, rtol=1e-4)
+    assert sums[0].error(*found) == pytest.approx(sums[1].error(*wanted), rel=1e-3)
+
+
 def test_the_strength_that_errs_least_on_inputs_held_out_is_chosen():
     start = torch.zeros(1, 1, 30).double()
     for noise, wanted in ((0.0, STRENGTHS[0]), (100.0, STRENGTHS[-1])):
