@@ -94,13 +94,15 @@ def watched() -> Iterator[Watch]:
     if not console.is_terminal:
         yield Watch(_line)
         return
-    columns = (BarColumn(bar_width=32), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[left]}"))
+    columns = (BarColumn(bar_width=32), TextColumn("{task.fields[done]}"), TextColumn("{task.fields[left]}"))
     bar, told = Progress(*columns, console=console), Text(no_wrap=True, overflow="ellipsis")
-    task = bar.add_task("training", total=None, left="")
+    task = bar.add_task("training", total=None, done="", left="")
     with Live(Group(bar, told), console=console, transient=True):
 
         def show(watch: Watch, event: str) -> None:
-            bar.update(task, completed=watch.step, total=watch.total, left=_left(watch))
+            bar.update(
+                task, completed=watch.step, total=watch.total, done=f"{watch.step}/{watch.total}", left=_left(watch)
+            )
             told.plain = watch.words(watch.blocks)
 
         yield Watch(show)

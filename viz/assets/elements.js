@@ -46,7 +46,7 @@ function nodesOf(tree, box, z, at, out) {
 
 function headOf(level) {
   const found = DATA.levels[level];
-  const label = `Level ${level}\n${found.units.toLocaleString("en")} units · ${found.parameters.toLocaleString("en")} parameters`;
+  const label = `Level ${level}\n${found.units.toLocaleString("en")} units\n${found.parameters.toLocaleString("en")} parameters`;
   return { id: "h:" + level, type: "head", level, panel: level, z: 0, label };
 }
 
