@@ -30,7 +30,6 @@ from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.hem import augmented_matching
 from netgraph.coarsen.transfer import HALVES, Transfer
 
-
 Orders = dict[str, dict[int, NDArray[np.int64]]]  # by parameter and dimension: the unit that comes to each place
 
 
