@@ -107,6 +107,30 @@ def test_an_augmented_matching_leaves_no_gain_to_one_edge_for_those_it_meets(wei
     assert (weights[i, j] <= weight[i] + weight[j] + 1e-8).all()
 
 
+def test_augmentation_finds_exchanges_that_only_gain_as_a_whole():
+    path = sparse.diags_array([[8.0, 10, 8, 10, 8, 10, 8]] * 2, offsets=[1, -1])  # 3 * 10 < 4 * 8
+    inner = np.array([-1, 2, 1, 4, 3, 6, 5, -1], dtype=np.int32)
+    assert (augmented_mates(sparse.csr_array(path), inner) == np.arange(8) ^ 1).all()
+    around = np.arange(6)
+    half = sparse.coo_array(([10.0, 11] * 3, (around, (around + 1) % 6)), shape=(6, 6))
+    lighter = (around ^ 1).astype(np.int32)
+    assert (
+        matched_weights(sparse.csr_array(half + half.T), augmented_mates(half + half.T, lighter)).tolist() == [11] * 6
+    )
+
+
+def test_augmented_matchings_weigh_nearly_what_the_heaviest_do():
+    for seed in range(3):
+        near = np.random.default_rng(seed).integers(1, 1000, (200, 200)) * (
+            np.random.default_rng(9).random((200, 200)) < 0.05
+        )
+        weights = np.triu(near, 1)
+        full = nx.from_numpy_array(weights + weights.T)
+        graph = graph_of(weights.astype(float))
+        weight = matched_weights(graph.adjacency, augmented_mates(graph.adjacency, dominant_matching(graph.adjacency)))
+        assert weight.sum() / 2 >= 0.98 * weight_of(weights, nx.max_weight_matching(full))
+
+
 def test_one_thread_and_two_find_the_same_matching_though_weights_tie():
     rng = np.random.default_rng(0)
     i, j = rng.integers(0, 50_000, (2, 300_000))
