@@ -7,6 +7,7 @@ bytes; results go to memory at hand (``out``), and once more to new memory, as d
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/python benchmarks/transfers.py
+    .venv/bin/python benchmarks/transfers.py resnet50      # this network anew; the other rows stay
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -161,8 +163,8 @@ def spread(values: list[float]) -> list[float]:
     return [float(f"{f(values):.3g}") for f in (statistics.median, min, max)]
 
 
-def main() -> None:
-    """Run the benchmark."""
+def main(asked: list[str]) -> None:
+    """Run the benchmark, or the networks that are asked for."""
     prepare_torchvision()
     torch.manual_seed(0)
     machine = {
@@ -172,12 +174,13 @@ def main() -> None:
         "seed": 0,
         "note": "processor time of all threads; two cores shared with other work; median, least, most",
     }
-    rows = []
+    rows = {r["network"]: r for r in json.loads(RESULTS.read_text())["rows"]} if asked else {}
     for make in (resnet50, gpt2, llama_1b):  # the last takes 7 GiB
-        rows.append(row(make))
-        print(json.dumps(rows[-1]), flush=True)
-        RESULTS.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+        if not asked or make.__name__ in asked:
+            rows[make.__name__] = row(make)
+            print(json.dumps(rows[make.__name__]), flush=True)
+            RESULTS.write_text(json.dumps({**machine, "rows": list(rows.values())}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -186,7 +186,8 @@ def _moved(
     out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Move each tensor; axes that are summed over are divided by sizes ** power if ``shares``, all others if not."""
-    sizes = {**spec.sizes, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
+    fine = spec.sizes  # once: where there are many small tensors, a look at all axes for each would show
+    sizes = {**fine, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
     moved, ways = {}, dict[Any, Way]()
     for name, tensor in state.items():
         into = None if out is None else out.get(name)
@@ -198,7 +199,7 @@ def _moved(
         if dims and tensor.device.type == "cpu" and tensor.is_floating_point():
             for key in dims.values():
                 if key not in ways:
-                    ways[key] = _way(*key, transfers, spec.sizes, shares, power)
+                    ways[key] = _way(*key, transfers, fine, shares, power)
             tensor = _in_one_pass(tensor, {dim: ways[key] for dim, key in dims.items()}, down, into)
         else:
             for dim, (term, summed) in dims.items():
