@@ -50,7 +50,8 @@ function ahead(node, [x, y]) {
     if (other.box !== box || id === node.id() || other.type === "head") return;
     const at = stage.at.get(id), along = (at.x - from.x) * x + (at.y - from.y) * y;
     const across = Math.abs((at.x - from.x) * y) + Math.abs((at.y - from.y) * x);
-    if (along > 1 && along + 2 * across < least) { least = along + 2 * across; best = id; }
+    const away = along - (x ? at.w : at.h) / 2 + 2 * across; // to its near side
+    if (along > 1 && away < least) { least = away; best = id; }
   });
   return best && cy.getElementById(best);
 }
