@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from browser import chromium, logged, opened
+from browser import TWO_FRAMES, chromium, logged, opened
 from PIL import Image
 from test_cli import run
 
@@ -194,5 +194,9 @@ def test_the_page_goes_from_units_to_heads_and_hostile_words_do_nothing(hierarch
         assert [button.text for button in find(".asked button")] == ["[CLS]", "bad"]
         driver.find_element("id", "view").click()
         assert find("#stage")[0].is_displayed()
+        driver.get("about:blank")
+        driver.get(f"{(tmp_path / 'page.html').as_uri()}#attention")
+        driver.execute_async_script(TWO_FRAMES)
+        assert find("#heads")[0].is_displayed()
         assert not find("img")
         assert logged(driver) == ([], [])

@@ -22,8 +22,8 @@ from netgraph.viz.figures import FAINT, INK, STYLE, save_figure
 WORDS = 40  # tokens that a map of words has at most
 ACROSS = 3  # maps of words in a row
 SIDE, NEAR, APART = 0.95, 0.07, 0.16  # inches: a map of the overview, and what is between maps, and more between groups
-ROW, HEAD, MARGIN = 1.28, 0.34, 0.4
-TITLE = "What each token (down) attends to (across): heads of level 0, and → the head of level {} that they became"
+ROW, HEAD, MARGIN, LEAST = 1.28, 0.34, 0.4, 5.0
+TITLE = "What tokens (down) attend to (across): level 0, and → level {}"
 
 
 def heads_figure(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
@@ -49,7 +49,7 @@ def heads_figure(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
     level %= len(hierarchy.levels)
     rows = [list(_in_groups(layer, level)) for layer in layers]
     across = max(right for row in rows for _, _, _, right in row)
-    width, height = across + MARGIN + 0.15, len(rows) * ROW + HEAD
+    width, height = max(across + MARGIN + 0.15, LEAST), len(rows) * ROW + HEAD
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         figure.text(0.1 / width, 1 - 0.12 / height, TITLE.format(level), va="top", fontsize=9, weight="bold")

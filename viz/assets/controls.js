@@ -134,4 +134,5 @@ restage();
 cy.resize(); // the tables took their room
 fitted(true);
 drawnNow();
+if (ATTENTION.length && location.hash === "#attention") attending(true);
 document.documentElement.dataset.ready = "yes";
