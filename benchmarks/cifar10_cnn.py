@@ -254,15 +254,9 @@ def picture(rows: list[dict[str, Any]]) -> None:
             for row in own:
                 points = [(flops / 1e12, 100 * accuracy) for flops, _, accuracy, _ in row["curve"]]
                 axes.plot(*zip(*points, strict=True), color=COLOURS[i], alpha=0.45, linewidth=1)
-            ends = [(row["flops"] / 1e12, 100 * row["test"]) for row in own]
-            axes.scatter(
-                *zip(*ends, strict=True) if ends else ((), ()),
-                color=COLOURS[i],
-                s=34,
-                marker=marker,
-                zorder=3,
-                label=name,
-            )
+            if own:
+                ends = [(row["flops"] / 1e12, 100 * row["test"]) for row in own]
+                axes.scatter(*zip(*ends, strict=True), color=COLOURS[i], s=34, marker=marker, zorder=3, label=name)
         axes.set(
             xscale="log", xlabel="FLOPs of training (10¹²), everything counted", ylabel="accuracy, %", title=network
         )
