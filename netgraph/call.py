@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from netgraph import space as sp
-from netgraph.places import is_users
+from netgraph.places import is_users, line_of
 from netgraph.space import MisfitError, Space
 
 Spaces = list[Space]
@@ -308,5 +308,5 @@ def source_line(node: fx.Node) -> str:
         line = line.strip()
         if line.startswith('File "'):
             name, number = line[6:].split('", line ')
-            place = f" at {name}:{number.split(',')[0]}" if is_users(name) else place
+            place = line_of(name, number.split(",")[0]) if is_users(name) else place
     return place

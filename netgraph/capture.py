@@ -23,7 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
 from netgraph.logs import silenced
-from netgraph.places import is_users
+from netgraph.places import is_users, line_of
 from netgraph.recorder import record_on_meta
 from netgraph.structure import normalise_example, structure_of, unflatten
 from netgraph.swapping import set_mode, with_state
@@ -173,7 +173,7 @@ def _place(error: BaseException) -> str:
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
         if is_users(name):
-            place = f" at {name}:{trace.tb_lineno}"
+            place = line_of(name, trace.tb_lineno)
         trace = trace.tb_next
     return place
 

@@ -21,3 +21,17 @@ def is_users(name: str) -> bool:
         return True
     standard = name.startswith(_STANDARD) and "/site-packages/" not in name
     return not standard and not name.startswith(("<", *_OURS))
+
+
+def line_of(name: str, number: int | str) -> str:
+    """Return `` at file:line``: what is said may be read on another machine, where only a package's or project's own path tells.
+
+    Parameters
+    ----------
+    name : str
+        A file, as a frame names it; from its package, or from the working directory where it lies in there.
+    number : int or str
+    """
+    _, _, packaged = name.rpartition("/site-packages/")
+    path, here = Path(packaged), Path.cwd()
+    return f" at {path.relative_to(here) if path.is_relative_to(here) else path}:{number}"

@@ -383,3 +383,12 @@ def test_a_line_is_the_users_wherever_a_checkout_lies():
     assert places.is_users("/home/a/torch/train.py")
     assert not any(places.is_users(m.__file__) for m in (recorder, hem, torch.nn.functional, contextlib))
     assert not places.is_users("<string>")
+
+
+def test_lines_are_named_from_their_package_or_from_here(monkeypatch, tmp_path):
+    from netgraph import places
+
+    monkeypatch.chdir(tmp_path)
+    assert places.line_of("/home/a/lib/site-packages/timm/models/vit.py", 7) == " at timm/models/vit.py:7"
+    assert places.line_of(str(tmp_path / "nets" / "mine.py"), "8") == " at nets/mine.py:8"
+    assert places.line_of("/elsewhere/mine.py", 9) == " at /elsewhere/mine.py:9"
