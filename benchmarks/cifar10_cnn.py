@@ -260,9 +260,16 @@ def picture(rows: list[dict[str, Any]]) -> None:
         axes.set(
             xscale="log", xlabel="FLOPs of training (10¹²), everything counted", ylabel="accuracy, %", title=network
         )
+        axes.minorticks_off()
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+        axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    shown = {label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    named = [name for name in METHODS if name in shown]
+    figure.legend(
+        [shown[name] for name in named], named, loc="outside lower center", ncols=2, frameon=False, fontsize=8
+    )
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE)
 
