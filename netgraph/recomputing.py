@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from netgraph.errors import NetgraphError
 from netgraph.layers import NORM
 from netgraph.program import GraphNetwork
-from netgraph.steps import Step, Steps, read_by, take
+from netgraph.steps import SWITCH, Step, Steps, read_by, take
 
 
 def recompute(network: nn.Module) -> None:
@@ -95,7 +95,7 @@ def segments(steps: Steps) -> list[tuple[list[Step], list[int], list[int]]]:
         if len(parts[-1]) >= length and gradients:  # no cut where the network switches gradients off
             parts.append([])
         parts[-1].append(step)
-        if step.function is torch._C._set_grad_enabled:
+        if step.function is SWITCH:
             gradients = bool(step.args[0])
     return [(part, *_border(part, steps)) for part in parts]
 

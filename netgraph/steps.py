@@ -20,6 +20,7 @@ from netgraph.tracing import rule_table
 
 EXTRA = {"aten.sym_size"}
 LIMIT = 2**34  # no size, and no product of the sizes in one argument, of an honest network is larger
+SWITCH = torch._C._set_grad_enabled
 JOINS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 WHOLE = 2**62  # integers beyond mean "to the end" or "the least", and ask for nothing
 
@@ -152,8 +153,10 @@ class Steps:
         """Return the results for flat inputs; ``find`` returns a tensor by name."""
         env = self.begun(find, inputs)
         gradients = torch.is_grad_enabled()
+        # the end of a network's own no_grad was recorded as "on"; where the caller has them off they stay off
+        steps = self.steps if gradients else [step for step in self.steps if step.function is not SWITCH]
         try:
-            for step in self.steps:
+            for step in steps:
                 take(step, env)
         finally:
             torch._C._set_grad_enabled(gradients)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from nets import Fn
 from torch import nn
 
 import netgraph as ng
@@ -9,6 +10,7 @@ from netgraph.errors import NetgraphError
 from netgraph.models.cnn import resnet20
 from netgraph.models.transformer import Decoder, Encoder
 from netgraph.recomputing import recompute, segments
+from netgraph.steps import SWITCH
 
 TOKENS = torch.randint(1, 40, (3, 12), generator=torch.Generator().manual_seed(0))
 SIZES = {"width": 16, "n_heads": 4, "n_hidden": 24, "length": 12, "depth": 3, "dropout": 0.3}
@@ -74,3 +76,22 @@ def test_what_cannot_run_twice_is_refused_by_name():
         recompute(ng.build_hierarchy(written, torch.randn(2, 5)).levels[1].model)
     with pytest.raises(NetgraphError, match="a Sequential has no attribute recompute"):
         recompute(written)
+
+
+def half_blind(m, x):
+    with torch.no_grad():
+        seen = m.a(x).relu()
+    return m.c((seen + m.b(x)).relu())
+
+
+def test_what_a_network_does_without_gradients_stays_without_and_the_callers_switch_wins():
+    model, x = Fn(half_blind, a=nn.Linear(5, 8), b=nn.Linear(5, 8), c=nn.Linear(8, 2)), torch.randn(3, 5)
+    network = ng.build_hierarchy(model, x).levels[1].model
+    assert SWITCH in {step.function for step in network.steps("eval").steps}
+    network(x).sum().backward()
+    blind = {name for name, p in network.named_parameters() if p.grad is None}
+    assert blind == {"a.weight", "a.bias"}
+    with torch.no_grad():
+        assert not network(x).requires_grad
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
