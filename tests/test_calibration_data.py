@@ -40,7 +40,7 @@ def test_rows_are_drawn_once_each_and_by_the_seed_alone(n_rows, n, seed):
 def test_a_tensor_file_gives_its_own_rows_in_the_networks_dtype(suffix, dtype, tmp_path):
     inputs = torch.arange(60).reshape(10, 6).to(dtype)
     path = write(tmp_path / f"x{suffix}", inputs)
-    found, targets = calibration(path, example=VECTORS, n=4, seed=3)
+    found, targets, _ = calibration(path, example=VECTORS, n=4, seed=3)
     assert targets is None
     assert found.dtype == torch.float32
     assert found[:, 0].div(6).tolist() == drawn(10, 4, 3).tolist()
@@ -52,7 +52,7 @@ def test_a_tensor_file_gives_its_own_rows_in_the_networks_dtype(suffix, dtype, t
 def test_targets_stay_with_their_inputs(suffix, tmp_path):
     inputs = torch.arange(60.0).reshape(10, 6)
     path = write(tmp_path / f"x{suffix}", inputs, torch.arange(10))
-    found, targets = calibration(path, example=(VECTORS,), n=5)
+    found, targets, _ = calibration(path, example=(VECTORS,), n=5)
     assert isinstance(found, tuple)
     torch.testing.assert_close(inputs[targets], found[0])
 
@@ -131,10 +131,10 @@ def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_pat
 
 
 def test_images_become_vectors_only_where_the_network_takes_them_and_it_is_said(recwarn):
-    pictures, targets = calibration("digits", example=torch.zeros(2, 1, 8, 8), n=20)
+    pictures, targets, _ = calibration("digits", example=torch.zeros(2, 1, 8, 8), n=20)
     assert not recwarn.list
     with pytest.warns(UserWarning, match="rows × 1 × 8 × 8 are flattened to 64 numbers"):
-        vectors, same = calibration("digits", example=torch.zeros(2, 64), n=20)
+        vectors, same, _ = calibration("digits", example=torch.zeros(2, 64), n=20)
     assert torch.equal(pictures.flatten(1), vectors)
     assert torch.equal(targets, same)
     own = {x.numpy().tobytes(): int(y) for x, y in zip(*vars(load("digits").train).values(), strict=True)}
@@ -148,7 +148,7 @@ def test_images_become_vectors_only_where_the_network_takes_them_and_it_is_said(
 def test_a_data_set_is_handed_over_as_networks_are_trained_on_it(tmp_path, monkeypatch):
     monkeypatch.setattr("netgraph.models.datasets._order", lambda n, _: (torch.arange(n), torch.arange(0)))
     images, labels = write_cifar(tmp_path, monkeypatch)
-    found, targets = calibration("cifar10", example=torch.zeros(2, 3, 32, 32), n=5, root=tmp_path)
+    found, targets, _ = calibration("cifar10", example=torch.zeros(2, 3, 32, 32), n=5, root=tmp_path)
     rows = drawn(60, 5, 7619)
     mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
     wanted = (images[rows].transpose(0, 2, 3, 1) / 255 - mean) / std
@@ -160,11 +160,11 @@ def test_text_comes_as_tokens_of_the_examples_length_with_its_mask_where_one_is_
     monkeypatch.setattr("netgraph.models.datasets._order", lambda n, _: (torch.arange(n), torch.arange(0)))
     write_imdb(tmp_path, monkeypatch)
     example = {"ids": torch.zeros(2, 7, dtype=torch.int64), "mask": torch.zeros(2, 7)}
-    found, targets = calibration("imdb", example=example, n=9, root=tmp_path)
+    found, targets, _ = calibration("imdb", example=example, n=9, root=tmp_path)
     assert found["ids"].shape == (9, 7)
     assert torch.equal(found["mask"], (found["ids"] != 0).float())
     assert set(targets.tolist()) == {0, 1}
-    alone, _ = calibration("imdb", example=example["ids"], n=9, root=tmp_path)
+    alone, *_ = calibration("imdb", example=example["ids"], n=9, root=tmp_path)
     assert torch.equal(alone, found["ids"])
     with pytest.raises(DataError, match="imdb is text, as whole numbers"):
         calibration("imdb", example=torch.zeros(2, 7), root=tmp_path)
@@ -186,7 +186,7 @@ def pictures(folder, sizes, *, mode="RGB", ending="png"):
 def test_pictures_keep_their_colours_when_cut_and_resized(tmp_path):
     colours = pictures(tmp_path, [(40, 30), (8, 8), (5, 90)])
     (tmp_path / "notes.txt").write_text("no picture")
-    found, targets = calibration(tmp_path, example=torch.zeros(2, 3, 16, 12))
+    found, targets, _ = calibration(tmp_path, example=torch.zeros(2, 3, 16, 12))
     assert targets is None
     assert found.shape == (3, 3, 16, 12)
     torch.testing.assert_close(found, colours[:, :, None, None].expand(3, 3, 16, 12))
@@ -205,7 +205,7 @@ def test_folders_of_pictures_name_their_classes(tmp_path):
     for name, n in (("cat", 2), ("ant", 3)):
         pictures(tmp_path / name, [(8, 8)] * n)
     with pytest.warns(UserWarning, match="flattened to 64"):
-        found, targets = calibration(tmp_path, example=torch.zeros(2, 64))
+        found, targets, _ = calibration(tmp_path, example=torch.zeros(2, 64))
     assert found.shape == (5, 64)
     assert targets.tolist() == [0, 0, 0, 1, 1]
 
