@@ -183,7 +183,7 @@ def test_a_damaged_file_is_refused_by_digest_before_it_is_opened(tmp_path, monke
 
 
 def coloured(n=24):
-    x = torch.randint(0, 255, (n, 3, 32, 32), dtype=torch.uint8)
+    x = torch.randint(0, 255, (n, 3, 16, 16), dtype=torch.uint8)
     split = Split(x, torch.arange(n) % 2)
     return Dataset("cifar10", ("red", "blue"), split, split, split, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -196,8 +196,9 @@ def written(n=24):
 @pytest.mark.parametrize(
     ("network", "data", "words"),
     [
-        ("cnn", coloured, ["--widths", 4]),
-        ("cnn", coloured, ["--widths", 4, "--coarsen", "channels+space+depth", "--channels-last"]),
+        # oneDNN without AVX-512 writes past its memory in strided 1 x 1 kernels of 4 channels, channels innermost
+        ("cnn", coloured, ["--widths", 16]),
+        ("cnn", coloured, ["--widths", 16, "--coarsen", "channels+space+depth", "--channels-last"]),
         ("transformer", written, ["--widths", 16]),
         ("transformer", written, ["--widths", 16, "--task", "lm", "--recompute", "all"]),
         ("transformer", written, ["--widths", 16, "--network-arg", "norm=post", "--network-arg", "positions=rotary"]),
