@@ -34,6 +34,7 @@ from netgraph.models.datasets import Dataset, load
 from netgraph.models.loader import Loader
 from netgraph.models.mlp import mlp
 from netgraph.models.training import evaluate
+from netgraph.viz.drawing import OKABE_ITO
 
 RESULTS = Path(__file__).parent / "results" / "mnist_mlp.jsonl"
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "mnist_mlp.svg"
@@ -48,6 +49,7 @@ GRID = [
 ]  # fmt: skip
 TUNED = {"lr": 1e-3, "batch": 128, "epochs": 4, "schedule": "one-cycle"}
 TUNING = 100  # the seed of the grid
+COLOURS, MARKERS = (*OKABE_ITO, "black"), "ooossDD"  # of METHODS: alone, nested, FAS
 ADAMW = torch.optim.AdamW
 OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())
 
@@ -146,7 +148,11 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def report(rows: list[dict[str, Any]]) -> str:
     """Return one line for each method and length of training: medians, spread, and FLOPs over those of the tuned plain run."""
-    plain_runs = [row["flops"] for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
+    plain_runs = [
+        row["flops"]
+        for row in rows
+        if row["method"] == "plain" and row["seed"] != TUNING and row["epochs"] == TUNED["epochs"]
+    ]
     base = min(plain_runs, default=float("nan"))
     lines = [
         "| method | epochs | n | validation loss | test accuracy | FLOPs / plain | corrections |",
@@ -183,9 +189,9 @@ def picture(rows: list[dict[str, Any]]) -> None:
         own = [row for row in rows if row["method"] == name]
         for row in own:
             points = [(flops / 1e12, loss) for flops, loss, _, _ in row["curve"]]
-            axes.plot(*zip(*points, strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
+            axes.plot(*zip(*points, strict=True), color=COLOURS[i], alpha=0.35, linewidth=1)
         ends = [(row["flops"] / 1e12, row["loss"]) for row in own]
-        axes.scatter(*zip(*ends, strict=True), color=f"C{i}", s=22, zorder=3, label=name)
+        axes.scatter(*zip(*ends, strict=True), color=COLOURS[i], marker=MARKERS[i], s=22, zorder=3, label=name)
     axes.set(
         xscale="log",
         yscale="log",
