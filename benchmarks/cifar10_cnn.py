@@ -242,13 +242,14 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(rows: list[dict[str, Any]]) -> None:
-    """Draw validation accuracy against operations along each run, faint, and its test accuracy at the end."""
+    """Draw validation accuracy against operations along a network's longest runs, faint, and test accuracy at their ends."""
     import matplotlib.pyplot as plt
 
     names = [name for name in NETWORKS if any(row["network"] == name for row in rows)]
     figure, grid = plt.subplots(1, len(names), figsize=(5.2 * len(names), 4.6), layout="constrained", squeeze=False)
     for axes, network in zip(grid[0], names, strict=True):
         mine = [row for row in rows if row["network"] == network]
+        mine = [row for row in mine if row["epochs"] == max(other["epochs"] for other in mine)]
         for i, name in enumerate(METHODS):
             own, marker = [row for row in mine if row["method"] == name], "osD^v<"[i % 6]
             for row in own:
