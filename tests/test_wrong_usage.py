@@ -174,7 +174,7 @@ CASES = f"""
 1 coarsen {GOOD} --axis-ratio 0=0.5 --keep 0 -> --keep 0 leaves alone what --axis-ratio 0 is to merge
 1 coarsen {GOOD} --axis-ratio '*=0.5' --ratio 0.3 -> --ratio would have no effect
 1 coarsen {GOOD} --round-to 0 -> give a multiple of 1 or more
-1 coarsen {GOOD} --coarsener nosuch -> no coarsener named 'nosuch'. Installed: graclus, hem
+1 coarsen {GOOD} --coarsener nosuch -> no coarsener named 'nosuch'. Installed: adjacent, graclus, hem
 1 coarsen {GOOD} --affinity nosuch -> no affinity named 'nosuch'
 1 coarsen {GOOD} --coarsener kmeans --affinity relu -> --affinity would have no effect: the coarsener kmeans reads no affinities
 1 coarsen {GOOD} --affinity correlation -> was given no data
