@@ -174,9 +174,9 @@ def data_for(task: str) -> Dataset:
     return (data.next_tokens() if task == "lm" else data).whole()
 
 
-def network(task: str, sizes: dict[str, int], dropout: float) -> torch.nn.Module:
+def network(task: str, sizes: dict[str, Any], dropout: float) -> torch.nn.Module:
     """Return an untrained network."""
-    return (Decoder if task == "lm" else Encoder)(WORDS, **sizes, length=LENGTH, dropout=dropout)  # type: ignore[arg-type]
+    return (Decoder if task == "lm" else Encoder)(WORDS, **sizes, length=LENGTH, dropout=dropout)
 
 
 def run(task: str, name: str, method: Method, data: Dataset, seed: int, recipe: dict[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def padding_of(tokenizer: Any) -> int:
     if tokenizer is None:
         return PAD
     named = [tokenizer.token_to_id(name) for name in (SPECIAL[PAD], "<pad>")]
-    return (tokenizer.padding or {}).get("pad_id", next((i for i in named if i is not None), PAD))  # type: ignore[no-any-return]
+    padding: int = (tokenizer.padding or {}).get("pad_id", next((i for i in named if i is not None), PAD))
+    return padding
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> Tensor:

@@ -130,4 +130,5 @@ def _weights(arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.float().softmax(-1)  # type: ignore[no-any-return]
+    weights: Tensor = scores.float().softmax(-1)
+    return weights
