@@ -20,6 +20,7 @@ LEAST = {  # outside of these bounds a number means nothing
 }  # fmt: skip
 ABOVE = {"smoothing.clip": 0, "gate.search": 0, "tolerance.divtol": 0, "lr": 0}
 BELOW = {"smoothing.ema": 1}
+MOST = {"gate.blend": 1}
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class Gate:
         Share of the run's cost that coarse steps of the finest level may lose against smoothing it; one that could cost more is not
         tried (`netgraph.fas.account`). ``inf``: nobody counts. Nor is counted for a problem of one minibatch.
     blend : float
-        Above 0: no correction and no search, x becomes (1 - blend) x + blend prolong(y) (Zou et al., ICLR 2024); 1 takes
-        the coarse network as it is.
+        Above 0: no correction and no search, x becomes (1 - blend) x + blend prolong(y) (Zou et al., ICLR 2024); 1, the
+        most, takes the coarse network as it is.
     """
 
     gap: float = 0.1
@@ -233,12 +234,13 @@ def _check_range(called: str, value: Any, name: str) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (bool, str)) or number is None:
             continue
-        least, above, below = (bounds.get(name, number) for bounds in (LEAST, ABOVE, BELOW))
-        if number >= least and (name not in ABOVE or number > above) and (name not in BELOW or number < below):
+        least, above, below, most = (bounds.get(name, number) for bounds in (LEAST, ABOVE, BELOW, MOST))
+        if least <= number <= most and (name not in ABOVE or number > above) and (name not in BELOW or number < below):
             continue
         wanted = [f"of {LEAST[name]} or more"] if name in LEAST else []
         wanted += [f"above {ABOVE[name]}"] if name in ABOVE else []
         wanted += [f"below {BELOW[name]}"] if name in BELOW else []
+        wanted += [f"of {MOST[name]} or less"] if name in MOST else []
         raise NetgraphError(f"option {called} is {number:g}; give a number {' and '.join(wanted)}".rstrip())
 
 

@@ -44,6 +44,7 @@ def test_options_are_read_by_their_dotted_names():
         ("smoothing.accumulate", "0", "give a number of 1 or more"),
         ("smoothing.clip", "0", "give a number above 0"),
         ("smoothing.ema", "1", "give a number of 0 or more and below 1"),
+        ("gate.blend", "1.5", "give a number of 0 or more and of 1 or less"),
         ("tau.batches", "0", "give a number of 1 or more"),
         ("gate.gap", "nan", "option gate.gap is nan; give a number$"),
         ("gate.search", "1,-0.5", "option gate.search is -0.5; give a number above 0"),
