@@ -22,7 +22,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ import torch
 from torch.nn import functional
 
 import netgraph as ng
-from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.options import Gate, Options, Smoothing
 from netgraph.fas.problem import Problem
 from netgraph.fas.solver import FAS
 from netgraph.models.augment import crop_and_flip
@@ -43,10 +43,10 @@ from netgraph.models.training import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_cnn.jsonl"
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "cifar10_cnn.svg"
-RATES = (0.05, 0.1)
+RATES = (0.05, 0.1, 0.2, 0.4)
 TUNING = 100  # the seed of the grid
-POINTS = 5  # measurements along a run
-COLOURS = [*(f"C{i}" for i in range(10)), "black", "gold"]
+POINTS = 10  # measurements along a run
+COLOURS = [*(f"C{i}" for i in range(10)), "black", "gold", "navy", "teal", "crimson"]
 SGD = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NOW = time.perf_counter if DEVICE == "cuda" else time.process_time
@@ -54,13 +54,14 @@ NOW = time.perf_counter if DEVICE == "cuda" else time.process_time
 
 @dataclass(frozen=True)
 class Network:
-    """A network, and its own width."""
+    """A network, its own width, and how many epochs let three seeds of both be over within an hour on two cores."""
 
     make: Callable[..., torch.nn.Module]
     width: int
+    epochs: float
 
 
-NETWORKS = {"resnet20": Network(resnet20, 16), "vgg": Network(vgg, 32)}
+NETWORKS = {"resnet20": Network(resnet20, 16, 3), "vgg": Network(vgg, 32, 2)}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Method:
         ``level``: the coarse level is trained, and stays what it is; ``width``: a network of half the width is.
     length : float
         Of the run, over what was asked for.
+    gate : Gate
     """
 
     directions: str = ""
@@ -85,6 +87,7 @@ class Method:
     cycle: str = "kaskade"
     alone: str = ""
     length: float = 1.0
+    gate: Gate = field(default_factory=Gate)
 
     def hierarchy(self, model: torch.nn.Module, inputs: torch.Tensor) -> ng.Hierarchy:
         """Return the levels that are trained, channels innermost."""
@@ -105,6 +108,7 @@ METHODS = {
     "plain, half as long": Method(length=0.5),
     "plain, a quarter as long": Method(length=0.25),
     "half of the channels alone": Method(alone="width"),
+    "half of the channels alone, three times as long": Method(alone="width", length=3.0),
     "half the resolution alone": Method("space", alone="level"),
     "nested iteration over channels": Method("channels", NESTED),
     "nested iteration over channels, twice as long": Method("channels", NESTED, length=2.0),
@@ -112,7 +116,10 @@ METHODS = {
     "nested iteration over depth": Method("depth", NESTED),
     "nested iteration over channels and space": Method("channels+space", NESTED),
     "nested iteration over all three": Method("channels+space+depth", NESTED),
+    "nested iteration over channels, then space": Method("channels,space", (0.3, 0.4, 0.3)),
+    "nested iteration over depth, then channels": Method("depth,channels", (0.25, 0.25, 0.5)),
     "gated FAS, full, over channels": Method("channels", NESTED, "full"),
+    "FAS, full, over depth, whatever it costs": Method("depth", NESTED, "full", gate=Gate(share=math.inf)),
 }
 ONE_SIZE = {"vgg": ("space", "depth")}  # five poolings need all of 32 pixels, and no blocks are residual
 
@@ -152,7 +159,7 @@ def run(name: str, method: Method, data: Dataset, seed: int, how: dict[str, Any]
     epochs = how["epochs"] * method.length
     solver = FAS(
         method.cycle, SGD, how["lr"], epochs=epochs, share=method.share, weight_decay=5e-4, seed=seed,
-        options=Options(smoothing=Smoothing(bf16=how["bf16"])),
+        options=Options(smoothing=Smoothing(bf16=how["bf16"]), gate=method.gate),
     )  # fmt: skip
     problem = Problem(loader, functional.cross_entropy, valid=watch)
     solution = solver.solve(hierarchy, problem, evaluations=math.ceil(epochs * len(loader) / POINTS))
@@ -203,7 +210,7 @@ def line_of(name: str, own: list[dict[str, Any]], rows: list[dict[str, Any]]) ->
     for row in own:
         beside = [other for other in rows if other["seed"] == row["seed"]]
         plain = next((other for other in beside if other["method"] == "plain"), row)
-        small = max((o["curve"][-1][2] for o in beside if o["method"].endswith("alone")), default=math.nan)
+        small = max((o["curve"][-1][2] for o in beside if METHODS[o["method"]].alone), default=math.nan)
         cells["test"].append(row["test"])
         cells["beside"].append(row["test"] - plain_at(beside, row["flops"]))
         for kind in ("flops", "seconds"):
@@ -290,11 +297,11 @@ def jobs_of(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[tup
         width = options.width or NETWORKS[network].width
         lr = 0.0 if options.tune else options.lr or tuned(rows, network, width)
         how = {
-            "network": network, "width": width, "lr": lr, "batch": options.batch, "epochs": options.epochs, "bf16": options.bf16, "seen": options.seen,
+            "network": network, "width": width, "lr": lr, "batch": options.batch, "epochs": options.epochs or NETWORKS[network].epochs, "bf16": options.bf16, "seen": options.seen,
         }  # fmt: skip
         if options.tune:
             jobs += [
-                ("plain", METHODS["plain"], TUNING, {**how, "lr": lr, "epochs": options.epochs / 2}) for lr in RATES
+                ("plain", METHODS["plain"], TUNING, {**how, "lr": lr, "epochs": how["epochs"] / 2}) for lr in RATES
             ]
             continue
         for seed, (name, method) in itertools.product(range(options.seeds), METHODS.items()):
@@ -309,7 +316,7 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, action="append", help="by default all")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--epochs", type=float, help="by default the network's own")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=int, help="of the first stage; by default the network's own")
     parser.add_argument("--lr", type=float, help="by default the best of the grid")
