@@ -45,16 +45,20 @@ from netgraph.models.transformer import Decoder, Encoder
 RESULTS = Path(__file__).parent / "results" / "imdb_transformer.jsonl"
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "imdb_transformer.svg"
 LENGTH, WORDS = 64, 5000
-SIZES = {"width": 64, "n_heads": 4, "n_hidden": 128, "depth": 4}
-HALVES = {"width": ("width", "n_heads", "n_hidden"), "depth": ("depth",), "both": tuple(SIZES)}
+SIZES = {
+    "classify": {"width": 64, "n_heads": 4, "n_hidden": 128, "depth": 4},
+    "lm": {"width": 128, "n_heads": 4, "n_hidden": 512, "depth": 4},
+}
+WIDE = ("width", "n_heads", "n_hidden")
+HALVES = {"width": WIDE, "depth": ("depth",), "both": (*WIDE, "depth")}
 ALONG = {"width": "channels", "depth": "depth", "both": "channels+depth"}
 TASKS = {"classify": "classifier", "lm": "language model"}
 RECIPE = {"lr": 4e-3, "batch": 32, "epochs": 0.5, "dropout": 0.1, "weight_decay": 0.01}
 GRID = {
     "classify": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 8e-3}],
-    "lm": [{"epochs": 0.25}, {"epochs": 0.25, "lr": 2e-3}, {"epochs": 0.25, "lr": 8e-3}],
+    "lm": [{"epochs": 0.25, "lr": lr} for lr in (1e-3, 2e-3, 4e-3)],
 }
-TUNED: dict[str, dict[str, Any]] = {"classify": RECIPE, "lm": {**RECIPE, "epochs": 0.25}}
+TUNED: dict[str, dict[str, Any]] = {"classify": RECIPE, "lm": RECIPE}
 TUNING, EVALUATIONS = 100, 8
 ADAMW = torch.optim.AdamW
 SHARE = (0.3, 0.7)  # of the steps, finest level first
@@ -70,9 +74,10 @@ class Method:
     def __init__(self, solver: Callable[..., FAS], halved: str = "", *, alone: bool = False, **merging: Any) -> None:
         self.solver, self.halved, self.alone, self.merging = solver, halved, alone, merging
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self, task: str) -> dict[str, int]:
         """Return the sizes of the network that is trained."""
-        return {key: size // 2 if self.alone and key in HALVES[self.halved] else size for key, size in SIZES.items()}
+        halved = HALVES[self.halved] if self.alone else ()
+        return {key: size // 2 if key in halved else size for key, size in SIZES[task].items()}
 
     def levels(self, model: torch.nn.Module, example: torch.Tensor) -> ng.Hierarchy:
         """Return the network above its coarse one, or by itself."""
@@ -182,7 +187,7 @@ def network(task: str, sizes: dict[str, Any], dropout: float) -> torch.nn.Module
 def run(task: str, name: str, method: Method, data: Dataset, seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
     """Train once, and return a line of results."""
     torch.manual_seed(seed)
-    model = network(task, method.sizes(), recipe["dropout"])
+    model = network(task, method.sizes(task), recipe["dropout"])
     loader, judge = Loader(data, recipe["batch"], seed=seed), Judge(data, 16 if task == "lm" else 250)
     steps = round(recipe["epochs"] * len(loader))
     how = {key: recipe[key] for key in ("lr", "epochs", "weight_decay")}
@@ -327,7 +332,9 @@ def main() -> None:
         picture(rows)
         return
     torch.set_num_threads(1)
-    compiled = Method(alone, "both").levels(network("classify", SIZES, 0.0), torch.ones(2, LENGTH, dtype=torch.int64))
+    compiled = Method(alone, "both").levels(
+        network("classify", SIZES["classify"], 0.0), torch.ones(2, LENGTH, dtype=torch.int64)
+    )
     assert len(compiled.levels) == 2  # and no run pays for compiling kernels
     data, done = data_for(options.task), {key_of(row) for row in rows_in(options.out)}
     with options.out.open("a") as file:
