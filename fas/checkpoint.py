@@ -20,7 +20,7 @@ from torch import Tensor
 
 from netgraph.bundle import read_bundle, write_bundle
 from netgraph.errors import LoadError, NetgraphError
-from netgraph.fas.identity import difference, identity
+from netgraph.fas.identity import difference, identity, untold
 from netgraph.fas.run import Run
 from netgraph.fas.state import set_state, state_of
 
@@ -144,7 +144,7 @@ def resume(run: Run, folder: str | Path) -> str | None:
     Raises
     ------
     NetgraphError
-        All checkpoints are damaged, or the newest whole one is of another network, other options or other data.
+        All checkpoints are damaged, or the newest whole one is of another network, other levels, options, settings or data.
     """
     paths, damaged = checkpoints_in(folder), []
     for path in paths:
@@ -167,7 +167,8 @@ def _resumed(
 ) -> str:
     if document.get("format") != FORMAT or "run" not in document:
         raise LoadError(f"{path} is no checkpoint of this version of netgraph; resume it with the one that wrote it")
-    other = difference(identity(run), document["identity"])
+    here, there = identity(run), document["identity"]
+    other = difference(here, there)
     if other is not None:
         raise NetgraphError(f"{path} is a checkpoint of {other}; resume with what it was begun with, or begin anew")
     set_state(run, tensors, document["run"])
@@ -175,6 +176,8 @@ def _resumed(
     if damaged:
         said += f" (skipped as damaged: {', '.join(damaged)})"
     logger.info("%s", said)
+    if missing := untold(here, there):
+        logger.warning("%s, of an older version, does not tell its %s; they are taken to be these", path, missing)
     if document["torch"] != torch.__version__:
         logger.warning(
             "%s was written with torch %s, this is %s: results may differ", path, document["torch"], torch.__version__

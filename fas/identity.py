@@ -1,4 +1,7 @@
-"""What a run is of, so that a checkpoint of another network, other options or other data is refused by name."""
+"""What a run is of, so that a checkpoint of another network, other levels, options, settings or data is refused by name.
+
+Levels are those that the run began with. Of a loss, which is a function, only the settings that its problem names are known.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ def identity(run: Run) -> dict[str, Any]:
     shapes = {name: [str(t.dtype), *t.shape] for name, t in live_state(run.maps.models[0]).items()}
     found = {
         "network": {"shapes": _digest(shapes), "parameters and buffers": len(shapes), "levels": len(run.grids)},
+        "setting": dict(getattr(run.problem, "settings", {})),
+        "hierarchy": {f"level {i}": said for i, said in enumerate(run.begun_on, start=1)},
         "options": _flat(asdict(run.options)),
         "optimizer": {f"level {i}": _optimizer(run, i) for i in range(len(run.grids))},
         "plan": {
@@ -35,17 +40,22 @@ def identity(run: Run) -> dict[str, Any]:
         "seed": {"seed": run.seed},
         "data": data_identity(run.problem.batches),
     }
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(found, default=str))  # type: ignore[no-any-return]
 
 
 def difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
-    """Return in words the first thing in which a checkpoint differs from a run; None where they fit."""
-    for part, mine in here.items():
-        theirs = there.get(part, {})
+    """Return in words the first thing in which a checkpoint differs from a run; None where they fit as far as it tells."""
+    for part in (part for part in here if part in there):
+        mine, theirs = here[part], there[part]
         for key in [*mine, *(key for key in theirs if key not in mine)]:
             if mine.get(key) != theirs.get(key):
                 return f"another {part}: {key} is {_short(theirs.get(key))} there and {_short(mine.get(key))} here"
     return None
+
+
+def untold(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """Return in words what an older version did not write down of a run; empty where it is all there."""
+    return " and ".join(part for part in here if part not in there)
 
 
 def data_identity(batches: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -47,6 +47,9 @@ class Problem:
         The mean over the minibatch.
     valid : callable ``(model) -> dict of str to float``, optional
         Figures that are measured as training goes on, such as ``{"loss": ..., "accuracy": ...}``.
+    settings : dict, optional
+        What made the loss, the minibatches and the levels, by name, such as ``{"label smoothing": 0.1}``: a checkpoint of another
+        value is refused (`netgraph.fas.identity`), because functions cannot be compared.
 
     Raises
     ------
@@ -60,12 +63,13 @@ class Problem:
         loss: Callable[[Any, Any], Tensor],
         *,
         valid: Callable[[nn.Module], dict[str, float]] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if iter(batches) is batches:
             raise NetgraphError(
                 "the minibatches are an iterator, which can be gone through once only; give a DataLoader or a list"
             )
-        self.batches, self.loss, self.valid = batches, loss, valid
+        self.batches, self.loss, self.valid, self.settings = batches, loss, valid, dict(settings or {})
 
     def value(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of a level's network on one minibatch."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -53,6 +55,21 @@ def aggregates_of(maps: HierarchyMaps) -> list[dict[str, Tensor]]:
     return [
         {axis: torch.from_numpy(t.aggregates) for axis, t in level.transfers.items()} for level in maps.hierarchy.levels
     ]
+
+
+def signatures(maps: Maps) -> list[str]:
+    """Return of each coarse level how it came from the one above, with a digest of its aggregates; nothing of levels of your own."""
+    if not isinstance(maps, HierarchyMaps):
+        return []
+    return [f"{level.way(above)} {_digest(level)}" for above, level in pairwise(maps.hierarchy.levels)]
+
+
+def _digest(level: Level) -> str:
+    merged = {**level.transfers, **{step.chain.name: step.transfer for step in level.chains}}
+    digest = hashlib.sha256()
+    for name in sorted(merged):
+        digest.update(name.encode() + merged[name].aggregates.astype("<i8").tobytes())
+    return digest.hexdigest()[:8]
 
 
 def remade(maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor]]) -> HierarchyMaps:

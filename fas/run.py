@@ -23,7 +23,7 @@ from netgraph.fas.nested import start_level
 from netgraph.fas.options import Options
 from netgraph.fas.passage import come_up, go_down, held_back, work_of
 from netgraph.fas.problem import Objective, placed, rows_of
-from netgraph.fas.rematch import rematched
+from netgraph.fas.rematch import rematched, signatures
 from netgraph.fas.schedule import Schedule
 from netgraph.fas.steering import Rest, Steering
 from netgraph.fas.stream import Stream
@@ -72,6 +72,7 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     history: list[dict[str, Any]] = field(default_factory=list)
     top: int = field(init=False)  # the finest level that training has reached
+    begun_on: list[str] = field(init=False)  # the coarse levels of the beginning, whatever is matched again later
     at: int = 0
     instead: Visit | None = None
     done: int = 0
@@ -91,6 +92,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.top = self.visits[0].level if self.visits else 0
+        self.begun_on = signatures(self.maps)
 
     def go(self, ending: str = "all visits are done") -> None:
         """Visit after visit to the end, which ``ending`` is the reason for, or until somebody stops the run."""

@@ -18,6 +18,7 @@ from netgraph.destination import check_file, written
 from netgraph.errors import NetgraphError
 from netgraph.idle import check_reading, check_training, given
 from netgraph.lasting import Lasting, was_stopped
+from netgraph.typed import above_zero, below_one, decay_of, known, numbers, or_usual, pairs
 
 
 def _show_options(wanted: bool) -> None:
@@ -133,20 +134,20 @@ class Settings:
             "rmsprop": torch.optim.RMSprop,
             "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
         }
-        _share("ema", self.ema)
-        _share("label-smoothing", self.label_smoothing)
-        name = _known("optimizer", self.optimizer or habits.optimizer, makers)
+        below_one("ema", self.ema)
+        below_one("label-smoothing", self.label_smoothing)
+        name = known("optimizer", self.optimizer or habits.optimizer, makers)
         given = {"smoothing.bf16": "true"} if self.bf16 else {}
         given |= {} if self.ema is None else {"smoothing.ema": str(self.ema)}
         return FAS(
             "kaskade" if n_levels == 1 else self.cycle,
             makers[name],
-            _or(self.lr, habits.lr),
-            epochs=_above("epochs", _or(self.epochs, habits.epochs)),
+            or_usual(self.lr, habits.lr),
+            epochs=above_zero("epochs", or_usual(self.epochs, habits.epochs)),
             schedule=self.schedule,
-            share=(1.0,) if n_levels == 1 else _numbers("share", self.share, float) or None,
-            weight_decay=_decay(_or(self.weight_decay, habits.weight_decay)),
-            options=parsed({**given, **_pairs(self.option or [])}),
+            share=(1.0,) if n_levels == 1 else numbers("share", self.share, float) or None,
+            weight_decay=decay_of(or_usual(self.weight_decay, habits.weight_decay)),
+            options=parsed({**given, **pairs(self.option or [])}),
             seed=self.seed,
         )
 
@@ -170,7 +171,7 @@ class Settings:
         from netgraph.models.tasks import CNNS, NETWORKS, make_task
         from netgraph.models.text import load_tokenizer
 
-        _known("network to train", network, NETWORKS)
+        known("network to train", network, NETWORKS)
         if self.channels_last and network not in CNNS:
             raise NetgraphError(f"--channels-last lays out feature maps, and {network} has none; leave it off")
         name = self.data_of(network)
@@ -178,7 +179,7 @@ class Settings:
         data = load(name, root=self.data_root, download=self.download, tokenizer=words, length=self.length)
         if network == "mlp" and name == "digits":
             torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
-        widths = _numbers("widths", self.widths, int)
+        widths = numbers("widths", self.widths, int)
         given = parse_arch_args(self.network_arg or [], option="--network-arg")
         task = make_task(network, data, widths=widths, goal=self.task, seed=self.seed, options=given)
         try:
@@ -199,14 +200,23 @@ class Settings:
         prepare_metrics()
         if self.one_hot and self.task == "lm":
             raise NetgraphError("--one-hot would need a row of the vocabulary for each token; leave it off")
-        augment = AUGMENTATIONS[_known("augmentation", self.augment or task.habits.augment, AUGMENTATIONS)]
-        batch = _or(self.batch, task.habits.batch)
+        augment = AUGMENTATIONS[known("augmentation", self.augment or task.habits.augment, AUGMENTATIONS)]
+        batch = or_usual(self.batch, task.habits.batch)
         loader = Loader(task.data, batch, augment=augment, one_hot=self.one_hot, seed=self.seed)
 
         def valid(model: Any) -> dict[str, float]:
             return evaluate(model, task.data, split="valid", batch=task.judged_at_once)._asdict()
 
-        return Problem(loader, cross_entropy(self.label_smoothing), valid=valid)
+        return Problem(loader, cross_entropy(self.label_smoothing), valid=valid, settings=self.made_of(task))
+
+    def made_of(self, task: Any) -> dict[str, Any]:
+        """Return what loss, minibatches, network and levels are made of, as it is typed: a run is resumed with the same."""
+        names = ["task", "label_smoothing", "one_hot", "channels_last"]
+        if not self.plain and self.levels > 1:
+            names += ["coarsen", "coarsener", "affinity", "ratio", "round_to"]
+        found = {name: getattr(self, name) for name in names}
+        found |= {"augment": self.augment or task.habits.augment, "network_arg": sorted(self.network_arg or ())}
+        return {f"--{name.replace('_', '-')}": value for name, value in found.items()}
 
     def hierarchy(self, task: Any) -> Any:
         """Return the levels, one where training is plain."""
@@ -239,7 +249,7 @@ class Settings:
         from netgraph.recomputing import recompute
 
         levels = hierarchy.levels
-        for i in range(len(levels)) if self.recompute == "all" else _numbers("recompute", self.recompute, int):
+        for i in range(len(levels)) if self.recompute == "all" else numbers("recompute", self.recompute, int):
             if not 0 <= i < len(levels):
                 raise NetgraphError(
                     f"--recompute {i}: there are levels 0 to {len(levels) - 1}; give some of them, or all"
@@ -349,44 +359,3 @@ def _defaults() -> Any:
     from netgraph.models.tasks import Habits
 
     return Habits()
-
-
-def _or(given: Any, usual: Any) -> Any:
-    return usual if given is None else given
-
-
-def _above(name: str, value: float) -> float:
-    if not 0 < value < float("inf"):
-        raise NetgraphError(f"{name} is {value:g}; give a number above 0")
-    return value
-
-
-def _decay(value: float) -> float:
-    if not 0 <= value < float("inf"):
-        raise NetgraphError(f"--weight-decay is {value:g}; give a number of 0 or more")
-    return value
-
-
-def _share(name: str, value: float | None) -> None:
-    if value is not None and not 0 <= value < 1:
-        raise NetgraphError(f"--{name} is {value:g}; give a number from 0 on and below 1")
-
-
-def _known(what: str, name: str, among: Any) -> str:
-    if name not in among:
-        raise NetgraphError(f"no {what} is called {name!r}; there are {', '.join(among)}")
-    return name
-
-
-def _numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(part) for part in text.split(",") if part)
-    except ValueError:
-        raise NetgraphError(f"--{name} {text!r} is no list of numbers with commas between them") from None
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text:
-            raise NetgraphError(f"--option {text!r} is not NAME=VALUE; `netgraph train --options` lists the names")
-    return {name: value for name, _, value in (text.partition("=") for text in texts)}

@@ -20,11 +20,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import netgraph as ng
+from netgraph.bundle import read_bundle, write_bundle
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint import Checkpoints, checkpoints_in, resume
 from netgraph.fas.grid import Grid
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau
 from netgraph.fas.problem import Problem
+from netgraph.fas.rematch import signatures
 from netgraph.fas.run import Run
 from netgraph.fas.solver import FAS
 from netgraph.models.mlp import mlp
@@ -158,6 +160,7 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
         "evaluations",
         "reason",
         "converged",
+        "begun_on",
     }
     written = {
         "grids",
@@ -303,6 +306,53 @@ def test_a_checkpoint_of_another_network_or_other_data_is_refused_by_name(tmp_pa
     solver = FAS(lr=1e-2, schedule="one-cycle", **RUNS[name])
     with pytest.raises(NetgraphError, match="another network"):
         resume(solver.begin(wider, Problem(DataLoader(rows(), 8), cross_entropy)), tmp_path)
+
+
+def small(coarsener="hem", settings=None, callbacks=(), options=None, lr=1e-2):
+    torch.manual_seed(0)
+    levels = ng.build_hierarchy(mlp((6, 16, 8, 3)), torch.randn(2, 6), coarsener=coarsener, n_levels=3)
+    solver = FAS("v", SGD, lr, cycles=3, options=options or Options(TIMES, Tau("common", 2), OPEN))
+    problem = Problem(DataLoader(rows(), 8), cross_entropy, settings=settings)
+    return solver, solver.begin(levels, problem, callbacks=callbacks, every=1)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"coarsener": "random"}, r"another hierarchy: level 1 is \"channels \w+\" there and \"channels \w+\" here"),
+        ({"settings": {"label smoothing": 0.1}}, "another setting: label smoothing is 0.0 there and 0.1 here"),
+        ({"settings": {}}, "another setting: label smoothing is 0.0 there and null here"),
+    ],
+)
+def test_a_checkpoint_of_other_levels_or_another_loss_is_refused_by_name(other, sentence, tmp_path):
+    same = {"settings": {"label smoothing": 0.0}}
+    ended(*small(**same, callbacks=[stopping(9), Checkpoints(tmp_path)]))
+    with pytest.raises(NetgraphError, match=sentence):
+        resume(small(**{**same, **other})[1], tmp_path)
+    assert resume(small(**same)[1], tmp_path) is not None
+
+
+def test_levels_that_were_matched_again_do_not_make_it_another_run(tmp_path):
+    options = Options(TIMES, Tau("common", 2), OPEN, adapt=Adapt(rematch=1))
+    ended(*small(lr=0.5, options=options, callbacks=[Checkpoints(tmp_path), stopping(14)]))
+    solver, run = small(lr=0.5, options=options, callbacks=[Checkpoints(tmp_path), stopping(20)])
+    resume(run, tmp_path)
+    begun_on = list(run.begun_on)
+    assert signatures(run.maps) != begun_on  # else this shows nothing
+    ended(solver, run)
+    assert "at step 20 of" in resume(small(lr=0.5, options=options)[1], tmp_path)
+
+
+def test_a_checkpoint_that_does_not_tell_its_levels_is_taken_with_one_warning(tmp_path, caplog):
+    ended(*small(callbacks=[stopping(9), Checkpoints(tmp_path)]))
+    path = checkpoints_in(tmp_path)[0]
+    tensors, document = read_bundle(path)
+    del document["identity"]["hierarchy"], document["identity"]["setting"]
+    write_bundle(path, tensors, document)
+    with caplog.at_level(logging.WARNING, logger="netgraph"):
+        assert "at step 9 of" in resume(small(coarsener="random")[1], tmp_path)
+    (record,) = caplog.records
+    assert "does not tell its setting and hierarchy; they are taken to be these" in record.message
 
 
 def test_a_new_run_does_not_mix_with_the_checkpoints_of_another(tmp_path):

@@ -128,6 +128,20 @@ def test_a_run_that_an_alert_stopped_is_resumed_to_the_weights_of_one_that_went_
     assert "resume it" in err
 
 
+def test_a_run_is_not_resumed_with_another_loss_or_other_levels(tmp_path):
+    words = ["train", "mlp", *SMALL, "--checkpoints", tmp_path]
+    assert run(*words, "--alert", "memory(share=0.000001):stop")[0] == 0
+    for option, value, theirs in (
+        ("--label-smoothing", "0.1", "0.0"),
+        ("--augment", "crop", '"none"'),
+        ("--coarsener", "kmeans", '"hem"'),
+        ("--affinity", "normed", '"cosine"'),
+    ):
+        code, out, err = run(*words, "--resume", option, value)
+        assert (code, out) == (1, "")
+        assert f"another setting: {option} is {theirs} there" in err
+
+
 def test_options_are_listed_with_defaults_and_meanings():
     code, out, _ = run("train", "--options")
     assert code == 0
