@@ -53,7 +53,9 @@ class Run:
     callbacks : sequence of callable ``(run, record)``
     seed : int
     every : int
-        Steps between two records of smoothing, and, with ``evaluations``, between two evaluations.
+        Most steps between two records of smoothing; one comes where a level is left, too, and before an evaluation.
+    evaluations : int
+        Steps between two evaluations; 0: at the end alone.
     """
 
     maps: Maps
@@ -98,11 +100,13 @@ class Run:
         """Visit after visit to the end, which ``ending`` is the reason for, or until somebody stops the run."""
         self.tell("begin", self.top, steps=self.total_steps)
         try:
+            if self.steps and self.evaluations and self.steps % self.evaluations == 0 and not self._measured:
+                self.evaluate()  # a checkpoint was written between the record of smoothing and this
             while self.at < len(self.visits) and not self.reason:
                 self._plain_cycle()
                 self._visit(self.instead or self._steered(self.visits[self.at]))
             if not self.reason:
-                if not (self.evaluations and self.steps % self.evaluations == 0):  # else just done
+                if not self._measured:
                     self.evaluate()
                 self.reason = ending
         except BaseException as error:
@@ -223,13 +227,14 @@ class Run:
             )
 
     def _report(self, level: int, *, last: bool) -> None:
-        if self.evaluations and self.steps % self.evaluations == 0:
-            self.evaluate()
-        if self.losses and (last or len(self.losses) >= self.every):
+        due = bool(self.evaluations) and self.steps % self.evaluations == 0
+        if self.losses and (last or due or len(self.losses) >= self.every):
             mean = sum(self.losses) / len(self.losses)
             lr = self.grids[level].smoother.optimizer.param_groups[0]["lr"]
             self.losses.clear()
             self.tell("smooth", level, loss=mean, lr=lr)
+        if due:
+            self.evaluate()
 
     # between levels
 
@@ -301,6 +306,12 @@ class Run:
                 module.training = mode
         self.tell("evaluate", self.top, figures=figures)
         return figures
+
+    @property
+    def _measured(self) -> bool:
+        """Whether the network was evaluated as it is now."""
+        last = next((record for record in reversed(self.history) if record["event"] == "evaluate"), None)
+        return last is not None and (last["step"], last["level"]) == (self.steps, self.top)
 
     def tell(self, event: str, level: int, **what: Any) -> None:
         """Write a record, and show it to every callback."""

@@ -40,8 +40,8 @@ class Watch:
         if event == "begin":
             self.depth = len(run.grids) - 1
             self.total, self.begun, self.first = record["steps"], time.monotonic(), record["step"]
-        if event == "smooth":
-            self.loss = record["loss"]
+        if event in ("start", "smooth"):
+            self.loss = record.get("loss")  # that of a level which was left is not this one's
         if event == "evaluate":
             self.figures = record["figures"]
         self.show(self, event)

@@ -189,6 +189,32 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
     }
 
 
+def test_an_evaluation_that_a_kill_came_before_is_made_up_for(tmp_path):
+    """A record of smoothing comes before the evaluation of its step, and a checkpoint may be written there."""
+
+    def run_of(callbacks):
+        torch.manual_seed(0)
+        levels = ng.build_hierarchy(mlp((6, 16, 8, 3)), torch.randn(2, 6))
+        problem = Problem(DataLoader(rows(), 8, shuffle=True), cross_entropy, valid=lambda model: {"loss": 0.0})
+        solver = FAS("kaskade", SGD, 1e-2, epochs=4)
+        return solver, solver.begin(levels, problem, callbacks=callbacks, every=1, evaluations=3)
+
+    def killed(run, record):
+        if record["event"] == "smooth" and run.steps == 6:
+            raise KeyboardInterrupt
+
+    solver, whole = run_of([])
+    solver.finish(whole)
+    solver, run = run_of([Checkpoints(tmp_path, seconds=0.0), killed])
+    with pytest.raises(KeyboardInterrupt):
+        solver.finish(run)
+    solver, run = run_of([])
+    assert "at step 6 of" in resume(run, tmp_path)
+    solver.finish(run)
+    steps = [[r["step"] for r in history if r["event"] == "evaluate"] for history in (whole.history, run.history)]
+    assert steps[0] == steps[1] == list(range(3, 25, 3))
+
+
 def test_history_and_costs_go_on(tmp_path):
     name = "v, SGD, closed gates"
     ended(*begun(name, callbacks=[stopping(5), Checkpoints(tmp_path)]))

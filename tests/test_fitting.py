@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -108,6 +109,30 @@ def test_the_trace_of_a_run_is_the_levels_it_smoothed():
     watch(model, {"event": "evaluate", "level": 0, "step": 6, "cycle": 1, "figures": {"accuracy": 0.25}})
     assert told[-1] == "level 0  cycle 1  0 1 2 1 0  loss 0.5000  accuracy 25.00%"
     assert watch.blocks in ("█▅▁▅█", "█▄▁▄█")
+
+
+def test_the_loss_that_is_shown_is_of_the_level_that_is_shown():
+    told = []
+    watch = Watch(lambda watch, event: told.append(watch.words(watch.digits)))
+    record = {"step": 7, "cycle": 1}
+    watch(SimpleNamespace(grids=[None] * 2), {**record, "event": "begin", "level": 1, "steps": 9})
+    watch(None, {**record, "event": "smooth", "level": 1, "loss": 2.25})
+    assert told[-1].endswith("loss 2.2500")
+    watch(None, {**record, "event": "start", "level": 0})
+    assert told[-1].startswith("level 0")
+    assert "loss" not in told[-1]
+
+
+@pytest.mark.parametrize("cycle", ["full", "v"])
+def test_an_evaluation_follows_the_smoothing_of_its_steps(cycle, digits):
+    """Each line that is shown has the mean loss of that level's own steps since the line before."""
+    code, out, _ = run("train", "mlp", *SMALL, "--cycle", cycle, "--option", "gate.share=inf", "--json")
+    assert code == 0
+    history = [r for r in json.loads(out)["history"] if r["event"] in ("smooth", "evaluate")]
+    for before, record in pairwise(history):
+        if record["event"] == "evaluate":
+            assert (before["event"], before["step"]) == ("smooth", record["step"])
+    assert sum(r["event"] == "evaluate" for r in history) == 2
 
 
 def test_a_run_that_an_alert_stopped_is_resumed_to_the_weights_of_one_that_went_through(tmp_path):
