@@ -135,6 +135,11 @@ class Run:
         return self.grids[self.top].model
 
     @property
+    def trained(self) -> nn.Module:
+        """What is handed back and kept: the running mean where there is one, else the finest network."""
+        return self.grids[0].model if self.mean is None else self.mean.module
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run as planned."""
         return sum(visit.steps for visit in self.visits)

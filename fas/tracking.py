@@ -53,7 +53,8 @@ class MLflow:
     name : str, optional
         Of the run.
     example : Tensor, optional
-        An input of a few rows: the trained network is kept with its signature; without one it is not.
+        An input of a few rows: the trained network, its running mean where one is asked for, is kept with its signature;
+        without one it is not.
     timeout : float
         Seconds after which a server that says nothing is given up.
 
@@ -120,7 +121,7 @@ class MLflow:
         for artefact in self.artefacts:
             self._sender.put(lambda artefact=artefact: self._keep(artefact))
         if (example := self.example) is not None and record["event"] == "finish":
-            self._sender.put(lambda: self._keep(lambda folder: save_network(run.grids[0].model, example, folder)))
+            self._sender.put(lambda: self._keep(lambda folder: save_network(run.trained, example, folder)))
         status = "FINISHED" if record["event"] == "finish" else "FAILED"
         said = record.get("reason") or record.get("error") or ""
         self._sender.put(lambda: self._close(status, said))

@@ -29,13 +29,15 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def begun(callbacks, cycles=2):
+def begun(callbacks, cycles=2, ema=None):
     random = torch.Generator().manual_seed(0)
     batches = [(torch.randn(8, 6, generator=random), torch.randint(0, 3, (8,), generator=random)) for _ in range(6)]
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(mlp((6, 16, 8, 3)), torch.randn(2, 6), n_levels=2)
     options = Options(
-        Smoothing(2, 2, 3), Tau("common", 2), Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
+        Smoothing(2, 2, 3, ema=ema),
+        Tau("common", 2),
+        Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf")),
     )
     solver = FAS("v", torch.optim.Adam, 1e-2, cycles=cycles, options=options)
     problem = Problem(batches, cross_entropy, valid=lambda model: {"accuracy": 0.5, "loss": 1.5})
@@ -92,6 +94,20 @@ def test_a_run_is_kept_whole_and_goes_on_when_resumed(tmp_path):
     x = torch.randn(5, 6)
     wanted = solution.model.eval()(x).detach().numpy()
     np.testing.assert_allclose(found.predict(x.numpy()), wanted, rtol=1e-5)
+
+
+def test_the_network_that_is_kept_is_the_running_mean_where_there_is_one():
+    tracker = MLflow("means", example=torch.randn(2, 6))
+    solver, run = begun([tracker], ema=0.9)
+    solution = solver.finish(run)
+    mlflow.set_tracking_uri(tracking_uri())
+    try:
+        found = mlflow.pytorch.load_model(f"runs:/{tracker.run_id}/model")
+    finally:
+        mlflow.set_tracking_uri(None)
+    own = found.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in solution.mean.state_dict().items())
+    assert not all(torch.equal(own[name], tensor) for name, tensor in solution.model.state_dict().items())
 
 
 def test_the_store_is_the_one_that_was_named_or_a_file_here(tmp_path, monkeypatch):
