@@ -94,6 +94,7 @@ class Method:
         found = ng.build_hierarchy(
             model, inputs, directions=self.directions or "channels", n_levels=max(len(self.share), 2)
         )
+        ng.draw(found)
         levels = (
             found.levels if len(self.share) > 1 else found.levels[1:2] if self.alone == "level" else found.levels[:1]
         )

@@ -66,13 +66,15 @@ ALWAYS = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
 
 
 class Method:
-    """One way to train: which solver, what is halved, whether that small network alone is trained, and how units merge.
+    """One way to train: which solver, what is halved, whether that small network alone is trained, how units merge and coarse levels begin.
 
     A solver is made from the number of steps and the options of every solver.
     """
 
-    def __init__(self, solver: Callable[..., FAS], halved: str = "", *, alone: bool = False, **merging: Any) -> None:
-        self.solver, self.halved, self.alone, self.merging = solver, halved, alone, merging
+    def __init__(
+        self, solver: Callable[..., FAS], halved: str = "", *, alone: bool = False, drawn: bool = True, **merging: Any
+    ) -> None:
+        self.solver, self.halved, self.alone, self.drawn, self.merging = solver, halved, alone, drawn, merging
 
     def sizes(self, task: str) -> dict[str, int]:
         """Return the sizes of the network that is trained."""
@@ -83,7 +85,10 @@ class Method:
         """Return the network above its coarse one, or by itself."""
         if self.alone or not self.halved:
             return one_level(model, example)
-        return ng.build_hierarchy(model, example, directions=ALONG[self.halved], **self.merging)
+        found = ng.build_hierarchy(model, example, directions=ALONG[self.halved], **self.merging)
+        if self.drawn:
+            ng.draw(found)
+        return found
 
 
 def alone(steps: int, **how: Any) -> FAS:
@@ -138,6 +143,9 @@ MORE = {
     "half the depth alone": Method(alone, "depth", alone=True),
     "Zou's cycle, weight 0.25": Method(zou(0.25), "both", coarsener="adjacent"),
     "Zou's cycle, half of the steps fine": Method(zou(0.5, fine=0.5), "both", coarsener="adjacent"),
+    "nested, width: injected first weights": Method(nested(), "width", drawn=False),
+    "nested, depth: injected first weights": Method(nested(), "depth", drawn=False),
+    "nested, both: injected first weights": Method(nested(), "both", drawn=False),
     "nested, both: no noise": Method(nested(split=Split("none")), "both"),
     "nested, width: no noise": Method(nested(split=Split("none")), "width"),
     "nested, both: adjacent pairs": Method(nested(), "both", coarsener="adjacent"),

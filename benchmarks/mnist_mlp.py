@@ -55,14 +55,18 @@ OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), s
 
 
 class Method:
-    """One way to train: how many levels, which solver, and the width that is trained where it is a small network alone."""
+    """One way to train: how many levels, which solver, the width that is trained where it is a small network alone, and how coarse levels begin."""
 
-    def __init__(self, solver: Callable[..., FAS], levels: int = 1, shrink: int = 1, **hierarchy: Any) -> None:
-        self.solver, self.levels, self.shrink, self.hierarchy = solver, levels, shrink, hierarchy
+    def __init__(
+        self, solver: Callable[..., FAS], levels: int = 1, shrink: int = 1, *, drawn: bool = True, **hierarchy: Any
+    ) -> None:
+        self.solver, self.levels, self.shrink, self.drawn, self.hierarchy = solver, levels, shrink, drawn, hierarchy
 
     def make(self, model: torch.nn.Module, data: Dataset) -> Any:
         """Return a hierarchy of as many levels; of one level without matching."""
         found = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=max(self.levels, 2), **self.hierarchy)
+        if self.drawn:
+            ng.draw(found)
         return found if self.levels > 1 else ng.Hierarchy(found.levels[:1], found.options)
 
 
@@ -86,6 +90,7 @@ METHODS = {
     "gated FAS, full, 2 levels": Method(cycles("full", (0.3, 0.7)), 2),
 }
 ABLATIONS = {
+    "nested 2: injected first weights": Method(cycles("kaskade", (0.3, 0.7)), 2, drawn=False),
     "nested 2: no noise": Method(cycles("kaskade", (0.3, 0.7), split=Split("none")), 2),
     "nested 2: noise on everything": Method(cycles("kaskade", (0.3, 0.7), split=Split("everything", 0.3)), 2),
     "nested 2: gamma 1": Method(cycles("kaskade", (0.3, 0.7), split=Split(gamma=1.0)), 2),

@@ -168,6 +168,12 @@ class Transfer:
             return self.average(tensor.float(), dim).to(tensor.dtype)
         return self.total(tensor, dim) / self._sizes(tensor, dim)
 
+    def first(self, tensor: Tensor, dim: int) -> Tensor:
+        """Take the entry of the first unit of each aggregate along a dimension."""
+        _, units = np.unique(self.aggregates[self.aggregates >= 0], return_index=True)
+        chosen = np.flatnonzero(self.aggregates >= 0)[units]
+        return tensor.index_select(dim, torch.as_tensor(chosen, device=tensor.device))
+
     def copy(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply P along a dimension: each unit takes its aggregate's entry; a unit left out takes zero."""
         dim %= tensor.ndim

@@ -148,6 +148,21 @@ def scaled(
     return out
 
 
+def selected(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take parameters down as `inject` does, but along outgoing axes an aggregate takes its first member's in place of the mean."""
+
+    def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+        return t.total(x, d) if summed else t.first(x, d)
+
+    out = {}
+    for name, tensor in state.items():
+        for dim, term in enumerate(spec.parameters.get(name, ())):
+            summed = spec.sums.get((name, dim), frozenset())
+            tensor = _along(tensor, dim, term, transfers, summed, spec.sizes, move)
+        out[name] = tensor
+    return out
+
+
 def zero_sum(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return fine tensors less their mean over each aggregate along incoming axes; zero where no such axis merges.
 

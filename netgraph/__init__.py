@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.saving import load as load
     from netgraph.coarsen.saving import save as save
     from netgraph.coarsen.transfer import Transfer as Transfer
+    from netgraph.coarsen.untrained import draw as draw
     from netgraph.coarsen.verify import verify as verify
     from netgraph.errors import NetgraphError as NetgraphError
     from netgraph.fas.problem import Problem as Problem
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "coarsen.saving",
     "save": "coarsen.saving",
     "Transfer": "coarsen.transfer",
+    "draw": "coarsen.untrained",
     "verify": "coarsen.verify",
     "NetgraphError": "errors",
     "Problem": "fas.problem",

@@ -222,6 +222,7 @@ class Settings:
         """Return the levels, one where training is plain."""
         from netgraph.building import progress
         from netgraph.coarsen.hierarchy import build_hierarchy, one_level
+        from netgraph.coarsen.untrained import draw
 
         example = task.example.to(self.device)
         if self.plain or self.levels == 1:
@@ -231,6 +232,7 @@ class Settings:
                 task.network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
                 n_levels=self.levels, ratio=self.ratio, round_to=self.round_to, seed=self.seed, progress=told,
             )  # fmt: skip
+        draw(levels)  # the network is a new one
         n = len(levels.levels)
         if n < self.levels:
             typer.echo(f"netgraph: {n} levels, not {self.levels}: below, nothing can be merged", err=True)
