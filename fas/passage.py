@@ -15,7 +15,7 @@ from netgraph.fas.account import cost_of
 from netgraph.fas.ascent import Ascent, ascend, blend
 from netgraph.fas.cycle import Visit
 from netgraph.fas.ledger import STEP
-from netgraph.fas.moments import correct_moments, moments_down, moments_of, set_moments
+from netgraph.fas.moments import correct_moments, moments_down, set_moments
 from netgraph.fas.problem import n_batches, rows_of
 from netgraph.fas.steering import Rest
 from netgraph.fas.tau import Descent, descend, gap_only, mean_value, refusal
@@ -122,8 +122,8 @@ def _bring_down(run: Run, level: int, found: Descent) -> None:
     coarse.rhs, coarse.turns, run.descents[level] = found.rhs, 0, found
     coarse.injected = copied({n: t for n, t in coarse.x.items() if t.is_floating_point()})
     with run.ledger.clock(level, "transfer"):
-        own = moments_of(fine.smoother) if run.options.smoothing.moments else {}
-        set_moments(coarse.smoother, moments_down(run.maps, level, own))
+        carried = run.options.smoothing.moments
+        set_moments(coarse.smoother, moments_down(run.maps, level, fine.smoother) if carried else {})
 
 
 def come_up(run: Run, level: int) -> None:
