@@ -74,7 +74,7 @@ class Account:
         return worth >= cost
 
 
-def cost_of(visits: Sequence[Visit], flops: Sequence[float], options: Options, n_sets: int) -> float:
+def cost_of(visits: Sequence[Visit], flops: Sequence[float], options: Options, whole: int) -> float:
     """Return the most operations that visits can cost for each row of a minibatch.
 
     Parameters
@@ -83,16 +83,18 @@ def cost_of(visits: Sequence[Visit], flops: Sequence[float], options: Options, n
     flops : sequence of float
         Of a forward pass by level.
     options : Options
-    n_sets : int
-        Minibatches that a tau is formed on.
+    whole : int
+        Minibatches of a pass over the data, which a tau of the whole set is formed on.
     """
     total = 0.0
     for kind, level, steps in visits:
+        tau, gate = options.tau_of(level), options.gate_of(level)
+        n_sets = whole if tau.kind == "whole" else tau.batches
         if kind == "smooth":
             total += STEP * steps * options.smoothing_of(level).accumulate * flops[level]
         elif kind == "down":
-            total += (1 + (0 if options.tau.kind == "none" else STEP * n_sets)) * (flops[level] + flops[level + 1])
+            total += (1 + (0 if tau.kind == "none" else STEP * n_sets)) * (flops[level] + flops[level + 1])
         elif kind == "up":
-            searched = 0 if options.gate.blend else 1 + len(options.gate.search)
+            searched = 0 if gate.blend else 1 + len(gate.search)
             total += (searched * n_sets + 2) * flops[level]
     return total

@@ -130,8 +130,9 @@ class CoarseStart:
 
     def _go_up(self) -> None:
         below, coarse = self.smoother, self._grid(self.level)
-        moments = moments_up(self.maps, self.level - 1, moments_of(below)) if self.options.smoothing.moments else {}
         above = self.level - 1
+        carried = self.options.smoothing_of(above).moments
+        moments = moments_up(self.maps, above, moments_of(below)) if carried else {}
         self.work_on(above, self.begin[above - 1] if above else 0)
         start_level(self.maps, above, self._grid(above), coarse, self.options.split, self.seed)
         for parameter in below.named.values():

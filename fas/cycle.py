@@ -40,27 +40,27 @@ Smoothings = Callable[[int], Smoothing]
 
 
 def multiplicative(level: int, coarsest: int, smoothing: Smoothings, gamma: int) -> Iterator[Visit]:
-    """Yield a V-cycle (gamma = 1) or a W-cycle (gamma = 2) from a level down."""
+    """Yield a V-cycle (gamma = 1) or a W-cycle (gamma = 2) from a level down; a level may have its own gamma, ``cycles``."""
     if level == coarsest:
         yield Visit("smooth", level, smoothing(level).coarse)
         return
     yield Visit("smooth", level, smoothing(level).pre)
     yield Visit("down", level)
-    for _ in range(gamma if level + 1 < coarsest else 1):
+    for _ in range((smoothing(level + 1).cycles or gamma) if level + 1 < coarsest else 1):
         yield from multiplicative(level + 1, coarsest, smoothing, gamma)
     yield Visit("up", level)
     yield Visit("smooth", level, smoothing(level).post)
 
 
 def f_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]:
-    """Yield an F-cycle: on the next level an F-cycle, then a V-cycle."""
+    """Yield an F-cycle: on the next level an F-cycle, then a V-cycle, or as many as make its ``cycles``."""
     if level == coarsest:
         yield Visit("smooth", level, smoothing(level).coarse)
         return
     yield Visit("smooth", level, smoothing(level).pre)
     yield Visit("down", level)
     yield from f_cycle(level + 1, coarsest, smoothing)
-    if level + 1 < coarsest:
+    for _ in range((smoothing(level + 1).cycles or 2) - 1 if level + 1 < coarsest else 0):
         yield from multiplicative(level + 1, coarsest, smoothing, 1)
     yield Visit("up", level)
     yield Visit("smooth", level, smoothing(level).post)

@@ -85,7 +85,9 @@ class Multigrid(Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.every, self.fine_steps, self.refused = optimizer, every, 0, 0
         self.start = CoarseStart(maps, optimizer, begin, self.options, seed)
-        self._recent: deque[Minibatch] = deque(maxlen=self.options.tau.batches + 1)  # the first judges what is earned
+        self._recent: deque[Minibatch] = deque(
+            maxlen=self.options.tau_of(0).batches + 1
+        )  # the first judges what is earned
         self._run = _Excursion.of(maps, optimizer, self.start.names, self._recent, cycle, self.options, make, seed)
         self._follow()
 
@@ -182,7 +184,7 @@ class Multigrid(Optimizer):
             )
 
     def _due(self) -> bool:
-        ready = len(self._recent) >= self.options.tau.batches and len(self._run.grids) > 1
+        ready = len(self._recent) >= self.options.tau_of(0).batches and len(self._run.grids) > 1
         return ready and self.every > 0 and self.fine_steps % self.every == 0
 
 
@@ -326,7 +328,7 @@ def _check(options: Options, every: int, cycle: str) -> None:
         raise NetgraphError(f"every is {every}; give the fine steps between two coarse ones, or 0 for none")
     if cycle not in ("v", "w", "f", "additive"):
         raise NetgraphError(f"a coarse step between others is no {cycle!r}; there are v, w, f, additive")
-    if options.tau.kind == "whole":
+    if "whole" in (options.tau.kind, *(options.tau_of(level).kind for level in options.levels)):
         raise NetgraphError("tau.kind is 'whole', and only the last minibatches are known here; take common or several")
     if options.adapt.rematch or options.adapt.steer:
         raise NetgraphError(
@@ -337,6 +339,6 @@ def _check(options: Options, every: int, cycle: str) -> None:
         raise NetgraphError(
             f"level {rates[0]} has a rate of its own, and your optimizer's is that of every level; leave it out"
         )
-    smoothing = options.smoothing
-    if smoothing.accumulate != 1 or smoothing.ema is not None or smoothing.mup:
+    asked = (options.smoothing, *(options.smoothing_of(level) for level in options.levels))
+    if any(smoothing.accumulate != 1 or smoothing.ema is not None or smoothing.mup for smoothing in asked):
         raise NetgraphError("accumulate, ema and mup belong to your loop here; leave them at their defaults")

@@ -9,11 +9,13 @@ from typing import Any
 from netgraph.errors import NetgraphError
 
 CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
-TAUS = ("none", "common", "several", "whole")
-SPLITS = ("zero-sum", "everything", "none")
-MEASURES = ("gradient", "valid")
+WORDS = {
+    "tau.kind": ("none", "common", "several", "whole"),
+    "split.kind": ("zero-sum", "everything", "none"),
+    "tolerance.measure": ("gradient", "valid"),
+}
 LEAST = {  # outside of these bounds a number means nothing
-    "smoothing.pre": 0, "smoothing.post": 0, "smoothing.coarse": 0, "smoothing.accumulate": 1, "smoothing.ema": 0,
+    "smoothing.pre": 0, "smoothing.post": 0, "smoothing.coarse": 0, "smoothing.cycles": 0, "smoothing.accumulate": 1, "smoothing.ema": 0,
     "tau.batches": 1, "gate.tau": 0, "gate.kappa": 0, "gate.patience": 0, "gate.share": 0, "split.noise": 0,
     "split.gamma": 0, "adapt.rematch": 0, "tolerance.rtol": 0, "tolerance.atol": 0, "tolerance.stol": 0,
     "tolerance.max_it": 0, "gate.blend": 0,
@@ -33,6 +35,9 @@ class Smoothing:
         Before going down and after coming up.
     coarse : int
         On the coarsest level of a cycle.
+    cycles : int
+        Cycles on a coarse level each time it is visited (PETSc's ``-snes_fas_cycles``); 0: what the cycle's name says, one in V
+        and two in W; in F an F-cycle and then a V-cycle. The coarsest level has none, nor has ``additive``.
     clip : float, optional
         Largest norm of a gradient.
     accumulate : int
@@ -50,6 +55,7 @@ class Smoothing:
     pre: int = 4
     post: int = 4
     coarse: int = 8
+    cycles: int = 0
     clip: float | None = None
     accumulate: int = 1
     bf16: bool = False
@@ -108,6 +114,9 @@ class Gate:
     patience: int = 2
     share: float = 0.01
     blend: float = 0.0
+
+
+OWN: dict[str, type] = {"smoothing": Smoothing, "tau": Tau, "gate": Gate}  # what a level can have for itself
 
 
 @dataclass(frozen=True)
@@ -183,12 +192,13 @@ class Options:
     Parameters
     ----------
     levels : dict of int to dict of str to value
-        By level, 0 being the finest: ``lr``, and the fields of `Smoothing`.
+        By level, 0 being the finest: ``lr``, the fields of `Smoothing`, and of the step down from it ``gate.gap``,
+        ``tau.batches`` and so on. Coarser levels take at most the minibatches of the finer level's set.
 
     Raises
     ------
     NetgraphError
-        A word is none of those an option has, or a number lies where it can mean nothing.
+        A word is none of those an option has, a number lies where it can mean nothing, or a level has no such option.
     """
 
     smoothing: Smoothing = field(default_factory=Smoothing)
@@ -200,37 +210,61 @@ class Options:
     levels: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, value, allowed in (
-            ("tau.kind", self.tau.kind, TAUS),
-            ("split.kind", self.split.kind, SPLITS),
-            ("tolerance.measure", self.tolerance.measure, MEASURES),
-        ):
-            if value not in allowed:
-                raise NetgraphError(f"{what} is {value!r}; there are {', '.join(allowed)}")
-        known = {"lr", *(f.name for f in fields(Smoothing))}
-        for level, values in self.levels.items():
-            for name, value in values.items():
-                if name not in known:
-                    raise NetgraphError(
-                        f"option level.{level}.{name} is unknown; a level has its own {', '.join(sorted(known))}"
-                    )
-                _check_range(f"level.{level}.{name}", value, "lr" if name == "lr" else f"smoothing.{name}")
         for group in (f.name for f in fields(self) if f.name != "levels"):
             for own, value in vars(getattr(self, group)).items():
-                _check_range(f"{group}.{own}", value, f"{group}.{own}")
+                _check_value(f"{group}.{own}", value, f"{group}.{own}")
+        for level, values in self.levels.items():
+            for name, value in values.items():
+                _check_own(level, name)
+                _check_value(f"level.{level}.{name}", value, whole_name(name))
 
     def smoothing_of(self, level: int) -> Smoothing:
         """Return the smoothing of one level."""
-        own = {k: v for k, v in self.levels.get(level, {}).items() if k != "lr"}
-        return replace(self.smoothing, **own)
+        return self._of("smoothing", level)  # type: ignore[no-any-return]
+
+    def tau_of(self, level: int) -> Tau:
+        """Return the right-hand side of the level below one."""
+        return self._of("tau", level)  # type: ignore[no-any-return]
+
+    def gate_of(self, level: int) -> Gate:
+        """Return the gate between one level and the next."""
+        return self._of("gate", level)  # type: ignore[no-any-return]
+
+    def _of(self, group: str, level: int) -> Any:
+        own = {whole_name(name): value for name, value in self.levels.get(level, {}).items()}
+        mine = {name.partition(".")[2]: v for name, v in own.items() if name.startswith(f"{group}.")}
+        return replace(getattr(self, group), **mine)
 
     def lr_of(self, level: int, lr: float) -> float:
         """Return the largest rate of one level."""
         return float(self.levels.get(level, {}).get("lr", lr))
 
 
-def _check_range(called: str, value: Any, name: str) -> None:
-    """Refuse numbers that an option cannot have; a tuple's one by one."""
+def whole_name(name: str) -> str:
+    """Return what a level's own option is called where it is everybody's: those of smoothing leave their group out."""
+    return name if name == "lr" or "." in name else f"smoothing.{name}"
+
+
+def _check_own(level: int, name: str) -> None:
+    """Refuse what one level cannot have for itself."""
+    group, _, own = whole_name(name).partition(".")
+    if name != "lr" and (group not in OWN or own not in {f.name for f in fields(OWN[group])}):
+        raise NetgraphError(
+            f"option level.{level}.{name} is unknown; a level has its own lr, {', '.join(f.name for f in fields(Smoothing))}, "
+            "and what begins with gate. or tau."
+        )
+    if name == "ema" and level:
+        raise NetgraphError(
+            f"option level.{level}.ema would do nothing: the mean is the finest level's; give level.0.ema"
+        )
+    if name == "cycles" and not level:
+        raise NetgraphError("option level.0.cycles would do nothing: those of the finest level are the run's length")
+
+
+def _check_value(called: str, value: Any, name: str) -> None:
+    """Refuse words and numbers that an option cannot have; a tuple's one by one."""
+    if name in WORDS and value not in WORDS[name]:
+        raise NetgraphError(f"{called} is {value!r}; there are {', '.join(WORDS[name])}")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (bool, str)) or number is None:
             continue
@@ -265,7 +299,9 @@ def parsed(texts: Mapping[str, str]) -> Options:
             number, _, key = rest.partition(".")
             if not number.isdigit():
                 raise NetgraphError(f"option {name!r} names no level; write level.2.lr for the third of them")
-            shape = 1e-3 if key == "lr" else getattr(groups["smoothing"], key, None)
+            _check_own(int(number), key)
+            its, _, own = whole_name(key).partition(".")
+            shape = 1e-3 if its == "lr" else getattr(OWN[its](), own)
             levels.setdefault(int(number), {})[key] = _read(name, text, shape)
         elif group in groups and hasattr(groups[group], rest):
             value = _read(name, text, getattr(groups[group], rest))

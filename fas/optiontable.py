@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
 
 def table() -> list[Row]:
-    """Return every option; those of ``smoothing``, and ``lr``, can be given for one level as ``level.2.lr``."""
+    """Return every option; one level's own are ``level.2.lr``, ``level.2.pre``, ``level.1.gate.gap``."""
     options = Options()
     groups = [(f.name, getattr(options, f.name)) for f in fields(Options) if f.name != "levels"]
     return [

@@ -34,7 +34,7 @@ def go_down(run: Run, level: int) -> None:
     if level == run.top:
         run.account.begun = run.ledger.total_flops()
     found = _look(run, level)
-    why = refusal(found, run.options.gate)
+    why = refusal(found, run.options.gate_of(level))
     if why is not None:
         run.grids[level + 1].settle()
         _lose(run, level)
@@ -57,7 +57,7 @@ def held_back(run: Run, level: int) -> str | None:
     cost, owed, share = (
         work_of(run, _step_down(run)),
         run.account.owed,
-        run.options.gate.share,
+        run.options.gate_of(run.top).share,
     )
     if owed + cost <= share * run.whole:
         return None
@@ -73,18 +73,18 @@ def _step_down(run: Run) -> list[Visit]:
 
 def counted(run: Run) -> bool:
     """Return whether coarse steps have to earn what they cost; where f is one minibatch, the line search knows all."""
-    return math.isfinite(run.options.gate.share) and n_batches(run.problem.batches) != 1
+    return math.isfinite(run.options.gate_of(run.top).share) and n_batches(run.problem.batches) != 1
 
 
 def work_of(run: Run, visits: Sequence[Visit]) -> float:
     """Return the most operations that visits can cost."""
-    n_sets = n_batches(run.problem.batches) if run.options.tau.kind == "whole" else run.options.tau.batches
-    if n_sets is None:
+    whole = n_batches(run.problem.batches)
+    if whole is None and any(run.options.tau_of(v.level).kind == "whole" for v in visits if v.kind == "down"):
         raise NetgraphError(
             "a tau of the whole set goes through all minibatches, and these have no length, so that its cost is not known; give "
             "a loader with len(), another tau, or gate.share = inf"
         )
-    return cost_of(visits, run.maps.flops, run.options, n_sets) * rows_of(run.stream.peek())
+    return cost_of(visits, run.maps.flops, run.options, whole or 0) * rows_of(run.stream.peek())
 
 
 def _look(run: Run, level: int) -> Descent:
@@ -92,7 +92,7 @@ def _look(run: Run, level: int) -> Descent:
 
     Two forward passes on one minibatch tell most closed gates, and leave it in the stream.
     """
-    fine, coarse, tau, value = run.grids[level], run.grids[level + 1], run.options.tau, run.problem.value
+    fine, coarse, tau, value = run.grids[level], run.grids[level + 1], run.options.tau_of(level), run.problem.value
     flops = run.maps.flops[level] + run.maps.flops[level + 1]
     with run.ledger.clock(level, "transfer"):
         assign(coarse.x, run.maps.inject(level, fine.x))
@@ -100,7 +100,7 @@ def _look(run: Run, level: int) -> Descent:
         first = fine.common[:1] or [run.placed(run.stream.peek(), fine)]
         found = gap_only(fine, coarse, value, first)
         run.ledger.spend(level, "tau", rows_of(first[0]) * flops)
-        if refusal(found, run.options.gate) is not None:
+        if refusal(found, run.options.gate_of(level)) is not None:
             return found
         batches = _batches(run, level)
         coarse.common = [] if tau.kind == "whole" else batches
@@ -111,9 +111,9 @@ def _look(run: Run, level: int) -> Descent:
 
 
 def _batches(run: Run, level: int) -> list[Any]:
-    fine, tau = run.grids[level], run.options.tau
+    fine, tau = run.grids[level], run.options.tau_of(level)
     if tau.kind != "whole" and fine.common:
-        return fine.common
+        return fine.common[: tau.batches]
     return [run.placed(b, fine) for b in (run.problem.batches if tau.kind == "whole" else run.stream.take(tau.batches))]
 
 
@@ -122,7 +122,7 @@ def _bring_down(run: Run, level: int, found: Descent) -> None:
     coarse.rhs, coarse.turns, run.descents[level] = found.rhs, 0, found
     coarse.injected = copied({n: t for n, t in coarse.x.items() if t.is_floating_point()})
     with run.ledger.clock(level, "transfer"):
-        carried = run.options.smoothing.moments
+        carried = run.options.smoothing_of(level).moments
         set_moments(coarse.smoother, moments_down(run.maps, level, fine.smoother) if carried else {})
 
 
@@ -140,7 +140,7 @@ def come_up(run: Run, level: int) -> None:
     if not taken.length:
         _lose(run, level)
     elif judged and not run.account.settle(gain, cost, run.whole):
-        run.rests[level].refuse(run.options.gate.patience)
+        run.rests[level].refuse(run.options.gate_of(level).patience)
     else:
         run.rests[level].succeed()
     coarse.settle()
@@ -152,16 +152,17 @@ def come_up(run: Run, level: int) -> None:
 def _correct(run: Run, level: int) -> Ascent:
     """Take the coarser level's correction and moments, or leave both."""
     fine, coarse, found = run.grids[level], run.grids[level + 1], run.descents.pop(level)
-    lengths = run.options.gate.search if coarse.common else ()
+    gate, moments = run.options.gate_of(level), run.options.smoothing_of(level).moments
+    lengths = gate.search if coarse.common else ()
     additive = run.visits[run.at - 1].level == level  # this level was smoothed meanwhile, and its own moments stand
     stayed = not additive and not math.isnan(found.tau)
-    if run.options.gate.blend:
-        taken = blend(run.maps, level, fine, coarse, run.options.gate.blend)
+    if gate.blend:
+        taken = blend(run.maps, level, fine, coarse, gate.blend)
     else:
         taken = ascend(run.maps, level, fine, coarse, run.problem.value, lengths, found, stayed=stayed)
     measured = taken.tried + (taken.tried > 0 and not stayed)
     run.ledger.spend(level, "search", measured * sum(rows_of(batch) for batch in coarse.common) * run.maps.flops[level])
-    if taken.length and run.options.smoothing.moments and not additive:
+    if taken.length and moments and not additive:
         correct_moments(run.maps, level, fine.smoother, coarse.smoother)
     coarse.smoother.optimizer.state.clear()  # the next step down brings others
     return taken
@@ -169,7 +170,7 @@ def _correct(run: Run, level: int) -> Ascent:
 
 def _lose(run: Run, level: int) -> None:
     """Note that a coarse step came to nothing."""
-    run.rests[level].refuse(run.options.gate.patience)
+    run.rests[level].refuse(run.options.gate_of(level).patience)
     if level == run.top:
         run.account.lose(run.ledger.total_flops() - run.account.begun)
 

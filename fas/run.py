@@ -267,7 +267,7 @@ class Run:
         fine, coarse = self.grids[level], self.grids[level + 1]
         with self.ledger.clock(level, "transfer"):
             start_level(self.maps, level, fine, coarse, self.options.split, self.seed)
-            if self.options.smoothing.moments:
+            if self.options.smoothing_of(level).moments:
                 set_moments(fine.smoother, moments_up(self.maps, level, moments_of(coarse.smoother)))
             coarse.smoother.optimizer.state.clear()  # its memory is the finer level's now
         self.account = Account(self.account.owed)

@@ -75,7 +75,7 @@ def descend(
         One right-hand side for each minibatch, in place of their mean.
     """
     if not each:
-        mean_b = _mean(fine.rhs) if len(fine.rhs) > 1 else fine.b(0)
+        mean_b = _mean(fine.rhs[: len(batches)]) if len(fine.rhs) > 1 else fine.b(0)
         return _descend(maps, level, fine, coarse, value, batches, mean_b)
     parts = [_descend(maps, level, fine, coarse, value, [batch], fine.b(i)) for i, batch in enumerate(batches)]
     means = {name: sum(getattr(part, name) for part in parts) / len(parts) for name in FIGURES}

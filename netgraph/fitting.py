@@ -28,7 +28,9 @@ def _show_options(wanted: bool) -> None:
 
     for name, default, meaning in table():
         typer.echo(f"{name:<20} {default:<12} {meaning}")
-    typer.echo(f"{'level.N.NAME':<20} {'':<12} lr, or an option of smoothing, for one level; 0 is the finest.")
+    typer.echo(
+        f"{'level.N.NAME':<20} {'':<12} For one level, 0 being the finest: lr, pre and all of smoothing, gate.NAME, tau.NAME."
+    )
     raise typer.Exit()
 
 

@@ -22,7 +22,18 @@ ALONE = (
     "cycle",
     "share",
 )  # what one level has no use for
-LACKS = {"coarse steps": ("kaskade",), "levels that start from coarser ones": ("v", "w", "f", "additive")}
+COARSER = (
+    "tau.",
+    "gate.",
+    "smoothing.pre",
+    "smoothing.post",
+    "smoothing.cycles",
+)  # what the coarsest level has no use for
+LACKS = {
+    "coarse steps": ("kaskade",),
+    "cycles on coarse levels": ("kaskade", "additive"),
+    "levels that start from coarser ones": ("v", "w", "f", "additive"),
+}
 UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "round_to", "budget")  # what merges units alone
 OPENING = {"model", "out", "output", "json_"}
 
@@ -158,6 +169,8 @@ def check_reading(typed: Mapping[str, str], data: str) -> None:
 
 def _check_options(settings: Any) -> None:
     """Refuse options of the solver for levels that are not there, or for what the cycle does not do."""
+    from netgraph.fas.options import whole_name
+
     n_levels = settings.levels
     cycle = "a single level" if n_levels == 1 else f"the cycle {settings.cycle}"
     for text in settings.option or ():
@@ -168,7 +181,12 @@ def _check_options(settings: Any) -> None:
             raise NetgraphError(
                 f"--option {name} is for level {number}, and there are {n_levels}, numbered from 0; name one of them"
             )
-        what = _about(name)
+        own = whole_name(rest.partition(".")[2]) if group == "level" else name
+        if group == "level" and int(number) == n_levels - 1 and own.startswith(COARSER):
+            raise NetgraphError(
+                f"--option {name} is about going on to a coarser level, and level {number} is the coarsest; name a finer one"
+            )
+        what = _about(own)
         if what and (n_levels == 1 or settings.cycle in LACKS[what]):
             raise NetgraphError(f"--option {name} is about {what}, which {cycle} does not have; leave it out")
 
@@ -177,4 +195,6 @@ def _about(name: str) -> str | None:
     """Return what an option is about, where not every cycle has it."""
     if name.startswith(("tau.", "gate.")) or name in ("smoothing.pre", "smoothing.post", "smoothing.coarse"):
         return "coarse steps"
+    if name == "smoothing.cycles":
+        return "cycles on coarse levels"
     return "levels that start from coarser ones" if name.startswith("split.") else None

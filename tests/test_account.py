@@ -74,10 +74,19 @@ def test_what_is_owed_is_cost_less_what_was_earned_and_no_credit_is_given():
     assert account.owed == pytest.approx(8.0)
 
 
-@pytest.mark.parametrize(("kind", "cycle"), [("common", "v"), ("several", "w"), ("none", "f"), ("common", "additive")])
-def test_a_coarse_step_costs_no_more_than_was_said_before(kind, cycle):
+@pytest.mark.parametrize(
+    ("kind", "cycle", "own"),
+    [
+        ("common", "v", {}),
+        ("several", "w", {}),
+        ("none", "f", {}),
+        ("common", "additive", {}),
+        ("common", "v", {1: {"tau.kind": "none", "gate.search": (1.0,), "cycles": 3}}),
+    ],
+)
+def test_a_coarse_step_costs_no_more_than_was_said_before(kind, cycle, own):
     many = hierarchy()
-    options = Options(Smoothing(2, 2, 3), Tau(kind, 2), Gate(**WIDE, share=1e9))
+    options = Options(Smoothing(2, 2, 3), Tau(kind, 2), Gate(**WIDE, share=1e9), levels=own)
     solution = FAS(cycle, torch.optim.SGD, 0.05, epochs=4, options=options).solve(many, Problem(blobs(), cross_entropy))
     visits = [v for v in one(cycle, 0, 2, options.smoothing_of) if v.kind != "smooth" or v.level]
     flops = [level.flops / 2 for level in many.levels]

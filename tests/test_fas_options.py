@@ -10,6 +10,7 @@ import netgraph as ng
 from netgraph.coarsen.network import coarse_network
 from netgraph.coarsen.transfer import Transfer
 from netgraph.errors import NetgraphError
+from netgraph.fas.cycle import one
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau, names, parsed
 from netgraph.fas.problem import Problem
 from netgraph.fas.solver import FAS
@@ -25,6 +26,9 @@ def test_options_are_read_by_their_dotted_names():
     assert found.tau.kind == "whole"
     assert found.lr_of(2, 1.0) == 3e-4
     assert found.smoothing_of(1).pre == 7
+    own = parsed({"level.1.gate.search": "1,0.5", "level.0.tau.kind": "whole"})
+    assert (own.gate_of(1).search, own.gate_of(0)) == ((1.0, 0.5), Gate())
+    assert (own.tau_of(0).kind, own.tau_of(1)) == ("whole", Tau())
     assert "smoothing.clip" in names()
     for wrong in (
         {"gate.gop": "1"},
@@ -35,6 +39,90 @@ def test_options_are_read_by_their_dotted_names():
     ):
         with pytest.raises(NetgraphError):
             parsed(wrong)
+
+
+def cycled(levels, **own):
+    """The records of three V-cycles on three levels, and the run itself, seen at each step down."""
+    options = Options(Smoothing(1, 1, 2), Tau(batches=3), OPEN, levels=levels)
+    seen = []
+
+    def look(run, record):
+        if record["event"] == "down":
+            seen.append((record["level"], len(run.grids[record["level"] + 1].common)))
+
+    solution = FAS("v", torch.optim.Adam, 1e-2, cycles=3, options=options).solve(
+        hierarchy_of(network()), Problem(batches(), cross_entropy), callbacks=[look]
+    )
+    return solution, seen
+
+
+def test_a_level_has_a_gate_of_its_own():
+    solution, _ = cycled({1: {"gate.gap": -1.0, "gate.patience": 9}})
+    assert [r["level"] for r in solution.events("down")] == [0] * 3
+    assert [r["level"] for r in solution.events("skip")] == [1] * 3
+    assert all("more than -100.0%" in r["why"] for r in solution.events("skip"))
+
+
+def test_a_level_has_a_tau_of_its_own_on_the_first_minibatches_of_the_finer_levels_set():
+    solution, seen = cycled({1: {"tau.batches": 2}})
+    assert seen == [(0, 3), (1, 2)] * 3
+    solution, _ = cycled({1: {"tau.kind": "none"}})
+    assert [np.isnan(r["tau"]) for r in solution.events("down")] == [False, True] * 3
+
+
+def test_a_level_may_begin_without_moments_by_itself():
+    def carried(levels):
+        found = []
+
+        def look(run, record):
+            if record["event"] == "down":
+                found.append(bool(run.grids[record["level"] + 1].smoother.optimizer.state))
+
+        options = Options(Smoothing(1, 1, 2), Tau(batches=2), OPEN, levels=levels)
+        FAS("v", torch.optim.Adam, 1e-2, cycles=1, options=options).solve(
+            hierarchy_of(network()), Problem(batches(), cross_entropy), callbacks=[look]
+        )
+        return found
+
+    assert carried({}) == [True, True]
+    assert carried({1: {"moments": False}}) == [True, False]
+    assert carried({0: {"moments": False}}) == [False, True]
+
+
+@pytest.mark.parametrize("n_levels", [2, 3, 5])
+def test_a_w_cycle_is_a_v_cycle_with_two_cycles_on_every_coarse_level(n_levels):
+    def visits(cycle, **texts):
+        return one(cycle, 0, n_levels - 1, parsed(texts).smoothing_of)
+
+    each = {f"level.{i}.cycles": "2" for i in range(1, n_levels)}
+    assert visits("v", **each) == visits("v", **{"smoothing.cycles": "2"}) == visits("w")
+    for cycle in ("w", "f"):
+        assert visits(cycle, **{"smoothing.cycles": "1"}) == visits("v")
+
+
+@pytest.mark.parametrize("cycle", ["v", "f"])
+def test_a_level_is_visited_as_often_as_the_cycles_above_it_multiply_to(cycle):
+    found = one(cycle, 0, 3, parsed({"level.1.cycles": "3", "level.2.cycles": "1"}).smoothing_of)
+    downs = [sum(v[:2] == ("down", level) for v in found) for level in range(3)]
+    assert downs == [1, 3, 3]
+    assert sum(v.kind == "smooth" and v.level == 3 for v in found) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("level.1.ema", "the mean is the finest level's; give level.0.ema"),
+        ("level.0.cycles", "those of the finest level are the run's length"),
+        ("level.1.gate.gop", "a level has its own lr, pre, post"),
+        ("level.1.split.noise", "a level has its own lr, pre, post"),
+        ("level.1.gate", "a level has its own lr, pre, post"),
+        ("level.1.tau.batches", "option level.1.tau.batches is 0; give a number of 1 or more"),
+        ("level.1.tau.kind", "level.1.tau.kind is '0'; there are none, common"),
+    ],
+)
+def test_what_a_level_cannot_have_for_itself_is_refused(name, sentence):
+    with pytest.raises(NetgraphError, match=sentence):
+        parsed({name: "0"})
 
 
 @pytest.mark.parametrize(

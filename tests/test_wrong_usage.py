@@ -238,6 +238,10 @@ CASES = f"""
 1 train mlp --option nosuch -> is not NAME=VALUE
 1 train mlp --option nosuch=1 -> no option is called 'nosuch'
 1 train mlp --option level.3.lr=1 -> is for level 3, and there are 3, numbered from 0
+1 train mlp --cycle v --option level.2.gate.gap=1 -> is about going on to a coarser level, and level 2 is the coarsest
+1 train mlp --cycle v --option level.1.ema=0.9 -> the mean is the finest level's; give level.0.ema
+1 train mlp --option level.1.gate.gap=1 -> is about coarse steps, which the cycle kaskade does not have
+1 train mlp --cycle additive --option level.1.cycles=2 -> is about cycles on coarse levels, which the cycle additive does not have
 1 train mlp --option gate.gap=1 -> is about coarse steps, which the cycle kaskade does not have
 1 train mlp --cycle v --option split.noise=1 -> is about levels that start from coarser ones, which the cycle v does not have
 1 train mlp --cycle v --share 1,1,1 -> --share would have no effect
