@@ -98,7 +98,7 @@ class Gate:
         corrections are taken as they come.
     patience : int
         After so many refusals in a row a level rests; each further refusal doubles its rest, a success ends it. A correction
-        of the finest level that earned less than smoothing would have is a refusal.
+        of the finest level that earned less than smoothing would have is a refusal. 0: a level never rests.
     share : float
         Share of the run's cost that coarse steps of the finest level may lose against smoothing it; one that could cost more is not
         tried (`netgraph.fas.account`). ``inf``: nobody counts. Nor is counted for a problem of one minibatch.

@@ -21,9 +21,9 @@ class Rest:
     left: int = 0
 
     def refuse(self, patience: int) -> None:
-        """Note a refusal; from the ``patience``-th on each doubles the rest."""
+        """Note a refusal; from the ``patience``-th on each doubles the rest, and with 0 there is none."""
         self.refusals += 1
-        if self.refusals >= patience:
+        if patience and self.refusals >= patience:
             self.left = 2 ** min(self.refusals - patience, 10)
 
     def succeed(self) -> None:

@@ -63,6 +63,18 @@ def test_a_level_has_a_gate_of_its_own():
     assert all("more than -100.0%" in r["why"] for r in solution.events("skip"))
 
 
+@pytest.mark.parametrize(("patience", "looks"), [(0, 12), (1, 4), (12, 12)])
+def test_a_level_rests_after_refusals_twice_as_long_each_time_and_never_with_no_patience(patience, looks):
+    """With a patience of one a look is followed by rests of 1, 2, 4, ... cycles: looks at cycles 0, 2, 5, 10."""
+    gate = Gate(gap=-1.0, share=float("inf"), patience=patience)
+    solution = FAS("v", torch.optim.Adam, 1e-2, cycles=12, options=Options(Smoothing(1, 1, 2), gate=gate)).solve(
+        hierarchy_of(network(), 2), Problem(batches(), cross_entropy)
+    )
+    why = [record["why"] for record in solution.events("skip")]
+    assert len(why) == 12
+    assert sum("rests" not in words for words in why) == looks
+
+
 def test_a_level_has_a_tau_of_its_own_on_the_first_minibatches_of_the_finer_levels_set():
     solution, seen = cycled({1: {"tau.batches": 2}})
     assert seen == [(0, 3), (1, 2)] * 3
