@@ -28,6 +28,7 @@ RANK = {
     "exporting": 5,
     "featuring": 5,
     "fitting": 5,
+    "idle": 5,
     "lasting": 5,
     "outcome": 5,
     "picturing": 5,
