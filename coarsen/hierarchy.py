@@ -9,6 +9,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from netgraph import plugins
@@ -104,6 +106,7 @@ def build_hierarchy(
     ratio: float | str | Mapping[str, float] = 0.5,
     loss: Loss | None = None,
     keep: Iterable[str] = (),
+    fixed: Mapping[str, Sequence[int]] | None = None,
     round_to: int = 1,
     repair: str = "none",
     data: Any = None,
@@ -138,6 +141,8 @@ def build_hierarchy(
     loss : callable ``(network) -> float``, optional
     keep : iterable of str
         Axes to leave alone.
+    fixed : dict of str to sequence of int, optional
+        By axis, units that stay alone on every level while others merge.
     round_to : int
         Multiple that numbers of units should have.
     repair : str
@@ -187,7 +192,8 @@ def build_hierarchy(
     _check_inside(spec, inside_heads)
     keep = tuple(keep)
     kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
-    way = Way(coarseners, weigh, ratios, kept, round_to, seed, progress, quality)
+    alone = _checked_units(spec, fixed or {}, kept)
+    way = Way(coarseners, weigh, ratios, kept, alone, round_to, seed, progress, quality)
     making = Making(model, spec, example, way, limit, repair, Calibration.of(model, data), gap)
     making.resolutions(sum("space" in step for step in steps))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
@@ -202,11 +208,12 @@ def build_hierarchy(
     options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed}
     options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": described(example)}
     options |= {"inside_heads": True} if spec.inside_heads else {}
+    options |= {"fixed": {axis: units.tolist() for axis, units in alone.items()}} if alone else {}
     if any(step != {"channels"} for step in steps):
         options["directions"] = ["+".join(d for d in DIRECTIONS if d in step) for step in steps]
     again = partial(
         build_hierarchy, model, example, coarsener=coarsener, affinity=affinity, directions=directions, n_levels=n_levels,
-        ratio=ratio, loss=loss, keep=keep, round_to=round_to, repair=repair, data=data, budget=budget, quality=quality,
+        ratio=ratio, loss=loss, keep=keep, fixed=fixed, round_to=round_to, repair=repair, data=data, budget=budget, quality=quality,
         inside_heads=inside_heads, seed=seed, spec=spec,
     )  # fmt: skip
     return Hierarchy(levels, options, again)
@@ -266,6 +273,24 @@ def _checked_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
             reason = spec.axes[name].kept or "it counts nothing that could merge"
             raise NetgraphError(f"axis {name!r} was given a ratio and is kept ({reason}); leave its ratio out")
     return kept
+
+
+def _checked_units(spec: UnitSpec, fixed: Mapping[str, Sequence[int]], kept: set[str]) -> dict[str, NDArray[np.int64]]:
+    """Return the units of each axis that stay alone."""
+    _checked_axes(spec, list(fixed), set(fixed))
+    for axis, units in fixed.items():
+        if axis in kept or spec.axes[axis] not in spec.free:
+            reason = (
+                "you asked to keep it" if axis in kept else spec.axes[axis].kept or "it counts nothing that could merge"
+            )
+            raise NetgraphError(
+                f"axis {axis!r} has units that were to stay alone, and all do ({reason}); leave it out of fixed"
+            )
+        beyond = [unit for unit in units if not 0 <= unit < spec.axes[axis].size]
+        if beyond:
+            last = spec.axes[axis].size - 1
+            raise NetgraphError(f"unit {beyond[0]} of axis {axis!r} was to stay alone; its units are 0 to {last}")
+    return {axis: np.unique(np.asarray(units, dtype=np.int64)) for axis, units in fixed.items() if len(units)}
 
 
 def _why_nothing(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph import plugins
@@ -39,6 +40,8 @@ class Way:
         By axis; ``"*"`` for the others.
     kept : set of str
         Axes to leave alone.
+    fixed : dict of str to int array
+        By axis the finest network's units that stay alone.
     round_to, seed : int
     progress : callable, optional
     quality : int, optional
@@ -54,6 +57,7 @@ class Way:
     weigh: Callable[..., Any]
     ratios: Mapping[str, float]
     kept: set[str]
+    fixed: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     round_to: int = 1
     seed: int = 0
     progress: Progress | None = None
@@ -197,8 +201,18 @@ class Step:
                 affinity = self.way.weigh(units, seed=self.way.seed)
             except NetgraphError as error:
                 raise NetgraphError(f"axis {name!r}: {error}") from None
-            self.graphs[name] = AxisGraph(name, affinity, weight, lambda: units.incoming, axis.equal is not None)
+            self.graphs[name] = AxisGraph(
+                name, affinity, weight, lambda: units.incoming, axis.equal is not None, self._fixed(axis)
+            )
         return self.graphs[name]
+
+    def _fixed(self, axis: Axis) -> NDArray[np.bool_] | None:
+        """Return which of a level's units stay alone; they have been alone on all levels above."""
+        units = self.way.fixed.get(axis.name)
+        if units is None:
+            return None
+        here = self.whole[axis.name].aggregates[units] if axis.name in self.whole else units
+        return np.isin(np.arange(axis.size), here)
 
 
 def coarseners_of(coarsener: str | Coarsener) -> dict[str, Coarsener]:

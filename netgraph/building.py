@@ -95,6 +95,10 @@ class Recipe:
     keep: Annotated[list[str] | None, typer.Option(metavar="AXIS", help="Axis to leave alone; may be given again.")] = (
         None
     )
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=UNITS", help="Units of an axis to leave alone, as 0,5,7; may be given again."),
+    ] = None
     round_to: RoundTo = 1
     inside_heads: InsideHeads = False
     affinity: Affinity = "cosine"
@@ -155,6 +159,7 @@ class Recipe:
         from netgraph.coarsen.way import coarseners_of
 
         checked_ratios({"*": self.ratio, **_pairs(self.axis_ratio or [])}, self.levels, self.round_to)
+        _units(self.fix or [])
         directions_of(self.coarsen, self.levels)
         check_rung(self.repair, self.data)
         coarseners_of(self.coarsener)
@@ -176,8 +181,8 @@ class Recipe:
         with told_once(), progress("coarsening") as told:
             return build_hierarchy(
                 network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
-                n_levels=self.levels, ratio=ratios, keep=self.keep or (), round_to=self.round_to, budget=self.budget,
-                repair=self.repair, data=inputs, quality=self.quality, inside_heads=self.inside_heads,
+                n_levels=self.levels, ratio=ratios, keep=self.keep or (), fixed=_units(self.fix or []), round_to=self.round_to,
+                budget=self.budget, repair=self.repair, data=inputs, quality=self.quality, inside_heads=self.inside_heads,
                 seed=self.seed, progress=told,
             )  # fmt: skip
 
@@ -278,4 +283,14 @@ def _pairs(texts: list[str]) -> dict[str, float]:
             equals = ""
         if not equals:
             raise NetgraphError(f"--axis-ratio {text!r} is not AXIS=RATIO, as in layer1.0.conv1=0.25")
+    return out
+
+
+def _units(texts: list[str]) -> dict[str, list[int]]:
+    out: dict[str, list[int]] = {}
+    for text in texts:
+        axis, _, units = text.rpartition("=")
+        if not axis or not all(unit.isdecimal() for unit in units.split(",")):
+            raise NetgraphError(f"--fix {text!r} is not AXIS=UNITS, as in layer1.0.conv1=0,5,7")
+        out.setdefault(axis, []).extend(int(unit) for unit in units.split(","))
     return out

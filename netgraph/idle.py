@@ -34,7 +34,16 @@ LACKS = {
     "cycles on coarse levels": ("kaskade", "additive"),
     "levels that start from coarser ones": ("v", "w", "f", "additive"),
 }
-UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "round_to", "budget")  # what merges units alone
+UNITS = (
+    "inside_heads",
+    "coarsener",
+    "affinity",
+    "axis_ratio",
+    "keep",
+    "fix",
+    "round_to",
+    "budget",
+)  # what merges units alone
 OPENING = {"model", "out", "output", "json_"}
 
 

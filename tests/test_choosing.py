@@ -12,6 +12,7 @@ from netgraph.coarsen.judging import function_error, outputs
 from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.report import LEFT, coverage
 from netgraph.coarsen.way import AUTO
+from netgraph.errors import NetgraphError
 from netgraph.models.mlp import mlp
 from netgraph.units import AxisUnits
 
@@ -162,3 +163,32 @@ def test_a_budget_is_met_with_the_multiples_that_were_asked_for():
     level = ng.build_hierarchy(model, x, budget="units=0.6", round_to=32).levels[1]
     assert level.n_units <= 0.6 * 192
     assert all(t.n_coarse % 32 == 0 for t in level.transfers.values())
+
+
+@pytest.mark.parametrize("coarsener", ["hem", "ward", "magnitude"])
+def test_fixed_units_stay_alone_on_every_level(coarsener):
+    torch.manual_seed(0)
+    model = mlp((6, 24, 16, 3))
+    axis = ng.trace(model, torch.rand(2, 6)).free[0].name
+    levels = ng.build_hierarchy(
+        model, torch.rand(2, 6), n_levels=3, coarsener=coarsener, fixed={axis: [3, 17, 3]}
+    ).levels
+    whole = levels[1].transfers[axis].compose(levels[2].transfers[axis])
+    for unit in (3, 17):
+        assert whole.sizes[whole.aggregates[unit]] == 1
+    assert levels[2].spec.axes[axis].size == 6
+    first = dict(levels[2].model.named_parameters())["0.weight"].detach()
+    torch.testing.assert_close(first[whole.aggregates[17]], model[0].weight.detach()[17])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fixed": {"0": [24]}}, "unit 24 of axis '0' was to stay alone; its units are 0 to 23"),
+        ({"fixed": {"nowhere": [0]}}, "no axis is named 'nowhere'"),
+        ({"fixed": {"0": [1]}, "keep": ["0"]}, r"and all do \(you asked to keep it\); leave it out of fixed"),
+    ],
+)
+def test_units_that_cannot_be_fixed_are_named(options, message):
+    with pytest.raises(NetgraphError, match=message):
+        ng.build_hierarchy(mlp((6, 24, 16, 3)), torch.rand(2, 6), **options)

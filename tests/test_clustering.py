@@ -99,6 +99,22 @@ def test_ward_joins_what_adds_the_least_variance(seed, n_coarse):
     assert {frozenset(np.flatnonzero(found == c)) for c in range(n_coarse)} == {frozenset(g) for g in groups}
 
 
+def test_ward_along_edges_is_that_of_all_pairs_where_every_pair_has_one(monkeypatch):
+    graph = graph_of(np.random.default_rng(3).normal(size=(40, 5)))
+    complete = of_edges(np.ones((40, 40)), make_features=lambda: graph.features)
+    wanted = merge("ward", complete, 11)
+    monkeypatch.setattr("netgraph.coarsen.ward.PAIRS", 10)
+    assert merge("ward", complete, 11).tolist() == wanted.tolist()
+
+
+def test_ward_along_edges_joins_neighbours_alone(monkeypatch):
+    monkeypatch.setattr("netgraph.coarsen.ward.PAIRS", 10)
+    points = np.random.default_rng(4).normal(size=(24, 3))
+    found = merge("ward", of_edges(np.diag(np.ones(23), 1) + np.diag(np.ones(23), -1), make_features=lambda: points), 9)
+    assert set(np.diff(found)) == {0, 1}  # runs of the path, in order
+    assert len(set(found.tolist())) == 9
+
+
 def test_spectral_clusters_part_two_rings_that_k_means_cannot():
     ring = sparse.csr_array(nx.to_scipy_sparse_array(nx.cycle_graph(20), dtype=float))
     pair = sparse.lil_array(sparse.block_diag([ring, ring]))

@@ -170,6 +170,9 @@ CASES = f"""
 1 coarsen {GOOD} --keep nosuch -> no axis is named 'nosuch'; axes that may merge are 0, 2
 3 coarsen {GOOD} --keep 0 --keep 2 -> nothing in this network can be merged
 1 coarsen {GOOD} --axis-ratio 0 -> is not AXIS=RATIO
+1 coarsen {GOOD} --fix 0 -> --fix '0' is not AXIS=UNITS
+1 coarsen {GOOD} --fix 0=1,x -> --fix '0=1,x' is not AXIS=UNITS
+1 coarsen {GOOD} --fix 0=1 --keep 0 -> axis '0' has units that were to stay alone, and all do (you asked to keep it)
 1 coarsen {GOOD} --axis-ratio nosuch=0.5 -> no axis is named 'nosuch'
 1 coarsen {GOOD} --axis-ratio 4=0.5 -> axis '4' was given a ratio and is kept (a dimension of output 0); leave its ratio out
 1 coarsen {GOOD} --axis-ratio 0=0.5 --axis-ratio 0=0.2 -> --axis-ratio gives 0 two ratios
