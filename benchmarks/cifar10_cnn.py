@@ -109,7 +109,7 @@ METHODS = {
     "plain, half as long": Method(length=0.5),
     "plain, a quarter as long": Method(length=0.25),
     "half of the channels alone": Method(alone="width"),
-    "half of the channels alone, three times as long": Method(alone="width", length=3.0),
+    "half of the channels for the cost of plain": Method(alone="width", length=3.0),
     "half the resolution alone": Method("space", alone="level"),
     "nested iteration over channels": Method("channels", NESTED),
     "nested iteration over channels, twice as long": Method("channels", NESTED, length=2.0),
@@ -198,34 +198,41 @@ def plain_at(rows: list[dict[str, Any]], cost: float) -> float:
     return float(np.interp(math.log(cost), *zip(*ends, strict=True))) if inside else math.nan
 
 
-def reached(row: dict[str, Any], accuracy: float) -> float:
-    """Return the operations after which a run's validation accuracy is that high, infinite where it never is."""
+def reached(row: dict[str, Any], accuracy: float) -> tuple[float, float]:
+    """Return the operations and seconds after which a run's validation accuracy is that high, infinite where it never is."""
     if math.isnan(accuracy):
-        return math.nan
-    return next((flops for flops, _, found, _ in row["curve"] if found >= accuracy), math.inf)
+        return math.nan, math.nan
+    return next(((flops, s) for flops, s, found, _ in row["curve"] if found >= accuracy), (math.inf, math.inf))
 
 
 def line_of(name: str, own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
     """Return a method's line: medians over seeds, each seed held against the plain runs of the same seed."""
-    cells: dict[str, list[float]] = {"flops": [], "seconds": [], "test": [], "beside": [], "plain": [], "small": []}
+    found: dict[str, list[float]] = {}
     for row in own:
         beside = [other for other in rows if other["seed"] == row["seed"]]
         plain = next((other for other in beside if other["method"] == "plain"), row)
         small = max((o["curve"][-1][2] for o in beside if METHODS[o["method"]].alone), default=math.nan)
-        cells["test"].append(row["test"])
-        cells["beside"].append(row["test"] - plain_at(beside, row["flops"]))
-        for kind in ("flops", "seconds"):
-            cells[kind].append(row[kind] / plain[kind])
-        cells["plain"].append(reached(row, plain["curve"][-1][2]) / plain["flops"])
-        cells["small"].append(reached(row, small) / plain["flops"])
-    found = {key: statistics.median(values) for key, values in cells.items()}
-    spread = f" ({min(cells['test']):.1%}–{max(cells['test']):.1%})" if len(own) > 1 else ""
-    texts = [f"{found[key]:.2f}".replace("inf", "never").replace("nan", "") for key in ("plain", "small")]
-    beside_ = "" if math.isnan(found["beside"]) else f"{100 * found['beside']:+.1f}"
-    return (
-        f"| {name} | {len(own)} | {found['test']:.1%}{spread} | {found['flops']:.2f} | {found['seconds']:.2f} | {beside_} | "
-        f"{texts[0]} | {texts[1]} |"
+        costs = {"plain": reached(row, plain["curve"][-1][2]), "small": reached(row, small)}
+        cells = {"test": row["test"], "beside": row["test"] - plain_at(beside, row["flops"])}
+        for i, kind in enumerate(("flops", "seconds")):
+            cells[kind] = row[kind] / plain[kind]
+            cells |= {f"{whose} {kind}": cost[i] / plain[kind] for whose, cost in costs.items()}
+        for key, value in cells.items():
+            found.setdefault(key, []).append(value)
+    median = {key: statistics.median(values) for key, values in found.items()}
+    spread = f" ({min(found['test']):.1%}–{max(found['test']):.1%})" if len(own) > 1 else ""
+    beside_ = "" if math.isnan(median["beside"]) else f"{100 * median['beside']:+.1f}"
+    plain_cost, small_cost = (
+        _costs(median[f"{whose} flops"], median[f"{whose} seconds"]) for whose in ("plain", "small")
     )
+    return (
+        f"| {name} | {len(own)} | {median['test']:.1%}{spread} | {median['flops']:.2f} | {median['seconds']:.2f} | {beside_} | "
+        f"{plain_cost} | {small_cost} |"
+    )
+
+
+def _costs(flops: float, seconds: float) -> str:
+    return "" if math.isnan(flops) else "never" if math.isinf(flops) else f"{flops:.2f}, {seconds:.2f}"
 
 
 def report(rows: list[dict[str, Any]]) -> str:
@@ -236,7 +243,10 @@ def report(rows: list[dict[str, Any]]) -> str:
         how = f"rate {mine[0]['lr']:g}, batches of {mine[0]['batch']}, {10 * mine[0]['seen']:,} test images"
         texts.append(f"{kind[0]}, width {kind[1]}, {kind[2]:g} epochs, {how}")
         head = "| method | n | test accuracy | FLOPs / plain | seconds / plain | points over plain at its FLOPs | "
-        lines = [head + "FLOPs to plain's end | to the best small one's end |", "|---|---|---|---|---|---|---|---|"]
+        lines = [
+            head + "FLOPs, seconds to plain's end | to the best small one's end |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for name in (name for name in METHODS if any(row["method"] == name for row in mine)):
             lines.append(line_of(name, [row for row in mine if row["method"] == name], mine))
         asked = sum(row["events"].get(event, 0) for row in mine for event in ("up", "skip"))

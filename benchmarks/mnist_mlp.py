@@ -152,27 +152,26 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """Return one line for each method and length of training: medians, spread, and FLOPs over those of the tuned plain run."""
+    """Return one line for each method and length of training: medians, spread, and costs over those of the tuned plain run."""
     plain_runs = [
-        row["flops"]
-        for row in rows
-        if row["method"] == "plain" and row["seed"] != TUNING and row["epochs"] == TUNED["epochs"]
+        row for row in rows if row["method"] == "plain" and row["seed"] != TUNING and row["epochs"] == TUNED["epochs"]
     ]
-    base = min(plain_runs, default=float("nan"))
+    base = {kind: statistics.median(row[kind] for row in plain_runs) for kind in ("flops", "seconds")}
     lines = [
-        "| method | epochs | n | validation loss | test accuracy | FLOPs / plain | corrections |",
-        "|---|---|---|---|---|---|---|",
+        "| method | epochs | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, epochs in dict.fromkeys((row["method"], row["epochs"]) for row in rows if row["seed"] != TUNING):
         own = [row for row in rows if (row["method"], row["epochs"]) == (name, epochs) and row["seed"] != TUNING]
         losses = [row["loss"] for row in own]
         asked = sum(row["events"].get(kind, 0) for row in own for kind in ("up", "skip"))
         taken = f"{sum(row['accepted'] for row in own)} of {asked}" if asked else ""
+        cost = {kind: statistics.median(row[kind] for row in own) / base[kind] for kind in base}
         spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(own) > 1 else ""
         lines.append(
             f"| {name} | {epochs:g} | {len(own)} | {statistics.median(losses):.4f}{spread} | "
             f"{statistics.median(row['test'] for row in own):.2%} | "
-            f"{statistics.median(row['flops'] for row in own) / base:.2f} | {taken} |"
+            f"{cost['flops']:.2f} | {cost['seconds']:.2f} | {taken} |"
         )
     return "\n".join(lines)
 
