@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from netgraph.errors import NetgraphError
+from netgraph.models.augment import Augment, augmented
 from netgraph.models.batches import chunks, cut
 from netgraph.models.datasets import Dataset
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Loader:
@@ -26,8 +25,9 @@ class Loader:
     data : Dataset
     batch : int
         Rows; the last minibatch has what is left.
-    augment : callable, optional
-        ``(inputs, generator) -> inputs`` on a minibatch as it is kept, such as `netgraph.models.augment.crop_and_flip`.
+    augment : callable, or module, optional
+        ``(inputs, generator) -> inputs`` on a minibatch as it is kept, such as `netgraph.models.augment.crop_and_flip`; a
+        module, such as a transform of `torchvision.transforms.v2`, is called image by image.
     one_hot : bool
         Give targets as rows of zeros and a one, which cross-entropy takes as well.
     seed : int
@@ -59,10 +59,8 @@ class Loader:
         generator = torch.Generator().manual_seed(int(drawn[0] >> 1))
         train = self.data.train
         for chosen in chunks(self.data, train, batch=self.batch, generator=generator):
-            inputs, targets = train.inputs[chosen], train.targets[chosen]
-            if self.augment is not None:
-                inputs = self.augment(inputs, generator)
-            inputs, targets = cut(self.data, inputs, targets)
+            inputs = augmented(self.augment, train.inputs[chosen], generator)
+            inputs, targets = cut(self.data, inputs, train.targets[chosen])
             yield self.data.ready(inputs), self._wanted(targets)
 
     def _wanted(self, targets: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from netgraph.errors import NetgraphError
-from netgraph.models.augment import crop, crop_and_flip
+from netgraph.models.augment import Augment, crop, crop_and_flip, crop_flip_and_rotate, rotate
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.datasets import Dataset
-from netgraph.models.loader import Augment
 from netgraph.models.mlp import mlp
 from netgraph.models.transformer import Decoder, Encoder
 
@@ -24,7 +23,9 @@ CNNS: dict[str, Callable[..., nn.Module]] = {
     "cnn": resnet20, "resnet20": resnet20, "resnet56": resnet56, "vgg": vgg, "wide-resnet": wide_resnet,
 }  # fmt: skip
 NETWORKS = ("mlp", *CNNS, "transformer")
-AUGMENTATIONS: dict[str, Augment | None] = {"none": None, "crop": crop, "crop-flip": crop_and_flip}
+AUGMENTATIONS: dict[str, Augment | None] = {
+    "none": None, "crop": crop, "crop-flip": crop_and_flip, "rotate": rotate, "crop-flip-rotate": crop_flip_and_rotate,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

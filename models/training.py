@@ -12,13 +12,13 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import Optimizer
 
 from netgraph.errors import NetgraphError
+from netgraph.models.augment import Augment, augmented
 from netgraph.models.batches import chunks, cut
 from netgraph.models.datasets import Dataset
 from netgraph.torchvision_ops import prepare_torchvision
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one-cycle", "cosine", "constant")
-Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Score(NamedTuple):
@@ -60,8 +60,8 @@ def fit(
         ``one-cycle`` (Smith and Topin, 2019), ``cosine`` or ``constant``.
     weight_decay : float
         Of parameters with two dimensions or more: norms and biases are let be.
-    augment : callable, optional
-        ``(inputs, generator) -> inputs`` on a batch as it is kept, such as `netgraph.models.augment.crop_and_flip`.
+    augment : callable, or module, optional
+        As `netgraph.models.loader.Loader` takes it.
     label_smoothing : float
     bf16 : bool
         Run products in bfloat16; parameters stay as they are.
@@ -88,9 +88,7 @@ def fit(
             total = torch.zeros((), device=device)
             order = chunks(data, data.train, batch=batch, generator=generator)
             for chosen in order:
-                inputs, targets = data.train.inputs[chosen], data.train.targets[chosen]
-                if augment is not None:
-                    inputs = augment(inputs, generator)
+                inputs, targets = augmented(augment, data.train.inputs[chosen], generator), data.train.targets[chosen]
                 descent.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     outputs, wanted = _answers(model, data, inputs, targets)

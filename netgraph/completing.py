@@ -18,7 +18,7 @@ NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transfo
 CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
 SCHEDULES = ("one-cycle", "cosine", "constant")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
-AUGMENTS = ("none", "crop", "crop-flip")
+AUGMENTS = ("none", "crop", "crop-flip", "rotate", "crop-flip-rotate")
 DIRECTIONS = ("channels", "space", "depth")
 ZOOS = ("torchvision:", "timm:", "hf:")
 

@@ -102,7 +102,11 @@ class Settings:
     label_smoothing: Annotated[float, typer.Option(metavar="SHARE", help="Of the training loss.")] = 0.0
     augment: Annotated[
         str | None,
-        typer.Option(metavar="NAME", autocompletion=among(AUGMENTS), help="Of images: none, crop or crop-flip."),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=among(AUGMENTS),
+            help="Of images: none, crop, crop-flip, rotate or crop-flip-rotate.",
+        ),
     ] = None
     one_hot: Annotated[bool, typer.Option("--one-hot", help="Give targets as one-hot rows: the same loss.")] = False
     bf16: Annotated[bool, typer.Option("--bf16", help="Run products in bfloat16.")] = False

@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_digits
+from torchvision.transforms import v2
 
 from netgraph.errors import DataError
 from netgraph.models import cifar, idx, imdb, text
-from netgraph.models.augment import crop, flip
+from netgraph.models.augment import crop, flip, rotate, turned_by
 from netgraph.models.batches import chunks, cut
 from netgraph.models.datasets import NAMES, Dataset, Split, load
+from netgraph.models.loader import Loader
 
 LAYOUTS = {
     "mnist": (write_idx, {}, "MNIST/raw/t10k-labels-idx1-ubyte"),
@@ -218,6 +220,54 @@ def test_crops_move_each_image_and_flips_mirror_it():
     assert len({tuple(m.flatten()[:9].tolist()) for m in moved - x}) > 1
     assert {bool(torch.equal(a, b)) for a, b in zip(turned, x, strict=True)} == {True, False}
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(turned, x, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 6)])
+@pytest.mark.parametrize("kept", [torch.float32, torch.uint8])
+def test_rotations_of_a_batch_are_those_of_torchvision_image_by_image(kept, shape):
+    x = torch.randint(0, 256, (5, 3, *shape)).to(kept)
+    angles = torch.tensor([0.0, 7.0, -10.0, 45.0, 90.0])
+    turned = turned_by(x, angles)
+    assert turned.dtype == kept
+    for image, angle, found in zip(x, angles, turned, strict=True):
+        wanted = v2.functional.rotate(image, float(angle), v2.InterpolationMode.BILINEAR)
+        assert (found.float() - wanted.float()).abs().max() <= (
+            1 if kept == torch.uint8 else 1e-2
+        )  # a half may round either way
+
+
+def test_angles_are_spread_up_to_the_largest_and_drawn_from_the_given_generator():
+    x = torch.zeros(400, 1, 32, 32)
+    x[:, :, :16] = 1.0  # the upper half is white: the edge in the outermost columns tells the angle
+    generator = torch.Generator().manual_seed(0)
+    state = torch.get_rng_state()
+    heights = rotate(x, generator)[:, 0, 8:24, 4].sum(1)  # of white in the fifth column: 8 - 11.5 tan(angle)
+    angles = torch.rad2deg(torch.atan((heights - 8) / 11.5))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert 9.5 < angles.abs().max() <= 10.5
+    assert angles.mean().abs() < 1
+    assert (angles.std() - 20 / 12**0.5).abs() < 0.5  # of a uniform distribution
+
+
+def test_transforms_of_torchvision_are_drawn_for_each_image_and_again_with_each_pass():
+    transform = v2.Compose(
+        [v2.RandomHorizontalFlip(), v2.RandomCrop(8, padding=2), v2.ToDtype(torch.float32, scale=True)]
+    )
+    image = torch.randint(1, 256, (3, 8, 8), dtype=torch.uint8)
+    split = Split(image.expand(64, 3, 8, 8), torch.zeros(64).long())
+    loader = Loader(Dataset("one", ("a",), split, split, split), 32, augment=transform)
+    state = torch.get_rng_state()
+    batches = [x for x, _ in loader]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, (b, _) in zip(batches, loader, strict=True))
+    assert not torch.equal(*batches)
+    windows = torch.nn.functional.pad(image, (2, 2, 2, 2)).unfold(1, 8, 1).unfold(2, 8, 1)  # colours, 5, 5, 8, 8
+    choices = torch.cat([part.permute(1, 2, 0, 3, 4).flatten(0, 1) for part in (windows, windows.flip(-1))])
+    which = [
+        int(i) for found in batches for x in found for i in (choices == (255 * x).round()).flatten(1).all(1).nonzero()
+    ]
+    assert len(which) == 64
+    assert len(set(which)) > 30  # of 50; 36 are to be expected
 
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=40)
