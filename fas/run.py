@@ -176,10 +176,11 @@ class Run:
         grid = self.grids[visit.level]
         ticks = self._ticks(visit)
         while self.done < visit.steps and not self.reason:
+            batches = self._load(grid, visit.level)
             with self.ledger.clock(visit.level, "smooth"):
                 schedule = self.schedules[visit.level % len(self.schedules)]
                 grid.smoother.follow(schedule.group)
-                self._step(grid, visit.level)
+                self._step(grid, visit.level, batches)
                 due = ticks * (self.done + 1) // visit.steps - ticks * self.done // visit.steps
                 schedule.tick(due)
             self.done += 1
@@ -191,11 +192,14 @@ class Run:
             return self.visits[self.at].steps
         return sum(v.steps for v in self.visits[self.at : self.stop_of(self.at)])
 
-    def _step(self, grid: Grid, level: int) -> None:
-        n = grid.smoother.options.accumulate
+    def _load(self, grid: Grid, level: int) -> list[Any]:
+        """Return the minibatches of the next step: read, augmented and on the level's device."""
+        with self.ledger.clock(level, "load"):
+            return [self._batch(grid, grid.turns + i) for i in range(grid.smoother.options.accumulate)]
+
+    def _step(self, grid: Grid, level: int, batches: list[Any]) -> None:
         first = grid.turns
-        batches = [self._batch(grid, first + i) for i in range(n)]
-        grid.turns += n
+        grid.turns += len(batches)
         result = grid.smoother.step(self.problem.value, batches, grid.b(first))
         rows = sum(rows_of(batch) for batch in batches)
         cost = STEP * rows * self.maps.flops[level]

@@ -100,7 +100,8 @@ def throughput(drop: float = 0.5, times: int = 3, window: int = 20) -> Rule:
         if record["event"] != "smooth":
             return None
         level = record["level"]
-        now = (run.ledger.samples[level], run.ledger.seconds[level, "smooth"])
+        worked = run.ledger.seconds[level, "smooth"] + run.ledger.seconds[level, "load"]
+        now = (run.ledger.samples[level], worked)
         samples, seconds = (a - b for a, b in zip(now, last.get(level, (0, 0.0)), strict=True))
         last[level] = now
         if seconds <= 0:

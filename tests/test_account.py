@@ -1,6 +1,7 @@
 """Coarse steps pay what they cost: judged by arithmetic on what the ledger says, and by plain training."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +47,32 @@ def test_the_table_says_what_its_total_leaves_out():
     ledger = Ledger()
     ledger.seconds.update({(0, "smooth"): 2.0, (1, "match"): 0.5, (0, "evaluate"): 1.0, (0, "callbacks"): 0.25})
     assert str(ledger).endswith("total  2.50 s, 0 FLOPs; evaluation and callbacks, 1.25 s, not counted")
+
+
+def test_reading_minibatches_and_stepping_on_them_are_timed_apart(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("netgraph.fas.ledger.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def passing(seconds, value):
+        now[0] += seconds
+        return value
+
+    class Slow:
+        def __len__(self):
+            return 12
+
+        def __iter__(self):
+            return (passing(0.25, batch) for batch in blobs())
+
+    def loss(model, batch):
+        return passing(1.0, cross_entropy(model(batch[0]), batch[1]))
+
+    objective = SimpleNamespace(batches=Slow(), value=loss)
+    fas = plain(optimizer=torch.optim.SGD, lr=0.1, epochs=2, options=Options(Smoothing(accumulate=2)))
+    solution = fas.solve(alone(hierarchy(2)), objective)
+    assert solution.ledger.seconds[0, "load"] == pytest.approx(24 * 0.25)
+    assert solution.ledger.seconds[0, "smooth"] == pytest.approx(24 * 1.0)
+    assert solution.ledger.total_seconds() == pytest.approx(30)
 
 
 def test_the_rate_is_the_slope_of_the_last_losses_for_each_operation():
