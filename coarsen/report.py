@@ -48,8 +48,7 @@ def told(level: Level) -> Iterator[str]:
     if chosen:
         best = Counter(min(errors, key=errors.__getitem__) for errors in chosen.values())
         yield "chosen by the smallest error: " + ", ".join(f"{name} on {n} axes" for name, n in best.most_common())
-    for direction, why in level.reasons.get("unable", {}).items():
-        yield f"{direction} was left out: {why}"
+    yield from unable(level)
     for step in level.chains:
         merged = [b for b in step.kept if len(step.members(b)) > 1]
         yield "blocks merged: " + ", ".join(" and ".join(step.members(block)) for block in merged)
@@ -66,6 +65,18 @@ def told(level: Level) -> Iterator[str]:
         yield f"medians over {len(measured)} axes: {_medians(list(measured.values()))}"
     if "error" in level.reasons:
         yield f"relative function error on the calibration data {level.reasons['error']:.3g}"
+
+
+def unable(level: Level) -> Iterator[str]:
+    """Yield the directions that could do nothing on a level, or below it, and why."""
+    for direction, why in level.reasons.get("unable", {}).items():
+        yield f"{direction} was left out: {why}"
+
+
+def missing(hierarchy: Hierarchy) -> str | None:
+    """Say that there are fewer levels than were asked for; None where there are as many."""
+    n, asked = len(hierarchy.levels), hierarchy.options["n_levels"]
+    return f"{n} levels, not {asked}: below, nothing can be merged" if n < asked else None
 
 
 def _other_directions(level: Level) -> dict[str, Any]:

@@ -164,9 +164,11 @@ def _print_hierarchy(hierarchy: Any, as_json: bool) -> None:
 
 def _tell_short(hierarchy: Any) -> None:
     """Say on stderr what was asked for and could not be had: levels, and multiples of units."""
-    asked, multiple = hierarchy.options["n_levels"], hierarchy.options["round_to"]
-    if len(hierarchy.levels) < asked:
-        typer.echo(f"netgraph: {len(hierarchy.levels)} levels, not {asked}: below, nothing can be merged", err=True)
+    from netgraph.coarsen.report import missing
+
+    multiple = hierarchy.options["round_to"]
+    if said := missing(hierarchy):
+        typer.echo(f"netgraph: {said}", err=True)
     uneven = dict.fromkeys(
         name for level in hierarchy.levels for name, t in level.transfers.items() if t.n_coarse % multiple
     )

@@ -239,9 +239,7 @@ class Settings:
                 n_levels=self.levels, ratio=self.ratio, round_to=self.round_to, seed=self.seed, progress=told,
             )  # fmt: skip
         draw(levels)  # the network is a new one
-        n = len(levels.levels)
-        if n < self.levels:
-            typer.echo(f"netgraph: {n} levels, not {self.levels}: below, nothing can be merged", err=True)
+        _tell_left_out(levels)
         return self._laid_out(levels)
 
     def _laid_out(self, hierarchy: Any) -> Any:
@@ -264,6 +262,17 @@ class Settings:
                 )
             recompute(levels[i].model)
         return hierarchy
+
+
+def _tell_left_out(hierarchy: Any) -> None:
+    """Say on stderr which directions and levels were asked for and are not there, and why."""
+    from netgraph.coarsen.report import missing, unable
+
+    for i, level in enumerate(hierarchy.levels):
+        for line in unable(level):
+            typer.echo(f"netgraph: level {i}: {line}", err=True)
+    if said := missing(hierarchy):
+        typer.echo(f"netgraph: {said}", err=True)
 
 
 @with_options(Lasting, "lasting")

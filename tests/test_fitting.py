@@ -253,6 +253,22 @@ def test_other_networks_come_through_the_same_code(monkeypatch, network, data, w
     assert ("perplexity" in out) == ("lm" in words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--coarsen", "channels+depth"], ["level 1: depth was left out: no two neighbouring blocks are alike"]),
+        (
+            ["--coarsen", "channels,depth", "--levels", 3],
+            ["level 1: depth was left out: no two", "2 levels, not 3: below, nothing can be merged"],
+        ),
+    ],
+)
+def test_a_direction_that_can_do_nothing_is_told_as_by_coarsen(words, said):
+    code, _, err = run("train", "mlp", *SMALL, "--epochs", 0.1, *words)
+    assert code == 0
+    assert all(part in err for part in said)
+
+
 def test_a_pass_of_the_loader_has_each_row_once_in_an_order_of_the_seed_and_the_pass(digits):
     rows = torch.arange(len(digits.train), dtype=torch.float32)[:, None]
     data = replace(digits, train=Split(rows, digits.train.targets))
