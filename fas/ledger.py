@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-KINDS = ("smooth", "load", "tau", "search", "transfer", "match", "norm", "evaluate", "callbacks")
+KINDS = ("smooth", "load", "tau", "search", "transfer", "statistics", "match", "norm", "evaluate", "callbacks")
 BACKWARD = 2  # a backward pass costs about two forward ones (Kaplan et al., arXiv:2001.08361, section 2.1)
 STEP = 1 + BACKWARD  # forward passes that an optimizer step costs
 

@@ -17,7 +17,7 @@ WORDS = {
 LEAST = {  # outside of these bounds a number means nothing
     "smoothing.pre": 0, "smoothing.post": 0, "smoothing.coarse": 0, "smoothing.cycles": 0, "smoothing.accumulate": 1, "smoothing.ema": 0,
     "tau.batches": 1, "gate.tau": 0, "gate.kappa": 0, "gate.patience": 0, "gate.share": 0, "split.noise": 0,
-    "split.gamma": 0, "adapt.rematch": 0, "tolerance.rtol": 0, "tolerance.atol": 0, "tolerance.stol": 0,
+    "split.gamma": 0, "split.norms": 0, "adapt.rematch": 0, "tolerance.rtol": 0, "tolerance.atol": 0, "tolerance.stol": 0,
     "tolerance.max_it": 0, "gate.blend": 0,
 }  # fmt: skip
 ABOVE = {"smoothing.clip": 0, "gate.search": 0, "tolerance.divtol": 0, "lr": 0}
@@ -131,11 +131,14 @@ class Split:
         Its size over the root mean square of the tensor it is added to.
     gamma : float
         Share of the fine start's own detail, x0 - prolong(inject x0), that is added.
+    norms : int
+        Minibatches that the statistics of batch norms are estimated anew on where a level starts; 0: they are prolonged.
     """
 
     kind: str = "zero-sum"
     noise: float = 1.0
     gamma: float = 0.0
+    norms: int = 0
 
 
 @dataclass(frozen=True)

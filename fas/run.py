@@ -25,6 +25,7 @@ from netgraph.fas.passage import come_up, go_down, held_back, work_of
 from netgraph.fas.problem import Objective, placed, rows_of
 from netgraph.fas.rematch import rematched, signatures
 from netgraph.fas.schedule import Schedule
+from netgraph.fas.statistics import estimate_norms
 from netgraph.fas.steering import Rest, Steering
 from netgraph.fas.stream import Stream
 from netgraph.fas.tau import Descent
@@ -274,6 +275,8 @@ class Run:
             if self.options.smoothing_of(level).moments:
                 set_moments(fine.smoother, moments_up(self.maps, level, moments_of(coarse.smoother)))
             coarse.smoother.optimizer.state.clear()  # its memory is the finer level's now
+        if self.options.split.norms:
+            estimate_norms(self, level)
         self.account = Account(self.account.owed)
         self.tell("start", level)
 

@@ -26,6 +26,7 @@ from netgraph.fas.run import Callback, Run, mean_of, set_training
 from netgraph.fas.schedule import MakeScheduler, Schedule
 from netgraph.fas.smoother import MakeOptimizer, Smoother
 from netgraph.fas.solution import Solution
+from netgraph.fas.statistics import check_norms
 from netgraph.fas.stream import Stream
 from netgraph.fas.tolerance import check_tolerance, converge
 
@@ -137,6 +138,8 @@ class FAS:
         check_tolerance(self.options.tolerance, problem)
         if self.options.adapt.rematch:
             check_rematch(maps)
+        if self.options.split.norms:
+            check_norms(maps)
         return Run(
             maps, problem, self.options, grids, self.grid, visits,
             [Schedule(self.schedule, self.make, n) for n in lengths],
