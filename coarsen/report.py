@@ -55,7 +55,9 @@ def told(level: Level) -> Iterator[str]:
     ratios = level.reasons.get("ratios")
     if ratios:
         counts = sorted(Counter(ratios.values()).items())
-        yield "the budget left " + ", ".join(f"{ratio:g} of {n} axes" for ratio, n in counts)
+        yield f"the {'bound on the gap' if 'gaps' in level.reasons else 'budget'} left " + ", ".join(
+            f"{ratio:g} of {n} axes" for ratio, n in counts
+        )
     done = level.reasons.get("repair")
     if done:
         left = "".join(f"; {name} as it was: {why}" for name, why in list(done["left"].items())[:3])

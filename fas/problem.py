@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
+from netgraph.fas.grid import still
 from netgraph.structure import normalise_example, structure_of, unflatten
 
 
@@ -81,6 +82,19 @@ class Problem:
         inputs, targets = batch
         args, kwargs = normalise_example(inputs)
         return self.loss(model(*args, **kwargs), targets)
+
+
+def loss_on(problem: Objective, batch: Any) -> Callable[[nn.Module], float]:
+    """Return a problem's loss as a function of the network, always on the same minibatch: what ``ratio="gap:0.05"`` measures."""
+
+    @torch.no_grad()
+    def loss(network: nn.Module) -> float:
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        network.train()  # as it is where the gate measures the gap
+        with still([network]):
+            return float(problem.value(network, placed(batch, device)))
+
+    return loss
 
 
 def rows_of(batch: Any) -> int:

@@ -74,7 +74,36 @@ Affinity = Annotated[
     ),
 ]  # fmt: skip
 Levels = Annotated[int, typer.Option(metavar="N", help="Levels in all, the given network included.")]
-Ratio = Annotated[float, typer.Option(metavar="SHARE", help="Share of units that stay from one level to the next.")]
+
+
+def ratio_or_gap(text: str | float) -> float | str:
+    """Read a share of units, or ``gap:0.05``, which bounds what the loss rises by."""
+    bound = str(text).removeprefix("gap:")
+    if bound == str(text):
+        return _ratio(text)
+    try:
+        if float(bound) >= 0:
+            return str(text)
+    except ValueError:
+        pass
+    raise typer.BadParameter("this is no number between 0 and 1, nor gap:0.05")
+
+
+def _ratio(text: str | float) -> float:
+    if str(text).startswith("gap:"):
+        raise typer.BadParameter(
+            "a bound on the gap needs a loss to measure, which only `netgraph train` has; give a share such as 0.5, or "
+            f"--budget error={str(text).removeprefix('gap:')}"
+        )
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter("this is no number between 0 and 1") from None
+
+
+Ratio = Annotated[
+    float, typer.Option(metavar="SHARE", parser=_ratio, help="Share of units that stay from one level to the next.")
+]
 InsideHeads = Annotated[
     bool, typer.Option("--inside-heads", help="Merge the numbers inside attention's heads too; else heads merge whole.")
 ]

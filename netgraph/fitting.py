@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.building import Affinity, Coarsen, Coarsener, Levels, Ratio, RoundTo, Seed, with_options
+from netgraph.building import Affinity, Coarsen, Coarsener, Levels, RoundTo, Seed, ratio_or_gap, with_options
 from netgraph.compiling import told_once
 from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, among
 from netgraph.destination import check_file, written
@@ -74,7 +74,14 @@ class Settings:
     ] = "kaskade"
     plain: Annotated[bool, typer.Option("--plain", help="Train on the finest level alone.")] = False
     levels: Levels = 3
-    ratio: Ratio = 0.5
+    ratio: Annotated[
+        Any,
+        typer.Option(
+            metavar="SHARE",
+            parser=ratio_or_gap,
+            help="Share of units that stay from level to level, or gap:0.05: as few as raise the loss by no more.",
+        ),
+    ] = 0.5
     round_to: RoundTo = 1
     coarsen: Coarsen = "channels"
     coarsener: Coarsener = "hem"
@@ -96,6 +103,9 @@ class Settings:
     schedule: Annotated[
         str, typer.Option(metavar="NAME", autocompletion=among(SCHEDULES), help="one-cycle, cosine or constant.")
     ] = "one-cycle"
+    schedule_per_level: Annotated[
+        bool, typer.Option("--schedule-per-level", help="A schedule for each level by itself, not one over all.")
+    ] = False
     weight_decay: Annotated[
         float | None, typer.Option(metavar="RATE", help="Of weights; norms and biases are let be.")
     ] = None
@@ -154,6 +164,7 @@ class Settings:
             share=(1.0,) if n_levels == 1 else numbers("share", self.share, float) or None,
             weight_decay=decay_of(or_usual(self.weight_decay, habits.weight_decay)),
             options=parsed({**given, **pairs(self.option or [])}),
+            schedule_per_level=self.schedule_per_level and n_levels > 1,
             seed=self.seed,
         )
 
@@ -224,11 +235,12 @@ class Settings:
         found |= {"augment": self.augment or task.habits.augment, "network_arg": sorted(self.network_arg or ())}
         return {f"--{name.replace('_', '-')}": value for name, value in found.items()}
 
-    def hierarchy(self, task: Any) -> Any:
+    def hierarchy(self, task: Any, problem: Any) -> Any:
         """Return the levels, one where training is plain."""
         from netgraph.building import progress
         from netgraph.coarsen.hierarchy import build_hierarchy, one_level
         from netgraph.coarsen.untrained import draw
+        from netgraph.fas.problem import loss_on
 
         example = task.example.to(self.device)
         if self.plain or self.levels == 1:
@@ -236,7 +248,8 @@ class Settings:
         with told_once(), progress("coarsening") as told:
             levels = build_hierarchy(
                 task.network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
-                n_levels=self.levels, ratio=self.ratio, round_to=self.round_to, seed=self.seed, progress=told,
+                n_levels=self.levels, ratio=self.ratio, loss=loss_on(problem, next(iter(problem.batches))), round_to=self.round_to, seed=self.seed,
+                progress=told,
             )  # fmt: skip
         draw(levels)  # the network is a new one
         _tell_left_out(levels)
@@ -317,7 +330,8 @@ def train(
 
 def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
     """Return what came of the run, and the levels."""
-    problem, hierarchy = settings.problem(task), settings.hierarchy(task)
+    problem = settings.problem(task)
+    hierarchy = settings.hierarchy(task, problem)
     fas, own = settings.fas(task.habits, len(hierarchy.levels)), lasting.callbacks(task, hierarchy, settings)
     with lasting.watching() as watch:
         run = fas.begin(hierarchy, problem, callbacks=(watch, *own), every=20, evaluations=len(problem.batches))

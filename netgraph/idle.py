@@ -21,6 +21,7 @@ ALONE = (
     "affinity",
     "cycle",
     "share",
+    "schedule_per_level",
 )  # what one level has no use for
 COARSER = (
     "tau.",

@@ -13,6 +13,8 @@ from datafolders import write_idx
 from test_cli import run
 from torch import nn
 
+from netgraph.fas.grid import SEED
+from netgraph.fas.problem import Problem, loss_on
 from netgraph.loading import load_model
 from netgraph.models import datasets
 from netgraph.models.augment import crop
@@ -151,6 +153,55 @@ def test_a_run_that_an_alert_stopped_is_resumed_to_the_weights_of_one_that_went_
     code, _, err = run(*words, *kept)
     assert code == 1
     assert "resume it" in err
+
+
+def test_levels_are_matched_as_far_as_a_gap_allows_and_again_as_training_goes_on():
+    words = [
+        "train",
+        "mlp",
+        *SMALL,
+        "--cycle",
+        "v",
+        "--json",
+        "--option",
+        "adapt.rematch=1",
+        "--option",
+        "gate.share=inf",
+    ]
+    code, out, _ = run(*words, "--ratio", "gap:10")
+    assert code == 0
+    found = json.loads(out)
+    assert [level["units"] for level in found["hierarchy"]["levels"]] == [24, 6]  # a quarter, the least that is tried
+    assert {tuple(r["units"]) for r in found["history"] if r["event"] == "rematch"} == {(24, 6)}
+    code, out, _ = run(*words, "--ratio", "gap:0.01")
+    units = [r["units"][1] for r in json.loads(out)["history"] if r["event"] == "rematch" and not r["why"]]
+    assert code == 0
+    assert all(6 <= n < 24 for n in units)
+
+
+def test_a_gap_is_measured_on_one_minibatch_with_dropout_alike_and_no_trace():
+    torch.manual_seed(0)
+    network, batch = (
+        nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)),
+        (torch.randn(8, 6), torch.arange(8) % 3),
+    )
+    loss = loss_on(Problem([batch], nn.functional.cross_entropy), batch)
+    statistics = network[1].running_mean.clone()
+    found = loss(network)
+    assert loss(network) == found
+    assert torch.equal(network[1].running_mean, statistics)
+    torch.manual_seed(SEED)
+    assert math.isclose(float(nn.functional.cross_entropy(network(batch[0]), batch[1]).detach()), found, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_schedule_is_one_over_all_levels_or_one_for_each(each):
+    """At the end of the coarse level's turn a schedule of its own has come down, and one over all has not."""
+    words = ["--schedule", "cosine", "--lr", 0.01, "--json", *["--schedule-per-level"] * each]
+    code, out, _ = run("train", "mlp", *SMALL, *words)
+    assert code == 0
+    rates = [r["lr"] for r in json.loads(out)["history"] if r["event"] == "smooth" and r["level"] == 1]
+    assert (rates[-1] < 0.01 * 0.05) == each
 
 
 def test_a_run_is_not_resumed_with_another_loss_or_other_levels(tmp_path):

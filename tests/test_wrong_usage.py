@@ -100,7 +100,11 @@ CASES = f"""
 2 nosuch -> no such command 'nosuch'
 2 coarsen {GOOD} extra -> unexpected extra argument
 2 coarsen {GOOD} --levles 3 -> no such option: --levles
-2 coarsen {GOOD} --ratio abc -> '--ratio': Input should be a valid number, unable to parse string as a number (found 'abc')
+2 coarsen {GOOD} --ratio abc -> '--ratio': this is no number between 0 and 1 (found 'abc')
+2 coarsen {GOOD} --ratio gap:0.05 -> needs a loss to measure, which only `netgraph train` has; give a share such as 0.5, or --budget error=0.05
+2 train mlp --ratio gap:much -> this is no number between 0 and 1, nor gap:0.05 (found 'gap:much')
+1 train mlp --coarsen depth --ratio gap:0.05 -> a gap or a budget chooses how many units merge, and 'depth' merges none
+1 train mlp --levels 1 --schedule-per-level -> --schedule-per-level would have no effect: --levels 1 is the network alone
 2 coarsen {GOOD} --ratio=abc -> (found 'abc')
 2 coarsen {GOOD} --levels 2.5 -> (found '2.5')
 2 coarsen {GOOD} --seed -1 -> '--seed': a seed is a whole number from 0 on and below 2^32 (found '-1')
