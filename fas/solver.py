@@ -49,8 +49,8 @@ class FAS:
     schedule : str or callable
         Of the rate, over all levels together (`netgraph.fas.schedule.Schedule`).
     share : tuple of float, optional
-        For ``full`` and ``kaskade``: the share of the steps of each level's turn, finest first. By default half of them
-        for the finest level, and of what is left half for the next.
+        For ``full`` and ``kaskade``: the share of the steps of each level's turn, finest first. By default the coarsest level has
+        twice as many as each of the others: 1/3, 2/3 of two levels, 1/4, 1/4, 1/2 of three (docs/tried.md).
     weight_decay : float, optional
         Of parameters with two dimensions or more; None: what the optimizer does by itself (0.01 of all in AdamW).
     options : Options, optional
@@ -181,7 +181,7 @@ class FAS:
             return turns(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
         assert self.epochs is not None
         steps = max(round(self.epochs * _length(problem) / self.options.smoothing.accumulate), 1)
-        share = self.share or tuple(0.5 ** min(level + 1, n_levels - 1) for level in range(n_levels))
+        share = self.share or (1.0,) * (n_levels - 1) + (2.0,)
         return plan(self.cycle, n_levels, steps, self.options.smoothing_of, share)
 
 

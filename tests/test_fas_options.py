@@ -56,6 +56,13 @@ def cycled(levels, **own):
     return solution, seen
 
 
+@pytest.mark.parametrize(("n_levels", "steps"), [(1, [48]), (2, [16, 32]), (3, [12, 12, 24])])
+def test_by_default_the_coarsest_level_has_twice_the_steps_of_each_other(n_levels, steps):
+    levels = hierarchy_of(network(), max(n_levels, 2)).levels[:n_levels]
+    run = FAS("kaskade", epochs=4).begin(ng.Hierarchy(levels, {}), Problem(batches(), cross_entropy))
+    assert [sum(v.steps for v in run.visits if v.level == level) for level in range(n_levels)] == steps
+
+
 def test_a_level_has_a_gate_of_its_own():
     solution, _ = cycled({1: {"gate.gap": -1.0, "gate.patience": 9}})
     assert [r["level"] for r in solution.events("down")] == [0] * 3
