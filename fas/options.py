@@ -31,8 +31,10 @@ class Smoothing:
 
     Parameters
     ----------
-    pre, post : int
-        Before going down and after coming up.
+    pre : int
+        Before going down.
+    post : int
+        After coming up.
     coarse : int
         On the coarsest level of a cycle.
     cycles : int
@@ -163,8 +165,10 @@ class Tolerance:
 
     Parameters
     ----------
-    rtol, atol : float
-        Converged where the gradient's norm is below this share of the first one, or below this number.
+    rtol : float
+        Converged where the gradient's norm is below this share of the first one.
+    atol : float
+        Converged where the gradient's norm is below this number.
     stol : float
         Converged where a cycle moved x by less than this share of its length.
     max_it : int

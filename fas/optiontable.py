@@ -29,13 +29,9 @@ def table() -> list[Row]:
 
 
 def _meanings(group: type) -> dict[str, str]:
-    """Return what the docstring says of each field; names that share a line share the meaning."""
-    found = {}
-    parts = re.split(r"^    (\w[\w, ]*) : .*$", group.__doc__ or "", flags=re.M)[1:]
-    for names, text in zip(parts[::2], parts[1::2], strict=True):
-        for name in names.split(", "):
-            found[name] = " ".join(text.replace("``", "").split())
-    return found
+    """Return what the docstring says of each field."""
+    parts = re.split(r"^    (\w+) : .*$", group.__doc__ or "", flags=re.M)[1:]
+    return {name: " ".join(text.replace("``", "").split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def _text(value: Any) -> str:
