@@ -22,6 +22,7 @@ from netgraph.coarsen.gap import Gap, Loss
 from netgraph.coarsen.level import Level
 from netgraph.coarsen.repair import check_rung
 from netgraph.coarsen.way import Progress, Way, coarseners_of
+from netgraph.compiling import compiler
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.notebook import table
 from netgraph.spec import UnitSpec
@@ -198,9 +199,11 @@ def build_hierarchy(
     making.resolutions(sum("space" in step for step in steps))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
     for step in steps:
-        level = making.below(levels[-1], step)
+        with compiler() as kernels:
+            level = making.below(levels[-1], step)
         if level is None:
             break
+        level.seconds, level.compiling = level.seconds - kernels.seconds, kernels.seconds
         levels.append(level)
     if len(levels) == 1:
         raise NothingToMergeError(_why_nothing(spec, way, budget, gap, steps[0], levels[0]))

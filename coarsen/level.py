@@ -25,7 +25,7 @@ class Level:
     transfers : dict of str to Transfer
         From the next finer level's units to this one's; empty on level 0.
     seconds : float
-        What making the level took.
+        What making the level took, without compiling kernels.
     flops : int
         Operations of the products of one forward pass on the example.
     reasons : dict
@@ -35,6 +35,8 @@ class Level:
         Residual blocks of the next finer level that merged here.
     pool : int
         How many times lower than the finest level's the resolution is; the network takes the fine input all the same.
+    compiling : float
+        Seconds in which kernels were compiled meanwhile, once on a machine.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Level:
     reasons: dict[str, Any] = field(default_factory=dict)
     chains: tuple[Shortening, ...] = ()
     pool: int = 1
+    compiling: float = 0.0
 
     @property
     def n_units(self) -> int:

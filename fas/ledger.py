@@ -8,7 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-KINDS = ("smooth", "load", "tau", "search", "transfer", "statistics", "match", "norm", "evaluate", "callbacks")
+KINDS = (
+    "smooth", "load", "tau", "search", "transfer", "statistics", "match", "norm", "compile", "evaluate", "callbacks",
+)  # fmt: skip
+ASIDE = ("compile", "evaluate", "callbacks")  # once on a machine, and what plain training has as well: not counted
 BACKWARD = 2  # a backward pass costs about two forward ones (Kaplan et al., arXiv:2001.08361, section 2.1)
 STEP = 1 + BACKWARD  # forward passes that an optimizer step costs
 
@@ -35,8 +38,8 @@ class Ledger:
         self.flops[level, kind] += flops
 
     def total_seconds(self) -> float:
-        """Seconds of everything but evaluation and callbacks, which plain training has as well."""
-        return sum(s for (_, kind), s in self.seconds.items() if kind not in ("evaluate", "callbacks"))
+        """Seconds of everything but compiling kernels, evaluation and callbacks."""
+        return sum(s for (_, kind), s in self.seconds.items() if kind not in ASIDE)
 
     def total_flops(self) -> float:
         """Operations of everything but evaluation."""
@@ -54,7 +57,7 @@ class Ledger:
         lines = [f"{'level':>5}  {'spent on':<10} {'seconds':>9} {'FLOPs':>10}"]
         lines += [f"{r['level']:>5}  {r['kind']:<10} {r['seconds']:>9.2f} {r['flops']:>10.3g}" for r in self.rows()]
         aside = sum(self.seconds.values()) - self.total_seconds()
-        left_out = f"; evaluation and callbacks, {aside:.2f} s, not counted" if aside else ""
+        left_out = f"; compiling, evaluation and callbacks, {aside:.2f} s, not counted" if aside else ""
         return "\n".join([*lines, f"total  {self.total_seconds():.2f} s, {self.total_flops():.3g} FLOPs{left_out}"])
 
     def state_dict(self) -> dict[str, Any]:

@@ -337,6 +337,8 @@ def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
         run = fas.begin(hierarchy, problem, callbacks=(watch, *own), every=20, evaluations=len(problem.batches))
         for i, level in enumerate(hierarchy.levels[1:], start=1):
             run.ledger.seconds[i, "match"] += level.seconds
+            if level.compiling:
+                run.ledger.seconds[i, "compile"] += level.compiling
         lasting.resumed(run)
         try:
             return fas.finish(run), hierarchy

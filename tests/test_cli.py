@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 from numba import njit
@@ -11,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from netgraph import cli
+from netgraph.coarsen.hierarchy import build_hierarchy
 from netgraph.compiling import told_once
 from netgraph.errors import NetgraphError
 from netgraph.models.mlp import mlp
@@ -136,6 +139,25 @@ def test_compiling_is_told_once_and_nothing_is_said_where_kernels_are_compiled_a
     with told_once():
         double(3)
     assert not capsys.readouterr().err
+
+
+def test_the_seconds_of_a_level_are_without_those_of_compiling_kernels():
+    """Judged by the wall clock: a kernel that another one calls is compiled within it, and is not counted twice."""
+
+    def compiles(graph, n_coarse, *, seed):
+        inner = njit(lambda x: x + 1)
+        outer = njit(lambda x: inner(x) * 2)
+        begun = time.perf_counter()
+        outer(3)
+        spent.append(time.perf_counter() - begun)
+        return np.arange(graph.n_units) // 2
+
+    spent = []
+    levels = build_hierarchy(mlp((6, 16, 3)), torch.randn(2, 6), coarsener=compiles).levels
+    assert 0.5 * sum(spent) < levels[1].compiling <= sum(spent)
+    assert levels[1].seconds >= 0
+    again = [build_hierarchy(mlp((6, 16, 3)), torch.randn(2, 6)).levels for _ in range(2)][1]
+    assert again[1].compiling == 0
 
 
 def test_help_does_not_import_torch():

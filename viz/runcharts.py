@@ -1,7 +1,7 @@
 """Charts of training runs, by plotly: loss against cost, the trace of cycles, costs, tau, coarse steps, learning rates.
 
 One run has a colour for each level; of several runs each has its own. Times are
-those of training, matching counted, evaluation and callbacks not (`netgraph.fas.ledger`).
+those of training, matching counted, compiling, evaluation and callbacks not (`netgraph.fas.ledger`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.history import Curve, History
-from netgraph.fas.ledger import KINDS
+from netgraph.fas.ledger import ASIDE, KINDS
 from netgraph.viz.drawing import GREY, OKABE_ITO
 
 INK, MARKED = "#222222", "lines+markers"
@@ -114,8 +114,8 @@ def draw_costs(histories: Sequence[History], what: str) -> Any:
     """Draw ``seconds`` or ``flops`` of each run and level, parted by what they were spent on; None where nobody kept them."""
     go = graph_objects()
     figure = go.Figure()
-    rows = [(h, row) for h in histories for row in h.costs if row["kind"] not in ("evaluate", "callbacks")]
-    for j, kind in enumerate(k for k in KINDS if k not in ("evaluate", "callbacks")):
+    rows = [(h, row) for h in histories for row in h.costs if row["kind"] not in ASIDE]
+    for j, kind in enumerate(k for k in KINDS if k not in ASIDE):
         own = [(_name(histories, h, f"level {row['level']}"), row[what]) for h, row in rows if row["kind"] == kind]
         if any(value for _, value in own):
             bar = {"marker": {"color": OKABE_ITO[j % len(OKABE_ITO)]}, "orientation": "h", "name": kind}

@@ -83,7 +83,7 @@ def numbers(histories: Sequence[History]) -> dict[str, Any]:
         row["coarse"] = f"{row['corrections_taken']:,} of {asked:,}" if asked else None
     used = [key for key in COLUMNS if any(row[key] is not None for row in rows)]
     text = [[shown_number(key, row[key]) for key in used] for row in rows]
-    note = "Seconds and FLOPs are those of training: matching counted, evaluation and callbacks not."
+    note = "Seconds and FLOPs are those of training: matching counted, compiling, evaluation and callbacks not."
     if loss is not None:
         note = f"The lowest loss that all runs reached is {loss:.4g}. {note}"
     return {"caption": "Runs", "head": [COLUMNS[key] for key in used], "rows": text, "note": note}

@@ -10,7 +10,7 @@ import numpy as np
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.history import History
-from netgraph.fas.ledger import KINDS
+from netgraph.fas.ledger import ASIDE, KINDS
 from netgraph.viz.drawing import GREY, OKABE_ITO, shown
 from netgraph.viz.figures import INK, STYLE, save_figure
 from netgraph.viz.runcharts import FATES, TRACED, fate, style
@@ -102,7 +102,7 @@ def draw_trace(ax: Any, history: History, *, titled: bool) -> None:
 
 def draw_costs(ax: Any, histories: Sequence[History], unit: str) -> None:
     """Draw what each level cost, by what it was spent on."""
-    what, kinds = unit.lower(), [kind for kind in KINDS if kind not in ("evaluate", "callbacks")]
+    what, kinds = unit.lower(), [kind for kind in KINDS if kind not in ASIDE]
     rows = [(h, row) for h in histories for row in h.costs if row["kind"] in kinds]
     bars = list(dict.fromkeys((i, row["level"]) for i, h in enumerate(histories) for k, row in rows if k is h))
     left = np.zeros(len(bars))
