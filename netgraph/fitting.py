@@ -218,6 +218,8 @@ class Settings:
         if self.one_hot and self.task == "lm":
             raise NetgraphError("--one-hot would need a row of the vocabulary for each token; leave it off")
         augment = AUGMENTATIONS[known("augmentation", self.augment or task.habits.augment, AUGMENTATIONS)]
+        if augment is not None and task.data.train.inputs.ndim != 4:
+            raise NetgraphError(f"--augment {self.augment} moves pictures, and {task.name} reads none; leave it off")
         batch = or_usual(self.batch, task.habits.batch)
         loader = Loader(task.data, batch, augment=augment, one_hot=self.one_hot, seed=self.seed)
 
@@ -245,11 +247,11 @@ class Settings:
         example = task.example.to(self.device)
         if self.plain or self.levels == 1:
             return self._laid_out(one_level(task.network, example))
+        loss = loss_on(problem, next(iter(problem.batches))) if isinstance(self.ratio, str) else None
         with told_once(), progress("coarsening") as told:
             levels = build_hierarchy(
                 task.network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
-                n_levels=self.levels, ratio=self.ratio, loss=loss_on(problem, next(iter(problem.batches))), round_to=self.round_to, seed=self.seed,
-                progress=told,
+                n_levels=self.levels, ratio=self.ratio, loss=loss, round_to=self.round_to, seed=self.seed, progress=told,
             )  # fmt: skip
         draw(levels)  # the network is a new one
         _tell_left_out(levels)

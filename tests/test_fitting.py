@@ -15,6 +15,7 @@ from torch import nn
 
 from netgraph.fas.grid import SEED
 from netgraph.fas.problem import Problem, loss_on
+from netgraph.fitting import Settings
 from netgraph.loading import load_model
 from netgraph.models import datasets
 from netgraph.models.augment import crop
@@ -209,13 +210,19 @@ def test_a_run_is_not_resumed_with_another_loss_or_other_levels(tmp_path):
     assert run(*words, "--alert", "memory(share=0.000001):stop")[0] == 0
     for option, value, theirs in (
         ("--label-smoothing", "0.1", "0.0"),
-        ("--augment", "crop", '"none"'),
         ("--coarsener", "kmeans", '"hem"'),
         ("--affinity", "normed", '"cosine"'),
     ):
         code, out, err = run(*words, "--resume", option, value)
         assert (code, out) == (1, "")
         assert f"another setting: {option} is {theirs} there" in err
+
+
+def test_augmentation_belongs_to_what_a_run_is_made_of():
+    """As it is used: what a network is usually trained with, where nothing was typed."""
+    task = SimpleNamespace(habits=SimpleNamespace(augment="crop-flip"))
+    assert Settings().made_of(task)["--augment"] == "crop-flip"
+    assert Settings(augment="none").made_of(task)["--augment"] == "none"
 
 
 def test_options_are_listed_with_defaults_and_meanings():

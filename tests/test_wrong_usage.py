@@ -102,6 +102,7 @@ CASES = f"""
 2 coarsen {GOOD} --levles 3 -> no such option: --levles
 2 coarsen {GOOD} --ratio abc -> '--ratio': this is no number between 0 and 1 (found 'abc')
 2 coarsen {GOOD} --ratio gap:0.05 -> needs a loss to measure, which only `netgraph train` has; give a share such as 0.5, or --budget error=0.05
+1 train mlp --augment crop -> moves pictures, and mlp reads none; leave it off
 2 train mlp --ratio gap:much -> this is no number between 0 and 1, nor gap:0.05 (found 'gap:much')
 1 train mlp --coarsen depth --ratio gap:0.05 -> a gap or a budget chooses how many units merge, and 'depth' merges none
 1 train mlp --levels 1 --schedule-per-level -> --schedule-per-level would have no effect: --levels 1 is the network alone
