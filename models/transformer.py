@@ -28,27 +28,36 @@ class Attention(nn.Module):
         Let no token see later ones.
     """
 
+    speeds: Tensor | None
+
     def __init__(self, width: int, n_heads: int, *, rotary: bool = False, causal: bool = False) -> None:
         super().__init__()
-        self.n_heads, self.rotary, self.causal = n_heads, rotary, causal
+        self.n_heads, self.causal = n_heads, causal
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        # pairs merge with their speeds; counted out in forward, they would be as many on every level
+        self.register_buffer("speeds", speeds(width // n_heads) if rotary else None, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return (n, length, width); ``mask`` (n, length) is true where a token may be seen."""
         n, length, _ = x.shape
         q, k, v = (f(x).view(n, length, self.n_heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
-        if self.rotary:
-            q, k = rotated(q), rotated(k)
+        if self.speeds is not None:
+            q, k = rotated(q, self.speeds), rotated(k, self.speeds)
         seen = None if mask is None else mask[:, None, None, :]
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=self.causal)
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-def rotated(x: Tensor) -> Tensor:
+def speeds(size: int) -> Tensor:
+    """Return the angles, (size / 2), by which the pairs of a head of ``size`` numbers turn from one position to the next."""
+    half = size // 2
+    return 10_000 ** (-torch.arange(half) / half)
+
+
+def rotated(x: Tensor, speeds: Tensor) -> Tensor:
     """Return (n, heads, length, size) with pairs of numbers turned by angles that grow with the position."""
-    half = x.shape[-1] // 2
-    speed = 10_000 ** (-torch.arange(half, device=x.device) / half)
-    angle = torch.arange(x.shape[2], device=x.device)[:, None] * speed
+    half = speeds.shape[0]
+    angle = torch.arange(x.shape[2], device=x.device)[:, None] * speeds
     cos, sin = (torch.cat([f, f], -1).to(x.dtype) for f in (angle.cos(), angle.sin()))
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 

@@ -39,6 +39,7 @@ MODELS = {
     "encoder": lambda: (Encoder(40, 3, **SIZES), TOKENS),
     "post-norm encoder": lambda: (Encoder(40, 3, norm="post", pooling="cls", **SIZES), TOKENS),
     "decoder": lambda: (Decoder(40, **SIZES), TOKENS),
+    "rotary encoder": lambda: (Encoder(40, 3, positions="rotary", **SIZES), TOKENS),
     "rotary decoder": lambda: (Decoder(40, positions="rotary", **SIZES), TOKENS),
     "rotary groups": llama,
     "normed rotary groups": lambda: llama("Qwen3"),
@@ -57,7 +58,7 @@ def test_copies_merge_back_and_prolongation_keeps_the_function(name):
     model, example, spec = made(name)
     inner = [axis for axis in spec.free if axis.name in spec.inside_heads]
     assert inner
-    if name not in ("rotary decoder", "grouped queries"):  # which count out the speeds of pairs as they run
+    if name != "grouped queries":  # which counts out the speeds of pairs as it runs
         assert any(axis.equal for axis in inner)
     for verdict in verify(model, spec, example):
         assert verdict.error is None or verdict.error < 1e-5, verdict
@@ -68,6 +69,15 @@ def test_copies_merge_back_and_prolongation_keeps_the_function(name):
     clones = coarse_network(model, spec, {}, state=prolong(spec, transfers, inject(spec, transfers, state))).eval()
     run = (lambda m: m(**example)) if isinstance(example, dict) else (lambda m: m(example))
     assert relative_error_of(run(clones), run(coarse)) < 1e-5
+
+
+def test_pairs_of_a_rotary_encoder_merge_with_their_speeds():
+    model, example, spec = made("rotary encoder")
+    level = ng.build_hierarchy(model, example, inside_heads=True, spec=spec).levels[1]
+    pairs = "blocks.1.attention.query#2"
+    assert level.transfers[pairs].n_fine == 4
+    found = traced_state(level.model)["blocks.1.attention.speeds"]
+    torch.testing.assert_close(found, level.transfers[pairs].average(model.blocks[1].attention.speeds, 0))
 
 
 def test_heads_merge_whole_where_nothing_else_is_asked_for():

@@ -18,7 +18,7 @@ from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.datasets import Dataset, Split, load
 from netgraph.models.mlp import mlp
 from netgraph.models.training import OPTIMIZERS, SCHEDULES, evaluate, fit
-from netgraph.models.transformer import Attention, Decoder, Encoder, rotated
+from netgraph.models.transformer import Attention, Decoder, Encoder, rotated, speeds
 
 SMALL = {"width": 16, "n_hidden": 24, "n_heads": 4, "length": 12}
 
@@ -131,7 +131,7 @@ def test_padding_changes_nothing():
 
 def test_rotary_attention_knows_only_distances():
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
-    q, k = (rotated(x.expand(1, 1, 9, 8)) for x in (q, k))
+    q, k = (rotated(x.expand(1, 1, 9, 8), speeds(8)) for x in (q, k))
     scores = (q @ k.transpose(-1, -2))[0, 0]
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], atol=1e-5, rtol=1e-5)  # angles are single
     assert not torch.allclose(scores[0, 1], scores[0, 2])
@@ -143,7 +143,7 @@ def test_rotary_pairs_turn_like_complex_numbers():
     speed = 10_000.0 ** (-torch.arange(3) / 3)
     turn = torch.exp(1j * torch.arange(5, dtype=torch.float64)[:, None] * speed)
     wanted = torch.complex(x[..., :3], x[..., 3:]) * turn
-    torch.testing.assert_close(rotated(x), torch.cat([wanted.real, wanted.imag], -1), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(rotated(x, speeds(6)), torch.cat([wanted.real, wanted.imag], -1), atol=1e-6, rtol=1e-6)
 
 
 def test_the_decoder_sees_no_later_token_and_gives_its_embedding_back():
