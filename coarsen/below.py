@@ -78,6 +78,8 @@ class Making:
     rung : str
     data : Calibration, optional
     gap : Gap, optional
+    depth_by : str
+        How merged blocks become several again (`netgraph.coarsen.depth.shortened`).
     """
 
     root: nn.Module
@@ -88,6 +90,7 @@ class Making:
     rung: str
     data: Calibration | None
     gap: Gap | None = None
+    depth_by: str = "split"
     unturned: nn.Module = field(init=False)
     turns: list[Turns] = field(default_factory=list)  # what `base` has been turned by since
     rotating: set[str] = field(init=False)
@@ -150,7 +153,8 @@ class Making:
     def _shortened(self, reasons: dict[str, Any]) -> tuple[Shortening, ...]:
         here = self._here()
         found, why = chains(here)  # blocks that have merged to unlike sizes are no longer alike
-        steps = [shortened(chain, self.state, self.way.ratio(chain.name), seed=self.way.seed) for chain in found]
+        how: dict[str, Any] = {"seed": self.way.seed, "by": self.depth_by}
+        steps = [shortened(chain, self.state, self.way.ratio(chain.name), **how) for chain in found]
         short = tuple(corresponding(here, self.state, step) for step in steps if step is not None)
         if not short:
             reasons["unable"] = {"depth": _why_no_chain(found, why)}

@@ -10,13 +10,17 @@ A block's ends are what its branches are proportional to (`netgraph.chains`), so
 where the block did a whole one: x + f(x) becomes x + f(x)/2 + f(x + f(x)/2)/2. Where f is zero that is the same; else it
 differs by f'(x) f(x) / 4, of second order in f. Units inside a block are first put in the order of the first block's. Chang et al., "Multi-level residual networks from dynamical systems view",
 ICLR 2018, section 4.
+
+A chain without ends is copied: every block of a pair takes all of the coarse block as it is, and the mean goes down. The prolonged
+pair then does two whole steps, which is another function. Zou et al., "A multi-level framework for accelerating training
+transformer models", ICLR 2024, section 3.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +33,9 @@ from netgraph.chains import Chain
 from netgraph.coarsen.axisgraph import AxisGraph
 from netgraph.coarsen.hem import augmented_matching
 from netgraph.coarsen.transfer import HALVES, Transfer
+from netgraph.errors import NetgraphError
+
+BY = ("split", "copy")  # how a block becomes several: ends shared out, or all of it copied
 
 Orders = dict[str, dict[int, NDArray[np.int64]]]  # by parameter and dimension: the unit that comes to each place
 
@@ -68,7 +75,15 @@ class Shortening:
         return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == mine))
 
 
-def shortened(chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: int = 0) -> Shortening | None:
+def check_by(by: str) -> None:
+    """Raise `NetgraphError` where blocks are to become several in a way that there is not."""
+    if by not in BY:
+        raise NetgraphError(f"blocks become several by {' or '.join(BY)}, not by {by!r}; give one of these")
+
+
+def shortened(
+    chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: int = 0, by: str = "split"
+) -> Shortening | None:
     """Return which blocks of a chain merge, None where none do.
 
     Parameters
@@ -80,6 +95,9 @@ def shortened(chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: 
         Share of blocks that stay.
     seed : int
         Orders pairs that are equally alike.
+    by : str
+        How a coarse block becomes several again: ``split`` shares its ends out, ``copy`` copies all of it, as for a chain without
+        ends.
     """
     n = len(chain.blocks)
     n_coarse = math.ceil(n * ratio)
@@ -87,6 +105,7 @@ def shortened(chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: 
         return None
     aggregates = augmented_matching(block_graph(chain, state), n_coarse, seed=seed)
     _, first, along = np.unique(aggregates, return_index=True, return_inverse=True)
+    chain = replace(chain, ends=frozenset()) if by == "copy" else chain
     return Shortening(chain, Transfer(np.argsort(np.argsort(first))[along]))
 
 

@@ -17,6 +17,7 @@ from netgraph import plugins
 from netgraph.coarsen.below import Calibration, Making
 from netgraph.coarsen.budget import Budget
 from netgraph.coarsen.checks import Coarsener
+from netgraph.coarsen.depth import check_by
 from netgraph.coarsen.directions import DIRECTIONS, directions_of
 from netgraph.coarsen.gap import Gap, Loss
 from netgraph.coarsen.level import Level
@@ -103,6 +104,7 @@ def build_hierarchy(
     coarsener: str | Coarsener = "hem",
     affinity: str | Callable[..., Any] = "cosine",
     directions: str | Sequence[str] = "channels",
+    depth_by: str = "split",
     n_levels: int = 2,
     ratio: float | str | Mapping[str, float] = 0.5,
     loss: Loss | None = None,
@@ -134,6 +136,9 @@ def build_hierarchy(
     directions : str, or sequence of str
         What becomes smaller from level to level: ``channels`` (units of every kind), ``space`` (resolution), ``depth`` (alike
         residual blocks), joined by + within a step; ``"channels+space,depth"`` has two (`netgraph.coarsen.directions`).
+    depth_by : str
+        How a coarse block becomes several again: ``split``, in steps that add up to its own, or ``copy``, each as it is
+        (`netgraph.coarsen.depth`).
     n_levels : int
         Levels in all, the given network included.
     ratio : float, dict of str to float, or str
@@ -179,6 +184,7 @@ def build_hierarchy(
     """
     started = time.perf_counter()
     steps = directions_of(directions, max(n_levels, 2))
+    check_by(depth_by)
     if (isinstance(ratio, str) or budget is not None) and not any("channels" in step for step in steps):
         raise NetgraphError(
             f"a gap or a budget chooses how many units merge, and {directions!r} merges none; leave it out"
@@ -195,7 +201,7 @@ def build_hierarchy(
     kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
     alone = _checked_units(spec, fixed or {}, kept)
     way = Way(coarseners, weigh, ratios, kept, alone, round_to, seed, progress, quality)
-    making = Making(model, spec, example, way, limit, repair, Calibration.of(model, data), gap)
+    making = Making(model, spec, example, way, limit, repair, Calibration.of(model, data), gap, depth_by)
     making.resolutions(sum("space" in step for step in steps))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
     for step in steps:
@@ -208,18 +214,31 @@ def build_hierarchy(
     if len(levels) == 1:
         raise NothingToMergeError(_why_nothing(spec, way, budget, gap, steps[0], levels[0]))
     name = coarsener if isinstance(coarsener, str) else next(iter(coarseners))
-    options = {"coarsener": name, "n_levels": n_levels, "ratio": ratio, "round_to": round_to, "seed": seed}
+    options = {
+        "coarsener": name,
+        "affinity": _name_of(affinity),
+        "n_levels": n_levels,
+        "ratio": ratio,
+        "round_to": round_to,
+        "seed": seed,
+    }
     options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": described(example)}
     options |= {"inside_heads": True} if spec.inside_heads else {}
     options |= {"fixed": {axis: units.tolist() for axis, units in alone.items()}} if alone else {}
     if any(step != {"channels"} for step in steps):
         options["directions"] = ["+".join(d for d in DIRECTIONS if d in step) for step in steps]
+    options |= {"depth_by": depth_by} if any("depth" in step for step in steps) else {}
     again = partial(
-        build_hierarchy, model, example, coarsener=coarsener, affinity=affinity, directions=directions, n_levels=n_levels,
-        ratio=ratio, loss=loss, keep=keep, fixed=fixed, round_to=round_to, repair=repair, data=data, budget=budget, quality=quality,
+        build_hierarchy, model, example, coarsener=coarsener, affinity=affinity, directions=directions, depth_by=depth_by,
+        n_levels=n_levels, ratio=ratio, loss=loss, keep=keep, fixed=fixed, round_to=round_to, repair=repair, data=data,
+        budget=budget, quality=quality,
         inside_heads=inside_heads, seed=seed, spec=spec,
     )  # fmt: skip
     return Hierarchy(levels, options, again)
+
+
+def _name_of(option: str | Callable[..., Any]) -> str:
+    return option if isinstance(option, str) else str(getattr(option, "__name__", repr(option)))
 
 
 def _check_inside(spec: UnitSpec, asked: bool) -> None:

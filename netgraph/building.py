@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from netgraph.compiling import told_once
-from netgraph.completing import BUDGETS, DATA_SETS, DIRECTIONS, RUNGS, ZOOS, among, installed
+from netgraph.completing import BUDGETS, DATA_SETS, DEPTH_BY, DIRECTIONS, RUNGS, ZOOS, among, installed
 from netgraph.errors import NetgraphError
 
 Model = Annotated[
@@ -57,6 +57,13 @@ Coarsen = Annotated[
     typer.Option(
         metavar="DIRECTIONS", autocompletion=among(DIRECTIONS),
         help="What becomes smaller: channels, space, depth; + joins them within a level, commas go from level to level.",
+    ),
+]  # fmt: skip
+DepthBy = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", autocompletion=among(DEPTH_BY),
+        help="How merged blocks become several again: split, in steps that add up to theirs, or copy, each as it is.",
     ),
 ]  # fmt: skip
 Coarsener = Annotated[
@@ -115,6 +122,7 @@ class Recipe:
     """How a command was asked to build its hierarchy; each field is an option."""
 
     coarsen: Coarsen = "channels"
+    depth_by: DepthBy = "split"
     coarsener: Coarsener = "hem"
     levels: Levels = 3
     ratio: Ratio = 0.5
@@ -182,6 +190,7 @@ class Recipe:
         """Refuse what no network could be asked, before one is opened."""
         from netgraph import plugins
         from netgraph.coarsen.budget import Budget
+        from netgraph.coarsen.depth import check_by
         from netgraph.coarsen.directions import directions_of
         from netgraph.coarsen.hierarchy import checked_ratios
         from netgraph.coarsen.repair import check_rung
@@ -190,6 +199,7 @@ class Recipe:
         checked_ratios({"*": self.ratio, **_pairs(self.axis_ratio or [])}, self.levels, self.round_to)
         _units(self.fix or [])
         directions_of(self.coarsen, self.levels)
+        check_by(self.depth_by)
         check_rung(self.repair, self.data)
         coarseners_of(self.coarsener)
         plugins.load("netgraph.affinities", self.affinity)
@@ -209,9 +219,10 @@ class Recipe:
             inputs = self.calibrated(example).inputs
         with told_once(), progress("coarsening") as told:
             return build_hierarchy(
-                network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
-                n_levels=self.levels, ratio=ratios, keep=self.keep or (), fixed=_units(self.fix or []), round_to=self.round_to,
-                budget=self.budget, repair=self.repair, data=inputs, quality=self.quality, inside_heads=self.inside_heads,
+                network, example, directions=self.coarsen, depth_by=self.depth_by, coarsener=self.coarsener,
+                affinity=self.affinity, n_levels=self.levels, ratio=ratios, keep=self.keep or (), fixed=_units(self.fix or []),
+                round_to=self.round_to, budget=self.budget, repair=self.repair, data=inputs, quality=self.quality,
+                inside_heads=self.inside_heads,
                 seed=self.seed, progress=told,
             )  # fmt: skip
 

@@ -11,7 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.building import Affinity, Coarsen, Coarsener, Levels, RoundTo, Seed, ratio_or_gap, with_options
+from netgraph.building import (
+    Affinity,
+    Coarsen,
+    Coarsener,
+    DepthBy,
+    InsideHeads,
+    Levels,
+    RoundTo,
+    Seed,
+    ratio_or_gap,
+    with_options,
+)
 from netgraph.compiling import told_once
 from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, among
 from netgraph.destination import check_file, written
@@ -84,6 +95,8 @@ class Settings:
     ] = 0.5
     round_to: RoundTo = 1
     coarsen: Coarsen = "channels"
+    depth_by: DepthBy = "split"
+    inside_heads: InsideHeads = False
     coarsener: Coarsener = "hem"
     affinity: Affinity = "cosine"
     share: Annotated[
@@ -232,7 +245,7 @@ class Settings:
         """Return what loss, minibatches, network and levels are made of, as it is typed: a run is resumed with the same."""
         names = ["task", "label_smoothing", "one_hot", "channels_last"]
         if not self.plain and self.levels > 1:
-            names += ["coarsen", "coarsener", "affinity", "ratio", "round_to"]
+            names += ["coarsen", "depth_by", "coarsener", "affinity", "ratio", "round_to", "inside_heads"]
         found = {name: getattr(self, name) for name in names}
         found |= {"augment": self.augment or task.habits.augment, "network_arg": sorted(self.network_arg or ())}
         return {f"--{name.replace('_', '-')}": value for name, value in found.items()}
@@ -250,8 +263,9 @@ class Settings:
         loss = loss_on(problem, next(iter(problem.batches))) if isinstance(self.ratio, str) else None
         with told_once(), progress("coarsening") as told:
             levels = build_hierarchy(
-                task.network, example, directions=self.coarsen, coarsener=self.coarsener, affinity=self.affinity,
-                n_levels=self.levels, ratio=self.ratio, loss=loss, round_to=self.round_to, seed=self.seed, progress=told,
+                task.network, example, directions=self.coarsen, depth_by=self.depth_by, coarsener=self.coarsener,
+                affinity=self.affinity, n_levels=self.levels, ratio=self.ratio, loss=loss, round_to=self.round_to,
+                inside_heads=self.inside_heads, seed=self.seed, progress=told,
             )  # fmt: skip
         draw(levels)  # the network is a new one
         _tell_left_out(levels)

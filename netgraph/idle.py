@@ -17,6 +17,8 @@ ALONE = (
     "ratio",
     "round_to",
     "coarsen",
+    "depth_by",
+    "inside_heads",
     "coarsener",
     "affinity",
     "cycle",
@@ -155,6 +157,8 @@ def check_directions(typed: Mapping[str, str], coarsen: str) -> None:
     directions = set(coarsen.replace("+", ",").split(","))
     if "channels" not in directions:
         refuse(typed, UNITS, f"--coarsen {coarsen} merges no units")
+    if "depth" not in directions:
+        refuse(typed, ["depth_by"], f"--coarsen {coarsen} merges no blocks")
     if directions == {"space"}:
         refuse(typed, ["ratio"], "--coarsen space halves the resolution from level to level")
 

@@ -186,12 +186,11 @@ def a_state(n_blocks, generator):
     } | {"head.weight": torch.randn(4, 2, generator=generator, dtype=torch.float64)}
 
 
+@pytest.mark.parametrize("ends", [frozenset(["down.weight"]), frozenset()], ids=["split", "copied"])
 @given(cuts=st.lists(st.integers(0, 1), min_size=1, max_size=6), seed=st.integers(0, 2**16))
-def test_maps_of_depth_hold_the_laws_of_transfers(cuts, seed):
+def test_maps_of_depth_hold_the_laws_of_transfers(ends, cuts, seed):
     n = len(cuts) + 1
-    chain = Chain(
-        tuple(f"body.{i}" for i in range(n)), ("up.weight", "up.bias", "down.weight"), frozenset(["down.weight"])
-    )
+    chain = Chain(tuple(f"body.{i}" for i in range(n)), ("up.weight", "up.bias", "down.weight"), ends)
     maps, generator = Shorter([Shortening(chain, aggregates_of(cuts))]), torch.Generator().manual_seed(seed)
     fine = a_state(n, generator)
     coarse = {name: torch.randn_like(t) for name, t in maps.inject(fine).items()}
@@ -352,6 +351,33 @@ def test_a_hierarchy_of_every_direction_is_saved_and_found_again(tmp_path):
             torch.testing.assert_close(a.model.eval()(PIXELS), b.model.eval()(PIXELS))
             torch.testing.assert_close(maps.inject(level, state), others.inject(level, state))
             state = maps.inject(level, state)
+
+
+def test_copied_blocks_are_the_mean_and_the_whole_of_it_twice_in_the_saved_hierarchy_too(tmp_path):
+    model = shaken(residual_chain(2))
+    hierarchy = ng.build_hierarchy(model, torch.randn(4, 5), directions="depth", depth_by="copy")
+    ng.save(hierarchy, tmp_path / "net.hierarchy")
+    for found in (hierarchy, ng.load(tmp_path / "net.hierarchy", arch=lambda: residual_chain(2))):
+        assert found.options["depth_by"] == "copy"
+        coarse = traced_state(found.levels[1].model)
+        fine = moves_to(found.levels[1]).prolong({n: t for n, t in coarse.items() if not n.startswith("constants.")})
+        (step,), own = found.levels[1].chains, model.state_dict()
+        for name in step.chain.names:
+            second = own[f"2.{name}"]
+            for dim, order in step.orders.get(f"2.{name}", {}).items():
+                second = second.index_select(dim, torch.as_tensor(order))
+            torch.testing.assert_close(coarse[f"1.{name}"], (own[f"1.{name}"] + second) / 2)
+            torch.testing.assert_close(fine[f"1.{name}"], coarse[f"1.{name}"])
+        x = torch.randn(3, 6)
+        block = copy.deepcopy(model[1])
+        block.load_state_dict({name: coarse[f"1.{name}"] for name in step.chain.names})
+        both = functional_call(model[1:3], {n: fine[n] for n in model[1:3].state_dict()}, (x,))
+        torch.testing.assert_close(both, block(block(x)))  # two whole steps, whatever the order of units inside
+
+
+def test_there_is_no_third_way_for_blocks_to_become_several():
+    with pytest.raises(NetgraphError, match="by split or copy, not by 'halve'"):
+        ng.build_hierarchy(residual_chain(2), torch.randn(4, 5), directions="depth", depth_by="halve")
 
 
 def test_blocks_that_have_merged_to_unlike_sizes_are_no_chain_any_more():

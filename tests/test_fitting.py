@@ -301,6 +301,8 @@ def written(n=24):
         ("transformer", written, ["--widths", 16]),
         ("transformer", written, ["--widths", 16, "--task", "lm", "--recompute", "all"]),
         ("transformer", written, ["--widths", 16, "--network-arg", "norm=post", "--network-arg", "positions=rotary"]),
+        ("transformer", written, ["--widths", 16, "--coarsen", "depth", "--depth-by", "copy"]),
+        ("transformer", written, ["--widths", 16, "--network-arg", "positions=rotary", "--inside-heads"]),
     ],
 )
 def test_other_networks_come_through_the_same_code(monkeypatch, network, data, words):

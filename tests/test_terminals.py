@@ -13,6 +13,7 @@ import torch
 from netgraph import cli, completing, plugins
 from netgraph.bundle import read_bundle
 from netgraph.coarsen.budget import KINDS
+from netgraph.coarsen.depth import BY
 from netgraph.coarsen.directions import DIRECTIONS
 from netgraph.coarsen.repair import RUNGS
 from netgraph.factories import ZOOS
@@ -128,6 +129,7 @@ def test_completed_words_are_those_that_are_understood():
     assert completing.DATA_SETS == NAMES
     assert completing.NETWORKS == NETWORKS
     assert completing.DIRECTIONS == DIRECTIONS
+    assert completing.DEPTH_BY == BY
     assert tuple(AUGMENTATIONS) == completing.AUGMENTS
     assert completing.CYCLES == CYCLES
     assert completing.SCHEDULES == SCHEDULES

@@ -185,6 +185,8 @@ CASES = f"""
 1 coarsen {GOOD} --axis-ratio '*=0.5' --ratio 0.3 -> --ratio would have no effect
 1 coarsen {GOOD} --round-to 0 -> give a multiple of 1 or more
 1 coarsen {GOOD} --coarsener nosuch -> no coarsener named 'nosuch'. Installed: adjacent, graclus, hem
+1 coarsen {GOOD} --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
+1 coarsen {GOOD} --coarsen depth --depth-by nosuch -> blocks become several by split or copy, not by 'nosuch'
 1 coarsen {GOOD} --affinity nosuch -> no affinity named 'nosuch'
 1 coarsen {GOOD} --coarsener kmeans --affinity relu -> --affinity would have no effect: the coarsener kmeans reads no affinities
 1 coarsen {GOOD} --affinity correlation -> was given no data
@@ -256,6 +258,8 @@ CASES = f"""
 1 train mlp --levels 1 --ratio 0.2 -> --ratio would have no effect: --levels 1 is the network alone
 1 train mlp --option smoothing.clip=-1 -> option smoothing.clip is -1; give a number above 0
 1 train mlp --coarsener ward --affinity relu -> --affinity would have no effect: the coarsener ward reads no affinities
+1 train mlp --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
+1 train mlp --inside-heads -> no numbers inside heads may merge: the network has no attention of several heads; leave
 1 train mlp --every 2 -> --every would have no effect: no checkpoints are kept
 1 train mlp --resume -> give --checkpoints FOLDER too
 1 train mlp --device nosuch -> --device nosuch is not to be had here
