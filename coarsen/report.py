@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
 from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.coarsen.level import Level
+from netgraph.coarsen.targets import aim_for
 from netgraph.spec import UnitSpec, term_axes
 
 COSTS = ("balance", "modularity", "weight_error", "function_error", "eigenvalue_error", "subspace_error")
@@ -81,6 +82,45 @@ def missing(hierarchy: Hierarchy) -> str | None:
     return f"{n} levels, not {asked}: below, nothing can be merged" if n < asked else None
 
 
+def missed(hierarchy: Hierarchy, i: int) -> dict[str, dict[str, Any]]:
+    """Return for axes of level i whose aggregates must have one size, and that so miss their ratio: units, asked, got and why."""
+    above, level, options = hierarchy.levels[i - 1].spec, hierarchy.levels[i], hierarchy.options
+    steps = options.get("directions", ())
+    if not i or (steps and "channels" not in steps[i - 1]):
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, axis in above.axes.items():
+        ratio = _ratio(level, options, name)
+        if axis.equal is None or axis not in above.free or name in options.get("keep", ()) or ratio is None:
+            continue
+        asked = aim_for(axis.size, ratio, options.get("round_to", 1))
+        got = level.transfers[name].n_coarse if name in level.transfers else axis.size
+        if got != asked and name in level.spec.axes:
+            why = f"aggregates must have one size ({axis.equal}), so that their number divides that of the units"
+            found[name] = {"units": axis.size, "asked": asked, "got": got, "why": why}
+    return found
+
+
+def _ratio(level: Level, options: Mapping[str, Any], axis: str) -> float | None:
+    """Return the share of an axis' units that was to stay on a level, None where that is not known."""
+    chosen, asked = level.reasons.get("ratios", {}), options.get("ratio", 0.5)
+    if axis in chosen:
+        return float(chosen[axis])
+    if isinstance(asked, Mapping):
+        return float(asked.get(axis, asked.get("*", 0.5)))
+    return None if isinstance(asked, str) else float(asked)
+
+
+def told_missed(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what `missed` found, a line each for the axes of the most units."""
+    most = sorted(found, key=lambda name: -found[name]["units"])
+    for name in most[:3]:
+        x = found[name]
+        yield f"{name}: {x['got']} of {x['units']} units, and {x['asked']} were asked for: {x['why']}"
+    if len(most) > 3:
+        yield f"{len(most) - 3} more axes missed their ratio: --json names them"
+
+
 def _other_directions(level: Level) -> dict[str, Any]:
     """Return what depth and space did on a level; nothing where neither did."""
     blocks = {step.chain.name: [list(step.members(block)) for block in step.kept] for step in level.chains}
@@ -108,10 +148,11 @@ def report(hierarchy: Hierarchy) -> dict[str, Any]:
                 "flops": level.flops,
                 "seconds": level.seconds,
                 "axes": {name: t.n_coarse for name, t in level.transfers.items()},
+                **({"missed": found} if (found := missed(hierarchy, i)) else {}),
                 **_other_directions(level),
                 **level.reasons,
             }
-            for level in hierarchy.levels
+            for i, level in enumerate(hierarchy.levels)
         ],
         "operator_complexity": hierarchy.operator_complexity,
         "grid_complexity": hierarchy.grid_complexity,

@@ -5,6 +5,14 @@ from __future__ import annotations
 from netgraph.spec import Axis
 
 
+def aim_for(size: int, ratio: float, round_to: int = 1) -> int:
+    """Return the share of a number of units, as a multiple where they are enough for one."""
+    aim = max(1, round(size * ratio))
+    if round_to > 1 and size > round_to:
+        aim = min(max(round_to, round(aim / round_to) * round_to), size)
+    return aim
+
+
 def n_coarse_for(axis: Axis, ratio: float, round_to: int = 1) -> int:
     """Return the number of aggregates to aim for.
 
@@ -19,9 +27,7 @@ def n_coarse_for(axis: Axis, ratio: float, round_to: int = 1) -> int:
     round_to : int
         Multiple wanted; given up where the axis is smaller, or no divisor is such a multiple.
     """
-    aim = max(1, round(axis.size * ratio))
-    if round_to > 1 and axis.size > round_to:
-        aim = min(max(round_to, round(aim / round_to) * round_to), axis.size)
+    aim = aim_for(axis.size, ratio, round_to)
     if axis.equal is None:
         return aim
     divisors = [d for d in range(1, axis.size + 1) if axis.size % d == 0]

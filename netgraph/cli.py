@@ -146,7 +146,7 @@ def _write_output(hierarchy: Any, output: Path) -> None:
 
 
 def _print_hierarchy(hierarchy: Any, as_json: bool) -> None:
-    from netgraph.coarsen.report import coverage, report, told
+    from netgraph.coarsen.report import coverage, missed, report, told, told_missed
 
     if as_json:
         typer.echo(json.dumps(report(hierarchy), indent=1))
@@ -154,7 +154,7 @@ def _print_hierarchy(hierarchy: Any, as_json: bool) -> None:
     share, why = coverage(hierarchy)
     typer.echo(str(hierarchy))
     for i, level in enumerate(hierarchy.levels):
-        for line in told(level):
+        for line in [*told(level), *told_missed(missed(hierarchy, i))]:
             typer.echo(f"level {i}: {line}")
     typer.echo(f"{share:.1%} of the parameters have a merged dimension")
     for reason, part in why[:5]:

@@ -1,15 +1,18 @@
 """What is chosen by measured error, and the affinities that choose pairs: judged by numpy, torch and the errors themselves."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from test_cli import run
 from torch import nn
 
 import netgraph as ng
 from netgraph import plugins
 from netgraph.coarsen.budget import GRID
 from netgraph.coarsen.judging import function_error, outputs
-from netgraph.coarsen.network import traced_state
+from netgraph.coarsen.network import coarse_network, traced_state
 from netgraph.coarsen.report import LEFT, coverage
 from netgraph.coarsen.way import AUTO
 from netgraph.errors import NetgraphError
@@ -54,6 +57,25 @@ def test_a_budget_is_met_and_not_by_more_than_one_step_of_the_grid(kind, data):
         kind
     ]
     assert 0.2 * cost(levels[0]) < cost(levels[1]) <= 0.4 * cost(levels[0])
+
+
+def test_an_axis_of_equal_aggregates_that_misses_its_ratio_is_named_and_no_other(tmp_path):
+    model, x = nn.Sequential(nn.Linear(6, 32), nn.LayerNorm(32), nn.Linear(32, 24), nn.Linear(24, 3)), torch.randn(2, 6)
+    ng.save(coarse_network(model, ng.trace(model, x), {}), tmp_path / "m.safetensors")
+    words = ["coarsen", tmp_path / "m.safetensors", "--levels", 2, "--input", "2x6"]
+    code, out, _ = run(*words, "--ratio", 0.75, "--json")
+    assert code == 0
+    found = json.loads(out)
+    level = found["levels"][1]
+    assert level["axes"] == {"0": 16, "2": 18}  # divisors of 32 are 16 and 32
+    assert {name: (v["units"], v["asked"], v["got"]) for name, v in level["missed"].items()} == {"0": (32, 24, 16)}
+    assert "layer_norm" in level["missed"]["0"]["why"]
+    assert (found["options"]["coarsener"], found["options"]["affinity"]) == ("hem", "cosine")
+    assert (
+        "level 1: 0: 16 of 32 units, and 24 were asked for: aggregates must have one size"
+        in run(*words, "--ratio", 0.75)[1]
+    )
+    assert "were asked for" not in run(*words)[1]  # half of 32 is a divisor
 
 
 def test_what_a_budget_leaves_alone_is_not_laid_on_the_operator_that_reads_it():
