@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from torch import nn
 
 import netgraph as ng
@@ -11,6 +13,7 @@ from netgraph.errors import NetgraphError
 from netgraph.models.transformer import Decoder, Encoder
 from netgraph.overlap import patterns
 from netgraph.viz.attending import _joined, attentions
+from netgraph.viz.evenscale import Scale
 from netgraph.viz.headmaps import heads_figure, words_figure
 
 TOKENS = torch.randint(1, 40, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -59,7 +62,7 @@ def test_one_head_over_the_words_of_a_text(tmp_path):
     figure = words_figure(hierarchy, TOKENS, ["[CLS]", "a", "fine", "$film$"], layer=1, head=1)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["[CLS]", "a", "fine", r"\$film\$"]
     assert figure.axes[2].get_title(loc="left") == "merged head 1"
-    assert figure.axes[-1].get_yticklabels()[0].get_text() == "0%"
+    assert figure.axes[-1].get_yticklabels()[1].get_text() == "12%, even"  # of 8 tokens
     figure.savefig(tmp_path / "words.png")
     with pytest.raises(NetgraphError, match="no head 2 of layer 0"):
         words_figure(hierarchy, TOKENS, ["a"], head=2)
@@ -67,6 +70,26 @@ def test_one_head_over_the_words_of_a_text(tmp_path):
         heads_figure(hierarchy, TOKENS, level=2)
     with pytest.raises(NetgraphError, match="the tokenizer that it was trained with"):
         heads_figure(hierarchy, TOKENS + 40)
+
+
+@pytest.mark.parametrize("n", [1, 4, 12])
+def test_long_words_and_the_title_are_inside_the_sheet(n):
+    hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, ratio=0.25)  # five maps, in two rows
+    figure = words_figure(hierarchy, TOKENS, ["WWWWWWWWWWWWWWWW"] * n)
+    FigureCanvasAgg(figure).draw()
+    sheet = figure.bbox
+    for text in figure.findobj(Text):
+        box = text.get_window_extent()
+        assert not text.get_text() or (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= sheet.x1 and box.y1 <= sheet.y1), text
+
+
+def test_even_attention_is_the_middle_and_twice_as_much_as_far_from_it_as_half():
+    weights = np.array([[0.1, 0.2, 0.05, 0.4, 0.025, 0.0]])
+    scale = Scale.of([weights], 10)
+    np.testing.assert_allclose(scale.places(weights), [[0.5, 0.75, 0.25, 1.0, 0.0, 0.0]])
+    np.testing.assert_allclose([scale.share(x) for x in (0.5, 0.75, 1)], [0.1, 0.2, 0.4])
+    nearly = Scale.of([np.full((2, 10), 0.1 + 1e-6)], 10)
+    assert abs(nearly.places(np.array(0.1 + 1e-6)) - 0.5) < 1e-3  # rounding errors are no pattern
 
 
 def test_maps_are_means_over_texts_and_the_rows_of_padding_count_nothing():
@@ -87,7 +110,10 @@ def test_a_layer_that_a_shorter_level_lacks_stands_alone_and_the_network_trains_
     found = attentions(hierarchy, TOKENS, [1])
     assert [sorted(layer.maps) for layer in found] == [[0, 1], [0], [0, 1], [0]]
     titles = [axes.get_title(loc="left") for axes in heads_figure(hierarchy, TOKENS).axes]
-    assert titles[8:12] == [f"{i}, left out" for i in range(4)]
+    assert titles[8:12] == [f"head {i}" for i in range(4)]
+    assert heads_figure(hierarchy, TOKENS).axes[8].get_ylabel().endswith("block merged into blocks.0")
+    with pytest.raises(NetgraphError, match=r"its block merged into blocks\.2; look at layer 2"):
+        words_figure(hierarchy, TOKENS, ["a"], layer=3)
     assert hierarchy.levels[0].model.training
 
 

@@ -77,8 +77,9 @@ def test_numbers_of_the_page_are_the_shares_of_attention(hierarchy, words):
     inputs = texts_as_inputs([REVIEW], example=torch.zeros(2, 16, dtype=torch.int64), tokenizer=words)
     (found,) = attention_data(hierarchy, [(["w"] * 9, inputs)])
     layer, wanted = found["layers"][1], attentions(hierarchy, inputs, [2])[1]
-    values = np.frombuffer(base64.b64decode(layer["maps"][2][0][1]), np.uint8).reshape(9, 9)
-    np.testing.assert_allclose(layer["most"] * (values / 255) ** 2, wanted.maps[2][0][:9, :9], atol=layer["most"] / 200)
+    values = np.frombuffer(base64.b64decode(layer["maps"][2][0][1]), np.uint8).reshape(9, 9).astype(float)
+    shares = layer["even"] * 2 ** (layer["octaves"] * (2 * values / 255 - 1))
+    np.testing.assert_allclose(shares, wanted.maps[2][0][:9, :9], rtol=0.01)
     assert layer["joined"][2] == [0, 0, 0, 0]
 
 
@@ -182,7 +183,7 @@ def test_the_page_goes_from_units_to_heads_and_hostile_words_do_nothing(hierarch
         assert find(".group")[3].get_attribute("aria-pressed") == "true"
         find(".asked button")[4].click()
         shares = [
-            float(span.get_attribute("title").split()[0])
+            float(span.get_attribute("title").removeprefix("≤").split()[0])
             for span in find(".shaded")[-1].find_elements("css selector", "span")
         ]
         layer = attentions(hierarchy, inputs[:1], [1])[1]

@@ -7,7 +7,7 @@ heads, so that a level may have fewer of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,14 @@ class Attention:
         By level; levels that lack the layer are not in it.
     joined : dict of int to int array of shape (n_heads,)
         For each coarse level that has the layer, which of its heads each head of level 0 joined; -1 where it was left out.
+    merged : dict of int to str
+        For each level that lacks the layer because its block merged into another, the name of that block.
     """
 
     axis: str
     maps: Mapping[int, NDArray[Any]]
     joined: Mapping[int, NDArray[np.int64]]
+    merged: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def seen(self) -> int:
@@ -73,7 +76,10 @@ def attentions(hierarchy: Hierarchy, inputs: Any, levels: Iterable[int]) -> list
     for axis, fine in maps[0].items():
         here = [level for level in chosen if axis in maps[level]]
         joined = {level: _joined(hierarchy, axis, level, len(fine)) for level in here}
-        found.append(Attention(axis, {level: maps[level][axis] for level in (0, *here)}, joined))
+        merged = {
+            level: into for level in chosen if level not in here and (into := _merged_into(hierarchy, axis, level))
+        }
+        found.append(Attention(axis, {level: maps[level][axis] for level in (0, *here)}, joined, merged))
     return found
 
 
@@ -129,6 +135,16 @@ def _run(network: GraphNetwork, batch: Any) -> list[Tensor]:
 
 def _until_padding(weights: NDArray[Any]) -> int:
     return int(np.flatnonzero(weights.max(0) > 0).max(initial=0)) + 1
+
+
+def _merged_into(hierarchy: Hierarchy, axis: str, level: int) -> str | None:
+    """Return the block of a level into which the block of an axis merged, None where it did not."""
+    into = None
+    for step in (step for above in hierarchy.levels[1 : level + 1] for step in above.chains):
+        for kept in step.kept:
+            if any(f"{into or axis}.".startswith(f"{block}.") for block in step.members(kept) if block != kept):
+                into = kept
+    return into
 
 
 def _joined(hierarchy: Hierarchy, axis: str, level: int, n_heads: int) -> NDArray[np.int64]:

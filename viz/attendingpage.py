@@ -1,6 +1,6 @@
 """What the page knows of attention, as data for JSON: each head's map over the first words of a few texts, 8 bits a number.
 
-A number is the square root of the share of attention over that of the layer's largest, or small shares would all be 0.
+A number is where a share of attention stands on a scale around the even share (`netgraph.viz.evenscale`), which goes with them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.viz.attending import Attention, attentions
+from netgraph.viz.evenscale import Scale
 from netgraph.viz.headmaps import WORDS
 from netgraph.viz.pagedata import packed
 
@@ -43,14 +44,16 @@ def _of_text(hierarchy: Hierarchy, words: Sequence[str], inputs: Any) -> dict[st
 
 def _of_layer(layer: Attention, n: int) -> dict[str, Any]:
     cut = {level: maps[:, :n, :n] for level, maps in layer.maps.items()}
-    most = max(float(maps.max(initial=0)) for maps in cut.values()) or 1.0
+    scale = Scale.of(cut.values(), layer.seen)
     return {
         "axis": layer.axis,
-        "most": most,
-        "maps": {level: [_packed(one, most) for one in maps] for level, maps in cut.items()},
+        "even": scale.even,
+        "octaves": scale.octaves,
+        "maps": {level: [_packed(one, scale) for one in maps] for level, maps in cut.items()},
+        "merged": dict(layer.merged),
         "joined": {level: joined.tolist() for level, joined in layer.joined.items()},
     }
 
 
-def _packed(weights: NDArray[Any], most: float) -> list[Any]:
-    return packed(np.rint(255 * np.sqrt(np.clip(weights / most, 0, 1))).astype(np.uint8).ravel())
+def _packed(weights: NDArray[Any], scale: Scale) -> list[Any]:
+    return packed(np.rint(255 * scale.places(weights)).astype(np.uint8).ravel())

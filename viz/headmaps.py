@@ -1,6 +1,7 @@
 """Pictures of attention: every head of every layer, and one group of heads over the words of a text, fine against coarse.
 
-Row i of a map is what token i attends to, and the brightest place of a layer is yellow. Columns of padding are left out.
+Row i of a map is what token i attends to; even attention is the middle of the colours (`netgraph.viz.evenscale`), and the brightest
+place of a layer is yellow. Columns of padding are left out.
 Heads that merge stand together, in one colour, with the coarse head that they became.
 """
 
@@ -17,12 +18,14 @@ from netgraph.coarsen.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
 from netgraph.viz.attending import Attention, attentions, first_texts
 from netgraph.viz.drawing import OKABE_ITO, shown
+from netgraph.viz.evenscale import Scale
 from netgraph.viz.figures import FAINT, INK, STYLE, save_figure
 
 WORDS = 40  # tokens that a map of words has at most
 ACROSS = 3  # maps of words in a row
 SIDE, NEAR, APART = 0.95, 0.07, 0.16  # inches: a map of the overview, and what is between maps, and more between groups
 ROW, HEAD, MARGIN, LEAST = 1.28, 0.34, 0.4, 5.0
+CELL, SMALLEST, BETWEEN, BAR = 0.125, 1.0, 0.28, 0.75  # inches of a map over words, and of what is around it
 TITLE = "What tokens (down) attend to (across): level 0, and → level {}"
 
 
@@ -54,14 +57,16 @@ def heads_figure(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
         figure = Figure(figsize=(width, height))
         figure.text(0.1 / width, 1 - 0.12 / height, TITLE.format(level), va="top", fontsize=9, weight="bold")
         for i, (layer, row) in enumerate(zip(layers, rows, strict=True)):
-            most = max(float(maps.max()) for maps in layer.maps.values())
+            scale = Scale.of(layer.maps.values(), layer.seen)
             bottom = height - HEAD - (i + 1) * ROW + 0.1
             for title, weights, colour, right in row:
                 box = ((MARGIN + right - SIDE) / width, bottom / height, SIDE / width, SIDE / height)
                 place: Any = figure.add_axes(box)
-                _map(place, weights[: layer.seen, : layer.seen], title, colour, most)
+                _map(place, weights[: layer.seen, : layer.seen], title, colour, scale)
             first = figure.axes[-len(row)]
-            first.set_ylabel(f"{shown(layer.axis, 26)}\nbrightest {most:.0%}", fontsize=5.5)
+            said = f"even {_percent(scale.even)}, brightest {_percent(scale.share(1))}"
+            said = f"block merged into {shown(layer.merged[level], 12)}" if level in layer.merged else said
+            first.set_ylabel(f"{shown(layer.axis, 26)}\n{said}", fontsize=5.5)
         return figure
 
 
@@ -85,7 +90,6 @@ def words_figure(
         There is no such layer or head.
     """
     import matplotlib
-    from matplotlib.figure import Figure
 
     found = attentions(hierarchy, first_texts(inputs, 1)[0], [level])
     level %= len(hierarchy.levels)
@@ -94,22 +98,39 @@ def words_figure(
     n = len(words)
     members = [(f"head {i}", chosen.maps[0][i, :n, :n]) for i in np.flatnonzero(chosen.joined[level] == head)]
     maps = [*members, (f"merged head {head}", merged[:n, :n])]
-    most = max(float(weights.max()) for _, weights in maps)
-    down, across = -(-len(maps) // ACROSS), min(len(maps), ACROSS)
+    scale = Scale.of((weights for _, weights in maps), chosen.seen)
+    name = f"{shown(chosen.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
     with matplotlib.rc_context(STYLE):
-        side = 0.9 + 0.125 * n
-        figure = Figure(figsize=(side * across + 1.2, side * down + 0.4), layout="constrained")
-        grid: Any = figure.subplots(down, across, squeeze=False)
-        for i, (place, (title, weights)) in enumerate(zip(grid.flat, maps, strict=False)):
-            image = _map(place, weights, title, _colour(head), most)
+        figure, places, bar = _sheet(len(maps), words, name)
+        for i, (place, (title, weights)) in enumerate(zip(places, maps, strict=True)):
+            image = _map(place, weights, title, _colour(head), scale)
             place.set_xticks(range(n), words, rotation=90, fontsize=6)
-            place.set_yticks(range(n), words if i % across == 0 else [""] * n, fontsize=6)
-        for place in grid.flat[len(maps) :]:
-            place.set_axis_off()
-        _bar(figure, image, list(grid.flat), most)
-        name = f"{shown(chosen.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
-        figure.suptitle(name, fontsize=9, x=0.01, ha="left", weight="bold")
+            place.set_yticks(range(n), words if i % ACROSS == 0 else [""] * n, fontsize=6)
+        _bar(figure, image, bar, scale)
         return figure
+
+
+def _sheet(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, list[Any], Any]:
+    """Return a figure with places for maps over words and for the bar of colours: room for the longest word left of and below each."""
+    from matplotlib.figure import Figure
+
+    side, longest = max(CELL * len(words), SMALLEST), max(_inches(word, 6) for word in words) + 0.12
+    down, across = -(-n_maps // ACROSS), min(n_maps, ACROSS)
+    width = max(longest + across * (side + BETWEEN) + BAR, _inches(title, 9, weight="bold") + 0.2)
+    height = HEAD + down * (side + BETWEEN + longest)
+    figure = Figure(figsize=(width, height))
+    figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=9, weight="bold")
+    places = []
+    for i in range(n_maps):
+        left = longest + i % ACROSS * (side + BETWEEN)
+        bottom = height - HEAD - (i // ACROSS + 1) * (side + BETWEEN + longest) + longest
+        places.append(figure.add_axes((left / width, bottom / height, side / width, side / height)))
+    left = longest + across * (side + BETWEEN)
+    return (
+        figure,
+        places,
+        figure.add_axes((left / width, (height - HEAD - BETWEEN - side) / height, 0.09 / width, side / height)),
+    )
 
 
 def write_attention_figure(hierarchy: Hierarchy, inputs: Any, path: str | Path, **options: Any) -> None:
@@ -118,9 +139,24 @@ def write_attention_figure(hierarchy: Hierarchy, inputs: Any, path: str | Path, 
     save_figure(draw(hierarchy, inputs, **options), path)
 
 
+def _inches(text: str, size: float, **font: Any) -> float:
+    """Return how long a text is in a size of points, and some more: letters are set wider on a raster."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text, prop=FontProperties(size=size, **font)).get_extents().width) * 1.08 / 72
+
+
 def _chosen(found: list[Attention], layer: int, head: int, level: int) -> tuple[Attention, NDArray[Any]]:
     """Return a layer and the map of one of its coarse heads."""
     sizes = [len(one.maps[level]) if level in one.maps else 0 for one in found]
+    if 0 <= layer < len(found) and level in found[layer].merged:
+        into = found[layer].merged[level]
+        there = next((i for i, one in enumerate(found) if one.axis.startswith(f"{into}.")), 0)
+        raise NetgraphError(
+            f"layer {layer}, {found[layer].axis}, has no heads of its own on level {level}: its block merged into {into}; look at "
+            f"layer {there}, which is that block's"
+        )
     if not 0 <= layer < len(found) or not 0 <= head < sizes[layer]:
         raise NetgraphError(
             f"there is no head {head} of layer {layer}; level {level} has {len(found)} layers with "
@@ -141,16 +177,15 @@ def _in_groups(layer: Attention, level: int) -> Iterator[tuple[str, NDArray[Any]
         right += APART
     for i in np.flatnonzero(groups < 0):
         right += SIDE + NEAR
-        yield f"{i}, left out", fine[i], FAINT, right
+        yield f"head {i}" if level in layer.merged else f"{i}, left out", fine[i], FAINT, right
 
 
 def _colour(head: int) -> str:
     return OKABE_ITO[head % len(OKABE_ITO)]
 
 
-def _map(place: Any, weights: NDArray[Any], title: str, colour: str, most: float) -> Any:
-    roots = np.sqrt(weights / most)  # or small ones all look alike
-    image = place.imshow(roots, vmin=0, vmax=1, interpolation="nearest")
+def _map(place: Any, weights: NDArray[Any], title: str, colour: str, scale: Scale) -> Any:
+    image = place.imshow(scale.places(weights), vmin=0, vmax=1, interpolation="nearest")
     bold = "→" in title or "merged" in title
     place.set_title(title, fontsize=7, color=INK, fontweight="bold" if bold else "normal")
     place.set_xticks([])
@@ -160,8 +195,13 @@ def _map(place: Any, weights: NDArray[Any], title: str, colour: str, most: float
     return image
 
 
-def _bar(figure: Any, image: Any, places: list[Any], most: float) -> None:
-    bar = figure.colorbar(image, ax=places, shrink=0.7, aspect=30, pad=0.02)
-    bar.set_ticks([0, 0.5, 1], labels=[f"{most * x * x:.0%}" for x in (0, 0.5, 1)])
+def _percent(share: float) -> str:
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f}%"
+
+
+def _bar(figure: Any, image: Any, place: Any, scale: Scale) -> None:
+    bar = figure.colorbar(image, cax=place)
+    least, even, most = (_percent(scale.share(x)) for x in (0, 0.5, 1))
+    bar.set_ticks([0, 0.5, 1], labels=[f"≤ {least}", f"{even}, even", most])
     bar.ax.tick_params(labelsize=6)
     bar.outline.set_visible(False)

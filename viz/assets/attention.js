@@ -20,6 +20,8 @@ function alone(layer) {
   return layer.maps[0].map((_, i) => i).filter((i) => here || layer.joined[looked.level][i] < 0);
 }
 
+const intoOf = (layer) => (layer.merged[looked.level] ? `: block merged into ${plain(layer.merged[looked.level], 40)}` : "");
+
 function mapOf(packed) {
   const values = unpacked(packed), n = Math.round(Math.sqrt(values.length)), image = new ImageData(n, n);
   values.forEach((value, i) => image.data.set([...COLORS[value], 255], 4 * i));
@@ -42,11 +44,14 @@ function groupOf(layer, l, head) {
 function overview() {
   const rows = ATTENTION[looked.text].layers.map((layer, l) => {
     const groups = (layer.maps[looked.level] || []).map((_, head) => groupOf(layer, l, head));
-    const rest = alone(layer).map((i) => captioned([`head ${i}, left out`, layer.maps[0][i]]));
-    return el("section", {}, el("h3", { textContent: `Layer ${l} · ${plain(layer.axis, 40)}`, title: layer.axis.slice(0, 300) }), el("div", { className: "groups" }, ...groups, ...rest));
+    const rest = alone(layer).map((i) => captioned([layer.merged[looked.level] ? `head ${i}` : `head ${i}, left out`, layer.maps[0][i]]));
+    return el("section", {}, el("h3", { textContent: `Layer ${l} · ${plain(layer.axis, 40)}${intoOf(layer)}`, title: layer.axis.slice(0, 300) }), el("div", { className: "groups" }, ...groups, ...rest));
   });
   byId("heads-all").replaceChildren(...rows);
 }
+
+// The share of attention that stands at a place of the layer's scale, in percent; its beginning stands for less, too.
+const percent = (layer, place) => `${place ? "" : "≤ "}${(100 * layer.even * 2 ** (layer.octaves * (2 * place - 1))).toFixed(1)} %`;
 
 // A map with its words, on the left what attends and below what is attended to.
 function worded([title, packed], cell) {
@@ -58,10 +63,10 @@ function worded([title, packed], cell) {
 
 // The words, shaded by the share that the chosen one gives them.
 function shaded([title, packed]) {
-  const n = wordsOf().length, values = unpacked(packed), most = layerOf().most;
+  const n = wordsOf().length, values = unpacked(packed);
   const words = wordsOf().map((word, i) => {
-    const root = values[looked.word * n + i] / 255, share = el("span", { textContent: plain(word, 40), title: `${(100 * most * root * root).toFixed(1)} %` });
-    share.style.backgroundColor = `color-mix(in srgb, var(--accent) ${Math.round(70 * root)}%, transparent)`;
+    const place = values[looked.word * n + i] / 255, share = el("span", { textContent: plain(word, 40), title: percent(layerOf(), place) });
+    share.style.backgroundColor = `color-mix(in srgb, var(--accent) ${Math.round(70 * place)}%, transparent)`;
     return share;
   });
   return el("p", { className: "shaded" }, el("b", { textContent: title }), ...words.flatMap((word) => [word, " "]));
@@ -70,7 +75,7 @@ function shaded([title, packed]) {
 function detail() {
   const layer = layerOf(), panel = byId("heads-one");
   if (!layer.maps[looked.level]) {
-    panel.replaceChildren(el("p", { className: "hint", textContent: `Level ${looked.level} has no layer ${looked.layer}.` }));
+    panel.replaceChildren(el("p", { className: "hint", textContent: `Level ${looked.level} has no layer ${looked.layer}${intoOf(layer)}.` }));
     return;
   }
   const maps = mapsOf(layer, looked.head), cell = Math.min(22, Math.max(10, Math.round(260 / wordsOf().length)));
@@ -83,7 +88,7 @@ function detail() {
     el("h2", { textContent: `Layer ${looked.layer}, head ${looked.head} of level ${looked.level}` }),
     el("h3", { textContent: "What one word attends to" }), el("div", { className: "asked" }, ...asked), ...maps.map(shaded),
     el("h3", { textContent: "What every word attends to" }),
-    el("p", { className: "hint", textContent: `Each row is what the word on its left attends to; the brightest place is ${(100 * layer.most).toFixed(0)} %.` }),
+    el("p", { className: "hint", textContent: `Each row is what the word on its left attends to; even attention is ${percent(layer, 0.5)}, in the middle of the colours, and the brightest place ${percent(layer, 1)}.` }),
     el("div", { className: "maps" }, ...maps.map((map) => worded(map, cell))));
 }
 
