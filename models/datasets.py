@@ -13,6 +13,7 @@ from torch import Tensor
 
 from netgraph.errors import DataError
 from netgraph.models import cifar, idx, imdb, text
+from netgraph.models.fetching import fetch_imdb
 
 SEED = 7619  # of the validation split: the same one for everybody
 FOLDERS = {
@@ -129,9 +130,9 @@ def load(
     root : path, optional
         The folder of data sets; the environment variable ``NETGRAPH_DATA`` by default.
     download : bool
-        Fetch what is missing by torchvision.
-    tokenizer : tokenizers.Tokenizer, optional
-        For ``imdb``; by default a word-level one is trained on the training split.
+        Fetch what is missing: images by torchvision, ``imdb`` from its authors.
+    tokenizer : str or tokenizers.Tokenizer, optional
+        For ``imdb``: ``word`` (by default) or ``bpe``, trained on the training split, or one at hand.
     length : int
         Tokens of a text at most.
 
@@ -169,12 +170,13 @@ def _found(name: str, root: Path, download: bool) -> Path:
     found = next((folder for folder in choices if folder.is_dir()), None)
     if found is not None:
         return found
-    if download and name != "imdb":
+    if download and name == "imdb":
+        fetch_imdb(root)
+        return root / "aclImdb"
+    if download:
         _download(name, root)
         return choices[0]
     mend = f"--download, or load({name!r}, root=..., download=True), fetches it"
-    if name == "imdb":
-        mend = "unpack aclImdb_v1.tar.gz of https://ai.stanford.edu/~amaas/data/sentiment/ there"
     raise DataError(f"{root} has no folder {' or '.join(FOLDERS[name])}, where {name} is looked for; {mend}")
 
 
@@ -223,8 +225,8 @@ def _imdb(folder: Path, tokenizer: Any, length: int) -> Dataset:
     read = imdb.read_folder if (folder / "train").is_dir() else imdb.read_csv
     (texts, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
     chosen, held = _order(len(texts), 2500)
-    if tokenizer is None:
-        tokenizer = text.train_tokenizer([texts[i] for i in chosen.tolist()])
+    if tokenizer is None or isinstance(tokenizer, str):
+        tokenizer = text.train_tokenizer([texts[i] for i in chosen.tolist()], kind=tokenizer or "word")
     tokens, targets = text.encode(tokenizer, texts, length=length), torch.tensor(labels)
     last = Split(text.encode(tokenizer, test, length=length), torch.tensor(test_labels))
     train, valid = Split(tokens[chosen], targets[chosen]), Split(tokens[held], targets[held])

@@ -177,8 +177,6 @@ def check_reading(typed: Mapping[str, str], data: str) -> None:
         refuse(typed, ["data_root", "download"], "digits ship with scikit-learn")
     if data != "imdb":
         refuse(typed, ["length", "tokenizer"], f"{data} is no text")
-    elif "download" in typed:
-        refuse(typed, ["download"], "nothing fetches imdb; unpack it in the folder of --data-root")
 
 
 def _check_options(settings: Any) -> None:
