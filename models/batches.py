@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,23 @@ def bucket_edges(tokens: Tensor, padding: int) -> Tensor:
     lengths = (tokens != padding).sum(1).clamp_min(SHORTEST)
     edges = 2 ** torch.arange(SHORTEST.bit_length() - 1, 32)
     return edges[torch.searchsorted(edges, lengths)].clamp_max(tokens.shape[1])
+
+
+def mean_cost(data: Dataset, example: Tensor, cost: Callable[[Tensor], float]) -> float:
+    """Return the mean cost of inputs over the training split of texts, whose batches are of several lengths.
+
+    Parameters
+    ----------
+    data : Dataset
+        With ``padding``.
+    example : Tensor
+        Inputs as the network takes them.
+    cost : callable ``(inputs) -> float``
+        Of the example, cut to one of these lengths.
+    """
+    edges, rows = bucket_edges(data.train.inputs, data.padding or 0).unique(return_counts=True)
+    costs = [cost(example[:, :edge]) for edge in edges.tolist()]
+    return float(sum(n * c for n, c in zip(rows.tolist(), costs, strict=True))) / len(data.train)
 
 
 def cut(data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Te
 
 def make_task(
     name: str, data: Dataset, *, widths: Sequence[int] = (), goal: str = "classify", seed: int = 7619,
-    options: Mapping[str, Any] = MappingProxyType({}),
+    options: Mapping[str, Any] = MappingProxyType({}), whole: bool = True,
 ) -> Task:  # fmt: skip
     """Return a network with random weights and the data that fit it.
 
@@ -99,6 +99,8 @@ def make_task(
         Of the weights.
     options : dict
         More of the network's own arguments, such as ``{"norm": "post", "depth": 4}`` of a transformer.
+    whole : bool
+        Give texts one length, which coarse networks need; else those of like length share a batch.
 
     Raises
     ------
@@ -106,12 +108,13 @@ def make_task(
         No network has that name, the data or widths are not of its kind, or it has no such argument.
     """
     _check(name, data, widths, goal)
+    data = data.next_tokens() if goal == "lm" else data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mlp":
             return _mlp(data, widths, options)
         if name == "transformer":
-            return _transformer(data, widths, goal, options)
+            return _transformer(data.whole() if whole else data, widths, goal, options)
         return _cnn(name, data, widths, options)
 
 
@@ -162,13 +165,12 @@ def _cnn(name: str, data: Dataset, widths: Sequence[int], options: Mapping[str, 
 
 
 def _transformer(data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:
-    whole = (data.next_tokens() if goal == "lm" else data).whole()  # a coarse network takes texts of one length
-    n_tokens = int(max(whole.train.inputs.max(), whole.valid.inputs.max(), whole.test.inputs.max())) + 1
-    length = whole.train.inputs.shape[1]
+    n_tokens = int(max(data.train.inputs.max(), data.valid.inputs.max(), data.test.inputs.max())) + 1
+    length = data.train.inputs.shape[1]
     sizes: dict[str, Any] = {"width": widths[0], "n_hidden": 2 * widths[0]} if widths else {}
     sizes = {"length": length, **sizes, **options}
     habits = Habits(epochs=5, batch=64, lr=1e-3)
     if goal == "lm":
-        return Task("transformer", _made(Decoder, n_tokens, **sizes), whole, replace(habits, batch=16))
+        return Task("transformer", _made(Decoder, n_tokens, **sizes), data, replace(habits, batch=16))
     network = _made(Encoder, n_tokens, len(data.classes), **sizes)
-    return Task("transformer", network, whole, habits)
+    return Task("transformer", network, data, habits)

@@ -18,6 +18,7 @@ from netgraph.errors import DataError
 PAD, UNKNOWN, CLS = 0, 1, 2
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]")
 LIMIT = 2**26  # bytes of a tokenizer's file
+KINDS = ("word", "bpe")
 _AT_ONCE = 1000
 
 
@@ -42,8 +43,8 @@ def train_tokenizer(texts: Sequence[str], *, kind: str = "word", vocabulary: int
         Another kind, or the library is not installed.
     """
     library = _tokenizers()
-    if kind not in ("word", "bpe"):
-        raise DataError(f"no tokenizer is called {kind!r}; there are word and bpe")
+    if kind not in KINDS:
+        raise DataError(f"no tokenizer is called {kind!r}; there are {' and '.join(KINDS)}")
     tokenizer, trainer = (_word if kind == "word" else _bpe)(library, vocabulary)
     tokenizer.post_processor = library.processors.TemplateProcessing(
         single="[CLS] $A", special_tokens=[(SPECIAL[CLS], CLS)]

@@ -20,6 +20,7 @@ SCHEDULES = ("one-cycle", "cosine", "constant")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
 AUGMENTS = ("none", "crop", "crop-flip", "rotate", "crop-flip-rotate")
 DIRECTIONS = ("channels", "space", "depth")
+TOKENIZERS = ("word", "bpe")
 DEPTH_BY = ("split", "copy")
 ZOOS = ("torchvision:", "timm:", "hf:")
 

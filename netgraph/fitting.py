@@ -24,7 +24,7 @@ from netgraph.building import (
     with_options,
 )
 from netgraph.compiling import told_once
-from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, among
+from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, TOKENIZERS, among
 from netgraph.destination import check_file, written
 from netgraph.errors import NetgraphError
 from netgraph.idle import check_reading, check_training, given
@@ -58,7 +58,7 @@ class Settings:
     data_root: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of data sets; else NETGRAPH_DATA.")
     ] = None
-    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing by torchvision.")] = False
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing.")] = False
     task: Annotated[
         str,
         typer.Option(
@@ -74,7 +74,10 @@ class Settings:
         typer.Option(metavar="NAME=VALUE", help="For the network, such as norm=post; may be given again."),
     ] = None
     tokenizer: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A tokenizer's file; else word level, trained here.")
+        str | None,
+        typer.Option(
+            metavar="NAME", autocompletion=among(TOKENIZERS), help="word or bpe, trained here, or a tokenizer's file."
+        ),
     ] = None
     recompute: Annotated[
         str,
@@ -181,6 +184,11 @@ class Settings:
             seed=self.seed,
         )
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is no level but the finest, which takes texts of any length."""
+        return self.plain or self.levels == 1
+
     def data_of(self, network: str) -> str:
         """Return the data set's name, the usual one of a network where none is given."""
         return self.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
@@ -199,19 +207,21 @@ class Settings:
         from netgraph.factories import parse_arch_args
         from netgraph.models.datasets import load
         from netgraph.models.tasks import CNNS, NETWORKS, make_task
-        from netgraph.models.text import load_tokenizer
+        from netgraph.models.text import KINDS, load_tokenizer
 
         known("network to train", network, NETWORKS)
         if self.channels_last and network not in CNNS:
             raise NetgraphError(f"--channels-last lays out feature maps, and {network} has none; leave it off")
         name = self.data_of(network)
-        words = None if self.tokenizer is None else load_tokenizer(self.tokenizer)
+        words = self.tokenizer if self.tokenizer in (None, *KINDS) else load_tokenizer(self.tokenizer)
         data = load(name, root=self.data_root, download=self.download, tokenizer=words, length=self.length)
         if network == "mlp" and name == "digits":
             torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
         widths = numbers("widths", self.widths, int)
         given = parse_arch_args(self.network_arg or [], option="--network-arg")
-        task = make_task(network, data, widths=widths, goal=self.task, seed=self.seed, options=given)
+        task = make_task(
+            network, data, widths=widths, goal=self.task, seed=self.seed, options=given, whole=not self.alone
+        )
         try:
             task.network.to(self.device)
         except (RuntimeError, AssertionError) as error:
@@ -244,7 +254,7 @@ class Settings:
     def made_of(self, task: Any) -> dict[str, Any]:
         """Return what loss, minibatches, network and levels are made of, as it is typed: a run is resumed with the same."""
         names = ["task", "label_smoothing", "one_hot", "channels_last"]
-        if not self.plain and self.levels > 1:
+        if not self.alone:
             names += ["coarsen", "depth_by", "coarsener", "affinity", "ratio", "round_to", "inside_heads"]
         found = {name: getattr(self, name) for name in names}
         found |= {"augment": self.augment or task.habits.augment, "network_arg": sorted(self.network_arg or ())}
@@ -256,10 +266,16 @@ class Settings:
         from netgraph.coarsen.hierarchy import build_hierarchy, one_level
         from netgraph.coarsen.untrained import draw
         from netgraph.fas.problem import loss_on
+        from netgraph.models.batches import mean_cost
+        from netgraph.tracing import trace
 
         example = task.example.to(self.device)
-        if self.plain or self.levels == 1:
-            return self._laid_out(one_level(task.network, example))
+        if self.alone:
+            levels = one_level(task.network, example)
+            if task.data.padding is not None:
+                cost = mean_cost(task.data, example, lambda part: trace(task.network, part).flops)
+                levels.levels[0].flops = round(cost)
+            return self._laid_out(levels)
         loss = loss_on(problem, next(iter(problem.batches))) if isinstance(self.ratio, str) else None
         with told_once(), progress("coarsening") as told:
             levels = build_hierarchy(

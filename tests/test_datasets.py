@@ -91,6 +91,14 @@ def text_words(original):
     return re.findall(r"\w+|[^\w\s]+", original.replace("<br />", " "))
 
 
+@pytest.mark.usefixtures("small")
+def test_a_tokenizer_asked_for_by_name_is_trained_on_the_training_split(tmp_path, monkeypatch):
+    texts, _ = write_imdb(tmp_path, monkeypatch)
+    for kind in text.KINDS:
+        wanted = text.train_tokenizer(texts[3:], kind=kind)
+        assert load("imdb", root=tmp_path, tokenizer=kind).tokenizer.to_str() == wanted.to_str()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("damage", ["one bit", "cut short", "empty", "longer"])
 def test_a_file_that_is_not_the_published_one_is_refused_by_name(layout, damage, tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from datafolders import write_idx
 from test_cli import run
 from torch import nn
 
+import netgraph as ng
+from netgraph.errors import NetgraphError
 from netgraph.fas.grid import SEED
 from netgraph.fas.problem import Problem, loss_on
 from netgraph.fitting import Settings
@@ -290,6 +292,45 @@ def coloured(n=24):
 def written(n=24):
     split = Split(torch.randint(1, 30, (n, 12), dtype=torch.int32), torch.arange(n) % 2)
     return Dataset("imdb", ("bad", "good"), split, split, split, padding=0)
+
+
+def test_texts_of_like_length_share_a_batch_where_training_is_plain_and_flops_are_theirs(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 30, (24, 64), dtype=torch.int32)
+    tokens[::2, 10:] = 0
+    split = Split(tokens, torch.arange(24) // 2 % 2)
+    data = Dataset("imdb", ("bad", "good"), split, split, split, padding=0)
+    monkeypatch.setattr(datasets, "load", lambda *a, **k: data)
+    words = ["--widths", 16, "--batch", 8, "--epochs", 2, "--network-arg", "dropout=0.0", "--network-arg", "depth=1"]
+    how = ["--optimizer", "adam", "--schedule", "constant", "--lr", 0.01]
+    code, out, _ = run("train", "transformer", "--plain", *words, *how, "--json", "-o", tmp_path / "m.pt")
+    assert code == 0
+    task = make_task("transformer", data, widths=(16,), options={"dropout": 0.0, "depth": 1}, whole=False)
+    flops = {edge: ng.trace(task.network, task.example[:, :edge]).flops / 2 for edge in (16, 64)}
+    assert json.loads(out)["history"][-1]["flops"] == pytest.approx(2 * 3 * 12 * sum(flops.values()), rel=1e-6)
+    optimizer, loader, seen = torch.optim.Adam(task.network.parameters(), lr=0.01), Loader(data, 8), set()
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        for inputs, targets in loader:
+            seen.add(inputs.shape[1])
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(task.network(inputs), targets).backward()
+            optimizer.step()
+    assert seen == {16, 64}
+    assert all(torch.equal(torch.load(tmp_path / "m.pt")[name], t) for name, t in task.network.state_dict().items())
+
+
+@pytest.mark.parametrize("asked", ["word", "bpe"])
+def test_a_tokenizer_is_trained_by_its_name(monkeypatch, asked):
+    taken = []
+
+    def loaded(*args, **options):
+        taken.append(options["tokenizer"])
+        raise NetgraphError("enough")
+
+    monkeypatch.setattr(datasets, "load", loaded)
+    assert "enough" in run("train", "transformer", "--tokenizer", asked)[2]
+    assert taken == [asked]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from netgraph.fas.options import CYCLES
 from netgraph.fas.schedule import NAMES as SCHEDULES
 from netgraph.models.datasets import NAMES
 from netgraph.models.tasks import AUGMENTATIONS, NETWORKS
+from netgraph.models.text import KINDS as KINDS_OF_TOKENS
 
 NETGRAPH = [sys.executable, "-m", "netgraph"]
 
@@ -130,6 +131,7 @@ def test_completed_words_are_those_that_are_understood():
     assert completing.NETWORKS == NETWORKS
     assert completing.DIRECTIONS == DIRECTIONS
     assert completing.DEPTH_BY == BY
+    assert completing.TOKENIZERS == KINDS_OF_TOKENS
     assert tuple(AUGMENTATIONS) == completing.AUGMENTS
     assert completing.CYCLES == CYCLES
     assert completing.SCHEDULES == SCHEDULES

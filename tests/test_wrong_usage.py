@@ -260,6 +260,7 @@ CASES = f"""
 1 train mlp --coarsener ward --affinity relu -> --affinity would have no effect: the coarsener ward reads no affinities
 1 train mlp --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
 1 train mlp --inside-heads -> no numbers inside heads may merge: the network has no attention of several heads; leave
+1 train transformer --tokenizer nosuch -> nosuch is no tokenizer: a JSON file
 1 train mlp --every 2 -> --every would have no effect: no checkpoints are kept
 1 train mlp --resume -> give --checkpoints FOLDER too
 1 train mlp --device nosuch -> --device nosuch is not to be had here
