@@ -27,6 +27,7 @@ from netgraph.coarsen.network import traced_state
 from netgraph.coarsen.pretrained import from_config, is_pretrained
 from netgraph.coarsen.proving import batches, prove
 from netgraph.coarsen.sizes import Sizes
+from netgraph.configs import quiet
 from netgraph.destination import check_file, check_parent
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
 from netgraph.program import GraphNetwork
@@ -148,7 +149,10 @@ def save_own(own: nn.Module, path: Path) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if is_pretrained(own):
-            own.save_pretrained(aside)  # type: ignore[operator]
+            import transformers
+
+            with quiet(transformers.utils.logging):
+                own.save_pretrained(aside)  # type: ignore[operator]
             shutil.rmtree(path, ignore_errors=True)
         else:
             torch.save(own, aside)

@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.identity import identity
 from netgraph.fas.run import Run
 from netgraph.fas.sending import Sender
+from netgraph.logs import silenced
 from netgraph.torchvision_ops import prepare_torchvision
 
 BATCH = 500  # metrics of one request; MLflow takes 1000
@@ -106,6 +108,8 @@ class MLflow:
         self._remote = self._uri.startswith(("http:", "https:", "databricks"))
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(one_attempt(self.timeout))
+        if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+            self._quiet.enter_context(silenced("mlflow", below=logging.WARNING))  # progress is not its to tell
         self.run_id = run.notes.get("mlflow", "")
         self._machine = _machine()
         self._sender = Sender(
@@ -225,13 +229,17 @@ def save_network(model: torch.nn.Module, example: torch.Tensor, folder: Path) ->
     try:
         with torch.no_grad():
             outputs = model(example).detach().cpu().numpy()
-        mlflow.pytorch.save_model(
-            model,
-            str(folder / "model"),
-            signature=infer_signature(given, outputs),
-            input_example=given,
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "netgraph-coarsening"],
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "No complete tensor found in the group"
+            )  # it takes the first: they are alike
+            mlflow.pytorch.save_model(
+                model,
+                str(folder / "model"),
+                signature=infer_signature(given, outputs),
+                input_example=given,
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "netgraph-coarsening"],
+            )
     finally:
         model.train(training)
 

@@ -165,7 +165,7 @@ def _check(value: Any, file: Path, key: str = "") -> None:
 
 def _pretrained(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Module:
     """Return a network with all of its folder's weights, and no others."""
-    with _quiet(transformers.utils.logging):
+    with quiet(transformers.utils.logging):
         model, info = cls.from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
@@ -187,8 +187,8 @@ def _pretrained(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Mo
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Keep transformers from reporting what is told in one sentence."""
+def quiet(logging: Any) -> Iterator[None]:
+    """Keep transformers, by ``transformers.utils.logging``, from reporting what is told in one sentence."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -34,11 +34,11 @@ def setup(json: bool = False, *, level: int = logging.INFO) -> None:
 
 
 @contextmanager
-def silenced(name: str) -> Iterator[None]:
-    """Keep a library's logger quiet where what it would tell is told in one sentence."""
+def silenced(name: str, *, below: int = logging.CRITICAL + 1) -> Iterator[None]:
+    """Keep a library's logger quiet where what it would tell is told in one sentence; what is as grave as ``below`` is told."""
     logger = logging.getLogger(name)
     level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    logger.setLevel(below)
     try:
         yield
     finally:

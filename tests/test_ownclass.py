@@ -219,7 +219,7 @@ def test_what_cannot_be_pickled_is_named_and_leaves_nothing(tmp_path):
         ("LlamaForCausalLM", {"intermediate_size": 128, "num_key_value_heads": 2}),
     ],
 )
-def test_networks_of_transformers_come_back_with_a_config_and_are_saved_and_loaded_by_it(cls, options, tmp_path):
+def test_networks_of_transformers_come_back_with_a_config_and_are_saved_and_loaded_by_it(cls, options, tmp_path, capfd):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     made = getattr(transformers, cls)
@@ -230,7 +230,9 @@ def test_networks_of_transformers_come_back_with_a_config_and_are_saved_and_load
     ids = {"input_ids": torch.randint(3, 99, (2, 8))}
     hierarchy = ng.build_hierarchy(model, ids)
     own = ng.own_class(hierarchy, ids)
+    capfd.readouterr()
     save_own(own, tmp_path / "small")
+    assert capfd.readouterr() == ("", "")
     again = made.from_pretrained(tmp_path / "small").eval()
     assert again.config.hidden_size == 32
     with torch.no_grad():

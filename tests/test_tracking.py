@@ -96,10 +96,12 @@ def test_a_run_is_kept_whole_and_goes_on_when_resumed(tmp_path):
     np.testing.assert_allclose(found.predict(x.numpy()), wanted, rtol=1e-5)
 
 
-def test_the_network_that_is_kept_is_the_running_mean_where_there_is_one():
+def test_the_network_that_is_kept_is_the_running_mean_where_there_is_one_and_nobody_chatters(capfd, recwarn):
     tracker = MLflow("means", example=torch.randn(2, 6))
     solver, run = begun([tracker], ema=0.9)
     solution = solver.finish(run)
+    assert "INFO" not in capfd.readouterr().err
+    assert not [w for w in recwarn if "No complete tensor" in str(w.message)]
     mlflow.set_tracking_uri(tracking_uri())
     try:
         found = mlflow.pytorch.load_model(f"runs:/{tracker.run_id}/model")
