@@ -25,9 +25,9 @@ from netgraph.building import (
 )
 from netgraph.compiling import told_once
 from netgraph.completing import AUGMENTS, CYCLES, DATA_SETS, NETWORKS, OPTIMIZERS, SCHEDULES, TOKENIZERS, among
-from netgraph.destination import check_file, written
 from netgraph.errors import NetgraphError
 from netgraph.idle import check_reading, check_training, given
+from netgraph.keeping import check_output, write
 from netgraph.lasting import Lasting, was_stopped
 from netgraph.typed import above_zero, below_one, decay_of, known, numbers, or_usual, pairs
 
@@ -344,7 +344,7 @@ def train(
     lasting: Lasting,
 ) -> None:
     """Train a network on real data, by FAS on a hierarchy of its coarse forms or, with --plain, by itself."""
-    _check_output(output)
+    check_output(output)
     lasting.check()
     settings.fas(_defaults(), settings.levels)  # mistakes in options cost no reading of data
     check_training(given(context), settings, lasting)
@@ -357,7 +357,7 @@ def train(
     if was_stopped(solution.reason):
         raise typer.Exit(130)
     if output is not None:
-        _write(trained, task, output)
+        write(trained, task, output)
 
 
 def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
@@ -389,35 +389,6 @@ def _told(task: Any, hierarchy: Any, solution: Any, trained: Any, settings: Sett
     text = json.dumps(found, indent=1) if json_ else outcome(task, hierarchy, solution, judgement, settings.cycle)
     typer.echo(text)
     return found
-
-
-def _write(trained: Any, task: Any, output: Path) -> None:
-    """Write a network, and of text what its tokens are."""
-    import torch
-
-    from netgraph.coarsen.network import coarse_network
-    from netgraph.coarsen.saving import save
-    from netgraph.models.text import save_tokenizer
-    from netgraph.tracing import trace
-
-    trained = trained.cpu().eval()
-    if output.suffix == ".pt":
-        written(partial(torch.save, trained.state_dict()), output)
-    else:
-        save(coarse_network(trained, trace(trained, task.example), {}), output)
-    typer.echo(f"netgraph: wrote {output}", err=True)
-    if task.data.tokenizer is not None:
-        beside = output.with_suffix(".tokenizer.json")
-        save_tokenizer(task.data.tokenizer, beside)
-        typer.echo(f"netgraph: wrote {beside}, the tokenizer that it was trained with", err=True)
-
-
-def _check_output(output: Path | None) -> None:
-    if output is None:
-        return
-    if output.suffix not in (".safetensors", ".pt"):
-        raise NetgraphError(f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors or NAME.pt")
-    check_file(output)
 
 
 def _defaults() -> Any:

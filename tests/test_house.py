@@ -29,6 +29,7 @@ RANK = {
     "featuring": 5,
     "fitting": 5,
     "idle": 5,
+    "keeping": 5,
     "lasting": 5,
     "outcome": 5,
     "picturing": 5,
