@@ -10,6 +10,7 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.network import coarse_network
 from netgraph.errors import NetgraphError
+from netgraph.models.cnn import resnet
 from netgraph.models.mlp import mlp
 from netgraph.viz.features import feature_figure, feature_maps, receptive_patterns, write_feature_figure
 
@@ -81,6 +82,31 @@ def test_a_row_holds_an_aggregate_and_exactly_the_channels_that_it_merged(hierar
     maps = feature_maps(coarse_network(finest.model, finest.spec, {}).eval(), finest.spec, x)["0"]
     shown = drawn.subfigs[1].axes[1].images[0].get_array()
     np.testing.assert_allclose(shown, maps[2, found[int(rows[0][0])][0]], rtol=1e-5)
+
+
+def test_a_level_of_lower_resolution_shows_each_channel_beside_itself():
+    torch.manual_seed(0)
+    model, x = resnet(2, width=4).eval(), torch.randn(3, 3, 32, 32)
+    lower = ng.build_hierarchy(model, x[:2], directions="space")
+    drawn = feature_figure(lower, x, axis="stage1.0.conv1", image=1)
+    pairs = list(drawn.subfigs[1].axes)
+    answers = []
+    hook = model.stage1[0].relu.register_forward_hook(lambda module, inputs, out: answers.append(out.detach().clone()))
+    with torch.no_grad():
+        model(torch.nn.functional.avg_pool2d(x, 2)), model(x)
+    hook.remove()
+    coarse, fine = answers[0][1], answers[2][1]  # the block's first activation runs twice
+    for left, right in zip(pairs[::2], pairs[1::2], strict=True):
+        assert left.get_xlabel() == right.get_xlabel()
+        np.testing.assert_allclose(left.images[0].get_array(), coarse[int(left.get_xlabel())], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(right.images[0].get_array(), fine[int(left.get_xlabel())], rtol=1e-4, atol=1e-5)
+    assert pairs[1].get_title(loc="left") == "level 0"
+
+
+def test_a_level_of_fewer_blocks_alone_says_that_there_is_nothing_to_compare():
+    shorter = ng.build_hierarchy(resnet(3, width=4), torch.randn(2, 3, 16, 16), directions="depth")
+    with pytest.raises(NetgraphError, match="blocks alone have merged"):
+        feature_figure(shorter, torch.randn(2, 3, 16, 16))
 
 
 def test_what_is_not_there_is_named(hierarchy):

@@ -80,6 +80,8 @@ def feature_figure(
 ) -> Any:
     """Return a `matplotlib.figure.Figure` of aggregates of a level beside the channels of level 0 that they merged.
 
+    Where the level has a lower resolution and no merged channels, each channel stands beside itself.
+
     Parameters
     ----------
     hierarchy : Hierarchy
@@ -106,7 +108,7 @@ def feature_figure(
     image = min(image, len(inputs) - 1)
     fine_maps = feature_maps(coarse_network(finest.model, finest.spec, {}).eval(), finest.spec, inputs)
     coarse_maps = feature_maps(_graph(coarse.model), coarse.spec, inputs)
-    axis = _axis(axis, fine_maps, coarse_maps)
+    axis = _axis(axis, fine_maps, coarse_maps, coarse.way(finest))
     inputs, groups = inputs.detach().float().cpu(), chain(hierarchy, axis)[level - 1]
     rows = _rows(groups, coarse_maps[axis][image])
     parts = [(maps[axis], receptive_patterns(maps[axis], inputs)) for maps in (coarse_maps, fine_maps)]
@@ -149,12 +151,17 @@ def _graph(model: Any) -> GraphNetwork:
     return model
 
 
-def _axis(asked: str | None, fine: dict[str, Tensor], coarse: dict[str, Tensor]) -> str:
-    """Return the axis that was asked for, or the one to choose, of those whose maps two levels have and that merge."""
-    merged = {a: maps for a, maps in fine.items() if a in coarse and coarse[a].shape[1] < maps.shape[1]}
+def _axis(asked: str | None, fine: dict[str, Tensor], coarse: dict[str, Tensor], way: str) -> str:
+    """Return the axis that was asked for, or the one to choose, of those whose maps are fewer or smaller on the coarse level."""
+    merged = {a: maps for a, maps in fine.items() if a in coarse and coarse[a].shape != maps.shape}
     if asked is not None and asked not in merged:
         raise NetgraphError(
             f"axis {asked!r} is not merged, or no convolution reads it; there are {', '.join(merged)[:300] or 'none'}"
+        )
+    if not merged and way.startswith("depth"):
+        raise NetgraphError(
+            f"blocks alone have merged ({way}): every map has its size and every channel is itself, so that nothing stands beside "
+            "anything; coarsen channels or space as well"
         )
     if not merged:
         raise NetgraphError(
@@ -205,7 +212,8 @@ def _draw_rows(
         for ax in line[1 + len(members) :]:
             ax.axis("off")
     axes[0, 0].set_title(f"level {level}", fontsize=8, weight="normal")
-    axes[0, 1].set_title("merged from level 0", fontsize=8, weight="normal", loc="left")
+    several = bool((np.bincount(groups[groups >= 0]) > 1).any())
+    axes[0, 1].set_title("merged from level 0" if several else "level 0", fontsize=8, weight="normal", loc="left")
 
 
 def _show(ax: Any, picture: NDArray[Any], largest: float | None = None) -> None:
