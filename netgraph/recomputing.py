@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from netgraph.errors import NetgraphError
@@ -35,6 +36,7 @@ def recompute(network: nn.Module) -> None:
     """
     if not isinstance(network, GraphNetwork):
         if not hasattr(network, "recompute"):
+            _refuse_norms(network)
             raise NetgraphError(
                 f"a {type(network).__name__} has no attribute recompute; give a coarse level, a transformer of netgraph.models, "
                 "or wrap its blocks in torch.utils.checkpoint"
@@ -47,6 +49,16 @@ def recompute(network: nn.Module) -> None:
             f"{found} cannot run twice with one result; train this level without recomputing activations"
         )
     network.run_train = _in_segments
+
+
+def _refuse_norms(network: nn.Module) -> None:
+    """Say of a network with batch norms what no level of it can do, rather than what is wrong with this one."""
+    norm = next((name for name, module in network.named_modules() if isinstance(module, _BatchNorm)), None)
+    if norm is not None:
+        raise NetgraphError(
+            f"batch norm {norm} counts each batch in its statistics, and a second run would count it twice, here and on coarser levels; "
+            "train without recomputing activations, on smaller minibatches where memory is short (smoothing.accumulate adds them up)"
+        )
 
 
 def _twice(step: Step) -> str | None:

@@ -71,6 +71,8 @@ def test_what_cannot_run_twice_is_refused_by_name():
     normed = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 2))
     with pytest.raises(NetgraphError, match="batch norm, which counts each batch"):
         recompute(ng.build_hierarchy(normed, torch.randn(2, 5)).levels[1].model)
+    with pytest.raises(NetgraphError, match=r"batch norm stem.1 counts each batch .* on coarser levels; train without"):
+        recompute(resnet20(width=4))
     written = nn.Sequential(nn.Linear(5, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
     with pytest.raises(NetgraphError, match="writes in place"):
         recompute(ng.build_hierarchy(written, torch.randn(2, 5)).levels[1].model)
