@@ -14,17 +14,18 @@ from torch.nn import functional
 from netgraph.torchvision_ops import prepare_torchvision
 
 
-def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3) -> nn.Sequential:
+def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3, pools: int = 5) -> nn.Sequential:
     """Return eight convolutions with batch norm, of one to eight times ``width`` channels, and one linear layer.
 
-    Sizes are those of VGG-11; its three linear layers, made for 224 pixels, are one. Images are 32 × 32 or larger.
+    Sizes are those of VGG-11; its three linear layers, made for 224 pixels, are one. The first ``pools`` of five stages halve
+    images, whose sides are 2^pools pixels or more: with four, those of CIFAR can be halved once before.
     """
     prepare_torchvision()
     from torchvision.models.vgg import make_layers
 
     plan: list[str | int] = []
-    for stage in ([1], [2], [4, 4], [8, 8], [8, 8]):
-        plan += [*(width * times for times in stage), "M"]
+    for i, stage in enumerate(([1], [2], [4, 4], [8, 8], [8, 8])):
+        plan += [*(width * times for times in stage), *["M"] * (i < pools)]
     features = make_layers(plan, batch_norm=True)
     if channels != 3:
         features[0] = nn.Conv2d(channels, width, 3, padding=1)

@@ -33,6 +33,7 @@ def seen(model):
 NETWORKS = {
     "resnet": lambda: resnet(2, width=4),
     "wide": lambda: wide_resnet(10, 1, width=4),
+    "vgg, two pools": lambda: vgg(3, width=4, pools=2),
     "vgg": lambda: nn.Sequential(*vgg(width=4).features[:8], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
 }
 
