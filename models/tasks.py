@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +19,13 @@ from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.datasets import Dataset
 from netgraph.models.mlp import mlp
 from netgraph.models.transformer import Decoder, Encoder
+from netgraph.torchvision_ops import prepare_torchvision
 
 CNNS: dict[str, Callable[..., nn.Module]] = {
     "cnn": resnet20, "resnet20": resnet20, "resnet56": resnet56, "vgg": vgg, "wide-resnet": wide_resnet,
 }  # fmt: skip
 NETWORKS = ("mlp", *CNNS, "transformer")
+TORCHVISION = "torchvision:"
 AUGMENTATIONS: dict[str, Augment | None] = {
     "none": None, "crop": crop, "crop-flip": crop_and_flip, "rotate": rotate, "crop-flip-rotate": crop_flip_and_rotate,
 }  # fmt: skip
@@ -88,7 +91,7 @@ def make_task(
     Parameters
     ----------
     name : str
-        One of `NETWORKS`.
+        One of `NETWORKS`, or ``torchvision:NAME``: one of its classifiers, without trained weights.
     data : Dataset
         As `netgraph.models.datasets.load` gives it.
     widths : sequence of int
@@ -115,6 +118,8 @@ def make_task(
             return _mlp(data, widths, options)
         if name == "transformer":
             return _transformer(data.whole() if whole else data, widths, goal, options)
+        if name.startswith(TORCHVISION):
+            return _torchvision(name, data, options)
         return _cnn(name, data, widths, options)
 
 
@@ -128,8 +133,10 @@ def _made(make: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Modu
 
 
 def _check(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
-    if name not in NETWORKS:
-        raise NetgraphError(f"no network to train is called {name!r}; there are {', '.join(NETWORKS)}")
+    if name not in NETWORKS and not name.startswith(TORCHVISION):
+        raise NetgraphError(
+            f"no network to train is called {name!r}; there are {', '.join(NETWORKS)} and {TORCHVISION}NAME"
+        )
     if goal not in ("classify", "lm"):
         raise NetgraphError(f"no task is called {goal!r}; there are classify and lm")
     is_text = data.padding is not None
@@ -140,6 +147,10 @@ def _check(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
         raise NetgraphError(f"{name} predicts no tokens; train a transformer, or leave the task at classify")
     if any(width < 1 for width in widths):
         raise NetgraphError(f"widths are {', '.join(map(str, widths))}; give numbers of 1 or more")
+    if name.startswith(TORCHVISION) and widths:
+        raise NetgraphError(
+            f"{name} has the widths that torchvision gives it; leave widths out, or give its own arguments"
+        )
     if name != "mlp" and len(widths) > 1:
         raise NetgraphError(f"the widths of {name} follow from one number, and {len(widths)} are given; give one")
 
@@ -154,14 +165,48 @@ def _mlp(data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Ta
 
 def _cnn(name: str, data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
     _, channels, *sides = data.train.inputs.shape
-    if name == "vgg" and min(sides) < 32:
+    pools = options.get("pools", 5)
+    if name == "vgg" and min(sides) < 2**pools:
         raise NetgraphError(
-            f"vgg halves images five times, and those of {data.name} are {sides[0]} × {sides[1]}; give --data cifar10, or cnn"
+            f"vgg halves images {pools} times, and those of {data.name} are {sides[0]} × {sides[1]}; give --data cifar10, fewer "
+            "pools, or cnn"
         )
     sizes = {"n_classes": len(data.classes), "channels": channels, **({"width": widths[0]} if widths else {})}
     network = _made(CNNS[name], **{**sizes, **options})
+    return Task(name, network, data, _image_habits(data))
+
+
+def _image_habits(data: Dataset) -> Habits:
     habits = Habits(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
-    return Task(name, network, data, replace(habits, augment="crop-flip") if data.name == "cifar10" else habits)
+    return replace(habits, augment="crop-flip") if data.name == "cifar10" else habits
+
+
+def _torchvision(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:
+    """Return a classifier of torchvision for the data's classes, run once on it in training mode."""
+    prepare_torchvision()
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    own = name.removeprefix(TORCHVISION)
+    if own not in known:
+        raise NetgraphError(f"torchvision has no classifier called {own!r}; there are {', '.join(known)}")
+    n_classes = len(data.classes)
+    try:
+        network = models.get_model(own, **{"weights": None, "num_classes": n_classes, **options})
+        with torch.no_grad():
+            answers = copy.deepcopy(network).train()(data.ready(data.train.inputs[:2]))
+    except Exception as error:  # anything: the arguments are the user's, and so are the data
+        sizes = " × ".join(map(str, data.train.inputs.shape[1:]))
+        raise NetgraphError(
+            f"{name} does not run on the images of {data.name}, {sizes} ({str(error)[:200]}); give --data cifar10, arguments of the "
+            "network that fit, or cnn"
+        ) from error
+    if not isinstance(answers, Tensor) or answers.shape != (2, n_classes):
+        raise NetgraphError(
+            f"{name} answers a {type(answers).__name__} in training, where one number for each class is wanted; give arguments of "
+            "the network that leave the others out (aux_logits=False), or another network"
+        )
+    return Task(name, network, data, _image_habits(data))
 
 
 def _transformer(data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:

@@ -206,11 +206,13 @@ class Settings:
 
         from netgraph.factories import parse_arch_args
         from netgraph.models.datasets import load
-        from netgraph.models.tasks import CNNS, NETWORKS, make_task
+        from netgraph.models.tasks import CNNS, NETWORKS, TORCHVISION, make_task
         from netgraph.models.text import KINDS, load_tokenizer
 
-        known("network to train", network, NETWORKS)
-        if self.channels_last and network not in CNNS:
+        of_torchvision = network.startswith(TORCHVISION)
+        if not of_torchvision:
+            known("network to train", network, (*NETWORKS, f"{TORCHVISION}NAME"))
+        if self.channels_last and network not in CNNS and not of_torchvision:
             raise NetgraphError(f"--channels-last lays out feature maps, and {network} has none; leave it off")
         name = self.data_of(network)
         words = self.tokenizer if self.tokenizer in (None, *KINDS) else load_tokenizer(self.tokenizer)
@@ -329,7 +331,7 @@ def train(
         typer.Argument(
             metavar="NETWORK",
             autocompletion=among(NETWORKS),
-            help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet) or transformer.",
+            help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet), torchvision:NAME or transformer.",
         ),
     ],
     output: Annotated[

@@ -256,6 +256,14 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["mlp", "--network-arg", "norm"], "--network-arg 'norm' is not key=value"),
         (["mlp", "--recompute", "7"], "there are levels 0 to"),
         (["vgg", "--data", "digits"], "halves images"),
+        (["vgg", "--data", "digits", "--network-arg", "pools=4"], "halves images 4 times"),
+        (
+            ["torchvision:nosuch", "--data", "digits"],
+            "torchvision has no classifier called 'nosuch'; there are alexnet",
+        ),
+        (["torchvision:resnet18", "--data", "digits"], "does not run on the images of digits, 1 × 8 × 8"),
+        (["torchvision:resnet18", "--data", "digits", "--widths", "4"], "leave widths out"),
+        (["cnn", "--data", "digits", "--recompute", "all"], "batch norm stem.1 counts each batch"),
         (["transformer", "--data", "digits"], "--data imdb"),
         (["mlp", "--augment", "none-such"], "no augmentation"),
         (["mlp", "--batch", "0"], "1 or more"),
@@ -339,6 +347,7 @@ def test_a_tokenizer_is_trained_by_its_name(monkeypatch, asked):
         # oneDNN without AVX-512 writes past its memory in strided 1 x 1 kernels of 4 channels, channels innermost
         ("cnn", coloured, ["--widths", 16]),
         ("cnn", coloured, ["--widths", 16, "--coarsen", "channels+space+depth", "--channels-last"]),
+        ("torchvision:resnet18", coloured, ["--augment", "rotate"]),
         ("transformer", written, ["--widths", 16]),
         ("transformer", written, ["--widths", 16, "--task", "lm", "--recompute", "all"]),
         ("transformer", written, ["--widths", 16, "--network-arg", "norm=post", "--network-arg", "positions=rotary"]),
