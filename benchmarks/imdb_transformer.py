@@ -135,14 +135,14 @@ METHODS = {
     "nested iteration, depth": Method(nested(), "depth"),
     "nested iteration, both": Method(nested(), "both"),
     "gated FAS, full, both": Method(nested(cycle="full", gate=Gate(share=float("inf"))), "both"),
-    "Zou's cycle, weight 0.5": Method(zou(0.5), "both", coarsener="adjacent"),
+    "Zou's cycle, weight 0.5": Method(zou(0.5), "both", coarsener="adjacent", depth_by="copy"),
     "Net2Net growth": Method(grown(0.1), "width", coarsener="random"),
 }
 MORE = {
     "half the width alone": Method(alone, "width", alone=True),
     "half the depth alone": Method(alone, "depth", alone=True),
-    "Zou's cycle, weight 0.25": Method(zou(0.25), "both", coarsener="adjacent"),
-    "Zou's cycle, half of the steps fine": Method(zou(0.5, fine=0.5), "both", coarsener="adjacent"),
+    "Zou's cycle, weight 0.25": Method(zou(0.25), "both", coarsener="adjacent", depth_by="copy"),
+    "Zou's cycle, half of the steps fine": Method(zou(0.5, fine=0.5), "both", coarsener="adjacent", depth_by="copy"),
     "nested, width: injected first weights": Method(nested(), "width", drawn=False),
     "nested, depth: injected first weights": Method(nested(), "depth", drawn=False),
     "nested, both: injected first weights": Method(nested(), "both", drawn=False),
