@@ -120,19 +120,20 @@ def rows(name: str, seed: int, given: argparse.Namespace, known: set[Any]) -> It
     """Yield the measurements of one network that are not known yet."""
     base, data = trained(name, seed, given.folder), data_of(name)
     rungs = [rung for rung in RUNGS if rung != "tune" or given.everything or given.tune or name == "mlp"]
-    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed + 1))[: SEEN[name]]
+    n_seen = given.seen or SEEN[name]
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed + 1))[:n_seen]
     seen, judge = data.ready(data.train.inputs[chosen]), Judge(base, data, JUDGED[name])
     if not any(isinstance(module, nn.BatchNorm2d) for module in base.modules()):
         rungs.remove("norms")
     spec = ng.trace(base, seen[:2])
-    head = {"network": name, "seed": seed, "base": judge.base, "judged": JUDGED[name], "seen": SEEN[name]}
+    head = {"network": name, "seed": seed, "base": judge.base, "judged": JUDGED[name], "seen": n_seen}
     for ratio in given.ratio or RATIOS[name]:
         for way in ways(name, seed, given):
-            if not known.issuperset((name, seed, ratio, *way, rung) for rung in rungs):
+            if not known.issuperset((name, seed, n_seen, ratio, *way, rung) for rung in rungs):
                 for rung, found in merged(base, spec, seen, judge, way, ratio, rungs):
                     yield head | {"ratio": ratio, **way._asdict(), "repair": rung, **found}
         method = {"coarsener": "torch-pruning L1", "affinity": "", "spread": False}
-        if (name, seed, ratio, *method.values(), "none") not in known:
+        if (name, seed, n_seen, ratio, *method.values(), "none") not in known:
             for rung, found in pruned(base, seen, judge, ratio):
                 yield head | {"ratio": ratio, **method, "repair": rung, **found}
 
@@ -213,7 +214,7 @@ def estimated(network: nn.Module, seen: Tensor) -> None:
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what a row is of."""
-    return tuple(row[k] for k in ("network", "seed", "ratio", "coarsener", "affinity", "spread", "repair"))
+    return tuple(row[k] for k in ("network", "seed", "seen", "ratio", "coarsener", "affinity", "spread", "repair"))
 
 
 def read() -> list[dict[str, Any]]:
@@ -230,7 +231,7 @@ def summary(name: str) -> str:
     groups: dict[Any, dict[str, list[dict[str, Any]]]] = {}
     for row in found:
         way = row["coarsener"] + (f", {row['affinity']}" if row["affinity"] not in ("", "cosine") else "")
-        way += SPREADS[row["spread"]]
+        way += SPREADS[row["spread"]] + (f", {row['seen']:,} inputs seen" if row["seen"] != SEEN[name] else "")
         groups.setdefault((-row["ratio"], way), {}).setdefault(row["repair"], []).append(row)
     for (ratio, way), rungs in sorted(groups.items()):
         cells = [_cell(rungs.get(rung, [])) for rung in RUNGS]
@@ -258,6 +259,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ratio", type=float, action="append", help="of units kept; by default those of the network")
     parser.add_argument("--coarsener", action="append", help="by default all of the network")
+    parser.add_argument(
+        "--seen", type=int, help="training inputs for repair and choice; by default those of the network"
+    )
     parser.add_argument("--tune", action="store_true", help="tuning on the larger networks too")
     parser.add_argument("--everything", action="store_true", help="all on every network, not on mlp's first seed alone")
     parser.add_argument("--budgets", action="store_true", help="budgets of units on the larger networks too")
