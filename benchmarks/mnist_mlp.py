@@ -20,6 +20,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ TUNED = {"lr": 1e-3, "batch": 128, "epochs": 4, "schedule": "one-cycle"}
 TUNING = 100  # the seed of the grid
 COLOURS, MARKERS = (*OKABE_ITO, "black"), "ooossDD"  # of METHODS: alone, nested, FAS
 ADAMW = torch.optim.AdamW
-OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())
+INF = float("inf")
+TRIED = Gate(gap=INF, tau=INF, kappa=0.0, share=INF)  # by the line search alone
+OPEN = replace(TRIED, search=())
 
 
 class Method:
@@ -70,9 +73,11 @@ class Method:
         return found if self.levels > 1 else ng.Hierarchy(found.levels[:1], found.options)
 
 
-def cycles(cycle: str, share: tuple[float, ...] | None = None, **options: Any) -> Callable[..., FAS]:
+def cycles(
+    cycle: str, share: tuple[float, ...] | None = None, *, per_level: bool = False, **options: Any
+) -> Callable[..., FAS]:
     """Return how a multilevel solver is made for a rate and a number of epochs."""
-    return lambda **how: FAS(cycle, ADAMW, share=share, options=Options(**options), **how)
+    return lambda **how: FAS(cycle, ADAMW, share=share, schedule_per_level=per_level, options=Options(**options), **how)
 
 
 def alone(**how: Any) -> FAS:
@@ -97,11 +102,20 @@ ABLATIONS = {
     "nested 2: moments reset": Method(cycles("kaskade", (0.3, 0.7), smoothing=Smoothing(moments=False)), 2),
     "nested 2: half of the steps fine": Method(cycles("kaskade", (0.5, 0.5)), 2),
     "nested 2: random pairs": Method(cycles("kaskade", (0.3, 0.7)), 2, coarsener="random"),
+    "nested 2: a schedule for each level": Method(cycles("kaskade", (0.3, 0.7), per_level=True), 2),
+    "V 2: whatever it costs": Method(cycles("v", gate=Gate(share=INF)), 2),
+    "V 2: no gate": Method(cycles("v", gate=TRIED), 2),
     "V 2: no gate, no line search": Method(cycles("v", gate=OPEN), 2),
-    "V 2: no tau": Method(cycles("v", tau=Tau("none")), 2),
-    "V 2: a tau for each minibatch": Method(cycles("v", tau=Tau("several")), 2),
-    "V 2: matched again every 20 cycles": Method(cycles("v", adapt=Adapt(rematch=20)), 2),
-    "W 3 levels": Method(cycles("w"), 3),
+    "V 2: no gate, moments reset": Method(cycles("v", gate=TRIED, smoothing=Smoothing(moments=False)), 2),
+    "full 2: whatever it costs": Method(cycles("full", (0.3, 0.7), gate=Gate(share=INF)), 2),
+    "full 2: no gate": Method(cycles("full", (0.3, 0.7), gate=TRIED), 2),
+    "full 2: no gate, half of the turns fine": Method(cycles("full", (0.5, 0.5), gate=TRIED), 2),
+    "additive 2: no gate": Method(cycles("additive", gate=TRIED), 2),
+    "F 3 levels: no gate": Method(cycles("f", gate=TRIED), 3),
+    "V 2: no gate, no tau": Method(cycles("v", tau=Tau("none"), gate=TRIED), 2),
+    "V 2: no gate, a tau for each minibatch": Method(cycles("v", tau=Tau("several"), gate=TRIED), 2),
+    "V 2: no gate, matched again every 20 cycles": Method(cycles("v", adapt=Adapt(rematch=20), gate=TRIED), 2),
+    "W 3 levels: no gate": Method(cycles("w", gate=TRIED), 3),
 }
 
 
