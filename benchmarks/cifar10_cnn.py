@@ -46,7 +46,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "cifar10_cnn.svg"
 RATES = (0.05, 0.1, 0.2, 0.4)
 TUNING = 100  # the seed of the grid
 POINTS = 10  # measurements along a run
-COLOURS = [*(f"C{i}" for i in range(10)), "black", "gold", "navy", "teal", "crimson"]
+COLOURS = [*(f"C{i}" for i in range(10)), "black", "gold", "navy", "teal", "crimson", "deeppink"]
 SGD = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NOW = time.perf_counter if DEVICE == "cuda" else time.process_time

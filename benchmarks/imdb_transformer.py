@@ -56,9 +56,9 @@ TASKS = {"classify": "classifier", "lm": "language model"}
 RECIPE = {"lr": 4e-3, "batch": 32, "epochs": 0.5, "dropout": 0.1, "weight_decay": 0.01}
 GRID = {
     "classify": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 8e-3}],
-    "lm": [{"epochs": 0.25, "lr": lr} for lr in (1e-3, 2e-3, 4e-3)],
+    "lm": [{"epochs": 0.25, "lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)],
 }
-TUNED: dict[str, dict[str, Any]] = {"classify": RECIPE, "lm": RECIPE}
+TUNED: dict[str, dict[str, Any]] = {"classify": RECIPE, "lm": {**RECIPE, "lr": 8e-3}}
 TUNING, EVALUATIONS = 100, 8
 ADAMW = torch.optim.AdamW
 SHARE = (0.3, 0.7)  # of the steps, finest level first

@@ -167,9 +167,8 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def report(rows: list[dict[str, Any]]) -> str:
     """Return one line for each method and length of training: medians, spread, and costs over those of the tuned plain run."""
-    plain_runs = [
-        row for row in rows if row["method"] == "plain" and row["seed"] != TUNING and row["epochs"] == TUNED["epochs"]
-    ]
+    plain_runs = [row for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
+    plain_runs = [row for row in plain_runs if row["epochs"] == TUNED["epochs"]] or plain_runs
     base = {kind: statistics.median(row[kind] for row in plain_runs) for kind in ("flops", "seconds")}
     lines = [
         "| method | epochs | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
