@@ -57,7 +57,9 @@ def speeds(size: int) -> Tensor:
 def rotated(x: Tensor, speeds: Tensor) -> Tensor:
     """Return (n, heads, length, size) with pairs of numbers turned by angles that grow with the position."""
     half = speeds.shape[0]
-    angle = torch.arange(x.shape[2], device=x.device)[:, None] * speeds
+    angle = (
+        torch.arange(x.shape[2], device=x.device)[:, None] * speeds.float()
+    )  # whatever x is: halves hold no large angles
     cos, sin = (torch.cat([f, f], -1).to(x.dtype) for f in (angle.cos(), angle.sin()))
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 

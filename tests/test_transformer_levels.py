@@ -134,7 +134,7 @@ def test_half_of_the_blocks_computes_what_all_did_where_the_others_add_nothing(n
     assert {n.split(".")[1] for n, _ in coarse.named_parameters() if n.startswith("blocks")} == {"0"}
     torch.testing.assert_close(coarse(TOKENS), model.eval()(TOKENS))
     fine = moves_to(hierarchy.levels[1]).prolong({n: t for n, t in coarse.state_dict().items() if "constants" not in n})
-    model.load_state_dict(fine)
+    model.load_state_dict({n: fine[n] for n in model.state_dict()})  # which lacks the speeds of rotary positions
     torch.testing.assert_close(coarse(TOKENS), model(TOKENS))
 
 
