@@ -151,8 +151,9 @@ def save_own(own: nn.Module, path: Path) -> None:
         if is_pretrained(own):
             import transformers
 
+            kept: Any = own  # what else a network has, torch's types do not know
             with quiet(transformers.utils.logging):
-                own.save_pretrained(aside)  # type: ignore[operator]
+                kept.save_pretrained(aside)
             shutil.rmtree(path, ignore_errors=True)
         else:
             torch.save(own, aside)

@@ -139,13 +139,7 @@ def scaled(
     def move(pair: tuple[Tensor, Tensor], summed: bool, x: Tensor, d: int) -> Tensor:
         return x * pair[summed].to(x).reshape(-1, *[1] * (x.ndim - 1 - d))
 
-    out = {}
-    for name, tensor in state.items():
-        for dim, term in enumerate(spec.parameters.get(name, ())):
-            summed = spec.sums.get((name, dim), frozenset())
-            tensor = _along(tensor, dim, term, factors, summed, spec.sizes, move)
-        out[name] = tensor
-    return out
+    return _dim_by_dim(spec, factors, state, move)
 
 
 def selected(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,11 +148,18 @@ def selected(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) 
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return t.total(x, d) if summed else t.first(x, d)
 
+    return _dim_by_dim(spec, transfers, state, move)
+
+
+def _dim_by_dim(
+    spec: UnitSpec, by_axis: Mapping[str, Any], state: Mapping[str, Tensor], move: Move
+) -> dict[str, Tensor]:
+    """Work every dimension of every tensor in turn, whatever an axis has."""
     out = {}
     for name, tensor in state.items():
         for dim, term in enumerate(spec.parameters.get(name, ())):
             summed = spec.sums.get((name, dim), frozenset())
-            tensor = _along(tensor, dim, term, transfers, summed, spec.sizes, move)
+            tensor = _along(tensor, dim, term, by_axis, summed, spec.sizes, move)
         out[name] = tensor
     return out
 

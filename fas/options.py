@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from netgraph.errors import NetgraphError
 
@@ -192,6 +192,9 @@ class Tolerance:
         return bool(self.rtol or self.atol or self.stol or self.max_it)
 
 
+Group = TypeVar("Group", Smoothing, Tau, Gate)
+
+
 @dataclass(frozen=True)
 class Options:
     """All groups, and what single levels override.
@@ -227,20 +230,20 @@ class Options:
 
     def smoothing_of(self, level: int) -> Smoothing:
         """Return the smoothing of one level."""
-        return self._of("smoothing", level)  # type: ignore[no-any-return]
+        return self._own("smoothing", self.smoothing, level)
 
     def tau_of(self, level: int) -> Tau:
         """Return the right-hand side of the level below one."""
-        return self._of("tau", level)  # type: ignore[no-any-return]
+        return self._own("tau", self.tau, level)
 
     def gate_of(self, level: int) -> Gate:
         """Return the gate between one level and the next."""
-        return self._of("gate", level)  # type: ignore[no-any-return]
+        return self._own("gate", self.gate, level)
 
-    def _of(self, group: str, level: int) -> Any:
+    def _own(self, name: str, group: Group, level: int) -> Group:
         own = {whole_name(name): value for name, value in self.levels.get(level, {}).items()}
-        mine = {name.partition(".")[2]: v for name, v in own.items() if name.startswith(f"{group}.")}
-        return replace(getattr(self, group), **mine)
+        mine = {key.partition(".")[2]: v for key, v in own.items() if key.startswith(f"{name}.")}
+        return replace(group, **mine)
 
     def lr_of(self, level: int, lr: float) -> float:
         """Return the largest rate of one level."""
