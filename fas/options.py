@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from netgraph.errors import NetgraphError
 
@@ -103,7 +104,7 @@ class Gate:
         of the finest level that earned less than smoothing would have is a refusal. 0: a level never rests.
     share : float
         Share of the run's cost that coarse steps of the finest level may lose against smoothing it; one that could cost more is not
-        tried (`netgraph.fas.account`). ``inf``: nobody counts. Nor is counted for a problem of one minibatch.
+        tried (`netgraph.fas.solver.adaptive`). ``inf``: nobody counts. Nor is counted for a problem of one minibatch.
     blend : float
         Above 0: no correction and no search, x becomes (1 - blend) x + blend prolong(y) (Zou et al., ICLR 2024); 1, the
         most, takes the coarse network as it is.
@@ -340,3 +341,34 @@ def _read(name: str, text: str, like: Any) -> Any:
     except (ValueError, KeyError):
         kind = "a number" if like is None else f"{type(like).__name__}"
         raise NetgraphError(f"option {name} is {text!r}, which is no {kind}; its default is {like}") from None
+
+
+class Row(NamedTuple):
+    """One option: its dotted name, its default as text, and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def table() -> list[Row]:
+    """Return every option; one level's own are ``level.2.lr``, ``level.2.pre``, ``level.1.gate.gap``."""
+    options = Options()
+    groups = [(f.name, getattr(options, f.name)) for f in fields(Options) if f.name != "levels"]
+    return [
+        Row(f"{group}.{f.name}", _text(getattr(value, f.name)), _meanings(type(value)).get(f.name, ""))
+        for group, value in groups
+        for f in fields(value)
+    ]
+
+
+def _meanings(group: type) -> dict[str, str]:
+    """Return what the docstring says of each field."""
+    parts = re.split(r"^    (\w+) : .*$", group.__doc__ or "", flags=re.M)[1:]
+    return {name: " ".join(text.replace("``", "").split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{part:g}" for part in value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

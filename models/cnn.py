@@ -11,7 +11,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from netgraph.torchvision_ops import prepare_torchvision
+from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
 def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3, pools: int = 5) -> nn.Sequential:

@@ -3,71 +3,61 @@
 Names load on first use, so that ``netgraph --help`` need not wait for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from netgraph.utils.public_names import load_on_first_use
 
 if TYPE_CHECKING:
-    from netgraph.coarsen.checks import check_coarsener as check_coarsener
-    from netgraph.coarsen.hierarchy import Hierarchy as Hierarchy
-    from netgraph.coarsen.hierarchy import build_hierarchy as build_hierarchy
-    from netgraph.coarsen.level import Level as Level
-    from netgraph.coarsen.network import coarse_network as coarse_network
-    from netgraph.coarsen.ownclass import own_class as own_class
-    from netgraph.coarsen.quality import quality as quality
-    from netgraph.coarsen.saving import load as load
-    from netgraph.coarsen.saving import save as save
-    from netgraph.coarsen.transfer import Transfer as Transfer
-    from netgraph.coarsen.untrained import draw as draw
-    from netgraph.coarsen.verify import verify as verify
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
+    from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
+    from netgraph.coarsen.hierarchy.initial_weights import draw as draw
+    from netgraph.coarsen.hierarchy.level import Level as Level
+    from netgraph.coarsen.hierarchy.serialize import load as load
+    from netgraph.coarsen.hierarchy.serialize import save as save
+    from netgraph.coarsen.network.oracles import verify as verify
+    from netgraph.coarsen.network.rewrite import coarse_network as coarse_network
+    from netgraph.coarsen.partition.contract import check_coarsener as check_coarsener
+    from netgraph.coarsen.partition.metrics import quality as quality
+    from netgraph.coarsen.transfer.transfer import Transfer as Transfer
+    from netgraph.coarsen.user_class.convert import own_class as own_class
     from netgraph.errors import NetgraphError as NetgraphError
-    from netgraph.fas.problem import Problem as Problem
-    from netgraph.fas.solution import Solution as Solution
-    from netgraph.fas.solver import FAS as FAS
-    from netgraph.graph import UnitGraph as UnitGraph
-    from netgraph.graph import contract as contract
-    from netgraph.graph import unit_graph as unit_graph
-    from netgraph.loading import load_model as load_model
-    from netgraph.spec import UnitSpec as UnitSpec
-    from netgraph.tracing import trace as trace
-    from netgraph.viz.export import export as export
+    from netgraph.fas.solver.problem import Problem as Problem
+    from netgraph.fas.solver.solution import Solution as Solution
+    from netgraph.fas.solver.solver import FAS as FAS
+    from netgraph.graph.graph import UnitGraph as UnitGraph
+    from netgraph.graph.graph import contract as contract
+    from netgraph.graph.graph import unit_graph as unit_graph
+    from netgraph.io.load import load_model as load_model
+    from netgraph.tracing.tracer import trace as trace
+    from netgraph.tracing.unit_spec import UnitSpec as UnitSpec
+    from netgraph.viz.exporters import export as export
 
-_HOMES = {
-    "check_coarsener": "coarsen.checks",
-    "Hierarchy": "coarsen.hierarchy",
-    "Level": "coarsen.level",
-    "build_hierarchy": "coarsen.hierarchy",
-    "coarse_network": "coarsen.network",
-    "own_class": "coarsen.ownclass",
-    "quality": "coarsen.quality",
-    "load": "coarsen.saving",
-    "save": "coarsen.saving",
-    "Transfer": "coarsen.transfer",
-    "draw": "coarsen.untrained",
-    "verify": "coarsen.verify",
-    "NetgraphError": "errors",
-    "Problem": "fas.problem",
-    "Solution": "fas.solution",
-    "FAS": "fas.solver",
-    "UnitGraph": "graph",
-    "contract": "graph",
-    "unit_graph": "graph",
-    "load_model": "loading",
-    "UnitSpec": "spec",
-    "trace": "tracing",
-    "export": "viz.export",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'netgraph' has no attribute {name!r}")
-    value = getattr(import_module(f"netgraph.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+__version__ = "0.1.0"
+__getattr__, __dir__, __all__ = load_on_first_use(
+    __name__,
+    {
+        "build_hierarchy": "coarsen.hierarchy.hierarchy",
+        "check_coarsener": "coarsen.partition.contract",
+        "coarse_network": "coarsen.network.rewrite",
+        "contract": "graph.graph",
+        "draw": "coarsen.hierarchy.initial_weights",
+        "export": "viz.exporters",
+        "FAS": "fas.solver.solver",
+        "Hierarchy": "coarsen.hierarchy.hierarchy",
+        "Level": "coarsen.hierarchy.level",
+        "load": "coarsen.hierarchy.serialize",
+        "load_model": "io.load",
+        "NetgraphError": "errors",
+        "own_class": "coarsen.user_class.convert",
+        "Problem": "fas.solver.problem",
+        "quality": "coarsen.partition.metrics",
+        "save": "coarsen.hierarchy.serialize",
+        "Solution": "fas.solver.solution",
+        "trace": "tracing.tracer",
+        "Transfer": "coarsen.transfer.transfer",
+        "unit_graph": "graph.graph",
+        "UnitGraph": "graph.graph",
+        "UnitSpec": "tracing.unit_spec",
+        "verify": "coarsen.network.oracles",
+    },
+)

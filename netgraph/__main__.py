@@ -1,5 +1,5 @@
 """``python -m netgraph``."""
 
-from netgraph.cli import main
+from netgraph.cli.main import main
 
 main()

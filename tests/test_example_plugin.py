@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import netgraph as ng
-from netgraph.models.mlp import mlp
+from netgraph.models.perceptron import mlp
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "example-plugin"
 
@@ -41,7 +41,7 @@ def netgraph(site, *words):
     return subprocess.run(given, capture_output=True, text=True, check=False, cwd=site, env=env, timeout=300)
 
 
-ARCH = ("--arch", "netgraph.models.mlp:mlp", "--arch-arg", "sizes=[64,16,12,10]")
+ARCH = ("--arch", "netgraph.models.perceptron:mlp", "--arch-arg", "sizes=[64,16,12,10]")
 
 
 def test_the_installed_example_merges_from_the_command_line_though_another_plugin_is_broken(site):

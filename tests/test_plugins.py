@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from netgraph import plugins
-from netgraph.coarsen.hem import heavy_edge_matching
+from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching
 from netgraph.errors import PluginError
+from netgraph.utils import plugins
 
 GROUP = "netgraph.coarseners"
 

@@ -19,7 +19,7 @@ def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
 def test_every_command_and_option_of_the_readme_exists():
     from typer.testing import CliRunner
 
-    from netgraph.cli import app
+    from netgraph.cli.main import app
 
     text = (ROOT / "README.md").read_text()
     for command, rest in re.findall(

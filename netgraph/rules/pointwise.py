@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from netgraph.call import Call, Spaces
 from netgraph.errors import TraceError
-from netgraph.space import ONE
+from netgraph.rules.index_space import ONE
+from netgraph.rules.operator_call import Call, Spaces
 
 
 def pointwise(call: Call) -> Spaces:
@@ -72,7 +72,6 @@ COPIES = {
         "requires_grad_", "cpu", "_to_cpu", "type_as", "positive", "conj", "resolve_conj", "resolve_neg", "cuda",
     )
 }  # fmt: skip
-
 # Pointwise operators that PyTorch has not tagged as such; tagged ones need no entry.
 UNTAGGED = {
     f"aten.{name}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from netgraph import space as sp
-from netgraph.call import Call, Spaces
-from netgraph.space import Space
+from netgraph.rules import index_space as sp
+from netgraph.rules.index_space import Space
+from netgraph.rules.operator_call import Call, Spaces
 
 
 def lstm(call: Call) -> list[Spaces]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from netgraph import space as sp
-from netgraph.call import Call, Spaces
+from netgraph.rules import index_space as sp
+from netgraph.rules.index_space import ONE, Space
+from netgraph.rules.operator_call import Call, Spaces
 from netgraph.rules.pointwise import pointwise
-from netgraph.space import ONE, Space
 
 
 def _reduced(call: Call) -> tuple[Spaces, Space]:

@@ -1,0 +1,63 @@
+"""Claim: every coarsener halves an axis of 2,048 units, all pairs of which are compared, in seconds.
+
+Each of netgraph's coarseners that is installed, on random units with 1,024 features, three times after a small axis to
+warm up: median seconds, least and most, and the size of the largest aggregate.
+
+    .venv/bin/python benchmarks/coarsening/coarsener_seconds.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netgraph.affinity.similarity import cosine
+from netgraph.coarsen.matching.axis_graph import AxisGraph
+from netgraph.errors import PluginError
+from netgraph.utils import plugins
+
+RESULTS = Path(__file__).parent.parent / "results" / "coarsener_seconds.json"
+GROUP = "netgraph.coarseners"
+UNITS, FEATURES, REPEATS = 2048, 1024, 3
+
+
+def axis(n: int) -> AxisGraph:
+    """Return an axis of random units."""
+    points = np.random.default_rng(0).normal(size=(n, FEATURES)).astype(np.float32)
+    return AxisGraph("random", cosine(points), np.ones(n), lambda: points)
+
+
+def measured(name: str, graph: AxisGraph) -> dict[str, Any]:
+    """Return one coarsener's row."""
+    coarsener, seconds, found = plugins.load(GROUP, name), [], np.zeros(0, dtype=int)
+    try:
+        coarsener(axis(16), 8, seed=0)
+    except PluginError as error:  # a library that is not installed is a result
+        return {"name": name, "refused": str(error)}
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        found = coarsener(graph, graph.n_units // 2, seed=0)
+        seconds.append(time.perf_counter() - started)
+    spread = [round(f(seconds), 3) for f in (statistics.median, min, max)]
+    return {"name": name, "seconds": spread, "largest": int(np.bincount(found[found >= 0]).max())}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    graph = axis(UNITS)
+    rows = [measured(name, graph) for name in plugins.names(GROUP)]
+    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "numpy": np.__version__}
+    RESULTS.write_text(json.dumps({"machine": machine, "units": UNITS, "features": FEATURES, "rows": rows}, indent=1))
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

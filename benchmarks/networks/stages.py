@@ -1,0 +1,125 @@
+"""Claim: from module to coarse network takes no longer than torch-pruning takes, and where the time goes.
+
+Each network is made anew in a process of its own, after the warm-up of `benchmarks/networks/zoo.py`; one thread. A row a network:
+milliseconds of processor time of each stage, of the whole, and of torch-pruning with its defaults; medians of ``--rounds`` fresh processes.
+
+    .venv/bin/python benchmarks/networks/stages.py [--only NAME ...] [--rounds 3] [--no-rival]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from networks import Made, all_networks
+from zoo import LIMIT, RIVAL_SHARE, apart, rival, warm_up
+
+RESULTS = Path(__file__).parent.parent / "results" / "stages.json"
+SAMPLE = (
+    "torchvision:resnet18", "torchvision:resnet50", "torchvision:mobilenet_v2", "torchvision:mnasnet0_5", "torchvision:densenet121",
+    "torchvision:efficientnet_b0", "torchvision:convnext_tiny", "torchvision:vit_b_16", "torchvision:regnet_y_800mf", "timm:mixnet_s",
+    "timm:swin_tiny_patch4_window7_224", "timm:convnextv2_atto", "timm:pvt_v2_b0", "transformers:BertForMaskedLM",
+    "transformers:T5ForConditionalGeneration", "pyg:GraphSAGE", "pyg:GCN", "recurrent:GRU",
+)  # fmt: skip
+PLACES = {
+    "record": "netgraph.recording.recorder.capture",
+    "rules": "netgraph.tracing.tracer._walk",
+    "freeze": "netgraph.tracing.spec_builder.freeze",
+    "inject": "netgraph.coarsen.transfer.parameter_maps.inject",
+    "write": "netgraph.coarsen.network.rewrite.coarse_network",
+    "verify": "netgraph.coarsen.network.oracles.verify_level",
+}
+STAGES = (*PLACES, "affinity", "match")
+
+
+@contextmanager
+def clocks(seconds: dict[str, float]) -> Iterator[None]:
+    """Add up what each stage takes."""
+    with ExitStack() as stack:
+        for stage, place in PLACES.items():
+            module, _, name = place.rpartition(".")
+            inner = getattr(__import__(module, fromlist=[name]), name)
+            stack.enter_context(patch(place, _timed(inner, stage, seconds)))
+        yield
+
+
+def _timed(inner: Callable[..., Any], stage: str, seconds: dict[str, float]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.process_time()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            seconds[stage] = seconds.get(stage, 0.0) + time.process_time() - started
+
+    return timed
+
+
+def staged(make: Callable[[], Made]) -> dict[str, Any]:
+    """Return processor seconds of each stage and of the whole."""
+    from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
+    from netgraph.utils import plugins
+
+    torch.manual_seed(0)
+    build_hierarchy(*warm_up())
+    model, example = make()
+    seconds: dict[str, float] = {}
+    weigh = _timed(plugins.load("netgraph.affinities", "cosine"), "affinity", seconds)
+    match = _timed(plugins.load("netgraph.coarseners", "hem"), "match", seconds)
+    with clocks(seconds):
+        started = time.process_time()
+        build_hierarchy(model, example, affinity=weigh, coarsener=match)
+        seconds["whole"] = time.process_time() - started
+    return seconds
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=SAMPLE)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-rival", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    known, rows = {name for name, _ in all_networks()}, []
+    print(f"{'':44}", *(f"{s:>8}" for s in (*STAGES, "rest", "whole", "rival", "ratio")))
+    for name in options.only:
+        if name not in known:
+            raise SystemExit(f"no network is called {name!r}; benchmarks/networks/networks.py lists all")
+        rows.append(row := measured(name, options.rounds, options.no_rival))
+        cells = [row.get(k) for k in (*STAGES, "rest", "whole", "rival")]
+        print(f"{name[:44]:44}", *(f"{1000 * c:8.1f}" if c is not None else f"{'':>8}" for c in cells), end=" ")
+        print(f"{row['ratio']:8.2f}" if row.get("ratio") else f"{'':>8}", flush=True)
+    ratios = [r["ratio"] for r in rows if r.get("ratio")]
+    if ratios:
+        print(f"median ratio {statistics.median(ratios):.2f} of {len(ratios)}")
+    options.out.write_text(json.dumps({"torch": torch.__version__, "rounds": options.rounds, "rows": rows}, indent=1))
+
+
+def measured(name: str, rounds: int, no_rival: bool) -> dict[str, Any]:
+    """Return the medians of one network."""
+    mine = [apart(staged, name, LIMIT) for _ in range(rounds)]
+    theirs = [] if no_rival else [apart(rival, name, LIMIT // RIVAL_SHARE) for _ in range(rounds)]
+    row: dict[str, Any] = {"name": name}
+    for key in (*STAGES, "whole"):
+        found = [r[key] for r in mine if key in r]
+        row[key] = statistics.median(found) if found else None
+    if row["whole"] is None:
+        return {**row, "failed": mine[0]}
+    row["rest"] = row["whole"] - sum(row[s] or 0 for s in STAGES)
+    processor = [r["processor"] for r in theirs if "processor" in r]
+    if processor:
+        row["rival"] = statistics.median(processor)
+        row["ratio"] = row["whole"] / row["rival"]
+    return row
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Claim: netgraph traces, coarsens by half and runs the networks people use, exactly where units are alike.
+
+For each network with random weights: traced or refused by name, coarsened by half with heavy-edge matching, run,
+trained one step, both oracles on all axes at once in float32 and in float64 (in float32 again where the network casts,
+or is too large), seconds from module to coarse network; beside it torch-pruning with its defaults in the same run. A line of JSON a network goes to ``benchmarks/results/zoo.jsonl``.
+
+    .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
+    .venv/bin/python benchmarks/networks/zoo.py [--only SUBSTRING ...] [--no-rival] [--part K/N] [--limit S] [--summary FILE ...]
+
+One thread each: on a few shared cores small operators wait longer for a second thread than they work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from networks import HEAVY, Made, all_networks
+
+RESULTS = Path(__file__).parent.parent / "results" / "zoo.jsonl"
+LIMIT = 240  # seconds a network, where --limit says nothing else
+RIVAL_SHARE = 8  # of the limit for torch-pruning: it hangs on some, and none that ended took half of its 30 s
+
+
+def ours(make: Callable[[], Made]) -> dict[str, Any]:
+    """Return what netgraph does with a network."""
+    from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
+    from netgraph.coarsen.hierarchy.report import coverage
+    from netgraph.coarsen.network.oracles import dead_units, duplicate_units
+    from netgraph.errors import NetgraphError
+
+    torch.manual_seed(0)
+    build_hierarchy(*warm_up())
+    model, example = make()
+    row: dict[str, Any] = {"traced": False, "coarsened": False, "ran": False, "trained": False}
+    try:
+        started, worked = time.perf_counter(), time.process_time()
+        hierarchy = build_hierarchy(model, example)
+        row["seconds"], row["processor"] = time.perf_counter() - started, time.process_time() - worked
+    except NetgraphError as error:
+        return {**row, "refused": f"{type(error).__name__}: {error}"}
+    row |= {"traced": True, "coarsened": True, "ran": True}
+    coarse, spec = hierarchy.levels[1].model, hierarchy.levels[0].spec
+    row["parameters"] = [level.n_parameters for level in hierarchy.levels]
+    row["merged_share"] = coverage(hierarchy)[0]
+    row["trained"] = train_step(coarse, example)
+    for oracle, judge in (("duplicate", duplicate_units), ("dead", dead_units)):
+        single = judge(model, spec, example, spec.free, double=False)
+        double = judge(model, spec, example, spec.free)
+        row[oracle] = [v.error if v.error is not None else v.note for v in (single, double)]
+    return row
+
+
+def warm_up() -> Made:
+    """Return a small network: imports and compiled kernels are paid before the clock runs, on both sides.
+
+    Its axes are odd, cut into blocks, wider than is compared, and too many units for all pairs: each takes kernels of its own.
+    """
+    layers = [torch.nn.Conv2d(3, 13, 3), torch.nn.BatchNorm2d(13), torch.nn.ReLU(), torch.nn.Conv2d(13, 300, 1)]
+    layers += [torch.nn.Conv2d(300, 6, 6), torch.nn.Flatten(), torch.nn.Linear(6, 2100), torch.nn.Linear(2100, 4)]
+    return torch.nn.Sequential(*layers), torch.randn(2, 3, 8, 8)
+
+
+def train_step(model: torch.nn.Module, example: Any) -> bool:
+    """Tell whether one step of SGD changes the parameters and leaves them finite."""
+    from netgraph.coarsen.network.oracles import tensors_of
+    from netgraph.utils.pytree import normalise_example
+
+    args, kwargs = normalise_example(example)
+    model.train()
+    loss = sum(t.float().square().mean() for t in tensors_of(model(*args, **kwargs)) if t.is_floating_point())
+    loss.backward()  # type: ignore[union-attr]
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return bool(grads) and all(bool(torch.isfinite(g).all()) for g in grads)
+
+
+def rival(make: Callable[[], Made]) -> dict[str, Any]:
+    """Return what torch-pruning does: half of the channels by magnitude, with its defaults."""
+    import torch_pruning as tp
+
+    torch.manual_seed(0)
+    tp.pruner.MagnitudePruner(*warm_up(), importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5).step()
+    model, example = make()
+    model.eval()
+    before = sum(p.numel() for p in model.parameters())
+    row: dict[str, Any] = {"ran": False}
+    try:
+        started, worked = time.perf_counter(), time.process_time()
+        outputs = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1:]
+        pruner = tp.pruner.MagnitudePruner(
+            model, example, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5, ignored_layers=outputs
+        )
+        pruner.step()
+        row["seconds"], row["processor"] = time.perf_counter() - started, time.process_time() - worked
+        with torch.no_grad():
+            model(**example) if isinstance(example, dict) else model(
+                *(example if isinstance(example, tuple) else (example,))
+            )
+        row["ran"] = True
+        row["parameters"] = [before, sum(p.numel() for p in model.parameters())]
+        row["silent_no_op"] = row["parameters"][0] == row["parameters"][1]
+    except Exception as error:  # a rival's failure is a result
+        row["failed"] = f"{type(error).__name__}: {str(error)[:200]}"
+    return row
+
+
+def _child(queue: Any, what: Callable[..., dict[str, Any]], name: str) -> None:
+    torch.set_num_threads(1)
+    try:
+        queue.put(what(dict(all_networks())[name]))
+    except Exception as error:
+        queue.put({"crashed": f"{type(error).__name__}: {str(error)[:300]}"})
+
+
+def apart(what: Callable[..., dict[str, Any]], name: str, limit: int) -> dict[str, Any]:
+    """Run in a process of its own, for at most ``limit`` seconds."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=_child, args=(queue, what, name))
+    process.start()
+    try:
+        row: dict[str, Any] = queue.get(timeout=limit)
+    except Exception:
+        row = {"crashed": f"no answer in {limit} s"}
+    process.terminate()
+    process.join()
+    return row
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return the counts that the README quotes."""
+    mine = [r["netgraph"] for r in rows]
+    made = [r for r in mine if r.get("coarsened")]
+    both = [
+        (r["netgraph"]["processor"], r["torch-pruning"]["processor"])
+        for r in rows
+        if "processor" in r["netgraph"] and "processor" in r.get("torch-pruning", {})
+    ]
+    lines = [
+        f"{len(rows)} networks: {len(made)} coarsened, {sum('refused' in r for r in mine)} refused by name, "
+        f"{sum('crashed' in r for r in mine)} crashed",
+        f"of those coarsened: {sum(r['trained'] for r in made)} trained a step; relative errors of the oracles",
+    ]
+    for oracle in ("duplicate", "dead"):
+        for place, precision in enumerate(("float32", "float64")):
+            found = [r[oracle][place] for r in made if isinstance(r[oracle][place], float)]
+            lines.append(
+                f"  {oracle} unit in {precision}: {sum(e < 1e-4 for e in found)} of {len(found)} below 1e-4, median "
+                f"{statistics.median(found):.1e}, largest {max(found):.1e}; not applicable to {len(made) - len(found)}"
+            )
+    if both:
+        ratios = sorted(a / b for a, b in both)
+        lines.append(
+            f"processor time, netgraph over torch-pruning: median {statistics.median(ratios):.2f} of {len(both)}"
+        )
+        theirs = [r["torch-pruning"] for r in rows]
+        lines.append(
+            f"torch-pruning: {sum(r.get('ran', False) and not r.get('silent_no_op') for r in theirs)} ran smaller, "
+            f"{sum(bool(r.get('silent_no_op')) for r in theirs)} silently unchanged"
+        )
+    return "\n".join(lines)
+
+
+def part_of(names: list[str], k: int, n: int) -> list[str]:
+    """Return every n-th light network from the k-th on, and all heavy ones where k is 0: two at once fill the memory."""
+    heavy = [name for name in names if name.partition(":")[2].startswith(HEAVY)]
+    light = [name for name in names if name not in heavy]
+    return light[k::n] + (heavy if k == 0 else [])
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--no-rival", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--part", default="0/1", help="K/N: this of N runs side by side; the heavy ones all go to the first"
+    )
+    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds a network")
+    parser.add_argument("--summary", nargs="*", type=Path, help="print the summary of results that are there")
+    options = parser.parse_args()
+    if options.summary:
+        lines = [json.loads(line) for file in options.summary for line in file.read_text().splitlines()]
+        print(summary([line for line in lines if "name" in line]))
+        return
+    names = [n for n, _ in all_networks() if not options.only or any(o in n for o in options.only)]
+    names = part_of(names, *map(int, options.part.split("/")))
+    rows, commit = [], subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
+    with options.out.open("w") as file:
+        machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}
+        file.write(json.dumps(machine) + "\n")
+        for name in names:
+            row: dict[str, Any] = {"name": name, "commit": commit, "netgraph": apart(ours, name, options.limit)}
+            if not options.no_rival:
+                row["torch-pruning"] = apart(rival, name, options.limit // RIVAL_SHARE)
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(name, json.dumps(row["netgraph"])[:260], flush=True)
+    print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Claim: three levels need at most 1.35 times the memory of plain training.
+
+784-2048-2048-2048-10 with AdamW, batches of 128, 12 steps of each kind of cycle: the peak of the process' resident memory over
+what it had before the network was made, each in a process of its own, one thread.
+
+    python benchmarks/training/fas_memory.py              # results in benchmarks/results/fas_memory.json
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import netgraph as ng
+from netgraph.fas.options import Gate, Options, Smoothing
+from netgraph.fas.solver.problem import Problem
+from netgraph.fas.solver.solver import FAS, plain
+from netgraph.models.perceptron import mlp
+
+RESULTS = Path(__file__).parent.parent / "results" / "fas_memory.json"
+WIDTHS = (784, 2048, 2048, 2048, 10)
+OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
+KINDS = ("plain", "kaskade", "v", "w", "full")
+
+
+def peak(kind: str, queue: Any) -> None:
+    """Put the growth of resident memory, in bytes, while one kind of cycle trains."""
+    torch.set_num_threads(1)
+    batches = [(torch.rand(128, 784), torch.randint(0, 10, (128,))) for _ in range(12)]
+    small = mlp((784, 32, 32, 10))  # what libraries take on first use is not the network's
+    train(small, "v", batches)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train(mlp(WIDTHS), kind, batches)
+    queue.put(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+
+def train(model: torch.nn.Module, kind: str, batches: list[Any]) -> None:
+    """Train for one pass."""
+    problem = Problem(batches, functional.cross_entropy)
+    if kind == "plain":
+        level = ng.Hierarchy([ng.Level(model, ng.trace(model, batches[0][0][:2]))])
+        plain(optimizer=torch.optim.AdamW, epochs=1).solve(level, problem)
+        return
+    hierarchy = ng.build_hierarchy(model, batches[0][0][:2], n_levels=3)
+    options = Options(Smoothing(pre=1, post=1, coarse=2), gate=OPEN)
+    FAS(kind, torch.optim.AdamW, epochs=2, options=options).solve(hierarchy, problem)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    found, context = {}, multiprocessing.get_context("spawn")
+    for kind in KINDS:
+        queue = context.Queue()
+        process = context.Process(target=peak, args=(kind, queue))
+        process.start()
+        found[kind] = queue.get(timeout=600)
+        process.join()
+    ratios = {kind: size / found["plain"] for kind, size in found.items()}
+    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
+    RESULTS.write_text(json.dumps({**machine, "bytes": found, "over plain": ratios}, indent=1) + "\n")
+    print(json.dumps({"bytes": found, "over plain": ratios}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

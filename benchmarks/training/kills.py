@@ -1,0 +1,238 @@
+"""A run that is killed ends with the very weights of one that nobody touched.
+
+Claim: kill -9 at 20 random points over a run, and at every call that writes a checkpoint, loses none; each resumed run ends bit for
+bit where the undisturbed one does. The run is a W-cycle with tau on several minibatches, dropout, augmentation, a
+shuffling ``DataLoader``, AdamW and a running mean, on scikit-learn's digits, in one thread on the CPU.
+
+    python benchmarks/training/kills.py              # results in benchmarks/results/kills.json
+    python benchmarks/training/kills.py --quick      # what the tests run: fewer kills of a shorter run, results on stdout
+
+Each life of the run is a forked process of its own. A write call is what Python's audit hooks tell of (opening, renaming,
+deleting, in the folder) and each fsync; inside the file a life dies by the kernel's SIGXFSZ at a limit of its size.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+
+import netgraph as ng
+from netgraph.fas.checkpoint.checkpoint import Checkpoints, checkpoints_in, resume
+from netgraph.fas.options import Gate, Options, Smoothing, Tau
+from netgraph.fas.solver.problem import Problem
+from netgraph.fas.solver.solver import FAS
+from netgraph.models.data.datasets import load
+
+OPTIONS = Options(
+    smoothing=Smoothing(pre=2, post=2, coarse=3, ema=0.9),
+    tau=Tau("several", 2),
+    gate=Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf")),
+)
+
+
+class Noisy(Dataset):
+    """Digits with noise of torch's generator on every draw."""
+
+    def __init__(self, split):
+        self.inputs, self.targets = split.inputs[:192], split.targets[:192]
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, i):
+        return self.inputs[i] + 0.1 * torch.randn(64), self.targets[i]
+
+
+@cache
+def made():
+    """Return digits, a network and its hierarchy: made once, before the first fork."""
+    torch.set_num_threads(1)
+    data = load("digits").flat()
+    torch.manual_seed(1)
+    layers = (torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 24), torch.nn.ReLU())
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(24, 10))
+    return data, ng.build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=1)
+
+
+def life(folder, cycles, *, before=lambda run: None):
+    """Train to the end, from the newest checkpoint where there is one; return a digest of weights and their running mean."""
+    data, hierarchy = made()
+    problem = Problem(DataLoader(Noisy(data.train), 32, shuffle=True), cross_entropy)
+    solver = FAS("w", torch.optim.AdamW, 1e-3, cycles=cycles, weight_decay=0.1, options=OPTIONS)
+    run = solver.begin(hierarchy, problem, callbacks=[Checkpoints(folder)] if folder else ())
+    if folder:
+        resume(run, folder)
+    before(run)
+    solution = solver.finish(run)
+    digest = hashlib.sha256()
+    for tensor in [*solution.model.state_dict().values(), *solution.mean.state_dict().values()]:
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def born(folder, cycles, **options):
+    """Fork a life; return its number and the end of a pipe that its digest comes through."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        return child, reader
+    status = 1
+    try:
+        os.write(writer, life(folder, cycles, **options).encode())
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def end_of(child, reader):
+    """Wait for a life; return its digest, empty where it was killed; one that broke off by itself is a mistake here."""
+    with os.fdopen(reader) as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit("a life broke off by itself; its traceback stands above")
+    return said
+
+
+def writer_of(run):
+    """Return the callback that writes a run's checkpoints."""
+    return next(callback for callback in run.callbacks if isinstance(callback, Checkpoints))
+
+
+def killed_at_random(kills, cycles, wanted):
+    """Kill again and again at random moments of what is left, resuming each time, then let the last life end."""
+    draw, done = random.Random(7619), 0
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.monotonic()
+        end_of(*born(None, cycles))
+        length = time.monotonic() - begun
+        while done < kills:
+            child, reader = born(folder, cycles)
+            time.sleep(length * draw.uniform(0.1, 1.0))
+            os.kill(child, signal.SIGKILL)
+            if end_of(child, reader):  # it was over before: the next run begins
+                for path in checkpoints_in(folder):
+                    path.unlink()
+            else:
+                done += 1
+        return {"kills": done, "identical": end_of(*born(folder, cycles)) == wanted}
+
+
+def calls_until(n):
+    """Return a function that makes a life die at its n-th write call, and the list that counts them."""
+    count = []
+
+    def arm(run):
+        inside = []
+
+        def hook(event, args):
+            if inside and event in ("open", "os.rename", "os.remove", "os.open"):
+                tick()
+
+        def tick():
+            count.append(1)
+            if len(count) == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        callback, flush = writer_of(run), os.fsync
+        write = callback.write
+
+        def fsync(number):
+            tick()
+            flush(number)
+            tick()
+
+        def watched(run):
+            if run.cycles == 2:
+                inside.append(1)
+                os.fsync = fsync
+            write(run)
+            inside.clear()
+            os.fsync = flush
+
+        sys.addaudithook(hook)
+        callback.write = watched
+
+    return arm, count
+
+
+def limited(size):
+    """Return a function that makes a life die where its second checkpoint grows beyond a size."""
+
+    def arm(run):
+        callback = writer_of(run)
+        write = callback.write
+
+        def watched(run):
+            if run.cycles == 2:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+            write(run)
+
+        callback.write = watched
+
+    return arm
+
+
+def killed_while_writing(cycles, wanted, sizes):
+    """Die at each write call of the second checkpoint, and inside its file; resume each, and compare."""
+    found = {"calls": 0, "sizes": 0, "identical": 0, "left": []}
+    deaths, n = [], 1
+    while True:
+        arm, _ = calls_until(n)
+        with tempfile.TemporaryDirectory() as folder:
+            if end_of(*born(folder, cycles, before=arm)):
+                break  # there are fewer calls than n
+            deaths.append(_after_death(folder, cycles, wanted, found))
+        found["calls"], n = n, n + 1
+    for i in range(sizes):
+        with tempfile.TemporaryDirectory() as folder:
+            if end_of(*born(folder, cycles, before=limited(1 + 40_000 * i // max(sizes - 1, 1)))):
+                continue
+            found["sizes"] += 1
+            deaths.append(_after_death(folder, cycles, wanted, found))
+    return {**found, "identical": sum(deaths), "deaths": len(deaths)}
+
+
+def _after_death(folder, cycles, wanted, found):
+    found["left"].append(len(checkpoints_in(folder)))
+    return end_of(*born(folder, cycles)) == wanted
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    made()
+    cycles = 3 if quick else 12
+    wanted = end_of(*born(None, cycles))
+    results = {
+        "undisturbed": wanted[:16],
+        "random": killed_at_random(2 if quick else 20, cycles, wanted),
+        "writing": killed_while_writing(
+            3 if quick else 4, wanted if quick else end_of(*born(None, 4)), 3 if quick else 12
+        ),
+    }
+    print(json.dumps(results))
+    if not quick:
+        (Path(__file__).parent.parent / "results" / "kills.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

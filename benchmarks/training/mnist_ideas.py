@@ -1,0 +1,129 @@
+"""Claim: none yet. What might make a gated coarse step pay on MNIST, one idea a row (docs/tried.md).
+
+The network 784-256-256-10 (``--widths`` takes others), which is small enough to be limited by its width and to be trained for
+long (``--epochs 30``). Beside plain training, half the width alone and nested iteration: cycles after nested iteration, on levels that
+are matched again as training goes on, within a bound on the gap, or whose coarse networks are repaired by ridge regression on
+512 images before a step. ``gate.share`` is 0.05, so that coarse steps are tried. The FLOPs of a repair are not counted.
+
+    NETGRAPH_DATA=... python benchmarks/training/mnist_ideas.py --epochs 4     # to benchmarks/results/mnist_ideas.jsonl
+    python benchmarks/training/mnist_ideas.py --report
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mnist_mlp import TUNED, Method, alone, cycles, key_of, report, rows_in, run
+from torch import Tensor
+from torch.nn import functional
+
+import netgraph as ng
+from netgraph.coarsen.repair.pipeline import repair
+from netgraph.fas.levels.maps import HierarchyMaps, live_state
+from netgraph.fas.options import Adapt, Gate
+from netgraph.models.data.datasets import Dataset, load
+
+RESULTS = Path(__file__).parent.parent / "results" / "mnist_ideas.jsonl"
+ROWS = 512  # images that gaps are measured on and networks repaired with
+TRIED = Gate(share=0.05)
+
+
+class GapBounded(Method):
+    """Levels that are matched again within a bound on the gap."""
+
+    def make(self, model: torch.nn.Module, data: Dataset) -> ng.Hierarchy:
+        """Return two levels by matching, which know how to be made again."""
+        inputs, targets = data.train.inputs[:ROWS], data.train.targets[:ROWS]
+
+        @torch.no_grad()
+        def loss(network: torch.nn.Module) -> float:
+            return float(functional.cross_entropy(network(inputs), targets))
+
+        def again() -> ng.Hierarchy:
+            return ng.build_hierarchy(model, inputs[:2], n_levels=2, ratio="gap:0.05", loss=loss)
+
+        return replace(super().make(model, data), again=again)
+
+
+class Repaired(Method):
+    """A coarse network whose layers are fitted to the fine one's outputs each time that state comes down."""
+
+    def make(self, model: torch.nn.Module, data: Dataset) -> HierarchyMaps:
+        """Return the maps of two levels."""
+        return RepairedMaps(super().make(model, data), data.train.inputs[:ROWS])
+
+
+class RepairedMaps(HierarchyMaps):
+    """Maps whose injection of a whole state ends with ridge regression."""
+
+    def __init__(self, hierarchy: ng.Hierarchy, inputs: Tensor) -> None:
+        super().__init__(hierarchy)
+        self.inputs = inputs
+
+    def inject(self, level: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the injected state, repaired where it is a network's."""
+        fine, coarse = self.models[level], self.models[level + 1]
+        if any(n not in state or state[n].data_ptr() != t.data_ptr() for n, t in live_state(fine).items()):
+            return super().inject(level, state)  # no state of the network itself
+        levels = self.hierarchy.levels
+        repair(
+            fine, levels[level].spec, levels[level + 1].transfers, coarse, rung="ridge", data=self.inputs, batch=ROWS
+        )
+        return {name: tensor.clone() for name, tensor in live_state(coarse).items()}
+
+
+SHARE = (0.3, 0.7)
+IDEAS = {
+    "plain": Method(alone),
+    "half the width alone": Method(alone, shrink=2),
+    "nested iteration, 2 levels": Method(cycles("kaskade", SHARE), 2),
+    "full, 2 levels": Method(cycles("full", SHARE, gate=TRIED), 2),
+    "full, matched again every 20 cycles": Method(cycles("full", SHARE, gate=TRIED, adapt=Adapt(rematch=20)), 2),
+    "full, matched again every 20 cycles within gap:0.05": GapBounded(
+        cycles("full", SHARE, gate=TRIED, adapt=Adapt(rematch=20)), 2
+    ),
+    "full, coarse network repaired by ridge": Repaired(cycles("full", SHARE, gate=TRIED), 2),
+    "V, 2 levels": Method(cycles("v", gate=TRIED), 2),
+    "V, matched again every 20 cycles within gap:0.05": GapBounded(cycles("v", gate=TRIED, adapt=Adapt(rematch=20)), 2),
+    "V, coarse network repaired by ridge": Repaired(cycles("v", gate=TRIED), 2),
+}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="ideas whose names hold one of these words")
+    parser.add_argument("--widths", type=int, nargs="*", default=[256, 256])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    if options.report:
+        rows = rows_in(options.out)
+        for epochs, *widths in sorted({(row["epochs"], *row["widths"]) for row in rows}):
+            own = [row for row in rows if [row["epochs"], *row["widths"]] == [epochs, *widths]]
+            print(f"{epochs:g} epochs, {widths}", report(own), sep="\n")
+        return
+    torch.set_num_threads(1)
+    data, widths = load("mnist").flat(), (784, *options.widths, 10)
+    how, done = {**TUNED, "epochs": options.epochs}, {key_of(row) for row in rows_in(options.out)}
+    for seed in range(options.seeds):
+        for name, method in IDEAS.items():
+            if options.only and not any(word in name for word in options.only):
+                continue
+            if key_of({"method": name, "seed": seed, "widths": widths, **how}) not in done:
+                row: dict[str, Any] = run(name, method, data, seed, widths, how)
+                with options.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(name, seed, f"loss {row['loss']:.4f} {row['accepted']} {row['events']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

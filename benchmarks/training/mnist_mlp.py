@@ -1,0 +1,267 @@
+"""Claim: what nested iteration and gated FAS cost on MNIST, to the final loss of a tuned plain run.
+
+The network 784-1024-1024-10 (``--widths`` takes others) on real MNIST: 55,000 images to train on, validation figures on 5,000,
+test accuracy on 10,000. ``--tune`` runs plain training over `GRID` with seed 100, which no result uses; its best is `TUNED`.
+Then for each seed every method runs in turn, each with a whole schedule of its own: plain; the coarse networks alone; nested
+iteration; FAS with tau, gate and line search; and `ABLATIONS`, which change one thing of one of them. The ledger counts matching,
+transfers, tau and line searches. Seconds are processor time of one thread: the machine is shared.
+
+    NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --tune
+    NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --seeds 3 --ablations    # to benchmarks/results/mnist_mlp.jsonl
+    python benchmarks/training/mnist_mlp.py --report                                   # tables, and docs/pictures/mnist_mlp.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+import netgraph as ng
+from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.solver.problem import Problem
+from netgraph.fas.solver.solver import FAS, plain
+from netgraph.models.data.datasets import Dataset, load
+from netgraph.models.data.loader import Loader
+from netgraph.models.perceptron import mlp
+from netgraph.models.training.trainer import evaluate
+from netgraph.viz.figures.drawing import OKABE_ITO
+
+RESULTS = Path(__file__).parent.parent / "results" / "mnist_mlp.jsonl"
+PICTURE = Path(__file__).parent.parent.parent / "docs" / "pictures" / "mnist_mlp.svg"
+GRID = [
+    {"lr": lr, "batch": batch, "epochs": epochs, "schedule": schedule}
+    for lr, batch, epochs, schedule in (
+        (5e-4, 128, 4, "one-cycle"), (1e-3, 128, 4, "one-cycle"), (2e-3, 128, 4, "one-cycle"), (5e-4, 256, 4, "one-cycle"),
+        (1e-3, 256, 4, "one-cycle"), (2e-3, 256, 4, "one-cycle"), (2.5e-4, 128, 8, "one-cycle"), (5e-4, 128, 8, "one-cycle"), (1e-3, 128, 8, "one-cycle"),
+        (2e-3, 128, 8, "one-cycle"), (4e-3, 128, 8, "one-cycle"), (5e-4, 256, 8, "one-cycle"), (1e-3, 256, 8, "one-cycle"),
+        (1e-3, 128, 8, "cosine"), (1e-3, 128, 16, "one-cycle"),
+    )
+]  # fmt: skip
+TUNED = {"lr": 1e-3, "batch": 128, "epochs": 4, "schedule": "one-cycle"}
+TUNING = 100  # the seed of the grid
+COLOURS, MARKERS = (*OKABE_ITO, "black"), "ooossDD"  # of METHODS: alone, nested, FAS
+ADAMW = torch.optim.AdamW
+INF = float("inf")
+TRIED = Gate(gap=INF, tau=INF, kappa=0.0, share=INF)  # by the line search alone
+OPEN = replace(TRIED, search=())
+
+
+class Method:
+    """One way to train: how many levels, which solver, the width that is trained where it is a small network alone, and how coarse levels begin."""
+
+    def __init__(
+        self, solver: Callable[..., FAS], levels: int = 1, shrink: int = 1, *, drawn: bool = True, **hierarchy: Any
+    ) -> None:
+        self.solver, self.levels, self.shrink, self.drawn, self.hierarchy = solver, levels, shrink, drawn, hierarchy
+
+    def make(self, model: torch.nn.Module, data: Dataset) -> Any:
+        """Return a hierarchy of as many levels; of one level without matching."""
+        found = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=max(self.levels, 2), **self.hierarchy)
+        if self.drawn:
+            ng.draw(found)
+        return found if self.levels > 1 else ng.Hierarchy(found.levels[:1], found.options)
+
+
+def cycles(
+    cycle: str, share: tuple[float, ...] | None = None, *, per_level: bool = False, **options: Any
+) -> Callable[..., FAS]:
+    """Return how a multilevel solver is made for a rate and a number of epochs."""
+    return lambda **how: FAS(cycle, ADAMW, share=share, schedule_per_level=per_level, options=Options(**options), **how)
+
+
+def alone(**how: Any) -> FAS:
+    """Return ordinary training."""
+    return plain(optimizer=ADAMW, **how)
+
+
+METHODS = {
+    "plain": Method(alone),
+    "half the width alone": Method(alone, shrink=2),
+    "a quarter of the width alone": Method(alone, shrink=4),
+    "nested iteration, 2 levels": Method(cycles("kaskade", (0.3, 0.7)), 2),
+    "nested iteration, 3 levels": Method(cycles("kaskade", (0.25, 0.25, 0.5)), 3),
+    "gated FAS, V-cycles, 2 levels": Method(cycles("v"), 2),
+    "gated FAS, full, 2 levels": Method(cycles("full", (0.3, 0.7)), 2),
+}
+ABLATIONS = {
+    "nested 2: injected first weights": Method(cycles("kaskade", (0.3, 0.7)), 2, drawn=False),
+    "nested 2: no noise": Method(cycles("kaskade", (0.3, 0.7), split=Split("none")), 2),
+    "nested 2: noise on everything": Method(cycles("kaskade", (0.3, 0.7), split=Split("everything", 0.3)), 2),
+    "nested 2: gamma 1": Method(cycles("kaskade", (0.3, 0.7), split=Split(gamma=1.0)), 2),
+    "nested 2: moments reset": Method(cycles("kaskade", (0.3, 0.7), smoothing=Smoothing(moments=False)), 2),
+    "nested 2: half of the steps fine": Method(cycles("kaskade", (0.5, 0.5)), 2),
+    "nested 2: random pairs": Method(cycles("kaskade", (0.3, 0.7)), 2, coarsener="random"),
+    "nested 2: a schedule for each level": Method(cycles("kaskade", (0.3, 0.7), per_level=True), 2),
+    "V 2: whatever it costs": Method(cycles("v", gate=Gate(share=INF)), 2),
+    "V 2: no gate": Method(cycles("v", gate=TRIED), 2),
+    "V 2: no gate, no line search": Method(cycles("v", gate=OPEN), 2),
+    "V 2: no gate, moments reset": Method(cycles("v", gate=TRIED, smoothing=Smoothing(moments=False)), 2),
+    "full 2: whatever it costs": Method(cycles("full", (0.3, 0.7), gate=Gate(share=INF)), 2),
+    "full 2: no gate": Method(cycles("full", (0.3, 0.7), gate=TRIED), 2),
+    "full 2: no gate, half of the turns fine": Method(cycles("full", (0.5, 0.5), gate=TRIED), 2),
+    "additive 2: no gate": Method(cycles("additive", gate=TRIED), 2),
+    "F 3 levels: no gate": Method(cycles("f", gate=TRIED), 3),
+    "V 2: no gate, no tau": Method(cycles("v", tau=Tau("none"), gate=TRIED), 2),
+    "V 2: no gate, a tau for each minibatch": Method(cycles("v", tau=Tau("several"), gate=TRIED), 2),
+    "V 2: no gate, matched again every 20 cycles": Method(cycles("v", adapt=Adapt(rematch=20), gate=TRIED), 2),
+    "W 3 levels: no gate": Method(cycles("w", gate=TRIED), 3),
+}
+
+
+def run(
+    name: str, method: Method, data: Dataset, seed: int, widths: tuple[int, ...], how: dict[str, Any]
+) -> dict[str, Any]:
+    """Train once, and return a line of results."""
+    batch, how = how["batch"], {key: value for key, value in how.items() if key != "batch"}
+    torch.manual_seed(seed)
+    model = mlp((widths[0], *(w // method.shrink for w in widths[1:-1]), widths[-1]))
+    evaluating = 0.0
+
+    def valid(network: torch.nn.Module) -> dict[str, float]:
+        nonlocal evaluating
+        begun = time.process_time()
+        figures = evaluate(network, data, split="valid")._asdict()
+        evaluating += time.process_time() - begun
+        return figures
+
+    problem = Problem(Loader(data, batch, seed=seed), functional.cross_entropy, valid=valid)
+    begun = time.process_time()
+    hierarchy = method.make(model, data)
+    setup = time.process_time() - begun
+    begun = time.process_time()
+    solution = method.solver(seed=seed, **how).solve(hierarchy, problem, evaluations=430)
+    seconds = time.process_time() - begun
+    measured = [record for record in solution.events("evaluate") if record["level"] == 0 or method.levels == 1]
+    return {
+        "method": name, "seed": seed, "widths": widths, **how, "batch": batch,
+        "seconds": setup + seconds - evaluating, "flops": solution.flops,
+        "loss": measured[-1]["figures"]["loss"], "accuracy": measured[-1]["figures"]["accuracy"],
+        "test": evaluate(model, data).accuracy, "events": dict(Counter(record["event"] for record in solution.history)),
+        "accepted": sum(record["length"] > 0 for record in solution.events("up")),
+        "curve": [[r["flops"], r["figures"]["loss"], r["figures"]["accuracy"], r["level"]] for r in solution.events("evaluate")],
+        "ledger": solution.ledger.rows(),
+    }  # fmt: skip
+
+
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that were measured."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row for row in map(json.loads, lines) if "method" in row]
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what makes a row: one that is there is not run again."""
+    return (*(row[name] for name in ("method", "seed", "lr", "batch", "epochs", "schedule")), *row["widths"])
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """Return one line for each method and length of training: medians, spread, and costs over those of the tuned plain run."""
+    plain_runs = [row for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
+    plain_runs = [row for row in plain_runs if row["epochs"] == TUNED["epochs"]] or plain_runs
+    base = {kind: statistics.median(row[kind] for row in plain_runs) for kind in ("flops", "seconds")}
+    lines = [
+        "| method | epochs | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, epochs in dict.fromkeys((row["method"], row["epochs"]) for row in rows if row["seed"] != TUNING):
+        own = [row for row in rows if (row["method"], row["epochs"]) == (name, epochs) and row["seed"] != TUNING]
+        losses = [row["loss"] for row in own]
+        asked = sum(row["events"].get(kind, 0) for row in own for kind in ("up", "skip"))
+        taken = f"{sum(row['accepted'] for row in own)} of {asked}" if asked else ""
+        cost = {kind: statistics.median(row[kind] for row in own) / base[kind] for kind in base}
+        spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(own) > 1 else ""
+        lines.append(
+            f"| {name} | {epochs:g} | {len(own)} | {statistics.median(losses):.4f}{spread} | "
+            f"{statistics.median(row['test'] for row in own):.2%} | "
+            f"{cost['flops']:.2f} | {cost['seconds']:.2f} | {taken} |"
+        )
+    return "\n".join(lines)
+
+
+def grid_of(rows: list[dict[str, Any]]) -> str:
+    """Return one line for each run of the grid, best first."""
+    lines = ["| rate | batch | epochs | schedule | validation loss |", "|---|---|---|---|---|"]
+    for row in sorted((row for row in rows if row["seed"] == TUNING), key=lambda row: row["loss"]):
+        lines.append(f"| {row['lr']:g} | {row['batch']} | {row['epochs']:g} | {row['schedule']} | {row['loss']:.4f} |")
+    return "\n".join(lines)
+
+
+def picture(rows: list[dict[str, Any]]) -> None:
+    """Draw validation loss against FLOPs for every method but the ablations, one seed faint, the median marked."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for i, name in enumerate(n for n in METHODS if any(row["method"] == n for row in rows)):
+        own = [row for row in rows if row["method"] == name]
+        for row in own:
+            points = [(flops / 1e12, loss) for flops, loss, _, _ in row["curve"]]
+            axes.plot(*zip(*points, strict=True), color=COLOURS[i], alpha=0.35, linewidth=1)
+        ends = [(row["flops"] / 1e12, row["loss"]) for row in own]
+        axes.scatter(*zip(*ends, strict=True), color=COLOURS[i], marker=MARKERS[i], s=22, zorder=3, label=name)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="FLOPs of training (10¹²), everything counted",
+        ylabel="validation loss",
+        ylim=(0.05, 0.4),
+    )
+    axes.set_xticks([0.1, 0.3, 1, 3], labels=["0.1", "0.3", "1", "3"])
+    axes.set_yticks([0.06, 0.08, 0.1, 0.2, 0.4], labels=["0.06", "0.08", "0.1", "0.2", "0.4"])
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ablations", action="store_true", help="with the first seed, after the methods")
+    parser.add_argument("--only", nargs="*", help="methods whose names hold one of these words")
+    parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
+    parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    if options.report:
+        rows = [row for row in rows_in(options.out) if row["widths"][1:-1] == options.widths]
+        print(report(rows), grid_of(rows), sep="\n\n")
+        picture([row for row in rows if row["seed"] != TUNING])
+        return
+    torch.set_num_threads(1)
+    data, widths = load("mnist").flat(), (784, *options.widths, 10)
+    if options.tune:
+        jobs = [("plain", METHODS["plain"], TUNING, how) for how in GRID]
+    else:
+        how = {**TUNED, "epochs": options.epochs}
+        jobs = [(name, method, seed, how) for seed in range(options.seeds) for name, method in METHODS.items()]
+        jobs += [(name, method, 0, how) for name, method in ABLATIONS.items() if options.ablations]
+        jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]
+    done = {key_of(row) for row in rows_in(options.out)}
+    with options.out.open("a") as file:
+        file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
+        for name, method, seed, how in jobs:
+            if key_of({"method": name, "seed": seed, "widths": widths, **how}) in done:
+                continue
+            row = run(name, method, data, seed, widths, how)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(name, seed, f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""All other coarseners (plug-in group ``netgraph.coarseners``)."""

@@ -1,0 +1,1 @@
+"""Directions of coarsening: channels, space and depth."""

@@ -1,0 +1,211 @@
+"""Depth as a direction of coarsening: alike residual blocks merge along their chain, and one block goes for two.
+
+A chain is a path graph whose edges weigh how alike neighbouring blocks are; heavy-edge matching pairs them. With the blocks of
+a pair stacked along a dimension of their own, the maps are those of any axis (`netgraph.coarsen.transfer.transfer`)::
+
+    inject    W_c = mean of the pair's W, ends added up            prolong   W = W_c twice, ends halved
+    restrict  G_c = sum of the pair's G, ends averaged             distribute  G = G_c / 2 twice, ends copied
+
+A block's ends are what its branches are proportional to (`netgraph.analysis.residual_chains`), so that the prolonged pair does two half steps
+where the block did a whole one: x + f(x) becomes x + f(x)/2 + f(x + f(x)/2)/2. Where f is zero that is the same; else it
+differs by f'(x) f(x) / 4, of second order in f. Units inside a block are first put in the order of the first block's. Chang et al., "Multi-level residual networks from dynamical systems view",
+ICLR 2018, section 4.
+
+A chain without ends is copied: every block of a pair takes all of the coarse block as it is, and the mean goes down. The prolonged
+pair then does two whole steps, which is another function. Zou et al., "A multi-level framework for accelerating training
+transformer models", ICLR 2024, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from netgraph.analysis.residual_chains import Chain
+from netgraph.coarsen.matching.axis_graph import AxisGraph
+from netgraph.coarsen.matching.heavy_edge import augmented_matching
+from netgraph.coarsen.transfer.transfer import HALVES, Transfer
+from netgraph.errors import NetgraphError
+
+BY = ("split", "copy")  # how a block becomes several: ends shared out, or all of it copied
+Orders = dict[str, dict[int, NDArray[np.int64]]]  # by parameter and dimension: the unit that comes to each place
+
+
+@dataclass(frozen=True, eq=False)
+class Shortening:
+    """A chain and which of its blocks merge; a coarse block has the name of the first of its aggregate.
+
+    Parameters
+    ----------
+    chain : Chain
+    transfer : Transfer
+        From blocks to coarse blocks; aggregates are runs of neighbours.
+    orders : dict of str to dict of int to int array
+        In which order units inside a block answer to those of the first of its aggregate (`netgraph.coarsen.directions.block_alignment`);
+        parameters that are not there are numbered alike.
+    """
+
+    chain: Chain
+    transfer: Transfer
+    orders: Orders = field(default_factory=dict)
+
+    @cached_property
+    def kept(self) -> tuple[str, ...]:
+        """The blocks that give coarse blocks their names."""
+        _, first = np.unique(self.transfer.aggregates, return_index=True)
+        return tuple(self.chain.blocks[i] for i in first)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The blocks that the coarse network has not."""
+        return tuple(block for block in self.chain.blocks if block not in self.kept)
+
+    def members(self, kept: str) -> tuple[str, ...]:
+        """Return the blocks of the aggregate that has a block's name."""
+        mine = self.transfer.aggregates[self.chain.blocks.index(kept)]
+        return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == mine))
+
+
+def check_by(by: str) -> None:
+    """Raise `NetgraphError` where blocks are to become several in a way that there is not."""
+    if by not in BY:
+        raise NetgraphError(f"blocks become several by {' or '.join(BY)}, not by {by!r}; give one of these")
+
+
+def shortened(
+    chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: int = 0, by: str = "split"
+) -> Shortening | None:
+    """Return which blocks of a chain merge, None where none do.
+
+    Parameters
+    ----------
+    chain : Chain
+    state : dict of str to Tensor
+        Parameters of the network.
+    ratio : float
+        Share of blocks that stay.
+    seed : int
+        Orders pairs that are equally alike.
+    by : str
+        How a coarse block becomes several again: ``split`` shares its ends out, ``copy`` copies all of it, as for a chain without
+        ends.
+    """
+    n = len(chain.blocks)
+    n_coarse = math.ceil(n * ratio)
+    if n_coarse >= n:
+        return None
+    aggregates = augmented_matching(block_graph(chain, state), n_coarse, seed=seed)
+    _, first, along = np.unique(aggregates, return_index=True, return_inverse=True)
+    chain = replace(chain, ends=frozenset()) if by == "copy" else chain
+    return Shortening(chain, Transfer(np.argsort(np.argsort(first))[along]))
+
+
+def block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
+    """Return the path graph of a chain's blocks: an edge weighs (1 + cosine of all their parameters) / 2."""
+    floating = [name for name in chain.names if state[f"{chain.name}.{name}"].is_floating_point()]
+    units = torch.stack(
+        [torch.cat([state[f"{block}.{name}"].flatten().double() for name in floating]) for block in chain.blocks]
+    )
+    cosines = torch.nn.functional.cosine_similarity(units[1:], units[:-1]).numpy()
+    weights = np.clip((1 + cosines) / 2, 1e-12, 1.0)
+    adjacency = sparse.diags_array([weights, weights], offsets=[1, -1], format="csr")
+    return AxisGraph(chain.name, sparse.csr_array(adjacency), np.ones(len(chain.blocks)))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Parameters of the blocks of one aggregate: the coarse one has the first one's name."""
+
+    members: tuple[str, ...]
+    is_end: bool
+
+
+class Shorter:
+    """The maps between a network and the one with shorter chains; parameters outside chains stay themselves.
+
+    A family of which a vector has not all members is left out.
+
+    Parameters
+    ----------
+    steps : iterable of Shortening
+    """
+
+    def __init__(self, steps: Iterable[Shortening]) -> None:
+        self.families: dict[str, Family] = {}  # by the name of every member
+        self.orders: Orders = {}
+        for step in steps:
+            self.orders |= step.orders
+            for name in step.chain.names:
+                column = np.array(step.chain.family(name))
+                for i in range(step.transfer.n_coarse):
+                    members = tuple(column[step.transfer.aggregates == i].tolist())
+                    family = Family(members, name in step.chain.ends)
+                    self.families |= dict.fromkeys(members, family)
+
+    def family(self, name: str) -> tuple[str, ...]:
+        """Return the fine parameters that a coarse one stands for."""
+        return self.families[name].members if name in self.families else (name,)
+
+    def inject(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take parameters down: averaged, ends added up."""
+        return self._down(state, ends=False)
+
+    def prolong(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take corrections up: copied, ends shared out."""
+        return self._up(state, ends=True)
+
+    def restrict(self, state: Mapping[str, Tensor], *, squared: bool = False) -> dict[str, Tensor]:
+        """Take gradients down: the transpose of `prolong`; ``squared`` takes second moments."""
+        return self._down(state, ends=True, power=2 if squared else 1)
+
+    def distribute(self, state: Mapping[str, Tensor], *, squared: bool = False) -> dict[str, Tensor]:
+        """Take gradient-like state up: the transpose of `inject`; ``squared`` takes second moments."""
+        return self._up(state, ends=False, power=2 if squared else 1)
+
+    def zero_sum(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return zeros: blocks of a pair read different inputs, so that they part by themselves."""
+        return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+
+    def _down(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
+        """Add families up; ends alone are divided by their size, or all others are."""
+        out: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            family = self.families.get(name)
+            if family is None or len(family.members) == 1:
+                out[name] = tensor.clone()
+            elif name == family.members[0] and all(member in state for member in family.members):
+                parts = [_turned(state[member], self.orders.get(member, {})) for member in family.members]
+                divisor = len(parts) ** power if family.is_end == ends else 1
+                out[name] = _total(parts, divisor) if tensor.is_floating_point() else tensor.clone()
+        return out
+
+    def _up(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            family = self.families.get(name)
+            members = self.family(name)
+            shared = family is not None and family.is_end == ends and tensor.is_floating_point() and len(members) > 1
+            part = tensor / len(members) ** power if shared else tensor
+            out |= {member: _turned(part, self.orders.get(member, {}), back=True) for member in members}
+        return out
+
+
+def _turned(tensor: Tensor, orders: Mapping[int, NDArray[np.int64]], *, back: bool = False) -> Tensor:
+    """Return a tensor of its own with dimensions in another order, or in their own again."""
+    for dim, order in orders.items():
+        tensor = tensor.index_select(dim, torch.as_tensor(np.argsort(order) if back else order, device=tensor.device))
+    return tensor if orders else tensor.clone()
+
+
+def _total(parts: Sequence[Tensor], divisor: int) -> Tensor:
+    """Add up, halves in single precision, and divide."""
+    wide = torch.float32 if parts[0].dtype in HALVES else parts[0].dtype
+    return (torch.stack(tuple(parts)).to(wide).sum(0) / divisor).to(parts[0].dtype)

@@ -1,0 +1,1 @@
+"""Hierarchies of levels: building, reporting, saving."""

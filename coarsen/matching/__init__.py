@@ -1,0 +1,1 @@
+"""Heavy-edge matching and its kernels."""

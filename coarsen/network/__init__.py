@@ -1,0 +1,1 @@
+"""The coarse network, and the oracles that judge it."""

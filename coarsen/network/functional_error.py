@@ -1,0 +1,94 @@
+"""The functional error: how far a coarse network's outputs are from the fine one's on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.coarsen.network.head_alignment import in_one_basis
+from netgraph.coarsen.network.oracles import tensors_of
+from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.recording.graph_module import GraphNetwork
+from netgraph.recording.recorder import plain_attention
+from netgraph.tracing.unit_spec import UnitSpec
+from netgraph.utils.module_state import set_mode
+from netgraph.utils.pytree import normalise_example, structure_of, unflatten
+
+
+def batches_of(data: Any, size: int) -> list[Any]:
+    """Cut inputs, nested as an example, into batches along their first dimension."""
+    leaves: list[Tensor] = []
+    structure = structure_of(normalise_example(data), leaves)
+    pieces = zip(*(leaf.split(size) for leaf in leaves), strict=True)
+    nested = [unflatten(structure, list(piece)) for piece in pieces]
+    return [kwargs if kwargs else args for args, kwargs in nested]
+
+
+def outputs(network: nn.Module, batches: Sequence[Any]) -> list[list[Tensor]]:
+    """Return the tensors of a network's results in evaluation mode, batch by batch."""
+    training = network.training
+    set_mode(network, training=False)
+    try:
+        with torch.no_grad(), plain_attention():
+            return [tensors_of(_called(network, batch)) for batch in batches]
+    finally:
+        set_mode(network, training=training)
+
+
+def _called(network: nn.Module, batch: Any) -> Any:
+    args, kwargs = normalise_example(batch)
+    return network(*args, **kwargs)
+
+
+def function_error(wanted: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> float:
+    """Return |found - wanted| / |wanted| over all floating outputs of all batches (2-norms); infinite if not finite."""
+    pairs = [(a.double(), b.double()) for x, y in zip(wanted, found, strict=True) for a, b in zip(x, y, strict=True)]
+    off = sum(float((a - b).square().sum()) for a, b in pairs)
+    error = (off / max(sum(float(a.square().sum()) for a, _ in pairs), 1e-300)) ** 0.5
+    return float(error) if error == error else float("inf")
+
+
+@dataclass(frozen=True)
+class FunctionError:
+    """Judges one axis' transfer by what it does to the outputs, all other axes as they are on this level.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The finest network.
+    spec : UnitSpec
+        Of it.
+    whole : dict of str to Transfer
+        From its units to this level's.
+    batches : list
+        Calibration data.
+    wanted : list of list of Tensor
+        What the finest network answers.
+    mend : callable ``(model, transfers, network) -> None``, optional
+        Repairs the network before it is judged.
+    rotating : container of str
+        Axes whose heads are brought to one basis before they merge.
+    """
+
+    model: nn.Module
+    spec: UnitSpec
+    whole: Mapping[str, Transfer]
+    batches: Sequence[Any]
+    wanted: Sequence[Sequence[Tensor]]
+    mend: Callable[[nn.Module, Mapping[str, Transfer], GraphNetwork], Any] | None = None
+    rotating: Container[str] = ()
+
+    def __call__(self, axis: str, transfer: Transfer) -> float:
+        """Return the relative error of the network in which this axis alone is smaller."""
+        step = self.whole[axis].compose(transfer) if axis in self.whole else transfer
+        transfers = {**self.whole, axis: step}
+        model = in_one_basis(self.model, self.spec, {axis: step}, self.rotating)
+        network = coarse_network(model, self.spec, transfers).eval()
+        if self.mend is not None:
+            self.mend(model, transfers, network)
+        return function_error(self.wanted, outputs(network, self.batches))

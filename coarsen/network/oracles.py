@@ -1,0 +1,282 @@
+"""Oracles: does a coarse network compute what it should? For any model, on the user's own machine.
+
+*Duplicate unit*: parameters are prolonged from coarse ones, so that merged units are alike; the coarse network must
+give the network's own outputs. *Dead unit*: a unit's weights are zero; the network without it must give the same.
+Both compare the network's own forward with ours. Shapes that fit are no proof.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from netgraph.coarsen.network.probe_weights import telling_state
+from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.coarsen.partition.target_size import n_coarse_for
+from netgraph.coarsen.transfer.parameter_maps import inject, prolong
+from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.errors import NetgraphError
+from netgraph.recording.graph_module import GraphNetwork
+from netgraph.recording.recorder import as_it_was, plain_attention
+from netgraph.tracing.unit_spec import Axis, UnitSpec
+from netgraph.utils.module_state import set_mode, with_state
+from netgraph.utils.pytree import normalise_example, structure_of, unflatten
+
+Progress = Callable[[str, int, int], None]
+DOUBLE = 300_000_000  # networks of more numbers are compared in their own precision
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an oracle found.
+
+    Parameters
+    ----------
+    oracle : str
+        ``duplicate`` or ``dead``.
+    axes : tuple of str
+    error : float or None
+        Largest relative difference of outputs (2-norm); None where the oracle does not apply.
+    note : str
+        Why it does not apply.
+    """
+
+    oracle: str
+    axes: tuple[str, ...]
+    error: float | None
+    note: str = ""
+
+
+def duplicate_units(
+    model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
+) -> Verdict:
+    """Clone units in random pairs, merge them back, and compare outputs and parameters.
+
+    Parameters
+    ----------
+    double : bool
+        Compare in double precision where the network runs in it, so that a wrong rule is not taken for roundoff, nor
+        roundoff for a wrong rule; else in the network's own.
+    """
+    random = np.random.default_rng(seed)
+    transfers = {}
+    for axis in axes:
+        k = n_coarse_for(axis, 0.5)
+        if k < axis.size:
+            transfers[axis.name] = Transfer(random.permutation(np.arange(axis.size) % k))
+    names = tuple(transfers)
+    if not transfers:
+        return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
+    error = _difference(model, spec, transfers, example, seed, double)
+    note = "the network's own outputs are not numbers on this example" if error is None else ""
+    return Verdict("duplicate", names, error, note)
+
+
+def dead_units(
+    model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
+) -> Verdict:
+    """Zero one unit of each axis, leave it out, and compare outputs; parameters as of `duplicate_units`."""
+    random = np.random.default_rng(seed)
+    axes = list(axes)
+    able = [axis for axis in axes if axis.equal is None and axis.size > 1]
+    if not able:
+        why = next((axis.equal for axis in axes if axis.equal), "one unit")
+        return Verdict("dead", tuple(a.name for a in axes), None, f"a zero unit still counts: {why}")
+    transfers = {}
+    for axis in able:
+        kept = np.delete(np.arange(axis.size), random.integers(axis.size))
+        transfers[axis.name] = Transfer.selection(kept, axis.size)
+    error = _difference(model, spec, transfers, example, seed, double)
+    if error is None:
+        return Verdict(
+            "dead", tuple(transfers), None, "the network itself is not finite with a zero unit (it divides by its norm)"
+        )
+    return Verdict("dead", tuple(transfers), error)
+
+
+def verify(
+    model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0, progress: Progress | None = None
+) -> list[Verdict]:
+    """Run both oracles on every axis of a network by itself, and on all at once.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    spec : UnitSpec
+    example : Tensor, tuple or dict
+    seed : int
+    progress : callable (axis, done, total), optional
+        Told before the oracles of an axis.
+
+    Returns
+    -------
+    list of Verdict
+    """
+    verdicts = []
+    tried = [*([axis] for axis in spec.free), spec.free]
+    for done, axes in enumerate(tried):
+        if progress is not None:
+            progress(axes[0].name if len(axes) == 1 else "all", done, len(tried))
+        verdicts += [oracle(model, spec, example, axes, seed=seed) for oracle in (duplicate_units, dead_units)]
+    return verdicts
+
+
+def _difference(
+    model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int, double: bool
+) -> float | None:
+    """Return the largest relative difference; None where the network's own outputs are not numbers."""
+    training = model.training
+    set_mode(model, training=False)
+    state = telling_state(model, example, seed)
+    try:
+        if double and sum(t.numel() for t in state.values()) < DOUBLE:
+            try:
+                return _compared(
+                    model, spec, transfers, as_double(example), {n: as_double(t) for n, t in state.items()}, seed
+                )
+            except (RuntimeError, NetgraphError):  # a cast inside the network meets double weights; judged below
+                pass
+        return _compared(model, spec, transfers, example, state, seed)
+    finally:
+        set_mode(model, training=training)
+
+
+def as_double(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(as_double(v) for v in value)
+    return {k: as_double(v) for k, v in value.items()} if hasattr(value, "items") else value
+
+
+def _compared(
+    model: nn.Module,
+    spec: UnitSpec,
+    transfers: Mapping[str, Transfer],
+    example: Any,
+    state: Mapping[str, Tensor],
+    seed: int,
+) -> float | None:
+    coarse = inject(spec, transfers, state)
+    fine = prolong(spec, transfers, coarse)
+    network = coarse_network(model, spec, transfers, state=coarse).eval()
+    args, kwargs = normalise_example(example)
+    with torch.no_grad(), seeded(seed), as_it_was(model), with_state(model, fine), plain_attention():
+        expected = model(*args, **kwargs)
+    with seeded(seed):
+        found = run_coarse(network, example)
+    if any(bool(torch.isnan(t).any()) for t in tensors_of(expected) if t.is_floating_point()):
+        return None
+    again = inject(spec, transfers, fine)
+    drift = max((relative_error(coarse[name], again[name]) for name in coarse), default=0.0)
+    return max(relative_error_of(expected, found), drift)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw the same random numbers in every block, and leave the generator as it was."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def relative_error(expected: Tensor, found: Tensor) -> float:
+    """Return ``|found - expected| / |expected|`` (2-norms); infinite where only one is finite."""
+    a, b = (t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in (expected, found))
+    mask = torch.isfinite(a)
+    if not torch.equal(mask, torch.isfinite(b)):
+        return float("inf")
+    a, b = a[mask], b[mask]
+    return float((a - b).norm() / a.norm().clamp_min(1e-30)) if a.numel() and float((a - b).norm()) else 0.0
+
+
+def relative_error_of(expected: Any, found: Any) -> float:
+    """Return the largest relative error over the tensors of two results; infinite where they differ in number or shape."""
+    a, b = tensors_of(expected), tensors_of(found)
+    if not a or [t.shape for t in a] != [t.shape for t in b]:
+        return float("inf")
+    return max(relative_error(x, y) for x, y in zip(a, b, strict=True))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors of a result, in the order in which a recording has them."""
+    leaves: list[Tensor] = []
+    structure_of(value, leaves, drop_unknown=True)
+    return leaves
+
+
+def verify_level(coarse: GraphNetwork, example: Any) -> None:
+    """Run a coarse network on the example: no network is handed out that has not run.
+
+    One row is enough where all inputs have one batch, whose size is free; where one row does not run, the whole example must.
+
+    Raises
+    ------
+    NetgraphError
+        It does not run: a rule of netgraph is wrong.
+    """
+    training = coarse.training
+    coarse.eval()
+    try:
+        row = first_row(example)
+        if row is not example:
+            with contextlib.suppress(NetgraphError):
+                run_coarse(coarse, row)
+                return
+        run_coarse(coarse, example)
+    finally:
+        coarse.train(training)
+
+
+def blame_example(model: nn.Module, example: Any) -> None:
+    """Run the network itself where its coarse one did not run: a wrong example is no wrong rule.
+
+    Raises
+    ------
+    NetgraphError
+        The network does not run on the example either.
+    """
+    args, kwargs = normalise_example(example)
+    try:
+        with torch.no_grad(), as_it_was(model):
+            model(*args, **kwargs)
+    except Exception as error:  # operators raise many kinds
+        raise NetgraphError(
+            f"the network itself does not run on the example ({type(error).__name__}: {str(error)[:200]}); give inputs of "
+            "the shapes and types that it takes, as in --input 2x3x224x224 or ids=2x16:int64"
+        ) from error
+
+
+def first_row(example: Any) -> Any:
+    """Return the first row of every tensor of an example, the example itself where tensors differ in their number of rows."""
+    leaves: list[Tensor] = []
+    structure = structure_of(normalise_example(example), leaves)
+    rows = {leaf.shape[0] if leaf.ndim > 1 else 0 for leaf in leaves}
+    if len(rows) != 1 or rows.pop() < 2:
+        return example
+    args, kwargs = unflatten(structure, [leaf[:1] for leaf in leaves])
+    return kwargs if kwargs else args
+
+
+def run_coarse(coarse: GraphNetwork, example: Any) -> Any:
+    """Return a coarse network's result; what an operator says of sizes that do not fit becomes a `NetgraphError`."""
+    args, kwargs = normalise_example(example)
+    try:
+        with torch.no_grad():
+            return coarse(*args, **kwargs)
+    except NetgraphError:
+        raise
+    except Exception as error:  # operators raise many kinds
+        raise NetgraphError(
+            f"the coarse network does not run ({type(error).__name__}: {str(error)[:200]}); a rule of netgraph is wrong: "
+            "please report the network, and --keep the axis meanwhile"
+        ) from error

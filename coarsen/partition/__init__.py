@@ -1,0 +1,1 @@
+"""The contract of a coarsener, and machinery that coarseners share."""

@@ -1,0 +1,78 @@
+"""Eigenvectors of a graph's Laplacians: dense for small graphs, by Lanczos' method for large ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+DENSE = 2048  # vertices up to which the matrix is decomposed as a dense one
+Floats = NDArray[Any]
+
+
+def laplacian(adjacency: sparse.csr_array) -> sparse.csr_array:
+    """Return ``D - A`` in double precision."""
+    a = adjacency.astype(np.float64)
+    return sparse.csr_array(sparse.diags_array(np.asarray(a.sum(axis=1))) - a)
+
+
+def normalised(adjacency: sparse.csr_array) -> sparse.csr_array:
+    """Return ``D^-1/2 A D^-1/2``, whose last eigenvectors are the first ones of the normalised Laplacian."""
+    degree = np.asarray(adjacency.sum(axis=1), dtype=np.float64)
+    half = sparse.diags_array(1 / np.sqrt(np.where(degree > 0, degree, 1)))
+    return sparse.csr_array(half @ adjacency @ half)
+
+
+def slowest(adjacency: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
+    """Return the Laplacian's first eigenpairs of positive eigenvalue.
+
+    Parameters
+    ----------
+    adjacency : csr_array of shape (n, n)
+    number : int
+        How many; there may be fewer.
+    seed : int
+        Of the eigensolver's first vector.
+
+    Returns
+    -------
+    values : array of shape (number,)
+        Rising.
+    vectors : array of shape (n, number)
+    """
+    zeros = n_components(adjacency)  # one constant signal for each
+    values, vectors = smallest(laplacian(adjacency), zeros + number, seed=seed)
+    return values[zeros:], vectors[:, zeros:]
+
+
+def n_components(adjacency: sparse.csr_array) -> int:
+    """Return into how many pieces a graph falls."""
+    from scipy.sparse.csgraph import connected_components
+
+    return int(connected_components(adjacency, directed=False)[0])
+
+
+def smallest(matrix: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
+    """Return the eigenpairs of the smallest eigenvalues, rising, of a Laplacian ``L`` or of some ``Q' L Q``."""
+    n = matrix.shape[0]
+    top = float(np.abs(matrix).sum(axis=1).max(initial=0))  # no eigenvalue is larger (Gershgorin)
+    values, vectors = largest(sparse.csr_array(top * sparse.eye_array(n) - matrix), min(number, n), seed=seed)
+    return (top - values)[::-1], vectors[:, ::-1]
+
+
+def largest(matrix: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
+    """Return the eigenpairs of the largest eigenvalues of a symmetric matrix, rising: (number,) and (n, number)."""
+    from scipy.linalg import eigh
+    from scipy.sparse.linalg import eigsh
+    from threadpoolctl import threadpool_limits
+
+    n = matrix.shape[0]
+    with threadpool_limits(1):  # threads round otherwise, and what is made of the vectors would follow
+        if n <= DENSE or number >= n // 2:
+            values, vectors = eigh(matrix.toarray(), subset_by_index=[n - number, n - 1])
+        else:
+            values, vectors = eigsh(matrix, number, which="LA", v0=np.random.default_rng(seed).normal(size=n))
+    order = np.argsort(values)
+    return values[order], vectors[:, order]

@@ -1,0 +1,1 @@
+"""Repair of the function after merging."""

@@ -1,0 +1,60 @@
+"""Repair without data: give a merged unit back the variance that averaging unlike members took from it.
+
+The mean of m members has the share r = |mean w|² / mean |w|² of their variance, as if their inputs were white: for
+members of one length and mean correlation c that is (1 + (m - 1) c) / m, the estimate of Wang et al., "Forget the data
+and fine-tuning! Just fold the network to compress", ICLR 2025, section 4 (Fold-AR). Where a batch norm follows, units
+are merged in its scale (`netgraph.coarsen.repair.batch_norm`) and its variance is multiplied by r; elsewhere weights and bias are divided by sqrt(r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.coarsen.network.rewrite import traced_state
+from netgraph.coarsen.repair.batch_norm import by_row, fold
+from netgraph.coarsen.repair.relu_scale import merge_scaled
+from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.recording.graph_module import GraphNetwork
+from netgraph.tracing.layers import layers
+from netgraph.tracing.unit_spec import UnitSpec
+
+
+def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork) -> None:
+    """Rescale a coarse network in place; ``transfers`` lead to it from the ``spec`` of ``model``.
+
+    Axes with products, with aggregates of one size (a norm over units restores their variance itself) or of layers
+    whose weights something else reads too are left alone.
+    """
+    state, small = traced_state(model), coarse.tensors()
+    gains = fold(model, spec, transfers, coarse)
+    entries = merge_scaled(model, spec, transfers, coarse)
+    with torch.no_grad():
+        for layer in layers(spec):
+            transfer = transfers.get(layer.axis)
+            if transfer is None or spec.axes[layer.axis].equal is not None:
+                continue
+            rows = state[layer.weight].flatten(1)
+            if layer.weight in gains:
+                rows = by_row(gains[layer.weight][0], rows)
+            r = variance_share(rows, transfer, entries.get(layer.axis))
+            if layer.norm is not None:
+                small[layer.norm[3]].mul_(r.to(small[layer.norm[3]]))
+                continue
+            for name in filter(None, (layer.weight, layer.bias)):
+                small[name].div_(r.sqrt().to(small[name]).reshape(-1, *[1] * (small[name].ndim - 1)))
+
+
+def variance_share(rows: Tensor, transfer: Transfer, entries: Tensor | None = None) -> Tensor:
+    """Return r for each aggregate, (k,), of units with the weights ``rows`` (n, d); 1 where they are all zero.
+
+    ``entries`` (n,) are those of a weighted P; without, they are ones.
+    """
+    rows = rows.double()
+    p = torch.ones_like(rows[:, 0]) if entries is None else entries
+    square = transfer.average(p.square(), 0)
+    mean = transfer.average(by_row(p, rows), 0).square().sum(1) / square.clamp_min(1e-300)
+    members = transfer.average(rows.square().sum(1), 0)
+    return torch.where(members > 0, (mean / members.clamp_min(1e-300)).clamp_min(1e-3), torch.ones_like(mean))

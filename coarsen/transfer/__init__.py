@@ -1,0 +1,1 @@
+"""Sparse transfers P and R, and the maps of whole networks between levels."""

@@ -1,0 +1,1 @@
+"""A level in the user's own class."""

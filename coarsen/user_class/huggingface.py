@@ -1,0 +1,96 @@
+"""A coarse network of Hugging Face transformers: the same class, from a config with smaller numbers.
+
+Its class is made from its config, so a copy with smaller parameters would not survive being saved. Numbers of the
+config that count something of the network become candidates; a network made on shapes alone tells which of them fit.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from netgraph.coarsen.user_class.module_attributes import recounted
+from netgraph.coarsen.user_class.size_candidates import Sizes, recounts
+from netgraph.errors import OwnClassError
+from netgraph.io.huggingface import on_shapes
+
+WIDTHS = re.compile(r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv")
+TRIES = 256
+
+
+def is_pretrained(model: nn.Module) -> bool:
+    """Tell whether a network is made from a config and saves itself with it."""
+    return hasattr(model, "config") and hasattr(model, "save_pretrained") and hasattr(type(model), "config_class")
+
+
+def from_config(model: Any, state: Mapping[str, Tensor], sizes: Sizes) -> Iterator[nn.Module]:
+    """Yield networks of smaller configs that hold a coarse state, the likeliest first.
+
+    Raises
+    ------
+    OwnClassError
+        No config makes a network of these shapes.
+    """
+    misfits, fits = [], 0
+    for config in itertools.islice(_configs(model.config, sizes), TRIES):
+        misfit = _misfit(type(model), config, model, state)
+        if misfit is None:
+            fits += 1
+            yield _filled(type(model)(copy.deepcopy(config)), model, state)
+        else:
+            misfits.append(misfit)
+    if not fits:
+        raise OwnClassError(
+            f"no config makes a network of its shapes ({misfits[0]}); layers that shrink alike can be made: give one ratio, "
+            "and keep= the axes that a config has no number for"
+        )
+
+
+def _configs(config: Any, sizes: Sizes) -> Iterator[Any]:
+    """Yield configs with every choice of numbers changed, most of them changed first."""
+    counts = sizes.counts("")
+    options: dict[str, list[Any]] = {}
+    for name, value in vars(config).items():
+        if name.startswith("_") or not WIDTHS.search(name):
+            continue
+        others = recounts(name, value, counts) if type(value) is int else [recounted(name, value, counts)]
+        if any(v != value for v in others):
+            options[name] = [*(v for v in others if v != value), value]
+    for values in itertools.product(*options.values()):
+        changed = copy.deepcopy(config)
+        for name, value in zip(options, values, strict=True):
+            setattr(changed, name, value)
+        yield changed
+
+
+def _misfit(cls: Any, config: Any, model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """Say what of a config's network does not fit; nothing but shapes is made."""
+    try:
+        shapes = {name: t.shape for name, t in on_shapes(cls, config).state_dict().items()}
+    except Exception as error:  # a config's own checks
+        return f"{type(error).__name__}: {str(error)[:120]}"
+    for name in model.state_dict():
+        wanted = state[name].shape if name in state else None
+        if wanted is not None and shapes.get(name) != wanted:
+            return f"{name} is {tuple(shapes.get(name, ()))} there and {tuple(wanted)} here"
+    return None
+
+
+def _filled(own: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load a coarse state, and be of the fine network's device, precision and frozen parameters."""
+    fine = dict(model.named_parameters())
+    first = next(iter(fine.values()))
+    own = own.to(device=first.device, dtype=first.dtype)
+    missing, unexpected = own.load_state_dict({n: state[n] for n in own.state_dict() if n in state}, strict=False)
+    ties = {id(own.get_parameter(n)) for n in state if n in fine}
+    lost = [n for n in missing if n in fine or id(own.state_dict(keep_vars=True)[n]) not in ties]
+    if lost or unexpected:
+        raise OwnClassError(f"its class has {', '.join([*lost, *unexpected][:3])}, which the coarse network has not")
+    for name, parameter in own.named_parameters():
+        parameter.requires_grad_(name not in fine or fine[name].requires_grad)
+    return own

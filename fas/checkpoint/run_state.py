@@ -1,0 +1,193 @@
+"""A run as tensors and a document for JSON, and back: everything that changes while it trains.
+
+It holds between two optimizer steps, in the middle of a cycle too. Tensors have names like paths: ``1/x/fc1.weight`` is
+that weight on level 1, ``1/moments/exp_avg/fc1.weight`` its first moment there, ``1/rhs/0/fc1.weight`` its right-hand side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.errors import NetgraphError
+from netgraph.fas.checkpoint.memory_layout import laid_out, layouts_of
+from netgraph.fas.levels.grid import Grid
+from netgraph.fas.levels.maps import HierarchyMaps, live_state
+from netgraph.fas.levels.moments import Moments, moments_of, set_moments
+from netgraph.fas.levels.rematch import aggregates_of, remade
+from netgraph.fas.levels.tau import FIGURES, Descent
+from netgraph.fas.levels.vectors import assign
+from netgraph.fas.solver.adaptive import Account, Rest, Steering
+from netgraph.fas.solver.cycles import Visit
+from netgraph.fas.solver.run import Run
+from netgraph.utils.pytree import structure_of, unflatten, without_classes
+from netgraph.utils.random_state import random_state
+
+COUNTERS = ("top", "at", "done", "steps", "cycles", "refused", "losses", "notes")
+Tensors = dict[str, Tensor]
+
+
+def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
+    """Return what a run is, live: write it down before the next step.
+
+    Raises
+    ------
+    NetgraphError
+        A minibatch or an optimizer holds something that is neither tensor, number nor text.
+    """
+    tensors: Tensors = {}
+    document: dict[str, Any] = {name: getattr(run, name) for name in COUNTERS}
+    document["instead"] = None if run.instead is None else list(run.instead)
+    document["rests"] = {str(level): vars(rest) for level, rest in run.rests.items()}
+    document["steering"] = {name: str(value) for name, value in vars(run.steering).items()}  # may be no number yet
+    document["account"] = vars(run.account)
+    document["descents"] = {str(i): _descent(found, f"{i}/direction", tensors) for i, found in run.descents.items()}
+    document["schedules"] = [schedule.state_dict() for schedule in run.schedules]
+    document["stream"] = _stream(run, tensors)
+    document["ledger"] = run.ledger.state_dict()
+    document["grids"] = [_grid(grid, str(level), tensors) for level, grid in enumerate(run.grids)]
+    if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
+        for level, found in enumerate(aggregates_of(run.maps)):
+            tensors |= _under(f"aggregates/{level}", found)
+    if run.mean is not None:
+        tensors |= _under("mean", live_state(run.mean))
+    tensors |= _under("before", run.before)
+    tensors |= _under("random", random_state())
+    # a long history would be too long for a document
+    tensors["history"] = torch.frombuffer(
+        bytearray(json.dumps(run.history, default=_plain).encode()), dtype=torch.uint8
+    )
+    document["layouts"] = layouts_of(tensors)
+    return tensors, document
+
+
+def set_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Make a run that has not begun what another was."""
+    tensors = laid_out(tensors, document["layouts"])
+    for name in COUNTERS:
+        setattr(run, name, document[name])
+    if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
+        aggregates = [under(f"aggregates/{level}", tensors) for level in range(len(run.grids))]
+        run.take_maps(remade(run.maps, aggregates))
+    run.instead = None if document["instead"] is None else Visit(*document["instead"])
+    run.rests = {int(level): Rest(**rest) for level, rest in document["rests"].items()}
+    run.steering = Steering(**{name: float(value) for name, value in document["steering"].items()})
+    run.account = Account(**document["account"])
+    for level, (grid, known) in enumerate(zip(run.grids, document["grids"], strict=True)):
+        _set_grid(grid, str(level), tensors, known)
+    run.descents = {
+        int(level): Descent(run.grids[int(level) + 1].rhs, direction=_placed_under(f"{level}/direction", tensors, run.grids[int(level)].model), **figures)
+        for level, figures in document["descents"].items()
+    }  # fmt: skip
+    for schedule, known in zip(run.schedules, document["schedules"], strict=True):
+        schedule.load_state_dict(known)
+    own = {key: list(under(f"stream/{key}", tensors).values()) for key in ("began", "now")}
+    run.stream.load_state_dict({**document["stream"], **own})
+    run.ledger.load_state_dict(document["ledger"])
+    run.history[:] = json.loads(bytes(tensors["history"].tolist()))
+    if run.mean is not None:
+        assign(live_state(run.mean), under("mean", tensors))
+    run.before = _placed_under("before", tensors, run.grids[0].model)
+    run.rng = under("random", tensors)
+
+
+def under(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Return the tensors below a path by the rest of their names."""
+    return {name[len(path) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{path}/")}
+
+
+def _under(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    return {f"{path}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _placed_under(path: str, tensors: Mapping[str, Tensor], model: nn.Module) -> Tensors:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    return {name: tensor.to(device) for name, tensor in under(path, tensors).items()}
+
+
+def _descent(found: Descent, path: str, tensors: Tensors) -> dict[str, float]:
+    """The right-hand sides of a descent are those of the coarser grid."""
+    tensors |= _under(path, found.direction)
+    return {name: getattr(found, name) for name in FIGURES}
+
+
+def _stream(run: Run, tensors: Tensors) -> dict[str, int]:
+    known = run.stream.state_dict()
+    for key in ("began", "now"):
+        tensors |= {f"stream/{key}/{i}": state for i, state in enumerate(known.pop(key))}
+    return known
+
+
+def _grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
+    tensors |= _under(f"{path}/x", live_state(grid.model))
+    tensors |= _under(f"{path}/injected", grid.injected)
+    for i, b in enumerate(grid.rhs):
+        tensors |= _under(f"{path}/rhs/{i}", b)
+    known: dict[str, Any] = {"turns": grid.turns, "rhs": len(grid.rhs)}
+    known["moments"] = _moments(moments_of(grid.smoother), f"{path}/moments", tensors)
+    known["groups"] = [_numbers(group) for group in grid.smoother.optimizer.param_groups]
+    leaves: list[Tensor] = []
+    known["common"] = without_classes(structure_of(list(grid.common), leaves))
+    tensors |= {f"{path}/common/{i}": leaf for i, leaf in enumerate(leaves)}
+    return known
+
+
+def _set_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> None:
+    assign(live_state(grid.model), under(f"{path}/x", tensors))
+    grid.injected = _placed_under(f"{path}/injected", tensors, grid.model)
+    grid.rhs = [_placed_under(f"{path}/rhs/{i}", tensors, grid.model) for i in range(known["rhs"])]
+    grid.turns = known["turns"]
+    set_moments(grid.smoother, _known_moments(f"{path}/moments", tensors, known["moments"], grid))
+    for group, numbers in zip(grid.smoother.optimizer.param_groups, known["groups"], strict=True):
+        group.update({key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()})
+    leaves = list(_placed_under(f"{path}/common", tensors, grid.model).items())
+    grid.common = unflatten(known["common"], [leaf for _, leaf in sorted(leaves, key=lambda pair: int(pair[0]))])
+
+
+def _moments(moments: Moments, path: str, tensors: Tensors) -> dict[str, dict[str, Any]]:
+    """Write tensors among the moments under a path, and return the numbers among them by kind and name."""
+    numbers: dict[str, dict[str, Any]] = {}
+    for kind, vector in moments.items():
+        numbers[kind] = {}
+        for name, value in vector.items():
+            if isinstance(value, Tensor):
+                tensors[f"{path}/{kind}/{name}"] = value
+            elif isinstance(value, (int, float, str)):
+                numbers[kind][name] = value
+            else:
+                raise NetgraphError(
+                    f"the optimizer keeps a {type(value).__name__} as {kind!r} of {name}; a checkpoint holds tensors and "
+                    "numbers: take another optimizer, or train without checkpoints"
+                )
+    return numbers
+
+
+def _known_moments(path: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], grid: Grid) -> Moments:
+    """Step counts stay where the optimizer put them, on the CPU for most."""
+    found: Moments = {}
+    for kind, vector in numbers.items():
+        own = under(f"{path}/{kind}", tensors)
+        found[kind] = {
+            **vector,
+            **{n: t if t.ndim == 0 else t.to(grid.smoother.named[n].device) for n, t in own.items()},
+        }
+    return found
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a parameter group: some optimizers keep more there than a schedule writes."""
+    plain = (int, float, bool)
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in group.items()
+        if isinstance(value, plain) or (isinstance(value, tuple) and all(isinstance(v, plain) for v in value))
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy or torch as Python's, and anything else as text."""
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) in (1, ()) else str(value)

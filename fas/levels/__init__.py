@@ -1,0 +1,1 @@
+"""The mathematics between two levels."""

@@ -1,0 +1,1 @@
+"""History, logs, alerts, MLflow: the events of a run and their receivers."""

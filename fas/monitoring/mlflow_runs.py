@@ -1,0 +1,122 @@
+"""Runs that MLflow keeps, read back: their ``run.json``, or, where a run has left none, its metrics."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netgraph.errors import LoadError
+from netgraph.fas.monitoring.history import History
+from netgraph.fas.monitoring.mlflow_tracking import one_attempt, tracking_uri, without_password
+from netgraph.fas.monitoring.run_file import NAME, read_run
+
+SMOOTH, WAY_DOWN, WAY_UP = ("loss", "lr"), ("gap", "tau", "restricted", "gradient"), ("length", "angle")
+Series = Mapping[str, Mapping[int, float]]  # a metric by its name: value by step
+
+
+def read_tracked(word: str, *, timeout: float = 10.0) -> list[History]:
+    """Return the runs that a word names in MLflow: a run's id, or an experiment, whose runs all come, oldest first.
+
+    Parameters
+    ----------
+    word : str
+    timeout : float
+        Seconds that a server may take to answer.
+
+    Raises
+    ------
+    LoadError
+        The store knows no run or experiment of that name, does not answer, or a run has no history.
+    """
+    import mlflow
+
+    uri = tracking_uri()
+    _check_exists(uri, word)
+    with one_attempt(timeout):
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        try:
+            found = _runs(client, word)
+            if not found:
+                raise LoadError(
+                    f"no run is called {word!r}: it is no folder or file here, and {without_password(uri)} has no run or "
+                    "experiment of that name with runs in it"
+                )
+            return [_history(client, run) for run in found]
+        except mlflow.exceptions.MlflowException as error:
+            said = str(error).partition("\n")[0][:200]
+            raise LoadError(
+                f"the tracking store {without_password(uri)} does not give {word!r} ({said}); see MLFLOW_TRACKING_URI"
+            ) from error
+
+
+def _check_exists(uri: str, word: str) -> None:
+    """Refuse where the store is a file that is not there: asking MLflow would make one."""
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not Path(path).exists():
+        raise LoadError(
+            f"no run is called {word!r}: it is no folder or file here, and there is no {path}; give a folder that "
+            "`netgraph train --report` wrote, or set MLFLOW_TRACKING_URI"
+        )
+
+
+def _runs(client: Any, word: str) -> list[Any]:
+    import mlflow
+
+    experiment = client.get_experiment_by_name(word)
+    if experiment is not None:
+        return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
+    try:
+        return [client.get_run(word)]
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return []
+        raise
+
+
+def _history(client: Any, run: Any) -> History:
+    """Return what a run has kept of itself."""
+    name, run_id = run.info.run_name or run.info.run_id, run.info.run_id
+    if any(item.path == NAME for item in client.list_artifacts(run_id)):
+        with tempfile.TemporaryDirectory() as folder:
+            kept = read_run(client.download_artifacts(run_id, NAME, folder))
+        return History(name, kept.records, kept.costs, kept.facts)
+    names = [name for name in run.data.metrics if not name.startswith("system/")]
+    # of two values at one step the first is kept: costs as the step's own record told them
+    series = {key: {m.step: m.value for m in reversed(client.get_metric_history(run_id, key))} for key in names}
+    records = sorted(_records(series), key=lambda record: record["step"])
+    if not records:
+        raise LoadError(
+            f"the run {name} ({run_id}) has no history in MLflow; it was not trained by netgraph, or not begun"
+        )
+    facts = {"network": run.data.params.get("network"), "data": run.data.params.get("data")}
+    return History(
+        name, records, (), {**facts, "reason": run.data.tags.get("netgraph.reason", run.info.status.lower())}
+    )
+
+
+def _records(series: Series) -> Iterator[dict[str, Any]]:
+    """Yield a record for all that was sent of one level, event and step; costs between those that were sent by line."""
+    costs = {name: np.array(sorted(series.get(name, {}).items()), dtype=float) for name in ("seconds", "flops")}
+
+    def record(event: str, level: int, step: int, **what: Any) -> dict[str, Any]:
+        spent = {k: float(np.interp(step, *v.T)) if len(v) else float("nan") for k, v in costs.items()}
+        return {"event": event, "level": level, "step": step, **spent, **what}
+
+    for names, event in ((SMOOTH, "smooth"), (WAY_DOWN, "down"), (WAY_UP, "up")):
+        found: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+        for name in names:
+            for key in (key for key in series if key.startswith(f"{name}/level_")):
+                level = int(key.rpartition("_")[2])
+                for step, value in series[key].items():
+                    found[level, step][name] = value
+        for (level, step), what in found.items():
+            skipped = event == "down" and series.get(f"not_begun/level_{level}", {}).get(step, 0.0) > 0
+            yield record("skip" if skipped else event, level, step, **what)
+    valid = {key.removeprefix("valid/"): values for key, values in series.items() if key.startswith("valid/")}
+    for step in sorted({step for values in valid.values() for step in values}):
+        yield record("evaluate", 0, step, figures={name: v[step] for name, v in valid.items() if step in v})

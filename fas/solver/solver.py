@@ -1,0 +1,200 @@
+"""FAS: train a fine network by cycling over its coarse ones.
+
+The full approximation scheme is a nonlinear multigrid method (Brandt, Math. Comp. 31, 1977). For minimisation it is the
+multigrid optimization of Nash (Optim. Methods Softw. 14, 2000) and Gratton, Sartenaer, Toint (SIAM J. Optim. 19, 2008).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.errors import NetgraphError
+from netgraph.fas.levels.grid import Grid
+from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
+from netgraph.fas.levels.rematch import check_rematch
+from netgraph.fas.levels.smoother import MakeOptimizer, Smoother
+from netgraph.fas.levels.width_scaling import scales
+from netgraph.fas.options import Options
+from netgraph.fas.solver.batch_norm import check_norms
+from netgraph.fas.solver.convergence import check_tolerance, converge
+from netgraph.fas.solver.cycles import Visit, plan, turns
+from netgraph.fas.solver.minibatch_stream import Stream
+from netgraph.fas.solver.problem import Objective, n_batches
+from netgraph.fas.solver.run import Callback, Run, mean_of, set_training
+from netgraph.fas.solver.schedule import MakeScheduler, Schedule
+from netgraph.fas.solver.solution import Solution
+from netgraph.utils.random_state import set_random_state
+
+
+class FAS:
+    """A multigrid solver for networks.
+
+    Parameters
+    ----------
+    cycle : str
+        ``v``, ``w``, ``f``, ``full``, ``kaskade`` or ``additive`` (`netgraph.fas.solver.cycles.plan`).
+    optimizer : callable
+        A class of ``torch.optim``, or a partial of one: the smoother of every level.
+    lr : float
+        Its largest rate.
+    epochs : float, optional
+        Passes over the data in all, on whatever levels. Give this, or ``cycles``.
+    cycles : int, optional
+        Cycles of ``v``, ``w``, ``f`` or ``additive`` in all; of ``full``, V-cycles on each level.
+    schedule : str or callable
+        Of the rate, over all levels together (`netgraph.fas.solver.schedule.Schedule`).
+    share : tuple of float, optional
+        For ``full`` and ``kaskade``: the share of the steps of each level's turn, finest first. By default the coarsest level has
+        twice as many as each of the others: 1/3, 2/3 of two levels, 1/4, 1/4, 1/2 of three (docs/tried.md).
+    weight_decay : float, optional
+        Of parameters with two dimensions or more; None: what the optimizer does by itself (0.01 of all in AdamW).
+    options : Options, optional
+        Everything else.
+    schedule_per_level : bool
+        A schedule for each level by itself in place of one over all.
+    seed : int
+
+    Raises
+    ------
+    NetgraphError
+        No cycle has that name, or neither epochs nor cycles are given.
+    """
+
+    def __init__(
+        self,
+        cycle: str = "kaskade",
+        optimizer: MakeOptimizer = torch.optim.AdamW,
+        lr: float = 1e-3,
+        *,
+        epochs: float | None = None,
+        cycles: int | None = None,
+        schedule: str | MakeScheduler = "one-cycle",
+        share: tuple[float, ...] | None = None,
+        weight_decay: float | None = None,
+        options: Options | None = None,
+        schedule_per_level: bool = False,
+        seed: int = 7619,
+    ) -> None:
+        if (epochs is None) == (cycles is None):
+            raise NetgraphError("give the length of the run, either epochs=10 (passes over the data) or cycles=20")
+        if not lr > 0 or not math.isfinite(lr):
+            raise NetgraphError(f"lr is {lr}; give a rate above 0")
+        self.cycle, self.make, self.lr = cycle, optimizer, lr
+        self.epochs, self.cycles, self.schedule = epochs, cycles, schedule
+        self.share, self.weight_decay, self.seed = share, weight_decay, seed
+        self.options = options or Options()
+        self.schedule_per_level = schedule_per_level
+
+    def solve(
+        self,
+        hierarchy: Hierarchy | Maps,
+        problem: Objective,
+        *,
+        callbacks: Sequence[Callback] = (),
+        every: int = 50,
+        evaluations: int = 0,
+    ) -> Solution:
+        """Train the finest network of a hierarchy in place.
+
+        Parameters
+        ----------
+        hierarchy : Hierarchy, or levels of your own (`netgraph.fas.levels.maps.Maps`)
+        problem : Problem, or an objective of your own (`netgraph.fas.solver.problem.Objective`)
+        callbacks : sequence of callable ``(run, record)``
+            Told every event; they may call ``run.stop(reason)``.
+        every : int
+            Steps between two records of smoothing.
+        evaluations : int
+            Steps between two measurements of the problem's figures; 0: at the end alone.
+
+        Returns
+        -------
+        Solution
+        """
+        run = self.begin(hierarchy, problem, callbacks=callbacks, every=every, evaluations=evaluations)
+        return self.finish(run)
+
+    def begin(
+        self,
+        hierarchy: Hierarchy | Maps,
+        problem: Objective,
+        *,
+        callbacks: Sequence[Callback] = (),
+        every: int = 50,
+        evaluations: int = 0,
+    ) -> Run:
+        """Return a run that has not taken a step; `netgraph.fas.checkpoint.checkpoint` puts one where another was."""
+        maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
+        visits = self._visits(len(maps.models), problem)
+        grids = [self.grid(maps, level) for level in range(len(maps.models))]
+        steps = [sum(v.steps for v in visits if v.level == level) for level in range(len(grids))]
+        lengths = steps if self.schedule_per_level else [sum(steps)]
+        ema = self.options.smoothing_of(0).ema
+        check_tolerance(self.options.tolerance, problem)
+        if self.options.adapt.rematch:
+            check_rematch(maps)
+        if self.options.split.norms:
+            check_norms(maps)
+        return Run(
+            maps, problem, self.options, grids, self.grid, visits,
+            [Schedule(self.schedule, self.make, n) for n in lengths],
+            Stream(problem.batches, self.seed), (converge, *callbacks), self.seed, every, evaluations,
+            None if ema is None else mean_of(maps.models[0], ema),
+        )  # fmt: skip
+
+    def finish(self, run: Run) -> Solution:
+        """Take a run to its end."""
+        passes = f"{self.epochs:g} epochs" if self.epochs is not None else f"{self.cycles} cycles"
+        modes = set_training(run.maps.models)
+        try:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                torch.manual_seed(run.seed)
+                if run.rng is not None:
+                    set_random_state(run.rng)
+                run.go(f"the {passes} are spent")
+        finally:
+            for model, mode in zip(run.maps.models, modes, strict=True):
+                model.train(mode)
+        mean = None if run.mean is None else run.mean.module
+        return Solution(run.grids[0].model, run.converged, run.reason, run.history, run.ledger, mean)
+
+    def grid(self, maps: Maps, level: int) -> Grid:
+        """Return one level, ready for work."""
+        smoothing, model = self.options.smoothing_of(level), maps.models[level]
+        smoother = Smoother(
+            model,
+            self.make,
+            self.options.lr_of(level, self.lr),
+            weight_decay=self.weight_decay,
+            options=smoothing,
+            scales=scales(maps, level, self.make) if smoothing.mup else None,
+        )
+        return Grid(model, smoother, live_state(model, list(live_state(maps.models[0]))))
+
+    def _visits(self, n_levels: int, problem: Objective) -> list[Visit]:
+        if self.cycles is not None:
+            return turns(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
+        assert self.epochs is not None
+        steps = max(round(self.epochs * _length(problem) / self.options.smoothing.accumulate), 1)
+        share = self.share or (1.0,) * (n_levels - 1) + (2.0,)
+        return plan(self.cycle, n_levels, steps, self.options.smoothing_of, share)
+
+
+def _length(problem: Objective) -> int:
+    """Return the minibatches of one pass."""
+    n = n_batches(problem.batches)
+    if n is None:
+        raise NetgraphError(
+            "the minibatches have no length, so that epochs cannot be counted; give a loader with len(), or cycles"
+        )
+    return n
+
+
+def plain(**options: Any) -> FAS:
+    """Return the solver of one level: ordinary training, with everything else alike."""
+    return FAS("kaskade", share=(1.0,), **options)

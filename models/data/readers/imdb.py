@@ -1,0 +1,152 @@
+"""The Large Movie Review Dataset (Maas et al., ACL-HLT 2011): 25,000 reviews a split, half of them positive.
+
+Read from ``train.csv.xz`` and ``test.csv.xz`` (columns id, label, rating, text), or from the folder ``aclImdb`` as it is
+published. Single reviews have no published digest; the digest of a whole split, written as csv, judges both.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from netgraph.errors import DataError
+from netgraph.models.data.readers.checksum import checked_bytes
+
+COLUMNS = ("id", "label", "rating", "text")
+FILES = {
+    "train": "ea87818adeedb2bfdf381e1c734e0fa14803e9ff85d3e4611327f7232b9a069c",
+    "test": "aca6ce62c8fefff4a7bcba78a956114f0a84a4cd4a2776a1427b99a753179144",
+}
+CONTENTS = {
+    "train": "2ab83a7792c8c9787ba2c7797d12a58110f547ebe806344be0c0573803b3aef5",
+    "test": "6d7a3f968abfd888ef6de41909638c482f2e305ecb17f8996a846068d8b31e31",
+}
+LONGEST = 2**20  # bytes of a review; the longest has 14,106
+Reviews = tuple[list[str], list[int]]
+Row = tuple[int, int, int, str]  # label, id, rating, text: in this order the rows of the csv are sorted
+
+
+def read_csv(folder: Path, split: str) -> Reviews:
+    """Return texts and labels (1 positive) of a split from its ``.csv.xz``.
+
+    Raises
+    ------
+    DataError
+        The file is missing or not the known one.
+    """
+    path = folder / f"{split}.csv.xz"
+    text = lzma.decompress(checked_bytes(path, FILES[split], algorithm="sha256"))
+    _check_contents(text, split, path)
+    rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+    return [row["text"] for row in rows], [int(row["label"]) for row in rows]
+
+
+def read_folder(folder: Path, split: str) -> Reviews:
+    """Return texts and labels (1 positive) of a split from ``aclImdb/SPLIT/pos`` and ``neg``, in the csv's order.
+
+    Raises
+    ------
+    DataError
+        A review is missing, damaged or too many.
+    """
+    rows = [row for label, kind in enumerate(("neg", "pos")) for row in _rows(folder / split / kind, label)]
+    rows.sort()
+    _check_contents(written(rows), split, folder / split)
+    return [row[3] for row in rows], [row[0] for row in rows]
+
+
+def _rows(folder: Path, label: int) -> list[Row]:
+    rows = []
+    for path in folder.glob("*.txt"):
+        number, _, rating = path.stem.partition("_")
+        if not (number.isdigit() and rating.isdigit()) or path.stat().st_size > LONGEST:
+            raise DataError(f"{path} is no review of this data set (ID_RATING.txt); fetch aclImdb again")
+        try:
+            text = path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is damaged: it is no UTF-8 text ({error.reason}); fetch aclImdb again") from error
+        rows.append((label, int(number), int(rating), text))
+    return rows
+
+
+def written(rows: list[Row]) -> bytes:
+    """Return reviews as the csv file whose digest is known."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((number, label, rating, text) for label, number, rating, text in rows)
+    return out.getvalue().encode()
+
+
+def _check_contents(text: bytes, split: str, path: Path) -> None:
+    found = hashlib.sha256(text).hexdigest()
+    if found != CONTENTS[split]:
+        raise DataError(
+            f"{path} is damaged: the SHA-256 of its reviews, {len(text):,} bytes as csv, is {found}, not {CONTENTS[split]}; "
+            "fetch it again"
+        )
+
+
+URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+SIZE = 84_125_825  # bytes
+SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
+CHUNK, WAIT = 2**20, 60  # bytes at a time, seconds without any
+KINDS = ("train/neg", "train/pos", "test/neg", "test/pos")  # reviews with a rating; the archive has more
+
+
+def fetch_imdb(root: Path) -> None:
+    """Fetch the archive and unpack its rated reviews as ``root/aclImdb``; a try that fails leaves nothing.
+
+    Raises
+    ------
+    DataError
+        It cannot be fetched or unpacked, or is not the published one.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".aclImdb") as aside:
+            archive = Path(aside) / "aclImdb_v1.tar.gz"
+            _check(archive, _fetched(archive))
+            with tarfile.open(archive, "r:gz") as tar:
+                tar.extractall(aside, filter=_rated)
+            shutil.move(Path(aside) / "aclImdb", root)
+    except (OSError, EOFError, tarfile.TarError, shutil.Error) as error:  # of the network, of the disk, of the archive
+        raise DataError(
+            f"imdb cannot be fetched from {URL} to {root} ({type(error).__name__}: {error}); try again, or unpack "
+            f"{URL.rpartition('/')[2]} there"
+        ) from error
+
+
+def _fetched(archive: Path) -> str:
+    """Write the archive, no more of it than there is, and return its digest."""
+    digest, seen = hashlib.sha256(), 0
+    with urllib.request.urlopen(URL, timeout=WAIT) as answer, archive.open("wb") as file:
+        while seen <= SIZE and (chunk := answer.read(CHUNK)):
+            digest.update(chunk)
+            seen += file.write(chunk)
+    return digest.hexdigest()
+
+
+def _check(archive: Path, digest: str) -> None:
+    size = archive.stat().st_size
+    if (size, digest) != (SIZE, SHA256):
+        more = " or more" * (size > SIZE)
+        raise DataError(
+            f"{URL} is not the published file: of {size:,} bytes{more} and SHA-256 {digest}, not {SIZE:,} and {SHA256}; "
+            "try again later"
+        )
+
+
+def _rated(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    """Leave out what is no rated review, and refuse links and what would leave the folder."""
+    folder, name = os.path.split(member.name)
+    wanted = member.isreg() and name.endswith(".txt") and folder in {f"aclImdb/{kind}" for kind in KINDS}
+    return tarfile.data_filter(member, path) if wanted else None

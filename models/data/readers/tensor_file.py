@@ -1,0 +1,87 @@
+"""Files of tensors, opened so that no code of theirs runs and nothing is read before it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netgraph.errors import DataError, NetgraphError
+from netgraph.io.pickle_scan import is_archive, scan
+
+ENDINGS = (".npy", ".pt", ".pth", ".safetensors")
+
+
+def read_tensors(path: Path) -> tuple[Tensor, Tensor | None]:
+    """Return the inputs of a file and their targets, where it has them; numbers stay on disk until rows are taken.
+
+    Parameters
+    ----------
+    path : path
+        A ``.npy`` array; a ``.pt`` or ``.safetensors`` file of one tensor, or of ``inputs`` and ``targets``.
+
+    Raises
+    ------
+    NetgraphError
+        The file is damaged, holds anything but tensors, or other ones than these.
+    """
+    try:
+        value = _open(path)
+    except NetgraphError:
+        raise
+    except Exception as error:  # three libraries, each with kinds of its own
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise DataError(f"{path} cannot be read ({reason}); it is damaged or no such file: save it again") from error
+    inputs, targets = _pair(value, path)
+    if targets is not None and (targets.ndim == 0 or inputs.ndim == 0 or len(targets) != len(inputs)):
+        raise DataError(
+            f"{path} holds inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}; give one target for each input"
+        )
+    return inputs, targets
+
+
+def _open(path: Path) -> Any:
+    if path.suffix == ".npy":
+        return _numpy(path)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    scan(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
+
+
+def _numpy(path: Path) -> Tensor:
+    array = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch wants memory that may be written
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path} is a .npz archive by another name; save one array with numpy.save")
+    if not array.dtype.isnative:
+        raise DataError(f"{path} holds {array.dtype} numbers of the other byte order; save them in this machine's")
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise DataError(f"{path} holds {array.dtype} entries, which torch has not; save numbers") from error
+
+
+def _pair(value: Any, path: Path) -> tuple[Tensor, Tensor | None]:
+    if isinstance(value, Tensor):
+        return _plain(value, path), None
+    if isinstance(value, (tuple, list)):
+        value = dict(zip(("inputs", "targets", *map(str, range(2, len(value)))), value, strict=False))
+    if isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values()):
+        if set(value) == {"inputs", "targets"}:
+            return _plain(value["inputs"], path), _plain(value["targets"], path)
+        if len(value) == 1:
+            return _plain(next(iter(value.values())), path), None
+    names = sorted(map(str, value))[:5] if isinstance(value, Mapping) else type(value).__name__
+    raise DataError(f"{path} holds {names}; one tensor, or tensors inputs and targets, are needed")
+
+
+def _plain(tensor: Tensor, path: Path) -> Tensor:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise DataError(f"{path} holds a tensor that is {tensor.layout} on {tensor.device}; save a plain one")
+    return tensor.detach()

@@ -1,0 +1,1 @@
+"""How alike two units are (plug-in group ``netgraph.affinities``)."""

@@ -1,0 +1,1 @@
+"""Structure that a recorded graph shows: attention heads, residual chains."""

@@ -1,0 +1,78 @@
+"""Cut blocks out of a recorded network: what came before a block goes where its result went."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, fx
+
+from netgraph.analysis.residual_chains import Chain, chains, descendants, reads_of, segments_of
+from netgraph.errors import NetgraphError
+from netgraph.recording.node_graph import PlainGraph
+from netgraph.recording.recorder import Capture, drop_dead
+from netgraph.tracing.tracer import followed
+from netgraph.tracing.unit_spec import UnitSpec
+from netgraph.utils.runtime import uncollected
+
+
+@uncollected()
+def without_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection[str]) -> UnitSpec:
+    """Return the spec of a network in which blocks are left out.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+    state : dict of str to Tensor
+        Parameters and buffers of the network, as `netgraph.recording.recorder.named_state` names them.
+    dropped : collection of str
+        Paths of blocks, none of them the first of its chain.
+
+    Returns
+    -------
+    UnitSpec
+        Of the network without their parameters.
+
+    Raises
+    ------
+    NetgraphError
+        A path is no block of a chain, or it is the first.
+    """
+    found, _ = chains(spec)
+    unknown = set(dropped) - {block for chain in found for block in chain.blocks[1:]}
+    if unknown:
+        raise NetgraphError(
+            f"{min(unknown)} is no block behind another of its chain; `netgraph.analysis.residual_chains.chains` finds them"
+        )
+    captures = {}
+    for mode, plan in spec.plans.items():
+        graph = plan.graph
+        for chain in found:
+            graph = _cut(graph, chain, [block for block in chain.blocks if block in dropped])
+        drop_dead(graph)
+        captures[mode] = Capture(graph, {}, spec.inputs, plan.outputs)
+    gone = tuple(f"{block}." for block in dropped)
+    left = {name: tensor for name, tensor in state.items() if not name.startswith(gone)}
+    ties = {name: first for name, first in spec.ties.items() if not name.startswith(gone)}
+    return followed(captures, left, ties, spec.trainable & left.keys(), inside_heads=bool(spec.inside_heads))
+
+
+def _cut(graph: fx.Graph, chain: Chain, dropped: Collection[str]) -> fx.Graph:
+    """Return a copy of a graph without blocks of a chain."""
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    segments = segments_of(graph, chain)
+    skipped: set[fx.Node] = set()
+    instead: dict[fx.Node, fx.Node] = {}
+    for before, segment, block in zip(segments, segments[1:], chain.blocks[1:], strict=False):
+        if block in dropped:
+            reads = reads_of(graph, block)
+            inside = descendants([before.exit, *reads])
+            skipped |= {node for node in inside if place[node] <= place[segment.exit]} | set(reads)
+            instead[segment.exit] = before.exit
+    copy = PlainGraph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node in instead:
+            copies[node] = copies[instead[node]]
+        elif node not in skipped:
+            copies[node] = copy.node_copy(node, lambda n: copies[n])
+    return copy

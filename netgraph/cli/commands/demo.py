@@ -1,0 +1,50 @@
+"""`netgraph demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netgraph.cli.console.output import _print_hierarchy
+from netgraph.cli.options.coarsen import (
+    Json,
+    Seed,
+)
+from netgraph.utils.output_files import make_folder
+from netgraph.utils.runtime import told_once
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("netgraph-demo"),
+    seed: Seed = 7619,
+    json_: Json = False,
+) -> None:
+    """Train a small network on scikit-learn's digits, coarsen it, and show the hierarchy."""
+    make_folder(folder)
+    import torch
+
+    from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
+    from netgraph.coarsen.hierarchy.serialize import save
+    from netgraph.models.data.datasets import load
+    from netgraph.models.perceptron import mlp
+    from netgraph.models.training.trainer import evaluate, fit
+    from netgraph.viz.exporters import export
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
+    data = load("digits").flat()
+    model = mlp()
+    typer.echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
+    fit(model, data, seed=seed)
+    torch.save(model.state_dict(), folder / "model.pt")
+    with told_once():
+        hierarchy = build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=seed)
+    save(hierarchy.levels[1].model, folder / "small.safetensors")
+    export(hierarchy, folder / "hierarchy.html")
+    _print_hierarchy(hierarchy, json_)
+    for i, level in enumerate(hierarchy.levels):
+        typer.echo(f"level {i}: test accuracy {evaluate(level.model, data).accuracy:.1%}", err=json_)
+    typer.echo(f"netgraph: wrote {folder}/model.pt, small.safetensors and hierarchy.html", err=True)
+    typer.echo(f"netgraph: next, netgraph coarsen {folder}/model.pt --arch netgraph.models.perceptron:mlp", err=True)

@@ -1,0 +1,33 @@
+"""`netgraph ui`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from netgraph.cli.options.parsing import check_port
+from netgraph.cli.options.validation import given, refuse
+
+
+def ui(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Where the page is served.")] = 5000,
+) -> None:
+    """Open MLflow's own page on the runs that training kept."""
+    import subprocess
+    import webbrowser
+
+    from netgraph.fas.monitoring.mlflow_tracking import tracking_uri
+
+    uri = tracking_uri()
+    if uri.startswith(("http:", "https:")):
+        refuse(given(context), ["port"], f"the runs are kept at {uri}, which has its own")
+        typer.echo(f"netgraph: the runs are kept at {uri}", err=True)
+        webbrowser.open(uri)
+        return
+    check_port(port)
+    typer.echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}; Ctrl-C ends it", err=True)
+    page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    raise typer.Exit(subprocess.call(page))

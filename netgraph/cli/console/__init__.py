@@ -1,0 +1,1 @@
+"""Output on the terminal, and the files that a run leaves."""

@@ -1,0 +1,1 @@
+"""The weighted graph of units."""

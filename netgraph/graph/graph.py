@@ -1,0 +1,233 @@
+"""UnitGraph: a network as a weighted graph of its units.
+
+Nodes are the units of every axis that a parameter runs over. Edges between axes are connections, weighted by the
+parameters that join two units; edges within an axis are affinities. Connections stay in blocks, one for each pair of
+axes, until one matrix is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor, nn
+
+from netgraph.errors import NetgraphError
+from netgraph.graph.axis_units import AxisUnits
+from netgraph.graph.unit_rows import rows
+from netgraph.tracing.unit_spec import Axis, UnitSpec, term_axes
+from netgraph.utils import plugins
+from netgraph.utils.html_table import table
+
+EDGES = 50_000_000  # a flat graph of more edges is refused; blocks remain
+
+
+@dataclass(frozen=True)
+class UnitGraph:
+    """Units, connections and affinities.
+
+    Parameters
+    ----------
+    axes : dict of str to Axis
+        In the order of their units in flat matrices.
+    blocks : dict of (str, str) to array of shape (n_from, n_to)
+        Connections from the units of one axis to those of another: root mean square of the joining weights.
+    affinities : dict of str to csr_array
+        Within each axis that may merge.
+    """
+
+    axes: dict[str, Axis]
+    blocks: dict[tuple[str, str], NDArray[Any]]
+    affinities: dict[str, sparse.csr_array]
+
+    @property
+    def n_units(self) -> int:
+        """Number of nodes."""
+        return sum(axis.size for axis in self.axes.values())
+
+    @property
+    def n_connections(self) -> int:
+        """Number of edges between axes."""
+        return sum(int(np.count_nonzero(b)) for b in self.blocks.values())
+
+    def offsets(self) -> dict[str, int]:
+        """Return the number of each axis' first unit in flat matrices."""
+        ends = np.cumsum([0] + [axis.size for axis in self.axes.values()])
+        return dict(zip(self.axes, ends.tolist(), strict=False))
+
+    def to_scipy(self) -> sparse.csr_array:
+        """Return connections and affinities as one symmetric sparse matrix (n_units, n_units).
+
+        Raises
+        ------
+        NetgraphError
+            The graph has more than `EDGES` edges.
+        """
+        edges = self.n_connections + sum(a.nnz for a in self.affinities.values())
+        if edges > EDGES:
+            raise NetgraphError(
+                f"a flat graph would have {edges:,} edges, more than {EDGES:,}; use .blocks and .affinities"
+            )
+        at, parts = self.offsets(), []
+        for (a, b), block in self.blocks.items():
+            i, j = np.nonzero(block)
+            parts += [(block[i, j], i + at[a], j + at[b]), (block[i, j], j + at[b], i + at[a])]
+        for name, affinity in self.affinities.items():
+            coo = affinity.tocoo()
+            parts.append((coo.data, coo.row + at[name], coo.col + at[name]))
+        if not parts:
+            return sparse.csr_array((self.n_units, self.n_units))
+        data, i, j = (np.concatenate([p[k] for p in parts]) for k in range(3))
+        return sparse.csr_array((data, (i, j)), shape=(self.n_units, self.n_units))
+
+    def to_networkx(self) -> Any:
+        """Return a `networkx.Graph`; nodes are (axis, index) with ``kind`` and ``weight``, edges have ``relation``."""
+        import networkx
+
+        graph = networkx.Graph()
+        for name, axis in self.axes.items():
+            graph.add_nodes_from(
+                ((name, i), {"kind": axis.kind, "axis": name, "index": i, "weight": 1}) for i in range(axis.size)
+            )
+        nodes = list(graph)
+        edges = sparse.triu(self.to_scipy(), 1, format="coo")  # two axes may be joined both ways: the weights add up
+        for i, j, w in zip(edges.row.tolist(), edges.col.tolist(), edges.data.tolist(), strict=True):
+            relation = "affinity" if nodes[i][0] == nodes[j][0] else "connection"
+            graph.add_edge(nodes[i], nodes[j], weight=w, relation=relation)
+        return graph
+
+    def to_pyg(self) -> Any:
+        """Return a `torch_geometric.data.HeteroData`: a node type for each axis, an edge type for each relation.
+
+        Types are named after axes with ``_`` for each dot; the axis itself stands in each node type's ``axis``.
+        """
+        from torch_geometric.data import HeteroData
+
+        data, words = HeteroData(), _words(self.axes)
+        for name, axis in self.axes.items():
+            data[words[name]].num_nodes = axis.size
+            data[words[name]].axis = name
+        for (a, b), block in self.blocks.items():
+            i, j = np.nonzero(block)
+            _fill(data[words[a], "connection", words[b]], i, j, block[i, j])
+        for name, affinity in self.affinities.items():
+            coo = affinity.tocoo()
+            _fill(data[words[name], "affinity", words[name]], coo.row, coo.col, coo.data)
+        return data
+
+    def __repr__(self) -> str:
+        edges = sum(a.nnz for a in self.affinities.values()) // 2
+        return (
+            f"UnitGraph({self.n_units:,} units of {len(self.axes)} axes, {self.n_connections:,} connections, "
+            f"{edges:,} affinities)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Axes and connections as tables for notebooks."""
+        axes = [
+            (name, x.size, x.kind, self.affinities[name].nnz // 2 if name in self.affinities else "–")
+            for name, x in self.axes.items()
+        ]
+        joins = [(a, b, int(np.count_nonzero(w)), float(np.abs(w).max(initial=0))) for (a, b), w in self.blocks.items()]
+        made = table("Axes", ["axis", "units", "kind", "affinities"], axes, foot=repr(self))
+        return made + table("Connections", ["from", "to", "edges", "heaviest"], joins)
+
+
+def _fill(store: Any, i: Any, j: Any, weight: Any) -> None:
+    store.edge_index = torch.from_numpy(np.stack([i, j]).astype(np.int64))
+    store.edge_weight = torch.from_numpy(np.asarray(weight, dtype=np.float32))
+
+
+def _words(names: Iterable[str]) -> dict[str, str]:
+    """Return a word without dots for each name, no two alike."""
+    out: dict[str, str] = {}
+    for name in names:
+        word, taken = name.replace(".", "_") or "root", set(out.values())
+        same = itertools.count(2)
+        while word in taken:
+            word = f"{name.replace('.', '_')}_{next(same)}"
+        out[name] = word
+    return out
+
+
+def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosine", seed: int = 0) -> UnitGraph:
+    """Return the weighted graph of a network's units.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    spec : UnitSpec
+    affinity : str or callable
+        An entry point of ``netgraph.affinities``, or ``(units, *, seed) -> csr`` (`netgraph.graph.axis_units.AxisUnits`).
+    seed : int
+    """
+    state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
+    affinities = {axis.name: weigh(AxisUnits(spec, state, axis.name, seed), seed=seed).tocsr() for axis in spec.free}
+    return UnitGraph(spec.used, _blocks(spec, state), affinities)
+
+
+def _blocks(spec: UnitSpec, state: Mapping[str, Tensor]) -> dict[tuple[str, str], NDArray[Any]]:
+    squares: dict[tuple[str, str], Tensor] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for name, terms in spec.parameters.items():
+        for (i, o), block in _joined(spec, name, terms, state[name]):
+            squares[i, o] = squares[i, o] + block if (i, o) in squares else block
+            counts[i, o] = counts.get((i, o), 0) + 1
+    return {key: torch.sqrt(s / counts[key]).numpy() for key, s in squares.items()}
+
+
+def _joined(spec: UnitSpec, name: str, terms: tuple[Any, ...], tensor: Tensor) -> Any:
+    """Yield mean squares of a parameter for each incoming and outgoing axis that it joins."""
+    incoming = [(d, a) for d in range(len(terms)) for a in sorted(spec.sums.get((name, d), ()))]
+    for d_in, a in incoming:
+        for d_out in range(len(terms)):
+            for b in dict.fromkeys(term_axes(terms[d_out])):
+                if d_out == d_in or b in spec.sums.get((name, d_out), ()) or (a == b):
+                    continue
+                block = _mean_square(spec, terms, tensor, (d_in, a), (d_out, b))
+                if block is not None:
+                    yield (a, b), block
+
+
+def _mean_square(
+    spec: UnitSpec, terms: Any, tensor: Tensor, one: tuple[int, str], two: tuple[int, str]
+) -> Tensor | None:
+    """Return (n_one, n_two) mean squares of the entries in which a unit of each axis meets the other."""
+    (d1, a), (d2, b) = one, two
+    square = (
+        tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1)).flatten(2).mean(2)
+        if tensor.ndim > 2
+        else (tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1)))
+    )
+    total = None
+    for part in rows(square, 0, terms[d1], a, spec.sizes):
+        part = part.unflatten(1, (-1, square.shape[1])).mean(1)  # (n_one, whole second dimension)
+        for inner in rows(part, 1, terms[d2], b, spec.sizes):
+            block = inner.unflatten(1, (part.shape[0], -1)).mean(2).T  # (n_one, n_two)
+            total = block if total is None else total + block
+    return total
+
+
+def contract(graph: UnitGraph, transfers: Mapping[str, Any]) -> UnitGraph:
+    """Merge the units of a graph: connections and affinities are averaged over aggregates (``R A R'``)."""
+
+    def restricted(matrix: Any, a: str, b: str) -> Any:
+        if a in transfers:
+            matrix = transfers[a].R @ matrix
+        return matrix @ transfers[b].R.T if b in transfers else matrix
+
+    axes = {n: replace(x, size=transfers[n].n_coarse) if n in transfers else x for n, x in graph.axes.items()}
+    blocks = {(a, b): restricted(m, a, b) for (a, b), m in graph.blocks.items()}
+    affinities = {}
+    for name, matrix in graph.affinities.items():
+        coarse = sparse.lil_array(restricted(matrix, name, name))
+        coarse.setdiag(0)
+        affinities[name] = sparse.csr_array(coarse)
+    return UnitGraph(axes, blocks, affinities)

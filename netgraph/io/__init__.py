@@ -1,0 +1,1 @@
+"""Open networks and files without running anyone's code."""

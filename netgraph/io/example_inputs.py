@@ -1,0 +1,165 @@
+"""Example inputs: from their text form, ``2x3x224x224`` or ``input_ids=2x16:int64``, or guessed from the network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from netgraph.errors import LoadError
+from netgraph.recording.recorder import as_it_was
+from netgraph.utils.logging import silenced
+from netgraph.utils.module_state import set_mode, with_state
+from netgraph.utils.pytree import normalise_example
+
+DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+}
+LIMIT = 2**31
+
+
+def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
+    """Return the example that text forms describe.
+
+    Parameters
+    ----------
+    specs : sequence of str
+        ``SIZES[:DTYPE]`` each, or ``NAME=SIZES[:DTYPE]`` each. Floats are standard normal, integers zeros and ones.
+
+    Raises
+    ------
+    LoadError
+    """
+    named = [re.fullmatch(r"(?:([A-Za-z_]\w*)=)?([\dx]+)(?::(\w+))?", spec) for spec in specs]
+    for spec, match in zip(specs, named, strict=True):
+        if match is None:
+            raise LoadError(
+                f"--input {spec!r} is not SIZES[:DTYPE] or NAME=SIZES[:DTYPE], as in 2x3x224x224 or ids=2x16:int64"
+            )
+    names = [m[1] for m in named if m]
+    if any(names) and not all(names):
+        raise LoadError("--input: some inputs have names and some have none; name every input or none")
+    if any(names) and len(set(names)) < len(names):
+        raise LoadError(f"--input: {', '.join(str(n) for n in names)} names an input twice; name each once")
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [_tensor(m[0], m[2], m[3] or "float32", generator) for m in named if m]
+    if all(names):
+        return dict(zip(names, tensors, strict=True))
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+
+def _tensor(spec: str, sizes: str, dtype: str, generator: torch.Generator) -> Tensor:
+    if dtype not in DTYPES:
+        raise LoadError(f"--input {spec!r}: no dtype is called {dtype!r}; there are {', '.join(DTYPES)}")
+    parts = sizes.split("x")
+    if not all(p.isdigit() and len(p) < 20 and int(p) > 0 for p in parts):
+        raise LoadError(f"--input {spec!r}: sizes are positive numbers joined by x, as in 2x3x224x224")
+    shape = [int(p) for p in parts]
+    if math.prod(shape) > LIMIT:
+        raise LoadError(f"--input {spec!r} has {math.prod(shape):,} numbers; at most {LIMIT:,} are made")
+    if DTYPES[dtype].is_floating_point:
+        return torch.randn(shape, generator=generator).to(DTYPES[dtype])
+    return torch.randint(0, 2, shape, generator=generator).to(DTYPES[dtype])
+
+
+def guess_input(model: nn.Module) -> tuple[Any, str]:
+    """Guess an example from the first layer, try it on shapes alone, and return it with its text form.
+
+    Raises
+    ------
+    LoadError
+        Nothing that was tried runs.
+    """
+    tried = []
+    for specs in _candidates(model):
+        example = parse_inputs(specs)
+        if _runs(model, example):
+            return example, " ".join(f"--input {spec}" for spec in specs)
+        tried.append(" ".join(specs))
+    raise LoadError(
+        f"the network's input cannot be guessed (tried {', '.join(tried) or 'nothing'}); give --input, as in --input 2x3x224x224"
+    )
+
+
+def _candidates(model: nn.Module) -> Iterator[list[str]]:
+    if hasattr(model, "input_shapes"):  # a network saved by netgraph knows its inputs
+        yield from _recorded(model)
+    if hasattr(model, "config") and hasattr(model, "main_input_name"):
+        yield from _hugging_face(model)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            yield ["2x16:int64"]
+        elif isinstance(module, (nn.Conv2d, nn.Conv1d, nn.Conv3d)):
+            yield from _images(module)
+        elif isinstance(module, nn.Linear):
+            yield [f"2x{module.in_features}"]
+            yield [f"2x16x{module.in_features}"]
+        elif isinstance(module, (nn.LSTM, nn.GRU, nn.RNN)):
+            yield [f"2x16x{module.input_size}"]
+        else:
+            continue
+        return
+
+
+def _recorded(model: Any) -> Iterator[list[str]]:
+    """Yield inputs by the shapes and keywords of a recorded graph; which of them are integers is found by trying."""
+    shapes = model.input_shapes
+    names = {part["tensor"]: f"{name}=" for name, part in model.input_keywords.items() if "tensor" in part}
+    sizes = [names.get(i, "") + "x".join("2" if n is None else str(n) for n in s) for i, s in enumerate(shapes)]
+    for dtypes in itertools.islice(itertools.product(("", ":int64"), repeat=len(sizes)), 64):
+        yield [size + dtype for size, dtype in zip(sizes, dtypes, strict=True)]
+
+
+def _images(module: nn.Module) -> Iterator[list[str]]:
+    channels = int(module.in_channels)  # type: ignore[arg-type]
+    if isinstance(module, nn.Conv1d):
+        yield from ([f"2x{channels}x{n}"] for n in (64, 1024, 16000))
+    elif isinstance(module, nn.Conv3d):
+        yield from ([f"2x{channels}x{t}x{n}x{n}"] for t, n in ((16, 112), (16, 224)))
+    else:
+        yield from ([f"2x{channels}x{n}x{n}"] for n in (224, 32, 28, 64, 256, 299))
+
+
+def _hugging_face(model: Any) -> Iterator[list[str]]:
+    config, name = model.config, model.main_input_name
+    size = getattr(config, "image_size", 224)
+    size = size[0] if isinstance(size, (list, tuple)) else size
+    if name == "pixel_values":
+        yield [f"pixel_values=2x{getattr(config, 'num_channels', 3)}x{size}x{size}"]
+    elif name == "input_ids":
+        yield ["input_ids=2x16:int64", "attention_mask=2x16:int64"]
+        yield ["input_ids=2x16:int64"]
+        yield ["input_ids=2x16:int64", "decoder_input_ids=2x16:int64"]
+    elif name == "input_values":  # a second of sound
+        yield ["input_values=2x16000"]
+    dummies = model.dummy_inputs if isinstance(getattr(model, "dummy_inputs", None), Mapping) else {}
+    specs = [f"{key}={_text(value)}" for key, value in dummies.items() if isinstance(value, Tensor)]
+    if specs:
+        yield specs
+
+
+def _text(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) + f":{tensor.dtype}".replace("torch.", "")
+
+
+def _runs(model: nn.Module, example: Any) -> bool:
+    quiet = silenced("torch._subclasses.fake_tensor")  # logs the traceback of a guess that does not run
+    try:
+        with as_it_was(model), quiet, FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            set_mode(model, training=False)
+            fake = {n: mode.from_tensor(t) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+            args, kwargs = normalise_example(example)
+            args = tuple(mode.from_tensor(a) for a in args)
+            kwargs = {k: mode.from_tensor(v) for k, v in kwargs.items()}
+            with with_state(model, fake):
+                model(*args, **kwargs)
+        return True
+    except Exception:  # a guess that does not run is the next guess's turn
+        return False

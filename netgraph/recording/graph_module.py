@@ -1,0 +1,202 @@
+"""A recorded graph as a module that trains, evaluates, copies, saves and loads; its state dict has the network's own names.
+
+The graph is plain data: operators by name from an allow-list, arguments as JSON. No code is made from it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.errors import TraceError
+from netgraph.recording.interpreter import Steps, Stop
+from netgraph.utils.pytree import flatten, normalise_example, unflatten, without_classes
+
+
+class GraphNetwork(nn.Module):
+    """A network as its recorded operators.
+
+    Parameters
+    ----------
+    graphs : dict of str to list
+        The documents of ``"train"`` and ``"eval"``.
+    tensors : dict of str to Tensor
+        Parameters and buffers by qualified name.
+    trainable : set of str
+        Which of them are parameters that require gradients.
+    parameters : set of str
+        Which of them are parameters at all.
+    ties : dict of str to str
+        Other names of tied tensors.
+    inputs : structure
+        How the inputs nest.
+    outputs : dict of str to structure
+        How the results nest, for each mode.
+    shapes : list of list
+        For each input and dimension the size it must have, or None where it is free.
+    """
+
+    def __init__(
+        self,
+        graphs: Mapping[str, list[Any]],
+        tensors: Mapping[str, Tensor],
+        *,
+        parameters: frozenset[str],
+        trainable: frozenset[str],
+        ties: Mapping[str, str],
+        inputs: Any,
+        outputs: Mapping[str, Any],
+        shapes: list[list[int | None]],
+    ) -> None:
+        super().__init__()
+        self._graphs = dict(graphs)
+        self._ties = dict(ties)
+        self._inputs, self._outputs, self._shapes = inputs, dict(outputs), shapes
+        for name, tensor in tensors.items():
+            value: Any = tensor
+            if name in parameters:
+                value = nn.Parameter(tensor.detach(), requires_grad=name in trainable)
+            _place(self, name, value)
+        for name, first in ties.items():
+            _place(self, name, _find(self, first))
+        self.run_train: Callable[..., list[Any]] = (
+            Steps.__call__
+        )  # `netgraph.recording.activation_checkpointing` has another
+        self._compile()
+
+    def _compile(self) -> None:
+        names = frozenset(self.state_dict())
+        self._run = {mode: Steps(document, names) for mode, document in self._graphs.items()}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the recorded graph of the current mode on inputs that nest as the example did."""
+        leaves = flatten(self._inputs, (args, kwargs))
+        self._check(leaves)
+        mode = "train" if self.training else "eval"
+        run = self.run_train if self.training else Steps.__call__
+        results = run(self._run[mode], partial(_find, self), *leaves, self._device(leaves))
+        return unflatten(self._outputs[mode], results)
+
+    def steps(self, mode: str) -> Steps:
+        """Return the operators of a mode, ``"train"`` or ``"eval"``."""
+        return self._run[mode]
+
+    def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[Stop]:
+        """Run the evaluation graph on several batches side by side, halting before each operator of ``stops``.
+
+        Parameters
+        ----------
+        batches : list
+            Each as `netgraph.trace` takes an example.
+        stops : collection of torch operators
+        """
+        leaves = [flatten(self._inputs, normalise_example(batch)) for batch in batches]
+        for batch in leaves:
+            self._check(batch)
+        inputs = [[*batch, self._device(batch)] for batch in leaves]
+        yield from self._run["eval"].walk(partial(_find, self), inputs, stops)
+
+    def _device(self, leaves: list[Tensor]) -> torch.device:
+        first = next(self.parameters(), None)
+        return first.device if first is not None else leaves[0].device
+
+    def _check(self, leaves: list[Tensor]) -> None:
+        for i, (leaf, shape) in enumerate(zip(leaves, self._shapes, strict=True)):
+            if leaf.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, leaf.shape, strict=True)):
+                wanted = " x ".join("any" if n is None else str(n) for n in shape)
+                raise TraceError(
+                    f"input {i} has shape {tuple(leaf.shape)}; the network was traced for {wanted}: "
+                    "trace it again on an example of the new shape"
+                )
+
+    def of_any_size(self) -> GraphNetwork:
+        """Return the same network, parameters shared, that takes inputs of other sizes where its operators do."""
+        free = copy.copy(self)
+        free._shapes = [[None] * len(shape) for shape in self._shapes]
+        return free
+
+    @property
+    def input_shapes(self) -> list[list[int | None]]:
+        """For each input and dimension the size it must have, or None where it is free."""
+        return self._shapes
+
+    @property
+    def input_keywords(self) -> dict[str, Any]:
+        """How the keyword inputs nest, by name."""
+        return dict(self._inputs["tuple"][1]["dict"])
+
+    def document(self) -> dict[str, Any]:
+        """Return all but the numbers, as data for JSON."""
+        parameters = [n for n, _ in self.named_parameters()]
+        return {
+            "format": 1,
+            "graphs": self._graphs,
+            "parameters": parameters,
+            "buffers": [n for n, _ in self.named_buffers()],
+            "trainable": [n for n, p in self.named_parameters() if p.requires_grad],
+            "ties": self._ties,
+            "inputs": without_classes(self._inputs),
+            "outputs": {mode: without_classes(s) for mode, s in self._outputs.items()},
+            "shapes": self._shapes,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return parameters and buffers by first name, each once."""
+        return {n: t for n, t in self.state_dict().items() if n not in self._ties}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_run", None)  # compiled from the documents
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compile()
+
+    def __repr__(self) -> str:
+        n = sum(p.numel() for p in self.parameters())
+        return f"GraphNetwork({len(self._graphs['eval'])} operators, {n:,} parameters)"
+
+
+def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GraphNetwork:
+    """Make the network that `GraphNetwork.document` and `GraphNetwork.tensors` describe.
+
+    Raises
+    ------
+    LoadError
+        An operator is not on the list, or something is missing.
+    """
+    order = dict.fromkeys([*document["parameters"], *document.get("buffers", ()), *tensors])  # axes are named in it
+    return GraphNetwork(
+        document["graphs"],
+        {name: tensors[name] for name in order},
+        parameters=frozenset(document["parameters"]),
+        trainable=frozenset(document["trainable"]),
+        ties=document["ties"],
+        inputs=document["inputs"],
+        outputs=document["outputs"],
+        shapes=document["shapes"],
+    ).eval()
+
+
+def _place(module: nn.Module, name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module._modules[part]  # type: ignore[assignment]
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(last, value)
+    else:
+        module.register_buffer(last, value)
+
+
+def _find(module: nn.Module, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module

@@ -1,0 +1,51 @@
+"""Graphs as JSON: a list of ``[name, operator, args, kwargs]``; `netgraph.recording.interpreter` runs them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+BUILTINS = {
+    "getitem": operator.getitem,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+    "set_grad_enabled": torch._C._set_grad_enabled,
+}
+
+
+def graph_to(graph: fx.Graph) -> list[Any]:
+    """Return a graph as data that JSON can hold."""
+    return [
+        [node.name, _operator_to(node), _to(node.args), _to(dict(node.kwargs))]
+        for node in graph.nodes
+        if not str(node.target).endswith("autocast")
+    ]
+
+
+def _operator_to(node: fx.Node) -> str:
+    if node.op != "call_function":
+        return f"{node.op}:{node.target}"
+    for name, function in BUILTINS.items():
+        if node.target is function:
+            return f"builtin:{name}"
+    return str(node.target)  # aten.conv2d.default
+
+
+def _to(value: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, (list, tuple)):
+        return [_to(v) for v in value]
+    if isinstance(value, dict):
+        return {"dict": {k: _to(v) for k, v in value.items()}}
+    if isinstance(value, slice):
+        return {"slice": [_to(v) for v in (value.start, value.stop, value.step)]}
+    for kind in (torch.dtype, torch.layout, torch.memory_format):
+        if isinstance(value, kind):
+            return {"torch": str(value).removeprefix("torch.")}
+    if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value:
+        return {"float": str(value)}
+    return value

@@ -1,0 +1,86 @@
+"""Normalisation: statistics over units are exact where aggregates have one size; those over other things need nothing."""
+
+from __future__ import annotations
+
+import math
+
+from netgraph.rules import index_space as sp
+from netgraph.rules.operator_call import Call, Spaces
+
+
+def batch_norm(call: Call) -> Spaces:
+    """Statistics run over batch and space; weight, bias and running statistics go with their channels."""
+    out = call.spaces("input")
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if call.has(name):
+            call.unite(call.spaces(name)[0], out[1])
+    return out
+
+
+def native_batch_norm(call: Call) -> list[Spaces]:
+    """The same, with the saved statistics."""
+    out = batch_norm(call)
+    return [out] + [[out[1]] if shape else [] for shape in call.shapes_out()[1:]]
+
+
+def layer_norm(call: Call) -> Spaces:
+    """Statistics run over the last dimensions (layer norm and RMS norm)."""
+    out = call.spaces("input")
+    n = len(call["normalized_shape"])
+    last = out[-n:]
+    call.equal(tuple(factor for space in last for factor in space), "normalised over")
+    for name in ("weight", "bias"):
+        if call.has(name):
+            for mine, space in zip(call.spaces(name), last, strict=True):
+                call.unite(mine, space)
+    call.resize("normalized_shape", last)
+    return out
+
+
+def native_layer_norm(call: Call) -> list[Spaces]:
+    """The same, with the saved statistics."""
+    out = layer_norm(call)
+    return [
+        out,
+        *([sp.ONE if n == 1 else s for s, n in zip(out, shape, strict=True)] for shape in call.shapes_out()[1:]),
+    ]
+
+
+def group_norm(call: Call) -> Spaces:
+    """Statistics run over space and the channels of a group: inside a group aggregates have one size."""
+    batch, channels, *image = call.spaces("input")
+    sizes = [call["num_groups"], math.prod([sp.size_of(channels)]) // call["num_groups"]]
+    groups, each = call.reshape([channels], sizes)
+    for name in ("weight", "bias"):
+        if call.has(name):
+            call.unite(call.spaces(name)[0], channels)
+    call.equal(sp.resolve(each), "normalised over")
+    call.resize("num_groups", sp.resolve(groups), single=True)
+    return [batch, sp.resolve(channels), *image]
+
+
+def weight_norm(call: Call) -> Spaces:
+    """``g v / |v|`` (Salimans and Kingma 2016): the norm of n alike entries is sqrt(n / k) that of k."""
+    out = call.spaces("v")
+    dim = call.arguments.get("dim")
+    rest = tuple(f for d, space in enumerate(out) for f in space if d != dim)
+    call.equal(rest, "a norm is taken over")
+    call.scale(None, rest, -0.5)
+    for d, space in enumerate(call.spaces("g")):
+        if space != sp.ONE:
+            call.unite(space, out[d])
+    return out
+
+
+RULES = {
+    "aten.batch_norm": batch_norm,
+    "aten.instance_norm": batch_norm,
+    **dict.fromkeys(
+        ["aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training"],
+        native_batch_norm,
+    ),
+    **dict.fromkeys(["aten.layer_norm", "aten.rms_norm"], layer_norm),
+    "aten.native_layer_norm": native_layer_norm,
+    "aten.group_norm": group_norm,
+    "aten._weight_norm": weight_norm,
+}

@@ -1,0 +1,373 @@
+"""Views: the same numbers under other dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from netgraph.rules import index_space as sp
+from netgraph.rules.index_space import ONE, MisfitError, Space
+from netgraph.rules.operator_call import Call, Spaces
+
+END = 2**63 - 1
+
+
+def view(call: Call) -> Spaces:
+    """Regroup factors row-major; sizes are written anew from the spaces they count."""
+    out = _regroup(call)
+    for argument in ("size", "shape"):
+        if argument in call.arguments:
+            sizes = [None if n == -1 else space for n, space in zip(call[argument], out, strict=True)]
+            call.resize(argument, sizes)
+    return out
+
+
+def _regroup(call: Call) -> Spaces:
+    source = call.operands[0]
+    shape, new = call.shape(source), call.shape()
+    out = call.reshape(call.spaces(source), new)
+    call.alias(source, _groups(shape, new))
+    return out
+
+
+def _groups(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
+    """For each new dimension, the old dimensions whose numbers it may hold."""
+    out: list[list[int]] = [[] for _ in new]
+    i = j = 0
+    while i < len(old) and j < len(new):
+        i0, j0, a, b = i, j, old[i], new[j]
+        while a != b:
+            if a < b:
+                i += 1
+                a *= old[i]
+            else:
+                j += 1
+                b *= new[j]
+        for k in range(j0, j + 1):
+            out[k] = list(range(i0, i + 1))
+        i, j = i + 1, j + 1
+    return out
+
+
+def flatten(call: Call) -> Spaces:
+    """Join dimensions; no size is written down (``flatten``, ``squeeze``, ``unsqueeze``)."""
+    return _regroup(call)
+
+
+def unflatten(call: Call) -> Spaces:
+    """Split one dimension into the sizes given."""
+    out = _regroup(call)
+    sizes = call["sizes"]
+    dim = call.dim("dim", len(call.shape("self")))
+    call.resize("sizes", [None if n == -1 else out[dim + i] for i, n in enumerate(sizes)])
+    return out
+
+
+def reshape_as(call: Call) -> Spaces:
+    """Take the other tensor's shape: where the sizes agree, so do the axes."""
+    out = _regroup(call)
+    for mine, other in zip(out, call.spaces("other"), strict=True):
+        call.unite(mine, other)
+    return out
+
+
+def expand(call: Call) -> Spaces:
+    """Repeat dimensions of size one; every copy is alike, so the new axis is as free as what it meets."""
+    spaces, shape = call.spaces("self"), call.shape()
+    spaces = [ONE] * (len(shape) - len(spaces)) + spaces
+    out = [sp.fresh(n) if space == ONE else space for space, n in zip(spaces, shape, strict=True)]
+    if "size" in call.arguments:
+        sizes = [None if n == -1 else space for n, space in zip(call["size"], out, strict=True)]
+        call.resize("size", sizes)
+    return out
+
+
+def expand_as(call: Call) -> Spaces:
+    """Repeat to the other tensor's shape."""
+    out = expand(call)
+    for mine, other in zip(out, call.spaces("other"), strict=True):
+        call.unite(mine, other)
+    return out
+
+
+def permute(call: Call) -> Spaces:
+    """Reorder dimensions."""
+    ndim = len(call.shape())
+    order = [d % ndim for d in call["dims"]]
+    return _ordered(call, order)
+
+
+def transpose(call: Call) -> Spaces:
+    """Exchange two dimensions, by default the last two (``t``, ``mT``)."""
+    ndim = len(call.shape())
+    order = list(range(ndim))
+    names = ("dim0", "dim1") if "dim0" in call.arguments else ("axis0", "axis1")
+    if names[0] in call.arguments:
+        a, b = (call[name] % max(ndim, 1) for name in names)
+    else:
+        a, b = max(ndim - 2, 0), ndim - 1
+    if ndim > 1:
+        order[a], order[b] = order[b], order[a]
+    return _ordered(call, order)
+
+
+def reverse_all(call: Call) -> Spaces:
+    """Reverse the dimensions (``numpy_T``)."""
+    return _ordered(call, list(range(len(call.shape())))[::-1])
+
+
+def movedim(call: Call) -> Spaces:
+    """Move dimensions to new places."""
+    ndim = len(call.shape())
+    source, target = (([v] if isinstance(v, int) else list(v)) for v in (call["source"], call["destination"]))
+    source, target = [s % ndim for s in source], [t % ndim for t in target]
+    order: list[int | None] = [None] * ndim
+    for s, t in zip(source, target, strict=True):
+        order[t] = s
+    rest = iter(d for d in range(ndim) if d not in source)
+    return _ordered(call, [next(rest) if o is None else o for o in order])
+
+
+def _ordered(call: Call, order: list[int]) -> Spaces:
+    source = call.operands[0]
+    spaces = call.spaces(source)
+    call.alias(source, order)
+    return [spaces[d] for d in order]
+
+
+def select(call: Call) -> Spaces:
+    """One index of a dimension: its axis keeps its order."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    call.pin(spaces[dim], "one unit is taken by its number")
+    rest = [d for d in range(len(spaces)) if d != dim]
+    call.alias(call["self"], rest)
+    return [spaces[d] for d in rest]
+
+
+def unbind(call: Call) -> list[Spaces]:
+    """Every index of a dimension by itself."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    call.pin(spaces[dim], "taken apart unit by unit")
+    rest = [d for d in range(len(spaces)) if d != dim]
+    call.alias(call["self"], rest)
+    return [[spaces[d] for d in rest] for _ in call.node.meta["val"]]
+
+
+def slice_(call: Call) -> Spaces:
+    """A run of indices: a part of a concatenation, which a plain axis becomes here."""
+    spaces, shape = call.spaces("self"), call.shape("self")
+    dim = call.dim("dim", len(shape))
+    n = shape[dim]
+    start = min(max(_from_front(call.arguments.get("start"), n, 0), 0), n)
+    stop = min(max(_from_front(call.arguments.get("end"), n, n), start), n)
+    call.alias(call["self"], range(len(shape)))
+    if start == 0 and stop == n and call["step"] == 1:
+        if isinstance(call.arguments.get("end"), int):
+            call.rewrite("end", ONE, lambda ratio: END)
+        return spaces
+    spaces[dim] = _part(call, spaces[dim], start, stop, call["step"])
+    return spaces
+
+
+def narrow(call: Call) -> Spaces:
+    """A run of indices by start and length."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    call.pin(spaces[dim], "narrowed")
+    call.alias(call["self"], range(len(spaces)))
+    spaces[dim] = call.fresh_pinned(call.shape()[dim], "narrowed")
+    return spaces
+
+
+def _from_front(value: int | None, n: int, default: int) -> int:
+    if value is None:
+        return default
+    return value + n if value < 0 else value
+
+
+def _part(call: Call, space: Space, start: int, stop: int, step: int) -> Space:
+    if stop == start:
+        return call.fresh_pinned(0, "an empty slice")
+    if step == 1:
+        try:
+            part = sp.cut(space, start, stop)
+            if isinstance(call.arguments.get("start"), int) and start > 0:
+                call.resize("start", sp.cut(space, 0, start), single=True)
+            if stop < sp.size_of(space):
+                call.resize("end", sp.cut(space, 0, stop), single=True)
+            elif isinstance(call.arguments.get("end"), int):
+                call.rewrite("end", ONE, lambda ratio: END)
+            return part
+        except MisfitError:
+            pass
+    call.pin(space, "sliced")
+    return call.fresh_pinned(len(range(start, stop, step)), "sliced")
+
+
+def split(call: Call) -> list[Spaces]:
+    """Cut a dimension into consecutive parts; equal parts may shrink unequally, so sizes are written out."""
+    spaces = call.spaces("self")
+    ndim = len(spaces)
+    dim = call.dim("dim", ndim)
+    sizes = [shape[dim] for shape in call.shapes_out()]
+    call.alias(call["self"], range(ndim))
+    parts = _consecutive(call, spaces[dim], sizes)
+    arguments = {"self": call["self"], "split_sizes": sizes, "dim": dim}
+    call.becomes(torch.ops.aten.split_with_sizes.default, arguments)
+    call.resize("split_sizes", parts)
+    return [[*spaces[:dim], part, *spaces[dim + 1 :]] for part in parts]
+
+
+def glu(call: Call) -> Spaces:
+    """Halves of a dimension, the second the gate of the first (Dauphin et al. 2017, section 2): they meet unit by unit."""
+    spaces = call.spaces("self")
+    dim = call.dim("dim", len(spaces))
+    first, gate = _consecutive(call, spaces[dim], [call.shape()[dim]] * 2)
+    call.unite(first, gate)
+    spaces[dim] = sp.resolve(first)
+    return spaces
+
+
+def _consecutive(call: Call, space: Space, sizes: list[int]) -> list[Space]:
+    try:
+        rest, parts = space, []
+        for size in sizes[:-1]:
+            whole = sp.size_of(rest)
+            parts.append(sp.cut(rest, 0, size))
+            rest = sp.cut(rest, size, whole)
+        return [*parts, rest]
+    except MisfitError:
+        call.pin(space, "split across units")
+        return [call.fresh_pinned(n, "split across units") for n in sizes]
+
+
+def cat(call: Call) -> Spaces:
+    """Lay tensors end to end; the other dimensions agree."""
+    tensors = [n for n in call["tensors"] if call.shape(n) != (0,)]
+    ndim = len(call.shape())
+    dim = call.dim("dim", ndim)
+    out = call.spaces(tensors[0])
+    for node in tensors[1:]:
+        for d, space in enumerate(call.spaces(node)):
+            if d != dim:
+                call.unite(out[d], space)
+    out[dim] = sp.concat(call.spaces(node)[dim] for node in tensors)
+    return out
+
+
+def stack(call: Call) -> Spaces:
+    """Lay tensors side by side along a new dimension, which keeps its order."""
+    out = call.spaces(call["tensors"][0])
+    dim = call.dim("dim", len(out) + 1)
+    for node in call["tensors"][1:]:
+        for mine, other in zip(out, call.spaces(node), strict=True):
+            call.unite(mine, other)
+    return [*out[:dim], call.fresh_pinned(len(call["tensors"]), "stacked"), *out[dim:]]
+
+
+def repeat(call: Call) -> Spaces:
+    """Whole copies, one after the other: the copy is the outer factor."""
+    argument = "repeats" if "repeats" in call.arguments else "dims"
+    repeats, spaces = list(call[argument]), call.spaces("self")
+    repeats = [1] * (len(spaces) - len(repeats)) + repeats
+    spaces = [ONE] * (len(repeats) - len(spaces)) + spaces
+    copies = [sp.fresh(n) for n in repeats]
+    call.resize(argument, copies[len(repeats) - len(call[argument]) :])
+    return [copy + space for copy, space in zip(copies, spaces, strict=True)]
+
+
+def repeat_interleave(call: Call) -> Spaces:
+    """Copies of each unit: the copy is the inner factor."""
+    spaces = call.spaces("self")
+    if not isinstance(call.arguments.get("repeats"), int) or call.arguments.get("dim") is None:
+        for space in spaces:
+            call.pin(space, "repeated by a table")
+        return [call.fresh_pinned(n, "repeated by a table") for n in call.shape()]
+    dim = call.dim("dim", len(spaces))
+    copies = sp.fresh(call["repeats"])
+    call.resize("repeats", copies, single=True)
+    spaces[dim] = spaces[dim] + copies
+    return spaces
+
+
+def pad(call: Call) -> Spaces:
+    """Zeros before and after are units of their own, which may shrink with what they are added to."""
+    spaces, pads = call.spaces("self"), list(call["pad"])
+    ndim, sizes = len(spaces), [None] * len(pads)
+    edits: list[Space | None] = list(sizes)
+    constant = call.arguments.get("mode", "constant") == "constant" and call.arguments.get("value") in (None, 0, 0.0)
+    for i in range(len(pads) // 2):
+        dim, (before, after) = ndim - 1 - i, pads[2 * i : 2 * i + 2]
+        if before == after == 0:
+            continue
+        if constant and before >= 0 and after >= 0:
+            ends = [sp.fresh(before) if before else None, sp.fresh(after) if after else None]
+            edits[2 * i], edits[2 * i + 1] = ends
+            spaces[dim] = sp.concat([e for e in (ends[0], spaces[dim], ends[1]) if e is not None])
+        else:
+            call.pin(spaces[dim], "padded")
+            spaces[dim] = call.fresh_pinned(call.shape()[dim], "padded")
+    call.resize("pad", edits)
+    return spaces
+
+
+def reorder(call: Call) -> Spaces:
+    """Indices change places along some dimensions (``flip``, ``roll``): those keep their order."""
+    spaces = call.spaces("self")
+    for dim in call.dims("dims", len(spaces)):
+        call.pin(spaces[dim], "reordered by number")
+    return spaces
+
+
+def diagonal(call: Call) -> Spaces:
+    """Entries on a diagonal: both axes keep their order."""
+    spaces = call.spaces("self")
+    dims = {call[name] % len(spaces) for name in ("dim1", "dim2")}
+    for dim in dims:
+        call.pin(spaces[dim], "a diagonal")
+    rest = [space for d, space in enumerate(spaces) if d not in dims]
+    return [*rest, call.fresh_pinned(call.shape()[-1], "a diagonal")]
+
+
+def complex_view(call: Call) -> Spaces:
+    """Pairs of numbers as one complex number, or back (rotary embeddings)."""
+    spaces = call.spaces("self")
+    if len(call.shape()) < len(spaces):
+        call.pin(spaces[-1], "real and imaginary part")
+        return spaces[:-1]
+    return [*spaces, call.fresh_pinned(2, "real and imaginary part")]
+
+
+def _named(rule: object, *names: str) -> dict[str, object]:
+    return dict.fromkeys([f"aten.{name}" for name in names], rule)
+
+
+RULES = {
+    **_named(view, "view", "reshape", "_unsafe_view", "_reshape_alias", "reshape_copy", "view_copy"),
+    **_named(flatten, "flatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d"),
+    **_named(unflatten, "unflatten"),
+    **_named(reshape_as, "view_as", "reshape_as"),
+    **_named(expand, "expand", "broadcast_to"),
+    **_named(expand_as, "expand_as"),
+    **_named(permute, "permute"),
+    **_named(transpose, "transpose", "t", "swapaxes", "swapdims", "adjoint", "matrix_H", "mT", "mH", "transpose_"),
+    **_named(reverse_all, "numpy_T"),
+    **_named(movedim, "movedim", "moveaxis"),
+    **_named(select, "select"),
+    **_named(unbind, "unbind"),
+    **_named(slice_, "slice"),
+    **_named(narrow, "narrow"),
+    **_named(split, "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split"),
+    **_named(glu, "glu"),
+    **_named(cat, "cat", "concat", "concatenate"),
+    **_named(stack, "stack"),
+    **_named(repeat, "repeat", "tile"),
+    **_named(repeat_interleave, "repeat_interleave"),
+    **_named(pad, "pad", "constant_pad_nd"),
+    **_named(reorder, "flip", "roll", "fliplr", "flipud"),
+    **_named(diagonal, "diagonal"),
+    **_named(complex_view, "view_as_complex", "view_as_real"),
+}

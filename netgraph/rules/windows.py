@@ -1,0 +1,119 @@
+"""Windows, patches and shuffles: numbers move between channels and space."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from netgraph.rules import index_space as sp
+from netgraph.rules.operator_call import Call, Spaces
+
+
+def unfold_dim(call: Call) -> Spaces:
+    """Sliding windows along one dimension; the window is a new last one."""
+    spaces, shape = call.spaces("self"), call.shape()
+    dim = call.dim("dimension", len(spaces))
+    call.pin(spaces[dim], "slid over")
+    spaces[dim] = call.fresh_pinned(shape[dim], "a window")
+    return [*spaces, call.fresh_pinned(shape[-1], "a window")]
+
+
+def im2col(call: Call) -> Spaces:
+    """Patches (batch, channels · kernel, places)."""
+    batch, channels, *image = call.spaces("self")
+    for space in image:
+        call.pin(space, "slid over")
+    _, rows, places = call.shape()
+    kernel = call.fresh_pinned(rows // sp.size_of(channels), "a patch")
+    return [batch, channels + kernel, call.fresh_pinned(places, "a place")]
+
+
+def col2im(call: Call) -> Spaces:
+    """Patches back to an image."""
+    batch, rows, places = call.spaces("self")
+    call.pin(places, "slid over")
+    channels = call.shape()[1]
+    lead, kernel = call.reshape([rows], [channels, sp.size_of(rows) // channels])
+    call.pin(kernel, "a patch")
+    return [batch, lead, *(call.fresh_pinned(n, "a position in space") for n in call.shape()[2:])]
+
+
+def pixel_shuffle(call: Call) -> Spaces:
+    """Channels (c · r · r) become c channels of r times the resolution."""
+    factor = call["upscale_factor"]
+    *lead, channels, height, width = call.spaces("self")
+    c, block = call.reshape([channels], [sp.size_of(channels) // factor**2, factor**2])
+    for space in (block, height, width):
+        call.pin(space, "shuffled into space")
+    return [*lead, c, *(call.fresh_pinned(n, "a position in space") for n in call.shape()[-2:])]
+
+
+def pixel_unshuffle(call: Call) -> Spaces:
+    """Space becomes channels (c · r · r)."""
+    *lead, channels, height, width = call.spaces("self")
+    for space in (height, width):
+        call.pin(space, "shuffled into channels")
+    block = call.fresh_pinned(call["downscale_factor"] ** 2, "shuffled into channels")
+    return [*lead, channels + block, *(call.fresh_pinned(n, "a position in space") for n in call.shape()[-2:])]
+
+
+def channel_shuffle(call: Call) -> Spaces:
+    """Channels (g · c) become (c · g)."""
+    batch, channels, *image = call.spaces("self")
+    g = call["groups"]
+    groups, each = call.reshape([channels], [g, sp.size_of(channels) // g])
+    call.pin(groups, "shuffled")
+    return [batch, each + groups, *image]
+
+
+def pool(call: Call) -> Spaces | list[Spaces]:
+    """Keep the leading dimensions; the last one, two or three are space."""
+    source = call.operands[0]
+    spaces = call.spaces(source)
+    n = _spatial(call.name)
+    for space in spaces[-n:]:
+        call.pin(space, "pooled over")
+    value = call.node.meta["val"]
+    shapes = [tuple(value.shape)] if isinstance(value, Tensor) else call.shapes_out()
+    lists = [spaces[:-n] + [call.fresh_pinned(int(m), "a position in space") for m in shape[-n:]] for shape in shapes]
+    return lists[0] if isinstance(value, Tensor) else lists
+
+
+def _spatial(name: str) -> int:
+    for n in (1, 2, 3):
+        if f"{n}d" in name:
+            return n
+    return {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}[
+        name.split("upsample_")[1].split(".")[0].strip("_")
+    ]
+
+
+def sample_grid(call: Call) -> Spaces:
+    """Sample an image (batch, channels, H, W) at the places of a grid (batch, H', W', 2)."""
+    image, grid = call.spaces("input"), call.spaces("grid")
+    for space in [*image[2:], *grid[1:]]:
+        call.pin(space, "sampled in space")
+    call.unite(image[0], grid[0])
+    return [*image[:2], *(call.fresh_pinned(n, "a position in space") for n in call.shape()[2:])]
+
+
+RULES = {
+    "aten.unfold": unfold_dim,
+    "aten.im2col": im2col,
+    "aten.col2im": col2im,
+    "aten.pixel_shuffle": pixel_shuffle,
+    "aten.pixel_unshuffle": pixel_unshuffle,
+    "aten.channel_shuffle": channel_shuffle,
+    **dict.fromkeys(
+        [f"aten.{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp", "_adaptive_avg")]
+        + [f"aten.max_pool{n}d_with_indices" for n in (1, 2, 3)]
+        + [f"aten._adaptive_avg_pool{n}d" for n in (2, 3)]
+        + [f"aten.upsample_nearest{n}d" for n in (1, 2, 3)]
+        + [f"aten._upsample_nearest_exact{n}d" for n in (1, 2, 3)]
+        + [f"aten.reflection_pad{n}d" for n in (1, 2, 3)]
+        + [f"aten.replication_pad{n}d" for n in (1, 2, 3)]
+        + ["aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_trilinear3d",
+           "aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa"],
+        pool,
+    ),
+    **dict.fromkeys(["aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d"], sample_grid),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Recording and rules give the axes of a network: its UnitSpec."""

@@ -1,0 +1,51 @@
+"""The products of a recorded graph, as spaces: a multiply-add for each index of each space, two operations each.
+
+Matrix products, convolutions, attention and recurrent cells are counted; pointwise work and einsum are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from netgraph.rules.index_space import Space
+from netgraph.rules.operator_call import bind, operator_name
+
+
+def products(graph: fx.Graph, spaces: Mapping[fx.Node, Any]) -> list[Space]:
+    """Return one space for each product of one forward pass; its size is the number of multiply-adds."""
+    found = []
+    for node in graph.nodes:
+        if node.op == "call_function":
+            found += [tuple(f for space in dims for f in space) for dims in _products(node, spaces)]
+    return found
+
+
+def _products(node: fx.Node, spaces: Mapping[fx.Node, Any]) -> list[list[Space]]:
+    name = operator_name(node.target).removeprefix("aten.")
+    if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        arguments = bind(node)
+        matrices = [spaces[p] for p in arguments["params"] if len(spaces[p]) == 2]
+        return [[*spaces[arguments["input"]][:-1], *matrix] for matrix in matrices]
+    if not isinstance(node.meta.get("val"), Tensor):
+        return []
+    out = spaces[node]
+    if name == "linear":
+        return [[*out, spaces[bind(node)["input"]][-1]]]
+    if name in ("mm", "bmm", "matmul", "addmm", "baddbmm"):
+        return [[*out, spaces[_left(bind(node))][-1]]]
+    if name in ("conv1d", "conv2d", "conv3d"):
+        return [[*out, *spaces[bind(node)["weight"]][1:]]]
+    if name.startswith("conv_transpose"):
+        return [[*spaces[bind(node)["input"]], *spaces[bind(node)["weight"]][1:]]]
+    if name == "scaled_dot_product_attention":
+        attended = spaces[bind(node)["key"]][-2]
+        return [[*spaces[bind(node)["query"]], attended], [*out, attended]]
+    return []
+
+
+def _left(arguments: dict[str, Any]) -> fx.Node:
+    left: fx.Node = arguments.get("mat1") or arguments.get("batch1") or arguments["self"]
+    return left

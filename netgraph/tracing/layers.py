@@ -1,0 +1,63 @@
+"""The layers of a recorded graph: which weight and bias make units, and which batch norm follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from netgraph.rules.operators import LAYERS, NORM
+from netgraph.tracing.unit_spec import UnitSpec
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that makes the units of an axis.
+
+    Parameters
+    ----------
+    axis : str
+        Over which the first dimension of the weight runs.
+    weight : str
+    bias : str or None
+    norm : tuple of str or None
+        Scale, shift, mean and variance of the batch norm that follows, where it has all four.
+    eps : float
+        What that norm adds to its variance.
+    """
+
+    axis: str
+    weight: str
+    bias: str | None
+    norm: tuple[str, str, str, str] | None
+    eps: float = 0.0
+
+
+def layers(spec: UnitSpec) -> Iterator[Layer]:
+    """Yield the layers of the evaluation graph whose weights nothing else reads and whose units are one axis."""
+    for node in spec.plans["eval"].graph.nodes:
+        if node.op != "call_function" or node.target not in LAYERS:
+            continue
+        weight, bias = (_read_once(a) for a in (*node.args[1:3], None)[:2])
+        if weight is None or spec.sums.get((weight, 0)):
+            continue
+        term = spec.parameters[weight][0]
+        if len(term) == 1 and isinstance(term[0], str):
+            norm, eps = _norm(node)
+            yield Layer(term[0], weight, bias, norm, eps)
+
+
+def _norm(node: fx.Node) -> tuple[tuple[str, str, str, str] | None, float]:
+    after = [user for user in node.users if user.target is NORM]
+    if len(node.users) != 1 or not after:
+        return None, 0.0
+    names = [_read_once(a) for a in after[0].args[1:5]]
+    return None if None in names else tuple(names), float(after[0].args[7])  # type: ignore[return-value, arg-type]
+
+
+def _read_once(value: object) -> str | None:
+    """Return the name of a parameter or buffer that one call alone reads."""
+    if not isinstance(value, fx.Node) or value.op != "get_attr" or len(value.users) != 1:
+        return None
+    return str(value.target)

@@ -1,0 +1,52 @@
+"""Public names of a package, loaded on first use.
+
+A package lists its names and the modules that hold them. Python calls a module's ``__getattr__`` for a name that the
+module lacks (PEP 562), so a name costs its import only where it is used, and ``netgraph --help`` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def load_on_first_use(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` for the facade of a package.
+
+    Parameters
+    ----------
+    package : str
+        Full name of the package, its ``__name__``.
+    homes : mapping of str to str
+        For each public name the module that holds it, relative to the package.
+
+    Returns
+    -------
+    getattr_, dir_ : callable
+    all_ : list of str
+        The public names, sorted.
+
+    Examples
+    --------
+    >>> load, names, public = load_on_first_use("netgraph", {"NetgraphError": "errors"})
+    >>> public
+    ['NetgraphError']
+    >>> load("NetgraphError")
+    <class 'netgraph.errors.NetgraphError'>
+    """
+
+    def load(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{homes[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*homes, *vars(sys.modules[package])})
+
+    return load, names, sorted(homes)

@@ -1,0 +1,141 @@
+"""The installed command as shells and terminals meet it: pipes that close, full disks, Ctrl-C, narrow screens, Tab."""
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from netgraph.cli import main as cli
+from netgraph.cli.options import completion as completing
+from netgraph.coarsen.directions.depth import BY
+from netgraph.coarsen.directions.parse import DIRECTIONS
+from netgraph.coarsen.hierarchy.budget import KINDS
+from netgraph.coarsen.repair.pipeline import RUNGS
+from netgraph.fas.options import CYCLES
+from netgraph.fas.solver.schedule import NAMES as SCHEDULES
+from netgraph.io.bundle import read_bundle
+from netgraph.io.model_zoo import ZOOS
+from netgraph.models.data.datasets import NAMES
+from netgraph.models.data.tokenizer import KINDS as KINDS_OF_TOKENS
+from netgraph.models.training.tasks import AUGMENTATIONS, NETWORKS
+from netgraph.utils import plugins
+
+NETGRAPH = [sys.executable, "-m", "netgraph"]
+
+
+def run(*words, **options):
+    environment = {**os.environ, **options.pop("env", {})}
+    return subprocess.run([*NETGRAPH, *words], capture_output=True, text=True, env=environment, timeout=120, **options)
+
+
+def test_a_reader_that_leaves_early_and_a_full_disk_are_no_traceback():
+    piped = subprocess.run(
+        f"{' '.join(NETGRAPH)} plugins | head -1", shell=True, capture_output=True, text=True, timeout=120
+    )
+    assert (piped.stdout, piped.stderr) == ("netgraph.coarseners\n", "")
+    if not Path("/dev/full").exists():  # Linux has it
+        return
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*NETGRAPH, "plugins"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("netgraph: the system refuses to read or write ([Errno 28]")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_is_a_word_and_130(tmp_path):
+    command = [*NETGRAPH, "train", "mlp", "--epochs", "100000"]
+    heeded = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # background jobs inherit deaf ears
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, preexec_fn=heeded, **pipes) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # at work
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "netgraph: stopped"
+    assert "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_plain_text_that_fits_the_terminal():
+    for columns in ("80", "50"):
+        done = run("coarsen", "--help", stdin=subprocess.DEVNULL, env={"COLUMNS": columns, "NO_COLOR": "1"})
+        assert done.returncode == 0
+        assert "\x1b" not in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= int(columns)
+
+
+def test_the_seed_is_that_of_new_weights_too(tmp_path):
+    found = []
+    for seed in ("1", "1", "2"):
+        out = tmp_path / f"{len(found)}.safetensors"
+        words = ["torchvision:squeezenet1_1", "--input", "1x3x32x32", "--seed", seed, "--levels", "2", "-o", str(out)]
+        assert in_process("coarsen", *words) == 0
+        found.append(torch.cat([t.flatten().double() for t in read_bundle(out)[0].values()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def in_process(*words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["netgraph", *words])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    return left.value.code or 0
+
+
+def completed(shell, line):
+    """Return what the shell is told on Tab, by the variables of typer's scripts."""
+    asked = (
+        {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))} if shell == "bash" else {"_TYPER_COMPLETE_ARGS": line}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_NETGRAPH_COMPLETE": f"complete_{shell}", **asked}.items():
+            patch.setenv(name, value)
+        assert in_process() == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(
+    ("line", "wanted", "unwanted"),
+    [
+        ("netgraph co", ["coarsen"], "verify"),
+        (
+            "netgraph coarsen m.pt --coarsener h",
+            [n for n in plugins.names("netgraph.coarseners") if n[0] == "h"],
+            "kmeans",
+        ),
+        ("netgraph coarsen m.pt --coarsener a", ["auto"], "hem"),
+        ("netgraph coarsen m.pt --affinity ", plugins.names("netgraph.affinities"), "hem"),
+        ("netgraph coarsen m.pt --repair ", completing.RUNGS, "hem"),
+        ("netgraph coarsen m.pt --budget ", ["units", "flops"], "hem"),
+        ("netgraph coarsen tim", ["timm"], "torchvision"),
+        ("netgraph train ", completing.NETWORKS, "hem"),
+        ("netgraph train mlp --data ", completing.DATA_SETS, "hem"),
+        ("netgraph train mlp --cycle ", completing.CYCLES, "hem"),
+    ],
+)
+def test_tab_completes_names(capsys, shell, line, wanted, unwanted):
+    completed(shell, line)
+    told = capsys.readouterr().out
+    assert all(word in told for word in wanted)
+    assert unwanted not in told
+
+
+def test_completed_words_are_those_that_are_understood():
+    assert completing.RUNGS == RUNGS
+    assert completing.DATA_SETS == NAMES
+    assert completing.NETWORKS == NETWORKS
+    assert completing.DIRECTIONS == DIRECTIONS
+    assert completing.DEPTH_BY == BY
+    assert completing.TOKENIZERS == KINDS_OF_TOKENS
+    assert tuple(AUGMENTATIONS) == completing.AUGMENTS
+    assert completing.CYCLES == CYCLES
+    assert completing.SCHEDULES == SCHEDULES
+    assert tuple(f"{kind}=" for kind in KINDS) == completing.BUDGETS
+    assert tuple(zoo.removesuffix(":") for zoo in completing.ZOOS) == ZOOS

@@ -1,0 +1,106 @@
+"""Coarseners by other libraries: METIS, KaHIP, Mt-KaHyPar and NetworKit, each by a judge that is not the library."""
+
+import sys
+
+import networkx as nx
+import numpy as np
+import pytest
+from clouds import GROUP, alike, cloud, merge, of_edges
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+import netgraph as ng
+from netgraph.coarsen.coarseners.metis import scaled
+from netgraph.coarsen.matching.axis_graph import AxisGraph
+from netgraph.coarsen.partition.contract import check_coarsener
+from netgraph.errors import PluginError
+from netgraph.utils import plugins
+
+NETWORKIT = [f"networkit-{way}" for way in ("suitor", "path-growing", "plm", "leiden")]
+
+
+@pytest.mark.parametrize("name", ["metis", "kahip", "mtkahypar"])
+@pytest.mark.parametrize("k", [4, 8, 20])
+def test_the_cut_of_a_mesh_is_that_of_metis_itself(name, k):
+    import pymetis
+
+    mesh = nx.convert_node_labels_to_integers(nx.grid_2d_graph(24, 20))
+    graph = AxisGraph("a", sparse.csr_array(nx.to_scipy_sparse_array(mesh, dtype=float)), np.ones(480))
+    cut, _ = pymetis.part_graph(k, [list(mesh[i]) for i in range(480)])
+    found = merge(name, graph, k)
+    assert ng.quality(graph, found).cut <= 1.05 * cut
+    assert np.bincount(found).max() <= np.ceil(480 / k) * 1.031
+
+
+@pytest.mark.parametrize("name", ["metis", "kahip", "mtkahypar"])
+def test_parts_balance_the_weights_of_units(name):
+    weight = np.where(np.arange(40) < 10, 4.0, 1.0)
+    graph = AxisGraph("a", cloud(40).adjacency, weight)
+    assert np.bincount(merge(name, graph, 2), weight).max() <= 1.1 * weight.sum() / 2
+
+
+@pytest.mark.parametrize("name", ["kahip", "mtkahypar", *NETWORKIT])
+def test_a_library_that_is_not_installed_is_named_with_its_extra(name, monkeypatch):
+    library, called = {"kahip": ("kahip", "KaHIP"), "mtkahypar": ("mtkahypar", "Mt-KaHyPar")}.get(
+        name, ("networkit", "NetworKit")
+    )
+    monkeypatch.setitem(sys.modules, library, None)
+    told = rf"coarsener '{name}' needs {called}.*pip install 'netgraph-coarsening\[{library}\]'"
+    with pytest.raises(PluginError, match=told):
+        plugins.load(GROUP, name)(cloud(4), 2)
+    with pytest.raises(PluginError, match=told):
+        check_coarsener(plugins.load(GROUP, name))
+
+
+def test_mt_kahypar_leaves_room_for_a_unit_that_is_heavier_than_a_part():
+    weight = np.where(np.arange(40) == 7, 20.0, 1.0)
+    found = merge("mtkahypar", AxisGraph("a", cloud(40).adjacency, weight), 8)
+    assert np.bincount(found, weight).max() == 20
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 12))
+def test_pairs_of_networkits_suitor_are_those_of_heavy_edge_matching(seed, n_coarse):
+    graph = cloud(12, seed)
+    assert alike(merge("networkit-suitor", graph, n_coarse), merge("hem", graph, n_coarse))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.floats(0.2, 1))
+def test_pairs_of_growing_paths_weigh_half_of_the_heaviest_matching(seed, density):
+    random = np.random.default_rng(seed)
+    graph = of_edges(random.random((14, 14)) * (random.random((14, 14)) < density))
+    best = nx.max_weight_matching(nx.from_scipy_sparse_array(graph.adjacency))
+    found = merge("networkit-path-growing", graph, 7)
+    inside = found[:, None] == found
+    assert (graph.adjacency.toarray() * inside).sum() / 2 >= sum(graph.adjacency[p] for p in best) / 2
+
+
+def test_leidens_communities_are_connected_and_cut_less_than_random_ones():
+    mesh = nx.convert_node_labels_to_integers(nx.grid_2d_graph(16, 16))
+    graph = AxisGraph("a", sparse.csr_array(nx.to_scipy_sparse_array(mesh, dtype=float)), np.ones(256))
+    for name in ("networkit-leiden", "networkit-plm"):
+        found = merge(name, graph, 12)
+        assert all(nx.is_connected(mesh.subgraph(np.flatnonzero(found == c))) for c in range(12))
+        assert ng.quality(graph, found).modularity > 0.6
+
+
+def test_networkit_has_as_many_threads_afterwards_as_before():
+    networkit = pytest.importorskip("networkit")
+    before = networkit.getMaxNumberOfThreads()
+    try:
+        networkit.setNumberOfThreads(2)
+        merge("networkit-plm", cloud(12), 4)
+        assert networkit.getMaxNumberOfThreads() == 2
+    finally:
+        networkit.setNumberOfThreads(before)
+
+
+@given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
+def test_weights_for_metis_are_positive_and_their_sum_fits(weights):
+    found = scaled(np.array(weights))
+    assert found.min() >= 1
+    assert found.sum() < 2**31
+    largest = max(weights)
+    np.testing.assert_allclose(found / found.max(), np.array(weights) / largest, atol=1e-4)

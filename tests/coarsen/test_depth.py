@@ -1,0 +1,428 @@
+"""Depth: chains of alike residual blocks are found, cut as if by hand, and moved by maps that hold the laws of transfers."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call, jvp
+from torch.nn.functional import cross_entropy
+
+import netgraph as ng
+from netgraph.analysis.remove_blocks import without_blocks
+from netgraph.analysis.residual_chains import Chain, chains
+from netgraph.coarsen.directions.depth import Shortening, Shorter, block_graph, shortened
+from netgraph.coarsen.hierarchy.level_maps import moves_to
+from netgraph.coarsen.network.rewrite import coarse_network, traced_state
+from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.fas.levels.maps import HierarchyMaps
+from netgraph.fas.solver.problem import Problem
+from netgraph.fas.solver.solver import FAS
+from netgraph.models.cnn import resnet
+from netgraph.models.transformer import Decoder, Encoder
+from netgraph.recording.recorder import named_state
+
+PIXELS, TOKENS = torch.randn(4, 3, 16, 16), torch.randint(1, 50, (4, 12))
+SMALL = {"width": 16, "n_hidden": 24, "n_heads": 2, "length": 12}
+
+
+class Residual(nn.Module):
+    """x + f(x), f two linear layers."""
+
+    def __init__(self, n=6, n_hidden=9):
+        super().__init__()
+        self.norm = nn.LayerNorm(n)
+        self.up, self.down = nn.Linear(n, n_hidden), nn.Linear(n_hidden, n)
+
+    def branch(self, x):
+        return self.down(torch.tanh(self.up(self.norm(x))))
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+def residual_chain(n_blocks, **sizes):
+    return nn.Sequential(nn.Linear(5, 6), *(Residual(**sizes) for _ in range(n_blocks)), nn.Linear(6, 3))
+
+
+def shaken(model):
+    """Give norms numbers of their own, so that nothing is alike by being new."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            tensor.data += 0.1 * torch.rand_like(tensor) if "var" in name else 0.1 * torch.randn_like(tensor)
+    return model
+
+
+NETWORKS = {
+    "resnet": (lambda: shaken(resnet(3, width=4)), PIXELS, ["stage1.0", "stage1.1", "stage1.2"], "stage1.{}"),
+    "encoder": (lambda: Encoder(50, 2, depth=4, **SMALL), TOKENS, [f"blocks.{i}" for i in range(4)], "blocks.{}"),
+    "decoder": (lambda: Decoder(50, depth=3, **SMALL), TOKENS, [f"blocks.{i}" for i in range(3)], "blocks.{}"),
+    "layers": (lambda: residual_chain(3), torch.randn(4, 5), ["1", "2", "3"], "{}"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_alike_residual_blocks_are_found_in_the_order_in_which_they_run(name):
+    make, example, blocks, _ = NETWORKS[name]
+    found, _ = chains(ng.trace(make(), example))
+    assert list(found[0].blocks) == blocks
+
+
+def test_the_ends_are_the_last_layer_of_every_branch_or_the_affine_part_of_its_norm():
+    assert chains(ng.trace(resnet(3, width=4), PIXELS))[0][0].ends == {"bn2.weight", "bn2.bias"}
+    ends = chains(ng.trace(Encoder(50, 2, depth=2, **SMALL), TOKENS))[0][0].ends
+    assert ends == {"attention.out.weight", "attention.out.bias", "down.weight", "down.bias"}
+
+
+class Scaled(Residual):
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(6))
+
+    def forward(self, x):
+        return x + self.gamma * self.branch(x)
+
+
+class Gated(Residual):
+    def forward(self, x):
+        return x + self.branch(x) * torch.sigmoid(self.branch(x))
+
+
+class After(Residual):
+    def forward(self, x):
+        return self.norm(x + self.down(torch.tanh(self.up(x))))
+
+
+class Branching(nn.Module):
+    """A decoder that reads what is inside a chain of blocks, as a U-Net does."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList([Residual() for _ in range(3)]), nn.Linear(6, 3)
+
+    def forward(self, x):
+        a = self.blocks[0](x)
+        b = self.blocks[2](self.blocks[1](a))
+        return self.head(a + b)
+
+
+def test_a_scale_of_the_layer_is_the_end_of_its_branch():
+    found, _ = chains(ng.trace(nn.Sequential(Scaled(), Scaled()), torch.randn(4, 6)))
+    assert found[0].ends == {"gamma"}
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        (nn.Sequential(Gated(), Gated()), "which no parameters scale"),
+        (nn.Sequential(After(), After()), "post-norm"),
+        (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)), "does not end in a sum"),
+        (nn.Sequential(Residual(), nn.Tanh(), Residual()), "takes something else"),
+    ],
+)
+def test_blocks_that_could_not_be_halved_are_refused_with_the_reason(network, why):
+    found, reasons = chains(ng.trace(network, torch.randn(4, 6)))
+    assert found == []
+    assert any(why in reason for reason in reasons)
+    with pytest.raises(NothingToMergeError, match="alike residual blocks"):
+        ng.build_hierarchy(network, torch.randn(4, 6), directions="depth")
+
+
+def test_a_block_whose_result_is_read_elsewhere_ends_a_chain():
+    found, _ = chains(ng.trace(Branching(), torch.randn(4, 6)))
+    assert [chain.blocks for chain in found] == [("blocks.1", "blocks.2")]
+
+
+def by_hand(model, pattern, dropped):
+    """Take modules out of a copy, as its owner would."""
+    own = copy.deepcopy(model)
+    for block in dropped:
+        parent = own.get_submodule(pattern.format("").rstrip("."))
+        del parent._modules[block.rsplit(".", 1)[-1]]
+    return own
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_cut_network_is_the_one_whose_owner_took_the_blocks_out(name, training):
+    make, example, blocks, pattern = NETWORKS[name]
+    model, dropped = make(), blocks[1:2]
+    spec = without_blocks(ng.trace(model, example), named_state(model), dropped)
+    state = {n: t.clone() for n, t in traced_state(model).items() if n in spec.parameters}
+    cut, owner = coarse_network(model, spec, {}, state=state).train(training), by_hand(model, pattern, dropped)
+    owner.train(training)
+    torch.manual_seed(1)
+    wanted = owner(example)
+    torch.manual_seed(1)
+    torch.testing.assert_close(cut(example), wanted)
+    for n, t in owner.state_dict().items():  # what batch norms have seen too
+        if pattern != "{}":
+            torch.testing.assert_close(cut.state_dict()[n], t)
+
+
+def test_a_block_that_is_the_first_of_its_chain_cannot_be_cut():
+    model = residual_chain(2)
+    with pytest.raises(NetgraphError, match="no block behind another"):
+        without_blocks(ng.trace(model, torch.randn(2, 5)), named_state(model), ["1"])
+
+
+# the maps
+
+
+def aggregates_of(cuts):
+    return Transfer(np.cumsum([0, *cuts]))
+
+
+def a_state(n_blocks, generator):
+    shapes = {"up.weight": (3, 2), "up.bias": (3,), "down.weight": (2, 3)}
+    return {
+        f"body.{i}.{name}": torch.randn(shape, generator=generator, dtype=torch.float64)
+        for i in range(n_blocks)
+        for name, shape in shapes.items()
+    } | {"head.weight": torch.randn(4, 2, generator=generator, dtype=torch.float64)}
+
+
+@pytest.mark.parametrize("ends", [frozenset(["down.weight"]), frozenset()], ids=["split", "copied"])
+@given(cuts=st.lists(st.integers(0, 1), min_size=1, max_size=6), seed=st.integers(0, 2**16))
+def test_maps_of_depth_hold_the_laws_of_transfers(ends, cuts, seed):
+    n = len(cuts) + 1
+    chain = Chain(tuple(f"body.{i}" for i in range(n)), ("up.weight", "up.bias", "down.weight"), ends)
+    maps, generator = Shorter([Shortening(chain, aggregates_of(cuts))]), torch.Generator().manual_seed(seed)
+    fine = a_state(n, generator)
+    coarse = {name: torch.randn_like(t) for name, t in maps.inject(fine).items()}
+
+    def inner(a, b):
+        return sum(float((a[name] * b[name]).sum()) for name in a)
+
+    torch.testing.assert_close(maps.inject(maps.prolong(coarse)), coarse)  # R P = I
+    torch.testing.assert_close(maps.restrict(maps.distribute(coarse)), coarse)
+    assert maps.prolong(coarse).keys() == fine.keys()
+    assert inner(maps.prolong(coarse), fine) == pytest.approx(inner(coarse, maps.restrict(fine)))
+    assert inner(maps.inject(fine), coarse) == pytest.approx(inner(fine, maps.distribute(coarse)))
+    squares = {name: t.square() for name, t in fine.items()}
+    assert all((t >= 0).all() for t in maps.restrict(squares, squared=True).values())
+    families = [member for name in coarse for member in maps.family(name)]
+    assert sorted(families) == sorted(fine)
+
+
+def test_second_moments_go_by_the_squared_entries_of_the_matrices():
+    chain = Chain(("a", "b"), ("w", "end"), frozenset(["end"]))
+    maps = Shorter([Shortening(chain, Transfer(np.array([0, 0])))])
+    # prolong of an end is (1/2, 1/2)', of the rest (1, 1)'; inject of an end is (1, 1), of the rest (1/2, 1/2)
+    moments = {"a.w": 1.0, "b.w": 3.0, "a.end": 4.0, "b.end": 8.0}
+    down = maps.restrict({n: torch.tensor([v]) for n, v in moments.items()}, squared=True)
+    assert {n: float(t) for n, t in down.items()} == {"a.w": 4.0, "a.end": 3.0}
+    up = maps.distribute({"a.w": torch.tensor([8.0]), "a.end": torch.tensor([8.0])}, squared=True)
+    assert {n: float(t) for n, t in up.items()} == {"a.w": 2.0, "b.w": 2.0, "a.end": 8.0, "b.end": 8.0}
+
+
+def test_a_family_that_is_not_whole_is_left_out():
+    chain = Chain(("a", "b"), ("w",), frozenset())
+    maps = Shorter([Shortening(chain, Transfer(np.array([0, 0])))])
+    assert maps.restrict({"a.w": torch.ones(1), "c": torch.ones(1)}).keys() == {"c"}
+
+
+def test_counts_of_batch_norms_stay_whole_numbers():
+    model = resnet(2, width=4)
+    hierarchy = ng.build_hierarchy(model, PIXELS, directions="depth")
+    coarse = moves_to(hierarchy.levels[1]).inject(traced_state(model))
+    assert coarse["stage1.0.bn1.num_batches_tracked"].dtype == torch.int64
+
+
+# what prolongation keeps
+
+
+def zero_ends(model, found):
+    for chain in found:
+        for name in chain.ends:
+            for full in chain.family(name):
+                model.get_parameter(full).data.zero_()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("directions", ["depth", "channels+depth", "channels,depth", "depth,channels"])
+@pytest.mark.parametrize("name", ["resnet", "encoder"])
+def test_where_branches_are_zero_prolongation_keeps_the_function(name, directions, training):
+    make, example, _, _ = NETWORKS[name]
+    model = make()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    found, _ = chains(ng.trace(model, example))
+    zero_ends(model, found)
+    hierarchy = ng.build_hierarchy(model, example, directions=directions, n_levels=2 + directions.count(","))
+    coarse = hierarchy.levels[-1].model
+    state = traced_state(coarse)
+    for level in reversed(hierarchy.levels[1:]):
+        state = moves_to(level).prolong({n: t for n, t in state.items() if not n.startswith("constants.")})
+    fine = copy.deepcopy(model).train(training)
+    wanted = copy.deepcopy(coarse).train(training)(example)
+    found_ = functional_call(fine, state, (example,))
+    assert float(((found_ - wanted).norm() / wanted.norm()).detach()) < 1e-5
+
+
+def test_the_prolonged_pair_is_off_by_half_of_the_derivative_along_half_the_branch():
+    """x + f/2 + f(x + f/2)/2 - (x + f) = f' f / 4 + O(f^3), for f of size eps: a closed form by forward derivatives."""
+    block, x = Residual().double(), torch.randn(4, 6, dtype=torch.float64)
+    errors = []
+    for eps in (1e-2, 1e-3):
+        small = copy.deepcopy(block)
+        for p in small.down.parameters():
+            p.data *= eps
+        half = copy.deepcopy(small)
+        for p in half.down.parameters():
+            p.data /= 2
+        _, derivative = jvp(small.branch, (x,), (small.branch(x),))
+        difference = half(half(x)) - small(x)
+        errors.append(float((difference - derivative / 4).detach().abs().max()))
+        assert float(difference.detach().abs().max()) < 2 * eps**2
+    assert errors[1] < errors[0] / 500  # of third order
+
+
+def test_at_zero_branches_tau_is_zero():
+    model = residual_chain(4).double()
+    zero_ends(model, chains(ng.trace(model, torch.randn(2, 5).double()))[0])
+    hierarchy = ng.build_hierarchy(model, torch.randn(2, 5).double(), directions="depth")
+    maps, inputs, targets = HierarchyMaps(hierarchy), torch.randn(8, 5).double(), torch.randint(3, (8,))
+    fine_x = maps.prolong(0, maps.inject(0, traced_state(model)))
+    model.load_state_dict(fine_x)
+    gradients = []
+    for network in maps.models:
+        loss = cross_entropy(network(inputs), targets)
+        gradients.append(
+            dict(
+                zip(
+                    [n for n, _ in network.named_parameters()],
+                    torch.autograd.grad(loss, list(network.parameters())),
+                    strict=True,
+                )
+            )
+        )
+    restricted = maps.restrict(0, gradients[0])
+    assert restricted.keys() == gradients[1].keys()
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(restricted[name], gradient)
+
+
+# pairs along the chain
+
+
+def test_blocks_that_are_alike_merge_and_only_neighbours_do():
+    chain = Chain(tuple(f"b.{i}" for i in range(5)), ("w",), frozenset())
+    numbers = [1.0, 2.0, 2.1, -3.0, -3.1]
+    state = {f"b.{i}.w": torch.tensor([x, 1.0]) for i, x in enumerate(numbers)}
+    found = shortened(chain, state, 0.5)
+    assert found is not None
+    assert [found.members(block) for block in found.kept] == [("b.0",), ("b.1", "b.2"), ("b.3", "b.4")]
+    dense = block_graph(chain, state).adjacency.toarray()
+    cosine = (2.0 * 2.1 + 1) / np.sqrt((4 + 1) * (2.1**2 + 1))
+    assert dense[1, 2] == pytest.approx((1 + cosine) / 2)
+    assert np.count_nonzero(dense) == 8
+    assert (np.diff(found.transfer.aggregates) >= 0).all()
+
+
+@pytest.mark.parametrize("n", range(2, 10))
+def test_half_of_any_chain_is_half_of_its_blocks_or_one_more(n):
+    chain = Chain(tuple(f"b.{i}" for i in range(n)), ("w",), frozenset())
+    found = shortened(chain, {f"b.{i}.w": torch.randn(8) for i in range(n)}, 0.5)
+    assert found is not None
+    assert (n + 1) // 2 <= len(found.kept) <= (n + 1) // 2 + 1
+    assert found.transfer.sizes.max() == 2
+
+
+# as levels of a hierarchy
+
+
+def test_a_hierarchy_of_every_direction_is_saved_and_found_again(tmp_path):
+    model = shaken(resnet(3, width=4))
+    hierarchy = ng.build_hierarchy(model, PIXELS, directions="channels+space,depth", n_levels=3)
+    assert "depth 7 -> 4" in str(hierarchy)
+    ng.save(hierarchy, tmp_path / "net.hierarchy")
+    for arch in (lambda: resnet(3, width=4), None):
+        again = ng.load(tmp_path / "net.hierarchy", arch=arch)
+        assert str(again) == str(hierarchy)
+        maps, others = HierarchyMaps(hierarchy), HierarchyMaps(again)
+        state = traced_state(model)
+        for level, (a, b) in enumerate(zip(hierarchy.levels[1:], again.levels[1:], strict=True)):
+            torch.testing.assert_close(a.model.eval()(PIXELS), b.model.eval()(PIXELS))
+            torch.testing.assert_close(maps.inject(level, state), others.inject(level, state))
+            state = maps.inject(level, state)
+
+
+def test_copied_blocks_are_the_mean_and_the_whole_of_it_twice_in_the_saved_hierarchy_too(tmp_path):
+    model = shaken(residual_chain(2))
+    hierarchy = ng.build_hierarchy(model, torch.randn(4, 5), directions="depth", depth_by="copy")
+    ng.save(hierarchy, tmp_path / "net.hierarchy")
+    for found in (hierarchy, ng.load(tmp_path / "net.hierarchy", arch=lambda: residual_chain(2))):
+        assert found.options["depth_by"] == "copy"
+        coarse = traced_state(found.levels[1].model)
+        fine = moves_to(found.levels[1]).prolong({n: t for n, t in coarse.items() if not n.startswith("constants.")})
+        (step,), own = found.levels[1].chains, model.state_dict()
+        for name in step.chain.names:
+            second = own[f"2.{name}"]
+            for dim, order in step.orders.get(f"2.{name}", {}).items():
+                second = second.index_select(dim, torch.as_tensor(order))
+            torch.testing.assert_close(coarse[f"1.{name}"], (own[f"1.{name}"] + second) / 2)
+            torch.testing.assert_close(fine[f"1.{name}"], coarse[f"1.{name}"])
+        x = torch.randn(3, 6)
+        block = copy.deepcopy(model[1])
+        block.load_state_dict({name: coarse[f"1.{name}"] for name in step.chain.names})
+        both = functional_call(model[1:3], {n: fine[n] for n in model[1:3].state_dict()}, (x,))
+        torch.testing.assert_close(both, block(block(x)))  # two whole steps, whatever the order of units inside
+
+
+def test_there_is_no_third_way_for_blocks_to_become_several():
+    with pytest.raises(NetgraphError, match="by split or copy, not by 'halve'"):
+        ng.build_hierarchy(residual_chain(2), torch.randn(4, 5), directions="depth", depth_by="halve")
+
+
+def test_blocks_that_have_merged_to_unlike_sizes_are_no_chain_any_more():
+    ratios = {"*": 0.5, "2.up": 0.25}
+    hierarchy = ng.build_hierarchy(
+        residual_chain(4, n_hidden=8), torch.randn(4, 5), directions="channels,depth", n_levels=3, ratio=ratios
+    )
+    (step,) = hierarchy.levels[2].chains
+    assert step.chain.blocks == ("3", "4")
+    widths = [tuple(hierarchy.levels[2].model.state_dict()[f"{i}.up.weight"].shape) for i in (1, 2, 3)]
+    assert [hidden for hidden, _ in widths] == [4, 2, 4]
+
+
+@pytest.mark.parametrize("cycle", ["kaskade", "full", "v", "additive"])
+def test_fas_cycles_over_levels_of_every_direction(cycle):
+    model = resnet(2, n_classes=3, width=4)
+    hierarchy = ng.build_hierarchy(model, PIXELS, directions="depth,channels+space", n_levels=3)
+    targets = torch.tensor([0, 1, 2, 1])
+    problem = Problem([(PIXELS, targets), (PIXELS.flip(3), targets)], cross_entropy)
+    before = float(cross_entropy(model.train()(PIXELS), targets).detach())
+    solution = FAS(cycle, torch.optim.AdamW, 1e-2, epochs=20).solve(hierarchy, problem)
+    assert solution.model is model
+    assert float(cross_entropy(model.train()(PIXELS), targets).detach()) < before
+    assert all(t.isfinite().all() for t in model.state_dict().values())
+
+
+def test_levels_with_channels_innermost_train_as_others_do():
+    trained = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(3)
+        model = resnet(2, n_classes=3, width=4).double()
+        pixels, targets = torch.randn(4, 3, 16, 16).double(), torch.tensor([0, 1, 2, 1])
+        hierarchy = ng.build_hierarchy(model, pixels, directions="channels+depth")
+        for level in hierarchy.levels:
+            level.model.to(memory_format=layout)
+        FAS("full", torch.optim.AdamW, 1e-3, epochs=4).solve(hierarchy, Problem([(pixels, targets)] * 2, cross_entropy))
+        assert model[0][0].weight.is_contiguous(memory_format=layout)
+        trained.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    torch.testing.assert_close(*trained)
+
+
+def test_what_shows_units_leaves_out_those_of_merged_blocks_or_says_so(tmp_path):
+    hierarchy = ng.build_hierarchy(resnet(3, width=4), PIXELS, directions="channels,depth", n_levels=3)
+    ng.export(hierarchy, tmp_path / "net.html")
+    ng.export(hierarchy, tmp_path / "net.level1.P.mtx")
+    with pytest.raises(NetgraphError, match="blocks have merged"):
+        ng.export(hierarchy, tmp_path / "net.P.mtx")
+    assert "depth 7 -> 4" in hierarchy._repr_html_().replace("&gt;", ">")

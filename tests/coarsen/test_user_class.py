@@ -1,0 +1,242 @@
+"""The coarse network in the user's own class: equal to the recorded graph on weights that tell, or refused by name."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from nets import nets
+from torch import nn
+
+import netgraph as ng
+from netgraph.coarsen.network.oracles import relative_error_of
+from netgraph.coarsen.user_class.convert import check_own, save_own
+from netgraph.coarsen.user_class.equivalence import large_state
+from netgraph.coarsen.user_class.factor_folding import folded, folds
+from netgraph.coarsen.user_class.module_attributes import give_parameters, mend
+from netgraph.coarsen.user_class.size_candidates import Sizes
+from netgraph.errors import LoadError, NetgraphError, OwnClassError
+from netgraph.models.perceptron import mlp
+from netgraph.utils.module_state import with_state
+
+WORDS = torch.randn(2, 6, 16)
+
+
+def trained_a_step(model, example):
+    """Return the state after a step of SGD in training mode."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(3)
+    out = model(*example) if isinstance(example, tuple) else model(example)
+    (out[0] if isinstance(out, tuple) else out).square().mean().backward()
+    optimizer.step()
+    return model.state_dict()
+
+
+def outputs(model, state, args, training):
+    torch.manual_seed(0)
+    with with_state(model, {name: t.clone() for name, t in state.items()}), torch.no_grad():
+        return model.train(training)(*args)
+
+
+class Attention(nn.Module):
+    """Written by hand: how it views its projections is for it to remember."""
+
+    def __init__(self, dim=16, heads=4, head_dim=4):
+        super().__init__()
+        self.dim, self.heads, self.head_dim = dim, heads, head_dim
+        self.qkv, self.out = nn.Linear(dim, 3 * heads * head_dim), nn.Linear(heads * head_dim, dim)
+        self.head = nn.Linear(dim, 3)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-1, -2) * self.head_dim**-0.5).softmax(-1)
+        return self.head(self.out((weights @ v).transpose(1, 2).flatten(2)).mean(1))
+
+
+class Regrouping(Attention):
+    """Fits any width, and takes the wrong numbers for heads."""
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 4, -1).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-1, -2) * 4**-0.5).softmax(-1)
+        return self.head(self.out((weights @ v).transpose(1, 2).flatten(2)).mean(1))
+
+
+@pytest.mark.parametrize(("name", "model", "example"), list(nets()), ids=lambda v: v if isinstance(v, str) else "")
+def test_what_comes_back_computes_what_the_graph_computes_and_nothing_else_comes_back(name, model, example):
+    hierarchy = ng.build_hierarchy(model, example)
+    graph = hierarchy.levels[1].model
+    try:
+        own = ng.own_class(hierarchy, example)
+    except OwnClassError:
+        return
+    assert type(own) is type(model)
+    assert list(own.state_dict()) == list(model.state_dict())
+    args = example if isinstance(example, tuple) else (example,)
+    fine, coarse = hierarchy.levels[0].spec, hierarchy.levels[1].spec
+    state = large_state(graph, 5)  # other weights than those of the proof
+    for mode in (False, True):
+        expected = outputs(graph, state, args, mode)
+        found = outputs(own, folded(state, folds(fine, coarse.sizes)), args, mode)
+        assert relative_error_of(expected, found) < 1e-3
+
+
+def test_most_of_the_small_networks_come_back_in_their_own_class():
+    came, refused = 0, []
+    for name, model, example in nets():
+        try:
+            ng.own_class(ng.build_hierarchy(model, example), example)
+            came += 1
+        except OwnClassError:
+            refused.append(name)
+    assert came > 2 * len(refused), refused
+
+
+def test_a_step_of_training_in_the_own_class_is_that_of_the_graph():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.Linear(128, 3)
+    )
+    x = torch.randn(4, 3, 8, 8)
+    hierarchy = ng.build_hierarchy(model, x)
+    own = ng.own_class(hierarchy, x)
+    theirs, ours = trained_a_step(own, x), trained_a_step(hierarchy.levels[1].model, x)
+    for key, value in theirs.items():
+        torch.testing.assert_close(value, ours[key])
+
+
+def test_layers_tell_their_new_sizes_and_the_state_dict_saves(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.PReLU(16), nn.Linear(16, 3))
+    x = torch.randn(2, 6)
+    own = ng.own_class(ng.build_hierarchy(model, x), x)
+    assert (own[0].out_features, own[1].normalized_shape, own[2].num_parameters, own[3].in_features) == (8, (8,), 8, 8)
+    assert model[0].out_features == 16
+    torch.save(own.state_dict(), tmp_path / "own.pt")
+    again = copy.deepcopy(own)
+    again.load_state_dict(torch.load(tmp_path / "own.pt", weights_only=True))
+    assert torch.equal(again(x), own(x))
+
+
+def test_heads_of_a_hand_written_attention_are_counted_anew():
+    torch.manual_seed(0)
+    hierarchy = ng.build_hierarchy(Attention(), WORDS)
+    own = ng.own_class(hierarchy, WORDS)
+    assert own.heads == 2
+    assert own.head_dim == 4
+    torch.testing.assert_close(own(WORDS), hierarchy.levels[1].model(WORDS))
+
+
+def test_heads_that_would_be_grouped_otherwise_are_never_handed_back():
+    hierarchy = ng.build_hierarchy(Regrouping(), WORDS)
+    with pytest.raises(OwnClassError, match="its outputs differ in evaluation mode on 2x6x16 by"):
+        ng.own_class(hierarchy, WORDS)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_that_shrank_differently_are_refused_before_they_run(kind):
+    x = torch.randn(5, 2, 8)
+    model = nn.Sequential(getattr(nn, kind)(8, 12, num_layers=2))
+    spec, smaller = ng.trace(model, x), getattr(nn, kind)(12, 6)
+    state = {name.replace("l0", "l1"): t for name, t in smaller.named_parameters(prefix="0")}
+    give_parameters(model, {**dict(model.named_parameters()), **state})
+    with pytest.raises(OwnClassError, match="its layers shrank differently"):
+        mend(model, Sizes(spec, spec.sizes))
+
+
+def test_tied_embeddings_come_back_tied_with_their_factor_in_the_norm():
+    torch.manual_seed(0)
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mlp, self.norm, self.head = (
+                nn.Embedding(20, 16),
+                nn.Linear(16, 16),
+                nn.LayerNorm(16),
+                nn.Linear(16, 20),
+            )
+            self.head.weight = self.embed.weight
+
+        def forward(self, ids):
+            x = self.embed(ids)
+            return self.head(self.norm(x + self.mlp(x).relu()))
+
+    ids = torch.randint(0, 20, (2, 6))
+    hierarchy = ng.build_hierarchy(Tied(), ids)
+    graph, own = hierarchy.levels[1].model, ng.own_class(hierarchy, ids)
+    assert own.head.weight is own.embed.weight
+    torch.testing.assert_close(own.norm.weight, 2 * graph.norm.weight)
+    torch.testing.assert_close(own(ids), graph(ids))
+
+
+def test_frozen_parameters_and_modes_are_kept():
+    model = mlp((6, 16, 3)).eval()
+    model[0].weight.requires_grad_(False)
+    x = torch.randn(2, 6)
+    own = ng.own_class(ng.build_hierarchy(model, x), x)
+    assert not own[0].weight.requires_grad
+    assert own[2].weight.requires_grad
+    assert not own.training
+
+
+def test_levels_that_are_none_are_named():
+    x = torch.randn(2, 6)
+    hierarchy = ng.build_hierarchy(mlp((6, 16, 3)), x)
+    for level in (0, 2, -2):
+        with pytest.raises(NetgraphError, match="no coarse level of 2"):
+            ng.own_class(hierarchy, x, level=level)
+
+
+def test_a_hierarchy_without_the_class_says_how_to_open_it_with(tmp_path):
+    x = torch.randn(2, 6)
+    ng.save(ng.build_hierarchy(mlp((6, 16, 3)), x), tmp_path / "m.hierarchy")
+    with pytest.raises(NetgraphError, match="arch="):
+        ng.own_class(ng.load(tmp_path / "m.hierarchy"), x)
+    own = ng.own_class(ng.load(tmp_path / "m.hierarchy", arch=lambda: mlp((6, 16, 3))), x)
+    assert own[0].out_features == 8
+
+
+def test_what_cannot_be_pickled_is_named_and_leaves_nothing(tmp_path):
+    class Local(nn.Module):
+        pass
+
+    with pytest.raises(LoadError, match="cannot be saved whole"):
+        save_own(Local(), tmp_path / "own.pt")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(LoadError, match=r"NAME\.pt"):
+        check_own(mlp(), tmp_path / "own.safetensors")
+    save_own(mlp((2, 3, 2)), tmp_path / "own.pt")
+    assert type(torch.load(tmp_path / "own.pt", weights_only=False)) is nn.Sequential
+    assert pickle.dumps(mlp((2, 3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        ("BertForSequenceClassification", {"intermediate_size": 128}),
+        ("GPT2LMHeadModel", {"n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}),
+        ("LlamaForCausalLM", {"intermediate_size": 128, "num_key_value_heads": 2}),
+    ],
+)
+def test_networks_of_transformers_come_back_with_a_config_and_are_saved_and_loaded_by_it(cls, options, tmp_path, capfd):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    made = getattr(transformers, cls)
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99, **options}
+    if cls.startswith("GPT2"):
+        small = {"vocab_size": 99, **options}
+    model = made(made.config_class(**small, use_cache=False)).eval()
+    ids = {"input_ids": torch.randint(3, 99, (2, 8))}
+    hierarchy = ng.build_hierarchy(model, ids)
+    own = ng.own_class(hierarchy, ids)
+    capfd.readouterr()
+    save_own(own, tmp_path / "small")
+    assert capfd.readouterr() == ("", "")
+    again = made.from_pretrained(tmp_path / "small").eval()
+    assert again.config.hidden_size == 32
+    with torch.no_grad():
+        assert relative_error_of(hierarchy.levels[1].model(**ids), again(**ids)) < 1e-5
+    trained = again.train()(**ids)[0].square().mean()
+    trained.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in again.parameters())

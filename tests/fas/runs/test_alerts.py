@@ -1,0 +1,222 @@
+"""Alerts on loss sequences in closed form, their actions, and logging."""
+
+import http.server
+import json
+import logging
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from netgraph.errors import AlertError, NetgraphError
+from netgraph.fas.ledger import Ledger
+from netgraph.fas.monitoring.alert_rules import RULES, divergence, memory, nonfinite, plateau, rejected, throughput
+from netgraph.fas.monitoring.alerts import Alert, alerts_of, fail
+from netgraph.fas.monitoring.event_log import journal
+from netgraph.utils import logging as logs
+
+
+def run_of(**what):
+    """What rules look at of a run."""
+    told = []
+    run = SimpleNamespace(steps=0, refused=0, total_steps=100, ledger=Ledger(), told=told, reason="", **what)
+    run.tell = lambda event, level, **more: told.append({"event": event, "level": level, **more})
+    run.stop = lambda reason: setattr(run, "reason", reason)
+    return run
+
+
+def smooth(loss, level=0):
+    return {"event": "smooth", "level": level, "loss": loss, "lr": 0.1, "step": 0}
+
+
+def first_time(rule, records, run=None):
+    """The place of the first record that the rule speaks at."""
+    run = run or run_of()
+    return next((i for i, record in enumerate(records) if rule(run, record)), None)
+
+
+def test_divergence_speaks_where_growth_passes_the_best_by_the_first():
+    losses = [2.0 * 1.1**i for i in range(30)]  # above 2 + 3 * 2 from the first i with 1.1^i > 4
+    assert first_time(divergence(factor=3.0), map(smooth, losses)) == 15
+    assert first_time(divergence(factor=1.0), map(smooth, [2.0, 1.0, 0.5, 2.4, 2.6])) == 4
+    assert first_time(divergence(), (smooth(1 / (1 + i)) for i in range(50))) is None
+
+
+def test_levels_are_judged_by_themselves():
+    mixed = [smooth(1.0, 0), smooth(30.0, 1)] * 10
+    assert first_time(divergence(), mixed) is None
+    assert first_time(plateau(patience=10), mixed) is None
+
+
+def test_a_plateau_is_where_a_geometric_sequence_falls_less_than_delta():
+    # 1 + 2^-i falls by less than 1 % of itself from the step to i = 7 on, and four waits make the rule speak
+    records = [smooth(1 + 0.5**i) for i in range(30)]
+    waits = [i for i in range(1, 30) if not 1 + 0.5**i < (1 + 0.5 ** (i - 1)) * 0.99]
+    assert first_time(plateau(patience=4, delta=0.01), records) in range(waits[0], waits[0] + 6)
+    assert first_time(plateau(patience=4, delta=0.01), (smooth(0.98**i) for i in range(99))) is None
+    assert first_time(plateau(patience=4), (smooth(1.0) for _ in range(9))) == 4
+
+
+def test_refused_steps_and_rejected_corrections_are_counted_in_a_row():
+    run = run_of()
+    rule = nonfinite(times=3)
+    for refused, speaks in ((1, False), (2, False), (3, True)):
+        run.refused = refused
+        assert bool(rule(run, {"event": "refused", "level": 0, "loss": float("nan")})) is speaks
+    ups = [{"event": "up", "level": 0, "length": length} for length in (0, 0, 1.0, 0, 0, 0)]
+    assert first_time(rejected(times=3), ups) == 5
+
+
+def test_throughput_speaks_where_a_level_slows_down():
+    run, rule, spoke = run_of(), throughput(drop=0.5, times=2), []
+    for seconds in [1.0] * 6 + [1.9] * 3 + [2.1] * 3:
+        run.ledger.samples[0] += 100
+        run.ledger.seconds[0, "smooth"] += seconds
+        spoke.append(bool(rule(run, smooth(1.0))))
+    assert spoke == [False] * 10 + [True] * 2
+
+
+def test_memory_is_compared_with_a_limit():
+    assert memory(gib=1e-6)(run_of(), smooth(1.0)).startswith("the run has")
+    assert memory(gib=1e6)(run_of(), smooth(1.0)) == ""
+
+
+def test_an_alert_acts_when_its_rule_begins_to_speak():
+    run, seen = run_of(), []
+    alert = Alert(divergence(), lambda run, name, message: seen.append((name, message)), "divergence")
+    for loss in (1.0, 5.0, 6.0, 1.0, 7.0):
+        alert(run, smooth(loss))
+    assert [message.split(",")[0] for _, message in seen] == ["the loss of level 0 is 5", "the loss of level 0 is 7"]
+    assert [record["rule"] for record in run.told] == ["divergence"] * 2
+
+
+def test_alerts_raise_stop_and_warn(caplog):
+    raises, stops, warns = alerts_of(
+        ["divergence:raise", "plateau(patience=2, delta=0.1):stop", "memory(gib=0.000001):warn"]
+    )
+    run = run_of()
+    raises(run, smooth(1.0))
+    with pytest.raises(AlertError, match="divergence at step 0: the loss of level 0 is 9, after 1 at best"):
+        raises(run, smooth(9.0))
+    for _ in range(3):
+        stops(run, smooth(1.0))
+    assert run.reason.startswith("the alert plateau at step 0")
+    warns(run, smooth(1.0))
+    assert "memory at step 0: the run has" in caplog.text
+
+
+def test_a_command_gets_its_words_as_they_are_and_no_shell_sees_them(tmp_path):
+    target = tmp_path / "said.json"
+    program = f"import json, sys; json.dump(sys.argv[1:], open({str(target)!r}, 'w'))"
+    (alert,) = alerts_of([f'divergence:command={sys.executable} -c "{program}" {{message}} "{{rule}} at {{step}}"'])
+    alert.rule = lambda run, record: "a; rm -rf * $(false) `false` {step}"
+    alert(run_of(), smooth(1.0))
+    for thread in [t for t in threading.enumerate() if t.name.startswith("alert")]:
+        thread.join()
+    assert json.loads(target.read_text()) == ["a; rm -rf * $(false) `false` {step}", "divergence at 0"]
+
+
+def test_a_command_that_fails_is_a_warning(caplog):
+    (alert,) = alerts_of([f"divergence:command={sys.executable} -c 'raise SystemExit(3)'"])
+    alert.rule = lambda run, record: "something"
+    alert(run_of(), smooth(1.0))
+    for thread in [t for t in threading.enumerate() if t.name.startswith("alert")]:
+        thread.join()
+    assert "ended with 3" in caplog.text
+
+
+def test_a_message_goes_through_apprise():
+    got = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args):
+            """Nothing on stderr."""
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (alert,) = alerts_of([f"divergence:notify=json://127.0.0.1:{server.server_port}"])
+    alert.rule = lambda run, record: "the loss is 9"
+    alert(run_of(), smooth(1.0))
+    for _ in range(500):
+        if got:
+            break
+        time.sleep(0.01)
+    server.shutdown()
+    assert (got[0]["title"], got[0]["message"]) == ("netgraph: divergence at step 0", "the loss is 9")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("divergenze:warn", "no rule is called 'divergenze'; there are divergence, plateau"),
+        ("divergence", "an alert is RULE:ACTION"),
+        ("divergence:shout", "an alert is RULE:ACTION"),
+        ("divergence:raise=1", "an alert is RULE:ACTION"),
+        ("plateau(20):warn", "the options of plateau are numbers by name, patience, delta"),
+        ("plateau(patients=20):warn", "the options of plateau are numbers by name"),
+        ("plateau(patience='x'):warn", "the options of plateau are numbers by name"),
+        ("plateau(patience=__import__('os')):warn", "has no rule that can be read"),
+        ("divergence:command=no-such-program now", "there is no such program"),
+        ("divergence:notify=nowhere://x", "apprise knows no service for 'nowhere'"),
+        ("memory(share=2):warn", "give a share up to 1"),
+    ],
+)
+def test_mistakes_in_an_alert_are_sentences(text, sentence):
+    with pytest.raises(NetgraphError) as error:
+        alerts_of([text])
+    assert sentence in str(error.value)
+
+
+def test_every_rule_has_a_text_form():
+    assert [alert.name for alert in alerts_of([f"{name}:raise" for name in RULES])] == list(RULES)
+    assert all(alert.action is fail for alert in alerts_of([f"{name}:raise" for name in RULES]))
+
+
+@pytest.fixture
+def _logger_as_it_was():
+    kept = logs.LOGGER.handlers[:], logs.LOGGER.level, logs.LOGGER.propagate
+    yield
+    logs.LOGGER.handlers[:], logs.LOGGER.level, logs.LOGGER.propagate = kept
+
+
+@pytest.mark.usefixtures("_logger_as_it_was")
+def test_logs_are_sentences_or_one_json_object_a_line(capsys):
+    logs.setup()
+    logs.setup()  # a second time changes nothing
+    logging.getLogger("netgraph.run").info("hello")
+    logging.getLogger("netgraph.run").warning("mind")
+    assert capsys.readouterr().err == "netgraph: hello\nnetgraph: warning: mind\n"
+    logs.setup(json=True)
+    journal(run_of(), {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5, "none": float("nan")}})
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logging.getLogger("netgraph.run").exception("broken")
+    told, broken = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert told["message"] == "step 3 of 100, level 0: loss 0.5, none nan"
+    assert told["event"] == {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5, "none": None}}
+    assert (broken["level"], broken["logger"]) == ("error", "netgraph.run")
+    assert "two\nlines" in broken["exception"]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (smooth(0.25), "step 0 of 100, level 0: loss 0.25, lr 0.1"),
+        ({"event": "up", "level": 1, "step": 2, "length": 0.0}, "step 2 of 100, level 1: correction rejected"),
+        ({"event": "up", "level": 1, "step": 2, "length": 0.5}, "step 2 of 100, level 1: correction of length 0.5"),
+        ({"event": "skip", "level": 1, "step": 2, "why": "too far"}, "step 2 of 100, level 1: skip, too far"),
+        ({"event": "finish", "level": 0, "step": 9, "reason": "spent"}, "step 9 of 100, level 0: finish, spent"),
+    ],
+)
+def test_events_are_logged_in_words(record, words, caplog):
+    with caplog.at_level(logging.DEBUG, logger="netgraph"):
+        journal(run_of(), record)
+    assert caplog.messages == [words]

@@ -1,0 +1,63 @@
+"""Example inputs: read from text, or guessed from the first layer."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from netgraph.errors import LoadError
+from netgraph.io.example_inputs import guess_input, parse_inputs
+from netgraph.io.model_zoo import parse_arch_args
+from netgraph.models.perceptron import mlp
+
+
+def test_inputs_are_read_from_text():
+    assert parse_inputs(["2x3x8x8"]).shape == (2, 3, 8, 8)
+    ids, mask = parse_inputs(["2x16:int64", "2x16:bool"])
+    assert ids.dtype == torch.int64
+    assert mask.dtype == torch.bool
+    assert parse_inputs(["ids=2x4:int64", "x=2x3"])["ids"].shape == (2, 4)
+    assert torch.equal(parse_inputs(["2x3"]), parse_inputs(["2x3"]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ["2y3"],
+        ["9" * 5000],
+        ["a=2x3", "a=2x4"],
+        ["2x3:int7"],
+        ["2x0"],
+        ["a=2x3", "2x3"],
+        ["100000x100000"],
+        ["x"],
+        [""],
+    ],
+)
+def test_wrong_inputs_are_refused_before_memory_is_taken(text):
+    started = time.perf_counter()
+    with pytest.raises(LoadError, match="--input"):
+        parse_inputs(text)
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (mlp((6, 8, 3)), "--input 2x6"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 2)), "--input 2x1x28x28"),
+        (nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2)), "--input 2x16:int64"),
+        (nn.LSTM(5, 6, batch_first=True), "--input 2x16x5"),
+        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1)), "--input 2x2x64"),
+    ],
+)
+def test_the_input_is_guessed_from_the_first_layer(model, text):
+    assert guess_input(model)[1] == text
+
+
+def test_an_input_that_cannot_be_guessed_is_asked_for():
+    with pytest.raises(LoadError, match="give --input"):
+        guess_input(nn.Sequential(nn.Linear(3, 4), nn.Linear(7, 2)))
+    with pytest.raises(LoadError, match="key=value"):
+        parse_arch_args(["depth"])

@@ -1,0 +1,159 @@
+"""Networks by name: torchvision, timm and Hugging Face, real ones built and wrong ones refused."""
+
+import contextlib
+import importlib.util
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from netgraph.errors import LoadError
+from netgraph.io.example_inputs import guess_input
+from netgraph.io.huggingface import on_shapes
+from netgraph.io.load import load_model, origin
+
+ARCH = "netgraph.models.perceptron:mlp"
+
+
+def test_a_torchvision_network_goes_round_by_its_name(tmp_path):
+    model = load_model("torchvision:resnet18")
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    opened, x = load_model(tmp_path / "m.pth", arch="torchvision:resnet18"), torch.randn(1, 3, 32, 32)
+    assert torch.equal(opened(x), model(x))
+    assert guess_input(opened)[1] == "--input 2x3x224x224"
+
+
+BERT = {
+    "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": 50, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def test_a_hugging_face_config_builds_the_class_it_names(tmp_path):
+    pytest.importorskip("transformers")
+    path = tmp_path / "config.json"
+    for named, cls in (({}, "BertModel"), ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM")):
+        path.write_text(json.dumps({**BERT, **named}))
+        model = load_model(f"hf:{tmp_path}")
+        assert type(model).__name__ == cls
+        example, text = guess_input(model)
+        assert text == "--input input_ids=2x16:int64 --input attention_mask=2x16:int64"
+        assert model(**example)[0].shape[:2] == (2, 16)
+    model.save_pretrained(tmp_path / "saved")  # which leaves out tied weights
+    opened = load_model(tmp_path / "saved" / "model.safetensors", arch=f"hf:{path}")
+    assert torch.equal(opened(**example)[0], model(**example)[0])
+    for wrong in ({"architectures": ["pipeline"]}, {"model_type": "nosuch"}):
+        path.write_text(json.dumps({**BERT, **wrong}))
+        with pytest.raises(LoadError, match=r"pipeline|nosuch"):
+            load_model(f"hf:{path}")
+
+
+def test_a_hugging_face_folder_gives_its_own_weights_or_says_what_does_not_fit(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.BertForMaskedLM(transformers.AutoConfig.for_model(**BERT)).eval()
+    model.save_pretrained(tmp_path)
+    folder = f"hf:{tmp_path}"
+    opened = load_model(folder)
+    own = opened.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
+    assert "weights of its folder" in origin(folder, {})
+    fresh = load_model(f"{folder}/config.json").state_dict()
+    assert not torch.equal(
+        fresh["cls.predictions.transform.dense.weight"], own["cls.predictions.transform.dense.weight"]
+    )
+    assert "random weights" in origin(f"{folder}/config.json", {})
+    for args in (
+        {"architectures": ["BertForPreTraining"]},
+        {"architectures": ["BertModel"]},
+        {"intermediate_size": 24},
+    ):
+        with pytest.raises(LoadError, match=r"do not fit|fails"):
+            load_model(folder, arch_args=args)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(LoadError, match=r"pytorch_model\.bin and no model\.safetensors"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_size": 2**40},
+        {"vocab_size": 2**50},
+        {"num_hidden_layers": 10**12},
+        {"num_hidden_layers": 2**10 + 1},
+        {"num_labels": 10**12},
+        {"attn_implementation": "somebody/attention"},
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_too_much_is_refused_before_memory_is_taken(tmp_path, wrong):
+    pytest.importorskip("transformers")
+    import resource
+
+    (tmp_path / "config.json").write_text(json.dumps({**BERT, **wrong}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LoadError, match="asks for"):
+        load_model(f"hf:{tmp_path}")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024  # KiB
+
+
+def test_what_a_config_asks_for_is_measured_exactly(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(**BERT)
+    model = transformers.BertModel(config)
+    taken = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    for room in (taken, taken - 1):
+        monkeypatch.setattr("psutil.virtual_memory", lambda room=room: SimpleNamespace(available=room))
+        with contextlib.nullcontext() if room == taken else pytest.raises(LoadError, match=f"{taken:,} bytes"):
+            assert all(p.is_meta for p in on_shapes(transformers.BertModel, config).parameters())
+
+
+def _fresh(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_torchvision_and_what_imports_it_open_in_a_fresh_process():
+    code = "from netgraph.io.load import load_model; load_model('torchvision:squeezenet1_1')"
+    if importlib.util.find_spec("timm"):
+        code = code.replace("load_model('", "load_model('timm:resnet10t'); load_model('")
+    done = _fresh(code)
+    assert done.returncode == 0, done.stderr
+    shim = "from netgraph.utils.torchvision_compat import prepare_torchvision as p; p(); p()"
+    done = _fresh(f"{shim}; import torchvision, torch; print(torch.ops.torchvision.nms.default._schema)")
+    assert "float iou_threshold) -> Tensor" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("case", ["native", "missing"])
+def test_nothing_is_declared_where_torchvision_loads_or_is_not_there(case):
+    mock = {
+        "native": "t._native_loads = lambda folder: True",
+        "missing": "t.importlib.util.find_spec = lambda name: None",
+    }[case]
+    done = _fresh(
+        f"import netgraph.utils.torchvision_compat as t, torch; {mock}; t.prepare_torchvision(); print(t._kept)"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_names_build_networks_and_wrong_ones_are_refused(tmp_path):
+    assert load_model("torchvision:squeezenet1_1").training is False
+    with pytest.raises(LoadError, match="nosuchnet"):
+        load_model("torchvision:nosuchnet")
+    with pytest.raises(LoadError, match=r"netgraph-coarsening\[timm\]|Unknown model|fails"):
+        load_model("timm:nosuchnet")
+    with pytest.raises(LoadError, match=r"netgraph-coarsening\[transformers\]|config"):
+        load_model(f"hf:{tmp_path}/none.json")
+    with pytest.raises(LoadError, match="does not exist"):
+        load_model(tmp_path / "none.pt")
+    (tmp_path / "m.xyz").write_text("x")
+    with pytest.raises(LoadError, match=r"ends in \.xyz"):
+        load_model(tmp_path / "m.xyz")
+    (tmp_path / "m.pt").write_text("hello, this is no network")
+    with pytest.raises(LoadError, match="no PyTorch file"):
+        load_model(tmp_path / "m.pt", arch=ARCH)
+    (tmp_path / "e.pt").write_text("")
+    with pytest.raises(LoadError, match="empty"):
+        load_model(tmp_path / "e.pt", arch=ARCH)

@@ -1,0 +1,254 @@
+"""Calibration data: what a source holds reaches the network unchanged, or one sentence says why it cannot."""
+
+import numpy as np
+import pytest
+import torch
+from datafolders import write_cifar, write_imdb
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+
+from netgraph.errors import DataError, NetgraphError
+from netgraph.models.data.calibration import calibration, drawn
+from netgraph.models.data.datasets import load
+
+VECTORS = torch.zeros(2, 6)
+
+
+def write(path, inputs, targets=None):
+    """Write inputs, and targets where the layout has room for them."""
+    if path.suffix == ".npy":
+        np.save(path, inputs.numpy())
+    elif path.suffix == ".pt":
+        torch.save(inputs if targets is None else (inputs, targets), path)
+    else:
+        save_file({"inputs": inputs} | ({} if targets is None else {"targets": targets}), path)
+    return path
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 99))
+def test_rows_are_drawn_once_each_and_by_the_seed_alone(n_rows, n, seed):
+    rows = drawn(n_rows, n, seed).tolist()
+    assert len(rows) == len(set(rows)) == min(n, n_rows)
+    assert set(rows) <= set(range(n_rows))
+    assert rows == sorted(rows) == drawn(n_rows, n, seed).tolist()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_tensor_file_gives_its_own_rows_in_the_networks_dtype(suffix, dtype, tmp_path):
+    inputs = torch.arange(60).reshape(10, 6).to(dtype)
+    path = write(tmp_path / f"x{suffix}", inputs)
+    found, targets, _ = calibration(path, example=VECTORS, n=4, seed=3)
+    assert targets is None
+    assert found.dtype == torch.float32
+    assert found[:, 0].div(6).tolist() == drawn(10, 4, 3).tolist()
+    torch.testing.assert_close(found, inputs[drawn(10, 4, 3)].float())
+    assert len(calibration(path, example=VECTORS).inputs) == 10
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_targets_stay_with_their_inputs(suffix, tmp_path):
+    inputs = torch.arange(60.0).reshape(10, 6)
+    path = write(tmp_path / f"x{suffix}", inputs, torch.arange(10))
+    found, targets, _ = calibration(path, example=(VECTORS,), n=5)
+    assert isinstance(found, tuple)
+    torch.testing.assert_close(inputs[targets], found[0])
+
+
+def test_a_dict_example_is_answered_with_a_dict(tmp_path):
+    path = write(tmp_path / "x.npy", torch.ones(3, 6))
+    assert calibration(path, example={"x": VECTORS}).inputs["x"].shape == (3, 6)
+
+
+BAD = {
+    "shape": (torch.ones(4, 5), r"holds rows × 5 inputs, and the network takes rows × 6"),
+    "kind": (torch.ones(4, 6).int(), r"holds torch.int32 inputs, and the network takes torch.float32"),
+    "complex": (torch.ones(4, 6, dtype=torch.complex64), r"holds torch.complex64 inputs"),
+    "nan": (torch.tensor([[1.0] * 6, [float("nan")] * 6]), r"not finite, in 1 of 2 rows"),
+    "infinite once narrowed": (torch.full((2, 6), 1e300, dtype=torch.float64), r"not finite, in 2 of 2 rows"),
+    "no rows": (torch.ones(0, 6), r"holds no rows"),
+    "no dimension": (torch.ones(()), r"holds single-number inputs"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".safetensors"])
+@pytest.mark.parametrize("what", BAD)
+def test_what_does_not_fit_is_refused_in_one_sentence_with_the_file(suffix, what, tmp_path):
+    inputs, match = BAD[what]
+    path = write(tmp_path / f"x{suffix}", inputs)
+    with pytest.raises(DataError, match=match) as caught:
+        calibration(path, example=VECTORS)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".safetensors"])
+def test_a_file_cut_anywhere_is_refused(suffix, tmp_path):
+    path = write(tmp_path / f"x{suffix}", torch.ones(4, 6))
+    data = path.read_bytes()
+    for length in (0, 1, 9, len(data) // 3, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(NetgraphError, match="x" + suffix):
+            calibration(path, example=VECTORS)
+
+
+def test_files_of_anything_but_tensors_are_refused_and_run_nothing(tmp_path):
+    witness = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self):
+            return (type(witness).touch, (witness,))
+
+    np.save(tmp_path / "a.npy", np.array([Bomb()], object), allow_pickle=True)
+    torch.save({"inputs": Bomb()}, tmp_path / "a.pt")
+    for name in ("a.npy", "a.pt"):
+        with pytest.raises(NetgraphError, match=name):
+            calibration(tmp_path / name, example=VECTORS)
+    assert not witness.exists()
+    torch.load(tmp_path / "a.pt", weights_only=False)  # it is a bomb
+    assert witness.exists()
+    for value in ({"a": torch.ones(2, 6), "b": torch.ones(2, 6)}, [torch.ones(2, 6)] * 3, {"inputs": 3}, 3):
+        torch.save(value, tmp_path / "b.pt")
+        with pytest.raises(NetgraphError, match=r"b\.pt holds"):
+            calibration(tmp_path / "b.pt", example=VECTORS)
+    torch.save((torch.ones(3, 6), torch.ones(2)), tmp_path / "c.pt")
+    with pytest.raises(DataError, match="one target for each input"):
+        calibration(tmp_path / "c.pt", example=VECTORS)
+
+
+def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_path):
+    head = np.lib.format
+    with (tmp_path / "x.npy").open("wb") as file:
+        head.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 6)})
+    with pytest.raises(DataError, match=r"x\.npy cannot be read"):
+        calibration(tmp_path / "x.npy", example=VECTORS)
+    torch.save(torch.ones(1, 6).expand(2**20, 6), tmp_path / "x.pt")
+    assert calibration(tmp_path / "x.pt", example=VECTORS, n=3).inputs.tolist() == [[1.0] * 6] * 3
+    with pytest.raises(DataError, match="change n"):
+        calibration(tmp_path / "x.pt", example=VECTORS, n=2**31)
+
+
+def test_images_become_vectors_only_where_the_network_takes_them_and_it_is_said(recwarn):
+    pictures, targets, _ = calibration("digits", example=torch.zeros(2, 1, 8, 8), n=20)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="rows × 1 × 8 × 8 are flattened to 64 numbers"):
+        vectors, same, _ = calibration("digits", example=torch.zeros(2, 64), n=20)
+    assert torch.equal(pictures.flatten(1), vectors)
+    assert torch.equal(targets, same)
+    own = {x.numpy().tobytes(): int(y) for x, y in zip(*vars(load("digits").train).values(), strict=True)}
+    assert [own[x.numpy().tobytes()] for x in pictures] == targets.tolist()
+    with pytest.raises(
+        DataError, match="digits holds rows × 1 × 8 × 8 inputs, and the network takes rows × 3 × 32 × 32"
+    ):
+        calibration("digits", example=torch.zeros(2, 3, 32, 32))
+
+
+def test_a_data_set_is_handed_over_as_networks_are_trained_on_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("netgraph.models.data.datasets._order", lambda n, _: (torch.arange(n), torch.arange(0)))
+    images, labels = write_cifar(tmp_path, monkeypatch)
+    found, targets, _ = calibration("cifar10", example=torch.zeros(2, 3, 32, 32), n=5, root=tmp_path)
+    rows = drawn(60, 5, 7619)
+    mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
+    wanted = (images[rows].transpose(0, 2, 3, 1) / 255 - mean) / std
+    np.testing.assert_allclose(found.permute(0, 2, 3, 1), wanted, atol=1e-5)
+    assert targets.tolist() == labels[rows].tolist()
+
+
+def test_text_comes_as_tokens_of_the_examples_length_with_its_mask_where_one_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("netgraph.models.data.datasets._order", lambda n, _: (torch.arange(n), torch.arange(0)))
+    write_imdb(tmp_path, monkeypatch)
+    example = {"ids": torch.zeros(2, 7, dtype=torch.int64), "mask": torch.zeros(2, 7)}
+    found, targets, _ = calibration("imdb", example=example, n=9, root=tmp_path)
+    assert found["ids"].shape == (9, 7)
+    assert torch.equal(found["mask"], (found["ids"] != 0).float())
+    assert set(targets.tolist()) == {0, 1}
+    alone, *_ = calibration("imdb", example=example["ids"], n=9, root=tmp_path)
+    assert torch.equal(alone, found["ids"])
+    with pytest.raises(DataError, match="imdb is text, as whole numbers"):
+        calibration("imdb", example=torch.zeros(2, 7), root=tmp_path)
+    with pytest.raises(DataError, match="digits is images"):
+        calibration("digits", example=example["ids"])
+    with pytest.raises(DataError, match="takes 2 tensors and digits gives one"):
+        calibration("digits", example=example)
+
+
+def pictures(folder, sizes, *, mode="RGB", ending="png"):
+    """Write pictures of one colour each, and return the colours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    colours = [(20 * i, 255 - 20 * i, 7 * i) for i in range(len(sizes))]
+    for i, (size, colour) in enumerate(zip(sizes, colours, strict=True)):
+        Image.new("RGB", size, colour).convert(mode).save(folder / f"{i}.{ending}")
+    return torch.tensor(colours) / 255
+
+
+def test_pictures_keep_their_colours_when_cut_and_resized(tmp_path):
+    colours = pictures(tmp_path, [(40, 30), (8, 8), (5, 90)])
+    (tmp_path / "notes.txt").write_text("no picture")
+    found, targets, _ = calibration(tmp_path, example=torch.zeros(2, 3, 16, 12))
+    assert targets is None
+    assert found.shape == (3, 3, 16, 12)
+    torch.testing.assert_close(found, colours[:, :, None, None].expand(3, 3, 16, 12))
+
+
+def test_a_picture_of_the_networks_size_is_what_torchvision_makes_of_it(tmp_path):
+    from torchvision.transforms.functional import pil_to_tensor
+
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (9, 7, 3), np.uint8)).save(tmp_path / "a.png")
+    wanted = pil_to_tensor(Image.open(tmp_path / "a.png")) / 255
+    torch.testing.assert_close(calibration(tmp_path, example=torch.zeros(2, 3, 9, 7)).inputs[0], wanted)
+
+
+def test_folders_of_pictures_name_their_classes(tmp_path):
+    for name, n in (("cat", 2), ("ant", 3)):
+        pictures(tmp_path / name, [(8, 8)] * n)
+    with pytest.warns(UserWarning, match="flattened to 64"):
+        found, targets, _ = calibration(tmp_path, example=torch.zeros(2, 64))
+    assert found.shape == (5, 64)
+    assert targets.tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("example", "match"),
+    [
+        (torch.zeros(2, 5, 8, 8), "takes 5 channels"),
+        (torch.zeros(2, 65), "holds pictures, and the network takes torch.float32 of rows × 65"),
+        (torch.zeros(2, 16, dtype=torch.int64), "holds pictures, and the network takes torch.int64"),
+    ],
+)
+def test_a_network_that_takes_no_pictures_is_told(example, match, tmp_path):
+    pictures(tmp_path, [(8, 8)])
+    with pytest.raises(DataError, match=match):
+        calibration(tmp_path, example=example)
+
+
+def test_a_picture_that_is_damaged_huge_or_something_else_is_named(tmp_path, monkeypatch):
+    pictures(tmp_path, [(64, 64)])
+    data = (tmp_path / "0.png").read_bytes()
+    example = torch.zeros(2, 3, 8, 8)
+    for contents in (data[:-40], b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
+        (tmp_path / "0.png").write_bytes(contents)
+        with pytest.raises(DataError, match=r"0\.png cannot be decoded"):
+            calibration(tmp_path, example=example)
+    (tmp_path / "0.png").write_bytes(data)
+    monkeypatch.setattr("netgraph.models.data.readers.image_folder.PIXELS", 4095)
+    with pytest.raises(DataError, match=r"0\.png has 64 × 64 pixels; at most 4,095"):
+        calibration(tmp_path, example=example)
+
+
+def test_sources_that_are_nothing_are_refused_before_anything_is_read(tmp_path):
+    for source, match in (
+        ("svhn", "neither a data set"),
+        (tmp_path / "x.csv", "neither a data set"),
+        (tmp_path / "x.npy", "does not exist"),
+        (tmp_path, "holds no picture"),
+    ):
+        with pytest.raises(DataError, match=match):
+            calibration(source, example=VECTORS)
+    with pytest.raises(DataError, match="at least one"):
+        calibration("digits", example=VECTORS, n=0)
+    for example in (3.0, torch.zeros(3), (), {}):
+        with pytest.raises(DataError, match="the example is no tensor of rows"):
+            calibration("digits", example=example)

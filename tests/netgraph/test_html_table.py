@@ -1,0 +1,99 @@
+"""Tables of notebooks say what the objects say, and names from a network stay text."""
+
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import netgraph as ng
+from netgraph.models.perceptron import mlp
+from netgraph.utils.html_table import CHARACTERS, ROWS, table
+
+
+class Cells(HTMLParser):
+    """The tags of a page, and the text of its cells by row."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows = set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data):
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+
+PLAIN = {"table", "caption", "thead", "tbody", "tr", "th", "td", "p"}
+
+
+@pytest.fixture(scope="module")
+def hierarchy():
+    torch.manual_seed(0)
+    return ng.build_hierarchy(mlp((6, 12, 10, 4)), torch.randn(2, 6), n_levels=3)
+
+
+def test_a_hierarchy_shows_the_numbers_of_its_levels_and_axes(hierarchy):
+    found = Cells(hierarchy._repr_html_())
+    assert found.tags == PLAIN
+    for i, level in enumerate(hierarchy.levels):
+        assert found.rows[1 + i][:3] == [str(i), str(level.n_units), str(level.n_parameters)]
+    assert ["0", "12", "6", "3"] in found.rows
+
+
+def test_a_spec_shows_every_parameter_and_why_axes_are_kept(hierarchy):
+    spec = hierarchy.levels[0].spec
+    found = Cells(spec._repr_html_())
+    assert ["0.weight", "0, 0.in", "0.in"] in found.rows
+    assert ["4", "4", "neuron", "kept: " + spec.axes["4"].kept] in found.rows
+    assert ["0", "12", "neuron", "free"] in found.rows
+
+
+def test_a_unit_graph_shows_its_edges(hierarchy):
+    graph = ng.unit_graph(hierarchy.levels[0].model, hierarchy.levels[0].spec)
+    rows = Cells(graph._repr_html_()).rows
+    assert ["0", "12", "neuron", str(12 * 11 // 2)] in rows
+    assert [row[:3] for row in rows if row[:2] == ["0", "2"]] == [["0", "2", "120"]]
+
+
+def test_a_solution_shows_what_it_cost_and_why_it_ended(hierarchy):
+    batches = [(torch.randn(8, 6), torch.randint(0, 4, (8,))) for _ in range(4)]
+    problem = ng.Problem(batches, nn.functional.cross_entropy, valid=lambda model: {"<b>loss": 1.5})
+    solution = ng.FAS("v", cycles=1).solve(hierarchy, problem)
+    html = solution._repr_html_()
+    found = Cells(html)
+    assert found.tags == PLAIN
+    assert [row[:2] for row in found.rows[1:]] == [[str(r["level"]), r["kind"]] for r in solution.ledger.rows()]
+    assert all(
+        row[3].startswith(f"{r['flops']:.3g}") for row, r in zip(found.rows[1:], solution.ledger.rows(), strict=True)
+    )
+    assert "the 1 cycles are spent" in html
+    assert "&lt;b&gt;loss 1.5, coarse steps: " in html
+
+
+def test_names_of_a_network_stay_text():
+    model = nn.Sequential()
+    model.add_module("<script>alert(1)</script>", nn.Linear(4, 8))
+    model.add_module("\"'&\n", nn.Linear(8, 2))
+    found = ng.build_hierarchy(model, torch.randn(2, 4))
+    for what in (found, found.levels[0].spec, ng.unit_graph(model, found.levels[0].spec)):
+        assert Cells(what._repr_html_()).tags == PLAIN - ({"p"} if what is found.levels[0].spec else set())
+
+
+@given(st.lists(st.text(max_size=2 * CHARACTERS), min_size=1, max_size=2 * ROWS))
+def test_any_text_is_one_cell_and_long_tables_are_counted(words):
+    found = Cells(table("t", ["word"], [[word] for word in words]))
+    assert found.tags <= PLAIN
+    assert len(found.rows) == 1 + min(len(words), ROWS) + (len(words) > ROWS)
+    for row, word in zip(found.rows[1:], words[:ROWS], strict=False):
+        assert len(row) == 1
+        assert row[0] == word or not word.isprintable() or len(word) > CHARACTERS

@@ -1,0 +1,214 @@
+"""Exports read back equal by the tools they are for: networkx, NetworKit, pydot, scipy, torch-geometric."""
+
+import json
+import re
+
+import networkx as nx
+import numpy as np
+import pydot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import io, sparse
+from torch import nn
+from torch_geometric.data import HeteroData
+
+import netgraph as ng
+from netgraph.errors import NetgraphError, PluginError
+from netgraph.models.perceptron import mlp
+from netgraph.viz.formats.dot import dot
+from netgraph.viz.formats.flat_graph import FlatGraph, flat_graph
+from netgraph.viz.formats.graphml import gexf, graphml
+from netgraph.viz.formats.metis import LARGEST, metis_lines
+from netgraph.viz.formats.node_link import nodelink
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    'a"b',
+    "a\\",
+    "\\",
+    "a\nb\rc\td",
+    "{x|y}",
+    "&amp;",
+    "名前",
+    "x" * 10_000,
+    "]]>",
+    "%s",
+]
+names = st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1, max_size=12))
+xml_names = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)
+
+
+@pytest.fixture(scope="module")
+def hierarchy():
+    torch.manual_seed(0)
+    return ng.build_hierarchy(mlp((6, 12, 10, 4)), torch.randn(2, 6), n_levels=3)
+
+
+def graph_of(names):
+    """A ring of axes named like this, two units each."""
+    k = len(names)
+    axis, index = np.repeat(np.arange(k), 2), np.tile([0, 1], k)
+    rows, columns = np.arange(2 * k - 1), np.arange(1, 2 * k)
+    values = np.random.default_rng(k).random(2 * k - 1).astype(np.float32)
+    values[::2] *= 1e-6  # written with an exponent
+    return FlatGraph(list(names), ["neuron"] * k, axis, index, rows, columns, values, {"level1": axis.copy()})
+
+
+def check(graph, found, node=lambda i: i):
+    """Compare what networkx read with a graph: nodes with their attributes, edges with their weights."""
+    assert found.number_of_nodes() == graph.n_nodes
+    for i in range(graph.n_nodes):
+        data = found.nodes[node(i)]
+        assert (data["axis"], data["kind"]) == (graph.names[graph.axis[i]], "neuron")
+        assert (data["index"], data["level1"]) == (graph.index[i], graph.aggregates["level1"][i])
+    assert found.number_of_edges() == graph.n_edges
+    for i, j, weight in zip(graph.rows, graph.columns, graph.values, strict=True):
+        edge = found.edges[node(i), node(j)]
+        assert edge["weight"] == weight
+        assert edge["relation"] == ("affinity" if graph.axis[i] == graph.axis[j] else "connection")
+
+
+xml_hostile = st.lists(st.one_of(xml_names, st.sampled_from(HOSTILE)), min_size=1, max_size=4)
+
+
+@settings(max_examples=60)
+@given(xml_hostile)
+def test_graphml_reads_back_equal_in_networkx(found):
+    graph = graph_of(found)
+    check(graph, nx.parse_graphml("".join(graphml(graph))), lambda i: f"n{i}")
+
+
+@settings(max_examples=60)
+@given(xml_hostile)
+def test_gexf_reads_back_equal_in_networkx(tmp_path_factory, found):
+    graph, path = graph_of(found), tmp_path_factory.mktemp("gexf") / "g.gexf"
+    path.write_text("".join(gexf(graph)), encoding="utf-8", newline="")
+    check(graph, nx.read_gexf(path, version="1.3", node_type=int))
+
+
+@given(st.lists(names, min_size=1, max_size=4))
+def test_names_that_xml_cannot_hold_are_escaped_and_the_rest_is_whole(found):
+    graph = graph_of(found)
+    read = nx.parse_graphml("".join(graphml(graph)).encode("utf-8").decode("utf-8"))
+    assert read.number_of_edges() == graph.n_edges
+
+
+@settings(max_examples=60)
+@given(st.lists(names, min_size=1, max_size=4))
+def test_node_link_json_reads_back_equal_in_networkx(found):
+    graph = graph_of(found)
+    check(graph, nx.node_link_graph(json.loads("".join(nodelink(graph))), edges="edges"))
+
+
+def unescaped(text):
+    """Graphviz's own reading of an escaped string in quotes."""
+    return re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], text[1:-1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(names, min_size=1, max_size=3))
+def test_dot_reads_back_in_pydot_with_every_name_whole(found):
+    graph = graph_of(found)
+    (read,) = pydot.graph_from_dot_data("".join(dot(graph)))
+    nodes = {n.get_name(): n.get_attributes() for n in read.get_nodes()}
+    for i in range(graph.n_nodes):
+        name = graph.names[graph.axis[i]]
+        wanted = re.sub("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", name)
+        assert unescaped(nodes[f"n{i}"]["axis"]) == wanted
+        assert nodes[f"n{i}"]["level1"] == str(graph.aggregates["level1"][i])
+    edges = {(e.get_source(), e.get_destination()): float(e.get("weight").strip('"')) for e in read.get_edges()}
+    assert edges == {(f"n{i}", f"n{j}"): w for i, j, w in zip(graph.rows, graph.columns, graph.values, strict=True)}
+
+
+def test_fields_of_records_are_escaped_in_labels():
+    text = "".join(dot(graph_of(["{a|<b>}"])))
+    assert r'label="\{a\|\<b\>\}[0]"' in text
+
+
+def test_metis_files_read_back_in_networkit(hierarchy, tmp_path):
+    import networkit
+
+    path, graph = tmp_path / "net.graph", flat_graph(hierarchy)
+    ng.export(hierarchy, path)
+    read = networkit.readGraph(str(path), networkit.Format.METIS)
+    assert (read.numberOfNodes(), read.numberOfEdges()) == (graph.n_nodes, graph.n_edges)
+    scale = LARGEST / graph.values.max()
+    for i, j, weight in zip(graph.rows, graph.columns, graph.values, strict=True):
+        assert abs(read.weight(int(i), int(j)) - weight * scale) <= 1
+
+
+def test_an_edgeless_graph_is_a_metis_file():
+    none = np.arange(0)
+    graph = FlatGraph(["a"], ["neuron"], np.zeros(2, int), np.arange(2), none, none, none.astype(float), {})
+    assert list(metis_lines(graph)) == ["2 0 001\n", "\n", "\n"]
+
+
+def test_a_graph_of_any_level_is_the_unit_graph_of_that_level(hierarchy, tmp_path):
+    for level, path in ((0, tmp_path / "net.graphml"), (1, tmp_path / "net.level1.gexf")):
+        ng.export(hierarchy, path)
+        found = nx.read_graphml(path) if level == 0 else nx.read_gexf(path, version="1.3")
+        unit = ng.unit_graph(hierarchy.levels[level].model, hierarchy.levels[level].spec)
+        np.testing.assert_array_equal(nx.to_numpy_array(found, dtype=np.float32), unit.to_scipy().toarray())
+    joins = [data["level2"] for _, data in found.nodes(data=True) if data["axis"] == "0"]
+    np.testing.assert_array_equal(joins, hierarchy.levels[2].transfers["0"].aggregates)
+
+
+def test_transfers_read_back_equal_in_scipy_step_by_step_and_whole(hierarchy, tmp_path):
+    read = {}
+    for name in ("P", "R", "level1.P", "level2.P", "level1.R", "A"):
+        for suffix, load in (("mtx", io.mmread), ("npz", sparse.load_npz)):
+            ng.export(hierarchy, tmp_path / f"net.{name}.{suffix}")
+            read[name, suffix] = load(tmp_path / f"net.{name}.{suffix}").toarray()
+        np.testing.assert_array_equal(read[name, "mtx"], read[name, "npz"])
+    whole = {n: read[n, "npz"] for n in ("P", "R", "level1.P", "level2.P", "level1.R", "A")}
+    np.testing.assert_array_equal(whole["P"], whole["level1.P"] @ whole["level2.P"])
+    np.testing.assert_allclose(whole["R"] @ whole["P"], np.eye(whole["P"].shape[1]))
+    step = hierarchy.levels[1].transfers["0"]
+    rows, columns = ((named := np.load(tmp_path / f"net.level1.{x}.npz"))["begins"] for x in "PR")
+    i, j = (begins[named["axes"].tolist().index('"0"')] for begins in (rows, columns))
+    np.testing.assert_array_equal(whole["level1.P"][i : i + 12, j : j + 6], step.P.toarray())
+    np.testing.assert_array_equal(whole["A"], flat_graph(hierarchy).adjacency().toarray())
+
+
+def test_tensors_open_without_trust_and_are_the_graph(hierarchy, tmp_path):
+    ng.export(hierarchy, tmp_path / "net.pt")
+    data = HeteroData.from_dict(torch.load(tmp_path / "net.pt", weights_only=True))
+    assert data.num_nodes == 32
+    assert data.num_edges == ng.unit_graph(hierarchy.levels[0].model, hierarchy.levels[0].spec).to_pyg().num_edges
+    np.testing.assert_array_equal(data["0"].level1, hierarchy.levels[1].transfers["0"].aggregates)
+    assert data["0"].axis == "0"
+
+
+def test_axes_whose_names_differ_by_a_dot_only_stay_two_types_of_nodes():
+    model = nn.Sequential()
+    model.add_module("a", nn.Sequential(nn.Linear(3, 4)))
+    model.add_module("a_0", nn.Linear(4, 5))
+    model.add_module("b", nn.Linear(5, 2))
+    graph = ng.unit_graph(model, ng.trace(model, torch.randn(2, 3)))
+    assert {"a.0", "a_0"} <= set(graph.axes)
+    assert [s.axis for s in graph.to_pyg().node_stores] == list(graph.axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("net.xyz", PluginError, "which no exporter writes. Installed: .dot"),
+        ("net", PluginError, "ends in nothing"),
+        ("none/net.dot", NetgraphError, "does not exist; make it first"),
+        ("net.level9.dot", NetgraphError, "the hierarchy has 3, numbered from 0"),
+        ("net.level0.P.mtx", NetgraphError, "there is no finer level"),
+    ],
+)
+def test_mistakes_in_a_file_name_are_named(hierarchy, tmp_path, name, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        ng.export(hierarchy, tmp_path / name)
+
+
+def test_weights_that_are_not_finite_are_refused(hierarchy, tmp_path):
+    model = mlp((3, 4, 2))
+    found = ng.build_hierarchy(model, torch.randn(2, 3))
+    model[0].weight.data[0, 0] = float("inf")
+    with pytest.raises(NetgraphError, match="finite"):
+        ng.export(found, tmp_path / "net.dot")

@@ -1,0 +1,51 @@
+"""Write a hierarchy in the format that a file's suffix names, through the entry points ``netgraph.exporters``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.errors import PluginError
+from netgraph.utils import plugins
+from netgraph.utils.output_files import check_file, written
+
+GROUP = "netgraph.exporters"
+
+
+def exporter(path: str | Path) -> Callable[[Hierarchy, Path], Any]:
+    """Return what writes files of this suffix.
+
+    Raises
+    ------
+    PluginError
+        No exporter is installed for the suffix.
+    NetgraphError
+        No file can be written there.
+    """
+    path = Path(path)
+    suffix = path.suffix.removeprefix(".").lower()
+    if suffix not in plugins.names(GROUP):
+        known = ", ".join(f".{name}" for name in sorted(plugins.names(GROUP)))
+        raise PluginError(f"{path} ends in {path.suffix or 'nothing'}, which no exporter writes. Installed: {known}")
+    check_file(path)
+    write: Callable[[Hierarchy, Path], Any] = plugins.load(GROUP, suffix)
+    return lambda hierarchy, place: written(partial(write, hierarchy), place)
+
+
+def export(hierarchy: Hierarchy, path: str | Path) -> None:
+    """Write a hierarchy; the suffix of ``path`` chooses the exporter.
+
+    Words before it choose further: ``net.level1.graphml`` is the graph of level 1, ``net.R.mtx`` the restriction,
+    ``net.dendrogram.svg`` one figure.
+
+    Raises
+    ------
+    PluginError
+        No exporter is installed for the suffix.
+    NetgraphError
+        No file can be written there, or the hierarchy lacks what the name asks for.
+    """
+    exporter(path)(hierarchy, Path(path))

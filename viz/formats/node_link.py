@@ -1,0 +1,34 @@
+"""Node-link JSON, as `networkx.node_link_graph` and d3 read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.viz.formats.flat_graph import FlatGraph, flat_graph, level_of
+
+
+def write_nodelink(hierarchy: Hierarchy, path: str | Path) -> None:
+    """Write the graph of a level as node-link JSON."""
+    with Path(path).open("w", encoding="ascii", newline="\n") as file:
+        file.writelines(nodelink(flat_graph(hierarchy, level_of(hierarchy, Path(path)) or 0)))
+
+
+def nodelink(graph: FlatGraph) -> Iterator[str]:
+    """Yield a graph as JSON, in pieces."""
+    axes = [
+        f'"axis": {json.dumps(name)}, "kind": {json.dumps(kind)}'
+        for name, kind in zip(graph.names, graph.kinds, strict=True)
+    ]
+    row = ", ".join(['{"id": %d, %s, "index": %d', *(f'"{level}": %d' for level in graph.aggregates)]) + "}"
+    found = [values.tolist() for values in (graph.index, *graph.aggregates.values())]
+    yield '{"directed": false, "multigraph": false, "graph": {}, "nodes": [\n'
+    nodes = enumerate(zip(graph.axis.tolist(), *found, strict=True))
+    yield ",\n".join(row % (i, axes[axis], *numbers) for i, (axis, *numbers) in nodes)
+    yield '\n], "edges": [\n'
+    ends = graph.rows.tolist(), graph.columns.tolist()
+    edges = zip(*ends, graph.values.astype(float).tolist(), graph.relations(), strict=True)
+    yield ",\n".join(f'{{"source": {i}, "target": {j}, "weight": {w!r}, "relation": "{r}"}}' for i, j, w, r in edges)
+    yield "\n]}\n"
