@@ -188,7 +188,7 @@ class Tolerance:
     measure: str = "gradient"
 
     @property
-    def asked(self) -> bool:
+    def is_set(self) -> bool:
         """Whether anything is to be measured."""
         return bool(self.rtol or self.atol or self.stol or self.max_it)
 
@@ -226,8 +226,8 @@ class Options:
                 _check_value(f"{group}.{own}", value, f"{group}.{own}")
         for level, values in self.levels.items():
             for name, value in values.items():
-                _check_own(level, name)
-                _check_value(f"level.{level}.{name}", value, whole_name(name))
+                _check_level_option(level, name)
+                _check_value(f"level.{level}.{name}", value, full_option_name(name))
 
     def smoothing_of(self, level: int) -> Smoothing:
         """Return the smoothing of one level."""
@@ -242,7 +242,7 @@ class Options:
         return self._own("gate", self.gate, level)
 
     def _own(self, name: str, group: Group, level: int) -> Group:
-        own = {whole_name(name): value for name, value in self.levels.get(level, {}).items()}
+        own = {full_option_name(name): value for name, value in self.levels.get(level, {}).items()}
         mine = {key.partition(".")[2]: v for key, v in own.items() if key.startswith(f"{name}.")}
         return replace(group, **mine)
 
@@ -251,14 +251,14 @@ class Options:
         return float(self.levels.get(level, {}).get("lr", lr))
 
 
-def whole_name(name: str) -> str:
+def full_option_name(name: str) -> str:
     """Return what a level's own option is called where it is everybody's: those of smoothing leave their group out."""
     return name if name == "lr" or "." in name else f"smoothing.{name}"
 
 
-def _check_own(level: int, name: str) -> None:
+def _check_level_option(level: int, name: str) -> None:
     """Refuse what one level cannot have for itself."""
-    group, _, own = whole_name(name).partition(".")
+    group, _, own = full_option_name(name).partition(".")
     if name != "lr" and (group not in OWN or own not in {f.name for f in fields(OWN[group])}):
         raise NetgraphError(
             f"option level.{level}.{name} is unknown; a level has its own lr, {', '.join(f.name for f in fields(Smoothing))}, "
@@ -289,7 +289,7 @@ def _check_value(called: str, value: Any, name: str) -> None:
         raise NetgraphError(f"option {called} is {number:g}; give a number {' and '.join(wanted)}".rstrip())
 
 
-def parsed(texts: Mapping[str, str]) -> Options:
+def parse_options(texts: Mapping[str, str]) -> Options:
     """Read options by their dotted names.
 
     Parameters
@@ -310,25 +310,27 @@ def parsed(texts: Mapping[str, str]) -> Options:
             number, _, key = rest.partition(".")
             if not number.isdigit():
                 raise NetgraphError(f"option {name!r} names no level; write level.2.lr for the third of them")
-            _check_own(int(number), key)
-            its, _, own = whole_name(key).partition(".")
+            _check_level_option(int(number), key)
+            its, _, own = full_option_name(key).partition(".")
             shape = 1e-3 if its == "lr" else getattr(OWN[its](), own)
-            levels.setdefault(int(number), {})[key] = _read(name, text, shape)
+            levels.setdefault(int(number), {})[key] = _parse_value(name, text, shape)
         elif group in groups and hasattr(groups[group], rest):
-            value = _read(name, text, getattr(groups[group], rest))
+            value = _parse_value(name, text, getattr(groups[group], rest))
             groups[group] = replace(groups[group], **{rest: value})
         else:
-            raise NetgraphError(f"no option is called {name!r}; there are {', '.join(names())} and level.N.NAME")
+            raise NetgraphError(
+                f"no option is called {name!r}; there are {', '.join(list_option_names())} and level.N.NAME"
+            )
     return Options(**groups, levels=levels)
 
 
-def names() -> list[str]:
+def list_option_names() -> list[str]:
     """Return the dotted names of all options."""
     groups = [(f.name, getattr(Options(), f.name)) for f in fields(Options) if f.name != "levels"]
     return [f"{group}.{f.name}" for group, value in groups for f in fields(value)]
 
 
-def _read(name: str, text: str, like: Any) -> Any:
+def _parse_value(name: str, text: str, like: Any) -> Any:
     """Read a value of the kind that the default has; None stands for a number that may be left out."""
     try:
         if isinstance(like, bool):
@@ -343,7 +345,7 @@ def _read(name: str, text: str, like: Any) -> Any:
         raise NetgraphError(f"option {name} is {text!r}, which is no {kind}; its default is {like}") from None
 
 
-class Row(NamedTuple):
+class OptionRow(NamedTuple):
     """One option: its dotted name, its default as text, and what it means."""
 
     name: str
@@ -351,24 +353,26 @@ class Row(NamedTuple):
     meaning: str
 
 
-def table() -> list[Row]:
+def build_option_table() -> list[OptionRow]:
     """Return every option; one level's own are ``level.2.lr``, ``level.2.pre``, ``level.1.gate.gap``."""
     options = Options()
     groups = [(f.name, getattr(options, f.name)) for f in fields(Options) if f.name != "levels"]
     return [
-        Row(f"{group}.{f.name}", _text(getattr(value, f.name)), _meanings(type(value)).get(f.name, ""))
+        OptionRow(
+            f"{group}.{f.name}", _format_value(getattr(value, f.name)), _parse_meanings(type(value)).get(f.name, "")
+        )
         for group, value in groups
         for f in fields(value)
     ]
 
 
-def _meanings(group: type) -> dict[str, str]:
+def _parse_meanings(group: type) -> dict[str, str]:
     """Return what the docstring says of each field."""
     parts = re.split(r"^    (\w+) : .*$", group.__doc__ or "", flags=re.M)[1:]
     return {name: " ".join(text.replace("``", "").split()) for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(f"{part:g}" for part in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

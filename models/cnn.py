@@ -33,7 +33,7 @@ def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3, pools: int =
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return _headed(OrderedDict(features=features), 8 * width, n_classes)
+    return _add_head(OrderedDict(features=features), 8 * width, n_classes)
 
 
 def resnet20(n_classes: int = 10, *, width: int = 16, channels: int = 3) -> nn.Sequential:
@@ -58,13 +58,13 @@ def resnet(n_blocks: int, n_classes: int = 10, *, width: int = 16, channels: int
         blocks = []
         for i in range(n_blocks):
             stride = 2 if stage > 1 and i == 0 else 1
-            blocks.append(BasicBlock(n_in, n_out, stride, _projection(n_in, n_out, stride)))
+            blocks.append(BasicBlock(n_in, n_out, stride, _build_projection(n_in, n_out, stride)))
             n_in = n_out
         layers[f"stage{stage}"] = nn.Sequential(*blocks)
-    return _initialised(_headed(layers, n_in, n_classes))
+    return _init_convolutions(_add_head(layers, n_in, n_classes))
 
 
-def _projection(n_in: int, n_out: int, stride: int) -> nn.Module | None:
+def _build_projection(n_in: int, n_out: int, stride: int) -> nn.Module | None:
     if n_in == n_out and stride == 1:
         return None
     return nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
@@ -113,15 +113,15 @@ def wide_resnet(
         )
         n_in = n_out
     layers.update(norm=nn.BatchNorm2d(n_in), activation=nn.ReLU())
-    return _initialised(_headed(layers, n_in, n_classes))
+    return _init_convolutions(_add_head(layers, n_in, n_classes))
 
 
-def _headed(layers: OrderedDict[str, nn.Module], n_in: int, n_classes: int) -> nn.Sequential:
+def _add_head(layers: OrderedDict[str, nn.Module], n_in: int, n_classes: int) -> nn.Sequential:
     layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(n_in, n_classes))
     return nn.Sequential(layers)
 
 
-def _initialised(model: nn.Sequential) -> nn.Sequential:
+def _init_convolutions(model: nn.Sequential) -> nn.Sequential:
     """Draw convolutions as He et al. (ICCV 2015) do."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

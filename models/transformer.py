@@ -42,7 +42,7 @@ class Attention(nn.Module):
         n, length, _ = x.shape
         q, k, v = (f(x).view(n, length, self.n_heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
         if self.speeds is not None:
-            q, k = rotated(q, self.speeds), rotated(k, self.speeds)
+            q, k = apply_rotary(q, self.speeds), apply_rotary(k, self.speeds)
         seen = None if mask is None else mask[:, None, None, :]
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=self.causal)
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -54,7 +54,7 @@ def speeds(size: int) -> Tensor:
     return 10_000 ** (-torch.arange(half) / half)
 
 
-def rotated(x: Tensor, speeds: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, speeds: Tensor) -> Tensor:
     """Return (n, heads, length, size) with pairs of numbers turned by angles that grow with the position."""
     half = speeds.shape[0]
     angle = (
@@ -81,11 +81,11 @@ class Block(nn.Module):
         """Return (n, length, width)."""
         if self.before:
             x = x + self.dropout(self.attention(self.norm1(x), mask))
-            return x + self.dropout(self._feed(self.norm2(x)))  # type: ignore[no-any-return]
+            return x + self.dropout(self._feed_forward(self.norm2(x)))  # type: ignore[no-any-return]
         x = self.norm1(x + self.dropout(self.attention(x, mask)))
-        return self.norm2(x + self.dropout(self._feed(x)))  # type: ignore[no-any-return]
+        return self.norm2(x + self.dropout(self._feed_forward(x)))  # type: ignore[no-any-return]
 
-    def _feed(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor) -> Tensor:
         return self.down(self.dropout(functional.gelu(self.up(x))))  # type: ignore[no-any-return]
 
 

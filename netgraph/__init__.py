@@ -10,7 +10,7 @@ from netgraph.utils.public_names import load_on_first_use
 if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
-    from netgraph.coarsen.hierarchy.initial_weights import draw as draw
+    from netgraph.coarsen.hierarchy.initial_weights import init_coarse_weights as init_coarse_weights
     from netgraph.coarsen.hierarchy.level import Level as Level
     from netgraph.coarsen.hierarchy.serialize import load as load
     from netgraph.coarsen.hierarchy.serialize import save as save
@@ -40,7 +40,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "check_coarsener": "coarsen.partition.contract",
         "coarse_network": "coarsen.network.rewrite",
         "contract": "graph.graph",
-        "draw": "coarsen.hierarchy.initial_weights",
+        "init_coarse_weights": "coarsen.hierarchy.initial_weights",
         "export": "viz.exporters",
         "FAS": "fas.solver.solver",
         "Hierarchy": "coarsen.hierarchy.hierarchy",

@@ -45,7 +45,7 @@ class AlertError(NetgraphError):
     """A rule that watches a run, and was told to raise, has spoken."""
 
 
-def reason_of(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the kind of somebody else's error and its first line, for a sentence of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some put what matters on the second line

@@ -1,157 +1,214 @@
-"""The house: imports go one way, no two files share a name, and the rooms are imported by their full names."""
+"""The architecture: imports between the packages go one way, and the folders stay small enough to read.
+
+`FLOORS` is the one table of the order. A place imports only from floors below its own. The test parses every import, those
+inside functions and under ``TYPE_CHECKING`` too.
+"""
 
 import ast
 import importlib
+import tomllib
+import warnings
 from pathlib import Path
 
 import networkx as nx
-import numpy as np
 import pytest
-import torch
-from scipy import sparse
 
 import netgraph as ng
-from netgraph.models.perceptron import mlp
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("netgraph", "coarsen", "fas", "models", "viz")
-LEAVES = (
-    "netgraph.errors",
-    "netgraph.io.pickle_scan",
-    "netgraph.utils.torchvision_compat",
-)  # know nothing of units; models may ask them
-RANK = {
-    "coarsen": 2,
-    "fas": 3,
-    "viz": 4,
-    "building": 5,
-    "exporting": 5,
-    "featuring": 5,
-    "fitting": 5,
-    "idle": 5,
-    "keeping": 5,
-    "lasting": 5,
-    "outcome": 5,
-    "picturing": 5,
-    "reporting": 5,
-    "watching": 5,
-    "cli": 5,
-    "__main__": 5,
-    "serve": 5,
-    "__init__": 6,
-    "graph": 1,
+PACKAGES = ("netgraph", "coarsen", "fas", "models", "viz")
+FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a file stands before its folder
+    ("netgraph/errors.py", "netgraph/utils/public_names.py", "fas/ledger.py", "models/perceptron.py"),
+    ("netgraph/utils", "fas/options.py", "models/transformer.py"),
+    ("netgraph/optim",),
+    ("netgraph/rules", "models/cnn.py"),
+    ("netgraph/recording",),
+    ("netgraph/io", "netgraph/tracing"),
+    ("coarsen/transfer", "models/data/readers", "netgraph/analysis", "netgraph/graph"),
+    ("models/data", "netgraph/affinity"),
+    ("coarsen/matching", "models/training"),
+    ("coarsen/directions", "coarsen/partition"),
+    ("coarsen/coarseners", "coarsen/network"),
+    ("coarsen/repair",),
+    ("coarsen/hierarchy",),
+    ("coarsen/user_class", "fas/levels", "viz/exporters.py", "viz/figures", "viz/formats"),
+    ("fas/solver", "viz/page"),
+    ("fas/checkpoint", "fas/integrations"),
+    ("fas/monitoring",),
+    ("viz/reports",),
+    ("netgraph/cli/console",),
+    ("netgraph/cli/options",),
+    ("netgraph/cli/commands",),
+    ("netgraph/cli",),
+    ("netgraph/__main__.py",),
+)
+FLOOR_OF = {place: number for number, floor in enumerate(FLOORS) for place in floor}
+MAY_USE = {  # a package: the packages that its files may import; the command line may import all
+    "netgraph": {"netgraph"},
+    "models": {"models", "netgraph"},
+    "coarsen": {"coarsen", "netgraph"},
+    "fas": {"fas", "coarsen", "netgraph"},
+    "viz": {"viz", "fas", "coarsen", "netgraph"},
 }
+MODELS_MAY_USE = ("netgraph/errors.py", "netgraph/io", "netgraph/optim", "netgraph/utils")
+FACADES = tuple(f"{package}/__init__.py" for package in PACKAGES)
 
 
-def files():
-    for room in ROOMS:
-        for path in (ROOT / room).rglob("*.py"):
-            if not any((ROOT / p).is_symlink() for p in path.relative_to(ROOT).parents if str(p) != "."):
+def list_sources():
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if not any(parent.is_symlink() for parent in path.parents):
                 yield path
 
 
-def rank(module):
-    parts = module.split(".")[1:] or ["__init__"]
-    return RANK.get(parts[0], 0)
+SOURCES = {path.relative_to(ROOT).as_posix(): path for path in list_sources()}
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+def module_of(source):
+    parts = source.removesuffix(".py").removesuffix("/__init__").split("/")
+    return ".".join(parts if parts[0] == "netgraph" else ["netgraph", *parts])
 
 
-def name_of(path):
-    relative = path.relative_to(ROOT).with_suffix("")
-    parts = relative.parts if relative.parts[0] == "netgraph" else ("netgraph", *relative.parts)
-    return ".".join(parts)
+SOURCE_OF = {module_of(source): source for source in SOURCES}
 
 
-@pytest.mark.parametrize("path", files(), ids=str)
-def test_imports_go_down_and_by_full_names(path):
-    mine = name_of(path)
-    for module in imports(path):
-        assert module.split(".")[0] not in ROOMS[1:], f"{module} makes a second copy of every class"
-        if mine.startswith("netgraph.models."):
-            assert not module.startswith("netgraph") or module.startswith("netgraph.models") or module in LEAVES
-        elif module.startswith("netgraph.") and not mine.endswith("__init__"):
-            assert rank(module) <= rank(mine), f"{mine} imports {module}"
-            assert not module.startswith("netgraph.models") or rank(mine) >= 5
+def find_place(source):
+    """Return the entry of `FLOORS` that a source file belongs to: itself, or the nearest folder above it."""
+    for place in (source, *(parent.as_posix() for parent in Path(source).parents)):
+        if place in FLOOR_OF:
+            return place
+    raise AssertionError(f"{source} stands on no floor: add its folder to FLOORS in tests/test_architecture.py")
 
 
-def test_no_two_files_share_a_name():
-    names = [p.name for p in files() if p.name != "__init__.py"]
-    assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
+def find_imports(source):
+    """Yield the source files that a file imports; ``from package import module`` counts as the module."""
+    for node in ast.walk(ast.parse(SOURCES[source].read_text(encoding="utf8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                assert alias.name.split(".")[0] not in PACKAGES[1:], f"{source}: {alias.name} would be a second copy"
+                yield SOURCE_OF.get(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}:{node.lineno} imports by a relative name"
+            assert node.module.split(".")[0] not in PACKAGES[1:], f"{source}: {node.module} would be a second copy"
+            for alias in node.names:
+                yield SOURCE_OF.get(f"{node.module}.{alias.name}", SOURCE_OF.get(node.module))
 
 
-def test_files_end_before_400_lines():
-    assert not [(p.name, n) for p in files() if (n := len(p.read_text().splitlines())) > 400]
+def find_arrows():
+    return [
+        (source, target)
+        for source in SOURCES
+        if source not in FACADES
+        for target in find_imports(source)
+        if target is not None and target != source
+    ]
+
+
+def test_imports_go_down_the_floors():
+    wrong = [
+        f"{source} (floor {FLOOR_OF[above]}) imports {target} (floor {FLOOR_OF[below]})"
+        for source, target in find_arrows()
+        if not target.endswith("__init__.py")
+        and (above := find_place(source)) != (below := find_place(target))
+        and FLOOR_OF[below] >= FLOOR_OF[above]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_source_imports_through_a_facade():
+    wrong = [f"{source} imports {target}" for source, target in find_arrows() if target in FACADES]
+    wrong = [w for w in wrong if not w.endswith("netgraph/__init__.py")]  # ``from netgraph import __version__``
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_import_each_other_without_a_circle():
+    graph = nx.DiGraph(find_arrows())
+    circles = [sorted(part) for part in nx.strongly_connected_components(graph) if len(part) > 1]
+    assert not circles, circles
+
+
+def test_packages_import_only_the_packages_below_them():
+    wrong = [
+        f"{source} imports {target}"
+        for source, target in find_arrows()
+        if not source.startswith(("netgraph/cli", "netgraph/__main__"))
+        and (
+            target.split("/")[0] not in MAY_USE[source.split("/")[0]]
+            or target.startswith("netgraph/cli")
+            or (
+                source.startswith("models/")
+                and target.startswith("netgraph/")
+                and not target.startswith(MODELS_MAY_USE)
+            )
+        )
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_parser_of_imports_sees_types_functions_and_modules(tmp_path, monkeypatch):
+    path = tmp_path / "sample.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from netgraph.fas.solver.run import Run\n"
+        "def f():\n    from netgraph.utils import plugins\n    import netgraph.errors\n"
+    )
+    monkeypatch.setitem(SOURCES, "coarsen/sample.py", path)
+    assert {*find_imports("coarsen/sample.py")} == {
+        None,
+        "fas/solver/run.py",
+        "netgraph/utils/plugins.py",
+        "netgraph/errors.py",
+    }
+
+
+def test_every_floor_has_its_places():
+    assert not [place for place in FLOOR_OF if not (ROOT / place).exists()]
+
+
+def test_no_folder_has_more_than_14_source_files():
+    counts = {}
+    for source in SOURCES:
+        counts.setdefault(Path(source).parent, []).append(source)
+    assert not {str(folder): len(files) for folder, files in counts.items() if len(files) > 14}
+
+
+def test_long_files_are_told():
+    for source, path in SOURCES.items():
+        lines = len(path.read_text(encoding="utf8").splitlines())
+        if lines > 600:
+            warnings.warn(f"{source} has {lines} lines: does it still hold one idea?", stacklevel=1)
+
+
+def test_the_distribution_lists_every_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+    folders = {module_of(source) for source in SOURCES if source.endswith("__init__.py")}
+    assert set(project["tool"]["setuptools"]["packages"]) == folders
 
 
 def test_the_top_level_holds_what_the_owner_named():
     allowed = {
-        *ROOMS,
+        *PACKAGES,
         "tests",
         "docs",
         "benchmarks",
+        "findings",
         "pyproject.toml",
         "README.md",
         "LICENSE",
         "CHANGELOG.md",
-        "CONTRIBUTING.md",
-        "constraints.txt",
     }
+    allowed |= {"CONTRIBUTING.md", "CITATION.cff", "constraints.txt"}
     made = {"netgraph_coarsening.egg-info", "build", "netgraph-demo", "mlruns"}
     assert {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} - made <= allowed
 
 
-def test_public_names_load_and_are_documented():
-    for name in ng.__all__:
-        assert getattr(ng, name).__doc__, name
+@pytest.mark.parametrize("name", ng.__all__)
+def test_public_names_load_and_are_documented(name):
+    assert getattr(ng, name).__doc__
+
+
+def test_a_name_that_is_not_public_is_refused_as_python_does():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ng.nothing
-
-
-def test_the_unit_graph_is_one_graph_in_scipy_networkx_and_pyg():
-    model, x = mlp((5, 8, 6, 3)), torch.randn(2, 5)
-    graph = ng.unit_graph(model, ng.trace(model, x))
-    matrix = graph.to_scipy()
-    assert matrix.shape == (22, 22)
-    assert (matrix != matrix.T).nnz == 0
-    assert nx.to_scipy_sparse_array(graph.to_networkx()).nnz == matrix.nnz
-    np.testing.assert_allclose(nx.to_numpy_array(graph.to_networkx()), matrix.toarray(), rtol=1e-6)
-    data = graph.to_pyg()
-    assert sum(store.edge_index.shape[1] for store in data.edge_stores) == graph.n_connections + sum(
-        a.nnz for a in graph.affinities.values()
-    )
-    block = graph.blocks["0", "2"]
-    np.testing.assert_allclose(block, model[2].weight.detach().abs().T, rtol=1e-5)
-    assert "22 units" in repr(graph)
-
-
-def test_connections_of_convolutions_are_root_mean_squares_over_the_kernel():
-    model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3), torch.nn.Flatten(), torch.nn.Linear(80, 2)
-    )
-    graph = ng.unit_graph(model, ng.trace(model, torch.randn(2, 3, 8, 8)))
-    w = model[2].weight.detach()
-    np.testing.assert_allclose(graph.blocks["0", "2"], w.square().mean((2, 3)).sqrt().T, rtol=1e-5)
-    joined = model[4].weight.detach().view(2, 5, 16).square().mean(2).sqrt().T
-    np.testing.assert_allclose(graph.blocks["2", "4"], joined, rtol=1e-5)
-
-
-def test_contraction_of_a_unit_graph_is_restriction_on_both_sides():
-    model, x = mlp((5, 8, 6, 3)), torch.randn(2, 5)
-    graph = ng.unit_graph(model, ng.trace(model, x))
-    t = ng.Transfer(np.array([0, 0, 1, 1, 2, 2, 3, 3]))
-    coarse = ng.contract(graph, {"0": t})
-    np.testing.assert_allclose(coarse.blocks["0", "2"], t.R.toarray() @ graph.blocks["0", "2"], rtol=1e-6)
-    wanted = t.R.toarray() @ graph.affinities["0"].toarray() @ t.R.toarray().T
-    np.fill_diagonal(wanted, 0)
-    np.testing.assert_allclose(coarse.affinities["0"].toarray(), wanted, rtol=1e-6)
-    assert isinstance(coarse.affinities["0"], sparse.csr_array)
 
 
 def test_the_benchmark_of_stages_times_functions_where_they_are_called():

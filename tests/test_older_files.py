@@ -46,8 +46,33 @@ def test_a_hierarchy_of_channels_and_depth_opens_with_its_transfers():
 
 def test_a_checkpoint_resumes_and_ends_with_the_weights_of_the_whole_run(tmp_path):
     shutil.copytree(BEFORE / "checkpoints", tmp_path / "checkpoints")
-    words = """train mlp --widths 12,12 --epochs 2 --cycle full --levels 2 --optimizer adamw --batch 128 --option gate.share=inf
-        --option gate.gap=inf --option gate.tau=inf --keep-last 99 --seed 3 --resume""".split()
+    words = [
+        "train",
+        "mlp",
+        "--widths",
+        "12,12",
+        "--epochs",
+        "2",
+        "--cycle",
+        "full",
+        "--levels",
+        "2",
+        "--optimizer",
+        "adamw",
+        "--batch",
+        "128",
+        "--option",
+        "gate.share=inf",
+        "--option",
+        "gate.gap=inf",
+        "--option",
+        "gate.tau=inf",
+        "--keep-last",
+        "99",
+        "--seed",
+        "3",
+        "--resume",
+    ]
     code, _, messages = run(*words, "--checkpoints", tmp_path / "checkpoints", "-o", tmp_path / "out.safetensors")
     assert code == 0, messages
     assert "resumed at step 13" in messages

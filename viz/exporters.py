@@ -10,12 +10,12 @@ from typing import Any
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import PluginError
 from netgraph.utils import plugins
-from netgraph.utils.output_files import check_file, written
+from netgraph.utils.output_files import check_output_file, write_atomically
 
 GROUP = "netgraph.exporters"
 
 
-def exporter(path: str | Path) -> Callable[[Hierarchy, Path], Any]:
+def find_exporter(path: str | Path) -> Callable[[Hierarchy, Path], Any]:
     """Return what writes files of this suffix.
 
     Raises
@@ -27,12 +27,12 @@ def exporter(path: str | Path) -> Callable[[Hierarchy, Path], Any]:
     """
     path = Path(path)
     suffix = path.suffix.removeprefix(".").lower()
-    if suffix not in plugins.names(GROUP):
-        known = ", ".join(f".{name}" for name in sorted(plugins.names(GROUP)))
+    if suffix not in plugins.list_plugins(GROUP):
+        known = ", ".join(f".{name}" for name in sorted(plugins.list_plugins(GROUP)))
         raise PluginError(f"{path} ends in {path.suffix or 'nothing'}, which no exporter writes. Installed: {known}")
-    check_file(path)
-    write: Callable[[Hierarchy, Path], Any] = plugins.load(GROUP, suffix)
-    return lambda hierarchy, place: written(partial(write, hierarchy), place)
+    check_output_file(path)
+    write: Callable[[Hierarchy, Path], Any] = plugins.load_plugin(GROUP, suffix)
+    return lambda hierarchy, place: write_atomically(partial(write, hierarchy), place)
 
 
 def export(hierarchy: Hierarchy, path: str | Path) -> None:
@@ -48,4 +48,4 @@ def export(hierarchy: Hierarchy, path: str | Path) -> None:
     NetgraphError
         No file can be written there, or the hierarchy lacks what the name asks for.
     """
-    exporter(path)(hierarchy, Path(path))
+    find_exporter(path)(hierarchy, Path(path))

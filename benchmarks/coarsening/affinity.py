@@ -1,6 +1,6 @@
 """Claim: on large axes an exact graph of nearest neighbours costs half the matrix product of all pairs, or little more.
 
-`netgraph.affinity.similarity.cosine`, and `netgraph.affinity.approximate.approximate_cosine` with its recall on 300 units, beside the product of
+`netgraph.affinity.similarity.cosine_graph`, and `netgraph.affinity.approximate.approximate_cosine_graph` with its recall on 300 units, beside the product of
 all pairs, made in the same blocks and threads, in turn. Units lie near 16 dimensions, with a tenth of noise in all d:
 a search by descent finds fewer neighbours in more dimensions, and one row says how many in 64. Of the largest size there is
 one round, and of its product every eighth row of blocks. Processor time of all threads; ratios within a round as
@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from netgraph.affinity.approximate import approximate_cosine
+from netgraph.affinity.approximate import approximate_cosine_graph
 from netgraph.affinity.nearest_neighbors import BLOCK
-from netgraph.affinity.similarity import NEIGHBOURS, cosine
-from netgraph.utils.parallel import share, spans
+from netgraph.affinity.similarity import NEIGHBORS, cosine_graph
+from netgraph.utils.parallel import parallel_for, split_range
 
 RESULTS = Path(__file__).parent.parent / "results" / "affinity.json"
 SIZES = ((8192, 4096), (20_000, 1000), (20_000, 2000), (20_000, 2000, 64), (50_000, 4000))
@@ -38,7 +38,7 @@ ROUNDS = 3
 LARGE = 40_000  # units from which there is one round, and a part of the product
 
 
-def units(n: int, d: int, rank: int) -> Any:
+def draw_units(n: int, d: int, rank: int) -> Any:
     """Draw units near some dimensions."""
     rng = np.random.default_rng(0)
     near = rng.standard_normal((n, rank), dtype=np.float32) @ rng.standard_normal((rank, d), dtype=np.float32)
@@ -47,42 +47,42 @@ def units(n: int, d: int, rank: int) -> Any:
     return near
 
 
-def product(x: Any) -> float:
+def multiply_all_pairs(x: Any) -> float:
     """Make the blocks of x x', and return the share of them that were made."""
-    parts = spans(len(x), BLOCK)
+    parts = split_range(len(x), BLOCK)
     some = parts[:: 8 if len(x) >= LARGE else 1]
-    share(lambda pair: x[pair[0]] @ x[pair[1]].T, [(i, j) for i in some for j in parts])
+    parallel_for(lambda pair: x[pair[0]] @ x[pair[1]].T, [(i, j) for i in some for j in parts])
     return sum(s.stop - s.start for s in some) / len(x)
 
 
-def timed(what: Callable[[], Any]) -> tuple[float, Any]:
+def time_call(what: Callable[[], Any]) -> tuple[float, Any]:
     """Return seconds of processor time and the result."""
     started = time.process_time()
     found = what()
     return time.process_time() - started, found
 
 
-def recall(x: Any, graph: Any) -> float:
+def measure_recall(x: Any, graph: Any) -> float:
     """Return the share of the nearest neighbours of 300 units that are in the graph."""
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     found = []
     for u in np.random.default_rng(1).integers(0, len(x), 300):
         likeness = x @ x[u]
         likeness[u] = -2
-        best = np.argpartition(-likeness, NEIGHBOURS)[:NEIGHBOURS]
+        best = np.argpartition(-likeness, NEIGHBORS)[:NEIGHBORS]
         found.append(np.isin(best, graph.indices[graph.indptr[u] : graph.indptr[u + 1]]).mean())
     return float(np.mean(found))
 
 
-def row(n: int, d: int, rank: int = 16) -> dict[str, Any]:
+def measure_size(n: int, d: int, rank: int = 16) -> dict[str, Any]:
     """Return the measurements of one size."""
-    x, rounds = units(n, d, rank), []
+    x, rounds = draw_units(n, d, rank), []
     for _ in range(1 if n >= LARGE else ROUNDS):
-        whole, part = timed(lambda: product(x))
-        exact, near = timed(lambda: cosine(x)), timed(lambda: approximate_cosine(x))
+        whole, part = time_call(lambda: multiply_all_pairs(x))
+        exact, near = time_call(lambda: cosine_graph(x)), time_call(lambda: approximate_cosine_graph(x))
         rounds.append((exact[0], near[0], whole / part))
     tracemalloc.start()
-    cosine(x[:LARGE])
+    cosine_graph(x[:LARGE])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return {
@@ -91,7 +91,7 @@ def row(n: int, d: int, rank: int = 16) -> dict[str, Any]:
         "dimensions": rank,
         "exact_over_the_product": spread([a / c for a, _, c in rounds]),
         "approximate_over_the_product": spread([b / c for _, b, c in rounds]),
-        "recall": {"exact": round(recall(x, exact[1]), 4), "approximate": round(recall(x, near[1]), 4)},
+        "recall": {"exact": round(measure_recall(x, exact[1]), 4), "approximate": round(measure_recall(x, near[1]), 4)},
         "exact_memory_over_the_features": round(peak / x[:LARGE].nbytes, 2),
         "seconds": dict(zip(("exact", "approximate", "product"), map(spread, zip(*rounds, strict=True)), strict=True)),
         "share_of_the_product_made": part,
@@ -115,9 +115,9 @@ def main(asked: list[str]) -> None:
     sizes = [size for size in SIZES if not asked or f"{size[0]}x{size[1]}" in asked]
     kept = json.loads(RESULTS.read_text())["rows"] if asked else []
     rows = [r for r in kept if (r["n"], r["d"]) not in {size[:2] for size in sizes}]
-    approximate_cosine(units(3000, 64, 8))  # compiled
+    approximate_cosine_graph(draw_units(3000, 64, 8))  # compiled
     for size in sizes:
-        rows.append(row(*size))
+        rows.append(measure_size(*size))
         print(json.dumps(rows[-1]), flush=True)
         RESULTS.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
 

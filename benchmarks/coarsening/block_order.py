@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import netgraph as ng
-from netgraph.analysis.remove_blocks import without_blocks
-from netgraph.coarsen.directions.depth import Shorter
+from netgraph.analysis.remove_blocks import drop_blocks
+from netgraph.coarsen.directions.depth import DepthMap
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.models.cnn import resnet, wide_resnet
-from netgraph.models.data.datasets import Dataset, load
+from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.training.trainer import evaluate, fit
 from netgraph.recording.recorder import named_state
 
@@ -36,36 +36,36 @@ SEEDS = 2
 
 
 @torch.no_grad()
-def judged(model: nn.Module, coarse: nn.Module, data: Dataset) -> tuple[float, float]:
+def compare_outputs(model: nn.Module, coarse: nn.Module, data: Dataset) -> tuple[float, float]:
     """Return the relative error of a coarse network's outputs, and its accuracy."""
     inputs = data.ready(data.test.inputs)
     wanted, found = model.eval()(inputs), coarse.eval()(inputs)
     return float((found - wanted).norm() / wanted.norm()), evaluate(coarse, data).accuracy
 
 
-def measured(model: nn.Module, data: Dataset) -> dict[str, tuple[float, float]]:
+def measure_orders(model: nn.Module, data: Dataset) -> dict[str, tuple[float, float]]:
     """Return error and accuracy by what is done with the pairs."""
     example = data.ready(data.test.inputs[:2])
     spec, state = ng.trace(model, example), traced_state(model)
     chains = ng.build_hierarchy(model, example, directions="depth").levels[1].chains
-    cut = without_blocks(spec, named_state(model), [block for step in chains for block in step.dropped])
+    cut = drop_blocks(spec, named_state(model), [block for step in chains for block in step.dropped])
 
     def network(parameters: Mapping[str, Tensor]) -> nn.Module:
         return coarse_network(model, cut, {}, state={n: t for n, t in parameters.items() if n in cut.parameters})
 
     numbered = [replace(step, orders={}) for step in chains]
     ways = {
-        "as numbered": Shorter(numbered).inject(state),
-        "in order": Shorter(chains).inject(state),
+        "as numbered": DepthMap(numbered).inject(state),
+        "in order": DepthMap(chains).inject(state),
         "left out": state,
     }
-    return {way: judged(model, network(parameters), data) for way, parameters in ways.items()}
+    return {way: compare_outputs(model, network(parameters), data) for way, parameters in ways.items()}
 
 
 def main() -> None:
     """Run the benchmark, and print a table."""
     torch.set_num_threads(1)
-    data, rows = load("digits"), []
+    data, rows = load_dataset("digits"), []
     print("| network | seed | accuracy | as numbered | in order | second left out |\n|---|---|---|---|---|---|")
     for name, make in NETWORKS.items():
         for seed in range(SEEDS):
@@ -73,7 +73,12 @@ def main() -> None:
             model = make()
             fit(model, data, epochs=6, optimizer="sgd", lr=0.1, seed=seed)
             rows.append(
-                {"network": name, "seed": seed, "accuracy": evaluate(model, data).accuracy, **measured(model, data)}
+                {
+                    "network": name,
+                    "seed": seed,
+                    "accuracy": evaluate(model, data).accuracy,
+                    **measure_orders(model, data),
+                }
             )
             ways = " | ".join(f"{error:.2f}, {accuracy:.1%}" for error, accuracy in list(rows[-1].values())[3:])
             print(f"| {name} | {seed} | {rows[-1]['accuracy']:.1%} | {ways} |", flush=True)

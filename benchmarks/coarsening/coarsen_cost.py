@@ -27,16 +27,16 @@ RESULTS = Path(__file__).parent.parent / "results" / "coarsen_cost.json"
 
 def resnet50() -> Any:
     """25.6 million parameters."""
-    from netgraph.io.model_zoo import build
+    from netgraph.io.model_zoo import build_network
 
-    return build("torchvision:resnet50", {}), torch.randn(2, 3, 224, 224)
+    return build_network("torchvision:resnet50", {}), torch.randn(2, 3, 224, 224)
 
 
 def vit_b_16() -> Any:
     """86.6 million parameters."""
-    from netgraph.io.model_zoo import build
+    from netgraph.io.model_zoo import build_network
 
-    return build("torchvision:vit_b_16", {}), torch.randn(2, 3, 224, 224)
+    return build_network("torchvision:vit_b_16", {}), torch.randn(2, 3, 224, 224)
 
 
 def gpt2() -> Any:
@@ -57,14 +57,14 @@ def llama_1b() -> Any:
     return LlamaForCausalLM(config), {"input_ids": torch.ones(2, 16, dtype=torch.int64)}
 
 
-def measure(make: Callable[[], Any], queue: Any) -> None:
+def measure_network(make: Callable[[], Any], queue: Any) -> None:
     """Put one row of results on a queue."""
     import netgraph as ng
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     model, example = make()
-    reading = time_to_read(model)
+    reading = time_reading_weights(model)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     hierarchy = ng.build_hierarchy(model, example)
@@ -81,7 +81,7 @@ def measure(make: Callable[[], Any], queue: Any) -> None:
     )
 
 
-def time_to_read(model: torch.nn.Module) -> float:
+def time_reading_weights(model: torch.nn.Module) -> float:
     """Return the seconds it takes to read the weights from a file, the page cache warm."""
     from safetensors.torch import load_file, save_file
 
@@ -99,7 +99,7 @@ def main() -> None:
     rows = []
     for make in (resnet50, vit_b_16, gpt2, llama_1b):
         queue = context.Queue()
-        process = context.Process(target=measure, args=(make, queue))
+        process = context.Process(target=measure_network, args=(make, queue))
         process.start()
         rows.append(queue.get(timeout=900))
         process.join()

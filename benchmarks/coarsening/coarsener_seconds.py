@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from netgraph.affinity.similarity import cosine
+from netgraph.affinity.similarity import cosine_graph
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.errors import PluginError
 from netgraph.utils import plugins
@@ -28,17 +28,17 @@ GROUP = "netgraph.coarseners"
 UNITS, FEATURES, REPEATS = 2048, 1024, 3
 
 
-def axis(n: int) -> AxisGraph:
+def random_axis(n: int) -> AxisGraph:
     """Return an axis of random units."""
     points = np.random.default_rng(0).normal(size=(n, FEATURES)).astype(np.float32)
-    return AxisGraph("random", cosine(points), np.ones(n), lambda: points)
+    return AxisGraph("random", cosine_graph(points), np.ones(n), lambda: points)
 
 
-def measured(name: str, graph: AxisGraph) -> dict[str, Any]:
+def measure_coarsener(name: str, graph: AxisGraph) -> dict[str, Any]:
     """Return one coarsener's row."""
-    coarsener, seconds, found = plugins.load(GROUP, name), [], np.zeros(0, dtype=int)
+    coarsener, seconds, found = plugins.load_plugin(GROUP, name), [], np.zeros(0, dtype=int)
     try:
-        coarsener(axis(16), 8, seed=0)
+        coarsener(random_axis(16), 8, seed=0)
     except PluginError as error:  # a library that is not installed is a result
         return {"name": name, "refused": str(error)}
     for _ in range(REPEATS):
@@ -51,8 +51,8 @@ def measured(name: str, graph: AxisGraph) -> dict[str, Any]:
 
 def main() -> None:
     """Run the benchmark."""
-    graph = axis(UNITS)
-    rows = [measured(name, graph) for name in plugins.names(GROUP)]
+    graph = random_axis(UNITS)
+    rows = [measure_coarsener(name, graph) for name in plugins.list_plugins(GROUP)]
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "numpy": np.__version__}
     RESULTS.write_text(json.dumps({"machine": machine, "units": UNITS, "features": FEATURES, "rows": rows}, indent=1))
     for row in rows:

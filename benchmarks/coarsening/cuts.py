@@ -39,7 +39,7 @@ PARTS, SEEDS = (64, 256), (0, 1, 2)
 OURS = ("metis", "kahip", "mtkahypar", "hem")
 
 
-def file_of(package: str, path: str) -> Path:
+def package_file(package: str, path: str) -> Path:
     """Return a file that a package brought, without importing it."""
     return Path(str(distribution(package).locate_file(path)))
 
@@ -48,32 +48,34 @@ def airfoil() -> Any:
     """Return the ends of the airfoil's edges, (m, 2)."""
     from scipy.io import loadmat
 
-    found = loadmat(file_of("pygsp", "pygsp/data/pointclouds/airfoil.mat"))
+    found = loadmat(package_file("pygsp", "pygsp/data/pointclouds/airfoil.mat"))
     return np.stack([found["i_inds"].ravel(), found["j_inds"].ravel()], axis=1).astype(np.int64) - 1
 
 
 def cortex() -> Any:
     """Return the edges of the left hemisphere's triangles (a GIFTI file)."""
-    path = file_of("nilearn", "nilearn/datasets/data/fsaverage5/pial_left.gii.gz")
+    path = package_file("nilearn", "nilearn/datasets/data/fsaverage5/pial_left.gii.gz")
     arrays = ElementTree.fromstring(gzip.decompress(path.read_bytes())).iter("DataArray")
     found = next(a for a in arrays if a.get("Intent") == "NIFTI_INTENT_TRIANGLE").findtext("Data") or ""
-    return sides(np.frombuffer(zlib.decompress(base64.b64decode(found)), "<i4").reshape(-1, 3))
+    return triangle_sides(np.frombuffer(zlib.decompress(base64.b64decode(found)), "<i4").reshape(-1, 3))
 
 
 def bunny() -> Any:
     """Return the edges of the bunny's triangles (a PLY file)."""
-    head, body = file_of("pymeshfix", "pymeshfix/examples/StanfordBunny.ply").read_bytes().split(b"end_header\n", 1)
+    head, body = (
+        package_file("pymeshfix", "pymeshfix/examples/StanfordBunny.ply").read_bytes().split(b"end_header\n", 1)
+    )
     vertices, faces = (int(head.split(b"element %s " % what)[1].split()[0]) for what in (b"vertex", b"face"))
     kind = np.dtype([("corners", "u1"), ("vertices", "<i4", 3)])
-    return sides(np.frombuffer(body, kind, faces, vertices * 12)["vertices"])
+    return triangle_sides(np.frombuffer(body, kind, faces, vertices * 12)["vertices"])
 
 
-def sides(triangles: Any) -> Any:
+def triangle_sides(triangles: Any) -> Any:
     """Return the three sides of each triangle."""
     return np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]).astype(np.int64)
 
 
-def mesh(edges: Any) -> AxisGraph:
+def mesh_graph(edges: Any) -> AxisGraph:
     """Return the graph in which each edge weighs one."""
     n = int(edges.max()) + 1
     i, j = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1), axis=0).T
@@ -81,7 +83,7 @@ def mesh(edges: Any) -> AxisGraph:
     return AxisGraph("mesh", adjacency, np.ones(n))
 
 
-def gpmetis(graph: AxisGraph, n_parts: int, *, seed: int) -> Any:
+def partition_with_pymetis(graph: AxisGraph, n_parts: int, *, seed: int) -> Any:
     """Return METIS' own parts, by way of pymetis."""
     import pymetis
 
@@ -89,7 +91,7 @@ def gpmetis(graph: AxisGraph, n_parts: int, *, seed: int) -> Any:
     return pymetis.part_graph(n_parts, neighbours, recursive=False, options=pymetis.Options(seed=seed)).vertex_part
 
 
-def measured(cut: Callable[..., Any], graph: AxisGraph, n_parts: int) -> dict[str, Any]:
+def measure_cuts(cut: Callable[..., Any], graph: AxisGraph, n_parts: int) -> dict[str, Any]:
     """Return cuts, balance and seconds over the seeds."""
     found, seconds = [], []
     for seed in SEEDS:
@@ -110,12 +112,12 @@ def spread(values: list[float]) -> list[float]:
     return [float(f"{f(values):.5g}") for f in (statistics.median, min, max)]
 
 
-def rows(name: str, graph: AxisGraph, n_parts: int) -> list[dict[str, Any]]:
+def measure_mesh(name: str, graph: AxisGraph, n_parts: int) -> list[dict[str, Any]]:
     """Return the measurements of all ways to cut one mesh."""
-    out = [{"way": "METIS itself", **measured(gpmetis, graph, n_parts)}]
+    out = [{"way": "METIS itself", **measure_cuts(partition_with_pymetis, graph, n_parts)}]
     for way in OURS:
         try:
-            out.append({"way": way, **measured(plugins.load("netgraph.coarseners", way), graph, n_parts)})
+            out.append({"way": way, **measure_cuts(plugins.load_plugin("netgraph.coarseners", way), graph, n_parts)})
         except PluginError as error:  # a library that is not installed is a result
             out.append({"way": way, "refused": str(error)})
     for row in out:
@@ -132,9 +134,9 @@ def main() -> None:
     machine = {"machine": platform.platform(), "versions": versions, "seeds": SEEDS}
     found: list[dict[str, Any]] = []
     for make in (airfoil, cortex, bunny):
-        graph = mesh(make())
+        graph = mesh_graph(make())
         for n_parts in PARTS:
-            for row in rows(make.__name__, graph, n_parts):
+            for row in measure_mesh(make.__name__, graph, n_parts):
                 found.append(row)
                 print(json.dumps(row), flush=True)
             RESULTS.write_text(json.dumps({**machine, "rows": found}, indent=1) + "\n")

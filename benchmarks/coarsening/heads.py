@@ -22,21 +22,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from merging import Judge
+from merging import TestScore
 from torch import nn
-from trained import data_of, trained
+from trained import load_data, load_trained
 
 import netgraph as ng
-from netgraph.coarsen.network.head_alignment import in_one_basis, rotatable
+from netgraph.coarsen.network.head_alignment import find_rotatable_axes, rotate_to_one_basis
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.repair.pipeline import repair
+from netgraph.coarsen.repair.pipeline import repair_network
 
 RESULTS = Path(__file__).parent.parent / "results" / "heads.jsonl"
 RUNGS = ("none", "ridge")
 SEEN, JUDGED = 512, 2000
 
 
-class Way(NamedTuple):
+class HeadMethod(NamedTuple):
     """How units are chosen, and whether heads are brought to one basis before they merge."""
 
     coarsener: str
@@ -45,23 +45,23 @@ class Way(NamedTuple):
 
 
 WAYS = (
-    Way("hem", "circuits", True),
-    Way("hem", "circuits", False),
-    Way("magnitude", "cosine", False),
-    Way("random", "cosine", True),
-    Way("hem", "cosine", True),
-    Way("random", "cosine", False),
-    Way("hem", "cosine", False),
+    HeadMethod("hem", "circuits", True),
+    HeadMethod("hem", "circuits", False),
+    HeadMethod("magnitude", "cosine", False),
+    HeadMethod("random", "cosine", True),
+    HeadMethod("hem", "cosine", True),
+    HeadMethod("random", "cosine", False),
+    HeadMethod("hem", "cosine", False),
 )
 
 
-def rows(base: nn.Module, data: Any, seed: int) -> Iterator[dict[str, Any]]:
+def measure_methods(base: nn.Module, data: Any, seed: int) -> Iterator[dict[str, Any]]:
     """Yield what each way and repair leaves of a network's accuracy."""
     order = torch.Generator().manual_seed(seed + 1)
     seen = data.ready(data.train.inputs[torch.randperm(len(data.train), generator=order)[:SEEN]])
-    judge, spec = Judge(base, data, JUDGED), ng.trace(base, seen[:2])
+    judge, spec = TestScore(base, data, JUDGED), ng.trace(base, seen[:2])
     halved = [axis.name for axis in spec.free if axis.kind == "head" or axis.name.endswith(".up")]
-    rotating = rotatable(base, spec, seen[:2], halved)
+    rotating = find_rotatable_axes(base, spec, seen[:2], halved)
     head = {"seed": seed, "base": judge.base, "judged": JUDGED, "seen": SEEN}
     for way in WAYS:
         started = time.process_time()
@@ -69,21 +69,21 @@ def rows(base: nn.Module, data: Any, seed: int) -> Iterator[dict[str, Any]]:
             base, seen[:2], n_levels=2, coarsener=way.coarsener, affinity=way.affinity, spec=spec,
             ratio={"*": 1.0, **dict.fromkeys(halved, 0.5)}, seed=seed,
         ).levels[1].transfers  # fmt: skip
-        fine = in_one_basis(base, spec, transfers, rotating) if way.one_basis else base
+        fine = rotate_to_one_basis(base, spec, transfers, rotating) if way.one_basis else base
         spent = time.process_time() - started
         for rung in RUNGS:
             started, network = time.process_time(), coarse_network(fine, spec, transfers).eval()
-            repair(fine, spec, transfers, network, rung=rung, data=seen)
+            repair_network(fine, spec, transfers, network, rung=rung, data=seen)
             seconds = round(spent + time.process_time() - started, 2)
             sizes = {"units": {axis: t.n_coarse for axis, t in transfers.items()}}
             yield head | way._asdict() | {"repair": rung, **judge(network), "seconds": seconds, **sizes}
 
 
-def summary(found: list[dict[str, Any]]) -> str:
+def format_table(found: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table: accuracy, and the function error in brackets."""
     lines = ["| way | " + " | ".join(f"`{rung}`" for rung in RUNGS) + " |", "|---|" + "---|" * len(RUNGS)]
-    for way in dict.fromkeys(Way(*(row[name] for name in Way._fields)) for row in found):
-        mine = [row for row in found if Way(*(row[name] for name in Way._fields)) == way]
+    for way in dict.fromkeys(HeadMethod(*(row[name] for name in HeadMethod._fields)) for row in found):
+        mine = [row for row in found if HeadMethod(*(row[name] for name in HeadMethod._fields)) == way]
         cells = []
         for rung in RUNGS:
             of = [row for row in mine if row["repair"] == rung]
@@ -103,10 +103,10 @@ def main() -> None:
     torch.set_num_threads(1)
     found: list[dict[str, Any]] = []
     for seed in range(given.seeds):
-        for row in rows(trained("transformer", seed, given.folder), data_of("transformer"), seed):
+        for row in measure_methods(load_trained("transformer", seed, given.folder), load_data("transformer"), seed):
             found.append(row)
             RESULTS.write_text("".join(json.dumps(r) + "\n" for r in found))
-    print(f"base {sum(r['base'] for r in found) / max(len(found), 1):.1f}\n\n{summary(found)}")
+    print(f"base {sum(r['base'] for r in found) / max(len(found), 1):.1f}\n\n{format_table(found)}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ SIZES = 10**4, 10**5, 10**6, 10**7
 METIS, AUGMENTED = 20_000, 2_000_000  # edges up to which these are timed
 
 
-def joined(n: int, i: Any, j: Any, rng: Any) -> sparse.csr_array:
+def build_graph(n: int, i: Any, j: Any, rng: Any) -> sparse.csr_array:
     """Return the graph of these edges with random weights."""
     i, j = np.minimum(i, j)[i != j], np.maximum(i, j)[i != j]
     upper = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)).tocsr()
@@ -52,14 +52,14 @@ def knn(edges: int, rng: Any) -> sparse.csr_array:
     n = max(edges // 7, 12)
     points = rng.random((n, 8 if n < 200_000 else 3))  # a search in eight dimensions takes minutes beyond
     near = cKDTree(points).query(points, 11, workers=2)[1][:, 1:]
-    return joined(n, np.repeat(np.arange(n), 10), near.ravel(), rng)
+    return build_graph(n, np.repeat(np.arange(n), 10), near.ravel(), rng)
 
 
 def geometric(edges: int, rng: Any) -> sparse.csr_array:
     """Points in the unit square, joined where they are near; eight neighbours on average."""
     n = edges // 4
     pairs = cKDTree(rng.random((n, 2))).query_pairs(np.sqrt(8 / (np.pi * n)), output_type="ndarray")
-    return joined(n, pairs[:, 0], pairs[:, 1], rng)
+    return build_graph(n, pairs[:, 0], pairs[:, 1], rng)
 
 
 def rmat(edges: int, rng: Any) -> sparse.csr_array:
@@ -69,11 +69,11 @@ def rmat(edges: int, rng: Any) -> sparse.csr_array:
     for _ in range(scale):
         part = np.searchsorted([0.57, 0.76, 0.95], rng.random(edges), side="right")
         i, j = 2 * i + part // 2, 2 * j + part % 2
-    return joined(2**scale, i, j, rng)
+    return build_graph(2**scale, i, j, rng)
 
 
 @njit(cache=True)
-def streaming(data: Any) -> Any:
+def read_weights(data: Any) -> Any:
     """Read every weight."""
     out = 0.0
     for e in range(len(data)):
@@ -82,7 +82,7 @@ def streaming(data: Any) -> Any:
 
 
 @njit(cache=True)
-def indirect(indptr: Any, indices: Any, data: Any, x: Any) -> Any:
+def read_weights_and_ends(indptr: Any, indices: Any, data: Any, x: Any) -> Any:
     """Read every weight and a number of the other end."""
     out = 0.0
     for u in range(len(indptr) - 1):
@@ -91,7 +91,7 @@ def indirect(indptr: Any, indices: Any, data: Any, x: Any) -> Any:
     return out
 
 
-def ways(a: sparse.csr_array) -> dict[str, Callable[[], Any]]:
+def list_methods(a: sparse.csr_array) -> dict[str, Callable[[], Any]]:
     """Return all that is timed, by name."""
     import networkit
     from pyamg.aggregation.aggregate import pairwise_aggregation
@@ -111,8 +111,8 @@ def ways(a: sparse.csr_array) -> dict[str, Callable[[], Any]]:
 
     graph = AxisGraph("a", a, np.ones(a.shape[0]))
     out: dict[str, Callable[[], Any]] = {
-        "streaming": lambda: streaming(a.data),
-        "indirect": lambda: indirect(a.indptr, a.indices, a.data, x),
+        "streaming": lambda: read_weights(a.data),
+        "indirect": lambda: read_weights_and_ends(a.indptr, a.indices, a.data, x),
         "matching": lambda: dominant_matching(a),
         "hem": lambda: heavy_edge_matching(graph, -(-a.shape[0] // 2)),
         "networkit": lambda: suitor(built),
@@ -122,11 +122,11 @@ def ways(a: sparse.csr_array) -> dict[str, Callable[[], Any]]:
     if a.nnz // 2 <= AUGMENTED:
         out["hem-augmented"] = lambda: augmented_matching(graph, -(-a.shape[0] // 2))
     if a.nnz // 2 <= METIS:
-        out["metis"] = lambda: metis(a)
+        out["metis"] = lambda: partition_with_metis(a)
     return out
 
 
-def metis(a: sparse.csr_array) -> None:
+def partition_with_metis(a: sparse.csr_array) -> None:
     """Cut into n/2 parts, weights as integers."""
     import pymetis
 
@@ -134,21 +134,21 @@ def metis(a: sparse.csr_array) -> None:
     pymetis.part_graph(a.shape[0] // 2, xadj=a.indptr, adjncy=a.indices, eweights=weights, recursive=True)
 
 
-def timed(what: Callable[[], Any]) -> float:
+def time_call(what: Callable[[], Any]) -> float:
     """Return seconds of processor time, all threads together: the machine has other work."""
     started = time.process_time()
     what()
     return time.process_time() - started
 
 
-def speeds(name: str, a: sparse.csr_array) -> dict[str, Any]:
+def measure_speed(name: str, a: sparse.csr_array) -> dict[str, Any]:
     """Time all ways in turn; ratios are to our matching of the same round."""
-    found = ways(a)
+    found = list_methods(a)
     for what in ("streaming", "indirect", "matching", "hem", "networkit"):
         found[what]()  # compiled, warm
     found.get("hem-augmented", int)()
     rounds = 3 if a.nnz > 4_000_000 else 5
-    rows = [{what: timed(run) for what, run in found.items()} for _ in range(rounds)]
+    rows = [{what: time_call(run) for what, run in found.items()} for _ in range(rounds)]
     tracemalloc.start()
     dominant_matching(a)
     peak = tracemalloc.get_traced_memory()[1]
@@ -164,11 +164,11 @@ def speeds(name: str, a: sparse.csr_array) -> dict[str, Any]:
         "indirect_passes": spread([row["matching"] / row["indirect"] for row in rows]),
         "times_ours": ratios,
         "memory_in_graphs": round(peak / own, 2),
-        "alike_on_1_and_2_threads": alike(a),
+        "alike_on_1_and_2_threads": same_on_two_threads(a),
     }
 
 
-def alike(a: sparse.csr_array) -> bool:
+def same_on_two_threads(a: sparse.csr_array) -> bool:
     """Whether one thread and two find the same matching."""
     before, found = torch.get_num_threads(), []
     for threads in (1, 2):
@@ -183,7 +183,7 @@ def spread(values: list[float]) -> list[float]:
     return [float(f"{f(values):.3g}") for f in (statistics.median, min, max)]
 
 
-def quality(name: str, a: sparse.csr_array) -> dict[str, Any]:
+def measure_weight(name: str, a: sparse.csr_array) -> dict[str, Any]:
     """Return the matched weight of ours over the heaviest."""
     import rustworkx
 
@@ -217,7 +217,7 @@ def main(asked: list[str]) -> None:
     for make in (knn, geometric, rmat):
         for seed in range(3):
             weights.append(
-                quality(
+                measure_weight(
                     make.__name__, make({knn: 7000, geometric: 4000, rmat: 8000}[make], np.random.default_rng(seed))
                 )
             )
@@ -225,12 +225,15 @@ def main(asked: list[str]) -> None:
     rows = {(row["size"], row["graph"]): row for row in kept}
     for edges in sizes:
         for make in (knn, geometric, rmat):
-            rows[edges, make.__name__] = {"size": edges, **speeds(make.__name__, make(edges, np.random.default_rng(0)))}
+            rows[edges, make.__name__] = {
+                "size": edges,
+                **measure_speed(make.__name__, make(edges, np.random.default_rng(0))),
+            }
             print(json.dumps(rows[edges, make.__name__]), flush=True)
-            save(weights, [rows[key] for key in sorted(rows)])
+            write_results(weights, [rows[key] for key in sorted(rows)])
 
 
-def save(weights: list[Any], rows: list[Any]) -> None:
+def write_results(weights: list[Any], rows: list[Any]) -> None:
     """Keep what is measured so far."""
     packages = ("numpy", "numba", "scipy", "networkit", "pyamg", "pymetis", "rustworkx")
     machine = {

@@ -28,15 +28,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from trained import RECIPES, data_of, trained
+from trained import RECIPES, load_data, load_trained
 
 import netgraph as ng
-from netgraph.coarsen.network.functional_error import function_error, outputs
-from netgraph.coarsen.network.head_alignment import in_one_basis, rotatable
+from netgraph.coarsen.network.functional_error import compute_outputs, function_error
+from netgraph.coarsen.network.head_alignment import find_rotatable_axes, rotate_to_one_basis
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.repair.pipeline import RUNGS, repair
+from netgraph.coarsen.repair.pipeline import RUNGS, repair_network
 from netgraph.models.data.datasets import Dataset
-from netgraph.tracing.layers import layers
+from netgraph.tracing.layers import find_layers
 from netgraph.tracing.unit_spec import UnitSpec
 
 RESULTS = Path(__file__).parent.parent / "results" / "merging.jsonl"
@@ -63,7 +63,7 @@ SPREADS = {
 }  # fmt: skip
 
 
-class Way(NamedTuple):
+class MergeMethod(NamedTuple):
     """What is asked of `netgraph.build_hierarchy`: the ratio of units kept on each axis, or a budget ``spread`` over them.
 
     With ``spread="inner"`` residual streams, the axes that several layers make, stay whole and the others make up for it,
@@ -75,7 +75,7 @@ class Way(NamedTuple):
     spread: bool | str = False
 
 
-class Judge:
+class TestScore:
     """Judges networks by test data.
 
     Parameters
@@ -90,11 +90,11 @@ class Judge:
         chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:n]
         self.batches = [data.ready(data.test.inputs[rows]) for rows in chosen.split(250)]
         self.targets = data.test.targets[chosen]
-        self.wanted = outputs(base, self.batches)
+        self.wanted = compute_outputs(base, self.batches)
         self.base = self._right(self.wanted)
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
-        found = outputs(network, self.batches)
+        found = compute_outputs(network, self.batches)
         return {"accuracy": self._right(found), "error": round(function_error(self.wanted, found), 4)}
 
     def _right(self, found: list[list[Tensor]]) -> float:
@@ -102,52 +102,60 @@ class Judge:
         return round(100 * float((guesses == self.targets).float().mean()), 2)
 
 
-def ways(name: str, seed: int, given: argparse.Namespace) -> list[Way]:
+def list_methods(name: str, seed: int, given: argparse.Namespace) -> list[MergeMethod]:
     """Return what is tried on a network: all, or what tells most."""
     if given.everything or (name == "mlp" and not seed):
-        found = [Way(c) for c in COARSENERS] + [Way("hem", a) for a in AFFINITIES]
+        found = [MergeMethod(c) for c in COARSENERS] + [MergeMethod("hem", a) for a in AFFINITIES]
         spreads = ["magnitude", "hem", "kmeans", "ward"]
     else:
-        found = [Way(c) for c in (SOME if name == "mlp" else FEW)]
+        found = [MergeMethod(c) for c in (SOME if name == "mlp" else FEW)]
         spreads = ["ward"] if name == "mlp" else ["magnitude", "ward"] * given.budgets
-    found += [Way(c, spread=True) for c in spreads]
+    found += [MergeMethod(c, spread=True) for c in spreads]
     if name in STREAMS:
-        found += [Way(c, spread="inner") for c in FEW] + [Way("ward", spread="inner budget")] * given.budgets
+        found += [MergeMethod(c, spread="inner") for c in FEW] + [
+            MergeMethod("ward", spread="inner budget")
+        ] * given.budgets
     return [way for way in found if not given.coarsener or way.coarsener in given.coarsener]
 
 
 def rows(name: str, seed: int, given: argparse.Namespace, known: set[Any]) -> Iterator[dict[str, Any]]:
     """Yield the measurements of one network that are not known yet."""
-    base, data = trained(name, seed, given.folder), data_of(name)
+    base, data = load_trained(name, seed, given.folder), load_data(name)
     rungs = [rung for rung in RUNGS if rung != "tune" or given.everything or given.tune or name == "mlp"]
     n_seen = given.seen or SEEN[name]
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed + 1))[:n_seen]
-    seen, judge = data.ready(data.train.inputs[chosen]), Judge(base, data, JUDGED[name])
+    seen, judge = data.ready(data.train.inputs[chosen]), TestScore(base, data, JUDGED[name])
     if not any(isinstance(module, nn.BatchNorm2d) for module in base.modules()):
         rungs.remove("norms")
     spec = ng.trace(base, seen[:2])
     head = {"network": name, "seed": seed, "base": judge.base, "judged": JUDGED[name], "seen": n_seen}
     for ratio in given.ratio or RATIOS[name]:
-        for way in ways(name, seed, given):
+        for way in list_methods(name, seed, given):
             if not known.issuperset((name, seed, n_seen, ratio, *way, rung) for rung in rungs):
-                for rung, found in merged(base, spec, seen, judge, way, ratio, rungs):
+                for rung, found in measure_merging(base, spec, seen, judge, way, ratio, rungs):
                     yield head | {"ratio": ratio, **way._asdict(), "repair": rung, **found}
         method = {"coarsener": "torch-pruning L1", "affinity": "", "spread": False}
         if (name, seed, n_seen, ratio, *method.values(), "none") not in known:
-            for rung, found in pruned(base, seen, judge, ratio):
+            for rung, found in measure_pruning(base, seen, judge, ratio):
                 yield head | {"ratio": ratio, **method, "repair": rung, **found}
 
 
-def merged(
-    base: nn.Module, spec: UnitSpec, seen: Tensor, judge: Judge, way: Way, ratio: float, rungs: Sequence[str]
+def measure_merging(
+    base: nn.Module,
+    spec: UnitSpec,
+    seen: Tensor,
+    judge: TestScore,
+    way: MergeMethod,
+    ratio: float,
+    rungs: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every rung of repair of one merging; a budget is spread twice, without data and with."""
     budget = way.spread in (True, "inner budget")
     size: dict[str, Any] = (
-        {"budget": f"units={ratio}"} if budget else {"ratio": inner(spec, ratio) if way.spread else ratio}
+        {"budget": f"units={ratio}"} if budget else {"ratio": inner_ratios(spec, ratio) if way.spread else ratio}
     )
-    size |= {"keep": streams(spec)} if way.spread == "inner budget" else {}
-    rotating = rotatable(base, spec, seen[:2], [axis.name for axis in spec.free])
+    size |= {"keep": residual_streams(spec)} if way.spread == "inner budget" else {}
+    rotating = find_rotatable_axes(base, spec, seen[:2], [axis.name for axis in spec.free])
     for kinds in (rungs[:2], rungs[2:]) if budget else (rungs,):
         started, informed = time.process_time(), budget and "ridge" in kinds
         level = ng.build_hierarchy(
@@ -157,27 +165,29 @@ def merged(
         ).levels[1]  # fmt: skip
         spent = time.process_time() - started
         for rung in kinds:
-            started, fine = time.process_time(), in_one_basis(base, spec, level.transfers, rotating)
+            started, fine = time.process_time(), rotate_to_one_basis(base, spec, level.transfers, rotating)
             network = coarse_network(fine, spec, level.transfers).eval()
-            repair(fine, spec, level.transfers, network, rung=rung, data=seen)
+            repair_network(fine, spec, level.transfers, network, rung=rung, data=seen)
             seconds = round(spent + time.process_time() - started, 2)
             yield rung, judge(network) | {"parameters": level.n_parameters, "units": level.n_units, "seconds": seconds}
 
 
-def inner(spec: UnitSpec, ratio: float) -> dict[str, float]:
+def inner_ratios(spec: UnitSpec, ratio: float) -> dict[str, float]:
     """Return the ratio of each axis that keeps a share of all units and every unit of residual streams."""
-    within = [axis for axis in spec.free if axis.name not in streams(spec)]
+    within = [axis for axis in spec.free if axis.name not in residual_streams(spec)]
     removed = (1 - ratio) * sum(axis.size for axis in spec.free) / sum(axis.size for axis in within)
     return {"*": 1.0} | {axis.name: 1 - removed for axis in within}
 
 
-def streams(spec: UnitSpec) -> list[str]:
+def residual_streams(spec: UnitSpec) -> list[str]:
     """Return the axes that several layers make."""
-    makers = Counter(layer.axis for layer in layers(spec))
+    makers = Counter(layer.axis for layer in find_layers(spec))
     return [axis.name for axis in spec.free if makers[axis.name] > 1]
 
 
-def pruned(base: nn.Module, seen: Tensor, judge: Judge, ratio: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure_pruning(
+    base: nn.Module, seen: Tensor, judge: TestScore, ratio: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield torch-pruning's L1 at a ratio, as it is and with its batch norms' statistics estimated anew."""
     import torch_pruning
 
@@ -193,14 +203,14 @@ def pruned(base: nn.Module, seen: Tensor, judge: Judge, ratio: float) -> Iterato
         counts = {"parameters": sum(p.numel() for p in network.parameters())}
         yield "none", judge(network) | counts
         if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-            estimated(network, seen)
+            reestimate_norms(network, seen)
             yield "norms", judge(network) | counts
     except Exception as error:  # what another package cannot do is a result
         yield "none", {"refused": f"{type(error).__name__}: {str(error)[:120]}"}
 
 
 @torch.no_grad()
-def estimated(network: nn.Module, seen: Tensor) -> None:
+def reestimate_norms(network: nn.Module, seen: Tensor) -> None:
     """Estimate the statistics of batch norms on all data at once."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -212,19 +222,19 @@ def estimated(network: nn.Module, seen: Tensor) -> None:
     network.eval()
 
 
-def key(row: dict[str, Any]) -> tuple[Any, ...]:
+def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what a row is of."""
     return tuple(row[k] for k in ("network", "seed", "seen", "ratio", "coarsener", "affinity", "spread", "repair"))
 
 
-def read() -> list[dict[str, Any]]:
+def read_rows() -> list[dict[str, Any]]:
     """Return the rows that are there."""
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def summary(name: str) -> str:
+def format_table(name: str) -> str:
     """Return a network's rows as a Markdown table: mean accuracy ± deviation over seeds, and mean error."""
-    found = [row for row in read() if row["network"] == name and "accuracy" in row]
+    found = [row for row in read_rows() if row["network"] == name and "accuracy" in row]
     bases = [row["base"] for row in {row["seed"]: row for row in found}.values()]
     lines = [f"{name}: base {spread(bases)}, {len(bases)} seeds", "", "| kept | way | " + " | ".join(RUNGS) + " |"]
     lines.append("|---|---|" + "---|" * len(RUNGS))
@@ -234,12 +244,12 @@ def summary(name: str) -> str:
         way += SPREADS[row["spread"]] + (f", {row['seen']:,} inputs seen" if row["seen"] != SEEN[name] else "")
         groups.setdefault((-row["ratio"], way), {}).setdefault(row["repair"], []).append(row)
     for (ratio, way), rungs in sorted(groups.items()):
-        cells = [_cell(rungs.get(rung, [])) for rung in RUNGS]
+        cells = [_format_cell(rungs.get(rung, [])) for rung in RUNGS]
         lines.append(f"| {-ratio:.0%} | {way} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(found: list[dict[str, Any]]) -> str:
+def _format_cell(found: list[dict[str, Any]]) -> str:
     if not found:
         return ""
     return f"{spread([row['accuracy'] for row in found])} ({statistics.mean(row['error'] for row in found):.2f})"
@@ -270,12 +280,12 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     for name in given.network or RECIPES:
         for seed in range(given.seeds):
-            known = {key(row) for row in read()}
+            known = {row_key(row) for row in read_rows()}
             for row in rows(name, seed, given, known):
-                if key(row) not in known:
+                if row_key(row) not in known:
                     with RESULTS.open("a") as file:
                         file.write(json.dumps(row) + "\n")
-        print(summary(name), flush=True)
+        print(format_table(name), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from torch import nn
 
 from netgraph.models.cnn import resnet20, vgg
 from netgraph.models.data.augmentation import crop_and_flip
-from netgraph.models.data.datasets import Dataset, load
+from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.perceptron import mlp
-from netgraph.models.training.precision import computes_bf16
+from netgraph.models.training.precision import supports_bf16
 from netgraph.models.training.trainer import evaluate, fit
 from netgraph.models.transformer import Encoder
 
-BF16 = computes_bf16()
+BF16 = supports_bf16()
 IMAGES = {"batch": 128, "optimizer": "sgd", "weight_decay": 5e-4, "augment": crop_and_flip, "bf16": BF16}
 
 
@@ -61,13 +61,13 @@ RECIPES = {
 
 
 @cache
-def data_of(name: str) -> Dataset:
+def load_data(name: str) -> Dataset:
     """Return the data set of a network, in the form that it takes."""
-    data = load(RECIPES[name].data)
+    data = load_dataset(RECIPES[name].data)
     return data.flat() if name == "mlp" else data
 
 
-def trained(name: str, seed: int, folder: Path, *, epochs: int | None = None) -> nn.Module:
+def load_trained(name: str, seed: int, folder: Path, *, epochs: int | None = None) -> nn.Module:
     """Return a trained network in evaluation mode, from the folder where it is there.
 
     Parameters
@@ -83,13 +83,13 @@ def trained(name: str, seed: int, folder: Path, *, epochs: int | None = None) ->
     path = folder / f"{name}-{seed}.pt"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _train(name, seed, path, epochs or RECIPES[name].options["epochs"])
+        _train_network(name, seed, path, epochs or RECIPES[name].options["epochs"])
     model = RECIPES[name].make()
     model.load_state_dict(torch.load(path, weights_only=True)["weights"])
     return model.eval()
 
 
-def _train(name: str, seed: int, path: Path, epochs: int) -> None:
+def _train_network(name: str, seed: int, path: Path, epochs: int) -> None:
     recipe, part, started = RECIPES[name], path.with_suffix(".part"), time.process_time()
     torch.manual_seed(seed)
     model, done = recipe.make(), 0
@@ -106,7 +106,7 @@ def _train(name: str, seed: int, path: Path, epochs: int) -> None:
         print(f"{name} {seed}: epoch {done + epoch + 1}, loss {loss:.3f}, {seconds:.0f} s", flush=True)
 
     options = {**recipe.options, "epochs": epochs - done} | ({"schedule": "cosine"} if done else {})
-    fit(model, data_of(name), seed=seed + done, report=report, **options)
+    fit(model, load_data(name), seed=seed + done, report=report, **options)
     part.rename(path)
 
 
@@ -121,8 +121,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in given.network or RECIPES:
         for seed in range(given.seeds):
-            model = trained(name, seed, given.folder, epochs=given.epochs)
-            print(f"{name} {seed}: test accuracy {evaluate(model, data_of(name)).accuracy:.4f}", flush=True)
+            model = load_trained(name, seed, given.folder, epochs=given.epochs)
+            print(f"{name} {seed}: test accuracy {evaluate(model, load_data(name)).accuracy:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent.parent / "results" / "transfers.json"
 ROUNDS = 5
 
 
-class Shapes:
+class ShapeSpec:
     """A state dict with its axes, in place of a trace: two axes a matrix, the second summed over."""
 
     def __init__(self, shapes: dict[str, tuple[int, int]]) -> None:
@@ -43,26 +43,26 @@ class Shapes:
         self.sums = {(n, 1): frozenset({f"a{s[1]}"}) for n, s in shapes.items()}
         self.sizes = {f"a{k}": k for s in shapes.values() for k in s}
         self.state = {n: torch.randn(s) for n, s in shapes.items()}
-        self.transfers = {axis: paired(k) for axis, k in self.sizes.items()}
+        self.transfers = {axis: random_pairs(k) for axis, k in self.sizes.items()}
 
 
-def paired(n: int) -> Transfer:
+def random_pairs(n: int) -> Transfer:
     """Return pairs drawn at random."""
     return Transfer(np.random.default_rng(n).permutation(np.arange(n) % -(-n // 2)))
 
 
-def traced(model: Any, example: Any) -> tuple[Any, dict[str, Transfer], dict[str, Any]]:
+def trace_network(model: Any, example: Any) -> tuple[Any, dict[str, Transfer], dict[str, Any]]:
     """Return spec, transfers and state of a network."""
     spec = ng.trace(model, example)
     state = {n: t.detach() for n, t in traced_state(model).items()}
-    return spec, {a.name: paired(a.size) for a in spec.free if a.equal is None or a.size % 2 == 0}, state
+    return spec, {a.name: random_pairs(a.size) for a in spec.free if a.equal is None or a.size % 2 == 0}, state
 
 
 def resnet50() -> Any:
     """25.6 million parameters."""
-    from netgraph.io.model_zoo import build
+    from netgraph.io.model_zoo import build_network
 
-    return traced(build("torchvision:resnet50", {}), torch.randn(2, 3, 224, 224))
+    return trace_network(build_network("torchvision:resnet50", {}), torch.randn(2, 3, 224, 224))
 
 
 def gpt2() -> Any:
@@ -70,7 +70,7 @@ def gpt2() -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(use_cache=False))
-    return traced(model, {"input_ids": torch.ones(2, 16, dtype=torch.int64)})
+    return trace_network(model, {"input_ids": torch.ones(2, 16, dtype=torch.int64)})
 
 
 def llama_1b() -> Any:
@@ -79,19 +79,19 @@ def llama_1b() -> Any:
     for i in range(4):
         shapes |= {f"{i}.{n}": (2048, 2048) for n in "qo"} | {f"{i}.{n}": (512, 2048) for n in "kv"}
         shapes |= {f"{i}.gate": (8192, 2048), f"{i}.up": (8192, 2048), f"{i}.down": (2048, 8192)}
-    spec = Shapes(shapes)
+    spec = ShapeSpec(shapes)
     del spec.transfers["a128256"]
     return spec, spec.transfers, spec.state
 
 
-def timed(what: Callable[[], Any]) -> float:
+def time_call(what: Callable[[], Any]) -> float:
     """Return seconds of processor time, all threads together."""
     started = time.process_time()
     what()
     return time.process_time() - started
 
 
-def alone(what: Callable[[], Any]) -> None:
+def call_on_one_thread(what: Callable[[], Any]) -> None:
     """Call it on one thread: torch's threads wait in circles, which counts as processor time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -99,7 +99,7 @@ def alone(what: Callable[[], Any]) -> None:
     torch.set_num_threads(before)
 
 
-def matrices(spec: Any, transfers: Any, state: Any) -> dict[str, tuple[Any, Any, Any]]:
+def merged_matrices(spec: Any, transfers: Any, state: Any) -> dict[str, tuple[Any, Any, Any]]:
     """Return (R, W, P) of every matrix, kernels of one pixel among them, both of whose dimensions are a merged axis."""
     out = {}
     for name, tensor in state.items():
@@ -111,21 +111,23 @@ def matrices(spec: Any, transfers: Any, state: Any) -> dict[str, tuple[Any, Any,
     return out
 
 
-def row(make: Callable[[], Any]) -> dict[str, Any]:
+def measure_network(make: Callable[[], Any]) -> dict[str, Any]:
     """Return the measurements of one network."""
     spec, transfers, state = make()
-    pairs = matrices(spec, transfers, state)
+    pairs = merged_matrices(spec, transfers, state)
     coarse = inject(spec, transfers, state)
     memory = {n: torch.ones_like(t) for n, t in state.items()}  # at hand: new pages would cost more than the pass
     part = {n: state[n] for n in pairs}
     small, of_part = inject(spec, transfers, state), inject(spec, transfers, part)
     ways: dict[str, Callable[[], Any]] = {
-        "read and write": lambda: alone(lambda: [torch.add(t, 1, out=memory[n]) for n, t in state.items()]),
+        "read and write": lambda: call_on_one_thread(
+            lambda: [torch.add(t, 1, out=memory[n]) for n, t in state.items()]
+        ),
         "inject": lambda: inject(spec, transfers, state, out=small),
         "restrict": lambda: restrict(spec, transfers, state, out=small),
         "prolong": lambda: prolong(spec, transfers, coarse, out=memory),
         "inject matrices": lambda: inject(spec, transfers, part, out=of_part),
-        "read and write anew": lambda: alone(lambda: [t + 1 for t in state.values()]),
+        "read and write anew": lambda: call_on_one_thread(lambda: [t + 1 for t in state.values()]),
         "inject anew": lambda: inject(spec, transfers, state),
         "restrict anew": lambda: restrict(spec, transfers, state),
         "prolong anew": lambda: prolong(spec, transfers, coarse),
@@ -134,14 +136,14 @@ def row(make: Callable[[], Any]) -> dict[str, Any]:
     }
     for what in ways.values():
         what()
-    rows = [{n: timed(what) for n, what in ways.items()} for _ in range(ROUNDS)]
+    rows = [{n: time_call(what) for n, what in ways.items()} for _ in range(ROUNDS)]
     name = max(pairs, key=lambda n: state[n].numel())
     r, w, p = pairs[name]
     dense = [torch.from_numpy(x.toarray()) for x in (r, p)]
     largest, room = {name: state[name]}, {name: of_part[name]}
     one = [
-        timed(lambda: alone(lambda: dense[0] @ torch.from_numpy(w) @ dense[1]))
-        / timed(lambda: inject(spec, transfers, largest, out=room))
+        time_call(lambda: call_on_one_thread(lambda: dense[0] @ torch.from_numpy(w) @ dense[1]))
+        / time_call(lambda: inject(spec, transfers, largest, out=room))
         for _ in range(ROUNDS)
     ]
     moves = ("inject", "restrict", "prolong")
@@ -177,7 +179,7 @@ def main(asked: list[str]) -> None:
     rows = {r["network"]: r for r in json.loads(RESULTS.read_text())["rows"]} if asked else {}
     for make in (resnet50, gpt2, llama_1b):  # the last takes 7 GiB
         if not asked or make.__name__ in asked:
-            rows[make.__name__] = row(make)
+            rows[make.__name__] = measure_network(make)
             print(json.dumps(rows[make.__name__]), flush=True)
             RESULTS.write_text(json.dumps({**machine, "rows": list(rows.values())}, indent=1) + "\n")
 

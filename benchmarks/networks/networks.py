@@ -27,24 +27,30 @@ def torchvision_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
     import torchvision.models as zoo
 
     for name in zoo.list_models(module=zoo.segmentation):
-        yield f"torchvision:{name}", lambda name=name: _image(name, 96, weights_backbone=None)
+        yield f"torchvision:{name}", lambda name=name: _torchvision_network(name, 96, weights_backbone=None)
     for name in DETECTORS:
-        yield f"torchvision:{name}.backbone", lambda name=name: (_model(name).backbone, torch.randn(2, 3, 128, 128))
+        yield (
+            f"torchvision:{name}.backbone",
+            lambda name=name: (_torchvision_model(name).backbone, torch.randn(2, 3, 128, 128)),
+        )
     for name in sorted(zoo.list_models(module=zoo), key=lambda n: n.startswith(HEAVY)):
-        yield f"torchvision:{name}", lambda name=name: _image(name)
+        yield f"torchvision:{name}", lambda name=name: _torchvision_network(name)
     for name in sorted(zoo.list_models(module=zoo.video), key=lambda n: n.startswith(HEAVY)):
         size = 224 if "mvit" in name or "swin" in name or name == "s3d" else 112
-        yield f"torchvision:{name}", lambda name=name, size=size: (_model(name), torch.randn(2, 3, 16, size, size))
+        yield (
+            f"torchvision:{name}",
+            lambda name=name, size=size: (_torchvision_model(name), torch.randn(2, 3, 16, size, size)),
+        )
 
 
-def _model(name: str, **options: Any) -> nn.Module:
-    from netgraph.io.model_zoo import build
+def _torchvision_model(name: str, **options: Any) -> nn.Module:
+    from netgraph.io.model_zoo import build_network
 
-    return build(f"torchvision:{name}", options)
+    return build_network(f"torchvision:{name}", options)
 
 
-def _image(name: str, size: int = 224, **options: Any) -> Made:
-    return _model(name, **options), torch.randn(
+def _torchvision_network(name: str, size: int = 224, **options: Any) -> Made:
+    return _torchvision_model(name, **options), torch.randn(
         2, 3, 299 if name == "inception_v3" else size, 299 if name == "inception_v3" else size
     )
 
@@ -63,10 +69,10 @@ TIMM = (
 def timm_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
     """Families of timm, one network each."""
     for name in TIMM:
-        yield f"timm:{name}", lambda name=name: _timm(name)
+        yield f"timm:{name}", lambda name=name: _timm_network(name)
 
 
-def _timm(name: str) -> Made:
+def _timm_network(name: str) -> Made:
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
@@ -139,11 +145,11 @@ def transformers_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
     for name, (options, example) in TRANSFORMERS.items():
         yield (
             f"transformers:{name}",
-            lambda name=name, options=options, example=example: (_transformer(name, options), example),
+            lambda name=name, options=options, example=example: (_transformers_network(name, options), example),
         )
 
 
-def _transformer(name: str, options: dict[str, Any]) -> nn.Module:
+def _transformers_network(name: str, options: dict[str, Any]) -> nn.Module:
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
@@ -161,15 +167,15 @@ def _transformer(name: str, options: dict[str, Any]) -> nn.Module:
 def pyg_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
     """Message passing of torch-geometric on a small graph."""
     for name in ("GCN", "GAT", "GraphSAGE", "GIN", "PNA", "EdgeCNN"):
-        yield f"pyg:{name}", lambda name=name: _pyg(name)
+        yield f"pyg:{name}", lambda name=name: _pyg_network(name)
     for name in ("TransformerConv", "SGConv"):
-        yield f"pyg:{name}", lambda name=name: _pyg_layers(name)
+        yield f"pyg:{name}", lambda name=name: _pyg_layer_network(name)
 
 
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 0, 3], [1, 2, 3, 4, 5, 6, 7, 0, 4, 6]])
 
 
-def _pyg(name: str) -> Made:
+def _pyg_network(name: str) -> Made:
     import torch_geometric.nn as pyg
 
     options: dict[str, Any] = {"in_channels": 10, "hidden_channels": 32, "num_layers": 2, "out_channels": 4}
@@ -178,7 +184,7 @@ def _pyg(name: str) -> Made:
     return getattr(pyg, name)(**options), (torch.randn(8, 10), EDGES)
 
 
-def _pyg_layers(name: str) -> Made:
+def _pyg_layer_network(name: str) -> Made:
     import torch_geometric.nn as pyg
 
     class Net(nn.Module):

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from networks import Made, all_networks
-from zoo import apart
+from zoo import run_apart
 
 RESULTS = Path(__file__).parent.parent / "results" / "own_class.jsonl"
 LIMIT = 120  # seconds a network
@@ -38,7 +38,7 @@ NETWORKS = (
 FAMILIES = ("recurrent", "pyg", "transformers")  # all of these
 
 
-def back(make: Callable[[], Made]) -> dict[str, Any]:
+def convert_back(make: Callable[[], Made]) -> dict[str, Any]:
     """Return whether a coarse network comes back in its own class, and what it took."""
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
     from netgraph.coarsen.user_class.convert import own_class
@@ -58,7 +58,7 @@ def back(make: Callable[[], Made]) -> dict[str, Any]:
     return {**row, "seconds": time.process_time() - made}
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
+def format_counts(rows: list[dict[str, Any]]) -> str:
     """Return the counts that the docs quote."""
     lines = []
     for family, n in Counter(row["name"].partition(":")[0] for row in rows).items():
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true", help="print the summary of the results that are there")
     options = parser.parse_args()
     if options.summary:
-        print(summary([row for row in map(json.loads, RESULTS.read_text().splitlines()) if "name" in row]))
+        print(format_counts([row for row in map(json.loads, RESULTS.read_text().splitlines()) if "name" in row]))
         return
     names = [n for n, _ in all_networks() if n in NETWORKS or n.partition(":")[0] in FAMILIES]
     names = [n for n in names if not options.only or any(part in n for part in options.only)]
@@ -90,11 +90,11 @@ def main() -> None:
             json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}) + "\n"
         )
         for name in names:
-            rows.append({"name": name, **apart(back, name, LIMIT)})
+            rows.append({"name": name, **run_apart(convert_back, name, LIMIT)})
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()
             print(name, json.dumps(rows[-1])[:200], flush=True)
-    print(summary(rows))
+    print(format_counts(rows))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ NAMES = (
 REPEATS = 5
 
 
-def timed(what: Callable[[], Any]) -> float | str:
+def time_call(what: Callable[[], Any]) -> float | str:
     """Return seconds, or the name of the error."""
     started = time.perf_counter()
     try:
@@ -60,8 +60,8 @@ def main() -> None:
         args = example if isinstance(example, tuple) else (example,)
         mine, theirs = [], []
         for repeat in range(REPEATS + 1):
-            a = timed(lambda m=model, x=example: ng.trace(m, x))
-            b = timed(lambda m=model, x=args: torch.export.export(m, x, strict=False))
+            a = time_call(lambda m=model, x=example: ng.trace(m, x))
+            b = time_call(lambda m=model, x=args: torch.export.export(m, x, strict=False))
             if repeat:
                 mine.append(a)
                 theirs.append(b)

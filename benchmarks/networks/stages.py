@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 from networks import Made, all_networks
-from zoo import LIMIT, RIVAL_SHARE, apart, rival, warm_up
+from zoo import LIMIT, RIVAL_SHARE, prune_network, run_apart, warm_up
 
 RESULTS = Path(__file__).parent.parent / "results" / "stages.json"
 SAMPLE = (
@@ -30,28 +30,28 @@ SAMPLE = (
     "transformers:T5ForConditionalGeneration", "pyg:GraphSAGE", "pyg:GCN", "recurrent:GRU",
 )  # fmt: skip
 PLACES = {
-    "record": "netgraph.recording.recorder.capture",
-    "rules": "netgraph.tracing.tracer._walk",
-    "freeze": "netgraph.tracing.spec_builder.freeze",
+    "record": "netgraph.recording.recorder.record_network",
+    "rules": "netgraph.tracing.tracer._walk_graph",
+    "freeze": "netgraph.tracing.spec_builder.build_unit_spec",
     "inject": "netgraph.coarsen.transfer.parameter_maps.inject",
     "write": "netgraph.coarsen.network.rewrite.coarse_network",
-    "verify": "netgraph.coarsen.network.oracles.verify_level",
+    "verify": "netgraph.coarsen.network.oracles.check_coarse_network",
 }
 STAGES = (*PLACES, "affinity", "match")
 
 
 @contextmanager
-def clocks(seconds: dict[str, float]) -> Iterator[None]:
+def time_stages(seconds: dict[str, float]) -> Iterator[None]:
     """Add up what each stage takes."""
     with ExitStack() as stack:
         for stage, place in PLACES.items():
             module, _, name = place.rpartition(".")
             inner = getattr(__import__(module, fromlist=[name]), name)
-            stack.enter_context(patch(place, _timed(inner, stage, seconds)))
+            stack.enter_context(patch(place, _time_function(inner, stage, seconds)))
         yield
 
 
-def _timed(inner: Callable[..., Any], stage: str, seconds: dict[str, float]) -> Callable[..., Any]:
+def _time_function(inner: Callable[..., Any], stage: str, seconds: dict[str, float]) -> Callable[..., Any]:
     def timed(*args: Any, **kwargs: Any) -> Any:
         started = time.process_time()
         try:
@@ -62,7 +62,7 @@ def _timed(inner: Callable[..., Any], stage: str, seconds: dict[str, float]) -> 
     return timed
 
 
-def staged(make: Callable[[], Made]) -> dict[str, Any]:
+def measure_stages(make: Callable[[], Made]) -> dict[str, Any]:
     """Return processor seconds of each stage and of the whole."""
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
     from netgraph.utils import plugins
@@ -71,9 +71,9 @@ def staged(make: Callable[[], Made]) -> dict[str, Any]:
     build_hierarchy(*warm_up())
     model, example = make()
     seconds: dict[str, float] = {}
-    weigh = _timed(plugins.load("netgraph.affinities", "cosine"), "affinity", seconds)
-    match = _timed(plugins.load("netgraph.coarseners", "hem"), "match", seconds)
-    with clocks(seconds):
+    weigh = _time_function(plugins.load_plugin("netgraph.affinities", "cosine"), "affinity", seconds)
+    match = _time_function(plugins.load_plugin("netgraph.coarseners", "hem"), "match", seconds)
+    with time_stages(seconds):
         started = time.process_time()
         build_hierarchy(model, example, affinity=weigh, coarsener=match)
         seconds["whole"] = time.process_time() - started
@@ -93,7 +93,7 @@ def main() -> None:
     for name in options.only:
         if name not in known:
             raise SystemExit(f"no network is called {name!r}; benchmarks/networks/networks.py lists all")
-        rows.append(row := measured(name, options.rounds, options.no_rival))
+        rows.append(row := measure_network(name, options.rounds, options.no_rival))
         cells = [row.get(k) for k in (*STAGES, "rest", "whole", "rival")]
         print(f"{name[:44]:44}", *(f"{1000 * c:8.1f}" if c is not None else f"{'':>8}" for c in cells), end=" ")
         print(f"{row['ratio']:8.2f}" if row.get("ratio") else f"{'':>8}", flush=True)
@@ -103,10 +103,10 @@ def main() -> None:
     options.out.write_text(json.dumps({"torch": torch.__version__, "rounds": options.rounds, "rows": rows}, indent=1))
 
 
-def measured(name: str, rounds: int, no_rival: bool) -> dict[str, Any]:
+def measure_network(name: str, rounds: int, no_rival: bool) -> dict[str, Any]:
     """Return the medians of one network."""
-    mine = [apart(staged, name, LIMIT) for _ in range(rounds)]
-    theirs = [] if no_rival else [apart(rival, name, LIMIT // RIVAL_SHARE) for _ in range(rounds)]
+    mine = [run_apart(measure_stages, name, LIMIT) for _ in range(rounds)]
+    theirs = [] if no_rival else [run_apart(prune_network, name, LIMIT // RIVAL_SHARE) for _ in range(rounds)]
     row: dict[str, Any] = {"name": name}
     for key in (*STAGES, "whole"):
         found = [r[key] for r in mine if key in r]

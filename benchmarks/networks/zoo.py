@@ -31,11 +31,11 @@ LIMIT = 240  # seconds a network, where --limit says nothing else
 RIVAL_SHARE = 8  # of the limit for torch-pruning: it hangs on some, and none that ended took half of its 30 s
 
 
-def ours(make: Callable[[], Made]) -> dict[str, Any]:
+def coarsen_network(make: Callable[[], Made]) -> dict[str, Any]:
     """Return what netgraph does with a network."""
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
-    from netgraph.coarsen.hierarchy.report import coverage
-    from netgraph.coarsen.network.oracles import dead_units, duplicate_units
+    from netgraph.coarsen.hierarchy.report import measure_coverage
+    from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
     from netgraph.errors import NetgraphError
 
     torch.manual_seed(0)
@@ -51,9 +51,9 @@ def ours(make: Callable[[], Made]) -> dict[str, Any]:
     row |= {"traced": True, "coarsened": True, "ran": True}
     coarse, spec = hierarchy.levels[1].model, hierarchy.levels[0].spec
     row["parameters"] = [level.n_parameters for level in hierarchy.levels]
-    row["merged_share"] = coverage(hierarchy)[0]
+    row["merged_share"] = measure_coverage(hierarchy)[0]
     row["trained"] = train_step(coarse, example)
-    for oracle, judge in (("duplicate", duplicate_units), ("dead", dead_units)):
+    for oracle, judge in (("duplicate", check_duplicate_units), ("dead", check_dead_units)):
         single = judge(model, spec, example, spec.free, double=False)
         double = judge(model, spec, example, spec.free)
         row[oracle] = [v.error if v.error is not None else v.note for v in (single, double)]
@@ -72,18 +72,18 @@ def warm_up() -> Made:
 
 def train_step(model: torch.nn.Module, example: Any) -> bool:
     """Tell whether one step of SGD changes the parameters and leaves them finite."""
-    from netgraph.coarsen.network.oracles import tensors_of
-    from netgraph.utils.pytree import normalise_example
+    from netgraph.coarsen.network.oracles import collect_tensors
+    from netgraph.utils.pytree import normalize_example
 
-    args, kwargs = normalise_example(example)
+    args, kwargs = normalize_example(example)
     model.train()
-    loss = sum(t.float().square().mean() for t in tensors_of(model(*args, **kwargs)) if t.is_floating_point())
+    loss = sum(t.float().square().mean() for t in collect_tensors(model(*args, **kwargs)) if t.is_floating_point())
     loss.backward()  # type: ignore[union-attr]
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     return bool(grads) and all(bool(torch.isfinite(g).all()) for g in grads)
 
 
-def rival(make: Callable[[], Made]) -> dict[str, Any]:
+def prune_network(make: Callable[[], Made]) -> dict[str, Any]:
     """Return what torch-pruning does: half of the channels by magnitude, with its defaults."""
     import torch_pruning as tp
 
@@ -113,7 +113,7 @@ def rival(make: Callable[[], Made]) -> dict[str, Any]:
     return row
 
 
-def _child(queue: Any, what: Callable[..., dict[str, Any]], name: str) -> None:
+def _run_child(queue: Any, what: Callable[..., dict[str, Any]], name: str) -> None:
     torch.set_num_threads(1)
     try:
         queue.put(what(dict(all_networks())[name]))
@@ -121,11 +121,11 @@ def _child(queue: Any, what: Callable[..., dict[str, Any]], name: str) -> None:
         queue.put({"crashed": f"{type(error).__name__}: {str(error)[:300]}"})
 
 
-def apart(what: Callable[..., dict[str, Any]], name: str, limit: int) -> dict[str, Any]:
+def run_apart(what: Callable[..., dict[str, Any]], name: str, limit: int) -> dict[str, Any]:
     """Run in a process of its own, for at most ``limit`` seconds."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    process = context.Process(target=_child, args=(queue, what, name))
+    process = context.Process(target=_run_child, args=(queue, what, name))
     process.start()
     try:
         row: dict[str, Any] = queue.get(timeout=limit)
@@ -136,7 +136,7 @@ def apart(what: Callable[..., dict[str, Any]], name: str, limit: int) -> dict[st
     return row
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
+def format_summary(rows: list[dict[str, Any]]) -> str:
     """Return the counts that the README quotes."""
     mine = [r["netgraph"] for r in rows]
     made = [r for r in mine if r.get("coarsened")]
@@ -170,7 +170,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def part_of(names: list[str], k: int, n: int) -> list[str]:
+def select_part(names: list[str], k: int, n: int) -> list[str]:
     """Return every n-th light network from the k-th on, and all heavy ones where k is 0: two at once fill the memory."""
     heavy = [name for name in names if name.partition(":")[2].startswith(HEAVY)]
     light = [name for name in names if name not in heavy]
@@ -191,23 +191,27 @@ def main() -> None:
     options = parser.parse_args()
     if options.summary:
         lines = [json.loads(line) for file in options.summary for line in file.read_text().splitlines()]
-        print(summary([line for line in lines if "name" in line]))
+        print(format_summary([line for line in lines if "name" in line]))
         return
     names = [n for n, _ in all_networks() if not options.only or any(o in n for o in options.only)]
-    names = part_of(names, *map(int, options.part.split("/")))
+    names = select_part(names, *map(int, options.part.split("/")))
     rows, commit = [], subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
     with options.out.open("w") as file:
         machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}
         file.write(json.dumps(machine) + "\n")
         for name in names:
-            row: dict[str, Any] = {"name": name, "commit": commit, "netgraph": apart(ours, name, options.limit)}
+            row: dict[str, Any] = {
+                "name": name,
+                "commit": commit,
+                "netgraph": run_apart(coarsen_network, name, options.limit),
+            }
             if not options.no_rival:
-                row["torch-pruning"] = apart(rival, name, options.limit // RIVAL_SHARE)
+                row["torch-pruning"] = run_apart(prune_network, name, options.limit // RIVAL_SHARE)
             rows.append(row)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(name, json.dumps(row["netgraph"])[:260], flush=True)
-    print(summary(rows))
+    print(format_summary(rows))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.cnn import resnet20, vgg
 from netgraph.models.data.augmentation import crop_and_flip
-from netgraph.models.data.datasets import Dataset, Split, load
+from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.training.trainer import evaluate
 
@@ -94,7 +94,7 @@ class Method:
         found = ng.build_hierarchy(
             model, inputs, directions=self.directions or "channels", n_levels=max(len(self.share), 2)
         )
-        ng.draw(found)
+        ng.init_coarse_weights(found)
         levels = (
             found.levels if len(self.share) > 1 else found.levels[1:2] if self.alone == "level" else found.levels[:1]
         )
@@ -125,21 +125,21 @@ METHODS = {
 ONE_SIZE = {"vgg": ("space", "depth")}  # five poolings need all of 32 pixels, and no blocks are residual
 
 
-def can(network: str, method: Method) -> bool:
+def has_directions(network: str, method: Method) -> bool:
     """Whether a network has the directions that a method coarsens."""
     return not any(direction in method.directions for direction in ONE_SIZE.get(network, ()))
 
 
-def first(split: Split, n: int) -> Split:
+def first_rows(split: DataSplit, n: int) -> DataSplit:
     """Return the first rows of a split."""
-    return Split(split.inputs[:n], split.targets[:n])
+    return DataSplit(split.inputs[:n], split.targets[:n])
 
 
-class Watch:
+class Validation:
     """Validation figures of a run, and the seconds that it took without them."""
 
     def __init__(self, data: Dataset, n_images: int) -> None:
-        self.few = replace(data, valid=first(data.valid, n_images), test=first(data.test, 10 * n_images))
+        self.few = replace(data, valid=first_rows(data.valid, n_images), test=first_rows(data.test, 10 * n_images))
         self.begun, self.own, self.seconds = NOW(), 0.0, list[float]()
 
     def __call__(self, network: torch.nn.Module) -> dict[str, float]:
@@ -150,9 +150,9 @@ class Watch:
         return figures
 
 
-def run(name: str, method: Method, data: Dataset, seed: int, how: dict[str, Any]) -> dict[str, Any]:
+def train_once(name: str, method: Method, data: Dataset, seed: int, how: dict[str, Any]) -> dict[str, Any]:
     """Train once, and return a line of results."""
-    network, watch = NETWORKS[how["network"]], Watch(data, how["seen"])
+    network, watch = NETWORKS[how["network"]], Validation(data, how["seen"])
     torch.manual_seed(seed)
     model = network.make(width=how["width"] // (2 if method.alone == "width" else 1)).to(DEVICE)
     loader = Loader(data, how["batch"], augment=crop_and_flip, seed=seed)
@@ -191,29 +191,29 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 # reading
 
 
-def plain_at(rows: list[dict[str, Any]], cost: float) -> float:
+def plain_accuracy_at(rows: list[dict[str, Any]], cost: float) -> float:
     """Return what plain runs of a seed reach for so many operations, between their ends by the logarithm of cost."""
     ends = sorted((math.log(row["flops"]), row["test"]) for row in rows if row["method"].startswith("plain"))
     inside = len(ends) > 1 and ends[0][0] - 0.1 <= math.log(cost) <= ends[-1][0] + 0.1
     return float(np.interp(math.log(cost), *zip(*ends, strict=True))) if inside else math.nan
 
 
-def reached(row: dict[str, Any], accuracy: float) -> tuple[float, float]:
+def cost_to_reach(row: dict[str, Any], accuracy: float) -> tuple[float, float]:
     """Return the operations and seconds after which a run's validation accuracy is that high, infinite where it never is."""
     if math.isnan(accuracy):
         return math.nan, math.nan
     return next(((flops, s) for flops, s, found, _ in row["curve"] if found >= accuracy), (math.inf, math.inf))
 
 
-def line_of(name: str, own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+def format_method(name: str, own: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
     """Return a method's line: medians over seeds, each seed held against the plain runs of the same seed."""
     found: dict[str, list[float]] = {}
     for row in own:
         beside = [other for other in rows if other["seed"] == row["seed"]]
         plain = next((other for other in beside if other["method"] == "plain"), row)
         small = max((o["curve"][-1][2] for o in beside if METHODS[o["method"]].alone), default=math.nan)
-        costs = {"plain": reached(row, plain["curve"][-1][2]), "small": reached(row, small)}
-        cells = {"test": row["test"], "beside": row["test"] - plain_at(beside, row["flops"])}
+        costs = {"plain": cost_to_reach(row, plain["curve"][-1][2]), "small": cost_to_reach(row, small)}
+        cells = {"test": row["test"], "beside": row["test"] - plain_accuracy_at(beside, row["flops"])}
         for i, kind in enumerate(("flops", "seconds")):
             cells[kind] = row[kind] / plain[kind]
             cells |= {f"{whose} {kind}": cost[i] / plain[kind] for whose, cost in costs.items()}
@@ -223,7 +223,7 @@ def line_of(name: str, own: list[dict[str, Any]], rows: list[dict[str, Any]]) ->
     spread = f" ({min(found['test']):.1%}–{max(found['test']):.1%})" if len(own) > 1 else ""
     beside_ = "" if math.isnan(median["beside"]) else f"{100 * median['beside']:+.1f}"
     plain_cost, small_cost = (
-        _costs(median[f"{whose} flops"], median[f"{whose} seconds"]) for whose in ("plain", "small")
+        _format_costs(median[f"{whose} flops"], median[f"{whose} seconds"]) for whose in ("plain", "small")
     )
     return (
         f"| {name} | {len(own)} | {median['test']:.1%}{spread} | {median['flops']:.2f} | {median['seconds']:.2f} | {beside_} | "
@@ -231,11 +231,11 @@ def line_of(name: str, own: list[dict[str, Any]], rows: list[dict[str, Any]]) ->
     )
 
 
-def _costs(flops: float, seconds: float) -> str:
+def _format_costs(flops: float, seconds: float) -> str:
     return "" if math.isnan(flops) else "never" if math.isinf(flops) else f"{flops:.2f}, {seconds:.2f}"
 
 
-def report(rows: list[dict[str, Any]]) -> str:
+def format_report(rows: list[dict[str, Any]]) -> str:
     """Return a table for each network, its grid, and the corrections that FAS took."""
     texts = []
     for kind in dict.fromkeys((row["network"], row["width"], row["epochs"]) for row in rows if row["seed"] != TUNING):
@@ -248,7 +248,7 @@ def report(rows: list[dict[str, Any]]) -> str:
             "|---|---|---|---|---|---|---|---|",
         ]
         for name in (name for name in METHODS if any(row["method"] == name for row in mine)):
-            lines.append(line_of(name, [row for row in mine if row["method"] == name], mine))
+            lines.append(format_method(name, [row for row in mine if row["method"] == name], mine))
         asked = sum(row["events"].get(event, 0) for row in mine for event in ("up", "skip"))
         texts += ["\n".join(lines), f"corrections taken: {sum(row['accepted'] for row in mine)} of {asked}"]
     tuned = [row for row in rows if row["seed"] == TUNING]
@@ -259,7 +259,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(texts)
 
 
-def picture(rows: list[dict[str, Any]]) -> None:
+def draw_picture(rows: list[dict[str, Any]]) -> None:
     """Draw validation accuracy against operations along a network's longest runs, faint, and test accuracy at their ends."""
     import matplotlib.pyplot as plt
 
@@ -301,7 +301,7 @@ def tuned(rows: list[dict[str, Any]], network: str, width: int) -> float:
     return float(max(grid, key=lambda row: row["valid"])["lr"])
 
 
-def jobs_of(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[tuple[str, Method, int, dict[str, Any]]]:
+def list_jobs(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[tuple[str, Method, int, dict[str, Any]]]:
     """Return what is to be run: method, seed and how."""
     jobs = []
     for network in options.network or NETWORKS:
@@ -316,7 +316,7 @@ def jobs_of(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[tup
             ]
             continue
         for seed, (name, method) in itertools.product(range(options.seeds), METHODS.items()):
-            if can(network, method) and (not options.only or any(word in name for word in options.only)):
+            if has_directions(network, method) and (not options.only or any(word in name for word in options.only)):
                 jobs.append((name, method, seed, how))
     return jobs
 
@@ -341,18 +341,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         rows = rows_in(options.out)
-        print(report(rows))
-        picture([row for row in rows if row["seed"] != TUNING])
+        print(format_report(rows))
+        draw_picture([row for row in rows if row["seed"] != TUNING])
         return
     torch.set_num_threads(1)
-    data, rows = load("cifar10"), rows_in(options.out)
+    data, rows = load_dataset("cifar10"), rows_in(options.out)
     done = {key_of(row) for row in rows}
     with options.out.open("a") as file:
         file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "device": DEVICE}) + "\n")
-        for name, method, seed, how in jobs_of(options, rows):
+        for name, method, seed, how in list_jobs(options, rows):
             if key_of({"method": name, "seed": seed, **how}) in done:
                 continue
-            row = run(name, method, data, seed, how)
+            row = train_once(name, method, data, seed, how)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(

@@ -21,7 +21,7 @@ from torch.nn import functional
 import netgraph as ng
 from netgraph.fas.options import Gate, Options, Smoothing
 from netgraph.fas.solver.problem import Problem
-from netgraph.fas.solver.solver import FAS, plain
+from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.perceptron import mlp
 
 RESULTS = Path(__file__).parent.parent / "results" / "fas_memory.json"
@@ -30,23 +30,23 @@ OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
 KINDS = ("plain", "kaskade", "v", "w", "full")
 
 
-def peak(kind: str, queue: Any) -> None:
+def measure_peak(kind: str, queue: Any) -> None:
     """Put the growth of resident memory, in bytes, while one kind of cycle trains."""
     torch.set_num_threads(1)
     batches = [(torch.rand(128, 784), torch.randint(0, 10, (128,))) for _ in range(12)]
     small = mlp((784, 32, 32, 10))  # what libraries take on first use is not the network's
-    train(small, "v", batches)
+    train_once(small, "v", batches)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    train(mlp(WIDTHS), kind, batches)
+    train_once(mlp(WIDTHS), kind, batches)
     queue.put(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
-def train(model: torch.nn.Module, kind: str, batches: list[Any]) -> None:
+def train_once(model: torch.nn.Module, kind: str, batches: list[Any]) -> None:
     """Train for one pass."""
     problem = Problem(batches, functional.cross_entropy)
     if kind == "plain":
         level = ng.Hierarchy([ng.Level(model, ng.trace(model, batches[0][0][:2]))])
-        plain(optimizer=torch.optim.AdamW, epochs=1).solve(level, problem)
+        make_plain_solver(optimizer=torch.optim.AdamW, epochs=1).solve(level, problem)
         return
     hierarchy = ng.build_hierarchy(model, batches[0][0][:2], n_levels=3)
     options = Options(Smoothing(pre=1, post=1, coarse=2), gate=OPEN)
@@ -58,7 +58,7 @@ def main() -> None:
     found, context = {}, multiprocessing.get_context("spawn")
     for kind in KINDS:
         queue = context.Queue()
-        process = context.Process(target=peak, args=(kind, queue))
+        process = context.Process(target=measure_peak, args=(kind, queue))
         process.start()
         found[kind] = queue.get(timeout=600)
         process.join()

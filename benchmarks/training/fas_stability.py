@@ -28,8 +28,8 @@ from torch.nn import functional
 import netgraph as ng
 from netgraph.fas.options import Gate, Options
 from netgraph.fas.solver.problem import Problem
-from netgraph.fas.solver.solver import FAS, plain
-from netgraph.models.data.datasets import Dataset, load
+from netgraph.fas.solver.solver import FAS, make_plain_solver
+from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
 
@@ -43,7 +43,7 @@ GATES = {
 SEEDS, EPOCHS, WIDE = 20, 15, (784, 1024, 1024, 10)
 
 
-def hierarchy_of(seed: int, coarsener: str, data: Dataset) -> ng.Hierarchy:
+def build_levels(seed: int, coarsener: str, data: Dataset) -> ng.Hierarchy:
     """Return three levels of a network with random weights."""
     torch.manual_seed(seed)
     return ng.build_hierarchy(mlp((64, 128, 64, 10)), data.train.inputs[:2], n_levels=3, coarsener=coarsener, seed=seed)
@@ -55,23 +55,25 @@ def training_loss(model: nn.Module, data: Dataset) -> float:
     return float(functional.cross_entropy(model(data.train.inputs), data.train.targets))
 
 
-def run(data: Dataset, gate: str, name: str, coarsener: str, seed: int) -> dict[str, Any]:
+def train_pair(data: Dataset, gate: str, name: str, coarsener: str, seed: int) -> dict[str, Any]:
     """Return what a run of cycles ended with, and plain training of the same cost."""
     optimizer, lr = OPTIMIZERS[name]
     problem = Problem(Loader(data, 64, seed=seed), functional.cross_entropy)
-    many, one = hierarchy_of(seed, coarsener, data), hierarchy_of(seed, coarsener, data)
+    many, one = build_levels(seed, coarsener, data), build_levels(seed, coarsener, data)
     start = training_loss(one.levels[0].model, data)
     cycled = FAS("v", optimizer, lr, epochs=EPOCHS, seed=seed, options=Options(gate=GATES[gate])).solve(many, problem)
     alone = ng.Hierarchy(one.levels[:1], one.options)
     an_epoch = 3 * len(data.train) * one.levels[0].flops / 2
-    same = plain(optimizer=optimizer, lr=lr, epochs=cycled.flops / an_epoch, seed=seed).solve(alone, problem)
+    same = make_plain_solver(optimizer=optimizer, lr=lr, epochs=cycled.flops / an_epoch, seed=seed).solve(
+        alone, problem
+    )
     losses = [training_loss(s.model, data) for s in (cycled, same)]
     return {"gate": gate, "optimizer": name, "coarsener": coarsener, "seed": seed, "start": start, "fas": losses[0],
             "plain": losses[1], "flops": cycled.flops / same.flops, "tried": len(cycled.events("up")),
             "taken": sum(r["length"] > 0 for r in cycled.events("up")), "skipped": len(cycled.events("skip"))}  # fmt: skip
 
 
-def counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def count_failures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return how many runs diverged and fell behind, and the loss over plain's."""
     ratios = [r["fas"] / r["plain"] for r in rows]
     return {
@@ -82,7 +84,7 @@ def counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def bare(model: nn.Module, batches: list[Any], lr: float) -> None:
+def train_bare_loop(model: nn.Module, batches: list[Any], lr: float) -> None:
     """The loop that everybody writes."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=len(batches))
@@ -96,7 +98,7 @@ def bare(model: nn.Module, batches: list[Any], lr: float) -> None:
         total += loss.item()
 
 
-def overhead(rounds: int = 9, steps: int = 60) -> list[float]:
+def measure_overhead(rounds: int = 9, steps: int = 60) -> list[float]:
     """Return processor time of the solver with one level over that of the bare loop, round by round."""
     batches = [(torch.rand(128, 784), torch.randint(0, 10, (128,))) for _ in range(steps)]
     found = []
@@ -104,9 +106,11 @@ def overhead(rounds: int = 9, steps: int = 60) -> list[float]:
         model = mlp(WIDE)
         level = ng.Hierarchy([ng.Level(model, ng.trace(model, batches[0][0][:2]))])
         begun = time.process_time()
-        plain(optimizer=torch.optim.AdamW, lr=1e-3, epochs=1).solve(level, Problem(batches, functional.cross_entropy))
+        make_plain_solver(optimizer=torch.optim.AdamW, lr=1e-3, epochs=1).solve(
+            level, Problem(batches, functional.cross_entropy)
+        )
         middle = time.process_time()
-        bare(mlp(WIDE), batches, 1e-3)
+        train_bare_loop(mlp(WIDE), batches, 1e-3)
         found.append((middle - begun) / (time.process_time() - middle))
     return found[1:]
 
@@ -114,12 +118,12 @@ def overhead(rounds: int = 9, steps: int = 60) -> list[float]:
 def main() -> None:
     """Run the benchmark."""
     torch.set_num_threads(1)
-    data, ratios = load("digits").flat(), overhead()
+    data, ratios = load_dataset("digits").flat(), measure_overhead()
     cases = list(itertools.product(GATES, OPTIMIZERS, ("hem", "random")))
-    rows = [run(data, *case, seed) for case in cases for seed in range(SEEDS)]
+    rows = [train_pair(data, *case, seed) for case in cases for seed in range(SEEDS)]
     summary = {
         "overhead, median": statistics.median(ratios), "overhead, least and most": [min(ratios), max(ratios)],
-        **{", ".join(c): counts([r for r in rows if (r["gate"], r["optimizer"], r["coarsener"]) == c]) for c in cases},
+        **{", ".join(c): count_failures([r for r in rows if (r["gate"], r["optimizer"], r["coarsener"]) == c]) for c in cases},
     }  # fmt: skip
     machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
     RESULTS.write_text(json.dumps({**machine, "summary": summary, "rows": rows, "overhead": ratios}, indent=1) + "\n")

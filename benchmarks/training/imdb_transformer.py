@@ -30,15 +30,15 @@ from typing import Any
 import torch
 
 import netgraph as ng
-from netgraph.coarsen.hierarchy.hierarchy import one_level
+from netgraph.coarsen.hierarchy.hierarchy import build_single_level
 from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
 from netgraph.fas.solver.problem import Problem
-from netgraph.fas.solver.solver import FAS, plain
-from netgraph.models.data.datasets import Dataset, load
-from netgraph.models.data.datasets import Split as Part
+from netgraph.fas.solver.solver import FAS, make_plain_solver
+from netgraph.models.data.datasets import Dataset, load_dataset
+from netgraph.models.data.datasets import DataSplit as Part
 from netgraph.models.data.loader import Loader
 from netgraph.models.data.tokenizer import UNKNOWN
-from netgraph.models.training.tasks import cross_entropy
+from netgraph.models.training.tasks import make_cross_entropy
 from netgraph.models.training.trainer import evaluate
 from netgraph.models.transformer import Decoder, Encoder
 
@@ -84,19 +84,19 @@ class Method:
     def levels(self, model: torch.nn.Module, example: torch.Tensor) -> ng.Hierarchy:
         """Return the network above its coarse one, or by itself."""
         if self.alone or not self.halved:
-            return one_level(model, example)
+            return build_single_level(model, example)
         found = ng.build_hierarchy(model, example, directions=ALONG[self.halved], **self.merging)
         if self.drawn:
-            ng.draw(found)
+            ng.init_coarse_weights(found)
         return found
 
 
 def alone(steps: int, **how: Any) -> FAS:
     """Return ordinary training."""
-    return plain(optimizer=ADAMW, **how)
+    return make_plain_solver(optimizer=ADAMW, **how)
 
 
-def nested(*, cycle: str = "kaskade", per_level: bool = False, **groups: Any) -> Callable[..., FAS]:
+def nested_solver(*, cycle: str = "kaskade", per_level: bool = False, **groups: Any) -> Callable[..., FAS]:
     """Return nested iteration, or ``full`` cycles: the coarse network first, then the fine one."""
 
     def made(steps: int, **how: Any) -> FAS:
@@ -105,7 +105,7 @@ def nested(*, cycle: str = "kaskade", per_level: bool = False, **groups: Any) ->
     return made
 
 
-def zou(weight: float, *, fine: float = SHARE[0]) -> Callable[..., FAS]:
+def zou_solver(weight: float, *, fine: float = SHARE[0]) -> Callable[..., FAS]:
     """Return one V-cycle without tau: a little of the fine network, the coarse one, and weights mixed for the rest."""
 
     def made(steps: int, **how: Any) -> FAS:
@@ -118,7 +118,7 @@ def zou(weight: float, *, fine: float = SHARE[0]) -> Callable[..., FAS]:
     return made
 
 
-def grown(rate: float) -> Callable[..., FAS]:
+def growth_solver(rate: float) -> Callable[..., FAS]:
     """Return growth: the small network with a schedule of its own, copied at random, then the wide one at a share of the rate."""
 
     def made(steps: int, **how: Any) -> FAS:
@@ -131,30 +131,32 @@ def grown(rate: float) -> Callable[..., FAS]:
 METHODS = {
     "plain": Method(alone),
     "half of both alone": Method(alone, "both", alone=True),
-    "nested iteration, width": Method(nested(), "width"),
-    "nested iteration, depth": Method(nested(), "depth"),
-    "nested iteration, both": Method(nested(), "both"),
-    "gated FAS, full, both": Method(nested(cycle="full", gate=Gate(share=float("inf"))), "both"),
-    "Zou's cycle, weight 0.5": Method(zou(0.5), "both", coarsener="adjacent", depth_by="copy"),
-    "Net2Net growth": Method(grown(0.1), "width", coarsener="random"),
+    "nested iteration, width": Method(nested_solver(), "width"),
+    "nested iteration, depth": Method(nested_solver(), "depth"),
+    "nested iteration, both": Method(nested_solver(), "both"),
+    "gated FAS, full, both": Method(nested_solver(cycle="full", gate=Gate(share=float("inf"))), "both"),
+    "Zou's cycle, weight 0.5": Method(zou_solver(0.5), "both", coarsener="adjacent", depth_by="copy"),
+    "Net2Net growth": Method(growth_solver(0.1), "width", coarsener="random"),
 }
 MORE = {
     "half the width alone": Method(alone, "width", alone=True),
     "half the depth alone": Method(alone, "depth", alone=True),
-    "Zou's cycle, weight 0.25": Method(zou(0.25), "both", coarsener="adjacent", depth_by="copy"),
-    "Zou's cycle, half of the steps fine": Method(zou(0.5, fine=0.5), "both", coarsener="adjacent", depth_by="copy"),
-    "nested, width: injected first weights": Method(nested(), "width", drawn=False),
-    "nested, depth: injected first weights": Method(nested(), "depth", drawn=False),
-    "nested, both: injected first weights": Method(nested(), "both", drawn=False),
-    "nested, both: no noise": Method(nested(split=Split("none")), "both"),
-    "nested, width: no noise": Method(nested(split=Split("none")), "width"),
-    "nested, both: adjacent pairs": Method(nested(), "both", coarsener="adjacent"),
-    "nested, both: a schedule for each level": Method(nested(per_level=True), "both"),
-    "Net2Net: the full rate": Method(grown(1.0), "width", coarsener="random"),
+    "Zou's cycle, weight 0.25": Method(zou_solver(0.25), "both", coarsener="adjacent", depth_by="copy"),
+    "Zou's cycle, half of the steps fine": Method(
+        zou_solver(0.5, fine=0.5), "both", coarsener="adjacent", depth_by="copy"
+    ),
+    "nested, width: injected first weights": Method(nested_solver(), "width", drawn=False),
+    "nested, depth: injected first weights": Method(nested_solver(), "depth", drawn=False),
+    "nested, both: injected first weights": Method(nested_solver(), "both", drawn=False),
+    "nested, both: no noise": Method(nested_solver(split=Split("none")), "both"),
+    "nested, width: no noise": Method(nested_solver(split=Split("none")), "width"),
+    "nested, both: adjacent pairs": Method(nested_solver(), "both", coarsener="adjacent"),
+    "nested, both: a schedule for each level": Method(nested_solver(per_level=True), "both"),
+    "Net2Net: the full rate": Method(growth_solver(1.0), "width", coarsener="random"),
 }
 
 
-class Judge:
+class Validation:
     """Figures on held-out reviews, and when they were taken: processor seconds of training alone."""
 
     def __init__(self, data: Dataset, batch: int) -> None:
@@ -174,9 +176,9 @@ class Judge:
         return figures
 
 
-def data_for(task: str) -> Dataset:
+def load_reviews(task: str) -> Dataset:
     """Return reviews of one length, as coarse networks take them, and fewer to judge by; rare words are unknown."""
-    data = load("imdb", length=LENGTH + (task == "lm"))
+    data = load_dataset("imdb", length=LENGTH + (task == "lm"))
 
     def part(split: Part, n: int | None = None) -> Part:
         return Part(split.inputs.masked_fill(split.inputs >= WORDS, UNKNOWN)[:n], split.targets[:n])
@@ -192,16 +194,18 @@ def network(task: str, sizes: dict[str, Any], dropout: float) -> torch.nn.Module
     return (Decoder if task == "lm" else Encoder)(WORDS, **sizes, length=LENGTH, dropout=dropout)
 
 
-def run(task: str, name: str, method: Method, data: Dataset, seed: int, recipe: dict[str, Any]) -> dict[str, Any]:
+def train_once(
+    task: str, name: str, method: Method, data: Dataset, seed: int, recipe: dict[str, Any]
+) -> dict[str, Any]:
     """Train once, and return a line of results."""
     torch.manual_seed(seed)
     model = network(task, method.sizes(task), recipe["dropout"])
-    loader, judge = Loader(data, recipe["batch"], seed=seed), Judge(data, 16 if task == "lm" else 250)
+    loader, judge = Loader(data, recipe["batch"], seed=seed), Validation(data, 16 if task == "lm" else 250)
     steps = round(recipe["epochs"] * len(loader))
     how = {key: recipe[key] for key in ("lr", "epochs", "weight_decay")}
     levels = method.levels(model, data.ready(data.train.inputs[:2]))
     solution = method.solver(steps, seed=seed, **how).solve(
-        levels, Problem(loader, cross_entropy(), valid=judge), evaluations=max(steps // EVALUATIONS, 1)
+        levels, Problem(loader, make_cross_entropy(), valid=judge), evaluations=max(steps // EVALUATIONS, 1)
     )
     seconds, found = judge.seconds, solution.events("evaluate")
     return {
@@ -228,13 +232,13 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("task", "method", "seed", *RECIPE))
 
 
-def reached(row: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:
+def cost_to_reach(row: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:
     """Return FLOPs and seconds, over plain's, where a run first is at plain's final loss; None where it never is."""
     point = next((point for point in row["curve"] if point[2] <= base["loss"]), None)
     return None if point is None else (point[0] / base["flops"], point[1] / base["seconds"])
 
 
-def report(rows: list[dict[str, Any]], task: str) -> str:
+def format_report(rows: list[dict[str, Any]], task: str) -> str:
     """Return one line for each method: medians, spread, costs over those of plain with the same seed, and costs to its loss."""
     rows = [row for row in rows if row["task"] == task and row["seed"] != TUNING]
     kinds = dict.fromkeys((row["method"], row["epochs"]) for row in rows)
@@ -247,15 +251,15 @@ def report(rows: list[dict[str, Any]], task: str) -> str:
     for name, epochs in sorted(kinds, key=lambda kind: [*METHODS, *MORE].index(kind[0])):
         own = [r for r in rows if (r["method"], r["epochs"]) == (name, epochs) and r["seed"] in base]
         if own:
-            lines.append(_line(name, epochs, own, base))
+            lines.append(_format_method(name, epochs, own, base))
     return "\n".join(lines)
 
 
-def _line(name: str, epochs: float, own: list[dict[str, Any]], base: dict[int, dict[str, Any]]) -> str:
+def _format_method(name: str, epochs: float, own: list[dict[str, Any]], base: dict[int, dict[str, Any]]) -> str:
     losses = [row["loss"] for row in own]
     spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(own) > 1 else ""
     flops, seconds = (statistics.median(r[key] / base[r["seed"]][key] for r in own) for key in ("flops", "seconds"))
-    there = [cost for cost in (reached(row, base[row["seed"]]) for row in own) if cost]
+    there = [cost for cost in (cost_to_reach(row, base[row["seed"]]) for row in own) if cost]
     cost = "never"
     if there:
         cost = (
@@ -269,7 +273,7 @@ def _line(name: str, epochs: float, own: list[dict[str, Any]], base: dict[int, d
     )
 
 
-def grid_of(rows: list[dict[str, Any]], task: str) -> str:
+def format_grid(rows: list[dict[str, Any]], task: str) -> str:
     """Return one line for each run of the grid, best first."""
     lines = [f"| {TASKS[task]}: rate | epochs | dropout | weight decay | validation loss |", "|---|---|---|---|---|"]
     own = [row for row in rows if row["seed"] == TUNING and row["task"] == task]
@@ -282,7 +286,7 @@ def grid_of(rows: list[dict[str, Any]], task: str) -> str:
     return "\n".join(lines)
 
 
-def picture(rows: list[dict[str, Any]]) -> None:
+def draw_picture(rows: list[dict[str, Any]]) -> None:
     """Draw validation loss against FLOPs over plain's for each task: runs faint, their ends marked, plain's final loss as a line."""
     import matplotlib.pyplot as plt
 
@@ -311,7 +315,7 @@ def picture(rows: list[dict[str, Any]]) -> None:
     figure.savefig(PICTURE)
 
 
-def jobs_of(options: argparse.Namespace) -> list[tuple[str, Method, int, dict[str, Any]]]:
+def list_jobs(options: argparse.Namespace) -> list[tuple[str, Method, int, dict[str, Any]]]:
     """Return what is to be run: method, seed and recipe."""
     if options.tune:
         return [("plain", METHODS["plain"], TUNING, {**RECIPE, **change}) for change in GRID[options.task]]
@@ -336,21 +340,21 @@ def main() -> None:
     if options.report:
         rows = rows_in(options.out)
         tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
-        print(*(make(rows, task) for make in (report, grid_of) for task in tasks), sep="\n\n")
-        picture(rows)
+        print(*(make(rows, task) for make in (format_report, format_grid) for task in tasks), sep="\n\n")
+        draw_picture(rows)
         return
     torch.set_num_threads(1)
     compiled = Method(alone, "both").levels(
         network("classify", SIZES["classify"], 0.0), torch.ones(2, LENGTH, dtype=torch.int64)
     )
     assert len(compiled.levels) == 2  # and no run pays for compiling kernels
-    data, done = data_for(options.task), {key_of(row) for row in rows_in(options.out)}
+    data, done = load_reviews(options.task), {key_of(row) for row in rows_in(options.out)}
     with options.out.open("a") as file:
         file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
-        for name, method, seed, recipe in jobs_of(options):
+        for name, method, seed, recipe in list_jobs(options):
             if key_of({"task": options.task, "method": name, "seed": seed, **recipe}) in done:
                 continue
-            row = run(options.task, name, method, data, seed, recipe)
+            row = train_once(options.task, name, method, data, seed, recipe)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(

@@ -30,11 +30,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 import netgraph as ng
-from netgraph.fas.checkpoint.checkpoint import Checkpoints, checkpoints_in, resume
+from netgraph.fas.checkpoint.checkpoint import Checkpoints, list_checkpoints, resume
 from netgraph.fas.options import Gate, Options, Smoothing, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
-from netgraph.models.data.datasets import load
+from netgraph.models.data.datasets import load_dataset
 
 OPTIONS = Options(
     smoothing=Smoothing(pre=2, post=2, coarse=3, ema=0.9),
@@ -43,7 +43,7 @@ OPTIONS = Options(
 )
 
 
-class Noisy(Dataset):
+class NoisyDigits(Dataset):
     """Digits with noise of torch's generator on every draw."""
 
     def __init__(self, split):
@@ -57,20 +57,20 @@ class Noisy(Dataset):
 
 
 @cache
-def made():
+def build_problem():
     """Return digits, a network and its hierarchy: made once, before the first fork."""
     torch.set_num_threads(1)
-    data = load("digits").flat()
+    data = load_dataset("digits").flat()
     torch.manual_seed(1)
     layers = (torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Dropout(0.2), torch.nn.Linear(32, 24), torch.nn.ReLU())
     model = torch.nn.Sequential(*layers, torch.nn.Linear(24, 10))
     return data, ng.build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=1)
 
 
-def life(folder, cycles, *, before=lambda run: None):
+def train_to_end(folder, cycles, *, before=lambda run: None):
     """Train to the end, from the newest checkpoint where there is one; return a digest of weights and their running mean."""
-    data, hierarchy = made()
-    problem = Problem(DataLoader(Noisy(data.train), 32, shuffle=True), cross_entropy)
+    data, hierarchy = build_problem()
+    problem = Problem(DataLoader(NoisyDigits(data.train), 32, shuffle=True), cross_entropy)
     solver = FAS("w", torch.optim.AdamW, 1e-3, cycles=cycles, weight_decay=0.1, options=OPTIONS)
     run = solver.begin(hierarchy, problem, callbacks=[Checkpoints(folder)] if folder else ())
     if folder:
@@ -83,7 +83,7 @@ def life(folder, cycles, *, before=lambda run: None):
     return digest.hexdigest()
 
 
-def born(folder, cycles, **options):
+def fork_training(folder, cycles, **options):
     """Fork a life; return its number and the end of a pipe that its digest comes through."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -92,7 +92,7 @@ def born(folder, cycles, **options):
         return child, reader
     status = 1
     try:
-        os.write(writer, life(folder, cycles, **options).encode())
+        os.write(writer, train_to_end(folder, cycles, **options).encode())
         status = 0
     except Exception:
         traceback.print_exc()
@@ -100,7 +100,7 @@ def born(folder, cycles, **options):
         os._exit(status)
 
 
-def end_of(child, reader):
+def wait_for_digest(child, reader):
     """Wait for a life; return its digest, empty where it was killed; one that broke off by itself is a mistake here."""
     with os.fdopen(reader) as pipe:
         said = pipe.read()
@@ -110,31 +110,31 @@ def end_of(child, reader):
     return said
 
 
-def writer_of(run):
+def find_checkpoints(run):
     """Return the callback that writes a run's checkpoints."""
     return next(callback for callback in run.callbacks if isinstance(callback, Checkpoints))
 
 
-def killed_at_random(kills, cycles, wanted):
+def kill_at_random(kills, cycles, wanted):
     """Kill again and again at random moments of what is left, resuming each time, then let the last life end."""
     draw, done = random.Random(7619), 0
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
-        end_of(*born(None, cycles))
+        wait_for_digest(*fork_training(None, cycles))
         length = time.monotonic() - begun
         while done < kills:
-            child, reader = born(folder, cycles)
+            child, reader = fork_training(folder, cycles)
             time.sleep(length * draw.uniform(0.1, 1.0))
             os.kill(child, signal.SIGKILL)
-            if end_of(child, reader):  # it was over before: the next run begins
-                for path in checkpoints_in(folder):
+            if wait_for_digest(child, reader):  # it was over before: the next run begins
+                for path in list_checkpoints(folder):
                     path.unlink()
             else:
                 done += 1
-        return {"kills": done, "identical": end_of(*born(folder, cycles)) == wanted}
+        return {"kills": done, "identical": wait_for_digest(*fork_training(folder, cycles)) == wanted}
 
 
-def calls_until(n):
+def kill_at_call(n):
     """Return a function that makes a life die at its n-th write call, and the list that counts them."""
     count = []
 
@@ -150,7 +150,7 @@ def calls_until(n):
             if len(count) == n:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        callback, flush = writer_of(run), os.fsync
+        callback, flush = find_checkpoints(run), os.fsync
         write = callback.write
 
         def fsync(number):
@@ -172,11 +172,11 @@ def calls_until(n):
     return arm, count
 
 
-def limited(size):
+def limit_file_size(size):
     """Return a function that makes a life die where its second checkpoint grows beyond a size."""
 
     def arm(run):
-        callback = writer_of(run)
+        callback = find_checkpoints(run)
         write = callback.write
 
         def watched(run):
@@ -190,43 +190,45 @@ def limited(size):
     return arm
 
 
-def killed_while_writing(cycles, wanted, sizes):
+def kill_while_writing(cycles, wanted, sizes):
     """Die at each write call of the second checkpoint, and inside its file; resume each, and compare."""
     found = {"calls": 0, "sizes": 0, "identical": 0, "left": []}
     deaths, n = [], 1
     while True:
-        arm, _ = calls_until(n)
+        arm, _ = kill_at_call(n)
         with tempfile.TemporaryDirectory() as folder:
-            if end_of(*born(folder, cycles, before=arm)):
+            if wait_for_digest(*fork_training(folder, cycles, before=arm)):
                 break  # there are fewer calls than n
-            deaths.append(_after_death(folder, cycles, wanted, found))
+            deaths.append(_resume_and_compare(folder, cycles, wanted, found))
         found["calls"], n = n, n + 1
     for i in range(sizes):
         with tempfile.TemporaryDirectory() as folder:
-            if end_of(*born(folder, cycles, before=limited(1 + 40_000 * i // max(sizes - 1, 1)))):
+            if wait_for_digest(
+                *fork_training(folder, cycles, before=limit_file_size(1 + 40_000 * i // max(sizes - 1, 1)))
+            ):
                 continue
             found["sizes"] += 1
-            deaths.append(_after_death(folder, cycles, wanted, found))
+            deaths.append(_resume_and_compare(folder, cycles, wanted, found))
     return {**found, "identical": sum(deaths), "deaths": len(deaths)}
 
 
-def _after_death(folder, cycles, wanted, found):
-    found["left"].append(len(checkpoints_in(folder)))
-    return end_of(*born(folder, cycles)) == wanted
+def _resume_and_compare(folder, cycles, wanted, found):
+    found["left"].append(len(list_checkpoints(folder)))
+    return wait_for_digest(*fork_training(folder, cycles)) == wanted
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    made()
+    build_problem()
     cycles = 3 if quick else 12
-    wanted = end_of(*born(None, cycles))
+    wanted = wait_for_digest(*fork_training(None, cycles))
     results = {
         "undisturbed": wanted[:16],
-        "random": killed_at_random(2 if quick else 20, cycles, wanted),
-        "writing": killed_while_writing(
-            3 if quick else 4, wanted if quick else end_of(*born(None, 4)), 3 if quick else 12
+        "random": kill_at_random(2 if quick else 20, cycles, wanted),
+        "writing": kill_while_writing(
+            3 if quick else 4, wanted if quick else wait_for_digest(*fork_training(None, 4)), 3 if quick else 12
         ),
     }
     print(json.dumps(results))

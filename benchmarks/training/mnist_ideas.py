@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mnist_mlp import TUNED, Method, alone, cycles, key_of, report, rows_in, run
+from mnist_mlp import TUNED, Method, cycle_solver, format_report, key_of, plain_solver, rows_in, train_once
 from torch import Tensor
 from torch.nn import functional
 
 import netgraph as ng
-from netgraph.coarsen.repair.pipeline import repair
+from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
 from netgraph.fas.options import Adapt, Gate
-from netgraph.models.data.datasets import Dataset, load
+from netgraph.models.data.datasets import Dataset, load_dataset
 
 RESULTS = Path(__file__).parent.parent / "results" / "mnist_ideas.jsonl"
 ROWS = 512  # images that gaps are measured on and networks repaired with
@@ -51,15 +51,15 @@ class GapBounded(Method):
         return replace(super().make(model, data), again=again)
 
 
-class Repaired(Method):
+class RidgeRepaired(Method):
     """A coarse network whose layers are fitted to the fine one's outputs each time that state comes down."""
 
     def make(self, model: torch.nn.Module, data: Dataset) -> HierarchyMaps:
         """Return the maps of two levels."""
-        return RepairedMaps(super().make(model, data), data.train.inputs[:ROWS])
+        return RidgeRepairedMaps(super().make(model, data), data.train.inputs[:ROWS])
 
 
-class RepairedMaps(HierarchyMaps):
+class RidgeRepairedMaps(HierarchyMaps):
     """Maps whose injection of a whole state ends with ridge regression."""
 
     def __init__(self, hierarchy: ng.Hierarchy, inputs: Tensor) -> None:
@@ -72,7 +72,7 @@ class RepairedMaps(HierarchyMaps):
         if any(n not in state or state[n].data_ptr() != t.data_ptr() for n, t in live_state(fine).items()):
             return super().inject(level, state)  # no state of the network itself
         levels = self.hierarchy.levels
-        repair(
+        repair_network(
             fine, levels[level].spec, levels[level + 1].transfers, coarse, rung="ridge", data=self.inputs, batch=ROWS
         )
         return {name: tensor.clone() for name, tensor in live_state(coarse).items()}
@@ -80,18 +80,20 @@ class RepairedMaps(HierarchyMaps):
 
 SHARE = (0.3, 0.7)
 IDEAS = {
-    "plain": Method(alone),
-    "half the width alone": Method(alone, shrink=2),
-    "nested iteration, 2 levels": Method(cycles("kaskade", SHARE), 2),
-    "full, 2 levels": Method(cycles("full", SHARE, gate=TRIED), 2),
-    "full, matched again every 20 cycles": Method(cycles("full", SHARE, gate=TRIED, adapt=Adapt(rematch=20)), 2),
+    "plain": Method(plain_solver),
+    "half the width alone": Method(plain_solver, shrink=2),
+    "nested iteration, 2 levels": Method(cycle_solver("kaskade", SHARE), 2),
+    "full, 2 levels": Method(cycle_solver("full", SHARE, gate=TRIED), 2),
+    "full, matched again every 20 cycles": Method(cycle_solver("full", SHARE, gate=TRIED, adapt=Adapt(rematch=20)), 2),
     "full, matched again every 20 cycles within gap:0.05": GapBounded(
-        cycles("full", SHARE, gate=TRIED, adapt=Adapt(rematch=20)), 2
+        cycle_solver("full", SHARE, gate=TRIED, adapt=Adapt(rematch=20)), 2
     ),
-    "full, coarse network repaired by ridge": Repaired(cycles("full", SHARE, gate=TRIED), 2),
-    "V, 2 levels": Method(cycles("v", gate=TRIED), 2),
-    "V, matched again every 20 cycles within gap:0.05": GapBounded(cycles("v", gate=TRIED, adapt=Adapt(rematch=20)), 2),
-    "V, coarse network repaired by ridge": Repaired(cycles("v", gate=TRIED), 2),
+    "full, coarse network repaired by ridge": RidgeRepaired(cycle_solver("full", SHARE, gate=TRIED), 2),
+    "V, 2 levels": Method(cycle_solver("v", gate=TRIED), 2),
+    "V, matched again every 20 cycles within gap:0.05": GapBounded(
+        cycle_solver("v", gate=TRIED, adapt=Adapt(rematch=20)), 2
+    ),
+    "V, coarse network repaired by ridge": RidgeRepaired(cycle_solver("v", gate=TRIED), 2),
 }
 
 
@@ -109,17 +111,17 @@ def main() -> None:
         rows = rows_in(options.out)
         for epochs, *widths in sorted({(row["epochs"], *row["widths"]) for row in rows}):
             own = [row for row in rows if [row["epochs"], *row["widths"]] == [epochs, *widths]]
-            print(f"{epochs:g} epochs, {widths}", report(own), sep="\n")
+            print(f"{epochs:g} epochs, {widths}", format_report(own), sep="\n")
         return
     torch.set_num_threads(1)
-    data, widths = load("mnist").flat(), (784, *options.widths, 10)
+    data, widths = load_dataset("mnist").flat(), (784, *options.widths, 10)
     how, done = {**TUNED, "epochs": options.epochs}, {key_of(row) for row in rows_in(options.out)}
     for seed in range(options.seeds):
         for name, method in IDEAS.items():
             if options.only and not any(word in name for word in options.only):
                 continue
             if key_of({"method": name, "seed": seed, "widths": widths, **how}) not in done:
-                row: dict[str, Any] = run(name, method, data, seed, widths, how)
+                row: dict[str, Any] = train_once(name, method, data, seed, widths, how)
                 with options.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(name, seed, f"loss {row['loss']:.4f} {row['accepted']} {row['events']}", flush=True)

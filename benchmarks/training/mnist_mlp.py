@@ -30,8 +30,8 @@ from torch.nn import functional
 import netgraph as ng
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
 from netgraph.fas.solver.problem import Problem
-from netgraph.fas.solver.solver import FAS, plain
-from netgraph.models.data.datasets import Dataset, load
+from netgraph.fas.solver.solver import FAS, make_plain_solver
+from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
 from netgraph.models.training.trainer import evaluate
@@ -69,57 +69,57 @@ class Method:
         """Return a hierarchy of as many levels; of one level without matching."""
         found = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=max(self.levels, 2), **self.hierarchy)
         if self.drawn:
-            ng.draw(found)
+            ng.init_coarse_weights(found)
         return found if self.levels > 1 else ng.Hierarchy(found.levels[:1], found.options)
 
 
-def cycles(
+def cycle_solver(
     cycle: str, share: tuple[float, ...] | None = None, *, per_level: bool = False, **options: Any
 ) -> Callable[..., FAS]:
     """Return how a multilevel solver is made for a rate and a number of epochs."""
     return lambda **how: FAS(cycle, ADAMW, share=share, schedule_per_level=per_level, options=Options(**options), **how)
 
 
-def alone(**how: Any) -> FAS:
+def plain_solver(**how: Any) -> FAS:
     """Return ordinary training."""
-    return plain(optimizer=ADAMW, **how)
+    return make_plain_solver(optimizer=ADAMW, **how)
 
 
 METHODS = {
-    "plain": Method(alone),
-    "half the width alone": Method(alone, shrink=2),
-    "a quarter of the width alone": Method(alone, shrink=4),
-    "nested iteration, 2 levels": Method(cycles("kaskade", (0.3, 0.7)), 2),
-    "nested iteration, 3 levels": Method(cycles("kaskade", (0.25, 0.25, 0.5)), 3),
-    "gated FAS, V-cycles, 2 levels": Method(cycles("v"), 2),
-    "gated FAS, full, 2 levels": Method(cycles("full", (0.3, 0.7)), 2),
+    "plain": Method(plain_solver),
+    "half the width alone": Method(plain_solver, shrink=2),
+    "a quarter of the width alone": Method(plain_solver, shrink=4),
+    "nested iteration, 2 levels": Method(cycle_solver("kaskade", (0.3, 0.7)), 2),
+    "nested iteration, 3 levels": Method(cycle_solver("kaskade", (0.25, 0.25, 0.5)), 3),
+    "gated FAS, V-cycles, 2 levels": Method(cycle_solver("v"), 2),
+    "gated FAS, full, 2 levels": Method(cycle_solver("full", (0.3, 0.7)), 2),
 }
 ABLATIONS = {
-    "nested 2: injected first weights": Method(cycles("kaskade", (0.3, 0.7)), 2, drawn=False),
-    "nested 2: no noise": Method(cycles("kaskade", (0.3, 0.7), split=Split("none")), 2),
-    "nested 2: noise on everything": Method(cycles("kaskade", (0.3, 0.7), split=Split("everything", 0.3)), 2),
-    "nested 2: gamma 1": Method(cycles("kaskade", (0.3, 0.7), split=Split(gamma=1.0)), 2),
-    "nested 2: moments reset": Method(cycles("kaskade", (0.3, 0.7), smoothing=Smoothing(moments=False)), 2),
-    "nested 2: half of the steps fine": Method(cycles("kaskade", (0.5, 0.5)), 2),
-    "nested 2: random pairs": Method(cycles("kaskade", (0.3, 0.7)), 2, coarsener="random"),
-    "nested 2: a schedule for each level": Method(cycles("kaskade", (0.3, 0.7), per_level=True), 2),
-    "V 2: whatever it costs": Method(cycles("v", gate=Gate(share=INF)), 2),
-    "V 2: no gate": Method(cycles("v", gate=TRIED), 2),
-    "V 2: no gate, no line search": Method(cycles("v", gate=OPEN), 2),
-    "V 2: no gate, moments reset": Method(cycles("v", gate=TRIED, smoothing=Smoothing(moments=False)), 2),
-    "full 2: whatever it costs": Method(cycles("full", (0.3, 0.7), gate=Gate(share=INF)), 2),
-    "full 2: no gate": Method(cycles("full", (0.3, 0.7), gate=TRIED), 2),
-    "full 2: no gate, half of the turns fine": Method(cycles("full", (0.5, 0.5), gate=TRIED), 2),
-    "additive 2: no gate": Method(cycles("additive", gate=TRIED), 2),
-    "F 3 levels: no gate": Method(cycles("f", gate=TRIED), 3),
-    "V 2: no gate, no tau": Method(cycles("v", tau=Tau("none"), gate=TRIED), 2),
-    "V 2: no gate, a tau for each minibatch": Method(cycles("v", tau=Tau("several"), gate=TRIED), 2),
-    "V 2: no gate, matched again every 20 cycles": Method(cycles("v", adapt=Adapt(rematch=20), gate=TRIED), 2),
-    "W 3 levels: no gate": Method(cycles("w", gate=TRIED), 3),
+    "nested 2: injected first weights": Method(cycle_solver("kaskade", (0.3, 0.7)), 2, drawn=False),
+    "nested 2: no noise": Method(cycle_solver("kaskade", (0.3, 0.7), split=Split("none")), 2),
+    "nested 2: noise on everything": Method(cycle_solver("kaskade", (0.3, 0.7), split=Split("everything", 0.3)), 2),
+    "nested 2: gamma 1": Method(cycle_solver("kaskade", (0.3, 0.7), split=Split(gamma=1.0)), 2),
+    "nested 2: moments reset": Method(cycle_solver("kaskade", (0.3, 0.7), smoothing=Smoothing(moments=False)), 2),
+    "nested 2: half of the steps fine": Method(cycle_solver("kaskade", (0.5, 0.5)), 2),
+    "nested 2: random pairs": Method(cycle_solver("kaskade", (0.3, 0.7)), 2, coarsener="random"),
+    "nested 2: a schedule for each level": Method(cycle_solver("kaskade", (0.3, 0.7), per_level=True), 2),
+    "V 2: whatever it costs": Method(cycle_solver("v", gate=Gate(share=INF)), 2),
+    "V 2: no gate": Method(cycle_solver("v", gate=TRIED), 2),
+    "V 2: no gate, no line search": Method(cycle_solver("v", gate=OPEN), 2),
+    "V 2: no gate, moments reset": Method(cycle_solver("v", gate=TRIED, smoothing=Smoothing(moments=False)), 2),
+    "full 2: whatever it costs": Method(cycle_solver("full", (0.3, 0.7), gate=Gate(share=INF)), 2),
+    "full 2: no gate": Method(cycle_solver("full", (0.3, 0.7), gate=TRIED), 2),
+    "full 2: no gate, half of the turns fine": Method(cycle_solver("full", (0.5, 0.5), gate=TRIED), 2),
+    "additive 2: no gate": Method(cycle_solver("additive", gate=TRIED), 2),
+    "F 3 levels: no gate": Method(cycle_solver("f", gate=TRIED), 3),
+    "V 2: no gate, no tau": Method(cycle_solver("v", tau=Tau("none"), gate=TRIED), 2),
+    "V 2: no gate, a tau for each minibatch": Method(cycle_solver("v", tau=Tau("several"), gate=TRIED), 2),
+    "V 2: no gate, matched again every 20 cycles": Method(cycle_solver("v", adapt=Adapt(rematch=20), gate=TRIED), 2),
+    "W 3 levels: no gate": Method(cycle_solver("w", gate=TRIED), 3),
 }
 
 
-def run(
+def train_once(
     name: str, method: Method, data: Dataset, seed: int, widths: tuple[int, ...], how: dict[str, Any]
 ) -> dict[str, Any]:
     """Train once, and return a line of results."""
@@ -165,7 +165,7 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
     return (*(row[name] for name in ("method", "seed", "lr", "batch", "epochs", "schedule")), *row["widths"])
 
 
-def report(rows: list[dict[str, Any]]) -> str:
+def format_report(rows: list[dict[str, Any]]) -> str:
     """Return one line for each method and length of training: medians, spread, and costs over those of the tuned plain run."""
     plain_runs = [row for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
     plain_runs = [row for row in plain_runs if row["epochs"] == TUNED["epochs"]] or plain_runs
@@ -189,7 +189,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def grid_of(rows: list[dict[str, Any]]) -> str:
+def format_grid(rows: list[dict[str, Any]]) -> str:
     """Return one line for each run of the grid, best first."""
     lines = ["| rate | batch | epochs | schedule | validation loss |", "|---|---|---|---|---|"]
     for row in sorted((row for row in rows if row["seed"] == TUNING), key=lambda row: row["loss"]):
@@ -197,7 +197,7 @@ def grid_of(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def picture(rows: list[dict[str, Any]]) -> None:
+def draw_picture(rows: list[dict[str, Any]]) -> None:
     """Draw validation loss against FLOPs for every method but the ablations, one seed faint, the median marked."""
     import matplotlib.pyplot as plt
 
@@ -239,11 +239,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         rows = [row for row in rows_in(options.out) if row["widths"][1:-1] == options.widths]
-        print(report(rows), grid_of(rows), sep="\n\n")
-        picture([row for row in rows if row["seed"] != TUNING])
+        print(format_report(rows), format_grid(rows), sep="\n\n")
+        draw_picture([row for row in rows if row["seed"] != TUNING])
         return
     torch.set_num_threads(1)
-    data, widths = load("mnist").flat(), (784, *options.widths, 10)
+    data, widths = load_dataset("mnist").flat(), (784, *options.widths, 10)
     if options.tune:
         jobs = [("plain", METHODS["plain"], TUNING, how) for how in GRID]
     else:
@@ -257,7 +257,7 @@ def main() -> None:
         for name, method, seed, how in jobs:
             if key_of({"method": name, "seed": seed, "widths": widths, **how}) in done:
                 continue
-            row = run(name, method, data, seed, widths, how)
+            row = train_once(name, method, data, seed, widths, how)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(name, seed, f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s", flush=True)

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 import netgraph as ng
 from netgraph.fas.monitoring.mlflow_tracking import MLflow
-from netgraph.models.data.datasets import load
+from netgraph.models.data.datasets import load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
 
@@ -36,7 +36,7 @@ EPOCHS = 60
 
 def run(uri: str | None, every: int) -> dict[str, float]:
     """Train once, and return seconds of training, of callbacks before the end, and of waiting at the end."""
-    data = load("digits").flat()
+    data = load_dataset("digits").flat()
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(mlp((64, 128, 64, 10)), data.train.inputs[:2], n_levels=2)
     problem = ng.Problem(Loader(data, 64), functional.cross_entropy)

@@ -22,16 +22,16 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from netgraph.viz.formats.dot import dot
+from netgraph.viz.formats.dot import format_dot
 from netgraph.viz.formats.flat_graph import FlatGraph
-from netgraph.viz.formats.graphml import gexf, graphml
-from netgraph.viz.formats.node_link import nodelink
+from netgraph.viz.formats.graphml import format_gexf, format_graphml
+from netgraph.viz.formats.node_link import format_node_link
 
 RESULTS = Path(__file__).parent.parent / "results" / "exports.json"
 UNITS, EDGES, ROUNDS = 10_000, 100_000, 5
 
 
-def graph() -> FlatGraph:
+def random_graph() -> FlatGraph:
     """Ten axes of a thousand units, joined at random."""
     rng = np.random.default_rng(0)
     ends = np.unique(np.sort(rng.integers(0, UNITS, (2, EDGES + 5_000)), axis=0), axis=1)
@@ -43,7 +43,7 @@ def graph() -> FlatGraph:
     return FlatGraph(names, ["channel"] * 10, axis, index, ends[0], ends[1], values, {"level1": index // 2})
 
 
-def in_networkx(flat: FlatGraph) -> Any:
+def to_networkx(flat: FlatGraph) -> Any:
     """The same graph, with the same attributes."""
     out = nx.Graph()
     for i, label in enumerate(flat.labels()):
@@ -56,13 +56,13 @@ def in_networkx(flat: FlatGraph) -> Any:
     return out
 
 
-def written(pieces: Any, path: Path) -> None:
+def write_pieces(pieces: Any, path: Path) -> None:
     """Write what a format yields, as the exporters do."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(pieces)
 
 
-def timed(what: Callable[[], Any]) -> float:
+def time_call(what: Callable[[], Any]) -> float:
     """Return seconds of processor time."""
     started = time.process_time()
     what()
@@ -71,8 +71,8 @@ def timed(what: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Run the benchmark."""
-    flat = graph()
-    other = in_networkx(flat)
+    flat = random_graph()
+    other = to_networkx(flat)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net"
 
@@ -80,12 +80,14 @@ def main() -> None:
             path.write_text(json.dumps(nx.node_link_data(other, edges="edges")))
 
         ways: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-            "GraphML": (lambda: written(graphml(flat), path), lambda: nx.write_graphml(other, path)),
-            "GEXF": (lambda: written(gexf(flat), path), lambda: nx.write_gexf(other, path)),
-            "node-link JSON": (lambda: written(nodelink(flat), path), nx_json),
-            "DOT": (lambda: written(dot(flat), path), lambda: nx.nx_pydot.write_dot(other, path)),
+            "GraphML": (lambda: write_pieces(format_graphml(flat), path), lambda: nx.write_graphml(other, path)),
+            "GEXF": (lambda: write_pieces(format_gexf(flat), path), lambda: nx.write_gexf(other, path)),
+            "node-link JSON": (lambda: write_pieces(format_node_link(flat), path), nx_json),
+            "DOT": (lambda: write_pieces(format_dot(flat), path), lambda: nx.nx_pydot.write_dot(other, path)),
         }
-        rows = {name: [(timed(ours), timed(theirs)) for _ in range(ROUNDS)] for name, (ours, theirs) in ways.items()}
+        rows = {
+            name: [(time_call(ours), time_call(theirs)) for _ in range(ROUNDS)] for name, (ours, theirs) in ways.items()
+        }
     table = [
         {
             "format": name,

@@ -48,24 +48,24 @@ FRAMES = (
 ENTER = "document.getElementById('graph').dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));"
 
 
-def runs(graph: Any, n_coarse: int, *, seed: int = 0) -> Any:
+def merge_runs(graph: Any, n_coarse: int, *, seed: int = 0) -> Any:
     """Merge runs of units: what merges makes no difference to the page."""
     return np.arange(graph.n_units) * n_coarse // graph.n_units
 
 
-def unlike(units: Any, *, seed: int = 0) -> Any:
+def no_affinities(units: Any, *, seed: int = 0) -> Any:
     """No affinities: they are not on the page."""
     n = units.spec.axes[units.axis].size
     return sparse.csr_array((n, n))
 
 
-def network(sizes: tuple[int, ...]) -> nn.Module:
+def build_network(sizes: tuple[int, ...]) -> nn.Module:
     """Linear layers of these sizes."""
     return nn.Sequential(*[layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())][:-1])
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def open_chromium() -> Iterator[Any]:
     """Run the browser, its clock set to the time of threads."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
@@ -85,38 +85,38 @@ def chromium() -> Iterator[Any]:
         driver.quit()
 
 
-def busy(driver: Any) -> float:
+def main_thread_seconds(driver: Any) -> float:
     """Return seconds of the page's main thread so far."""
     metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
     return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
 
 
-def everywhere(driver: Any) -> float:
+def browser_seconds(driver: Any) -> float:
     """Return seconds of all processes of the browser so far."""
     times = [p.cpu_times() for p in psutil.Process(driver.service.process.pid).children(recursive=True)]
     return float(sum(t.user + t.system for t in times))
 
 
-def precedence() -> str:
+def scheduler_rank() -> str:
     """Return how the scheduler of Linux ranks this session, as '/autogroup-70 nice -20'."""
     group = Path("/proc/self/autogroup")
     return group.read_text().strip() if group.exists() else "nice " + str(os.nice(0))
 
 
-def one_round(path: Path) -> dict[str, tuple[float, ...]]:
+def measure_round(path: Path) -> dict[str, tuple[float, ...]]:
     """Return (wall, main thread, all processes) in milliseconds of each step."""
     out: dict[str, tuple[float, ...]] = {}
-    with chromium() as driver:
+    with open_chromium() as driver:
         driver.get(path.as_uri())
         wall = driver.execute_async_script("const t = 0; " + FRAMES)
-        out["stands"] = wall, 1000 * busy(driver), 1000 * everywhere(driver)
+        out["stands"] = wall, 1000 * main_thread_seconds(driver), 1000 * browser_seconds(driver)
         rows = [i for i, x in enumerate(driver.find_elements("css selector", "#axes tbody tr")) if x.text.endswith("d")]
         clicks = [f"document.querySelectorAll('#axes button')[{i}].click(); " for i in rows[:2]]
         for name, script in zip(("an axis", "the next axis", "an aggregate"), [*clicks, ""], strict=True):
             time.sleep(0.5)  # what the last step left to do
-            before, of_all = busy(driver), everywhere(driver)
+            before, of_all = main_thread_seconds(driver), browser_seconds(driver)
             wall = driver.execute_async_script("const t = performance.now(); " + script + ENTER + FRAMES)
-            out[name] = wall, 1000 * (busy(driver) - before), 1000 * (everywhere(driver) - of_all)
+            out[name] = wall, 1000 * (main_thread_seconds(driver) - before), 1000 * (browser_seconds(driver) - of_all)
     return out
 
 
@@ -126,21 +126,21 @@ def main() -> None:
     rows = []
     for sizes in ((64, *([1000] * 10), 10), (16, 500_000, 16, 500_000, 10)):
         found = ng.build_hierarchy(
-            network(sizes), torch.randn(2, sizes[0]), n_levels=3, coarsener=runs, affinity=unlike
+            build_network(sizes), torch.randn(2, sizes[0]), n_levels=3, coarsener=merge_runs, affinity=no_affinities
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "page.html"
             ng.export(found, path)
-            rounds = [one_round(path) for _ in range(ROUNDS)]
+            rounds = [measure_round(path) for _ in range(ROUNDS)]
             row: dict[str, Any] = {"units": found.levels[0].n_units, "bytes": path.stat().st_size}
         for name in rounds[0]:
             row[name] = {kind: spread([r[name][i] for r in rounds]) for i, kind in enumerate(KINDS)}
         rows.append(row)
         print(json.dumps(row), flush=True)
-    with chromium() as driver:
+    with open_chromium() as driver:
         version = driver.capabilities["browserVersion"]
     machine = {"machine": platform.platform(), "chromium": version, "rounds": ROUNDS}
-    shared = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "precedence": precedence()}
+    shared = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "precedence": scheduler_rank()}
     RESULTS.write_text(
         json.dumps({**machine, **shared, "spread": "median, least, most", "rows": rows}, indent=1) + "\n"
     )

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.labels import divisor_asked, numbered
-from netgraph.coarsen.partition.contract import declares
+from netgraph.coarsen.matching.labels import check_equal_sizes, renumber_labels
+from netgraph.coarsen.partition.contract import declare_traits
 
 
-@declares(ignores_edges=True)
+@declare_traits(ignores_edges=True)
 def adjacent(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
     """Return aggregates of consecutive units, whose sizes differ by at most one.
 
@@ -37,16 +37,16 @@ def adjacent(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.in
         Sizes must be equal, and ``n_coarse`` does not divide the number of units.
     """
     if graph.equal:
-        divisor_asked(graph, n_coarse)
+        check_equal_sizes(graph, n_coarse)
     aggregates = np.arange(graph.n_units)
     free = aggregates if graph.fixed is None else np.flatnonzero(~graph.fixed)
     n_free = min(max(n_coarse - (graph.n_units - len(free)), 1), len(free))  # aggregates left for them
     if n_free:
         aggregates[free] = free[np.arange(len(free)) * n_free // len(free)]
-    return numbered(aggregates)
+    return renumber_labels(aggregates)
 
 
-@declares(leaves_out=True, ignores_edges=True)
+@declare_traits(leaves_out=True, ignores_edges=True)
 def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
     """Return -1 for all units but those that must stay alone and those of the largest features.
 
@@ -74,7 +74,7 @@ def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.i
     return aggregates
 
 
-@declares(ignores_edges=True)
+@declare_traits(ignores_edges=True)
 def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
     """Return aggregates whose sizes differ by at most one and whose members are drawn at random.
 
@@ -82,10 +82,10 @@ def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[n
     `AggregatesError` is raised.
     """
     if graph.equal:
-        divisor_asked(graph, n_coarse)
+        check_equal_sizes(graph, n_coarse)
     aggregates = np.arange(graph.n_units)
     free = aggregates if graph.fixed is None else np.flatnonzero(~graph.fixed)
     n_free = min(max(n_coarse - (graph.n_units - len(free)), 1), len(free))  # aggregates left for them
     if n_free:
         aggregates[free] = free[np.random.default_rng(seed).permutation(np.arange(len(free)) % n_free)]
-    return numbered(aggregates)
+    return renumber_labels(aggregates)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.multilevel import matched, merged_in_rounds, reweighted
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.multilevel import match_heavy_edges, merge_in_rounds, reweight_edges
 
 Ints = NDArray[np.int64]
 
@@ -31,16 +31,18 @@ def graclus(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
     """
-    return aggregated(lambda part, k: _clusters(part.adjacency, k, seed), graph, n_coarse)
+    return aggregate_with_constraints(
+        lambda part, k: _merge_by_normalized_cut(part.adjacency, k, seed), graph, n_coarse
+    )
 
 
-def _clusters(adjacency: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
+def _merge_by_normalized_cut(adjacency: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
     degree = np.asarray(adjacency.sum(axis=1), dtype=np.float64)
 
     def step(between: sparse.csr_array, labels: Ints) -> Ints:
         share = 1 / np.bincount(labels, degree)
-        return matched(reweighted(between, lambda i, j, w: w * (share[i] + share[j])), n_clusters, seed)
+        return match_heavy_edges(reweight_edges(between, lambda i, j, w: w * (share[i] + share[j])), n_clusters, seed)
 
-    return merged_in_rounds(adjacency, n_clusters, step)
+    return merge_in_rounds(adjacency, n_clusters, step)

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.coarsen.coarseners.metis import scaled
+from netgraph.coarsen.coarseners.metis import scale_to_integers
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.multilevel import strongest
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.multilevel import keep_strongest_edges
 from netgraph.utils import plugins
 
 IMBALANCE = 0.03  # KaHIP's default
-NEIGHBOURS = 16  # heaviest edges of each unit that count: with all pairs 256 units took longer than is sensible
+NEIGHBORS = 16  # heaviest edges of each unit that count: with all pairs 256 units took longer than is sensible
 Ints = NDArray[np.int64]
 
 
@@ -38,23 +38,23 @@ def kahip(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
 
     Raises
     ------
     PluginError
         KaHIP is not installed.
     """
-    library = plugins.library("kahip", called="KaHIP", plugin="coarsener 'kahip'")
-    return aggregated(lambda part, k: _parts(library, part, k, seed), graph, n_coarse)
+    library = plugins.import_library("kahip", called="KaHIP", plugin="coarsener 'kahip'")
+    return aggregate_with_constraints(lambda part, k: _partition_with_kahip(library, part, k, seed), graph, n_coarse)
 
 
-def _parts(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:
-    adjacency = strongest(graph.adjacency, NEIGHBOURS)
+def _partition_with_kahip(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:
+    adjacency = keep_strongest_edges(graph.adjacency, NEIGHBORS)
     _, parts = library.kaffpa(
-        scaled(graph.weight).tolist(),
+        scale_to_integers(graph.weight).tolist(),
         adjacency.indptr.tolist(),
-        scaled(adjacency.data).tolist(),
+        scale_to_integers(adjacency.data).tolist(),
         adjacency.indices.tolist(),
         n_parts,
         IMBALANCE,
@@ -79,39 +79,41 @@ def mtkahypar(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
 
     Raises
     ------
     PluginError
         Mt-KaHyPar is not installed.
     """
-    library = plugins.library("mtkahypar", called="Mt-KaHyPar", plugin="coarsener 'mtkahypar'")
-    return aggregated(lambda part, k: _parts_by_hypergraph(library, part, k, seed), graph, n_coarse)
+    library = plugins.import_library("mtkahypar", called="Mt-KaHyPar", plugin="coarsener 'mtkahypar'")
+    return aggregate_with_constraints(
+        lambda part, k: _partition_with_mtkahypar(library, part, k, seed), graph, n_coarse
+    )
 
 
-def _parts_by_hypergraph(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:
+def _partition_with_mtkahypar(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:
     order = np.random.default_rng(seed).permutation(graph.n_units)
-    edges = sparse.triu(strongest(graph.adjacency, NEIGHBOURS)[order][:, order], 1, format="coo")
-    ends, weight = np.stack([edges.row, edges.col], axis=1), scaled(graph.weight[order])
-    engine = _engine(library)
+    edges = sparse.triu(keep_strongest_edges(graph.adjacency, NEIGHBORS)[order][:, order], 1, format="coo")
+    ends, weight = np.stack([edges.row, edges.col], axis=1), scale_to_integers(graph.weight[order])
+    engine = _start_engine(library)
     context = engine.context_from_preset(library.PresetType.DETERMINISTIC_QUALITY)
     context.logging = False
-    context.set_partitioning_parameters(n_parts, _imbalance(weight, n_parts), library.Objective.CUT)
+    context.set_partitioning_parameters(n_parts, _allow_imbalance(weight, n_parts), library.Objective.CUT)
     network = engine.create_graph(
-        context, graph.n_units, len(ends), ends.tolist(), weight.tolist(), scaled(edges.data).tolist()
+        context, graph.n_units, len(ends), ends.tolist(), weight.tolist(), scale_to_integers(edges.data).tolist()
     )
     parts = np.empty(graph.n_units, dtype=np.int64)
     parts[order] = network.partition(context).get_partition()
     return parts
 
 
-def _imbalance(weight: Ints, n_parts: int) -> float:
+def _allow_imbalance(weight: Ints, n_parts: int) -> float:
     """Return KaHIP's default, or what the heaviest unit needs: without room for it all others share one part."""
     return max(IMBALANCE, float((weight.max() + 1) * n_parts / weight.sum()) - 1)
 
 
 @cache
-def _engine(library: Any) -> Any:
+def _start_engine(library: Any) -> Any:
     """Start Mt-KaHyPar, which a process can do once, on as many threads as torch has at that time."""
     return library.initialize(torch.get_num_threads(), False)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.contract import declares
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.contract import declare_traits
 
 STARTS = 10
 WORK = 2_000_000_000  # products a start times starts; past it there are fewer starts, down to one
@@ -22,7 +22,7 @@ ROUNDS = 100
 Ints = NDArray[np.int64]
 
 
-@declares(ignores_edges=True)
+@declare_traits(ignores_edges=True)
 def kmeans(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Return aggregates of units whose features lie close together.
 
@@ -37,17 +37,17 @@ def kmeans(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
     """
-    return aggregated(
-        lambda part, k: nearest_means(part.features, k, weight=part.weight, seed=seed),
+    return aggregate_with_constraints(
+        lambda part, k: cluster_points(part.features, k, weight=part.weight, seed=seed),
         graph,
         n_coarse,
         by_features=True,
     )
 
 
-def nearest_means(points: NDArray[Any], n_clusters: int, *, weight: NDArray[Any], seed: int) -> Ints:
+def cluster_points(points: NDArray[Any], n_clusters: int, *, weight: NDArray[Any], seed: int) -> Ints:
     """Return the clusters of Lloyd's k-means, at most ``n_clusters`` of them.
 
     Parameters
@@ -67,13 +67,13 @@ def nearest_means(points: NDArray[Any], n_clusters: int, *, weight: NDArray[Any]
 
     with threadpool_limits(1), warnings.catch_warnings():  # threads add up in any order, and clusters would follow
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
-        x = _in_their_span(np.asarray(points, dtype=np.float64))
+        x = _reduce_dimension(np.asarray(points, dtype=np.float64))
         starts = int(np.clip(WORK // max(x.size * n_clusters, 1), 1, STARTS))
         found = KMeans(n_clusters, n_init=starts, max_iter=ROUNDS, random_state=seed % 2**32)
         return np.asarray(found.fit(x, sample_weight=weight).labels_, dtype=np.int64)
 
 
-def _in_their_span(points: NDArray[Any]) -> NDArray[Any]:
+def _reduce_dimension(points: NDArray[Any]) -> NDArray[Any]:
     """Return points at the same distances from one another in no more dimensions than there are points."""
     n, d = points.shape
     return points if d <= n else np.asarray(np.linalg.qr(points.T, mode="r")).T

@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.labels import numbered
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.laplacian import laplacian, slowest
-from netgraph.coarsen.partition.multilevel import matched, merged_in_rounds, reweighted, strongest
+from netgraph.coarsen.matching.labels import renumber_labels
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.laplacian import find_slow_signals, laplacian_matrix
+from netgraph.coarsen.partition.multilevel import (
+    keep_strongest_edges,
+    match_heavy_edges,
+    merge_in_rounds,
+    reweight_edges,
+)
 
 SIGNALS = 10
-NEIGHBOURS = 8  # heaviest edges that make a neighbourhood; where all pairs have an edge it would be everything
+NEIGHBORS = 8  # heaviest edges that make a neighbourhood; where all pairs have an edge it would be everything
 STRONG = 0.5  # share of a unit's heaviest edge from which an edge leads into its neighbourhood
 Ints = NDArray[np.int64]
 Floats = NDArray[Any]
@@ -41,37 +46,41 @@ def local_variation(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
     """
-    return aggregated(lambda part, k: _clusters(part.adjacency, k, _by_neighbourhoods, seed), graph, n_coarse)
+    return aggregate_with_constraints(
+        lambda part, k: _merge_by_variation(part.adjacency, k, _merge_neighborhoods, seed), graph, n_coarse
+    )
 
 
 def local_variation_edges(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Return aggregates made of edges, in rounds of matchings; otherwise like `local_variation`."""
-    return aggregated(lambda part, k: _clusters(part.adjacency, k, _by_edges, seed), graph, n_coarse)
+    return aggregate_with_constraints(
+        lambda part, k: _merge_by_variation(part.adjacency, k, _merge_edges, seed), graph, n_coarse
+    )
 
 
-def _clusters(adjacency: sparse.csr_array, n_clusters: int, choose: Any, seed: int) -> Ints:
-    values, vectors = slowest(adjacency, SIGNALS, seed=seed)
+def _merge_by_variation(adjacency: sparse.csr_array, n_clusters: int, choose: Any, seed: int) -> Ints:
+    values, vectors = find_slow_signals(adjacency, SIGNALS, seed=seed)
     signals = vectors / np.sqrt(values)
 
     def step(between: sparse.csr_array, labels: Ints) -> Ints:
         sizes = np.bincount(labels)
         means = sparse.csr_array((1 / sizes[labels], (labels, np.arange(len(labels))))) @ signals  # (m, number)
-        return np.asarray(choose(between, _scaled(means, between), n_clusters, seed))
+        return np.asarray(choose(between, _scale_signals(means, between), n_clusters, seed))
 
-    return merged_in_rounds(adjacency, n_clusters, step)
+    return merge_in_rounds(adjacency, n_clusters, step)
 
 
-def _scaled(means: Floats, adjacency: sparse.csr_array) -> Floats:
+def _scale_signals(means: Floats, adjacency: sparse.csr_array) -> Floats:
     """Return ``B (B' L B)^+1/2``, which the set costs are measured with."""
-    gram = means.T @ (laplacian(adjacency) @ means)
+    gram = means.T @ (laplacian_matrix(adjacency) @ means)
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)
     kept = values > 1e-12 * max(values.max(initial=0), 1e-300)
     return np.asarray(means @ (vectors[:, kept] / np.sqrt(values[kept])))
 
 
-def _by_edges(adjacency: sparse.csr_array, signals: Floats, n_clusters: int, seed: int) -> Ints:
+def _merge_edges(adjacency: sparse.csr_array, signals: Floats, n_clusters: int, seed: int) -> Ints:
     """Match along the edges of least cost: ``(d_i + d_j) |a_i - a_j|² / 2`` in closed form."""
     degree = np.asarray(adjacency.sum(axis=1))
 
@@ -80,14 +89,14 @@ def _by_edges(adjacency: sparse.csr_array, signals: Floats, n_clusters: int, see
         place = np.unique(cost, return_inverse=True)[1]
         return np.asarray(place.max(initial=0) + 1.0 - place)  # a matching only asks for the order of edges
 
-    return matched(reweighted(adjacency, cheapness), n_clusters, seed)
+    return match_heavy_edges(reweight_edges(adjacency, cheapness), n_clusters, seed)
 
 
-def _by_neighbourhoods(adjacency: sparse.csr_array, signals: Floats, n_clusters: int, seed: int) -> Ints:
+def _merge_neighborhoods(adjacency: sparse.csr_array, signals: Floats, n_clusters: int, seed: int) -> Ints:
     """Merge neighbourhoods of least cost a unit saved; what others took is left out of a set, which waits its turn."""
     n = adjacency.shape[0]
-    sets = _Sets(adjacency, signals)
-    near = strongest(adjacency, NEIGHBOURS)
+    sets = _SetCosts(adjacency, signals)
+    near = keep_strongest_edges(adjacency, NEIGHBORS)
     heap = []
     for i in range(n):
         edges = slice(near.indptr[i], near.indptr[i + 1])
@@ -108,10 +117,10 @@ def _by_neighbourhoods(adjacency: sparse.csr_array, signals: Floats, n_clusters:
             continue
         merged[members], taken[members] = members[0], True
         spare -= len(members) - 1
-    return numbered(merged)
+    return renumber_labels(merged)
 
 
-class _Sets:
+class _SetCosts:
     """The cost of sets of vertices: the variation of signals within, a vertex saved."""
 
     def __init__(self, adjacency: sparse.csr_array, signals: Floats) -> None:
@@ -123,12 +132,12 @@ class _Sets:
         """Return ``|Π A|²_L / (|C| - 1)`` with the set's Laplacian, in which edges that leave count twice."""
         if len(members) < 2:
             return np.inf
-        inside = self._inside(members)
+        inside = self._dense_subgraph(members)
         L = np.diag(2 * self.degree[members] - inside.sum(axis=1)) - inside
         spread = self.signals[members] - self.signals[members].mean(axis=0)
         return float(np.linalg.norm(spread.T @ L @ spread, 2)) / (len(members) - 1)
 
-    def _inside(self, members: Ints) -> Floats:
+    def _dense_subgraph(self, members: Ints) -> Floats:
         """Return the dense adjacency of a few vertices."""
         self.column[members] = np.arange(len(members))
         out = np.zeros((len(members), len(members)))

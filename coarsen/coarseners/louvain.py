@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.multilevel import strongest
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.multilevel import keep_strongest_edges
 
-NEIGHBOURS = 16  # heaviest edges of each unit that count: where all pairs have an edge there is one community
+NEIGHBORS = 16  # heaviest edges of each unit that count: where all pairs have an edge there is one community
 Ints = NDArray[np.int64]
 
 
@@ -32,15 +32,15 @@ def louvain(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
     """
-    return aggregated(lambda part, k: _clusters(part, k, seed), graph, n_coarse)
+    return aggregate_with_constraints(lambda part, k: _find_communities(part, k, seed), graph, n_coarse)
 
 
-def _clusters(graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
+def _find_communities(graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
     import networkx as nx
 
-    network = nx.from_scipy_sparse_array(strongest(graph.adjacency, NEIGHBOURS))
+    network = nx.from_scipy_sparse_array(keep_strongest_edges(graph.adjacency, NEIGHBORS))
     labels = np.arange(graph.n_units)
     for level, communities in enumerate(nx.community.louvain_partitions(network, seed=seed % 2**32)):
         if level and len(communities) < n_clusters:

@@ -14,10 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.coarsen.coarseners.louvain import NEIGHBOURS
+from netgraph.coarsen.coarseners.louvain import NEIGHBORS
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.multilevel import merged_in_rounds, paired, reweighted, strongest
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.multilevel import (
+    keep_strongest_edges,
+    merge_heaviest_pairs,
+    merge_in_rounds,
+    reweight_edges,
+)
 from netgraph.utils import plugins
 
 DOUBLINGS = 24  # of the resolution: by then communities of millions of edges are single units
@@ -40,16 +45,18 @@ def suitor(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
 
     Raises
     ------
     PluginError
         NetworKit is not installed.
     """
-    library = _library("networkit-suitor")
+    library = _load_networkit("networkit-suitor")
     match = partial(library.matching.SuitorMatcher, sortSuitor=False)
-    return aggregated(lambda part, k: _matched(library, match, part, k, seed), graph, n_coarse)
+    return aggregate_with_constraints(
+        lambda part, k: _merge_by_matching(library, match, part, k, seed), graph, n_coarse
+    )
 
 
 def path_growing(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
@@ -58,9 +65,11 @@ def path_growing(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Drake and Hougardy, "A simple approximation algorithm for the weighted matching problem", Information Processing
     Letters 85(4), 2003.
     """
-    library = _library("networkit-path-growing")
+    library = _load_networkit("networkit-path-growing")
     match = library.matching.PathGrowingMatcher
-    return aggregated(lambda part, k: _matched(library, match, part, k, seed), graph, n_coarse)
+    return aggregate_with_constraints(
+        lambda part, k: _merge_by_matching(library, match, part, k, seed), graph, n_coarse
+    )
 
 
 def plm(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
@@ -80,16 +89,18 @@ def plm(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
 
     Raises
     ------
     PluginError
         NetworKit is not installed.
     """
-    library = _library("networkit-plm")
+    library = _load_networkit("networkit-plm")
     detect = partial(library.community.PLM, refine=True, par="none randomized")
-    return aggregated(lambda part, k: _communities(library, detect, part, k, seed), graph, n_coarse)
+    return aggregate_with_constraints(
+        lambda part, k: _find_communities(library, detect, part, k, seed), graph, n_coarse
+    )
 
 
 def leiden(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
@@ -97,27 +108,29 @@ def leiden(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
     Traag, Waltman and van Eck, "From Louvain to Leiden: guaranteeing well-connected communities", Sci. Rep. 9, 2019.
     """
-    library = _library("networkit-leiden")
+    library = _load_networkit("networkit-leiden")
     detect = library.community.ParallelLeiden
-    return aggregated(lambda part, k: _communities(library, detect, part, k, seed), graph, n_coarse)
+    return aggregate_with_constraints(
+        lambda part, k: _find_communities(library, detect, part, k, seed), graph, n_coarse
+    )
 
 
-def _library(name: str) -> Any:
-    return plugins.library("networkit", called="NetworKit", plugin=f"coarsener {name!r}")
+def _load_networkit(name: str) -> Any:
+    return plugins.import_library("networkit", called="NetworKit", plugin=f"coarsener {name!r}")
 
 
-def _matched(library: Any, match: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
+def _merge_by_matching(library: Any, match: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
     def step(between: sparse.csr_array, labels: Ints) -> Ints:
         sizes = np.bincount(labels)
-        mean = reweighted(between, lambda i, j, w: w / (sizes[i] * sizes[j]))
-        network = _network(library, mean)
-        pairs = _ran(library, match(network), seed).getMatching().toPartition(network).getVector()
-        return paired(mean, _mates(np.array(pairs)), n_clusters)
+        mean = reweight_edges(between, lambda i, j, w: w / (sizes[i] * sizes[j]))
+        network = _build_network(library, mean)
+        pairs = _run_on_one_thread(library, match(network), seed).getMatching().toPartition(network).getVector()
+        return merge_heaviest_pairs(mean, _find_mates(np.array(pairs)), n_clusters)
 
-    return merged_in_rounds(graph.adjacency, n_clusters, step)
+    return merge_in_rounds(graph.adjacency, n_clusters, step)
 
 
-def _mates(pairs: Ints) -> Ints:
+def _find_mates(pairs: Ints) -> Ints:
     """Return the other vertex of the same number, or the vertex itself."""
     order = np.argsort(pairs, kind="stable")
     first = np.flatnonzero(np.diff(pairs[order]) == 0)
@@ -126,24 +139,24 @@ def _mates(pairs: Ints) -> Ints:
     return mate
 
 
-def _communities(library: Any, detect: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
-    network = _network(library, strongest(graph.adjacency, NEIGHBOURS))
+def _find_communities(library: Any, detect: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
+    network = _build_network(library, keep_strongest_edges(graph.adjacency, NEIGHBORS))
     labels = np.zeros(graph.n_units, dtype=np.int64)
     for doubled in range(DOUBLINGS):
-        found = _ran(library, detect(network, gamma=2.0**doubled), seed).getPartition()
+        found = _run_on_one_thread(library, detect(network, gamma=2.0**doubled), seed).getPartition()
         labels = np.array(found.getVector(), dtype=np.int64)
         if found.numberOfSubsets() >= n_clusters:
             break
     return labels
 
 
-def _network(library: Any, adjacency: sparse.csr_array) -> Any:
+def _build_network(library: Any, adjacency: sparse.csr_array) -> Any:
     upper = sparse.triu(adjacency, 1, format="coo")
     edges = upper.data.astype(np.float64), (upper.row, upper.col)
     return library.GraphFromCoo(edges, n=adjacency.shape[0], weighted=True)
 
 
-def _ran(library: Any, algorithm: Any, seed: int) -> Any:
+def _run_on_one_thread(library: Any, algorithm: Any, seed: int) -> Any:
     """Run on one thread, with random numbers of this seed; the number of threads is as it was afterwards."""
     before = library.getMaxNumberOfThreads()
     library.setNumberOfThreads(1)

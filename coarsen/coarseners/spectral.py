@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from netgraph.coarsen.coarseners.kmeans import nearest_means
+from netgraph.coarsen.coarseners.kmeans import cluster_points
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.laplacian import largest, normalised
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.laplacian import largest_eigenpairs, normalized_adjacency
 
 VECTORS = 128  # eigenvectors at most: with more, k-means costs much and tells little
 Ints = NDArray[np.int64]
@@ -32,13 +32,13 @@ def spectral(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
     """
-    return aggregated(lambda part, k: _clusters(part, k, seed), graph, n_coarse)
+    return aggregate_with_constraints(lambda part, k: _cluster_eigenvectors(part, k, seed), graph, n_coarse)
 
 
-def _clusters(graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
-    _, vectors = largest(normalised(graph.adjacency), min(n_clusters, VECTORS), seed=seed)
+def _cluster_eigenvectors(graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
+    _, vectors = largest_eigenpairs(normalized_adjacency(graph.adjacency), min(n_clusters, VECTORS), seed=seed)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     points = vectors / np.where(lengths > 0, lengths, 1)
-    return nearest_means(points, n_clusters, weight=graph.weight, seed=seed)
+    return cluster_points(points, n_clusters, weight=graph.weight, seed=seed)

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.constraints import aggregated
-from netgraph.coarsen.partition.contract import declares
+from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.coarsen.partition.contract import declare_traits
 
 Ints = NDArray[np.int64]
 PAIRS = 8192  # units up to which all pairs are compared: 256 MiB of distances
 
 
-@declares(ignores_edges=True)
+@declare_traits(ignores_edges=True)
 def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Return aggregates of units whose features vary little.
 
@@ -34,12 +34,12 @@ def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregated` says.
+        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
     """
-    return aggregated(_clusters, graph, n_coarse, by_features=True)
+    return aggregate_with_constraints(_cluster_by_variance, graph, n_coarse, by_features=True)
 
 
-def _clusters(graph: AxisGraph, n_clusters: int) -> Ints:
+def _cluster_by_variance(graph: AxisGraph, n_clusters: int) -> Ints:
     from sklearn.cluster import AgglomerativeClustering
 
     points = np.asarray(graph.features, dtype=np.float64)

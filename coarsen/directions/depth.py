@@ -40,7 +40,7 @@ Orders = dict[str, dict[int, NDArray[np.int64]]]  # by parameter and dimension: 
 
 
 @dataclass(frozen=True, eq=False)
-class Shortening:
+class ChainCoarsening:
     """A chain and which of its blocks merge; a coarse block has the name of the first of its aggregate.
 
     Parameters
@@ -74,15 +74,15 @@ class Shortening:
         return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == mine))
 
 
-def check_by(by: str) -> None:
+def check_depth_by(by: str) -> None:
     """Raise `NetgraphError` where blocks are to become several in a way that there is not."""
     if by not in BY:
         raise NetgraphError(f"blocks become several by {' or '.join(BY)}, not by {by!r}; give one of these")
 
 
-def shortened(
+def coarsen_chain(
     chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: int = 0, by: str = "split"
-) -> Shortening | None:
+) -> ChainCoarsening | None:
     """Return which blocks of a chain merge, None where none do.
 
     Parameters
@@ -102,13 +102,13 @@ def shortened(
     n_coarse = math.ceil(n * ratio)
     if n_coarse >= n:
         return None
-    aggregates = augmented_matching(block_graph(chain, state), n_coarse, seed=seed)
+    aggregates = augmented_matching(build_block_graph(chain, state), n_coarse, seed=seed)
     _, first, along = np.unique(aggregates, return_index=True, return_inverse=True)
     chain = replace(chain, ends=frozenset()) if by == "copy" else chain
-    return Shortening(chain, Transfer(np.argsort(np.argsort(first))[along]))
+    return ChainCoarsening(chain, Transfer(np.argsort(np.argsort(first))[along]))
 
 
-def block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
+def build_block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
     """Return the path graph of a chain's blocks: an edge weighs (1 + cosine of all their parameters) / 2."""
     floating = [name for name in chain.names if state[f"{chain.name}.{name}"].is_floating_point()]
     units = torch.stack(
@@ -121,14 +121,14 @@ def block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
 
 
 @dataclass(frozen=True)
-class Family:
+class ParameterFamily:
     """Parameters of the blocks of one aggregate: the coarse one has the first one's name."""
 
     members: tuple[str, ...]
     is_end: bool
 
 
-class Shorter:
+class DepthMap:
     """The maps between a network and the one with shorter chains; parameters outside chains stay themselves.
 
     A family of which a vector has not all members is left out.
@@ -138,8 +138,8 @@ class Shorter:
     steps : iterable of Shortening
     """
 
-    def __init__(self, steps: Iterable[Shortening]) -> None:
-        self.families: dict[str, Family] = {}  # by the name of every member
+    def __init__(self, steps: Iterable[ChainCoarsening]) -> None:
+        self.families: dict[str, ParameterFamily] = {}  # by the name of every member
         self.orders: Orders = {}
         for step in steps:
             self.orders |= step.orders
@@ -147,7 +147,7 @@ class Shorter:
                 column = np.array(step.chain.family(name))
                 for i in range(step.transfer.n_coarse):
                     members = tuple(column[step.transfer.aggregates == i].tolist())
-                    family = Family(members, name in step.chain.ends)
+                    family = ParameterFamily(members, name in step.chain.ends)
                     self.families |= dict.fromkeys(members, family)
 
     def family(self, name: str) -> tuple[str, ...]:
@@ -182,9 +182,9 @@ class Shorter:
             if family is None or len(family.members) == 1:
                 out[name] = tensor.clone()
             elif name == family.members[0] and all(member in state for member in family.members):
-                parts = [_turned(state[member], self.orders.get(member, {})) for member in family.members]
+                parts = [_permute_dims(state[member], self.orders.get(member, {})) for member in family.members]
                 divisor = len(parts) ** power if family.is_end == ends else 1
-                out[name] = _total(parts, divisor) if tensor.is_floating_point() else tensor.clone()
+                out[name] = _sum_parts(parts, divisor) if tensor.is_floating_point() else tensor.clone()
         return out
 
     def _up(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
@@ -194,18 +194,18 @@ class Shorter:
             members = self.family(name)
             shared = family is not None and family.is_end == ends and tensor.is_floating_point() and len(members) > 1
             part = tensor / len(members) ** power if shared else tensor
-            out |= {member: _turned(part, self.orders.get(member, {}), back=True) for member in members}
+            out |= {member: _permute_dims(part, self.orders.get(member, {}), back=True) for member in members}
         return out
 
 
-def _turned(tensor: Tensor, orders: Mapping[int, NDArray[np.int64]], *, back: bool = False) -> Tensor:
+def _permute_dims(tensor: Tensor, orders: Mapping[int, NDArray[np.int64]], *, back: bool = False) -> Tensor:
     """Return a tensor of its own with dimensions in another order, or in their own again."""
     for dim, order in orders.items():
         tensor = tensor.index_select(dim, torch.as_tensor(np.argsort(order) if back else order, device=tensor.device))
     return tensor if orders else tensor.clone()
 
 
-def _total(parts: Sequence[Tensor], divisor: int) -> Tensor:
+def _sum_parts(parts: Sequence[Tensor], divisor: int) -> Tensor:
     """Add up, halves in single precision, and divide."""
     wide = torch.float32 if parts[0].dtype in HALVES else parts[0].dtype
     return (torch.stack(tuple(parts)).to(wide).sum(0) / divisor).to(parts[0].dtype)

@@ -14,7 +14,7 @@ DIRECTIONS = ("channels", "space", "depth")
 Directions = tuple[frozenset[str], ...]
 
 
-def directions_of(asked: str | Sequence[str], n_levels: int) -> Directions:
+def parse_directions(asked: str | Sequence[str], n_levels: int) -> Directions:
     """Return the directions of each step from one level to the next.
 
     Parameters

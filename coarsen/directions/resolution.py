@@ -20,10 +20,10 @@ from netgraph.errors import NetgraphError, TraceError
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec
-from netgraph.utils.pytree import normalise_example, structure_of
+from netgraph.utils.pytree import build_structure, normalize_example
 
 
-def averaged(inputs: Tensor, factor: int) -> Tensor:
+def average_pixels(inputs: Tensor, factor: int) -> Tensor:
     """Return images (n, channels, height, width) of a resolution ``factor`` times lower; other tensors as they are."""
     return functional.avg_pool2d(inputs, factor) if _is_image(inputs) else inputs
 
@@ -32,7 +32,7 @@ def _is_image(inputs: Tensor) -> bool:
     return inputs.ndim == 4 and inputs.is_floating_point()
 
 
-def spec_at(model: nn.Module, example: Any, fine: UnitSpec, factor: int) -> UnitSpec:
+def trace_at_resolution(model: nn.Module, example: Any, fine: UnitSpec, factor: int) -> UnitSpec:
     """Trace a network on an input of lower resolution, the averaging included.
 
     Parameters
@@ -51,7 +51,7 @@ def spec_at(model: nn.Module, example: Any, fine: UnitSpec, factor: int) -> Unit
         No input is an image, a side is not divisible, or the network does not run at that resolution or answers otherwise.
     """
     leaves: list[Tensor] = []
-    structure_of(normalise_example(example), leaves)
+    build_structure(normalize_example(example), leaves)
     images = [leaf for leaf in leaves if _is_image(leaf)]
     if not images:
         raise NetgraphError("space coarsens images (n, channels, height, width), and no input is one; leave space out")
@@ -63,26 +63,26 @@ def spec_at(model: nn.Module, example: Any, fine: UnitSpec, factor: int) -> Unit
             )
     sides = " x ".join(str(side // factor) for side in images[0].shape[2:])
     try:
-        lower = partial(averaged, factor=factor)
-        spec = trace(_free(model), example, before=lower, inside_heads=bool(fine.inside_heads))
+        lower = partial(average_pixels, factor=factor)
+        spec = trace(_allow_any_size(model), example, before=lower, inside_heads=bool(fine.inside_heads))
     except TraceError as error:
         raise NetgraphError(
             f"the network does not run at {sides} ({error}); space is for networks that are convolutional up to a "
             "pooling over all of space: leave it out"
         ) from error
-    if _answers(spec) != _answers(fine):
+    if _output_shapes(spec) != _output_shapes(fine):
         raise NetgraphError(
-            f"at {sides} the network answers {_answers(spec)} in place of {_answers(fine)}; space is for networks whose answer "
+            f"at {sides} the network answers {_output_shapes(spec)} in place of {_output_shapes(fine)}; space is for networks whose answer "
             "does not grow with the input: leave it out"
         )
     return spec
 
 
-def _answers(spec: UnitSpec) -> list[tuple[int, ...]]:
+def _output_shapes(spec: UnitSpec) -> list[tuple[int, ...]]:
     output = next(node for node in reversed(spec.plans["eval"].graph.nodes) if node.op == "output")
     return [tuple(node.meta["val"].shape) for node in output.args[0] if isinstance(node, torch.fx.Node)]
 
 
-def _free(model: nn.Module) -> nn.Module:
+def _allow_any_size(model: nn.Module) -> nn.Module:
     """Return a network that takes inputs of any size; a recorded one was made for those of its example."""
-    return model.of_any_size() if isinstance(model, GraphNetwork) else model
+    return model.with_free_sizes() if isinstance(model, GraphNetwork) else model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from netgraph.coarsen.network.head_alignment import aligning, applied, lifted, rotatable
+from netgraph.coarsen.network.head_alignment import apply_rotations, find_rotatable_axes, find_rotations, lift_rotations
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -24,13 +24,13 @@ def align(hierarchy: Hierarchy, example: Any) -> int:
     """
     first = hierarchy.levels[0]
     merged = {axis for level in hierarchy.levels for axis in level.transfers}
-    rotating = rotatable(first.model, first.spec, example, merged)
+    rotating = find_rotatable_axes(first.model, first.spec, example, merged)
     whole: dict[str, Transfer] = {}
     state, turned = traced_state(first.model), set[tuple[str, int]]()
     for finer, level in itertools.pairwise(hierarchy.levels):
         chosen = {axis: t for axis, t in level.transfers.items() if axis in rotating}
-        turns = aligning(finer.spec, chosen, inject(first.spec, whole, state))
-        state = applied(lifted(turns, first.spec, whole), state)
+        turns = find_rotations(finer.spec, chosen, inject(first.spec, whole, state))
+        state = apply_rotations(lift_rotations(turns, first.spec, whole), state)
         turned.update((turn.axis, turn.place) for turn in turns)
         whole |= {a: whole[a].compose(t) if a in whole else t for a, t in level.transfers.items()}
     with torch.no_grad():

@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netgraph.coarsen.hierarchy.merge_plan import Judge, Step
-from netgraph.coarsen.partition.target_size import n_coarse_for
+from netgraph.coarsen.hierarchy.merge_plan import Judge, MergeStep
+from netgraph.coarsen.partition.target_size import choose_n_coarse
 from netgraph.errors import NetgraphError
 from netgraph.tracing.unit_spec import UnitSpec, term_size
 
@@ -57,8 +57,8 @@ class Budget:
         return cls(kind, limit)
 
 
-def spread(
-    step: Step, budget: Budget, judge: Judge | None, repaired: Judge | None = None
+def spread_budget(
+    step: MergeStep, budget: Budget, judge: Judge | None, repaired: Judge | None = None
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Return the ratio of every axis within a budget, and the error curve of each axis over `GRID`.
 
@@ -76,14 +76,17 @@ def spread(
     NetgraphError
         Even the smallest ratios do not meet it.
     """
-    curves = error_curves(step, judge, repaired)
-    whole = _cost(step.spec, {}, budget.kind)
+    curves = measure_error_curves(step, judge, repaired)
+    whole = _network_cost(step.spec, {}, budget.kind)
     place, able = dict.fromkeys(curves, -1), set(curves)  # -1 merges nothing
-    while budget.kind == "error" or _cost(step.spec, _sizes(step, place), budget.kind) > budget.limit * whole:
-        able = {name for name in able if place[name] + 1 < len(GRID) and _within(budget, curves, place, name)}
+    while (
+        budget.kind == "error"
+        or _network_cost(step.spec, _coarse_sizes(step, place), budget.kind) > budget.limit * whole
+    ):
+        able = {name for name in able if place[name] + 1 < len(GRID) and _is_within_budget(budget, curves, place, name)}
         if not able:
             break
-        name = min(able, key=lambda name: _price(step, budget.kind, curves, place, name))
+        name = min(able, key=lambda name: _step_price(step, budget.kind, curves, place, name))
         place[name] += 1
     if budget.kind != "error" and not able:
         raise NetgraphError(
@@ -92,38 +95,46 @@ def spread(
     return {name: GRID[i] if i >= 0 else 1.0 for name, i in place.items()}, curves
 
 
-def error_curves(step: Step, judge: Judge | None = None, repaired: Judge | None = None) -> dict[str, list[float]]:
+def measure_error_curves(
+    step: MergeStep, judge: Judge | None = None, repaired: Judge | None = None
+) -> dict[str, list[float]]:
     """Return the error of merging each axis alone, at the ratios of `GRID`; by weights where no judge is given."""
-    return {axis.name: [_error(step, axis.name, ratio, judge, repaired) for ratio in GRID] for axis in step.axes}
+    return {
+        axis.name: [_measure_error(step, axis.name, ratio, judge, repaired) for ratio in GRID] for axis in step.axes
+    }
 
 
-def _error(step: Step, axis: str, ratio: float, judge: Judge | None, repaired: Judge | None) -> float:
+def _measure_error(step: MergeStep, axis: str, ratio: float, judge: Judge | None, repaired: Judge | None) -> float:
     found, _ = step.best(step.spec.axes[axis], ratio, judge)
     return 0.0 if found is None else (repaired or judge or step.weight_error)(axis, found)
 
 
-def _within(budget: Budget, curves: Mapping[str, list[float]], place: Mapping[str, int], name: str) -> bool:
+def _is_within_budget(budget: Budget, curves: Mapping[str, list[float]], place: Mapping[str, int], name: str) -> bool:
     """Tell whether one more step on an axis keeps the errors, added as squares, within an error budget."""
     at = {**place, name: place[name] + 1}
     total = sum(curves[axis][i] ** 2 for axis, i in at.items() if i >= 0)
     return budget.kind != "error" or math.sqrt(total) <= budget.limit
 
 
-def _price(step: Step, kind: str, curves: Mapping[str, list[float]], place: Mapping[str, int], name: str) -> float:
+def _step_price(
+    step: MergeStep, kind: str, curves: Mapping[str, list[float]], place: Mapping[str, int], name: str
+) -> float:
     """Return what one more step on an axis adds to the squared error, for each parameter or FLOP that it saves."""
     i = place[name]
     added = curves[name][i + 1] ** 2 - (curves[name][i] ** 2 if i >= 0 else 0.0)
-    now, then = (_cost(step.spec, _sizes(step, at), kind) for at in (place, {**place, name: i + 1}))
+    now, then = (_network_cost(step.spec, _coarse_sizes(step, at), kind) for at in (place, {**place, name: i + 1}))
     return max(added, 0.0) / max(now - then, 1e-9)
 
 
-def _sizes(step: Step, place: Mapping[str, int]) -> dict[str, int]:
-    return {name: n_coarse_for(step.spec.axes[name], GRID[i], step.way.round_to) for name, i in place.items() if i >= 0}
+def _coarse_sizes(step: MergeStep, place: Mapping[str, int]) -> dict[str, int]:
+    return {
+        name: choose_n_coarse(step.spec.axes[name], GRID[i], step.way.round_to) for name, i in place.items() if i >= 0
+    }
 
 
-def _cost(spec: UnitSpec, sizes: Mapping[str, int], kind: str) -> int:
+def _network_cost(spec: UnitSpec, sizes: Mapping[str, int], kind: str) -> int:
     """Return the parameters, the FLOPs or the free units of a network with axes of other sizes."""
-    resized = spec.resized(dict(sizes))
+    resized = spec.with_sizes(dict(sizes))
     if kind == "units":
         return sum(axis.size for axis in resized.free)
     if kind == "flops":

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from netgraph.coarsen.directions.depth import check_by
-from netgraph.coarsen.directions.parse import DIRECTIONS, directions_of
+from netgraph.coarsen.directions.depth import check_depth_by
+from netgraph.coarsen.directions.parse import DIRECTIONS, parse_directions
 from netgraph.coarsen.hierarchy.budget import Budget
 from netgraph.coarsen.hierarchy.level import Level
-from netgraph.coarsen.hierarchy.level_builder import Calibration, Making
-from netgraph.coarsen.hierarchy.loss_gap import Gap, Loss
-from netgraph.coarsen.hierarchy.merge_plan import Way, coarseners_of
+from netgraph.coarsen.hierarchy.level_builder import Calibration, LevelBuilder
+from netgraph.coarsen.hierarchy.loss_gap import Loss, LossGap
+from netgraph.coarsen.hierarchy.merge_plan import MergePlan, load_coarseners
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.partition.contract import Coarsener
 from netgraph.coarsen.repair.pipeline import check_rung
@@ -27,9 +27,9 @@ from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils import plugins
-from netgraph.utils.html_table import table
-from netgraph.utils.pytree import described
-from netgraph.utils.runtime import compiler
+from netgraph.utils.html_table import render_table
+from netgraph.utils.pytree import describe_example
+from netgraph.utils.runtime import measure_compilation
 
 
 @dataclass
@@ -88,12 +88,12 @@ class Hierarchy:
         ]
         foot = f"operator complexity {self.operator_complexity:.3f}, grid complexity {self.grid_complexity:.3f}"
         merged = dict.fromkeys(name for level in self.levels for name in level.transfers)
-        sizes = [(name, *(_size(level, name) for level in self.levels)) for name in merged]
-        axes = table("Merged axes", ["axis", *(f"level {i}" for i in range(len(self.levels)))], sizes)
-        return table("Hierarchy", head, rows, foot=foot) + axes
+        sizes = [(name, *(_find_axis_size(level, name) for level in self.levels)) for name in merged]
+        axes = render_table("Merged axes", ["axis", *(f"level {i}" for i in range(len(self.levels)))], sizes)
+        return render_table("Hierarchy", head, rows, foot=foot) + axes
 
 
-def _size(level: Level, axis: str) -> int | str:
+def _find_axis_size(level: Level, axis: str) -> int | str:
     """Return an axis' size on a level; its block may have merged into another."""
     return level.spec.axes[axis].size if axis in level.spec.axes else "-"
 
@@ -184,46 +184,46 @@ def build_hierarchy(
         Nothing can be made smaller in the directions of the first step.
     """
     started = time.perf_counter()
-    steps = directions_of(directions, max(n_levels, 2))
-    check_by(depth_by)
+    steps = parse_directions(directions, max(n_levels, 2))
+    check_depth_by(depth_by)
     if (isinstance(ratio, str) or budget is not None) and not any("channels" in step for step in steps):
         raise NetgraphError(
             f"a gap or a budget chooses how many units merge, and {directions!r} merges none; leave it out"
         )
-    gap = Gap.parsed(ratio, loss) if isinstance(ratio, str) else None
-    ratios = checked_ratios(0.5 if isinstance(ratio, str) else ratio, n_levels, round_to)
+    gap = LossGap.parsed(ratio, loss) if isinstance(ratio, str) else None
+    ratios = check_ratios(0.5 if isinstance(ratio, str) else ratio, n_levels, round_to)
     check_rung(repair, data)
     limit = None if budget is None else Budget.parsed(budget)
-    coarseners = coarseners_of(coarsener)
-    weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
+    coarseners = load_coarseners(coarsener)
+    weigh = plugins.load_plugin("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
     spec = spec or trace(model, example, inside_heads=inside_heads)
-    _check_inside(spec, inside_heads)
+    _check_inside_heads(spec, inside_heads)
     keep = tuple(keep)
-    kept = _checked_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
-    alone = _checked_units(spec, fixed or {}, kept)
-    way = Way(coarseners, weigh, ratios, kept, alone, round_to, seed, progress, quality)
-    making = Making(model, spec, example, way, limit, repair, Calibration.of(model, data), gap, depth_by)
-    making.resolutions(sum("space" in step for step in steps))
+    kept = _check_axes(spec, [*keep, *(axis for axis in ratios if axis != "*")], set(keep))
+    alone = _check_fixed_units(spec, fixed or {}, kept)
+    way = MergePlan(coarseners, weigh, ratios, kept, alone, round_to, seed, progress, quality)
+    making = LevelBuilder(model, spec, example, way, limit, repair, Calibration.of(model, data), gap, depth_by)
+    making.trace_resolutions(sum("space" in step for step in steps))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
     for step in steps:
-        with compiler() as kernels:
-            level = making.below(levels[-1], step)
+        with measure_compilation() as kernels:
+            level = making.build_next(levels[-1], step)
         if level is None:
             break
         level.seconds, level.compiling = level.seconds - kernels.seconds, kernels.seconds
         levels.append(level)
     if len(levels) == 1:
-        raise NothingToMergeError(_why_nothing(spec, way, budget, gap, steps[0], levels[0]))
+        raise NothingToMergeError(_explain_nothing(spec, way, budget, gap, steps[0], levels[0]))
     name = coarsener if isinstance(coarsener, str) else next(iter(coarseners))
     options = {
         "coarsener": name,
-        "affinity": _name_of(affinity),
+        "affinity": _name_option(affinity),
         "n_levels": n_levels,
         "ratio": ratio,
         "round_to": round_to,
         "seed": seed,
     }
-    options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": described(example)}
+    options |= {"repair": repair, "budget": budget, "keep": sorted(kept), "example": describe_example(example)}
     options |= {"inside_heads": True} if spec.inside_heads else {}
     options |= {"fixed": {axis: units.tolist() for axis, units in alone.items()}} if alone else {}
     if any(step != {"channels"} for step in steps):
@@ -238,11 +238,11 @@ def build_hierarchy(
     return Hierarchy(levels, options, again)
 
 
-def _name_of(option: str | Callable[..., Any]) -> str:
+def _name_option(option: str | Callable[..., Any]) -> str:
     return option if isinstance(option, str) else str(getattr(option, "__name__", repr(option)))
 
 
-def _check_inside(spec: UnitSpec, asked: bool) -> None:
+def _check_inside_heads(spec: UnitSpec, asked: bool) -> None:
     """Refuse to merge inside heads where there is nothing to."""
     if not asked or spec.inside_heads:
         return
@@ -253,7 +253,7 @@ def _check_inside(spec: UnitSpec, asked: bool) -> None:
     )
 
 
-def one_level(model: nn.Module, example: Any) -> Hierarchy:
+def build_single_level(model: nn.Module, example: Any) -> Hierarchy:
     """Return the hierarchy of a network alone, for whoever trains it as it is.
 
     Raises
@@ -264,10 +264,10 @@ def one_level(model: nn.Module, example: Any) -> Hierarchy:
     started = time.perf_counter()
     spec = trace(model, example)
     level = Level(model, spec, {}, time.perf_counter() - started, spec.flops)
-    return Hierarchy([level], {"n_levels": 1, "example": described(example)})
+    return Hierarchy([level], {"n_levels": 1, "example": describe_example(example)})
 
 
-def checked_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to: int) -> dict[str, float]:
+def check_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to: int) -> dict[str, float]:
     """Return ratios by axis, ``"*"`` for the others; raise `NetgraphError` for what cannot be asked of any network."""
     ratios = {"*": 0.5, **ratio} if isinstance(ratio, Mapping) else {"*": ratio}
     for axis, value in ratios.items():
@@ -285,7 +285,7 @@ def checked_ratios(ratio: float | Mapping[str, float], n_levels: int, round_to: 
     return ratios
 
 
-def _checked_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
+def _check_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
     for name in names:
         if name not in spec.axes:
             near = ", ".join(axis.name for axis in spec.free[:8])
@@ -298,9 +298,11 @@ def _checked_axes(spec: UnitSpec, names: list[str], kept: set[str]) -> set[str]:
     return kept
 
 
-def _checked_units(spec: UnitSpec, fixed: Mapping[str, Sequence[int]], kept: set[str]) -> dict[str, NDArray[np.int64]]:
+def _check_fixed_units(
+    spec: UnitSpec, fixed: Mapping[str, Sequence[int]], kept: set[str]
+) -> dict[str, NDArray[np.int64]]:
     """Return the units of each axis that stay alone."""
-    _checked_axes(spec, list(fixed), set(fixed))
+    _check_axes(spec, list(fixed), set(fixed))
     for axis, units in fixed.items():
         if axis in kept or spec.axes[axis] not in spec.free:
             reason = (
@@ -316,12 +318,12 @@ def _checked_units(spec: UnitSpec, fixed: Mapping[str, Sequence[int]], kept: set
     return {axis: np.unique(np.asarray(units, dtype=np.int64)) for axis, units in fixed.items() if len(units)}
 
 
-def _why_nothing(
-    spec: UnitSpec, way: Way, budget: str | None, gap: Gap | None, step: frozenset[str], level: Level
+def _explain_nothing(
+    spec: UnitSpec, way: MergePlan, budget: str | None, gap: LossGap | None, step: frozenset[str], level: Level
 ) -> str:
     said = list(level.reasons.get("unable", {}).values())
     if "channels" not in step:
         return "; ".join(said)
     if gap is not None and spec.free:
         return f"no ratio keeps the loss within a gap of {gap.limit}; allow a larger one, or train the network first"
-    return "; ".join([way.why_nothing(spec, budget), *said])
+    return "; ".join([way.explain_nothing(spec, budget), *said])

@@ -20,10 +20,10 @@ import torch
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.network.rewrite import traced_state
-from netgraph.coarsen.transfer.parameter_maps import selected
+from netgraph.coarsen.transfer.parameter_maps import inject_first_members
 
 
-def draw(hierarchy: Hierarchy) -> None:
+def init_coarse_weights(hierarchy: Hierarchy) -> None:
     """Write the coarse levels' weights anew, in place, from the finest network's: for networks that are not trained.
 
     Parameters
@@ -31,9 +31,9 @@ def draw(hierarchy: Hierarchy) -> None:
     hierarchy : Hierarchy
     """
     for finer, level in pairwise(hierarchy.levels):
-        before = level.spec.resized({axis: t.n_fine for axis, t in level.transfers.items()})
+        before = level.spec.with_sizes({axis: t.n_fine for axis, t in level.transfers.items()})
         own = traced_state(level.model)
         above = {name: tensor for name, tensor in traced_state(finer.model).items() if name in own}
         with torch.no_grad():
-            for name, tensor in selected(before, level.transfers, above).items():
+            for name, tensor in inject_first_members(before, level.transfers, above).items():
                 own[name].copy_(tensor)

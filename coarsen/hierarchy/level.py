@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from netgraph.coarsen.directions.depth import Shortening
+from netgraph.coarsen.directions.depth import ChainCoarsening
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.tracing.unit_spec import UnitSpec
 
@@ -45,7 +45,7 @@ class Level:
     seconds: float = 0.0
     flops: int = 0
     reasons: dict[str, Any] = field(default_factory=dict)
-    chains: tuple[Shortening, ...] = ()
+    chains: tuple[ChainCoarsening, ...] = ()
     pool: int = 1
     compiling: float = 0.0
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.directions.depth import Shorter
+from netgraph.coarsen.directions.depth import DepthMap
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.transfer import parameter_maps as weights
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -23,7 +23,7 @@ from netgraph.tracing.unit_spec import UnitSpec
 State = Mapping[str, Tensor]
 
 
-class Move(Protocol):
+class DirectionMap(Protocol):
     """The maps of one direction; see `netgraph.coarsen.transfer.parameter_maps` for what each does."""
 
     def inject(self, state: State) -> dict[str, Tensor]: ...
@@ -39,7 +39,7 @@ class Move(Protocol):
     def family(self, name: str) -> tuple[str, ...]: ...
 
 
-class Narrower:
+class ChannelMap:
     """The maps between a network and the one with merged units (docs/transfers.md).
 
     Parameters
@@ -70,14 +70,14 @@ class Narrower:
 
     def zero_sum(self, state: State) -> dict[str, Tensor]:
         """Return N with N P_in = 0."""
-        return weights.zero_sum(self.spec, self.transfers, state)
+        return weights.zero_sum_part(self.spec, self.transfers, state)
 
     def family(self, name: str) -> tuple[str, ...]:
         """Return the parameter itself: names stay."""
         return (name,)
 
 
-class Moves:
+class LevelMaps:
     """Several moves as one.
 
     Parameters
@@ -86,24 +86,24 @@ class Moves:
         From the finer level to the coarser one.
     """
 
-    def __init__(self, moves: Sequence[Move]) -> None:
+    def __init__(self, moves: Sequence[DirectionMap]) -> None:
         self.moves = tuple(moves)
 
     def inject(self, state: State) -> dict[str, Tensor]:
         """Take parameters down."""
-        return _in_turn([move.inject for move in self.moves], state)
+        return _apply_maps([move.inject for move in self.moves], state)
 
     def prolong(self, state: State) -> dict[str, Tensor]:
         """Take corrections up."""
-        return _in_turn([move.prolong for move in reversed(self.moves)], state)
+        return _apply_maps([move.prolong for move in reversed(self.moves)], state)
 
     def restrict(self, state: State, *, squared: bool = False) -> dict[str, Tensor]:
         """Take gradients down: the transpose of `prolong`."""
-        return _in_turn([partial(move.restrict, squared=squared) for move in self.moves], state)
+        return _apply_maps([partial(move.restrict, squared=squared) for move in self.moves], state)
 
     def distribute(self, state: State, *, squared: bool = False) -> dict[str, Tensor]:
         """Take gradient-like state up: the transpose of `inject`."""
-        return _in_turn([partial(move.distribute, squared=squared) for move in reversed(self.moves)], state)
+        return _apply_maps([partial(move.distribute, squared=squared) for move in reversed(self.moves)], state)
 
     def zero_sum(self, state: State) -> dict[str, Tensor]:
         """Return what a prolonged network does not feel: each move's own part, prolonged by those above it."""
@@ -111,7 +111,7 @@ class Moves:
         own = first.zero_sum(state)
         if not rest:
             return own
-        below = first.prolong(Moves(rest).zero_sum(first.inject(state)))
+        below = first.prolong(LevelMaps(rest).zero_sum(first.inject(state)))
         return {name: torch.add(own[name], below[name]) for name in own}
 
     def family(self, name: str) -> tuple[str, ...]:
@@ -122,14 +122,14 @@ class Moves:
         return names
 
 
-def _in_turn(maps: Sequence[Callable[[State], dict[str, Tensor]]], state: State) -> dict[str, Tensor]:
+def _apply_maps(maps: Sequence[Callable[[State], dict[str, Tensor]]], state: State) -> dict[str, Tensor]:
     for move in maps:
         state = move(state)
     return dict(state)
 
 
-def moves_to(level: Level) -> Moves:
+def build_level_maps(level: Level) -> LevelMaps:
     """Return the moves that lead to a level from the one above."""
-    before = level.spec.resized({axis: t.n_fine for axis, t in level.transfers.items()})
-    narrower = Narrower(before, level.transfers)
-    return Moves([Shorter(level.chains), narrower] if level.chains else [narrower])
+    before = level.spec.with_sizes({axis: t.n_fine for axis, t in level.transfers.items()})
+    narrower = ChannelMap(before, level.transfers)
+    return LevelMaps([DepthMap(level.chains), narrower] if level.chains else [narrower])

@@ -18,7 +18,7 @@ Loss = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
-class Gap:
+class LossGap:
     """A bound on the relative rise of the loss from one level to the next.
 
     Parameters
@@ -32,7 +32,7 @@ class Gap:
     loss: Loss
 
     @classmethod
-    def parsed(cls, text: str, loss: Loss | None) -> Gap:
+    def parsed(cls, text: str, loss: Loss | None) -> LossGap:
         """Read ``gap:0.05``.
 
         Raises

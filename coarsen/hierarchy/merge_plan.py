@@ -12,9 +12,9 @@ from torch import Tensor
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.network.oracles import Progress
-from netgraph.coarsen.partition.contract import Coarsener, checked_aggregates, leaves_out
+from netgraph.coarsen.partition.contract import Coarsener, check_aggregates, leaves_out
 from netgraph.coarsen.partition.metrics import quality
-from netgraph.coarsen.partition.target_size import n_coarse_for
+from netgraph.coarsen.partition.target_size import choose_n_coarse
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits, Measure
@@ -26,7 +26,7 @@ Judge = Callable[[str, Transfer], float]
 
 
 @dataclass(frozen=True)
-class Way:
+class MergePlan:
     """How axes are merged, the same on every level.
 
     Parameters
@@ -70,12 +70,12 @@ class Way:
         """Return the share of an axis' units that stay."""
         return self.ratios.get(axis, self.ratios["*"])
 
-    def down(self, spec: UnitSpec, state: Mapping[str, Tensor], whole: Mapping[str, Transfer], seen: Any) -> Step:
+    def down(self, spec: UnitSpec, state: Mapping[str, Tensor], whole: Mapping[str, Transfer], seen: Any) -> MergeStep:
         """Return the step down from a level; ``whole`` is the way so far, ``seen`` measures on data (`AxisUnits`)."""
         axes = [axis for axis in spec.free if axis.name not in self.kept]
-        return Step(self, spec, state, whole, seen, axes)
+        return MergeStep(self, spec, state, whole, seen, axes)
 
-    def why_nothing(self, spec: UnitSpec, budget: str | None) -> str:
+    def explain_nothing(self, spec: UnitSpec, budget: str | None) -> str:
         """Return why no axis became smaller, in a sentence."""
         axes = [axis for axis in spec.free if axis.name not in self.kept and axis.size > 1]
         if not axes:
@@ -84,7 +84,7 @@ class Way:
             return f"nothing in this network can be merged; {'; '.join(reasons) or 'every axis has one unit'}"
         if budget is not None:
             return f"nothing merges: the first step on any axis costs more than the budget {budget}; give a larger one"
-        asked = [axis for axis in axes if n_coarse_for(axis, self.ratio(axis.name), self.round_to) < axis.size]
+        asked = [axis for axis in axes if choose_n_coarse(axis, self.ratio(axis.name), self.round_to) < axis.size]
         if not asked:
             ratios = ", ".join(f"{axis.name} {self.ratio(axis.name):g}" for axis in axes[:3])
             return (
@@ -99,7 +99,7 @@ class Way:
 
 
 @dataclass
-class Step:
+class MergeStep:
     """One level's axes and their graphs, from which transfers are made.
 
     Parameters
@@ -116,7 +116,7 @@ class Step:
         Those that may shrink.
     """
 
-    way: Way
+    way: MergePlan
     spec: UnitSpec
     state: Mapping[str, Tensor]
     whole: Mapping[str, Transfer]
@@ -153,7 +153,7 @@ class Step:
 
     def best(self, axis: Axis, ratio: float, judge: Judge | None) -> tuple[Transfer | None, dict[str, float]]:
         """Return the transfer of the smallest error at a ratio, None where the axis stays, and all errors by coarsener."""
-        n_coarse = n_coarse_for(axis, ratio, self.way.round_to)
+        n_coarse = choose_n_coarse(axis, ratio, self.way.round_to)
         if n_coarse >= axis.size:
             return None, {}
         found = {name: self._merged(axis, name, n_coarse) for name in self.way.coarseners}
@@ -188,7 +188,7 @@ class Step:
     def _merged(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
         merge, graph = self.way.coarseners[name], self.graph(axis.name)
         answer = merge(graph, n_coarse, seed=self.way.seed)
-        return Transfer(checked_aggregates(answer, graph, name, leaves_out=leaves_out(merge)))
+        return Transfer(check_aggregates(answer, graph, name, leaves_out=leaves_out(merge)))
 
     def graph(self, name: str) -> AxisGraph:
         """Return an axis' graph, made once."""
@@ -214,9 +214,9 @@ class Step:
         return np.isin(np.arange(axis.size), here)
 
 
-def coarseners_of(coarsener: str | Coarsener) -> dict[str, Coarsener]:
+def load_coarseners(coarsener: str | Coarsener) -> dict[str, Coarsener]:
     """Return a coarsener by its name; those of `AUTO` for ``"auto"``."""
     if not isinstance(coarsener, str):
         return {str(getattr(coarsener, "__name__", repr(coarsener))): coarsener}
     names = AUTO if coarsener == "auto" else (coarsener,)
-    return {name: plugins.load("netgraph.coarseners", name) for name in names}
+    return {name: plugins.load_plugin("netgraph.coarseners", name) for name in names}

@@ -15,13 +15,13 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.coarsen.matching.dominant import matched_weights
+from netgraph.coarsen.matching.dominant import mate_weights
 
 LENGTH = 8  # edges that a path takes in; 16 gain less than a thousandth more
 ROUNDS = 50  # of exchanges, only around what changed; seven or so until none gains
 
 
-def augmented_mates(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed: int = 0) -> NDArray[np.int32]:
+def augment_matching(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed: int = 0) -> NDArray[np.int32]:
     """Return a matching at least as heavy, in which no exchange around one edge gains.
 
     An exchange takes up to two edges in for one or two or three that leave: paths and cycles of at most five vertices
@@ -29,23 +29,23 @@ def augmented_mates(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed: 
     that come in, and cycles, are tried from every edge and every free vertex once. Orders are drawn from ``seed``.
     """
     graph = adjacency.indptr, adjacency.indices, adjacency.data
-    mate, weight = mate.copy(), matched_weights(adjacency, mate).astype(np.float64)
+    mate, weight = mate.copy(), mate_weights(adjacency, mate).astype(np.float64)
     n = len(mate)
     marked, due = np.zeros(n), np.ones(n, dtype=np.bool_)
     path = np.full(n, -1, dtype=np.int32), np.empty((LENGTH + 1, 2), dtype=np.int32), np.empty(LENGTH + 1)
     rng = np.random.default_rng(seed)
     for done in range(ROUNDS):
         if done == 1:
-            _lengthen(graph, mate, weight, rng.permutation(n).astype(np.int32), due, path)
+            _exchange_along_paths(graph, mate, weight, rng.permutation(n).astype(np.int32), due, path)
         mark = np.full(n, -1, dtype=np.int32)
-        gained = _augment(graph, mate, weight, rng.permutation(n).astype(np.int32), mark, marked, due)
+        gained = _exchange_around_edges(graph, mate, weight, rng.permutation(n).astype(np.int32), mark, marked, due)
         if not gained and done:
             break
     return mate
 
 
 @njit(nogil=True, cache=True)
-def _augment(graph: Any, mate: Any, weight: Any, order: Any, mark: Any, marked: Any, due: Any) -> Any:
+def _exchange_around_edges(graph: Any, mate: Any, weight: Any, order: Any, mark: Any, marked: Any, due: Any) -> Any:
     """Make the best exchange around every edge of the matching and every free vertex that is due; return how many gained."""
     indptr, indices, data = graph
     gained = 0
@@ -54,31 +54,31 @@ def _augment(graph: Any, mate: Any, weight: Any, order: Any, mark: Any, marked: 
         if m > v or not (due[v] or (m >= 0 and due[m])):
             continue  # an edge is the centre once
         due[v] = False
-        a1, g1, w1, a2, g2, w2 = _arms(indptr, indices, data, v, mate, weight, mark, marked)
+        a1, g1, w1, a2, g2, w2 = _find_two_arms(indptr, indices, data, v, mate, weight, mark, marked)
         if m < 0:
             if g1 > 1e-9 * w1:
-                _join(graph, v, a1, w1, mate, weight, due)
+                _match_pair(graph, v, a1, w1, mate, weight, due)
                 gained += 1
             continue
         due[m] = False
-        b1, h1, x1, b2, h2, x2 = _arms(indptr, indices, data, m, mate, weight, mark, marked)
-        gain, a, wa, b, wb = _best_two(a1, g1, w1, a2, g2, w2, b1, h1, x1, b2, h2, x2, mate)
+        b1, h1, x1, b2, h2, x2 = _find_two_arms(indptr, indices, data, m, mate, weight, mark, marked)
+        gain, a, wa, b, wb = _choose_disjoint_arms(a1, g1, w1, a2, g2, w2, b1, h1, x1, b2, h2, x2, mate)
         for e in range(indptr[m], indptr[m + 1]):  # cycles of four: both arms end at one pair
             c = mate[indices[e]]
             if c >= 0 and c != m and mark[c] == v and marked[c] + data[e] - weight[c] > gain:
                 gain, a, wa, b, wb = marked[c] + data[e] - weight[c], c, marked[c], indices[e], float(data[e])
         if gain - weight[v] > 1e-9 * weight[v]:
-            _free(graph, v, mate, weight, due)
+            _unmatch_vertex(graph, v, mate, weight, due)
             if a >= 0:
-                _join(graph, v, a, wa, mate, weight, due)
+                _match_pair(graph, v, a, wa, mate, weight, due)
             if b >= 0:
-                _join(graph, m, b, wb, mate, weight, due)
+                _match_pair(graph, m, b, wb, mate, weight, due)
             gained += 1
     return gained
 
 
 @njit(nogil=True, cache=True)
-def _arms(indptr: Any, indices: Any, data: Any, v: Any, mate: Any, weight: Any, mark: Any, marked: Any) -> Any:
+def _find_two_arms(indptr: Any, indices: Any, data: Any, v: Any, mate: Any, weight: Any, mark: Any, marked: Any) -> Any:
     """Return the two edges of v that gain most for what their other ends lose, to two pairs; mark v's neighbours."""
     a1, g1, w1, a2, g2, w2 = np.int32(-1), 0.0, 0.0, np.int32(-1), 0.0, 0.0
     for e in range(indptr[v], indptr[v + 1]):
@@ -97,7 +97,7 @@ def _arms(indptr: Any, indices: Any, data: Any, v: Any, mate: Any, weight: Any, 
 
 
 @njit(nogil=True, cache=True)
-def _best_two(
+def _choose_disjoint_arms(
     a1: Any,
     g1: Any,
     w1: Any,
@@ -121,28 +121,28 @@ def _best_two(
 
 
 @njit(nogil=True, cache=True)
-def _join(graph: Any, v: Any, a: Any, w: Any, mate: Any, weight: Any, due: Any) -> Any:
+def _match_pair(graph: Any, v: Any, a: Any, w: Any, mate: Any, weight: Any, due: Any) -> Any:
     """Match v, which is free, and a, whose mate is freed."""
-    _free(graph, a, mate, weight, due)
+    _unmatch_vertex(graph, a, mate, weight, due)
     mate[v], mate[a] = a, v
     weight[v] = weight[a] = w
-    _touch(graph, v, due)
-    _touch(graph, a, due)
+    _mark_due(graph, v, due)
+    _mark_due(graph, a, due)
 
 
 @njit(nogil=True, cache=True)
-def _free(graph: Any, v: Any, mate: Any, weight: Any, due: Any) -> Any:
+def _unmatch_vertex(graph: Any, v: Any, mate: Any, weight: Any, due: Any) -> Any:
     """Take v's edge out of the matching, if it has one."""
     m = mate[v]
     if m >= 0:
         mate[v] = mate[m] = -1
         weight[v] = weight[m] = 0
-        _touch(graph, v, due)
-        _touch(graph, m, due)
+        _mark_due(graph, v, due)
+        _mark_due(graph, m, due)
 
 
 @njit(nogil=True, cache=True)
-def _touch(graph: Any, v: Any, due: Any) -> Any:
+def _mark_due(graph: Any, v: Any, due: Any) -> Any:
     """Make v and its neighbours due: what they gain may have changed."""
     indptr, indices, _ = graph
     due[v] = True
@@ -151,22 +151,22 @@ def _touch(graph: Any, v: Any, due: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _lengthen(graph: Any, mate: Any, weight: Any, order: Any, due: Any, path: Any) -> Any:
+def _exchange_along_paths(graph: Any, mate: Any, weight: Any, order: Any, due: Any, path: Any) -> Any:
     """Exchange along the heaviest path or cycle met while one grows from every edge and every free vertex."""
     _, taken, took = path
     for v in order:
         if mate[v] > v:
             continue
-        kept = _grow(graph, mate, weight, v, path)
+        kept = _grow_path(graph, mate, weight, v, path)
         for i in range(kept):
             for u in taken[i]:
-                _free(graph, u, mate, weight, due)
+                _unmatch_vertex(graph, u, mate, weight, due)
         for i in range(kept):
-            _join(graph, taken[i, 0], taken[i, 1], took[i], mate, weight, due)
+            _match_pair(graph, taken[i, 0], taken[i, 1], took[i], mate, weight, due)
 
 
 @njit(nogil=True, cache=True)
-def _grow(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
+def _grow_path(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
     """Grow a path from v and its mate, and return how many of the edges ``taken`` are to come in.
 
     The end whose arm gains more, or loses less, goes on from the mate of that arm's other end; ``met[u]`` is v where
@@ -182,7 +182,7 @@ def _grow(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
     for n in range(length):
         for side in range(2):
             if arms[side] >= 0 and met[arms[side]] == v:
-                arms[side], gains[side], weights[side], _ = _arm(graph, ends[side], ends[1 - side], weight, met, v)
+                arms[side], gains[side], weights[side], _ = _find_arm(graph, ends[side], ends[1 - side], weight, met, v)
         side = int(gains[1] > gains[0])
         a, other = arms[side], ends[1 - side]
         if a < 0:
@@ -195,7 +195,7 @@ def _grow(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
         ends[side], arms[side], gains[side] = mate[a], -1, -np.inf
         if mate[a] >= 0:
             met[mate[a]] = v
-            arms[side], gains[side], weights[side], back = _arm(graph, mate[a], other, weight, met, v)
+            arms[side], gains[side], weights[side], back = _find_arm(graph, mate[a], other, weight, met, v)
             if total + back > most + 1e-9 * back:
                 most, kept, closed = total + back, n + 1, True
                 taken[length, 0], taken[length, 1], took[length] = mate[a], other, back
@@ -205,7 +205,7 @@ def _grow(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _arm(graph: Any, end: Any, other: Any, weight: Any, met: Any, v: Any) -> Any:
+def _find_arm(graph: Any, end: Any, other: Any, weight: Any, met: Any, v: Any) -> Any:
     """Return the edge from ``end`` that gains most for what its other end loses, and the weight of the edge to ``other``."""
     indptr, indices, data = graph
     best, most, heavy, back = np.int32(-1), -np.inf, 0.0, 0.0

@@ -23,7 +23,7 @@ from scipy import sparse
 from netgraph.affinity.all_pairs import Affinity, AllPairs
 
 VERTEX = 0xFFFFFFFF  # the lower half of a key; the upper has the first 32 bits of the weight, which keep its order
-UNTOLD = -2
+UNDECIDED = -2
 LEAST, RANGE = 1 << 32, 0x7F7FFFFF << 32  # keys of weights that are finite and above zero: LEAST <= key < LEAST + RANGE
 Mates = NDArray[np.int32]
 
@@ -43,36 +43,36 @@ def dominant_matching(affinity: Affinity, seed: int = 0) -> Mates:
     mate : int32 array of shape (n,)
         -1 where a vertex has none.
     """
-    indptr, indices, data = _rows(affinity)
+    indptr, indices, data = _read_rows(affinity)
     hashed, shared = np.uint64(seed % 2**64), isinstance(affinity, AllPairs)
     words = data.itemsize // 4
     first_bits = data.view(np.int32) if words == 1 else data.view(np.int32)[1::2]
-    mate, rows = _rounds(indptr, indices, data, first_bits, shared, hashed)
+    mate, rows = _match_in_rounds(indptr, indices, data, first_bits, shared, hashed)
     if len(rows):
-        _take_in_order(affinity.tocsr(), rows, mate, hashed)
+        _match_sorted_edges(affinity.tocsr(), rows, mate, hashed)
     return np.asarray(mate)
 
 
-def matched_weights(adjacency: sparse.csr_array, mate: NDArray[Any]) -> NDArray[Any]:
+def mate_weights(adjacency: sparse.csr_array, mate: NDArray[Any]) -> NDArray[Any]:
     """Return the weight of the edge to each vertex' mate, (n,), zero where it has none."""
-    return np.asarray(_weights(adjacency.indptr, adjacency.indices, adjacency.data, mate))
+    return np.asarray(_look_up_weights(adjacency.indptr, adjacency.indices, adjacency.data, mate))
 
 
-def _rows(affinity: Affinity) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _read_rows(affinity: Affinity) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return where rows start, columns and weights; all rows of `AllPairs` share the columns of one."""
     if isinstance(affinity, AllPairs):
         n = len(affinity.weights)
         starts = np.arange(n + 1, dtype=np.int32 if n < 1 << 15 else np.int64) * n
-        return starts, np.arange(n, dtype=np.int32), _floats(affinity.weights.ravel())
-    return affinity.indptr, affinity.indices, _floats(affinity.data)
+        return starts, np.arange(n, dtype=np.int32), _to_ordered_floats(affinity.weights.ravel())
+    return affinity.indptr, affinity.indices, _to_ordered_floats(affinity.data)
 
 
-def _floats(data: NDArray[Any]) -> NDArray[Any]:
+def _to_ordered_floats(data: NDArray[Any]) -> NDArray[Any]:
     """Return little-endian weights of 4 or 8 bytes, in which numbers above zero are ordered as their bits are."""
     return np.ascontiguousarray(data, dtype="<f4" if data.dtype == np.float32 else "<f8")
 
 
-def _take_in_order(adjacency: sparse.csr_array, rows: Mates, mate: Mates, seed: Any) -> None:
+def _match_sorted_edges(adjacency: sparse.csr_array, rows: Mates, mate: Mates, seed: Any) -> None:
     """Match the free vertices ``rows`` by their edges in order."""
     free = np.zeros(len(mate), dtype=np.bool_)
     free[rows] = True
@@ -80,11 +80,11 @@ def _take_in_order(adjacency: sparse.csr_array, rows: Mates, mate: Mates, seed: 
     i, j, weight = rows[some.row], some.col, some.data
     kept = free[j] & (i < j) & (weight > 0)
     i, j, weight = i[kept], j[kept].astype(np.int32), weight[kept]
-    _greedy(i, j, np.lexsort((edge_ranks(i, j, seed), -weight)), mate)
+    _match_greedily(i, j, np.lexsort((hash_edges(i, j, seed), -weight)), mate)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def edge_rank(i: Any, j: Any, seed: Any) -> Any:
+def hash_edge(i: Any, j: Any, seed: Any) -> Any:
     """Mix the ends of an edge (splitmix64, Steele, Lea and Flood, OOPSLA 2014): its place among equals."""
     x = np.uint64(0x9E3779B97F4A7C15) * np.uint64(min(i, j)) + np.uint64(max(i, j)) + seed
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -93,32 +93,34 @@ def edge_rank(i: Any, j: Any, seed: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def edge_ranks(i: Any, j: Any, seed: Any) -> Any:
-    """Return `edge_rank` of many edges, uint64 (m,)."""
+def hash_edges(i: Any, j: Any, seed: Any) -> Any:
+    """Return `hash_edge` of many edges, uint64 (m,)."""
     out = np.empty(len(i), dtype=np.uint64)
     for p in range(len(i)):
-        out[p] = edge_rank(i[p], j[p], seed)
+        out[p] = hash_edge(i[p], j[p], seed)
     return out
 
 
 @njit(nogil=True, cache=True)
-def _rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any) -> Any:
+def _match_in_rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any) -> Any:
     """Return each vertex' mate, and the vertices that are free still, because rounds did not shrink the graph."""
     n = len(indptr) - 1
     mate, free = np.empty(n, dtype=np.int32), np.ones(n, dtype=np.uint8)
-    _point(indptr, indices, data, first_bits, shared, seed, mate, free)
-    rows, entries = _left(mate, free, np.arange(n).astype(np.int32), indptr)
+    _point_to_first_edges(indptr, indices, data, first_bits, shared, seed, mate, free)
+    rows, entries = _find_waiting(mate, free, np.arange(n).astype(np.int32), indptr)
     if shared:
-        rows = _reread(indptr, indices, data, first_bits, seed, mate, free, rows)
+        rows = _reread_rows(indptr, indices, data, first_bits, seed, mate, free, rows)
     else:
-        rows = _narrowed(indptr, indices, data, first_bits, seed, mate, free, rows, entries)
+        rows = _shrink_rows(indptr, indices, data, first_bits, seed, mate, free, rows, entries)
     for v in rows:
         mate[v] = -1
     return mate, rows
 
 
 @njit(nogil=True, cache=True)
-def _reread(indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any) -> Any:
+def _reread_rows(
+    indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any
+) -> Any:
     """Go round over all pairs, and return the rows still free: read anew, without looking up columns, they cost less than copied."""
     before = 2 * len(rows)
     while len(rows) < before - before // 16:
@@ -129,37 +131,40 @@ def _reread(indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, ma
                 for v in range(len(bits)):
                     key = (np.int64(bits[v]) << 32) | np.int64(v) | taken[v]
                     high, low = max(high, key), max(low, key ^ VERTEX)
-                mate[u] = _told(high, low, u)
-                if mate[u] == UNTOLD:
-                    mate[u] = _first(indptr, indices, data, True, u, seed, free)
-        rows, _ = _left(mate, free, rows, indptr)
+                mate[u] = _decode_keys(high, low, u)
+                if mate[u] == UNDECIDED:
+                    mate[u] = _find_first_edge(indptr, indices, data, True, u, seed, free)
+        rows, _ = _find_waiting(mate, free, rows, indptr)
     return rows
 
 
 @njit(nogil=True, cache=True)
-def _narrowed(
+def _shrink_rows(
     indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any, entries: Any
 ) -> Any:
     """Go round over copies of the edges between free vertices, fewer each time, and return the rows still free."""
     keys = np.empty(entries + 1, dtype=np.int64)
     starts, stops = np.empty(len(free), dtype=np.int64), np.empty(len(free), dtype=np.int64)
-    before, entries = 2 * entries, _copy(indptr, indices, data, first_bits, seed, mate, free, rows, starts, stops, keys)
+    before, entries = (
+        2 * entries,
+        _copy_free_edges(indptr, indices, data, first_bits, seed, mate, free, rows, starts, stops, keys),
+    )
     while entries < before - before // 8:
         before = entries
-        rows, _ = _left(mate, free, rows, indptr)
-        entries = _filter(indptr, indices, data, seed, mate, free, rows, starts, stops, keys)
-    return _left(mate, free, rows, indptr)[0]
+        rows, _ = _find_waiting(mate, free, rows, indptr)
+        entries = _filter_free_edges(indptr, indices, data, seed, mate, free, rows, starts, stops, keys)
+    return _find_waiting(mate, free, rows, indptr)[0]
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _row(indptr: Any, indices: Any, values: Any, shared: Any, u: Any) -> Any:
+def _read_row(indptr: Any, indices: Any, values: Any, shared: Any, u: Any) -> Any:
     """Return the values and columns of u's edges."""
     start, stop = indptr[u], indptr[u + 1]
     return values[start:stop], indices[: stop - start] if shared else indices[start:stop]
 
 
 @njit(nogil=True, cache=True)
-def _left(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
+def _find_waiting(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
     """Return those of ``rows`` that no mate points back to, though they have an edge, and the sum of their degrees."""
     left, at, entries = np.empty(len(rows), dtype=np.int32), np.int64(0), np.int64(0)
     for v in rows:
@@ -174,24 +179,26 @@ def _left(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _point(indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any, mate: Any, free: Any) -> Any:
+def _point_to_first_edges(
+    indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any, mate: Any, free: Any
+) -> Any:
     """Point each vertex to its first edge: a stream of weights, with no look at other vertices.
 
     The loop has no branch: ``high`` gets the last and ``low`` the first vertex of those whose bits are the largest.
     """
     for u in range(len(mate)):
         high, low = np.int64(0), np.int64(0)
-        bits, columns = _row(indptr, indices, first_bits, shared, u)
+        bits, columns = _read_row(indptr, indices, first_bits, shared, u)
         for e in range(len(bits)):
             key = (np.int64(bits[e]) << 32) | np.int64(columns[e])
             high, low = max(high, key), max(low, key ^ VERTEX)
-        mate[u] = _told(high, low, u)
-        if mate[u] == UNTOLD:
-            mate[u] = _first(indptr, indices, data, shared, u, seed, free)
+        mate[u] = _decode_keys(high, low, u)
+        if mate[u] == UNDECIDED:
+            mate[u] = _find_first_edge(indptr, indices, data, shared, u, seed, free)
 
 
 @njit(nogil=True, cache=True)
-def _copy(
+def _copy_free_edges(
     indptr: Any,
     indices: Any,
     data: Any,
@@ -209,7 +216,7 @@ def _copy(
     for u in rows:
         place = np.uint32(u)
         high, low, starts[place] = np.int64(0), np.int64(0), at
-        bits, columns = _row(indptr, indices, first_bits, False, u)
+        bits, columns = _read_row(indptr, indices, first_bits, False, u)
         for e in range(len(bits)):
             v = np.uint32(columns[e])
             key = (np.int64(bits[e]) << 32) | np.int64(v)
@@ -219,14 +226,14 @@ def _copy(
             key |= is_free - 1  # below zero where v is not free
             high, low = max(high, key), max(low, key ^ VERTEX)
         stops[place] = at
-        mate[place] = _told(high, low, u)
-        if mate[place] == UNTOLD:
-            mate[place] = _first(indptr, indices, data, False, u, seed, free)
+        mate[place] = _decode_keys(high, low, u)
+        if mate[place] == UNDECIDED:
+            mate[place] = _find_first_edge(indptr, indices, data, False, u, seed, free)
     return at
 
 
 @njit(nogil=True, cache=True)
-def _filter(
+def _filter_free_edges(
     indptr: Any, indices: Any, data: Any, seed: Any, mate: Any, free: Any, rows: Any, starts: Any, stops: Any, keys: Any
 ) -> Any:
     """Keep the edges between free vertices in their array, and point each vertex to its first."""
@@ -243,43 +250,43 @@ def _filter(
             high, low = max(high, key), max(low, key ^ VERTEX)
         stops[place] = at
         entries += np.int64(at) - starts[place]
-        mate[place] = _told(high, low, u)
-        if mate[place] == UNTOLD:
-            mate[place] = _first(indptr, indices, data, False, u, seed, free)
+        mate[place] = _decode_keys(high, low, u)
+        if mate[place] == UNDECIDED:
+            mate[place] = _find_first_edge(indptr, indices, data, False, u, seed, free)
     return entries
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _told(high: Any, low: Any, u: Any) -> Any:
-    """Return the end of u's first edge, -1 where there is none, `UNTOLD` where keys do not tell."""
+def _decode_keys(high: Any, low: Any, u: Any) -> Any:
+    """Return the end of u's first edge, -1 where there is none, `UNDECIDED` where keys do not tell."""
     alone = (high ^ low) == VERTEX and np.uint64(high - LEAST) < np.uint64(RANGE) and (high & VERTEX) != u
-    return np.int32(high & VERTEX) if alone else np.int32(UNTOLD if low > 0 else -1)
+    return np.int32(high & VERTEX) if alone else np.int32(UNDECIDED if low > 0 else -1)
 
 
 @njit(nogil=True, cache=True)
-def _first(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, seed: Any, free: Any) -> Any:
+def _find_first_edge(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, seed: Any, free: Any) -> Any:
     """Return the end of u's first edge to a free vertex, by exact weights and ranks; -1 where there is none."""
     best, heaviest, rank = np.int32(-1), data.dtype.type(0), np.uint64(0)
-    weights, columns = _row(indptr, indices, data, shared, u)
+    weights, columns = _read_row(indptr, indices, data, shared, u)
     for e in range(len(weights)):
         v, w = np.int32(columns[e]), weights[e]
         if w < heaviest or not w > 0 or v == u or not free[v]:
             continue
-        place = edge_rank(u, v, seed)
+        place = hash_edge(u, v, seed)
         if w > heaviest or place < rank:
             best, heaviest, rank = v, w, place
     return best
 
 
 @njit(nogil=True, cache=True)
-def _greedy(i: Any, j: Any, order: Any, mate: Any) -> Any:
+def _match_greedily(i: Any, j: Any, order: Any, mate: Any) -> Any:
     for e in order:
         if mate[i[e]] < 0 and mate[j[e]] < 0:
             mate[i[e]], mate[j[e]] = j[e], i[e]
 
 
 @njit(nogil=True, cache=True)
-def _weights(indptr: Any, indices: Any, data: Any, mate: Any) -> Any:
+def _look_up_weights(indptr: Any, indices: Any, data: Any, mate: Any) -> Any:
     out = np.zeros(len(mate), dtype=data.dtype)
     for u in range(len(mate)):
         if mate[u] > u:

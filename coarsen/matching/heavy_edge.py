@@ -14,10 +14,10 @@ from numba import njit
 from scipy import sparse
 
 from netgraph.affinity.all_pairs import Affinity
-from netgraph.coarsen.matching.augmentation import augmented_mates
+from netgraph.coarsen.matching.augmentation import augment_matching
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.dominant import dominant_matching, edge_ranks, matched_weights
-from netgraph.coarsen.matching.labels import Ints, contracted, divisor_asked, numbered
+from netgraph.coarsen.matching.dominant import dominant_matching, hash_edges, mate_weights
+from netgraph.coarsen.matching.labels import Ints, check_equal_sizes, contract_by_mean, renumber_labels
 
 
 def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0, augment: bool = False) -> Ints:
@@ -44,7 +44,9 @@ def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0, augme
     AggregatesError
         Aggregates must be equal, and ``n_coarse`` does not divide the number of units or some must stay alone.
     """
-    return _aggregate(graph, n_coarse, lambda affinity, wanted: _by_weight(affinity, wanted, seed, augment))
+    return _merge_by_matching(
+        graph, n_coarse, lambda affinity, wanted: _match_by_weight(affinity, wanted, seed, augment)
+    )
 
 
 augmented_matching = partial(heavy_edge_matching, augment=True)
@@ -52,28 +54,30 @@ augmented_matching = partial(heavy_edge_matching, augment=True)
 
 def random_order_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Heavy edge matching as METIS visits it: units in random order, each takes its heaviest free neighbour."""
-    return _aggregate(graph, n_coarse, lambda affinity, wanted: _by_visit(affinity.tocsr(), wanted, seed))
+    return _merge_by_matching(
+        graph, n_coarse, lambda affinity, wanted: _match_in_random_order(affinity.tocsr(), wanted, seed)
+    )
 
 
-def _aggregate(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
+def _merge_by_matching(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     if graph.equal:
-        divisor_asked(graph, n_coarse)
-        return _equal_groups(graph, n_coarse, match)
-    aggregates, affinity = np.arange(graph.n_units), _movable(graph)
+        check_equal_sizes(graph, n_coarse)
+        return _make_equal_groups(graph, n_coarse, match)
+    aggregates, affinity = np.arange(graph.n_units), _drop_fixed_edges(graph)
     once = 2 * n_coarse >= graph.n_units  # one matching is enough; who found no partner stays alone
     while (n := affinity.shape[0]) > n_coarse:
         pairs = match(affinity, n - n_coarse)
         if not len(pairs):
             break
-        step = numbered(_merge_pairs(n, pairs))
+        step = renumber_labels(_merge_pairs(n, pairs))
         sizes, aggregates = np.bincount(aggregates), step[aggregates]
         if once or n - len(pairs) == n_coarse:
             break
-        affinity = contracted(affinity.tocsr(), step, sizes)
-    return numbered(aggregates)
+        affinity = contract_by_mean(affinity.tocsr(), step, sizes)
+    return renumber_labels(aggregates)
 
 
-def _movable(graph: AxisGraph) -> Affinity:
+def _drop_fixed_edges(graph: AxisGraph) -> Affinity:
     """Return the affinity without the edges of units that must stay alone."""
     if graph.fixed is None or not graph.fixed.any():
         return graph.affinity
@@ -81,29 +85,29 @@ def _movable(graph: AxisGraph) -> Affinity:
     return sparse.csr_array(free @ graph.adjacency @ free)
 
 
-def _equal_groups(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
+def _make_equal_groups(graph: AxisGraph, n_coarse: int, match: Any) -> Ints:
     """Merge groups of one size: perfect matchings while the size is even, then rows of neighbours."""
     n, size = graph.n_units, graph.n_units // n_coarse
     aggregates, affinity = np.arange(n), graph.affinity
     while size % 2 == 0:
-        pairs = _perfect(affinity.shape[0], match(affinity, n))
-        step = numbered(_merge_pairs(affinity.shape[0], pairs))
+        pairs = _complete_matching(affinity.shape[0], match(affinity, n))
+        step = renumber_labels(_merge_pairs(affinity.shape[0], pairs))
         sizes, aggregates, size = np.bincount(aggregates), step[aggregates], size // 2
         if size > 1:
-            affinity = contracted(affinity.tocsr(), step, sizes)
+            affinity = contract_by_mean(affinity.tocsr(), step, sizes)
     if size > 1:
-        step = _grown(affinity.tocsr(), size)
+        step = _grow_groups(affinity.tocsr(), size)
         aggregates = step[aggregates]
-    return numbered(aggregates)
+    return renumber_labels(aggregates)
 
 
-def _perfect(n: int, pairs: Ints) -> Ints:
+def _complete_matching(n: int, pairs: Ints) -> Ints:
     """Pair what the matching left over, in order; ``n`` is even."""
     free = np.setdiff1d(np.arange(n), pairs.ravel())
     return np.concatenate([pairs, free.reshape(-1, 2)])
 
 
-def _grown(adjacency: sparse.csr_array, size: int) -> Ints:
+def _grow_groups(adjacency: sparse.csr_array, size: int) -> Ints:
     """Grow groups of ``size``: start at the first free unit and add the free unit most alike to the group."""
     n = adjacency.shape[0]
     dense = adjacency.toarray() if n <= 4096 else None
@@ -119,28 +123,28 @@ def _grown(adjacency: sparse.csr_array, size: int) -> Ints:
     return group
 
 
-def _by_weight(affinity: Affinity, wanted: int, seed: int, augment: bool) -> Ints:
+def _match_by_weight(affinity: Affinity, wanted: int, seed: int, augment: bool) -> Ints:
     """Return the locally dominant matching, at most ``wanted`` pairs of it: the heaviest."""
     mate = dominant_matching(affinity, seed)
     if augment:
-        mate = augmented_mates(affinity.tocsr(), mate, seed)
+        mate = augment_matching(affinity.tocsr(), mate, seed)
     i = np.flatnonzero(mate > np.arange(len(mate)))
     j = mate[i].astype(np.int64)
     if len(i) > wanted:
-        ranks = edge_ranks(i, j, np.uint64(seed % 2**64))
-        first = np.lexsort((ranks, -matched_weights(affinity.tocsr(), mate)[i]))[:wanted]
+        ranks = hash_edges(i, j, np.uint64(seed % 2**64))
+        first = np.lexsort((ranks, -mate_weights(affinity.tocsr(), mate)[i]))[:wanted]
         i, j = i[first], j[first]
     return np.stack([i, j], axis=1)
 
 
-def _by_visit(adjacency: sparse.csr_array, wanted: int, seed: int) -> Ints:
+def _match_in_random_order(adjacency: sparse.csr_array, wanted: int, seed: int) -> Ints:
     """Return the first ``wanted`` pairs of the matching of units that choose in random order."""
     order = np.random.default_rng(seed).permutation(adjacency.shape[0])
-    return np.asarray(_visit(adjacency.indptr, adjacency.indices, adjacency.data, order))[:wanted]
+    return np.asarray(_visit_units(adjacency.indptr, adjacency.indices, adjacency.data, order))[:wanted]
 
 
 @njit(cache=True)
-def _visit(indptr: Any, indices: Any, data: Any, order: Any) -> Any:
+def _visit_units(indptr: Any, indices: Any, data: Any, order: Any) -> Any:
     free = np.ones(len(order), dtype=np.bool_)
     pairs = np.empty((len(order) // 2, 2), dtype=np.int64)
     found = 0

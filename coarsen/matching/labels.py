@@ -15,7 +15,7 @@ from netgraph.errors import AggregatesError
 Ints = NDArray[np.int64]
 
 
-def divisor_asked(graph: AxisGraph, n_coarse: int) -> None:
+def check_equal_sizes(graph: AxisGraph, n_coarse: int) -> None:
     """Raise `AggregatesError` unless aggregates of one size can number ``n_coarse``."""
     n = graph.n_units
     if n_coarse < 1 or n % n_coarse:
@@ -30,10 +30,10 @@ def divisor_asked(graph: AxisGraph, n_coarse: int) -> None:
         )
 
 
-def numbered(aggregates: Ints) -> Ints:
+def renumber_labels(aggregates: Ints) -> Ints:
     """Number aggregates 0 .. k - 1 in the order of their first units."""
     if len(aggregates) and aggregates.min() >= 0 and aggregates.max() <= 4 * len(aggregates):
-        return np.asarray(_numbered(aggregates, int(aggregates.max()) + 1))
+        return np.asarray(_renumber_kernel(aggregates, int(aggregates.max()) + 1))
     _, first, inverse = np.unique(aggregates, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -41,7 +41,7 @@ def numbered(aggregates: Ints) -> Ints:
 
 
 @njit(nogil=True, cache=True)
-def _numbered(aggregates: Any, largest: Any) -> Any:
+def _renumber_kernel(aggregates: Any, largest: Any) -> Any:
     number, out, found = np.full(largest, -1, dtype=np.int64), np.empty(len(aggregates), dtype=np.int64), 0
     for unit in range(len(aggregates)):
         a = aggregates[unit]
@@ -52,7 +52,7 @@ def _numbered(aggregates: Any, largest: Any) -> Any:
     return out
 
 
-def contracted(adjacency: sparse.csr_array, aggregates: Ints, sizes: Ints) -> sparse.csr_array:
+def contract_by_mean(adjacency: sparse.csr_array, aggregates: Ints, sizes: Ints) -> sparse.csr_array:
     """Return the graph of aggregates: the mean affinity of their members, zero diagonal.
 
     ``sizes`` (n,) says how many units each vertex stands for already, so that the mean runs over units however

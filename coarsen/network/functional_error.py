@@ -9,39 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.network.head_alignment import in_one_basis
-from netgraph.coarsen.network.oracles import tensors_of
+from netgraph.coarsen.network.head_alignment import rotate_to_one_basis
+from netgraph.coarsen.network.oracles import collect_tensors
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.recorder import plain_attention
+from netgraph.recording.recorder import disable_fused_attention
 from netgraph.tracing.unit_spec import UnitSpec
-from netgraph.utils.module_state import set_mode
-from netgraph.utils.pytree import normalise_example, structure_of, unflatten
+from netgraph.utils.module_state import set_training_mode
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 
-def batches_of(data: Any, size: int) -> list[Any]:
+def split_batches(data: Any, size: int) -> list[Any]:
     """Cut inputs, nested as an example, into batches along their first dimension."""
     leaves: list[Tensor] = []
-    structure = structure_of(normalise_example(data), leaves)
+    structure = build_structure(normalize_example(data), leaves)
     pieces = zip(*(leaf.split(size) for leaf in leaves), strict=True)
-    nested = [unflatten(structure, list(piece)) for piece in pieces]
+    nested = [unflatten_tree(structure, list(piece)) for piece in pieces]
     return [kwargs if kwargs else args for args, kwargs in nested]
 
 
-def outputs(network: nn.Module, batches: Sequence[Any]) -> list[list[Tensor]]:
+def compute_outputs(network: nn.Module, batches: Sequence[Any]) -> list[list[Tensor]]:
     """Return the tensors of a network's results in evaluation mode, batch by batch."""
     training = network.training
-    set_mode(network, training=False)
+    set_training_mode(network, training=False)
     try:
-        with torch.no_grad(), plain_attention():
-            return [tensors_of(_called(network, batch)) for batch in batches]
+        with torch.no_grad(), disable_fused_attention():
+            return [collect_tensors(_call_network(network, batch)) for batch in batches]
     finally:
-        set_mode(network, training=training)
+        set_training_mode(network, training=training)
 
 
-def _called(network: nn.Module, batch: Any) -> Any:
-    args, kwargs = normalise_example(batch)
+def _call_network(network: nn.Module, batch: Any) -> Any:
+    args, kwargs = normalize_example(batch)
     return network(*args, **kwargs)
 
 
@@ -54,7 +54,7 @@ def function_error(wanted: Sequence[Sequence[Tensor]], found: Sequence[Sequence[
 
 
 @dataclass(frozen=True)
-class FunctionError:
+class FunctionErrorJudge:
     """Judges one axis' transfer by what it does to the outputs, all other axes as they are on this level.
 
     Parameters
@@ -87,8 +87,8 @@ class FunctionError:
         """Return the relative error of the network in which this axis alone is smaller."""
         step = self.whole[axis].compose(transfer) if axis in self.whole else transfer
         transfers = {**self.whole, axis: step}
-        model = in_one_basis(self.model, self.spec, {axis: step}, self.rotating)
+        model = rotate_to_one_basis(self.model, self.spec, {axis: step}, self.rotating)
         network = coarse_network(model, self.spec, transfers).eval()
         if self.mend is not None:
             self.mend(model, transfers, network)
-        return function_error(self.wanted, outputs(network, self.batches))
+        return function_error(self.wanted, compute_outputs(network, self.batches))

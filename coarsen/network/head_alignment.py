@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netgraph.affinity.head_circuits import matrices, pairs
-from netgraph.analysis.attention_heads import Heads, Index, Part, heads_of
-from netgraph.coarsen.network.oracles import first_row, relative_error_of, run_coarse
-from netgraph.coarsen.network.probe_weights import telling_state
+from netgraph.affinity.head_circuits import gather_head_rows, split_rotary_pairs
+from netgraph.analysis.attention_heads import Heads, HeadSlice, Index, find_heads
+from netgraph.coarsen.network.oracles import first_row, max_relative_error, run_coarse
+from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.transfer import HALVES, Transfer
-from netgraph.recording.recorder import as_it_was
+from netgraph.recording.recorder import preserve_attributes
 from netgraph.tracing.unit_spec import UnitSpec
-from netgraph.utils.module_state import set_mode
+from netgraph.utils.module_state import set_training_mode
 
 if TYPE_CHECKING:
     pass
@@ -40,7 +40,7 @@ LEAST = 1e-9  # share of a head's square that a rotation must bring nearer: copi
 
 
 @dataclass(frozen=True)
-class Turns:
+class HeadRotation:
     """A rotation of each head's inner basis.
 
     Parameters
@@ -66,7 +66,7 @@ class Turns:
         """Whether every head stays as it is."""
         return all(bool((t == torch.eye(t.shape[1], dtype=t.dtype)).all()) for t in (self.attending, self.moving))
 
-    def applied(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rotate(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the parameters in the new bases; what they compute stays."""
         out = dict(state)
         for part, turns in (
@@ -77,11 +77,11 @@ class Turns:
         ):
             for name, dim in ((part.weight, part.dim), (part.bias, 0)):
                 if name is not None:
-                    out[name] = _turned(out[name], dim, part.index, turns)
+                    out[name] = _rotate_rows(out[name], dim, part.index, turns)
         return out
 
 
-def _turned(tensor: Tensor, dim: int, index: Index, turns: Tensor) -> Tensor:
+def _rotate_rows(tensor: Tensor, dim: int, index: Index, turns: Tensor) -> Tensor:
     rows = tensor.detach().movedim(dim, 0).clone()
     places = torch.from_numpy(index).to(tensor.device)
     found = rows[places].to(torch.float32 if tensor.dtype in HALVES else tensor.dtype)
@@ -91,7 +91,9 @@ def _turned(tensor: Tensor, dim: int, index: Index, turns: Tensor) -> Tensor:
     return rows.movedim(0, dim)
 
 
-def aligning(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[str, Tensor]) -> list[Turns]:
+def find_rotations(
+    spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[str, Tensor]
+) -> list[HeadRotation]:
     """Return the rotations after which heads that merge have one basis, none for heads that do not merge.
 
     Parameters
@@ -104,36 +106,40 @@ def aligning(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[s
     """
     found = []
     for axis, transfer in transfers.items():
-        for place, heads in enumerate(heads_of(spec, axis)):
-            if _of_units(heads, transfer.n_fine):
-                attending, moving = _aligned(heads, transfer.aggregates, state)
-                found.append(Turns(axis, place, heads, attending, moving))
+        for place, heads in enumerate(find_heads(spec, axis)):
+            if _belong_to_units(heads, transfer.n_fine):
+                attending, moving = _find_head_rotations(heads, transfer.aggregates, state)
+                found.append(HeadRotation(axis, place, heads, attending, moving))
     return [turns for turns in found if not turns.is_identity]
 
 
-def _aligned(heads: Heads, aggregates: Index, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _find_head_rotations(heads: Heads, aggregates: Index, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return the rotations of queries and keys, and of values and what reads them."""
-    query, key, value, out = (_side(part, state) for part in (heads.query, heads.key, heads.value, heads.out))
+    query, key, value, out = (_stack_rows(part, state) for part in (heads.query, heads.key, heads.value, heads.out))
     if heads.key.index.shape[1] == 1:  # a key's bias adds the same to all scores of a query, unless positions turn it
-        still = slice(None) if heads.mates is None else pairs(heads.mates)[2]
+        still = slice(None) if heads.mates is None else split_rotary_pairs(heads.mates)[2]
         key[:, still, state[heads.key.weight].shape[1 - heads.key.dim] :] = 0
-    attending = _still(query) if heads.normed else _rotations(torch.cat([query, key], 2), aggregates, heads.mates)
-    return attending, _rotations(torch.cat([value, out], 2), aggregates, None)
+    attending = (
+        _identity_rotations(query)
+        if heads.normed
+        else _procrustes_rotations(torch.cat([query, key], 2), aggregates, heads.mates)
+    )
+    return attending, _procrustes_rotations(torch.cat([value, out], 2), aggregates, None)
 
 
-def _still(rows: Tensor) -> Tensor:
+def _identity_rotations(rows: Tensor) -> Tensor:
     """Return for each head (n, size, width) the rotation that changes nothing, (n, size, size)."""
     return torch.eye(rows.shape[1], dtype=rows.dtype).repeat(len(rows), 1, 1)
 
 
-def _side(part: Part, state: Mapping[str, Tensor]) -> Tensor:
+def _stack_rows(part: HeadSlice, state: Mapping[str, Tensor]) -> Tensor:
     """Return each head's rows, those of all copies side by side, (n, size, copies · width), in double precision."""
-    return matrices(part, state).double().transpose(1, 2).flatten(2)
+    return gather_head_rows(part, state).double().transpose(1, 2).flatten(2)
 
 
-def _rotations(rows: Tensor, aggregates: Index, mates: Index | None) -> Tensor:
+def _procrustes_rotations(rows: Tensor, aggregates: Index, mates: Index | None) -> Tensor:
     """Return for each head the rotation (size, size) towards the mean of those before it in its aggregate."""
-    turns = _still(rows)
+    turns = _identity_rotations(rows)
     for k in range(int(aggregates.max(initial=-1)) + 1):
         members = np.flatnonzero(aggregates == k)
         total = rows[members[0]].clone() if len(members) else rows.new_zeros(0)
@@ -156,10 +162,10 @@ def procrustes(wanted: Tensor, rows: Tensor, mates: Index | None = None) -> Tens
     """
     cross = wanted @ rows.T
     if mates is None:
-        return _polar(cross)
-    first, second, alone = pairs(mates)
+        return _polar_factor(cross)
+    first, second, alone = split_rotary_pairs(mates)
     turn = torch.zeros_like(cross)
-    turn[np.ix_(alone, alone)] = _polar(cross[np.ix_(alone, alone)])
+    turn[np.ix_(alone, alone)] = _polar_factor(cross[np.ix_(alone, alone)])
     cos = cross[first, first] + cross[second, second]
     sin = cross[second, first] - cross[first, second]
     length = torch.hypot(cos, sin)
@@ -169,7 +175,7 @@ def procrustes(wanted: Tensor, rows: Tensor, mates: Index | None = None) -> Tens
     return turn
 
 
-def _polar(cross: Tensor) -> Tensor:
+def _polar_factor(cross: Tensor) -> Tensor:
     """Return the orthogonal factor nearest to a square matrix; the identity where the matrix says nothing."""
     size = cross.shape[0]
     tilt = 1e-12 * torch.linalg.matrix_norm(cross) if size else 0.0
@@ -177,15 +183,15 @@ def _polar(cross: Tensor) -> Tensor:
     return torch.mm(u, vh)
 
 
-def applied(turns: Iterable[Turns], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def apply_rotations(turns: Iterable[HeadRotation], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return parameters after several rotations."""
     found = dict(state)
     for turn in turns:
-        found = turn.applied(found)
+        found = turn.rotate(found)
     return found
 
 
-def lifted(turns: Iterable[Turns], spec: UnitSpec, whole: Mapping[str, Transfer]) -> list[Turns]:
+def lift_rotations(turns: Iterable[HeadRotation], spec: UnitSpec, whole: Mapping[str, Transfer]) -> list[HeadRotation]:
     """Return rotations of a coarse level's heads as those of the finest network's: each head takes its aggregate's.
 
     Parameters
@@ -206,11 +212,11 @@ def lifted(turns: Iterable[Turns], spec: UnitSpec, whole: Mapping[str, Transfer]
             torch.where(members[:, None, None] < 0, torch.eye(t.shape[1], dtype=t.dtype), t[members])
             for t in (turn.attending, turn.moving)
         )
-        found.append(Turns(turn.axis, turn.place, heads_of(spec, turn.axis)[turn.place], attending, moving))
+        found.append(HeadRotation(turn.axis, turn.place, find_heads(spec, turn.axis)[turn.place], attending, moving))
     return found
 
 
-def in_one_basis(
+def rotate_to_one_basis(
     model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], rotating: Container[str]
 ) -> nn.Module:
     """Return a network of the same function whose heads that merge have one basis: itself where they have.
@@ -222,18 +228,20 @@ def in_one_basis(
         Of it.
     transfers : dict of str to Transfer
     rotating : container of str
-        Axes whose heads may rotate (`rotatable`).
+        Axes whose heads may rotate (`find_rotatable_axes`).
     """
     chosen = {axis: t for axis, t in transfers.items() if axis in rotating}
-    return rotated(model, spec, aligning(spec, chosen, traced_state(model))) if chosen else model
+    return rotate_network(model, spec, find_rotations(spec, chosen, traced_state(model))) if chosen else model
 
 
-def rotated(model: nn.Module, spec: UnitSpec, turns: list[Turns]) -> nn.Module:
+def rotate_network(model: nn.Module, spec: UnitSpec, turns: list[HeadRotation]) -> nn.Module:
     """Return a network's recorded graph with rotated heads, the network itself where none rotates."""
-    return coarse_network(model, spec, {}, state=applied(turns, traced_state(model))) if turns else model
+    return coarse_network(model, spec, {}, state=apply_rotations(turns, traced_state(model))) if turns else model
 
 
-def rotatable(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[str], *, seed: int = 0) -> set[str]:
+def find_rotatable_axes(
+    model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[str], *, seed: int = 0
+) -> set[str]:
     """Return the axes whose heads may rotate: where the graph shows it, or random rotations change no output.
 
     An operator between a projection and the product of queries and keys may know one number from another in a way that
@@ -241,44 +249,50 @@ def rotatable(model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[str
     tell: for all such axes at once, and one by one where that changes something.
     """
     whole = [axis for axis in axes if spec.axes[axis].kind == "head"]
-    heads = {axis: [h for h in heads_of(spec, axis) if _of_units(h, spec.axes[axis].size)] for axis in whole}
+    heads = {axis: [h for h in find_heads(spec, axis) if _belong_to_units(h, spec.axes[axis].size)] for axis in whole}
     shown = {axis for axis, found in heads.items() if found and all(h.confined for h in found)}
-    rotations = {axis: _random(spec, axis, seed) for axis, found in heads.items() if found and axis not in shown}
+    rotations = {
+        axis: _draw_rotations(spec, axis, seed) for axis, found in heads.items() if found and axis not in shown
+    }
     if not rotations:
         return shown
-    with as_it_was(model):
-        set_mode(model, training=False)
-        state = telling_state(model, example, seed)
-    if _keeps(model, spec, example, state, [t for turns in rotations.values() for t in turns]):
+    with preserve_attributes(model):
+        set_training_mode(model, training=False)
+        state = probe_state(model, example, seed)
+    if _preserves_outputs(model, spec, example, state, [t for turns in rotations.values() for t in turns]):
         return shown | set(rotations)
-    return shown | {axis for axis, turns in rotations.items() if _keeps(model, spec, example, state, turns)}
+    return shown | {axis for axis, turns in rotations.items() if _preserves_outputs(model, spec, example, state, turns)}
 
 
-def _random(spec: UnitSpec, axis: str, seed: int) -> list[Turns]:
+def _draw_rotations(spec: UnitSpec, axis: str, seed: int) -> list[HeadRotation]:
     """Return a random rotation of every head of an axis; none where units share keys or values."""
     random, found = torch.Generator().manual_seed(seed), []
-    for place, heads in enumerate(heads_of(spec, axis)):
-        if _of_units(heads, spec.axes[axis].size):
+    for place, heads in enumerate(find_heads(spec, axis)):
+        if _belong_to_units(heads, spec.axes[axis].size):
             (n, _, inner), size = heads.query.index.shape, heads.value.index.shape[2]
             aims = (torch.randn(n, k, 2 * k, generator=random, dtype=torch.float64) for k in (inner, size))
             attending, moving = (
                 torch.stack([procrustes(x[:, :k], x[:, k:], mates) for x in aim])
                 for aim, k, mates in zip(aims, (inner, size), (heads.mates, None), strict=True)
             )
-            found.append(Turns(axis, place, heads, _still(attending) if heads.normed else attending, moving))
+            found.append(
+                HeadRotation(axis, place, heads, _identity_rotations(attending) if heads.normed else attending, moving)
+            )
     return found
 
 
-def _keeps(model: nn.Module, spec: UnitSpec, example: Any, state: Mapping[str, Tensor], turns: list[Turns]) -> bool:
+def _preserves_outputs(
+    model: nn.Module, spec: UnitSpec, example: Any, state: Mapping[str, Tensor], turns: list[HeadRotation]
+) -> bool:
     """Tell whether rotations leave the outputs on the example's first row as they are."""
     row = first_row(example)
     found = [
         run_coarse(coarse_network(model, spec, {}, state=tensors).eval(), row)
-        for tensors in (state, applied(turns, state))
+        for tensors in (state, apply_rotations(turns, state))
     ]
-    return relative_error_of(*found) < SAME
+    return max_relative_error(*found) < SAME
 
 
-def _of_units(heads: Heads, n: int) -> bool:
+def _belong_to_units(heads: Heads, n: int) -> bool:
     """Tell whether each unit has queries, keys and values of its own, none of whose numbers have merged."""
     return heads.whole and all(len(part.index) == n for part in (heads.query, heads.key, heads.value, heads.out))

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.network.probe_weights import telling_state
+from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.partition.target_size import n_coarse_for
+from netgraph.coarsen.partition.target_size import choose_n_coarse
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.recorder import as_it_was, plain_attention
+from netgraph.recording.recorder import disable_fused_attention, preserve_attributes
 from netgraph.tracing.unit_spec import Axis, UnitSpec
-from netgraph.utils.module_state import set_mode, with_state
-from netgraph.utils.pytree import normalise_example, structure_of, unflatten
+from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 Progress = Callable[[str, int, int], None]
 DOUBLE = 300_000_000  # networks of more numbers are compared in their own precision
@@ -53,7 +53,7 @@ class Verdict:
     note: str = ""
 
 
-def duplicate_units(
+def check_duplicate_units(
     model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
 ) -> Verdict:
     """Clone units in random pairs, merge them back, and compare outputs and parameters.
@@ -67,21 +67,21 @@ def duplicate_units(
     random = np.random.default_rng(seed)
     transfers = {}
     for axis in axes:
-        k = n_coarse_for(axis, 0.5)
+        k = choose_n_coarse(axis, 0.5)
         if k < axis.size:
             transfers[axis.name] = Transfer(random.permutation(np.arange(axis.size) % k))
     names = tuple(transfers)
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
-    error = _difference(model, spec, transfers, example, seed, double)
+    error = _measure_difference(model, spec, transfers, example, seed, double)
     note = "the network's own outputs are not numbers on this example" if error is None else ""
     return Verdict("duplicate", names, error, note)
 
 
-def dead_units(
+def check_dead_units(
     model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
 ) -> Verdict:
-    """Zero one unit of each axis, leave it out, and compare outputs; parameters as of `duplicate_units`."""
+    """Zero one unit of each axis, leave it out, and compare outputs; parameters as of `check_duplicate_units`."""
     random = np.random.default_rng(seed)
     axes = list(axes)
     able = [axis for axis in axes if axis.equal is None and axis.size > 1]
@@ -92,7 +92,7 @@ def dead_units(
     for axis in able:
         kept = np.delete(np.arange(axis.size), random.integers(axis.size))
         transfers[axis.name] = Transfer.selection(kept, axis.size)
-    error = _difference(model, spec, transfers, example, seed, double)
+    error = _measure_difference(model, spec, transfers, example, seed, double)
     if error is None:
         return Verdict(
             "dead", tuple(transfers), None, "the network itself is not finite with a zero unit (it divides by its norm)"
@@ -123,39 +123,46 @@ def verify(
     for done, axes in enumerate(tried):
         if progress is not None:
             progress(axes[0].name if len(axes) == 1 else "all", done, len(tried))
-        verdicts += [oracle(model, spec, example, axes, seed=seed) for oracle in (duplicate_units, dead_units)]
+        verdicts += [
+            oracle(model, spec, example, axes, seed=seed) for oracle in (check_duplicate_units, check_dead_units)
+        ]
     return verdicts
 
 
-def _difference(
+def _measure_difference(
     model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int, double: bool
 ) -> float | None:
     """Return the largest relative difference; None where the network's own outputs are not numbers."""
     training = model.training
-    set_mode(model, training=False)
-    state = telling_state(model, example, seed)
+    set_training_mode(model, training=False)
+    state = probe_state(model, example, seed)
     try:
         if double and sum(t.numel() for t in state.values()) < DOUBLE:
             try:
-                return _compared(
-                    model, spec, transfers, as_double(example), {n: as_double(t) for n, t in state.items()}, seed
+                return _compare_networks(
+                    model,
+                    spec,
+                    transfers,
+                    cast_to_double(example),
+                    {n: cast_to_double(t) for n, t in state.items()},
+                    seed,
                 )
             except (RuntimeError, NetgraphError):  # a cast inside the network meets double weights; judged below
                 pass
-        return _compared(model, spec, transfers, example, state, seed)
+        return _compare_networks(model, spec, transfers, example, state, seed)
     finally:
-        set_mode(model, training=training)
+        set_training_mode(model, training=training)
 
 
-def as_double(value: Any) -> Any:
+def cast_to_double(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, (list, tuple)):
-        return type(value)(as_double(v) for v in value)
-    return {k: as_double(v) for k, v in value.items()} if hasattr(value, "items") else value
+        return type(value)(cast_to_double(v) for v in value)
+    return {k: cast_to_double(v) for k, v in value.items()} if hasattr(value, "items") else value
 
 
-def _compared(
+def _compare_networks(
     model: nn.Module,
     spec: UnitSpec,
     transfers: Mapping[str, Transfer],
@@ -166,20 +173,26 @@ def _compared(
     coarse = inject(spec, transfers, state)
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()
-    args, kwargs = normalise_example(example)
-    with torch.no_grad(), seeded(seed), as_it_was(model), with_state(model, fine), plain_attention():
+    args, kwargs = normalize_example(example)
+    with (
+        torch.no_grad(),
+        fixed_seed(seed),
+        preserve_attributes(model),
+        swap_state(model, fine),
+        disable_fused_attention(),
+    ):
         expected = model(*args, **kwargs)
-    with seeded(seed):
+    with fixed_seed(seed):
         found = run_coarse(network, example)
-    if any(bool(torch.isnan(t).any()) for t in tensors_of(expected) if t.is_floating_point()):
+    if any(bool(torch.isnan(t).any()) for t in collect_tensors(expected) if t.is_floating_point()):
         return None
     again = inject(spec, transfers, fine)
     drift = max((relative_error(coarse[name], again[name]) for name in coarse), default=0.0)
-    return max(relative_error_of(expected, found), drift)
+    return max(max_relative_error(expected, found), drift)
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def fixed_seed(seed: int) -> Iterator[None]:
     """Draw the same random numbers in every block, and leave the generator as it was."""
     state = torch.get_rng_state()
     torch.manual_seed(seed)
@@ -199,22 +212,22 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
     return float((a - b).norm() / a.norm().clamp_min(1e-30)) if a.numel() and float((a - b).norm()) else 0.0
 
 
-def relative_error_of(expected: Any, found: Any) -> float:
+def max_relative_error(expected: Any, found: Any) -> float:
     """Return the largest relative error over the tensors of two results; infinite where they differ in number or shape."""
-    a, b = tensors_of(expected), tensors_of(found)
+    a, b = collect_tensors(expected), collect_tensors(found)
     if not a or [t.shape for t in a] != [t.shape for t in b]:
         return float("inf")
     return max(relative_error(x, y) for x, y in zip(a, b, strict=True))
 
 
-def tensors_of(value: Any) -> list[Tensor]:
+def collect_tensors(value: Any) -> list[Tensor]:
     """Return the tensors of a result, in the order in which a recording has them."""
     leaves: list[Tensor] = []
-    structure_of(value, leaves, drop_unknown=True)
+    build_structure(value, leaves, drop_unknown=True)
     return leaves
 
 
-def verify_level(coarse: GraphNetwork, example: Any) -> None:
+def check_coarse_network(coarse: GraphNetwork, example: Any) -> None:
     """Run a coarse network on the example: no network is handed out that has not run.
 
     One row is enough where all inputs have one batch, whose size is free; where one row does not run, the whole example must.
@@ -237,7 +250,7 @@ def verify_level(coarse: GraphNetwork, example: Any) -> None:
         coarse.train(training)
 
 
-def blame_example(model: nn.Module, example: Any) -> None:
+def check_example(model: nn.Module, example: Any) -> None:
     """Run the network itself where its coarse one did not run: a wrong example is no wrong rule.
 
     Raises
@@ -245,9 +258,9 @@ def blame_example(model: nn.Module, example: Any) -> None:
     NetgraphError
         The network does not run on the example either.
     """
-    args, kwargs = normalise_example(example)
+    args, kwargs = normalize_example(example)
     try:
-        with torch.no_grad(), as_it_was(model):
+        with torch.no_grad(), preserve_attributes(model):
             model(*args, **kwargs)
     except Exception as error:  # operators raise many kinds
         raise NetgraphError(
@@ -259,17 +272,17 @@ def blame_example(model: nn.Module, example: Any) -> None:
 def first_row(example: Any) -> Any:
     """Return the first row of every tensor of an example, the example itself where tensors differ in their number of rows."""
     leaves: list[Tensor] = []
-    structure = structure_of(normalise_example(example), leaves)
+    structure = build_structure(normalize_example(example), leaves)
     rows = {leaf.shape[0] if leaf.ndim > 1 else 0 for leaf in leaves}
     if len(rows) != 1 or rows.pop() < 2:
         return example
-    args, kwargs = unflatten(structure, [leaf[:1] for leaf in leaves])
+    args, kwargs = unflatten_tree(structure, [leaf[:1] for leaf in leaves])
     return kwargs if kwargs else args
 
 
 def run_coarse(coarse: GraphNetwork, example: Any) -> Any:
     """Return a coarse network's result; what an operator says of sizes that do not fit becomes a `NetgraphError`."""
-    args, kwargs = normalise_example(example)
+    args, kwargs = normalize_example(example)
     try:
         with torch.no_grad():
             return coarse(*args, **kwargs)

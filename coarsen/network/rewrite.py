@@ -16,16 +16,16 @@ from torch import Tensor, fx, nn
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.node_graph import PlainGraph
-from netgraph.recording.serialize import graph_to
-from netgraph.rules.operator_call import bind, signature
+from netgraph.recording.node_graph import NodeGraph
+from netgraph.recording.serialize import serialize_graph
+from netgraph.rules.operator_call import bind_arguments, schema_arguments
 from netgraph.tracing.unit_spec import Factor, Plan, Rewrite, Term, UnitSpec, term_axes, term_size
-from netgraph.utils.runtime import uncollected
+from netgraph.utils.runtime import gc_paused
 
 Transfers = Mapping[str, Transfer]
 
 
-@uncollected()
+@gc_paused()
 def coarse_network(
     model: nn.Module, spec: UnitSpec, transfers: Transfers, *, state: Mapping[str, Tensor] | None = None
 ) -> GraphNetwork:
@@ -47,7 +47,7 @@ def coarse_network(
         In the mode of ``model``.
     """
     sizes = {**spec.sizes, **{axis: t.n_coarse for axis, t in transfers.items()}}
-    graphs = {mode: graph_to(_rewritten(plan, spec, sizes)) for mode, plan in spec.plans.items()}
+    graphs = {mode: serialize_graph(_rewrite_graph(plan, spec, sizes)) for mode, plan in spec.plans.items()}
     tensors = dict(inject(spec, transfers, traced_state(model)) if state is None else state)
     for plan in spec.plans.values():
         for node in plan.graph.nodes:
@@ -61,7 +61,7 @@ def coarse_network(
         ties=spec.ties,
         inputs=spec.inputs,
         outputs={mode: plan.outputs for mode, plan in spec.plans.items()},
-        shapes=[[_fixed(term, spec) for term in terms] for terms in spec.input_terms],
+        shapes=[[_fixed_size(term, spec) for term in terms] for terms in spec.input_terms],
     )
     return network.train(model.training)
 
@@ -73,17 +73,17 @@ def traced_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _fixed(term: Term, spec: UnitSpec) -> int | None:
+def _fixed_size(term: Term, spec: UnitSpec) -> int | None:
     return None if any(axis in spec.dynamic for axis in term_axes(term)) else term_size(term, spec.sizes)
 
 
-def _rewritten(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.Graph:
+def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.Graph:
     """Copy a recorded graph with every size, factor and device written anew."""
-    graph = PlainGraph()
+    graph = NodeGraph()
     copies: dict[fx.Node, fx.Node] = {}
     by_name: dict[str, fx.Node] = {}
     device: fx.Node | None = None
-    writer = _Writer(graph, plan, spec.sizes, sizes, by_name)
+    writer = _GraphRewriter(graph, plan, spec.sizes, sizes, by_name)
     for node in plan.graph.nodes:
         if device is None and node.op == "call_function":
             device = graph.placeholder("device")
@@ -96,7 +96,7 @@ def _rewritten(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.Graph
     return graph
 
 
-class _Writer:
+class _GraphRewriter:
     """Writes one node after the other for new sizes."""
 
     def __init__(
@@ -118,7 +118,7 @@ class _Writer:
         for factor in self.plan.factors.get(node.name, []):
             if factor.operand is not None:
                 arguments = self._scaled_operand(arguments, factor)
-        new = self.graph.call_function(target, *_call(target, _devices(arguments, self.device)))
+        new = self.graph.call_function(target, *_split_arguments(target, _replace_devices(arguments, self.device)))
         for factor in self.plan.factors.get(node.name, []):
             if factor.operand is None:
                 new = self._times(new, factor)
@@ -128,10 +128,10 @@ class _Writer:
         rewrites = self.plan.rewrites.get(node.name, [])
         if node.name in self.plan.retarget:
             target, arguments = self.plan.retarget[node.name]
-        elif signature(node.target) is None:
+        elif schema_arguments(node.target) is None:
             target, arguments = node.target, {"": (node.args, dict(node.kwargs))}
         else:
-            target, arguments = node.target, bind(node)
+            target, arguments = node.target, bind_arguments(node)
         arguments = dict(fx.node.map_arg(dict(arguments), lambda n: copies[n]))
         for rewrite in rewrites:
             arguments[rewrite.argument] = self._value(rewrite, arguments.get(rewrite.argument))
@@ -178,18 +178,18 @@ class _Writer:
         return node if ratio == 1 else self.graph.call_function(torch.ops.aten.mul.Tensor, (node, ratio))
 
 
-def _devices(arguments: dict[str, Any], device: fx.Node | None) -> dict[str, Any]:
+def _replace_devices(arguments: dict[str, Any], device: fx.Node | None) -> dict[str, Any]:
     """Constants are made where the parameters are."""
     return {k: device if isinstance(v, torch.device) else v for k, v in arguments.items()}
 
 
-def _call(target: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _split_arguments(target: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return positional and keyword arguments, defaults left out."""
     if "" in arguments:
         return arguments[""]  # type: ignore[no-any-return]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for argument in signature(target) or ():
+    for argument in schema_arguments(target) or ():
         if argument.name not in arguments:
             continue
         if argument.kwarg_only:

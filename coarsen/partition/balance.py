@@ -17,14 +17,14 @@ from scipy import sparse
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching
-from netgraph.coarsen.matching.labels import contracted, numbered
+from netgraph.coarsen.matching.labels import contract_by_mean, renumber_labels
 
 BATCH = 2048  # units that move together; the assignment of one batch costs its number squared times the free places
 Ints = NDArray[np.int64]
 Likeness = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
-def counted(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
+def adjust_cluster_count(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
     """Return a clustering of exactly ``n_clusters`` clusters, at most the number of units.
 
     Parameters
@@ -40,29 +40,29 @@ def counted(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
     int array of shape (n,)
         Numbered 0 .. n_clusters - 1.
     """
-    labels = numbered(labels)
+    labels = renumber_labels(labels)
     found = int(labels.max(initial=-1)) + 1
     if found < n_clusters:
-        return _split(labels, graph, n_clusters)
-    return _joined(labels, graph, n_clusters) if found > n_clusters else labels
+        return _split_clusters(labels, graph, n_clusters)
+    return _join_clusters(labels, graph, n_clusters) if found > n_clusters else labels
 
 
-def _split(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
+def _split_clusters(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
     """Split the clusters that hold the most units a part."""
     labels = labels.copy()
     sizes = np.bincount(labels)
-    parts = _allotted(sizes, n_clusters)
+    parts = _allot_parts(sizes, n_clusters)
     following = len(sizes)
     for cluster in np.flatnonzero(parts > 1).tolist():
         members = np.flatnonzero(labels == cluster)
-        inside = AxisGraph(graph.name, induced(graph.adjacency, members), graph.weight[members])
-        found = _joined(heavy_edge_matching(inside, int(parts[cluster])), inside, int(parts[cluster]))
+        inside = AxisGraph(graph.name, induced_subgraph(graph.adjacency, members), graph.weight[members])
+        found = _join_clusters(heavy_edge_matching(inside, int(parts[cluster])), inside, int(parts[cluster]))
         labels[members[found > 0]] = following - 1 + found[found > 0]
         following += int(parts[cluster]) - 1
-    return numbered(labels)
+    return renumber_labels(labels)
 
 
-def _allotted(sizes: Ints, n_clusters: int) -> Ints:
+def _allot_parts(sizes: Ints, n_clusters: int) -> Ints:
     """Return how many parts each cluster is cut to: one more for the largest parts, again and again."""
     parts = np.ones(len(sizes), dtype=np.int64)
     heap = [(-float(size), cluster) for cluster, size in enumerate(sizes.tolist())]
@@ -75,24 +75,24 @@ def _allotted(sizes: Ints, n_clusters: int) -> Ints:
     return parts
 
 
-def induced(adjacency: sparse.csr_array, units: Ints) -> sparse.csr_array:
+def induced_subgraph(adjacency: sparse.csr_array, units: Ints) -> sparse.csr_array:
     """Return the graph of some units and the edges between them."""
     return adjacency if len(units) == adjacency.shape[0] else sparse.csr_array(adjacency[units][:, units])
 
 
-def _joined(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
+def _join_clusters(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
     """Join the clusters that are most alike; those without edges between them, the smallest first."""
     ones = np.ones(len(labels), dtype=np.int64)
     while (found := int(labels.max()) + 1) > n_clusters:
-        between = AxisGraph(graph.name, contracted(graph.adjacency, labels, ones), np.bincount(labels))
+        between = AxisGraph(graph.name, contract_by_mean(graph.adjacency, labels, ones), np.bincount(labels))
         step = heavy_edge_matching(between, n_clusters)
         if step.max() + 1 == found:
-            return _packed(labels, n_clusters)
+            return _pack_clusters(labels, n_clusters)
         labels = step[labels]
-    return numbered(labels)
+    return renumber_labels(labels)
 
 
-def _packed(labels: Ints, n_clusters: int) -> Ints:
+def _pack_clusters(labels: Ints, n_clusters: int) -> Ints:
     sizes = np.bincount(labels)
     step = np.arange(len(sizes))
     heap = [(size, cluster) for cluster, size in enumerate(sizes.tolist())]
@@ -102,10 +102,10 @@ def _packed(labels: Ints, n_clusters: int) -> Ints:
         second, b = heapq.heappop(heap)
         step[step == b] = a
         heapq.heappush(heap, (first + second, a))
-    return numbered(step[labels])
+    return renumber_labels(step[labels])
 
 
-def equalised(labels: Ints, graph: AxisGraph, points: NDArray[Any] | None = None) -> Ints:
+def equalize_sizes(labels: Ints, graph: AxisGraph, points: NDArray[Any] | None = None) -> Ints:
     """Return aggregates of one size that differ from the clusters as little as that allows.
 
     Each cluster keeps the units most alike to it, up to the size; the others go where there is room, so that the sum of
@@ -126,7 +126,7 @@ def equalised(labels: Ints, graph: AxisGraph, points: NDArray[Any] | None = None
     """
     k = int(labels.max()) + 1
     size = len(labels) // k
-    own, likeness = _by_affinity(labels, graph.adjacency) if points is None else _by_distance(labels, points)
+    own, likeness = _measure_affinity(labels, graph.adjacency) if points is None else _measure_nearness(labels, points)
     order = np.lexsort((np.arange(len(labels)), -own, labels))
     starts = np.cumsum(np.bincount(labels, minlength=k)) - np.bincount(labels, minlength=k)
     surplus = order[np.arange(len(labels)) - starts[labels[order]] >= size]
@@ -134,11 +134,11 @@ def equalised(labels: Ints, graph: AxisGraph, points: NDArray[Any] | None = None
     out[surplus] = -1
     for start in range(0, len(surplus), BATCH):
         units = surplus[start : start + BATCH]
-        out[units] = _assigned(units, size - np.bincount(out[out >= 0], minlength=k), likeness)
-    return numbered(out)
+        out[units] = _assign_surplus(units, size - np.bincount(out[out >= 0], minlength=k), likeness)
+    return renumber_labels(out)
 
 
-def _assigned(units: Ints, room: Ints, likeness: Likeness) -> Ints:
+def _assign_surplus(units: Ints, room: Ints, likeness: Likeness) -> Ints:
     """Return the cluster with room that each unit goes to."""
     from scipy.optimize import linear_sum_assignment
 
@@ -148,7 +148,7 @@ def _assigned(units: Ints, room: Ints, likeness: Likeness) -> Ints:
     return np.asarray(clusters[places[chosen]])
 
 
-def _by_affinity(labels: Ints, adjacency: sparse.csr_array) -> tuple[NDArray[Any], Likeness]:
+def _measure_affinity(labels: Ints, adjacency: sparse.csr_array) -> tuple[NDArray[Any], Likeness]:
     """Return the affinity of each unit to the rest of its cluster, and the mean affinity to any cluster."""
     n, sizes = len(labels), np.bincount(labels)
     member = sparse.csr_array((1 / sizes[labels], (np.arange(n), labels)), shape=(n, len(sizes)))
@@ -162,7 +162,7 @@ def _by_affinity(labels: Ints, adjacency: sparse.csr_array) -> tuple[NDArray[Any
     return own, likeness
 
 
-def _by_distance(labels: Ints, points: NDArray[Any]) -> tuple[NDArray[Any], Likeness]:
+def _measure_nearness(labels: Ints, points: NDArray[Any]) -> tuple[NDArray[Any], Likeness]:
     """Return each unit's nearness to its cluster's mean, and the nearness to any cluster's mean."""
     from scipy.spatial.distance import cdist
 

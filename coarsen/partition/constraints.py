@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.labels import divisor_asked, numbered
-from netgraph.coarsen.partition.balance import counted, equalised, induced
+from netgraph.coarsen.matching.labels import check_equal_sizes, renumber_labels
+from netgraph.coarsen.partition.balance import adjust_cluster_count, equalize_sizes, induced_subgraph
 
 Ints = NDArray[np.int64]
 Cluster = Callable[[AxisGraph, int], Any]
 
 
-def aggregated(cluster: Cluster, graph: AxisGraph, n_coarse: int, *, by_features: bool = False) -> Ints:
+def aggregate_with_constraints(cluster: Cluster, graph: AxisGraph, n_coarse: int, *, by_features: bool = False) -> Ints:
     """Return a method's clusters as aggregates that honour what the graph asks for.
 
     Parameters
@@ -45,27 +45,27 @@ def aggregated(cluster: Cluster, graph: AxisGraph, n_coarse: int, *, by_features
         Aggregates must be equal, and ``n_coarse`` does not divide the number of units or some must stay alone.
     """
     if graph.equal:
-        divisor_asked(graph, n_coarse)
+        check_equal_sizes(graph, n_coarse)
     labels = np.arange(graph.n_units)
     free = labels if graph.fixed is None else np.flatnonzero(~graph.fixed)
     n_free = min(max(n_coarse - (graph.n_units - len(free)), 1), len(free))
-    isolated = _isolated(graph, free, by_features) & (n_free > 1)
+    isolated = _find_isolated(graph, free, by_features) & (n_free > 1)
     alone, rest = free[isolated], free[~isolated]
-    n_alone = _share(len(alone), len(free), n_free, graph.equal)
+    n_alone = _count_isolated_clusters(len(alone), len(free), n_free, graph.equal)
     labels = labels.copy()
-    labels[alone] = _named(alone, np.arange(len(alone)) * n_alone // max(len(alone), 1))
-    labels[rest] = _named(rest, _clustered(cluster, graph, rest, n_free - n_alone))
-    labels = numbered(labels)
-    return equalised(labels, graph, graph.features if by_features else None) if graph.equal else labels
+    labels[alone] = _label_by_first_unit(alone, np.arange(len(alone)) * n_alone // max(len(alone), 1))
+    labels[rest] = _label_by_first_unit(rest, _cluster_part(cluster, graph, rest, n_free - n_alone))
+    labels = renumber_labels(labels)
+    return equalize_sizes(labels, graph, graph.features if by_features else None) if graph.equal else labels
 
 
-def _isolated(graph: AxisGraph, free: Ints, by_features: bool) -> NDArray[np.bool_]:
+def _find_isolated(graph: AxisGraph, free: Ints, by_features: bool) -> NDArray[np.bool_]:
     if by_features:
         return np.asarray(~graph.features[free].any(axis=1))
     return np.asarray((graph.adjacency @ np.isin(np.arange(graph.n_units), free))[free] == 0)
 
 
-def _share(n_isolated: int, n: int, n_clusters: int, equal: bool) -> int:
+def _count_isolated_clusters(n_isolated: int, n: int, n_clusters: int, equal: bool) -> int:
     """Return how many clusters the isolated units are."""
     n_rest = n - n_isolated
     if not n_isolated or not n_rest:
@@ -76,15 +76,17 @@ def _share(n_isolated: int, n: int, n_clusters: int, equal: bool) -> int:
     return min(max(round(n_clusters * n_isolated / n), least), most)
 
 
-def _named(units: Ints, labels: Ints) -> Ints:
+def _label_by_first_unit(units: Ints, labels: Ints) -> Ints:
     """Return for each unit the first unit of its cluster."""
     _, first, cluster = np.unique(labels, return_index=True, return_inverse=True)
     return units[first[cluster]]
 
 
-def _clustered(cluster: Cluster, graph: AxisGraph, units: Ints, n_clusters: int) -> Ints:
+def _cluster_part(cluster: Cluster, graph: AxisGraph, units: Ints, n_clusters: int) -> Ints:
     n = len(units)
     if n_clusters in (0, 1, n):
         return np.arange(n) if n_clusters == n else np.zeros(n, dtype=np.int64)
-    part = AxisGraph(graph.name, induced(graph.adjacency, units), graph.weight[units], lambda: graph.features[units])
-    return counted(np.asarray(cluster(part, n_clusters), dtype=np.int64), part, n_clusters)
+    part = AxisGraph(
+        graph.name, induced_subgraph(graph.adjacency, units), graph.weight[units], lambda: graph.features[units]
+    )
+    return adjust_cluster_count(np.asarray(cluster(part, n_clusters), dtype=np.int64), part, n_clusters)

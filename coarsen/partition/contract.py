@@ -17,7 +17,7 @@ Coarsener = Callable[..., Any]
 Made = TypeVar("Made", bound=Coarsener)
 
 
-def declares(**traits: bool) -> Callable[[Made], Made]:
+def declare_traits(**traits: bool) -> Callable[[Made], Made]:
     """Say of a coarsener what `check_coarsener` then holds it to: ``leaves_out``, ``ignores_edges``.
 
     An attribute set by hand says the same.
@@ -40,7 +40,7 @@ def ignores_edges(coarsener: Coarsener) -> bool:
     return bool(getattr(coarsener, "ignores_edges", False))
 
 
-def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out: bool = False) -> NDArray[np.int64]:
+def check_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out: bool = False) -> NDArray[np.int64]:
     """Return aggregates as int64 if they are a partition of the graph's units, or of those not left out.
 
     Parameters
@@ -58,7 +58,7 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_o
     AggregatesError
         They are not; says what came back and how to renumber it.
     """
-    array = _array(aggregates)
+    array = _to_array(aggregates)
     asked = f"coarsener {name!r} returned"
     of = f"for axis {graph.name!r} of {graph.n_units} units"
     rule = (
@@ -75,7 +75,7 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_o
         raise AggregatesError(f"{asked} {present[-1] + 1} aggregates {of}. {rule}")
     if not np.array_equal(present, np.arange(len(present))):
         raise AggregatesError(
-            f"{asked} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}{_why(present)}"
+            f"{asked} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}{_explain_minus_one(present)}"
         )
     sizes = np.bincount(kept)
     if graph.fixed is not None and (array[graph.fixed] < 0).any():
@@ -92,11 +92,11 @@ def checked_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_o
     return array.astype(np.int64)
 
 
-def _why(present: NDArray[Any]) -> str:
+def _explain_minus_one(present: NDArray[Any]) -> str:
     return " Only a coarsener whose attribute leaves_out is True leaves a unit out with -1." if present[0] == -1 else ""
 
 
-def _array(aggregates: Any) -> NDArray[Any]:
+def _to_array(aggregates: Any) -> NDArray[Any]:
     try:
         return np.asarray(aggregates)
     except (TypeError, ValueError):  # ragged lists, tensors on a device
@@ -126,23 +126,23 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: boo
         The first rule that is broken.
     """
     called = name or str(getattr(coarsener, "__name__", repr(coarsener)))
-    for graph, n_coarse in _trials() + (_fixed_trials() if fixed else []):
-        before = _contents(graph)
-        first, second = (_answer(coarsener, graph, n_coarse, called) for _ in range(2))
+    for graph, n_coarse in _make_trials() + (_make_fixed_trials() if fixed else []):
+        before = _copy_contents(graph)
+        first, second = (_call_coarsener(coarsener, graph, n_coarse, called) for _ in range(2))
         if not np.array_equal(first, second):
             raise AggregatesError(
                 f"coarsener {called!r} gave two answers for one seed on {graph.name}; draw from seed only"
             )
-        if not all(map(np.array_equal, before, _contents(graph))):
+        if not all(map(np.array_equal, before, _copy_contents(graph))):
             raise AggregatesError(f"coarsener {called!r} changed the graph {graph.name}; work on a copy")
         _check_count(first, graph, n_coarse, called)
         if ignores_edges(coarsener):
-            _check_ignoring(coarsener, first, graph, n_coarse, called)
+            _check_ignores_edges(coarsener, first, graph, n_coarse, called)
 
 
-def _answer(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) -> NDArray[np.int64]:
+def _call_coarsener(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) -> NDArray[np.int64]:
     try:
-        return checked_aggregates(coarsener(graph, n_coarse, seed=3), graph, name, leaves_out=leaves_out(coarsener))
+        return check_aggregates(coarsener(graph, n_coarse, seed=3), graph, name, leaves_out=leaves_out(coarsener))
     except (AggregatesError, PluginError):
         raise
     except Exception as error:  # whatever a stranger's function raises is what it did wrong
@@ -153,18 +153,18 @@ def _answer(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) ->
         ) from error
 
 
-def _check_ignoring(
+def _check_ignores_edges(
     coarsener: Coarsener, answer: NDArray[np.int64], graph: AxisGraph, n_coarse: int, name: str
 ) -> None:
     bare = replace(graph, affinity=sparse.csr_array(graph.adjacency.shape))
-    if not np.array_equal(answer, _answer(coarsener, bare, n_coarse, name)):
+    if not np.array_equal(answer, _call_coarsener(coarsener, bare, n_coarse, name)):
         raise AggregatesError(
             f"coarsener {name!r} says that it ignores edges and answers otherwise without those of {graph.name}; "
             "take its attribute ignores_edges away"
         )
 
 
-def _contents(graph: AxisGraph) -> list[NDArray[Any]]:
+def _copy_contents(graph: AxisGraph) -> list[NDArray[Any]]:
     a = graph.adjacency
     fixed = np.zeros(graph.n_units, bool) if graph.fixed is None else graph.fixed
     return [x.copy() for x in (a.data, a.indices, a.indptr, graph.weight, graph.features, fixed)]
@@ -178,8 +178,8 @@ def _check_count(aggregates: NDArray[np.int64], graph: AxisGraph, n_coarse: int,
         )
 
 
-def _trials() -> list[tuple[AxisGraph, int]]:
-    full, points = _full()
+def _make_trials() -> list[tuple[AxisGraph, int]]:
+    full, points = _make_full_graph()
     path = sparse.csr_array(sparse.diags_array([np.ones(6), np.ones(6)], offsets=[-1, 1]))
     empty = sparse.csr_array((5, 5))
     graphs = [
@@ -202,8 +202,8 @@ def _trials() -> list[tuple[AxisGraph, int]]:
     ]
 
 
-def _fixed_trials() -> list[tuple[AxisGraph, int]]:
-    full, points = _full()
+def _make_fixed_trials() -> list[tuple[AxisGraph, int]]:
+    full, points = _make_full_graph()
     fixed = np.isin(np.arange(24), (0, 7, 23))
     return [
         (AxisGraph(f"fixed trial {i}", full, np.ones(24), lambda: points, False, mask), k)
@@ -211,7 +211,7 @@ def _fixed_trials() -> list[tuple[AxisGraph, int]]:
     ]
 
 
-def _full() -> tuple[sparse.csr_array, NDArray[Any]]:
+def _make_full_graph() -> tuple[sparse.csr_array, NDArray[Any]]:
     points = np.random.default_rng(0).normal(size=(24, 5))
     dense = np.maximum(points @ points.T, 0)
     np.fill_diagonal(dense, 0)

@@ -12,20 +12,20 @@ DENSE = 2048  # vertices up to which the matrix is decomposed as a dense one
 Floats = NDArray[Any]
 
 
-def laplacian(adjacency: sparse.csr_array) -> sparse.csr_array:
+def laplacian_matrix(adjacency: sparse.csr_array) -> sparse.csr_array:
     """Return ``D - A`` in double precision."""
     a = adjacency.astype(np.float64)
     return sparse.csr_array(sparse.diags_array(np.asarray(a.sum(axis=1))) - a)
 
 
-def normalised(adjacency: sparse.csr_array) -> sparse.csr_array:
+def normalized_adjacency(adjacency: sparse.csr_array) -> sparse.csr_array:
     """Return ``D^-1/2 A D^-1/2``, whose last eigenvectors are the first ones of the normalised Laplacian."""
     degree = np.asarray(adjacency.sum(axis=1), dtype=np.float64)
     half = sparse.diags_array(1 / np.sqrt(np.where(degree > 0, degree, 1)))
     return sparse.csr_array(half @ adjacency @ half)
 
 
-def slowest(adjacency: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
+def find_slow_signals(adjacency: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
     """Return the Laplacian's first eigenpairs of positive eigenvalue.
 
     Parameters
@@ -42,27 +42,29 @@ def slowest(adjacency: sparse.csr_array, number: int, *, seed: int) -> tuple[Flo
         Rising.
     vectors : array of shape (n, number)
     """
-    zeros = n_components(adjacency)  # one constant signal for each
-    values, vectors = smallest(laplacian(adjacency), zeros + number, seed=seed)
+    zeros = count_components(adjacency)  # one constant signal for each
+    values, vectors = smallest_eigenpairs(laplacian_matrix(adjacency), zeros + number, seed=seed)
     return values[zeros:], vectors[:, zeros:]
 
 
-def n_components(adjacency: sparse.csr_array) -> int:
+def count_components(adjacency: sparse.csr_array) -> int:
     """Return into how many pieces a graph falls."""
     from scipy.sparse.csgraph import connected_components
 
     return int(connected_components(adjacency, directed=False)[0])
 
 
-def smallest(matrix: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
+def smallest_eigenpairs(matrix: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
     """Return the eigenpairs of the smallest eigenvalues, rising, of a Laplacian ``L`` or of some ``Q' L Q``."""
     n = matrix.shape[0]
     top = float(np.abs(matrix).sum(axis=1).max(initial=0))  # no eigenvalue is larger (Gershgorin)
-    values, vectors = largest(sparse.csr_array(top * sparse.eye_array(n) - matrix), min(number, n), seed=seed)
+    values, vectors = largest_eigenpairs(
+        sparse.csr_array(top * sparse.eye_array(n) - matrix), min(number, n), seed=seed
+    )
     return (top - values)[::-1], vectors[:, ::-1]
 
 
-def largest(matrix: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
+def largest_eigenpairs(matrix: sparse.csr_array, number: int, *, seed: int) -> tuple[Floats, Floats]:
     """Return the eigenpairs of the largest eigenvalues of a symmetric matrix, rising: (number,) and (n, number)."""
     from scipy.linalg import eigh
     from scipy.sparse.linalg import eigsh

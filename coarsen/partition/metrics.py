@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.contract import checked_aggregates
-from netgraph.coarsen.partition.laplacian import laplacian, n_components, slowest, smallest
+from netgraph.coarsen.partition.contract import check_aggregates
+from netgraph.coarsen.partition.laplacian import (
+    count_components,
+    find_slow_signals,
+    laplacian_matrix,
+    smallest_eigenpairs,
+)
 
 Ints = NDArray[np.int64]
 
@@ -83,7 +88,7 @@ def quality(graph: AxisGraph, aggregates: Any, *, n_eigenvalues: int = 0, seed: 
     AggregatesError
         The aggregates are no partition of the graph's units.
     """
-    found = checked_aggregates(aggregates, graph, "quality", leaves_out=True)
+    found = check_aggregates(aggregates, graph, "quality", leaves_out=True)
     n_aggregates = int(found.max()) + 1
     groups = found.copy()
     groups[found < 0] = n_aggregates + np.arange(int((found < 0).sum()))
@@ -92,39 +97,39 @@ def quality(graph: AxisGraph, aggregates: Any, *, n_eigenvalues: int = 0, seed: 
     within = groups[edges.row] == groups[edges.col]
     inside, total = float(data[within].sum()) / 2, float(data.sum()) / 2
     weights = np.bincount(found[found >= 0], graph.weight[found >= 0])
-    errors = _spectral_errors(graph.adjacency, groups, n_eigenvalues, seed) if n_eigenvalues else (None, None)
+    errors = _measure_spectral_errors(graph.adjacency, groups, n_eigenvalues, seed) if n_eigenvalues else (None, None)
     return Quality(
         n_units=graph.n_units,
         n_aggregates=n_aggregates,
         cut=float(data[~within].sum()) / 2,
         matched_weight=inside,
         balance=float(weights.max() / weights.mean()),
-        modularity=inside / total - _by_chance(groups, edges.row, data) if total else 0.0,
+        modularity=inside / total - _expected_share(groups, edges.row, data) if total else 0.0,
         eigenvalue_error=errors[0],
         subspace_error=errors[1],
     )
 
 
-def _by_chance(groups: Ints, rows: Ints, data: NDArray[Any]) -> float:
+def _expected_share(groups: Ints, rows: Ints, data: NDArray[Any]) -> float:
     """Return the share of edges within groups in a random graph with these degrees."""
     return float(np.square(np.bincount(groups[rows], data) / data.sum()).sum())
 
 
-def _spectral_errors(adjacency: sparse.csr_array, groups: Ints, number: int, seed: int) -> tuple[float, float]:
+def _measure_spectral_errors(adjacency: sparse.csr_array, groups: Ints, number: int, seed: int) -> tuple[float, float]:
     """Return the errors of the first eigenvalues and of the space of their eigenvectors.
 
     ``Q`` (n, k) has orthonormal columns, one for each group. Eigenvalues of ``Q' L Q`` are not below those of L
     (Cauchy); a signal x loses ``x - Q Q' x``.
     """
-    values, vectors = slowest(adjacency, number, seed=seed)
+    values, vectors = find_slow_signals(adjacency, number, seed=seed)
     sizes = np.bincount(groups)
     n, k = len(groups), len(sizes)
     Q = sparse.csr_array((1 / np.sqrt(sizes[groups]), (np.arange(n), groups)), shape=(n, k))
-    L = laplacian(adjacency)
+    L = laplacian_matrix(adjacency)
     signals = vectors / np.sqrt(values)  # of length one in the norm of L
     lost = signals - Q @ (Q.T @ signals)
     share = np.linalg.eigvalsh(lost.T @ (L @ lost)) if len(values) else np.zeros(1)
-    zeros = n_components(adjacency)
-    coarse = smallest(sparse.csr_array(Q.T @ L @ Q), zeros + number, seed=seed)[0][zeros:]
+    zeros = count_components(adjacency)
+    coarse = smallest_eigenpairs(sparse.csr_array(Q.T @ L @ Q), zeros + number, seed=seed)[0][zeros:]
     relative = np.abs(coarse - values[: len(coarse)]) / values[: len(coarse)]
     return float(relative.max()) if len(relative) else float("nan"), float(np.sqrt(max(share.max(), 0.0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from netgraph.tracing.unit_spec import Axis
 
 
-def aim_for(size: int, ratio: float, round_to: int = 1) -> int:
+def target_count(size: int, ratio: float, round_to: int = 1) -> int:
     """Return the share of a number of units, as a multiple where they are enough for one."""
     aim = max(1, round(size * ratio))
     if round_to > 1 and size > round_to:
@@ -13,7 +13,7 @@ def aim_for(size: int, ratio: float, round_to: int = 1) -> int:
     return aim
 
 
-def n_coarse_for(axis: Axis, ratio: float, round_to: int = 1) -> int:
+def choose_n_coarse(axis: Axis, ratio: float, round_to: int = 1) -> int:
     """Return the number of aggregates to aim for.
 
     Where aggregates must have one size it is a divisor of the number of units, the nearest to the aim; a prime
@@ -27,7 +27,7 @@ def n_coarse_for(axis: Axis, ratio: float, round_to: int = 1) -> int:
     round_to : int
         Multiple wanted; given up where the axis is smaller, or no divisor is such a multiple.
     """
-    aim = aim_for(axis.size, ratio, round_to)
+    aim = target_count(axis.size, ratio, round_to)
     if axis.equal is None:
         return aim
     divisors = [d for d in range(1, axis.size + 1) if axis.size % d == 0]

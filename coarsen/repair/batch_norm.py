@@ -21,13 +21,15 @@ from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.tracing.layers import Layer, layers
+from netgraph.tracing.layers import Layer, find_layers
 from netgraph.tracing.unit_spec import UnitSpec
 
 Gains = dict[str, tuple[Tensor, Tensor]]
 
 
-def fold(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork) -> Gains:
+def merge_with_norms(
+    model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork
+) -> Gains:
     """Merge each layer that a batch norm follows with its norm, in place; others stay as they are.
 
     Parameters
@@ -46,13 +48,13 @@ def fold(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], co
     """
     state, small, gains = traced_state(model), coarse.tensors(), dict[str, tuple[Tensor, Tensor]]()
     with torch.no_grad():
-        for layer in layers(spec):
+        for layer in find_layers(spec):
             if layer.norm is not None and layer.axis in transfers:
-                gains[layer.weight] = _folded(layer, spec, transfers, state, small)
+                gains[layer.weight] = _merge_layer(layer, spec, transfers, state, small)
     return gains
 
 
-def _folded(
+def _merge_layer(
     layer: Layer,
     spec: UnitSpec,
     transfers: Mapping[str, Transfer],
@@ -73,11 +75,11 @@ def _folded(
     small[layer.norm[0]].copy_(scale_c)
     small[layer.norm[2]].copy_(bias_c - (constant - small[layer.norm[1]].double()) / gain_c)
     weight = state[layer.weight].double()
-    merged = inject(spec, transfers, {layer.weight: by_row(gain, weight)})[layer.weight]
-    small[layer.weight].copy_(by_row(1 / gain_c, merged))
+    merged = inject(spec, transfers, {layer.weight: multiply_rows(gain, weight)})[layer.weight]
+    small[layer.weight].copy_(multiply_rows(1 / gain_c, merged))
     return gain, gain_c
 
 
-def by_row(gain: Tensor, weight: Tensor) -> Tensor:
+def multiply_rows(gain: Tensor, weight: Tensor) -> Tensor:
     """Multiply each row of a weight (n, ...) by its unit's gain (n,)."""
     return weight * gain.to(weight).reshape(-1, *[1] * (weight.ndim - 1))

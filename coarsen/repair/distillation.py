@@ -18,14 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.network.oracles import tensors_of
+from netgraph.coarsen.network.oracles import collect_tensors
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.utils.pytree import normalise_example, structure_of, unflatten
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 LR = 1e-3  # falls to 0 as a cosine
 
 
-def tune(fine: GraphNetwork, coarse: GraphNetwork, data: Any, *, steps: int, batch: int = 64, seed: int = 0) -> None:
+def tune_network(
+    fine: GraphNetwork, coarse: GraphNetwork, data: Any, *, steps: int, batch: int = 64, seed: int = 0
+) -> None:
     """Train a coarse network in place towards a fine one's outputs, by Adam.
 
     Batch norm keeps its statistics, and dropout is off, as both networks are in evaluation mode.
@@ -41,10 +43,10 @@ def tune(fine: GraphNetwork, coarse: GraphNetwork, data: Any, *, steps: int, bat
     """
     optimizer = torch.optim.Adam([p for p in coarse.parameters() if p.requires_grad], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for args, kwargs in mixtures(data, steps, batch, torch.Generator().manual_seed(seed)):
+    for args, kwargs in draw_mixtures(data, steps, batch, torch.Generator().manual_seed(seed)):
         with torch.no_grad():
-            wanted = tensors_of(fine(*args, **kwargs))
-        pairs = zip(tensors_of(coarse(*args, **kwargs)), wanted, strict=True)
+            wanted = collect_tensors(fine(*args, **kwargs))
+        pairs = zip(collect_tensors(coarse(*args, **kwargs)), wanted, strict=True)
         losses = [
             (x - y).square().mean() / y.square().mean().clamp_min(1e-12) for x, y in pairs if y.is_floating_point()
         ]
@@ -54,10 +56,10 @@ def tune(fine: GraphNetwork, coarse: GraphNetwork, data: Any, *, steps: int, bat
         schedule.step()
 
 
-def mixtures(data: Any, steps: int, batch: int, random: torch.Generator) -> Iterator[tuple[Any, Any]]:
+def draw_mixtures(data: Any, steps: int, batch: int, random: torch.Generator) -> Iterator[tuple[Any, Any]]:
     """Yield positional and named inputs of every step; a round takes each input once, but for a rest that fills no batch."""
     leaves: list[Tensor] = []
-    structure = structure_of(normalise_example(data), leaves)
+    structure = build_structure(normalize_example(data), leaves)
     mixing = all(leaf.is_floating_point() for leaf in leaves)
     batch, order = min(batch, len(leaves[0])), torch.empty(0, dtype=torch.long)
     for _ in range(steps):
@@ -67,10 +69,10 @@ def mixtures(data: Any, steps: int, batch: int, random: torch.Generator) -> Iter
         drawn = [leaf[rows] for leaf in leaves]
         if mixing:
             share, other = torch.rand(batch, generator=random), torch.randperm(batch, generator=random)
-            drawn = [_mixed(leaf, share.to(leaf), other) for leaf in drawn]
-        yield unflatten(structure, drawn)
+            drawn = [_mix_rows(leaf, share.to(leaf), other) for leaf in drawn]
+        yield unflatten_tree(structure, drawn)
 
 
-def _mixed(rows: Tensor, share: Tensor, other: Tensor) -> Tensor:
+def _mix_rows(rows: Tensor, share: Tensor, other: Tensor) -> Tensor:
     share = share.reshape(-1, *[1] * (rows.ndim - 1))
     return share * rows + (1 - share) * rows[other]

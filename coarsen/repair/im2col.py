@@ -20,7 +20,7 @@ from netgraph.rules.operators import LINEAR
 Places = tuple[Tensor, ...]  # of each place the number of its input in the batch, then one along each further dimension
 
 
-def drawn(output: Tensor, function: Any, n: int, random: torch.Generator) -> Places:
+def draw_places(output: Tensor, function: Any, n: int, random: torch.Generator) -> Places:
     """Return at most ``n`` places of a layer's output, none twice.
 
     Parameters
@@ -38,33 +38,33 @@ def drawn(output: Tensor, function: Any, n: int, random: torch.Generator) -> Pla
     return torch.unravel_index(flat.to(output.device), sizes)
 
 
-def at(tensor: Tensor, function: Any, places: Places) -> Tensor:
+def take_places(tensor: Tensor, function: Any, places: Places) -> Tensor:
     """Return what stands at places of a layer's output, or of a tensor of its shape: (n, out)."""
     return (tensor if function is LINEAR else tensor.movedim(1, -1))[places]
 
 
-def columns(arguments: Sequence[Any], function: Any, places: Places) -> Tensor:
+def build_columns(arguments: Sequence[Any], function: Any, places: Places) -> Tensor:
     """Return what the weights multiply at places, (n, groups, d), with d in the order of ``weight.flatten(1)``."""
     x, weight = arguments[:2]
     if function is LINEAR:
-        return at(x, function, places)[:, None]
+        return take_places(x, function, places)[:, None]
     dims = weight.ndim - 2
-    stride, padding, dilation = (_each(arguments, i, dims) for i in (3, 4, 5))
+    stride, padding, dilation = (_per_dimension(arguments, i, dims) for i in (3, 4, 5))
     padded = functional.pad(x, [p for p in reversed(padding) for _ in range(2)]).movedim(1, -1)  # (batch, ..., c)
     reach = (range(0, k * d, d) for k, d in zip(weight.shape[2:], dilation, strict=True))
     offsets = torch.tensor(list(itertools.product(*reach)), device=x.device)  # (pixels, dims)
     index = [places[i + 1][:, None] * stride[i] + offsets[:, i] for i in range(dims)]  # (n, pixels)
     patches: Tensor = padded[(places[0][:, None], *index)]  # (n, pixels, c)
-    grouped: Tensor = patches.unflatten(2, (groups_of(arguments, function), -1))
+    grouped: Tensor = patches.unflatten(2, (count_groups(arguments, function), -1))
     return grouped.permute(0, 2, 3, 1).flatten(2)
 
 
-def groups_of(arguments: Sequence[Any], function: Any) -> int:
+def count_groups(arguments: Sequence[Any], function: Any) -> int:
     """Return how many groups the channels of a layer come in."""
     return int(arguments[6]) if function is not LINEAR and len(arguments) > 6 else 1
 
 
-def _each(arguments: Sequence[Any], index: int, dims: int) -> list[int]:
+def _per_dimension(arguments: Sequence[Any], index: int, dims: int) -> list[int]:
     """Return stride, padding or dilation for each spatial dimension; PyTorch leaves out defaults."""
     value = list(arguments[index]) if len(arguments) > index else [0 if index == 4 else 1]
     return value * dims if len(value) == 1 else value

@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from netgraph.coarsen.network.functional_error import batches_of
+from netgraph.coarsen.network.functional_error import split_batches
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
-from netgraph.coarsen.repair.batch_norm import fold
-from netgraph.coarsen.repair.distillation import tune
+from netgraph.coarsen.repair.batch_norm import merge_with_norms
+from netgraph.coarsen.repair.distillation import tune_network
 from netgraph.coarsen.repair.refit import Refit
-from netgraph.coarsen.repair.variance import rescale
+from netgraph.coarsen.repair.variance import rescale_units
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.interpreter import Stop
+from netgraph.recording.interpreter import CallSite
 from netgraph.rules.operators import LAYERS, NORM
 from netgraph.tracing.unit_spec import UnitSpec
 
@@ -38,7 +38,7 @@ RUNGS = ("none", "rescale", "norms", "ridge", "tune")
 
 
 @dataclass
-class Repair:
+class RepairReport:
     """What a repair did.
 
     Parameters
@@ -58,7 +58,7 @@ class Repair:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def repair(
+def repair_network(
     model: nn.Module,
     spec: UnitSpec,
     transfers: Mapping[str, Transfer],
@@ -70,7 +70,7 @@ def repair(
     strength: float | None = None,
     steps: int = 1000,
     seed: int = 0,
-) -> Repair:
+) -> RepairReport:
     """Repair a coarse network in place.
 
     Parameters
@@ -106,20 +106,20 @@ def repair(
         An unknown rung, or no data where it needs some.
     """
     check_rung(rung, data)
-    done = Repair(rung)
+    done = RepairReport(rung)
     if rung == "rescale":
-        rescale(model, spec, transfers, coarse)
+        rescale_units(model, spec, transfers, coarse)
     elif rung != "none":
-        batches = batches_of(data, batch)
+        batches = split_batches(data, batch)
         fine = coarse_network(model, spec, {}).eval()
         training = coarse.training
         coarse.eval()
-        fold(model, spec, transfers, coarse)
-        _side_by_side(
+        merge_with_norms(model, spec, transfers, coarse)
+        _repair_layers(
             fine, coarse, batches, Refit(spec, transfers, traced_state(model), coarse.tensors(), strength), done
         )
         if rung == "tune":
-            tune(fine, coarse, data, steps=steps, batch=batch, seed=seed)
+            tune_network(fine, coarse, data, steps=steps, batch=batch, seed=seed)
         coarse.train(training)
     return done
 
@@ -132,26 +132,28 @@ def check_rung(rung: str, data: Any) -> None:
         raise NetgraphError(f"repair {rung!r} needs calibration data; give some, or choose none or rescale")
 
 
-def _side_by_side(fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], refit: Refit, done: Repair) -> None:
+def _repair_layers(
+    fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], refit: Refit, done: RepairReport
+) -> None:
     ways = (network.walk(batches, (*LAYERS, NORM)) for network in (fine, coarse))
     kept: set[str] = set()
     for a, b in zip(*ways, strict=True):
         with torch.no_grad():
             if b.function is NORM:
-                done.norms += estimated(b, keep=b.names[3] in kept)
-            elif done.rung != "norms" and not _same(a, b):
-                _fitted(a, b, refit, done, kept)
+                done.norms += estimate_statistics(b, keep=b.names[3] in kept)
+            elif done.rung != "norms" and not _reads_same_input(a, b):
+                _fit_layer(a, b, refit, done, kept)
 
 
-def _same(fine: Stop, coarse: Stop) -> bool:
+def _reads_same_input(fine: CallSite, coarse: CallSite) -> bool:
     """Tell whether a layer reads what the fine one reads: merging then gave its best weights."""
     x, y = fine.arguments[0][0], coarse.arguments[0][0]
     return x.shape == y.shape and torch.equal(x, y)
 
 
-def _fitted(fine: Stop, coarse: Stop, refit: Refit, done: Repair, kept: set[str]) -> None:
+def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, done: RepairReport, kept: set[str]) -> None:
     """Fit a layer; say of those that cannot be fitted why."""
-    hindrance = refit.hindrance(coarse)
+    hindrance = refit.find_obstacle(coarse)
     if hindrance is not None:
         done.left.update([hindrance])
         return
@@ -162,7 +164,7 @@ def _fitted(fine: Stop, coarse: Stop, refit: Refit, done: Repair, kept: set[str]
         kept.add(norm[2])
 
 
-def estimated(stop: Stop, *, keep: bool) -> bool:
+def estimate_statistics(stop: CallSite, *, keep: bool) -> bool:
     """Write the mean and variance of what a norm is about to see; return whether there were old ones.
 
     With ``keep`` its scale and shift change too, so that it computes what it did: a fit chose that already.

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.repair.im2col import at, columns, drawn, groups_of
-from netgraph.coarsen.repair.ridge import UNJUDGED, Sums, chosen, solved
+from netgraph.coarsen.repair.im2col import build_columns, count_groups, draw_places, take_places
+from netgraph.coarsen.repair.ridge import UNJUDGED, RegressionSums, choose_strength, solve_ridge
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
-from netgraph.recording.interpreter import Stop
+from netgraph.recording.interpreter import CallSite
 from netgraph.rules.operators import LINEAR
-from netgraph.tracing.layers import Layer, layers
+from netgraph.tracing.layers import Layer, find_layers
 from netgraph.tracing.unit_spec import UnitSpec
 
 HELD = 4  # every so manieth input judges the strengths
@@ -59,11 +59,11 @@ class Refit:
     random: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
-        self.made = {layer.weight: layer for layer in layers(self.spec)}
+        self.made = {layer.weight: layer for layer in find_layers(self.spec)}
         self.names = {tensor.data_ptr(): name for name, tensor in self.coarse.items() if tensor.numel()}
         self.random = torch.Generator().manual_seed(0)
 
-    def hindrance(self, stop: Stop) -> tuple[str, str] | None:
+    def find_obstacle(self, stop: CallSite) -> tuple[str, str] | None:
         """Return a coarse layer's weight and why it cannot be fitted, None where it can."""
         (x, weight, *rest), name = stop.arguments[0], stop.names[1]
         if name is None:
@@ -81,19 +81,19 @@ class Refit:
         """Return the batch norm after a layer: its scale, shift, mean and variance by name."""
         return self.made[weight].norm if weight in self.made else None
 
-    def layer(self, fine: Stop, coarse: Stop) -> tuple[float, float]:
+    def layer(self, fine: CallSite, coarse: CallSite) -> tuple[float, float]:
         """Fit a layer and return the relative error of its answers before and after."""
         name = coarse.names[1]
         assert name is not None
-        weight, groups = coarse.arguments[0][1], groups_of(coarse.arguments[0], coarse.function)
+        weight, groups = coarse.arguments[0][1], count_groups(coarse.arguments[0], coarse.function)
         start = weight.double().flatten(1).unflatten(0, (groups, -1))  # (g, o, d)
         norm = self.norm(name)
         bias = coarse.arguments[0][2] if len(coarse.arguments[0]) > 2 else None
         free = bias is not None or norm is not None
         fit, held = self._sums(fine, coarse, name, start.shape[-1])
-        strength = self.strength or (UNJUDGED if held is None else chosen(fit, held, start, free=free))
+        strength = self.strength or (UNJUDGED if held is None else choose_strength(fit, held, start, free=free))
         whole = fit if held is None else fit + held
-        W, b = solved(whole, start, strength, free=free)
+        W, b = solve_ridge(whole, start, strength, free=free)
         errors = whole.error(start, whole.bias(start, free=free)), whole.error(W, b)
         weight.copy_(W.flatten(0, 1).reshape(weight.shape))
         if bias is not None:
@@ -102,26 +102,28 @@ class Refit:
             self.coarse[norm[2]].sub_(b.flatten().to(weight))
         return errors
 
-    def _sums(self, fine: Stop, coarse: Stop, name: str, d: int) -> tuple[Sums, Sums | None]:
+    def _sums(
+        self, fine: CallSite, coarse: CallSite, name: str, d: int
+    ) -> tuple[RegressionSums, RegressionSums | None]:
         """Return the sums of the inputs that are fitted and of those that judge, None where there are none of these."""
-        parts: list[Sums | None] = [None, None]
+        parts: list[RegressionSums | None] = [None, None]
         for rows, answers, judges in self._rows(fine, coarse, name, d):
             for i, mask in enumerate((~judges, judges)):
                 if mask.any():
-                    new, old = Sums.of(rows[mask], answers[mask]), parts[i]
+                    new, old = RegressionSums.of(rows[mask], answers[mask]), parts[i]
                     parts[i] = new if old is None else old + new
         assert parts[0] is not None  # the first input of a batch never judges
         return parts[0], parts[1]
 
-    def _rows(self, fine: Stop, coarse: Stop, name: str, d: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _rows(self, fine: CallSite, coarse: CallSite, name: str, d: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield for each batch columns (n, g, d), answers (n, g, o) and which rows judge (n,)."""
         n = max(min(max(PER_COLUMN * d, LEAST), int(PRODUCTS / d**2)), HELD * d)
         for i, (a, b) in enumerate(zip(fine.arguments, coarse.arguments, strict=True)):
             output = fine.function(*a)
-            places = drawn(output, fine.function, -(-n // len(fine.arguments)), self.random)
+            places = draw_places(output, fine.function, -(-n // len(fine.arguments)), self.random)
             beside = [None if stop.beside is None else stop.beside[i] for stop in (fine, coarse)]
             answers = self._answers(name, fine.function, output, places, *beside)
-            rows = columns(b, coarse.function, places)
+            rows = build_columns(b, coarse.function, places)
             yield rows, answers.unflatten(1, (rows.shape[1], -1)), places[0] % HELD == HELD - 1
 
     def _answers(
@@ -130,13 +132,13 @@ class Refit:
         """Return what a coarse layer should answer at places, before its norm: (n, out)."""
         gain, constant = self._line(name, self.fine)
         gain_c, constant_c = self._line(name, self.coarse)
-        T: Tensor = gain * at(output, function, places).double() + constant
+        T: Tensor = gain * take_places(output, function, places).double() + constant
         joined = isinstance(skip, Tensor) and isinstance(skip_c, Tensor) and skip.shape == output.shape
         if joined:
-            T = T + at(skip, function, places)
+            T = T + take_places(skip, function, places)
         T = self._restricted(name, T)
         if joined:
-            T = T - at(skip_c, function, places)
+            T = T - take_places(skip_c, function, places)
         return T.sub(constant_c).div(gain_c)
 
     def _line(self, name: str, state: Mapping[str, Tensor]) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ UNJUDGED = 1e-2  # where no inputs are held out
 
 
 @dataclass(frozen=True)
-class Sums:
+class RegressionSums:
     """Sums over rows of columns and answers, for each group g of a layer.
 
     Parameters
@@ -46,7 +46,7 @@ class Sums:
     square: float
 
     @classmethod
-    def of(cls, columns: Tensor, answers: Tensor) -> Sums:
+    def of(cls, columns: Tensor, answers: Tensor) -> RegressionSums:
         """Return the sums of columns (n, g, d) and answers (n, g, o), products in the precision of the columns.
 
         What is multiplied is less its mean, and sums of means are added in double precision: columns far from 0 lose nothing.
@@ -57,10 +57,10 @@ class Sums:
         gram, cross = (c.mT @ c).double() + n * m.mT @ m, (rest.mT @ c).double() + n * k.mT @ m
         return cls(n, n * m[:, 0], n * k[:, 0], gram, cross, float(t.square().sum()))
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: RegressionSums) -> RegressionSums:
+        return RegressionSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def centred(self) -> tuple[Tensor, Tensor]:
+    def center(self) -> tuple[Tensor, Tensor]:
         """Return C' C and T' C of columns and answers less their means."""
         c, t = self.columns[:, None] / self.n, self.answers[:, None] / self.n
         return self.gram - self.n * c.mT @ c, self.cross - self.n * t.mT @ c
@@ -80,15 +80,15 @@ class Sums:
         return (W @ self.columns[:, :, None])[:, :, 0]
 
 
-def solved(sums: Sums, start: Tensor, strength: float, *, free: bool) -> tuple[Tensor, Tensor]:
+def solve_ridge(sums: RegressionSums, start: Tensor, strength: float, *, free: bool) -> tuple[Tensor, Tensor]:
     """Return weights (g, o, d) and bias (g, o) of the ridge that pulls to ``start``; ``free`` says if there is a bias."""
-    gram, cross = sums.centred() if free else (sums.gram, sums.cross)
+    gram, cross = sums.center() if free else (sums.gram, sums.cross)
     ridge = (strength * gram.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp_min(1e-30)
     matrix = gram + ridge[:, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     W = start + torch.linalg.solve(matrix, (cross - start @ gram).mT).mT
     return W, sums.bias(W, free=free)
 
 
-def chosen(fit: Sums, held: Sums, start: Tensor, *, free: bool) -> float:
+def choose_strength(fit: RegressionSums, held: RegressionSums, start: Tensor, *, free: bool) -> float:
     """Return the strength whose fit errs least on what was held out."""
-    return min(STRENGTHS, key=lambda strength: held.error(*solved(fit, start, strength, free=free)))
+    return min(STRENGTHS, key=lambda strength: held.error(*solve_ridge(fit, start, strength, free=free)))

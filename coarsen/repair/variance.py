@@ -14,31 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.network.rewrite import traced_state
-from netgraph.coarsen.repair.batch_norm import by_row, fold
-from netgraph.coarsen.repair.relu_scale import merge_scaled
+from netgraph.coarsen.repair.batch_norm import merge_with_norms, multiply_rows
+from netgraph.coarsen.repair.relu_scale import merge_relu_units
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.tracing.layers import layers
+from netgraph.tracing.layers import find_layers
 from netgraph.tracing.unit_spec import UnitSpec
 
 
-def rescale(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork) -> None:
+def rescale_units(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork) -> None:
     """Rescale a coarse network in place; ``transfers`` lead to it from the ``spec`` of ``model``.
 
     Axes with products, with aggregates of one size (a norm over units restores their variance itself) or of layers
     whose weights something else reads too are left alone.
     """
     state, small = traced_state(model), coarse.tensors()
-    gains = fold(model, spec, transfers, coarse)
-    entries = merge_scaled(model, spec, transfers, coarse)
+    gains = merge_with_norms(model, spec, transfers, coarse)
+    entries = merge_relu_units(model, spec, transfers, coarse)
     with torch.no_grad():
-        for layer in layers(spec):
+        for layer in find_layers(spec):
             transfer = transfers.get(layer.axis)
             if transfer is None or spec.axes[layer.axis].equal is not None:
                 continue
             rows = state[layer.weight].flatten(1)
             if layer.weight in gains:
-                rows = by_row(gains[layer.weight][0], rows)
+                rows = multiply_rows(gains[layer.weight][0], rows)
             r = variance_share(rows, transfer, entries.get(layer.axis))
             if layer.norm is not None:
                 small[layer.norm[3]].mul_(r.to(small[layer.norm[3]]))
@@ -55,6 +55,6 @@ def variance_share(rows: Tensor, transfer: Transfer, entries: Tensor | None = No
     rows = rows.double()
     p = torch.ones_like(rows[:, 0]) if entries is None else entries
     square = transfer.average(p.square(), 0)
-    mean = transfer.average(by_row(p, rows), 0).square().sum(1) / square.clamp_min(1e-300)
+    mean = transfer.average(multiply_rows(p, rows), 0).square().sum(1) / square.clamp_min(1e-300)
     members = transfer.average(rows.square().sum(1), 0)
     return torch.where(members > 0, (mean / members.clamp_min(1e-300)).clamp_min(1e-3), torch.ones_like(mean))

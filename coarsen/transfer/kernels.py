@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from netgraph.utils.parallel import share, spans
+from netgraph.utils.parallel import parallel_for, split_range
 
 PART = 1 << 18  # numbers that a thread takes at once
 Shape = tuple[int, int, int, int, int]
@@ -22,7 +22,7 @@ Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class IndexMap:
     """One dimension's aggregates, -1 for an entry that is left out, and the factor of each of them.
 
     Parameters
@@ -33,12 +33,12 @@ class Way:
 
     aggregates: NDArray[np.int64]
     scale: NDArray[np.float64]
-    _repeated: dict[int, Way] = field(default_factory=dict, init=False, repr=False)
+    _repeated: dict[int, IndexMap] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def members(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
         """Entries in the order of their aggregates, and where each aggregate starts, (k + 1,)."""
-        order, starts = _members(self.aggregates, len(self.scale))
+        order, starts = _sort_by_aggregate(self.aggregates, len(self.scale))
         return order, starts
 
     @cached_property
@@ -57,70 +57,72 @@ class Way:
         return np.where(self.aggregates < 0, len(self.scale), self.aggregates).astype(np.uint32)
 
     @cached_property
-    def is_still(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether every entry stays where it is."""
         return len(self.aggregates) == len(self.scale) and bool((self.aggregates == np.arange(len(self.scale))).all())
 
     @cached_property
-    def is_whole(self) -> bool:
+    def keeps_all(self) -> bool:
         """Whether no entry is left out."""
         return bool((self.aggregates >= 0).all())
 
-    def repeated(self, times: int) -> Way:
+    def repeat_inner(self, times: int) -> IndexMap:
         """Return the way of a dimension and one of ``times`` inside it that stays, as one."""
         if times == 1:
             return self
         if times not in self._repeated:
             inner = self.aggregates[:, None] * times + np.arange(times)
             aggregates = np.where(self.aggregates[:, None] >= 0, inner, -1).ravel()
-            self._repeated[times] = Way(aggregates, np.repeat(self.scale, times))
+            self._repeated[times] = IndexMap(aggregates, np.repeat(self.scale, times))
         return self._repeated[times]
 
 
-STILL = Way(np.zeros(1, dtype=np.int64), np.ones(1))  # a dimension of one that stays
+IDENTITY = IndexMap(np.zeros(1, dtype=np.int64), np.ones(1))  # a dimension of one that stays
 
 
-def down(x: Numbers, shape: Shape, first: Way, second: Way, out: Numbers | None = None) -> Numbers:
+def sum_into_aggregates(
+    x: Numbers, shape: Shape, first: IndexMap, second: IndexMap, out: Numbers | None = None
+) -> Numbers:
     """Add up aggregates along axes 1 and 3 of an array of this shape, and scale them; returns a flat array.
 
     Sums are in the precision of ``x``. They are written to ``out``, contiguous and of the same kind, where it is given.
     """
     a, _, m, n2, b = shape
-    rows, second = a * len(first.scale) * m, second.repeated(b)
-    x, out = x.reshape(-1, n2 * b), _memory(rows, len(second.scale), x, out)
+    rows, second = a * len(first.scale) * m, second.repeat_inner(b)
+    x, out = x.reshape(-1, n2 * b), _output_array(rows, len(second.scale), x, out)
     ways = *first.members, first.scale.astype(x.dtype), *second.members, second.scale.astype(x.dtype)
-    pairs, still = second.pairs, second.is_still
-    _each(lambda s: _down(x, out, m, *ways, pairs, still, s.start, s.stop), rows, x.size)
+    pairs, still = second.pairs, second.is_identity
+    _share_rows(lambda s: _sum_kernel(x, out, m, *ways, pairs, still, s.start, s.stop), rows, x.size)
     return out.ravel()
 
 
-def up(x: Numbers, shape: Shape, first: Way, second: Way, out: Numbers | None = None) -> Numbers:
-    """Copy scaled aggregates to their members along axes 1 and 3 of an array of this (coarse) shape; as `down`."""
+def copy_to_members(x: Numbers, shape: Shape, first: IndexMap, second: IndexMap, out: Numbers | None = None) -> Numbers:
+    """Copy scaled aggregates to their members along axes 1 and 3 of an array of this (coarse) shape; as `sum_into_aggregates`."""
     a, k1, m, _, b = shape
-    rows, second = a * k1 * m, second.repeated(b)
-    x, out = x.reshape(rows, -1), _memory(a * len(first.aggregates) * m, len(second.aggregates), x, out)
-    if not first.is_whole:
+    rows, second = a * k1 * m, second.repeat_inner(b)
+    x, out = x.reshape(rows, -1), _output_array(a * len(first.aggregates) * m, len(second.aggregates), x, out)
+    if not first.keeps_all:
         out[:] = 0
-    ways = *first.members, first.scale.astype(x.dtype), second.sources, second.scale.astype(x.dtype), second.is_still
-    _each(lambda s: _up(x, out, m, *ways, s.start, s.stop), rows, out.size)
+    ways = *first.members, first.scale.astype(x.dtype), second.sources, second.scale.astype(x.dtype), second.is_identity
+    _share_rows(lambda s: _copy_kernel(x, out, m, *ways, s.start, s.stop), rows, out.size)
     return out.ravel()
 
 
-def _memory(rows: int, columns: int, x: Numbers, out: Numbers | None) -> Numbers:
+def _output_array(rows: int, columns: int, x: Numbers, out: Numbers | None) -> Numbers:
     return np.empty((rows, columns), dtype=x.dtype) if out is None else out.reshape(rows, columns)
 
 
-def _each(work: Any, rows: int, numbers: int) -> None:
+def _share_rows(work: Any, rows: int, numbers: int) -> None:
     """Share out the rows; few numbers are done at once, before a thread would have begun."""
-    parts = spans(rows, max(1, rows * PART // max(numbers, 1)))
+    parts = split_range(rows, max(1, rows * PART // max(numbers, 1)))
     if len(parts) == 1:
         work(parts[0])
     else:
-        share(work, parts)
+        parallel_for(work, parts)
 
 
 @njit(nogil=True, cache=True)
-def _members(aggregates: Any, k: Any) -> Any:
+def _sort_by_aggregate(aggregates: Any, k: Any) -> Any:
     starts = np.zeros(k + 1, dtype=np.uint32)
     for a in aggregates:
         if a >= 0:
@@ -137,7 +139,7 @@ def _members(aggregates: Any, k: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _down(
+def _sum_kernel(
     x: Any,
     out: Any,
     m: Any,
@@ -159,7 +161,7 @@ def _down(
         i, first = at // m % k1, at // (k1 * m) * n1 * m + at % m
         _add_rows(row, x, first, m, order1[starts1[i] : starts1[i + 1]])
         if still:
-            _scale(row, scale1[i], scale2, out[at])
+            _scale_row(row, scale1[i], scale2, out[at])
         elif len(pairs):
             _add_pairs(row, pairs, scale1[i], scale2, out[at])
         else:
@@ -200,13 +202,13 @@ def _add_members(row: Any, order: Any, starts: Any, scale: Any, scales: Any, int
 
 
 @njit(nogil=True, cache=True)
-def _scale(row: Any, scale: Any, scales: Any, into: Any) -> Any:
+def _scale_row(row: Any, scale: Any, scales: Any, into: Any) -> Any:
     for j in range(len(into)):
         into[j] = row[j] * (scale * scales[j])
 
 
 @njit(nogil=True, cache=True)
-def _up(
+def _copy_kernel(
     x: Any,
     out: Any,
     m: Any,
@@ -224,7 +226,7 @@ def _up(
     source, row = np.zeros(len(scale2) + 1, dtype=x.dtype), np.empty(width, dtype=x.dtype)
     for at in range(lo, hi):
         i, first = at // m % k1, at // (k1 * m) * n1 * m + at % m
-        _scale(x[at], scale1[i], scale2, source[:-1])
+        _scale_row(x[at], scale1[i], scale2, source[:-1])
         if not still:
             for c in range(width):
                 row[c] = source[sources[c]]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph.coarsen.transfer import kernels as onepass
-from netgraph.coarsen.transfer.kernels import STILL, Way
+from netgraph.coarsen.transfer.kernels import IDENTITY, IndexMap
 from netgraph.coarsen.transfer.transfer import HALVES, Transfer
 from netgraph.errors import NetgraphError
 from netgraph.tracing.unit_spec import Join, Term, UnitSpec, term_axes, term_size
@@ -60,7 +60,7 @@ def inject(
     NetgraphError
         A tensor of ``out`` has not the shape of its result.
     """
-    return _moved(
+    return _map_state(
         spec,
         transfers,
         state,
@@ -75,7 +75,7 @@ def prolong(
     spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, out: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Take corrections up: copied along outgoing axes, shared out along incoming ones; ``out`` as for `inject`."""
-    return _moved(
+    return _map_state(
         spec,
         transfers,
         state,
@@ -99,7 +99,7 @@ def restrict(
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return (t.average_sq if squared else t.average)(x, d) if summed else t.total(x, d)
 
-    return _moved(spec, transfers, state, move, down=True, shares=True, power=2 if squared else 1, out=out)
+    return _map_state(spec, transfers, state, move, down=True, shares=True, power=2 if squared else 1, out=out)
 
 
 def distribute(
@@ -115,10 +115,10 @@ def distribute(
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return t.copy(x, d) if summed else (t.share_sq if squared else t.share)(x, d)
 
-    return _moved(spec, transfers, state, move, down=False, shares=False, power=2 if squared else 1, out=out)
+    return _map_state(spec, transfers, state, move, down=False, shares=False, power=2 if squared else 1, out=out)
 
 
-def scaled(
+def scale_units(
     spec: UnitSpec, factors: Mapping[str, tuple[Tensor, Tensor]], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return parameters whose units are multiplied, where an axis is outgoing and where it is incoming.
@@ -138,19 +138,19 @@ def scaled(
     def move(pair: tuple[Tensor, Tensor], summed: bool, x: Tensor, d: int) -> Tensor:
         return x * pair[summed].to(x).reshape(-1, *[1] * (x.ndim - 1 - d))
 
-    return _dim_by_dim(spec, factors, state, move)
+    return _map_each_dim(spec, factors, state, move)
 
 
-def selected(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def inject_first_members(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take parameters down as `inject` does, but along outgoing axes an aggregate takes its first member's in place of the mean."""
 
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return t.total(x, d) if summed else t.first(x, d)
 
-    return _dim_by_dim(spec, transfers, state, move)
+    return _map_each_dim(spec, transfers, state, move)
 
 
-def _dim_by_dim(
+def _map_each_dim(
     spec: UnitSpec, by_axis: Mapping[str, Any], state: Mapping[str, Tensor], move: Move
 ) -> dict[str, Tensor]:
     """Work every dimension of every tensor in turn, whatever an axis has."""
@@ -158,12 +158,12 @@ def _dim_by_dim(
     for name, tensor in state.items():
         for dim, term in enumerate(spec.parameters.get(name, ())):
             summed = spec.sums.get((name, dim), frozenset())
-            tensor = _along(tensor, dim, term, by_axis, summed, spec.sizes, move)
+            tensor = _map_dim(tensor, dim, term, by_axis, summed, spec.sizes, move)
         out[name] = tensor
     return out
 
 
-def zero_sum(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def zero_sum_part(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return fine tensors less their mean over each aggregate along incoming axes; zero where no such axis merges.
 
     Added to a prolonged network they change nothing that it computes, because merged units give the same numbers, and
@@ -179,17 +179,17 @@ def zero_sum(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) 
         rest = tensor if dims else torch.zeros_like(tensor)
         for dim, summed in dims.items():
             merged = {axis: transfers[axis] for axis in summed}
-            mean = _along(rest, dim, spec.parameters[name][dim], merged, summed, spec.sizes, _mean_over_aggregates)
+            mean = _map_dim(rest, dim, spec.parameters[name][dim], merged, summed, spec.sizes, _copy_mean)
             rest = rest - mean
         out[name] = rest
     return out
 
 
-def _mean_over_aggregates(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+def _copy_mean(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
     return t.copy(t.average(x, d), d)
 
 
-def _moved(
+def _map_state(
     spec: UnitSpec,
     transfers: Transfers,
     state: Mapping[str, Tensor],
@@ -203,7 +203,7 @@ def _moved(
     """Move each tensor; axes that are summed over are divided by sizes ** power if ``shares``, all others if not."""
     fine = spec.sizes  # once: where there are many small tensors, a look at all axes for each would show
     sizes = {**fine, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
-    moved, ways = {}, dict[Any, Way]()
+    moved, ways = {}, dict[Any, IndexMap]()
     for name, tensor in state.items():
         into = None if out is None else out.get(name)
         dims = {
@@ -214,16 +214,16 @@ def _moved(
         if dims and tensor.device.type == "cpu" and tensor.is_floating_point():
             for key in dims.values():
                 if key not in ways:
-                    ways[key] = _way(*key, transfers, fine, shares, power)
-            tensor = _in_one_pass(tensor, {dim: ways[key] for dim, key in dims.items()}, down, into)
+                    ways[key] = _build_index_map(*key, transfers, fine, shares, power)
+            tensor = _map_with_kernels(tensor, {dim: ways[key] for dim, key in dims.items()}, down, into)
         else:
             for dim, (term, summed) in dims.items():
-                tensor = _along(tensor, dim, term, transfers, summed, sizes, move)
-        moved[name] = _kept(name, tensor, into, state[name])
+                tensor = _map_dim(tensor, dim, term, transfers, summed, sizes, move)
+        moved[name] = _write_result(name, tensor, into, state[name])
     return moved
 
 
-def _kept(name: str, tensor: Tensor, into: Tensor | None, given: Tensor) -> Tensor:
+def _write_result(name: str, tensor: Tensor, into: Tensor | None, given: Tensor) -> Tensor:
     """Return what was moved, in the place that was asked for and never in the tensor that was given."""
     if into is None:
         return tensor.clone() if tensor is given else tensor
@@ -238,48 +238,50 @@ def _kept(name: str, tensor: Tensor, into: Tensor | None, given: Tensor) -> Tens
         return into.copy_(tensor)
 
 
-def _way(
+def _build_index_map(
     term: Term, summed: frozenset[str], transfers: Transfers, sizes: Mapping[str, int], shares: bool, power: int
-) -> Way:
+) -> IndexMap:
     """Return the aggregates of a whole dimension: products of factors, concatenations of parts."""
     if len(term) == 1 and isinstance(term[0], str) and term[0] in transfers:
         return transfers[term[0]].ways[power if (term[0] in summed) == shares else 0]
     aggregates, scale = np.zeros(1, dtype=np.int64), np.ones(1)
     for factor in term:
         if not isinstance(factor, str):
-            way = _joined([_way(part, summed, transfers, sizes, shares, power) for part in factor])
+            way = _concatenate_maps(
+                [_build_index_map(part, summed, transfers, sizes, shares, power) for part in factor]
+            )
         elif factor in transfers:
             way = transfers[factor].ways[power if (factor in summed) == shares else 0]
         else:
-            way = Way(np.arange(sizes[factor]), np.ones(sizes[factor]))
+            way = IndexMap(np.arange(sizes[factor]), np.ones(sizes[factor]))
         both = aggregates[:, None] * len(way.scale) + way.aggregates
         kept = (aggregates[:, None] >= 0) & (way.aggregates >= 0)
         aggregates, scale = np.where(kept, both, -1).ravel(), np.outer(scale, way.scale).ravel()
-    return Way(aggregates, scale)
+    return IndexMap(aggregates, scale)
 
 
-def placed(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> NDArray[np.int64]:
+def coarse_positions(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> NDArray[np.int64]:
     """Return where each number along a whole dimension of a parameter goes, products and parts included, (n,)."""
-    return _way(spec.parameters[name][dim], frozenset(), transfers, spec.sizes, False, 0).aggregates
+    return _build_index_map(spec.parameters[name][dim], frozenset(), transfers, spec.sizes, False, 0).aggregates
 
 
-def _joined(ways: list[Way]) -> Way:
+def _concatenate_maps(ways: list[IndexMap]) -> IndexMap:
     starts = np.cumsum([0] + [len(way.scale) for way in ways])
     parts = [np.where(w.aggregates >= 0, w.aggregates + at, -1) for w, at in zip(ways, starts, strict=False)]
-    return Way(np.concatenate(parts), np.concatenate([way.scale for way in ways]))
+    return IndexMap(np.concatenate(parts), np.concatenate([way.scale for way in ways]))
 
 
-def _in_one_pass(tensor: Tensor, ways: Mapping[int, Way], down: bool, into: Tensor | None) -> Tensor:
+def _map_with_kernels(tensor: Tensor, ways: Mapping[int, IndexMap], down: bool, into: Tensor | None) -> Tensor:
     """Move two dimensions at a time, the last of them into the memory given; halves by way of single precision."""
     work = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
-    left, go = sorted(ways), onepass.down if down else onepass.up
+    left, go = sorted(ways), onepass.sum_into_aggregates if down else onepass.copy_to_members
     while left:
         shape = list(work.shape)
-        first, second, flat = _flat(shape, left[:2], ways)
+        first, second, flat = _choose_kernel_shape(shape, left[:2], ways)
         for dim in left[:2]:
             shape[dim] = len(ways[dim].scale) if down else len(ways[dim].aggregates)
         left = left[2:]
-        if not left and _serves(into, shape, work, tensor):
+        if not left and _can_write_into(into, shape, work, tensor):
             assert into is not None
             go(work.contiguous().numpy(), flat, first, second, into.detach().numpy())
             return into
@@ -288,18 +290,20 @@ def _in_one_pass(tensor: Tensor, ways: Mapping[int, Way], down: bool, into: Tens
     return work.to(tensor.dtype)
 
 
-def _flat(shape: list[int], dims: list[int], ways: Mapping[int, Way]) -> tuple[Way, Way, onepass.Shape]:
+def _choose_kernel_shape(
+    shape: list[int], dims: list[int], ways: Mapping[int, IndexMap]
+) -> tuple[IndexMap, IndexMap, onepass.Shape]:
     """Return the ways of one or two dimensions, and the shape in which they are axes 1 and 3."""
     d, e = dims[0], dims[-1]
     inner = prod(shape[e + 1 :])
     if d < e:
         return ways[d], ways[e], (prod(shape[:d]), shape[d], prod(shape[d + 1 : e]), shape[e], inner)
     if inner < WIDE:
-        return STILL, ways[d], (1, 1, prod(shape[:d]), shape[d], inner)
-    return ways[d], STILL, (prod(shape[:d]), shape[d], 1, 1, inner)
+        return IDENTITY, ways[d], (1, 1, prod(shape[:d]), shape[d], inner)
+    return ways[d], IDENTITY, (prod(shape[:d]), shape[d], 1, 1, inner)
 
 
-def _serves(into: Tensor | None, shape: list[int], work: Tensor, tensor: Tensor) -> bool:
+def _can_write_into(into: Tensor | None, shape: list[int], work: Tensor, tensor: Tensor) -> bool:
     """Whether the kernel can write there; ``tensor`` is read while it does."""
     return (
         into is not None
@@ -311,7 +315,7 @@ def _serves(into: Tensor | None, shape: list[int], work: Tensor, tensor: Tensor)
     )
 
 
-def _along(
+def _map_dim(
     tensor: Tensor,
     dim: int,
     term: Term,
@@ -324,15 +328,15 @@ def _along(
     if not term:
         return tensor
     if len(term) == 1:
-        return _along_factor(tensor, dim, term[0], transfers, summed, sizes, move)
+        return _map_factor(tensor, dim, term[0], transfers, summed, sizes, move)
     factors = [term_size((factor,), sizes) for factor in term]
     tensor = tensor.unflatten(dim, factors)
     for i, factor in enumerate(term):
-        tensor = _along_factor(tensor, dim + i, factor, transfers, summed, sizes, move)
+        tensor = _map_factor(tensor, dim + i, factor, transfers, summed, sizes, move)
     return tensor.flatten(dim, dim + len(term) - 1)
 
 
-def _along_factor(
+def _map_factor(
     tensor: Tensor,
     dim: int,
     factor: str | Join,
@@ -345,13 +349,13 @@ def _along_factor(
         transfer = transfers.get(factor)
         return tensor if transfer is None else move(transfer, factor in summed, tensor, dim)
     parts = tensor.split([term_size(part, sizes) for part in factor], dim)
-    moved = [_along(p, dim, term, transfers, summed, sizes, move) for p, term in zip(parts, factor, strict=True)]
+    moved = [_map_dim(p, dim, term, transfers, summed, sizes, move) for p, term in zip(parts, factor, strict=True)]
     return torch.cat(moved, dim)
 
 
-def prolonged(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> Tensor:
+def dense_prolongation(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> Tensor:
     """Return P of one dimension of a parameter as a dense matrix (fine, coarse), products and parts included."""
     term = spec.parameters[name][dim]
     sizes = {**spec.sizes, **{axis: t.n_coarse for axis, t in transfers.items()}}
     identity = torch.eye(term_size(term, sizes), dtype=torch.float64)
-    return _along(identity, 0, term, transfers, frozenset(), sizes, lambda t, summed, x, d: t.copy(x, d))
+    return _map_dim(identity, 0, term, transfers, frozenset(), sizes, lambda t, summed, x, d: t.copy(x, d))

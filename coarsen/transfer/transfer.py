@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from netgraph.coarsen.transfer.kernels import Way
+from netgraph.coarsen.transfer.kernels import IndexMap
 from netgraph.errors import AggregatesError
 
 HALVES = (torch.float16, torch.bfloat16)  # summed in single precision: they overflow, or stop growing
@@ -100,18 +100,18 @@ class Transfer:
         return sparse.csr_array(sparse.diags_array(1.0 / self.sizes) @ self.P.T)
 
     @cached_property
-    def ways(self) -> tuple[Way, Way, Way]:
+    def ways(self) -> tuple[IndexMap, IndexMap, IndexMap]:
         """The aggregates for passes over arrays: as they are, divided by their sizes, and by the squares of these."""
-        plain, each, square = (Way(self.aggregates, 1.0 / self.sizes**power) for power in range(3))
+        plain, each, square = (IndexMap(self.aggregates, 1.0 / self.sizes**power) for power in range(3))
         return plain, each, square
 
     def P_torch(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return P as a sparse torch tensor in CSR layout."""
-        return _torch_csr(self.P, dtype)
+        return _to_torch_csr(self.P, dtype)
 
     def R_torch(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return R as a sparse torch tensor in CSR layout."""
-        return _torch_csr(self.R, dtype)
+        return _to_torch_csr(self.R, dtype)
 
     def compose(self, coarser: Transfer) -> Transfer:
         """Return the transfer of two levels in one step; means weigh fine units alike only if sizes are equal."""
@@ -215,7 +215,7 @@ class Transfer:
         return f"Transfer({self.n_fine} -> {self.n_coarse})"
 
 
-def _torch_csr(matrix: Any, dtype: torch.dtype) -> Tensor:
+def _to_torch_csr(matrix: Any, dtype: torch.dtype) -> Tensor:
     values = torch.from_numpy(matrix.data).to(dtype)
     starts, columns = (torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices))
     return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=False)

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.network.rewrite import traced_state
-from netgraph.coarsen.user_class.equivalence import batches, prove
-from netgraph.coarsen.user_class.factor_folding import folded, folds
-from netgraph.coarsen.user_class.huggingface import from_config, is_pretrained
-from netgraph.coarsen.user_class.module_attributes import choices, give_parameters, mend
-from netgraph.coarsen.user_class.size_candidates import Sizes
+from netgraph.coarsen.user_class.equivalence import build_examples, find_difference
+from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
+from netgraph.coarsen.user_class.huggingface import is_transformers_model, iterate_config_networks
+from netgraph.coarsen.user_class.module_attributes import iterate_ranks, replace_parameters, set_sizes
+from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
-from netgraph.io.huggingface import quiet
+from netgraph.io.huggingface import silence_transformers
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.utils.output_files import check_file, check_parent
+from netgraph.utils.output_files import check_output_file, check_parent_folder
 
 TRIES = 24  # choices of what attributes count
 MEND = "use levels[i].model, the recorded graph, which runs and trains"
@@ -63,16 +63,16 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
     NetgraphError
         There is no such level, or level 0 is a recorded graph itself.
     """
-    fine, coarse = hierarchy.levels[0], _level(hierarchy, level)
+    fine, coarse = hierarchy.levels[0], _select_level(hierarchy, level)
     graph = coarse.model
     assert isinstance(graph, GraphNetwork)
-    sizes = Sizes(fine.spec, coarse.spec.sizes)
+    sizes = SizeChange(fine.spec, coarse.spec.sizes)
     try:
-        factors = folds(fine.spec, coarse.spec.sizes)
-        state = folded(traced_state(graph), factors)
-        examples, problems = batches(fine.model, graph, example), []
-        for own in _candidates(fine.model, state, sizes):
-            problem = prove(own, graph, examples, factors, seed)
+        factors = find_parameter_factors(fine.spec, coarse.spec.sizes)
+        state = apply_factors(traced_state(graph), factors)
+        examples, problems = build_examples(fine.model, graph, example), []
+        for own in _iterate_candidates(fine.model, state, sizes):
+            problem = find_difference(own, graph, examples, factors, seed)
             if problem is None:
                 return own.train(fine.model.training)
             problems.append(problem)
@@ -84,7 +84,7 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
         ) from error
 
 
-def _level(hierarchy: Hierarchy, level: int) -> Any:
+def _select_level(hierarchy: Hierarchy, level: int) -> Any:
     n = len(hierarchy.levels)
     if not -n <= level < n or level % n == 0:
         raise NetgraphError(f"level {level} is no coarse level of {n}; give one from 1 to {n - 1}")
@@ -99,34 +99,34 @@ def _level(hierarchy: Hierarchy, level: int) -> Any:
     return hierarchy.levels[level]
 
 
-def _candidates(model: nn.Module, state: Mapping[str, Tensor], sizes: Sizes) -> Iterator[nn.Module]:
+def _iterate_candidates(model: nn.Module, state: Mapping[str, Tensor], sizes: SizeChange) -> Iterator[nn.Module]:
     """Yield networks of the user's class with coarse parameters, the likeliest first."""
-    if is_pretrained(model):
-        yield from from_config(model, state, sizes)
+    if is_transformers_model(model):
+        yield from iterate_config_networks(model, state, sizes)
         return
-    for ranks in itertools.islice(choices(model, sizes), TRIES):
-        own = _copied(model)
-        give_parameters(own, state)
-        mend(own, sizes, ranks)
+    for ranks in itertools.islice(iterate_ranks(model, sizes), TRIES):
+        own = _copy_network(model)
+        replace_parameters(own, state)
+        set_sizes(own, sizes, ranks)
         yield own
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _copy_network(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # the class's own way of being copied
         raise OwnClassError(f"the network cannot be copied ({type(error).__name__}: {str(error)[:200]})") from error
 
 
-def check_own(model: nn.Module, path: Path) -> None:
-    """Say before work begins whether `save_own` can write a network of this class there.
+def check_own_class_path(model: nn.Module, path: Path) -> None:
+    """Say before work begins whether `save_own_class` can write a network of this class there.
 
     Raises
     ------
     NetgraphError
         The suffix does not fit the class, nothing can be written there, or something else is there.
     """
-    if is_pretrained(model):
+    if is_transformers_model(model):
         if path.suffix or (path.exists() and not (path / "config.json").is_file()):
             raise LoadError(
                 f"{path}: a {type(model).__name__} is saved as a folder; give a name of a new one, without suffix"
@@ -134,11 +134,11 @@ def check_own(model: nn.Module, path: Path) -> None:
     elif path.suffix not in (".pt", ".pth"):
         raise LoadError(f"{path}: a {type(model).__name__} is saved whole as NAME.pt; give such a name")
     else:
-        check_file(path)
-    check_parent(path)
+        check_output_file(path)
+    check_parent_folder(path)
 
 
-def save_own(own: nn.Module, path: Path) -> None:
+def save_own_class(own: nn.Module, path: Path) -> None:
     """Write a network whole, with ``torch.save``, or as a folder with config.json and safetensors if it is of transformers.
 
     Raises
@@ -148,11 +148,11 @@ def save_own(own: nn.Module, path: Path) -> None:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if is_pretrained(own):
+        if is_transformers_model(own):
             import transformers
 
             kept: Any = own  # what else a network has, torch's types do not know
-            with quiet(transformers.utils.logging):
+            with silence_transformers(transformers.utils.logging):
                 kept.save_pretrained(aside)
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netgraph.coarsen.network.oracles import DOUBLE, as_double, relative_error_of, seeded, tensors_of
+from netgraph.coarsen.network.oracles import DOUBLE, cast_to_double, collect_tensors, fixed_seed, max_relative_error
 from netgraph.coarsen.network.rewrite import traced_state
-from netgraph.coarsen.user_class.factor_folding import folded
-from netgraph.errors import reason_of
+from netgraph.coarsen.user_class.factor_folding import apply_factors
+from netgraph.errors import describe_error
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.recorder import as_it_was, plain_attention
-from netgraph.utils.module_state import set_mode, with_state
-from netgraph.utils.pytree import normalise_example, structure_of, unflatten
+from netgraph.recording.recorder import disable_fused_attention, preserve_attributes
+from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 ATEN = torch.ops.aten
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
@@ -30,7 +30,7 @@ UNIFORM = (ATEN.rand.default, ATEN.rand_like.default)
 SPREAD = 2.0
 
 
-def prove(
+def find_difference(
     own: nn.Module, graph: GraphNetwork, examples: list[Any], factors: Mapping[str, float], seed: int
 ) -> str | None:
     """Return what tells the two networks apart; None where nothing does.
@@ -45,22 +45,22 @@ def prove(
         By what each parameter of ``own`` exceeds the graph's.
     seed : int
     """
-    odd = _odd_names(own, graph)
+    odd = _find_odd_names(own, graph)
     if odd:
         return f"it has {', '.join(odd[:3])} in shapes that the coarse parameters do not have"
-    state = large_state(graph, seed)
+    state = draw_large_state(graph, seed)
     if sum(t.numel() for t in state.values()) < DOUBLE:
         with contextlib.suppress(_PrecisionError):
-            double = {name: as_double(t) for name, t in state.items()}
-            return _told_apart(own, graph, [as_double(e) for e in examples], double, factors, torch.float64)
-    return _told_apart(own, graph, examples, state, factors, torch.float32)
+            double = {name: cast_to_double(t) for name, t in state.items()}
+            return _compare_outputs(own, graph, [cast_to_double(e) for e in examples], double, factors, torch.float64)
+    return _compare_outputs(own, graph, examples, state, factors, torch.float32)
 
 
 class _PrecisionError(Exception):
     """The graph itself does not run in double precision: a cast inside it meets double weights."""
 
 
-def _told_apart(
+def _compare_outputs(
     own: nn.Module,
     graph: GraphNetwork,
     examples: list[Any],
@@ -68,36 +68,43 @@ def _told_apart(
     factors: Mapping[str, float],
     dtype: torch.dtype,
 ) -> str | None:
-    theirs = folded(state, factors)
+    theirs = apply_factors(state, factors)
     for training in (False, True):
         for example in examples:
-            where = f"in {'training' if training else 'evaluation'} mode on {_spelled(example)}"
+            where = f"in {'training' if training else 'evaluation'} mode on {_format_shapes(example)}"
             try:
-                expected = _run(graph, state, example, training)
+                expected = _run_network(graph, state, example, training)
             except Exception as error:
                 if dtype is torch.float64:
                     raise _PrecisionError from error
-                return f"the recorded graph itself fails {where} ({reason_of(error)})"
+                return f"the recorded graph itself fails {where} ({describe_error(error)})"
             try:
-                found = _run(own, theirs, example, training)
+                found = _run_network(own, theirs, example, training)
             except Exception as error:  # whatever operators say of sizes that do not fit
-                return f"it fails {where} ({reason_of(error)}{_place(own, error)})"
-            difference = relative_error_of(expected, found)
+                return f"it fails {where} ({describe_error(error)}{_find_failing_module(own, error)})"
+            difference = max_relative_error(expected, found)
             if not difference <= TOLERANCE[dtype]:
                 return f"its outputs differ {where} by {difference:.2g} of their norm"
     return None
 
 
-def _run(model: nn.Module, state: Mapping[str, Tensor], example: Any, training: bool) -> list[Tensor]:
-    args, kwargs = normalise_example(example)
+def _run_network(model: nn.Module, state: Mapping[str, Tensor], example: Any, training: bool) -> list[Tensor]:
+    args, kwargs = normalize_example(example)
     given = {name: t.clone() for name, t in state.items()}  # buffers change in training
-    means: Any = Means()  # type: ignore[no-untyped-call]
-    with torch.no_grad(), seeded(0), plain_attention(), as_it_was(model), with_state(model, given), means:
-        set_mode(model, training=training)
-        return tensors_of(model(*args, **kwargs))
+    means: Any = MeanDrawsMode()  # type: ignore[no-untyped-call]
+    with (
+        torch.no_grad(),
+        fixed_seed(0),
+        disable_fused_attention(),
+        preserve_attributes(model),
+        swap_state(model, given),
+        means,
+    ):
+        set_training_mode(model, training=training)
+        return collect_tensors(model(*args, **kwargs))
 
 
-class Means(TorchDispatchMode):
+class MeanDrawsMode(TorchDispatchMode):
     """Coins of dropout and stochastic depth show their mean, which leaves what they scale as it is."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -110,7 +117,7 @@ class Means(TorchDispatchMode):
         return found.fill_(0.5) if func in UNIFORM else found
 
 
-def large_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
+def draw_large_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Return random parameters, large where they are multiplied, and buffers as they are but for statistics."""
     generator = torch.Generator().manual_seed(seed)
     state = traced_state(model)
@@ -125,36 +132,36 @@ def large_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
     return state
 
 
-def batches(model: nn.Module, graph: GraphNetwork, example: Any) -> list[Any]:
+def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[Any]:
     """Return the example, and where the network takes it also the example twice as long in all that is free."""
     leaves: list[Tensor] = []
-    structure = structure_of(normalise_example(example), leaves)
+    structure = build_structure(normalize_example(example), leaves)
     longer = []
     for leaf, shape in zip(leaves, graph.input_shapes, strict=True):
         for dim in (d for d, n in enumerate(shape) if n is None):
             leaf = torch.cat([leaf, leaf.flip(dim)], dim)
         longer.append(leaf)
-    args, kwargs = unflatten(structure, longer)
+    args, kwargs = unflatten_tree(structure, longer)
     second = kwargs if kwargs else args
     try:
-        _run(model, {}, second, training=False)
+        _run_network(model, {}, second, training=False)
     except Exception:  # two inputs that share a number of rows by chance, or one example that is all it takes
         return [example]
     return [example, second] if any(None in shape for shape in graph.input_shapes) else [example]
 
 
-def _odd_names(own: nn.Module, graph: GraphNetwork) -> list[str]:
+def _find_odd_names(own: nn.Module, graph: GraphNetwork) -> list[str]:
     """Return names of the user's class whose tensors the graph does not have in that shape."""
     have = {name: t.shape for name, t in traced_state(graph).items()}
     return [name for name, t in traced_state(own).items() if have.get(name, t.shape) != t.shape]
 
 
-def _spelled(example: Any) -> str:
-    args, kwargs = normalise_example(example)
+def _format_shapes(example: Any) -> str:
+    args, kwargs = normalize_example(example)
     return " and ".join("x".join(map(str, t.shape)) for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
 
 
-def _place(own: nn.Module, error: BaseException) -> str:
+def _find_failing_module(own: nn.Module, error: BaseException) -> str:
     """Return `` in NAME, a CLASS`` of the innermost module that was running."""
     names = {id(module): name for name, module in own.named_modules()}
     place, trace = "", error.__traceback__

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from netgraph.errors import OwnClassError
-from netgraph.tracing.unit_spec import Factor, UnitSpec, spell, term_size
+from netgraph.tracing.unit_spec import Factor, UnitSpec, format_term, term_size
 
 ATEN = torch.ops.aten
 PRODUCTS = {ATEN.linear.default, ATEN.matmul.default, ATEN.mm.default, ATEN.bmm.default}
@@ -29,7 +29,7 @@ class _StuckError(Exception):
     """The factor meets something that it does not commute with."""
 
 
-def folds(spec: UnitSpec, coarse: Mapping[str, int]) -> dict[str, float]:
+def find_parameter_factors(spec: UnitSpec, coarse: Mapping[str, int]) -> dict[str, float]:
     """Return by what each parameter is multiplied, in place of the graph's factors.
 
     Parameters
@@ -52,77 +52,77 @@ def folds(spec: UnitSpec, coarse: Mapping[str, int]) -> dict[str, float]:
             for factor in factors:
                 ratio = (term_size(factor.term, spec.sizes) / max(term_size(factor.term, coarse), 1)) ** factor.power
                 if ratio != 1:
-                    _multiply(found[mode], _folded(nodes, name, factor, ratio))
+                    _multiply_into(found[mode], _fold_factor(nodes, name, factor, ratio))
     if found["train"] != found["eval"]:
         raise OwnClassError("its graphs for training and evaluation scale different parameters")
     return found["eval"]
 
 
-def folded(state: Mapping[str, Tensor], factors: Mapping[str, float]) -> dict[str, Tensor]:
+def apply_factors(state: Mapping[str, Tensor], factors: Mapping[str, float]) -> dict[str, Tensor]:
     """Return parameters with the graph's factors multiplied in."""
     return {name: t * factors[name] if name in factors else t for name, t in state.items()}
 
 
-def _multiply(total: dict[str, float], more: Mapping[str, float]) -> None:
+def _multiply_into(total: dict[str, float], more: Mapping[str, float]) -> None:
     for name, ratio in more.items():
         total[name] = total.get(name, 1.0) * ratio
 
 
-def _folded(nodes: Mapping[str, fx.Node], name: str, factor: Factor, ratio: float) -> dict[str, float]:
+def _fold_factor(nodes: Mapping[str, fx.Node], name: str, factor: Factor, ratio: float) -> dict[str, float]:
     node = nodes[name]
     try:
         if factor.operand is None:
-            return _pushed(node, ratio)
+            return _push_factor(node, ratio)
         operand = nodes[factor.operand]
         if node.target in PRODUCTS:  # to scale one side of a product is to scale the other
-            return _any_of([n for n in node.args[:2] if isinstance(n, fx.Node)], node, ratio)
-        return _into(operand, node, ratio)
+            return _push_into_any([n for n in node.args[:2] if isinstance(n, fx.Node)], node, ratio)
+        return _push_into_input(operand, node, ratio)
     except _StuckError as stuck:
         raise OwnClassError(
-            f"the recorded graph multiplies by {ratio:.3g} at {name}, for {spell(factor.term)} shrank and its aggregates "
+            f"the recorded graph multiplies by {ratio:.3g} at {name}, for {format_term(factor.term)} shrank and its aggregates "
             f"count there, and the class does not ({stuck}); keep that axis with keep="
         ) from stuck
 
 
-def _into(node: fx.Node, user: fx.Node, ratio: float) -> dict[str, float]:
+def _push_into_input(node: fx.Node, user: fx.Node, ratio: float) -> dict[str, float]:
     """Scale what one call alone reads."""
     if set(node.users) != {user}:
         raise _StuckError(f"{node.name} is read elsewhere too")
-    return _pushed(node, ratio)
+    return _push_factor(node, ratio)
 
 
-def _pushed(node: fx.Node, ratio: float) -> dict[str, float]:
+def _push_factor(node: fx.Node, ratio: float) -> dict[str, float]:
     """Scale a node's result by scaling parameters behind it."""
     inputs = [a for a in node.args if isinstance(a, fx.Node)]
     if node.op == "get_attr" and node.meta.get("leaf", True):
         return {str(node.target): ratio}
     if node.target in SAME:
-        return _into(inputs[0], node, ratio)
+        return _push_into_input(inputs[0], node, ratio)
     if node.target in LAYERS:
-        return _all_of(inputs[1:3], node, ratio)
+        return _push_into_all(inputs[1:3], node, ratio)
     if node.target is ATEN.layer_norm.default and len(inputs) > 1:
-        return _all_of(inputs[1:], node, ratio)
+        return _push_into_all(inputs[1:], node, ratio)
     if node.target in (ATEN.rms_norm.default, ATEN._weight_norm.default) and len(inputs) > 1:
-        return _into(inputs[1], node, ratio)
+        return _push_into_input(inputs[1], node, ratio)
     if node.target is ATEN.mul.Tensor:
-        return _any_of(inputs, node, ratio)
+        return _push_into_any(inputs, node, ratio)
     if node.target is ATEN.add.Tensor and len(inputs) == 2:
-        return _all_of(inputs, node, ratio)
+        return _push_into_all(inputs, node, ratio)
     raise _StuckError(f"no parameter scales {node.name}")
 
 
-def _all_of(nodes: list[fx.Node], user: fx.Node, ratio: float) -> dict[str, float]:
+def _push_into_all(nodes: list[fx.Node], user: fx.Node, ratio: float) -> dict[str, float]:
     found: dict[str, float] = {}
     for node in nodes:
-        found |= _into(node, user, ratio)
+        found |= _push_into_input(node, user, ratio)
     return found
 
 
-def _any_of(nodes: list[fx.Node], user: fx.Node, ratio: float) -> dict[str, float]:
+def _push_into_any(nodes: list[fx.Node], user: fx.Node, ratio: float) -> dict[str, float]:
     stuck = _StuckError("no operand")
     for node in sorted(nodes, key=lambda n: n.op != "get_attr"):
         try:
-            return _into(node, user, ratio)
+            return _push_into_input(node, user, ratio)
         except _StuckError as why:
             stuck = why
     raise stuck

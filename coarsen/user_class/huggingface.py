@@ -14,21 +14,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from netgraph.coarsen.user_class.module_attributes import recounted
-from netgraph.coarsen.user_class.size_candidates import Sizes, recounts
+from netgraph.coarsen.user_class.module_attributes import recount_value
+from netgraph.coarsen.user_class.size_candidates import SizeChange, list_coarse_sizes
 from netgraph.errors import OwnClassError
-from netgraph.io.huggingface import on_shapes
+from netgraph.io.huggingface import build_on_meta
 
 WIDTHS = re.compile(r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv")
 TRIES = 256
 
 
-def is_pretrained(model: nn.Module) -> bool:
+def is_transformers_model(model: nn.Module) -> bool:
     """Tell whether a network is made from a config and saves itself with it."""
     return hasattr(model, "config") and hasattr(model, "save_pretrained") and hasattr(type(model), "config_class")
 
 
-def from_config(model: Any, state: Mapping[str, Tensor], sizes: Sizes) -> Iterator[nn.Module]:
+def iterate_config_networks(model: Any, state: Mapping[str, Tensor], sizes: SizeChange) -> Iterator[nn.Module]:
     """Yield networks of smaller configs that hold a coarse state, the likeliest first.
 
     Raises
@@ -37,11 +37,11 @@ def from_config(model: Any, state: Mapping[str, Tensor], sizes: Sizes) -> Iterat
         No config makes a network of these shapes.
     """
     misfits, fits = [], 0
-    for config in itertools.islice(_configs(model.config, sizes), TRIES):
-        misfit = _misfit(type(model), config, model, state)
+    for config in itertools.islice(_iterate_configs(model.config, sizes), TRIES):
+        misfit = _find_misfit(type(model), config, model, state)
         if misfit is None:
             fits += 1
-            yield _filled(type(model)(copy.deepcopy(config)), model, state)
+            yield _load_coarse_state(type(model)(copy.deepcopy(config)), model, state)
         else:
             misfits.append(misfit)
     if not fits:
@@ -51,14 +51,14 @@ def from_config(model: Any, state: Mapping[str, Tensor], sizes: Sizes) -> Iterat
         )
 
 
-def _configs(config: Any, sizes: Sizes) -> Iterator[Any]:
+def _iterate_configs(config: Any, sizes: SizeChange) -> Iterator[Any]:
     """Yield configs with every choice of numbers changed, most of them changed first."""
     counts = sizes.counts("")
     options: dict[str, list[Any]] = {}
     for name, value in vars(config).items():
         if name.startswith("_") or not WIDTHS.search(name):
             continue
-        others = recounts(name, value, counts) if type(value) is int else [recounted(name, value, counts)]
+        others = list_coarse_sizes(name, value, counts) if type(value) is int else [recount_value(name, value, counts)]
         if any(v != value for v in others):
             options[name] = [*(v for v in others if v != value), value]
     for values in itertools.product(*options.values()):
@@ -68,10 +68,10 @@ def _configs(config: Any, sizes: Sizes) -> Iterator[Any]:
         yield changed
 
 
-def _misfit(cls: Any, config: Any, model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+def _find_misfit(cls: Any, config: Any, model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     """Say what of a config's network does not fit; nothing but shapes is made."""
     try:
-        shapes = {name: t.shape for name, t in on_shapes(cls, config).state_dict().items()}
+        shapes = {name: t.shape for name, t in build_on_meta(cls, config).state_dict().items()}
     except Exception as error:  # a config's own checks
         return f"{type(error).__name__}: {str(error)[:120]}"
     for name in model.state_dict():
@@ -81,7 +81,7 @@ def _misfit(cls: Any, config: Any, model: nn.Module, state: Mapping[str, Tensor]
     return None
 
 
-def _filled(own: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def _load_coarse_state(own: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load a coarse state, and be of the fine network's device, precision and frozen parameters."""
     fine = dict(model.named_parameters())
     first = next(iter(fine.values()))

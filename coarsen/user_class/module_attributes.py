@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.user_class.size_candidates import Counts, Sizes, recounts
+from netgraph.coarsen.user_class.size_candidates import Counts, SizeChange, list_coarse_sizes
 from netgraph.errors import OwnClassError
 
 Attributes = dict[str, Any]
 Attribute = tuple[type, str]
 
 
-def give_parameters(own: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def replace_parameters(own: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put smaller parameters and buffers in the place of a network's, by first name; ties stay ties."""
     first = {id(t): name for name, t in [*own.named_parameters(), *own.named_buffers()]}
     made: dict[str, Tensor] = {}
@@ -38,7 +38,7 @@ def give_parameters(own: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 slots[key] = made[name]  # type: ignore[assignment]
 
 
-def mend(own: nn.Module, sizes: Sizes, ranks: Mapping[Attribute, int] = MappingProxyType({})) -> None:
+def set_sizes(own: nn.Module, sizes: SizeChange, ranks: Mapping[Attribute, int] = MappingProxyType({})) -> None:
     """Set every attribute that counts units to the number that is left.
 
     Parameters
@@ -59,24 +59,24 @@ def mend(own: nn.Module, sizes: Sizes, ranks: Mapping[Attribute, int] = MappingP
         if row is not None:
             for key, value in row(module, name, sizes).items():
                 setattr(module, key, value)
-        elif not _of_torch(module):
+        elif not _is_torch_module(module):
             counts = sizes.counts(name)
             for key, value in vars(module).items():
-                options = _options(key, value, counts)
+                options = _list_options(key, value, counts)
                 vars(module)[key] = options[min(ranks.get((type(module), key), 0), len(options) - 1)]
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            _check_recurrent(module, name)
+            _check_recurrent_shapes(module, name)
 
 
-def choices(own: nn.Module, sizes: Sizes) -> Iterator[dict[Attribute, int]]:
-    """Yield ranks for `mend`, the likeliest first: all 0, then one attribute of a class otherwise, then two."""
+def iterate_ranks(own: nn.Module, sizes: SizeChange) -> Iterator[dict[Attribute, int]]:
+    """Yield ranks for `set_sizes`, the likeliest first: all 0, then one attribute of a class otherwise, then two."""
     several: dict[Attribute, int] = {}
     for name, module in own.named_modules():
-        if _of_torch(module) or isinstance(module, tuple(SIZES)):
+        if _is_torch_module(module) or isinstance(module, tuple(SIZES)):
             continue
         counts = sizes.counts(name)
         for key, value in vars(module).items():
-            options, attribute = len(_options(key, value, counts)), (type(module), key)
+            options, attribute = len(_list_options(key, value, counts)), (type(module), key)
             if options > 1:
                 several[attribute] = max(several.get(attribute, 0), options)
     for n in range(3):
@@ -85,39 +85,39 @@ def choices(own: nn.Module, sizes: Sizes) -> Iterator[dict[Attribute, int]]:
                 yield dict(zip(keys, ranks, strict=True))
 
 
-def _options(name: str, value: Any, counts: Counts) -> list[Any]:
+def _list_options(name: str, value: Any, counts: Counts) -> list[Any]:
     """Return what an attribute may become, the likeliest first; equal numbers side by side are mostly geometry."""
     if type(value) is int:
-        return recounts(name, value, counts)
-    changed = recounted(name, value, counts)
+        return list_coarse_sizes(name, value, counts)
+    changed = recount_value(name, value, counts)
     if changed is value or changed == value:
         return [value]
     return [value, changed] if len(value) > 1 and len(set(value)) == 1 else [changed, value]
 
 
-def recounted(name: str, value: Any, counts: Counts) -> Any:
+def recount_value(name: str, value: Any, counts: Counts) -> Any:
     """Return a number, or a list or tuple of numbers, for the coarse network; anything else as it is."""
     if type(value) is int:
-        return recounts(name, value, counts)[0]
+        return list_coarse_sizes(name, value, counts)[0]
     if type(value) in (list, tuple) and value and all(type(n) is int for n in value):
-        return type(value)(recounts(name, n, counts)[0] for n in value)
+        return type(value)(list_coarse_sizes(name, n, counts)[0] for n in value)
     return value
 
 
-def _of_torch(module: nn.Module) -> bool:
+def _is_torch_module(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
 
 
-def _linear(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _linear_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     return {"out_features": m.weight.shape[0], "in_features": m.weight.shape[1]}
 
 
-def _bilinear(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _bilinear_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     return dict(zip(("out_features", "in1_features", "in2_features"), m.weight.shape, strict=True))
 
 
-def _conv(m: Any, name: str, sizes: Sizes) -> Attributes:
-    groups = sizes.leading(_in(name, "weight"), 0, m.groups) if m.groups > 1 else 1
+def _conv_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
+    groups = sizes.leading(_join_name(name, "weight"), 0, m.groups) if m.groups > 1 else 1
     groups = (
         m.groups * m.weight.shape[0] // (m.in_channels if m.transposed else m.out_channels)
         if groups is None
@@ -127,40 +127,40 @@ def _conv(m: Any, name: str, sizes: Sizes) -> Attributes:
     return {"groups": groups, **dict(zip(("in_channels", "out_channels") if m.transposed else ("out_channels", "in_channels"), (first, second), strict=True))}  # fmt: skip
 
 
-def _features(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _batch_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     held = next((t for t in (m.weight, m.running_mean) if t is not None), None)
     return {} if held is None else {"num_features": held.shape[0]}
 
 
-def _group_norm(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _group_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     if m.weight is None:
         return {}
-    groups = sizes.leading(_in(name, "weight"), 0, m.num_groups) if m.num_groups > 1 else 1
+    groups = sizes.leading(_join_name(name, "weight"), 0, m.num_groups) if m.num_groups > 1 else 1
     return {"num_channels": m.weight.shape[0], "num_groups": m.num_groups if groups is None else groups}
 
 
-def _normalised(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _layer_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     if m.weight is not None:
         return {"normalized_shape": tuple(m.weight.shape)}
     counts = sizes.counts(name.rpartition(".")[0])  # without parameters only its neighbours tell
-    return {"normalized_shape": tuple(recounts("normalized_shape", n, counts)[0] for n in m.normalized_shape)}
+    return {"normalized_shape": tuple(list_coarse_sizes("normalized_shape", n, counts)[0] for n in m.normalized_shape)}
 
 
-def _embedding(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _embedding_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     return {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]}
 
 
-def _recurrent(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _recurrent_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     m._flat_weights = [getattr(m, key, None) for key in m._flat_weights_names]
-    found = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": m.weight_ih_l0.shape[0] // _gates(m)}
+    found = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": m.weight_ih_l0.shape[0] // _count_gates(m)}
     return found | ({"proj_size": m.weight_hr_l0.shape[0]} if m.proj_size else {})
 
 
-def _cell(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _recurrent_cell_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     return {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]}
 
 
-def _attention(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _attention_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     """Whole heads merge; each keeps its width."""
     width = m.out_proj.weight.shape[1]
     found = {"embed_dim": width, "num_heads": max(width // m.head_dim, 1), "kdim": width, "vdim": width}
@@ -169,36 +169,36 @@ def _attention(m: Any, name: str, sizes: Sizes) -> Attributes:
     return found
 
 
-def _slopes(m: Any, name: str, sizes: Sizes) -> Attributes:
+def _prelu_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     return {"num_parameters": m.weight.shape[0]}
 
 
-SIZES: dict[type[nn.Module], Callable[[Any, str, Sizes], Attributes]] = {
-    nn.Linear: _linear,
-    nn.Bilinear: _bilinear,
-    nn.modules.conv._ConvNd: _conv,
-    nn.modules.batchnorm._NormBase: _features,
-    nn.GroupNorm: _group_norm,
-    nn.LayerNorm: _normalised,
-    nn.RMSNorm: _normalised,
-    nn.Embedding: _embedding,
-    nn.EmbeddingBag: _embedding,
-    nn.RNNBase: _recurrent,
-    nn.RNNCellBase: _cell,
-    nn.MultiheadAttention: _attention,
-    nn.PReLU: _slopes,
+SIZES: dict[type[nn.Module], Callable[[Any, str, SizeChange], Attributes]] = {
+    nn.Linear: _linear_sizes,
+    nn.Bilinear: _bilinear_sizes,
+    nn.modules.conv._ConvNd: _conv_sizes,
+    nn.modules.batchnorm._NormBase: _batch_norm_sizes,
+    nn.GroupNorm: _group_norm_sizes,
+    nn.LayerNorm: _layer_norm_sizes,
+    nn.RMSNorm: _layer_norm_sizes,
+    nn.Embedding: _embedding_sizes,
+    nn.EmbeddingBag: _embedding_sizes,
+    nn.RNNBase: _recurrent_sizes,
+    nn.RNNCellBase: _recurrent_cell_sizes,
+    nn.MultiheadAttention: _attention_sizes,
+    nn.PReLU: _prelu_sizes,
 }
 
 
-def _in(prefix: str, name: str) -> str:
+def _join_name(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _gates(m: Any) -> int:
+def _count_gates(m: Any) -> int:
     return {"LSTM": 4, "GRU": 3}.get(str(m.mode), 1)
 
 
-def _check_recurrent(module: Any, name: str) -> None:
+def _check_recurrent_shapes(module: Any, name: str) -> None:
     """Compare shapes with those of a fresh layer: its kernels do not, and read past the end of their memory."""
     options: dict[str, Any] = {"bias": module.bias}
     if isinstance(module, nn.RNNBase):

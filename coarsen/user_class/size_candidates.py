@@ -17,7 +17,7 @@ GEOMETRY = re.compile(  # names of numbers that count no units
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SizeChange:
     """Sizes of a fine and a coarse network.
 
     Parameters
@@ -72,7 +72,7 @@ class Sizes:
                 yield prod(fine[start:end]), prod(coarse[start:end]), start == 0, head
 
 
-def recounts(name: str, value: int, counts: Counts) -> list[int]:
+def list_coarse_sizes(name: str, value: int, counts: Counts) -> list[int]:
     """Return what an attribute may count in the coarse network, the likeliest first; itself where nothing says so.
 
     Parameters

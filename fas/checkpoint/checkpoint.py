@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import LoadError, NetgraphError
-from netgraph.fas.checkpoint.fingerprint import difference, identity, untold
-from netgraph.fas.checkpoint.run_state import set_state, state_of
+from netgraph.fas.checkpoint.fingerprint import describe_difference, describe_missing, fingerprint_run
+from netgraph.fas.checkpoint.run_state import capture_state, restore_state
 from netgraph.fas.solver.run import Run
 from netgraph.io.bundle import read_bundle, write_bundle
 
@@ -72,7 +72,7 @@ class Checkpoints:
         elif self._due(run, event):
             self.write(run)
         if event in ("finish", "failed"):
-            self._put_back()
+            self._restore_signals()
 
     def _due(self, run: Run, event: str) -> bool:
         if event == "smooth":
@@ -82,7 +82,7 @@ class Checkpoints:
     def write(self, run: Run) -> Path | None:
         """Write a run that is between two steps; None, and a warning, where that fails."""
         path = self.folder / f"checkpoint-{run.steps:09d}.safetensors"
-        tensors, document = state_of(run)
+        tensors, document = capture_state(run)
         whole = {"format": FORMAT, "torch": torch.__version__, "identity": self._identity, "run": document}
         self._at = time.monotonic()
         try:
@@ -90,38 +90,38 @@ class Checkpoints:
         except LoadError as error:
             logger.warning("no checkpoint at step %d: %s", run.steps, error)
             return None
-        for old in checkpoints_in(self.folder)[self.keep :]:
+        for old in list_checkpoints(self.folder)[self.keep :]:
             old.unlink(missing_ok=True)
         logger.debug("wrote %s", path)
         return path
 
     def _begin(self, run: Run) -> None:
-        found = checkpoints_in(self.folder)
+        found = list_checkpoints(self.folder)
         if found and not run.steps:
             raise NetgraphError(
                 f"{self.folder} holds checkpoints up to {found[0].name}, and this run begins anew; resume it, or give "
                 "another folder"
             )
-        self._identity, self._at = identity(run), time.monotonic()
+        self._identity, self._at = fingerprint_run(run), time.monotonic()
         if threading.current_thread() is not threading.main_thread():
             logger.info("signals are not caught: the run is not in the main thread")
             return
 
         def stop(number: int, frame: object) -> None:
-            self._put_back()
+            self._restore_signals()
             run.stop(
                 f"{signal.Signals(number).name} arrived; the run is written down in {self.folder} and can be resumed"
             )
 
         self._handlers = {number: signal.signal(number, stop) for number in SIGNALS}
 
-    def _put_back(self) -> None:
+    def _restore_signals(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
 
-def checkpoints_in(folder: str | Path) -> list[Path]:
+def list_checkpoints(folder: str | Path) -> list[Path]:
     """Return the checkpoints of a folder, newest first."""
     found = [(int(match[1]), path) for path in Path(folder).glob("*") if (match := NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
@@ -146,7 +146,7 @@ def resume(run: Run, folder: str | Path) -> str | None:
     NetgraphError
         All checkpoints are damaged, or the newest whole one is of another network, other levels, options, settings or data.
     """
-    paths, damaged = checkpoints_in(folder), []
+    paths, damaged = list_checkpoints(folder), []
     for path in paths:
         try:
             tensors, document = read_bundle(path)
@@ -154,7 +154,7 @@ def resume(run: Run, folder: str | Path) -> str | None:
             logger.warning("skipped a checkpoint: %s", error)
             damaged.append(path.name)
             continue
-        return _resumed(run, path, tensors, document, damaged)
+        return _restore_run(run, path, tensors, document, damaged)
     if damaged:
         raise NetgraphError(
             f"all checkpoints of {folder} are damaged ({', '.join(damaged)}); delete them to begin anew"
@@ -162,21 +162,21 @@ def resume(run: Run, folder: str | Path) -> str | None:
     return None
 
 
-def _resumed(
+def _restore_run(
     run: Run, path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any], damaged: list[str]
 ) -> str:
     if document.get("format") != FORMAT or "run" not in document:
         raise LoadError(f"{path} is no checkpoint of this version of netgraph; resume it with the one that wrote it")
-    here, there = identity(run), document["identity"]
-    other = difference(here, there)
+    here, there = fingerprint_run(run), document["identity"]
+    other = describe_difference(here, there)
     if other is not None:
         raise NetgraphError(f"{path} is a checkpoint of {other}; resume with what it was begun with, or begin anew")
-    set_state(run, tensors, document["run"])
+    restore_state(run, tensors, document["run"])
     said = f"resumed at step {run.steps} of {run.total_steps}, after {run.cycles} cycles, from {path}"
     if damaged:
         said += f" (skipped as damaged: {', '.join(damaged)})"
     logger.info("%s", said)
-    if missing := untold(here, there):
+    if missing := describe_missing(here, there):
         logger.warning("%s, of an older version, does not tell its %s; they are taken to be these", path, missing)
     if document["torch"] != torch.__version__:
         logger.warning(

@@ -11,23 +11,27 @@ LINE = 64  # bytes; torch begins its own memory at a multiple
 Layout = tuple[int, tuple[int, ...]]
 
 
-def layouts_of(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:
+def read_layouts(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:
     """Return the offset from a whole line, and the strides, of every tensor that does not lie as a new one would."""
-    found = {name: (t.data_ptr() % LINE, t.stride()) for name, t in tensors.items() if t.numel() and _apart(t)}
+    found = {
+        name: (t.data_ptr() % LINE, t.stride())
+        for name, t in tensors.items()
+        if t.numel() and _has_distinct_elements(t)
+    }
     return {name: (offset, s) for name, (offset, s) in found.items() if offset or not tensors[name].is_contiguous()}
 
 
-def laid_out(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> dict[str, Tensor]:
+def copy_with_layouts(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layout]) -> dict[str, Tensor]:
     """Return copies that lie as they were described, and the others as new ones do."""
-    return {name: _laid(t, *layouts[name]) if name in layouts else t.clone() for name, t in tensors.items()}
+    return {name: _copy_with_layout(t, *layouts[name]) if name in layouts else t.clone() for name, t in tensors.items()}
 
 
-def _apart(tensor: Tensor) -> bool:
+def _has_distinct_elements(tensor: Tensor) -> bool:
     """Whether no two elements share their memory, as those of an expanded tensor do."""
     return all(step or n == 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _laid(tensor: Tensor, offset: int, stride: tuple[int, ...]) -> Tensor:
+def _copy_with_layout(tensor: Tensor, offset: int, stride: tuple[int, ...]) -> Tensor:
     size = tensor.element_size()
     span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, stride, strict=True))  # elements
     room = torch.empty(span * size + LINE, dtype=torch.uint8, device=tensor.device)

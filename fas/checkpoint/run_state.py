@@ -14,24 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.checkpoint.memory_layout import laid_out, layouts_of
+from netgraph.fas.checkpoint.memory_layout import copy_with_layouts, read_layouts
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
-from netgraph.fas.levels.moments import Moments, moments_of, set_moments
-from netgraph.fas.levels.rematch import aggregates_of, remade
-from netgraph.fas.levels.tau import FIGURES, Descent
+from netgraph.fas.levels.moments import Moments, read_moments, set_moments
+from netgraph.fas.levels.rematch import read_aggregates, restore_levels
+from netgraph.fas.levels.tau import FIGURES, CoarseProblem
 from netgraph.fas.levels.vectors import assign
-from netgraph.fas.solver.adaptive import Account, Rest, Steering
+from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength
 from netgraph.fas.solver.cycles import Visit
 from netgraph.fas.solver.run import Run
-from netgraph.utils.pytree import structure_of, unflatten, without_classes
-from netgraph.utils.random_state import random_state
+from netgraph.utils.pytree import build_structure, drop_classes, unflatten_tree
+from netgraph.utils.random_state import get_random_state
 
 COUNTERS = ("top", "at", "done", "steps", "cycles", "refused", "losses", "notes")
 Tensors = dict[str, Tensor]
 
 
-def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
+def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
     """Return what a run is, live: write it down before the next step.
 
     Raises
@@ -45,110 +45,112 @@ def state_of(run: Run) -> tuple[Tensors, dict[str, Any]]:
     document["rests"] = {str(level): vars(rest) for level, rest in run.rests.items()}
     document["steering"] = {name: str(value) for name, value in vars(run.steering).items()}  # may be no number yet
     document["account"] = vars(run.account)
-    document["descents"] = {str(i): _descent(found, f"{i}/direction", tensors) for i, found in run.descents.items()}
+    document["descents"] = {
+        str(i): _capture_descent(found, f"{i}/direction", tensors) for i, found in run.descents.items()
+    }
     document["schedules"] = [schedule.state_dict() for schedule in run.schedules]
-    document["stream"] = _stream(run, tensors)
+    document["stream"] = _capture_stream(run, tensors)
     document["ledger"] = run.ledger.state_dict()
-    document["grids"] = [_grid(grid, str(level), tensors) for level, grid in enumerate(run.grids)]
+    document["grids"] = [_capture_grid(grid, str(level), tensors) for level, grid in enumerate(run.grids)]
     if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
-        for level, found in enumerate(aggregates_of(run.maps)):
-            tensors |= _under(f"aggregates/{level}", found)
+        for level, found in enumerate(read_aggregates(run.maps)):
+            tensors |= _prefix_names(f"aggregates/{level}", found)
     if run.mean is not None:
-        tensors |= _under("mean", live_state(run.mean))
-    tensors |= _under("before", run.before)
-    tensors |= _under("random", random_state())
+        tensors |= _prefix_names("mean", live_state(run.mean))
+    tensors |= _prefix_names("before", run.before)
+    tensors |= _prefix_names("random", get_random_state())
     # a long history would be too long for a document
     tensors["history"] = torch.frombuffer(
-        bytearray(json.dumps(run.history, default=_plain).encode()), dtype=torch.uint8
+        bytearray(json.dumps(run.history, default=_to_json_value).encode()), dtype=torch.uint8
     )
-    document["layouts"] = layouts_of(tensors)
+    document["layouts"] = read_layouts(tensors)
     return tensors, document
 
 
-def set_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
     """Make a run that has not begun what another was."""
-    tensors = laid_out(tensors, document["layouts"])
+    tensors = copy_with_layouts(tensors, document["layouts"])
     for name in COUNTERS:
         setattr(run, name, document[name])
     if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
-        aggregates = [under(f"aggregates/{level}", tensors) for level in range(len(run.grids))]
-        run.take_maps(remade(run.maps, aggregates))
+        aggregates = [select_under(f"aggregates/{level}", tensors) for level in range(len(run.grids))]
+        run.replace_maps(restore_levels(run.maps, aggregates))
     run.instead = None if document["instead"] is None else Visit(*document["instead"])
-    run.rests = {int(level): Rest(**rest) for level, rest in document["rests"].items()}
-    run.steering = Steering(**{name: float(value) for name, value in document["steering"].items()})
-    run.account = Account(**document["account"])
+    run.rests = {int(level): Backoff(**rest) for level, rest in document["rests"].items()}
+    run.steering = VisitLength(**{name: float(value) for name, value in document["steering"].items()})
+    run.account = CostAccount(**document["account"])
     for level, (grid, known) in enumerate(zip(run.grids, document["grids"], strict=True)):
-        _set_grid(grid, str(level), tensors, known)
+        _restore_grid(grid, str(level), tensors, known)
     run.descents = {
-        int(level): Descent(run.grids[int(level) + 1].rhs, direction=_placed_under(f"{level}/direction", tensors, run.grids[int(level)].model), **figures)
+        int(level): CoarseProblem(run.grids[int(level) + 1].rhs, direction=_select_on_device(f"{level}/direction", tensors, run.grids[int(level)].model), **figures)
         for level, figures in document["descents"].items()
     }  # fmt: skip
     for schedule, known in zip(run.schedules, document["schedules"], strict=True):
         schedule.load_state_dict(known)
-    own = {key: list(under(f"stream/{key}", tensors).values()) for key in ("began", "now")}
+    own = {key: list(select_under(f"stream/{key}", tensors).values()) for key in ("began", "now")}
     run.stream.load_state_dict({**document["stream"], **own})
     run.ledger.load_state_dict(document["ledger"])
     run.history[:] = json.loads(bytes(tensors["history"].tolist()))
     if run.mean is not None:
-        assign(live_state(run.mean), under("mean", tensors))
-    run.before = _placed_under("before", tensors, run.grids[0].model)
-    run.rng = under("random", tensors)
+        assign(live_state(run.mean), select_under("mean", tensors))
+    run.before = _select_on_device("before", tensors, run.grids[0].model)
+    run.rng = select_under("random", tensors)
 
 
-def under(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
+def select_under(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
     """Return the tensors below a path by the rest of their names."""
     return {name[len(path) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{path}/")}
 
 
-def _under(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
+def _prefix_names(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
     return {f"{path}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def _placed_under(path: str, tensors: Mapping[str, Tensor], model: nn.Module) -> Tensors:
+def _select_on_device(path: str, tensors: Mapping[str, Tensor], model: nn.Module) -> Tensors:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return {name: tensor.to(device) for name, tensor in under(path, tensors).items()}
+    return {name: tensor.to(device) for name, tensor in select_under(path, tensors).items()}
 
 
-def _descent(found: Descent, path: str, tensors: Tensors) -> dict[str, float]:
+def _capture_descent(found: CoarseProblem, path: str, tensors: Tensors) -> dict[str, float]:
     """The right-hand sides of a descent are those of the coarser grid."""
-    tensors |= _under(path, found.direction)
+    tensors |= _prefix_names(path, found.direction)
     return {name: getattr(found, name) for name in FIGURES}
 
 
-def _stream(run: Run, tensors: Tensors) -> dict[str, int]:
+def _capture_stream(run: Run, tensors: Tensors) -> dict[str, int]:
     known = run.stream.state_dict()
     for key in ("began", "now"):
         tensors |= {f"stream/{key}/{i}": state for i, state in enumerate(known.pop(key))}
     return known
 
 
-def _grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
-    tensors |= _under(f"{path}/x", live_state(grid.model))
-    tensors |= _under(f"{path}/injected", grid.injected)
+def _capture_grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
+    tensors |= _prefix_names(f"{path}/x", live_state(grid.model))
+    tensors |= _prefix_names(f"{path}/injected", grid.injected)
     for i, b in enumerate(grid.rhs):
-        tensors |= _under(f"{path}/rhs/{i}", b)
+        tensors |= _prefix_names(f"{path}/rhs/{i}", b)
     known: dict[str, Any] = {"turns": grid.turns, "rhs": len(grid.rhs)}
-    known["moments"] = _moments(moments_of(grid.smoother), f"{path}/moments", tensors)
-    known["groups"] = [_numbers(group) for group in grid.smoother.optimizer.param_groups]
+    known["moments"] = _capture_moments(read_moments(grid.smoother), f"{path}/moments", tensors)
+    known["groups"] = [_capture_group(group) for group in grid.smoother.optimizer.param_groups]
     leaves: list[Tensor] = []
-    known["common"] = without_classes(structure_of(list(grid.common), leaves))
+    known["common"] = drop_classes(build_structure(list(grid.common), leaves))
     tensors |= {f"{path}/common/{i}": leaf for i, leaf in enumerate(leaves)}
     return known
 
 
-def _set_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> None:
-    assign(live_state(grid.model), under(f"{path}/x", tensors))
-    grid.injected = _placed_under(f"{path}/injected", tensors, grid.model)
-    grid.rhs = [_placed_under(f"{path}/rhs/{i}", tensors, grid.model) for i in range(known["rhs"])]
+def _restore_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> None:
+    assign(live_state(grid.model), select_under(f"{path}/x", tensors))
+    grid.injected = _select_on_device(f"{path}/injected", tensors, grid.model)
+    grid.rhs = [_select_on_device(f"{path}/rhs/{i}", tensors, grid.model) for i in range(known["rhs"])]
     grid.turns = known["turns"]
-    set_moments(grid.smoother, _known_moments(f"{path}/moments", tensors, known["moments"], grid))
+    set_moments(grid.smoother, _restore_moments(f"{path}/moments", tensors, known["moments"], grid))
     for group, numbers in zip(grid.smoother.optimizer.param_groups, known["groups"], strict=True):
         group.update({key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()})
-    leaves = list(_placed_under(f"{path}/common", tensors, grid.model).items())
-    grid.common = unflatten(known["common"], [leaf for _, leaf in sorted(leaves, key=lambda pair: int(pair[0]))])
+    leaves = list(_select_on_device(f"{path}/common", tensors, grid.model).items())
+    grid.common = unflatten_tree(known["common"], [leaf for _, leaf in sorted(leaves, key=lambda pair: int(pair[0]))])
 
 
-def _moments(moments: Moments, path: str, tensors: Tensors) -> dict[str, dict[str, Any]]:
+def _capture_moments(moments: Moments, path: str, tensors: Tensors) -> dict[str, dict[str, Any]]:
     """Write tensors among the moments under a path, and return the numbers among them by kind and name."""
     numbers: dict[str, dict[str, Any]] = {}
     for kind, vector in moments.items():
@@ -166,11 +168,11 @@ def _moments(moments: Moments, path: str, tensors: Tensors) -> dict[str, dict[st
     return numbers
 
 
-def _known_moments(path: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], grid: Grid) -> Moments:
+def _restore_moments(path: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], grid: Grid) -> Moments:
     """Step counts stay where the optimizer put them, on the CPU for most."""
     found: Moments = {}
     for kind, vector in numbers.items():
-        own = under(f"{path}/{kind}", tensors)
+        own = select_under(f"{path}/{kind}", tensors)
         found[kind] = {
             **vector,
             **{n: t if t.ndim == 0 else t.to(grid.smoother.named[n].device) for n, t in own.items()},
@@ -178,7 +180,7 @@ def _known_moments(path: str, tensors: Mapping[str, Tensor], numbers: Mapping[st
     return found
 
 
-def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+def _capture_group(group: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers of a parameter group: some optimizers keep more there than a schedule writes."""
     plain = (int, float, bool)
     return {
@@ -188,6 +190,6 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     """Return a number of numpy or torch as Python's, and anything else as text."""
     return value.item() if hasattr(value, "item") and getattr(value, "size", 1) in (1, ()) else str(value)

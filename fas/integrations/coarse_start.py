@@ -15,13 +15,13 @@ from torch.optim.optimizer import Optimizer
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps, live_state
-from netgraph.fas.levels.moments import moments_of, moments_up, set_moments
+from netgraph.fas.levels.moments import carry_moments_up, read_moments, set_moments
 from netgraph.fas.levels.nested_iteration import start_level
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.options import Options, Smoothing
 
 
-class Borrowed(Smoother):
+class BorrowedSmoother(Smoother):
     """A level's smoother whose optimizer was made elsewhere.
 
     Parameters
@@ -72,10 +72,10 @@ class CoarseStart:
                 f"begin is {tuple(begin)}; give a number of steps, 0 or more, for each of at most {n_coarse} coarse levels"
             )
         self.maps, self.optimizer, self.begin, self.options, self.seed = maps, optimizer, tuple(begin), options, seed
-        self.names = names_of(maps.models[0], optimizer)
+        self.names = group_parameter_names(maps.models[0], optimizer)
         self.level = self.left = 0
         first = max((i for i, n in enumerate(begin, start=1) if n), default=0)
-        self.work_on(first, begin[first - 1] if first else 0)
+        self.switch_to_level(first, begin[first - 1] if first else 0)
 
     @property
     def model(self) -> nn.Module:
@@ -83,11 +83,11 @@ class CoarseStart:
         return self.maps.models[self.level]
 
     @property
-    def smoother(self) -> Borrowed:
+    def smoother(self) -> BorrowedSmoother:
         """The level at work, with the optimizer."""
-        return Borrowed(self.model, self.optimizer, self.names, self.options.smoothing_of(self.level))
+        return BorrowedSmoother(self.model, self.optimizer, self.names, self.options.smoothing_of(self.level))
 
-    def work_on(self, level: int, left: int) -> None:
+    def switch_to_level(self, level: int, left: int) -> None:
         """Give the optimizer a level's parameters, for so many steps; it keeps no moments."""
         if level == self.level:
             self.left = left
@@ -123,7 +123,7 @@ class CoarseStart:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; the optimizer's own state is loaded after it."""
-        self.work_on(state["level"], state["left"])
+        self.switch_to_level(state["level"], state["left"])
         own = live_state(self.model)
         for name, tensor in state["weights"].items():
             own[name].copy_(tensor)
@@ -132,8 +132,8 @@ class CoarseStart:
         below, coarse = self.smoother, self._grid(self.level)
         above = self.level - 1
         carried = self.options.smoothing_of(above).moments
-        moments = moments_up(self.maps, above, moments_of(below)) if carried else {}
-        self.work_on(above, self.begin[above - 1] if above else 0)
+        moments = carry_moments_up(self.maps, above, read_moments(below)) if carried else {}
+        self.switch_to_level(above, self.begin[above - 1] if above else 0)
         start_level(self.maps, above, self._grid(above), coarse, self.options.split, self.seed)
         for parameter in below.named.values():
             parameter.grad = None
@@ -144,7 +144,7 @@ class CoarseStart:
         return Grid(model, self.smoother, live_state(model, list(live_state(self.maps.models[0]))))
 
 
-def names_of(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
+def group_parameter_names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
     """Return the names of the parameters in each of an optimizer's groups.
 
     Raises

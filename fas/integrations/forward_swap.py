@@ -17,7 +17,7 @@ from netgraph.fas.options import Options
 logger = logging.getLogger("netgraph.standin")
 
 
-class StandIn:
+class ForwardSwap:
     """Nested iteration behind the back of a trainer.
 
     The finest network's ``forward`` runs the level at work, and the trainer's optimizer has that level's parameters.
@@ -56,13 +56,13 @@ class StandIn:
     def enter(self, optimizer: Optimizer) -> None:
         """Begin: the optimizer gets the coarsest level's parameters."""
         self.start = CoarseStart(self.maps, optimizer, self.begin, self.options, self.seed)
-        self._stand_in()
+        self._replace_forward()
 
     def advance(self) -> None:
         """Count a step of the optimizer."""
         if self.start is not None and self.start.advance():
             logger.info("training goes on on level %d", self.start.level)
-            self._stand_in()
+            self._replace_forward()
 
     def leave(self) -> None:
         """End: weights of a coarse level that is still at work go up, and the finest network is itself again."""
@@ -71,10 +71,10 @@ class StandIn:
                 "training ended on level %d; its weights are prolonged, and no finer level was trained", self.level
             )
             self.start.finish()
-        self._stand_in()
+        self._replace_forward()
         self.start = None
 
-    def _stand_in(self) -> None:
+    def _replace_forward(self) -> None:
         finest = self.maps.models[0]
         finest.__dict__.pop("forward", None)
         if self.level:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
-from netgraph.fas.integrations.forward_swap import StandIn
+from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
 
 
@@ -35,7 +35,7 @@ class CoarseStartCallback(Callback):
     def __init__(
         self, hierarchy: Hierarchy, begin: Sequence[int], *, options: Options | None = None, seed: int = 7619
     ) -> None:
-        self.stand_in = StandIn(hierarchy, begin, options=options, seed=seed)
+        self.stand_in = ForwardSwap(hierarchy, begin, options=options, seed=seed)
         self._steps = 0
 
     @property

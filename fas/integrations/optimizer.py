@@ -17,15 +17,15 @@ from torch.optim.optimizer import Optimizer
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
-from netgraph.fas.integrations.coarse_start import Borrowed, CoarseStart
+from netgraph.fas.integrations.coarse_start import BorrowedSmoother, CoarseStart
 from netgraph.fas.ledger import STEP
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.levels.smoother import MakeOptimizer, StepResult
 from netgraph.fas.options import Options, Smoothing
-from netgraph.fas.solver.adaptive import Account, Rest
-from netgraph.fas.solver.cycles import one
-from netgraph.fas.solver.problem import rows_of
+from netgraph.fas.solver.adaptive import Backoff, CostAccount
+from netgraph.fas.solver.cycles import build_cycle
+from netgraph.fas.solver.problem import count_rows
 from netgraph.fas.solver.run import REFUSED, Run
 
 Closure = Callable[..., Tensor]
@@ -79,7 +79,7 @@ class Multigrid(Optimizer):
         seed: int = 7619,
     ) -> None:
         self.options = options or Options()
-        _check(self.options, every, cycle)
+        _check_options(self.options, every, cycle)
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.every, self.fine_steps, self.refused = optimizer, every, 0, 0
@@ -87,7 +87,7 @@ class Multigrid(Optimizer):
         self._recent: deque[Minibatch] = deque(
             maxlen=self.options.tau_of(0).batches + 1
         )  # the first judges what is earned
-        self._run = _Excursion.of(maps, optimizer, self.start.names, self._recent, cycle, self.options, make, seed)
+        self._run = _CoarseRun.of(maps, optimizer, self.start.names, self._recent, cycle, self.options, make, seed)
         self._follow()
 
     @property
@@ -131,14 +131,14 @@ class Multigrid(Optimizer):
         model = self.start.model
         model.train(self.start.maps.models[0].training)
         smoother = self.start.smoother
-        result = smoother.step(_value, [(batch, closure)], {})
+        result = smoother.step(_call_closure, [(batch, closure)], {})
         self._count(result.taken, result.loss)
         if not self.start.level:
-            self._recent.append((batch, closure if batch else bound(closure)))
-            self._run.count(result, rows_of(self._recent[-1]))
+            self._recent.append((batch, closure if batch else freeze_closure(closure)))
+            self._run.count(result, count_rows(self._recent[-1]))
             self.fine_steps += 1
             if self._due():
-                self._run.go_round()
+                self._run.take_coarse_step()
         elif self.start.advance():
             self._follow()
         return torch.tensor(result.loss)
@@ -165,8 +165,8 @@ class Multigrid(Optimizer):
         self.start.load_state_dict(own["start"])
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.fine_steps = own["fine_steps"]
-        self._run.rests = {int(level): Rest(*rest) for level, rest in own["rests"].items()}
-        self._run.account, self._run.whole = Account(**own.get("account", {})), own.get("whole", 0.0)
+        self._run.rests = {int(level): Backoff(*rest) for level, rest in own["rests"].items()}
+        self._run.account, self._run.whole = CostAccount(**own.get("account", {})), own.get("whole", 0.0)
         self._recent.clear()
         self._follow()
 
@@ -187,28 +187,40 @@ class Multigrid(Optimizer):
         return ready and self.every > 0 and self.fine_steps % self.every == 0
 
 
-class _Excursion(Run):
+class _CoarseRun(Run):
     """The coarse part of a cycle, again and again, on minibatches that others have drawn."""
 
     @classmethod
     def of(
         cls, maps: Maps, optimizer: Optimizer, names: list[list[str]], recent: deque[Minibatch], cycle: str,
         options: Options, make: MakeOptimizer | None, seed: int,
-    ) -> _Excursion:  # fmt: skip
+    ) -> _CoarseRun:  # fmt: skip
         """Return a run whose finest smoother is the optimizer, and whose others have its settings."""
 
         def grid(maps: Maps, level: int) -> Grid:
             model, smoothing = maps.models[level], options.smoothing_of(level)
             own = (
-                _Alike(model, optimizer, names, smoothing, make)
+                _FollowingSmoother(model, optimizer, names, smoothing, make)
                 if level
-                else Borrowed(model, optimizer, names, smoothing)
+                else BorrowedSmoother(model, optimizer, names, smoothing)
             )
             return Grid(model, own, live_state(model, list(live_state(maps.models[0]))))
 
         grids = [grid(maps, level) for level in range(len(maps.models))]
-        visits = [v for v in one(cycle, 0, len(grids) - 1, options.smoothing_of) if v.kind != "smooth" or v.level]
-        run = cls(maps, _Losses(recent), options, grids, grid, visits, [_Still()], _Recent(recent), seed=seed)  # type: ignore[list-item, arg-type]
+        visits = [
+            v for v in build_cycle(cycle, 0, len(grids) - 1, options.smoothing_of) if v.kind != "smooth" or v.level
+        ]
+        run = cls(
+            maps,
+            _ClosureObjective(recent),  # type: ignore[arg-type]
+            options,
+            grids,
+            grid,
+            visits,
+            [_ConstantSchedule()],  # type: ignore[list-item]
+            _RecentBatches(recent),  # type: ignore[arg-type]
+            seed=seed,
+        )
         run.whole = 0.0  # the run is as long as it has been so far
         return run
 
@@ -219,7 +231,7 @@ class _Excursion(Run):
         if result.taken:
             self.account.step(result.loss, cost)
 
-    def go_round(self) -> None:
+    def take_coarse_step(self) -> None:
         """Take one coarse step."""
         for grid in self.grids[1:]:
             grid.model.train(self.grids[0].model.training)
@@ -231,13 +243,13 @@ class _Excursion(Run):
         """A refused coarse step of the finest level is left out: the loop outside goes on smoothing."""
         super().smooth_instead(why, figures)
         if self.visits[self.at].level == 0:
-            self.instead, self.at = None, self.stop_of(self.at) - 1
+            self.instead, self.at = None, self.find_step_end(self.at) - 1
 
     def placed(self, batch: Any, grid: Grid) -> Any:
         return batch
 
 
-class _Alike(Borrowed):
+class _FollowingSmoother(BorrowedSmoother):
     """A coarse level's smoother with the settings that the finest one's optimizer has at the time."""
 
     def __init__(
@@ -250,7 +262,7 @@ class _Alike(Borrowed):
     ) -> None:
         own = dict(model.named_parameters())
         self.source = source
-        settings = [_settings(group) for group in self.source.param_groups]
+        settings = [_group_settings(group) for group in self.source.param_groups]
         groups = [{**s, "params": [own[n] for n in names[i] if n in own]} for i, s in enumerate(settings)]
         kind: MakeOptimizer = make or type(self.source)
         try:
@@ -265,10 +277,10 @@ class _Alike(Borrowed):
     def follow(self, group: Mapping[str, Any]) -> None:
         """Take over the settings of the finest level's groups."""
         for own, other in zip(self.optimizer.param_groups, self.source.param_groups, strict=True):
-            own.update(_settings(other))
+            own.update(_group_settings(other))
 
 
-class _Still:
+class _ConstantSchedule:
     """A schedule that leaves the rate to the loop outside."""
 
     group: Mapping[str, Any] = {}
@@ -277,7 +289,7 @@ class _Still:
         """The loop outside has the only clock."""
 
 
-class _Losses:
+class _ClosureObjective:
     """The objective of minibatches that bring their own loss."""
 
     def __init__(self, batches: deque[Minibatch]) -> None:
@@ -285,10 +297,10 @@ class _Losses:
 
     def value(self, model: nn.Module, batch: Minibatch) -> Tensor:
         """Return the loss of a level on a minibatch."""
-        return _value(model, batch)
+        return _call_closure(model, batch)
 
 
-class _Recent:
+class _RecentBatches:
     """A stream of the last minibatches."""
 
     def __init__(self, batches: deque[Minibatch]) -> None:
@@ -303,16 +315,16 @@ class _Recent:
         return self.batches[0]
 
 
-def _value(model: nn.Module, batch: Minibatch) -> Tensor:
+def _call_closure(model: nn.Module, batch: Minibatch) -> Tensor:
     arguments, closure = batch
     return closure(model, *arguments)
 
 
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+def _group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("params", "initial_lr", "param_names")}
 
 
-def bound(closure: Closure) -> Closure:
+def freeze_closure(closure: Closure) -> Closure:
     """Return a closure that reads what the names in it mean now, whatever a loop gives them later."""
     if not isinstance(closure, FunctionType):
         return closure
@@ -322,7 +334,7 @@ def bound(closure: Closure) -> Closure:
     return copy
 
 
-def _check(options: Options, every: int, cycle: str) -> None:
+def _check_options(options: Options, every: int, cycle: str) -> None:
     if every < 0:
         raise NetgraphError(f"every is {every}; give the fine steps between two coarse ones, or 0 for none")
     if cycle not in ("v", "w", "f", "additive"):

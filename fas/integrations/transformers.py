@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
-from netgraph.fas.integrations.forward_swap import StandIn
+from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
 
 COUNTED = ("num_items_in_batch",)  # what the Trainer tells networks about the loss, which coarse ones do not compute
@@ -35,7 +35,7 @@ class CoarseStartCallback(TrainerCallback):
     def __init__(
         self, hierarchy: Hierarchy, begin: Sequence[int], *, options: Options | None = None, seed: int = 7619
     ) -> None:
-        self.stand_in = StandIn(hierarchy, begin, options=options, ignored=COUNTED, seed=seed)
+        self.stand_in = ForwardSwap(hierarchy, begin, options=options, ignored=COUNTED, seed=seed)
 
     @property
     def level(self) -> int:

@@ -22,12 +22,12 @@ from torch import Tensor
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.smoother import Value
-from netgraph.fas.levels.tau import Descent, mean_value
-from netgraph.fas.levels.vectors import Vector, assign, copied, dot
+from netgraph.fas.levels.tau import CoarseProblem, mean_value
+from netgraph.fas.levels.vectors import Vector, assign, copy_vector, dot
 
 
 @dataclass
-class Ascent:
+class CorrectionResult:
     """What became of a correction.
 
     Parameters
@@ -52,17 +52,17 @@ class Ascent:
     angle: float = math.nan
 
 
-def ascend(
+def apply_correction(
     maps: Maps,
     level: int,
     fine: Grid,
     coarse: Grid,
     value: Value,
     lengths: tuple[float, ...],
-    found: Descent | None,
+    found: CoarseProblem | None,
     *,
     stayed: bool = False,
-) -> Ascent:
+) -> CorrectionResult:
     """Correct a level's x in place.
 
     Parameters
@@ -74,24 +74,28 @@ def ascend(
     stayed : bool
         Whether x is what it was there, so that f(x) is known.
     """
-    whole = {n for n in coarse.injected if len(maps.family(level, n)) == 1 and _same(fine.x[n], coarse.injected[n])}
-    change, named = _change(coarse), fine.smoother.named
-    sizes = [float(d.norm()) for name in change for n, d in _prolonged(maps, level, change, name).items() if n in named]
-    taken = Ascent(0.0, size=math.hypot(*sizes))
+    whole = {
+        n for n in coarse.injected if len(maps.family(level, n)) == 1 and _has_same_bits(fine.x[n], coarse.injected[n])
+    }
+    change, named = _subtract_injected(coarse), fine.smoother.named
+    sizes = [
+        float(d.norm()) for name in change for n, d in _prolong_family(maps, level, change, name).items() if n in named
+    ]
+    taken = CorrectionResult(0.0, size=math.hypot(*sizes))
     if found is not None and found.direction and taken.size:  # <grad f - b, P e> = <restrict(grad f - b), e>
         taken.angle = -dot(found.direction, change) / max(found.gradient * taken.size, 1e-300)
         found.direction = {}
     if not math.isfinite(taken.size):
         return taken
-    start = copied(fine.x)
+    start = copy_vector(fine.x)
     if not lengths:
-        _move(maps, level, fine, coarse, start, change, 1.0, whole)
+        _write_correction(maps, level, fine, coarse, start, change, 1.0, whole)
         taken.length = 1.0
         return taken
     known = found.fine if found is not None and stayed else None
     taken.before = shifted_value(fine, value, coarse, known)
     for length in lengths:
-        _move(maps, level, fine, coarse, start, change, length, whole)
+        _write_correction(maps, level, fine, coarse, start, change, length, whole)
         after = shifted_value(fine, value, coarse)
         taken.tried += 1
         if after < taken.before:  # false for what is no number
@@ -102,7 +106,7 @@ def ascend(
 
 
 @torch.no_grad()
-def blend(maps: Maps, level: int, fine: Grid, coarse: Grid, share: float) -> Ascent:
+def blend(maps: Maps, level: int, fine: Grid, coarse: Grid, share: float) -> CorrectionResult:
     """Mix a level's x with the prolonged y in place; what counts is taken from y."""
     squares = 0.0
     for name, y in coarse.x.items():
@@ -113,7 +117,7 @@ def blend(maps: Maps, level: int, fine: Grid, coarse: Grid, share: float) -> Asc
                 x.lerp_(value, share)
             elif x.shape == value.shape:
                 x.copy_(value)
-    return Ascent(share, size=math.sqrt(squares))
+    return CorrectionResult(share, size=math.sqrt(squares))
 
 
 def shifted_value(fine: Grid, value: Value, coarse: Grid, known: float | None = None) -> float:
@@ -123,12 +127,12 @@ def shifted_value(fine: Grid, value: Value, coarse: Grid, known: float | None = 
     return (mean_value(fine, value, batches) if known is None else known) - linear
 
 
-def _prolonged(maps: Maps, level: int, change: Vector, name: str) -> Vector:
+def _prolong_family(maps: Maps, level: int, change: Vector, name: str) -> Vector:
     """Return one family of d = prolong(y - inject x): a whole d would be as large as the network."""
     return maps.prolong(level, {name: change[name]})
 
 
-def _change(coarse: Grid) -> Vector:
+def _subtract_injected(coarse: Grid) -> Vector:
     """Return y - inject x, in the memory of inject x, which nobody needs any more; the right-hand side's goes before a copy of x comes."""
     names, coarse.rhs = list(coarse.injected), []
     change = [coarse.injected[name] for name in names]
@@ -139,7 +143,7 @@ def _change(coarse: Grid) -> Vector:
 
 
 @torch.no_grad()
-def _move(
+def _write_correction(
     maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, change: Vector, length: float, whole: set[str]
 ) -> None:
     """Write start + length d; where nothing merged and the length is one that is y itself, bit for bit."""
@@ -152,9 +156,9 @@ def _move(
         elif length == 1.0 and name in whole:
             fine.x[name].copy_(y)
         else:
-            for member, d in _prolonged(maps, level, change, name).items():
+            for member, d in _prolong_family(maps, level, change, name).items():
                 fine.x[member].copy_(start[member]).add_(d, alpha=length)
 
 
-def _same(x: Tensor, injected: Tensor) -> bool:
+def _has_same_bits(x: Tensor, injected: Tensor) -> bool:
     return x.shape == injected.shape and torch.equal(x, injected)

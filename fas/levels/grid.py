@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from netgraph.fas.levels.smoother import Smoother
-from netgraph.fas.levels.vectors import Vector, assign, copied
+from netgraph.fas.levels.vectors import Vector, assign, copy_vector
 
 SEED = 7619  # of dropout and the like, where two networks are compared on the same minibatches
 
@@ -54,13 +54,13 @@ class Grid:
 
 
 @contextlib.contextmanager
-def still(models: Sequence[nn.Module]) -> Iterator[None]:
+def without_side_effects(models: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluate without traces: running statistics and random numbers are afterwards what they were.
 
     Within, random numbers begin at one seed each time, so that dropout drops the same for two points of one network.
     """
     kept = [{name: b for name, b in model.named_buffers() if b.is_floating_point() or b.ndim == 0} for model in models]
-    values = [copied(buffers) for buffers in kept]
+    values = [copy_vector(buffers) for buffers in kept]
     devices = sorted({p.device for m in models for p in m.parameters() if p.is_cuda}, key=str)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(SEED)

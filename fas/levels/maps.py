@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.coarsen.hierarchy.level_maps import moves_to
+from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.fas.levels.vectors import Vector
 
@@ -61,8 +61,8 @@ class HierarchyMaps:
 
     def __init__(self, hierarchy: Hierarchy) -> None:
         self.hierarchy = hierarchy
-        rows = _rows(hierarchy)
-        self.moves = [moves_to(level) for level in hierarchy.levels[1:]]
+        rows = _count_example_rows(hierarchy)
+        self.moves = [build_level_maps(level) for level in hierarchy.levels[1:]]
         self.models: Sequence[nn.Module] = [level.model for level in hierarchy.levels]
         self.flops: Sequence[float] = [level.flops / rows for level in hierarchy.levels]
 
@@ -91,7 +91,7 @@ class HierarchyMaps:
         return self.moves[level].family(name)
 
 
-def _rows(hierarchy: Hierarchy) -> int:
+def _count_example_rows(hierarchy: Hierarchy) -> int:
     """Return the rows that FLOPs were counted for: those of the example, a single one being recorded twice."""
     shapes = [shape for shape, _ in hierarchy.options.get("example", {}).get("tensors", ())]
     return max(int(shapes[0][0]), 2) if shapes and shapes[0] else 1

@@ -30,7 +30,7 @@ Moments = dict[str, dict[str, Any]]
 Group = Mapping[str, Any]
 
 
-def moments_of(smoother: Smoother) -> Moments:
+def read_moments(smoother: Smoother) -> Moments:
     """Return an optimizer's state as one vector for each kind, live."""
     found: Moments = {}
     for name, parameter in smoother.named.items():
@@ -54,14 +54,14 @@ def set_moments(smoother: Smoother, moments: Moments) -> None:
             smoother.optimizer.state[parameter] = state[name]
 
 
-def moments_down(maps: Maps, level: int, fine: Smoother) -> Moments:
+def carry_moments_down(maps: Maps, level: int, fine: Smoother) -> Moments:
     """Return a fine optimizer's moments as the next coarser level's."""
-    return _down(maps, level, _carried(moments_of(fine)), _groups(fine))
+    return _move_down(maps, level, _drop_unmovable(read_moments(fine)), _find_groups(fine))
 
 
-def moments_up(maps: Maps, level: int, moments: Moments) -> Moments:
+def carry_moments_up(maps: Maps, level: int, moments: Moments) -> Moments:
     """Return coarse moments as the next finer level's."""
-    return {key: _key_up(maps, level, key, vector) for key, vector in _carried(moments).items()}
+    return {key: _move_key_up(maps, level, key, vector) for key, vector in _drop_unmovable(moments).items()}
 
 
 def correct_moments(maps: Maps, level: int, fine: Smoother, coarse: Smoother) -> None:
@@ -69,7 +69,7 @@ def correct_moments(maps: Maps, level: int, fine: Smoother, coarse: Smoother) ->
 
     Where nothing merged the coarse moments come back bit for bit.
     """
-    own, theirs, groups = moments_of(fine), _carried(moments_of(coarse)), _groups(fine)
+    own, theirs, groups = read_moments(fine), _drop_unmovable(read_moments(coarse)), _find_groups(fine)
     for name in coarse.named:
         after = {key: vector[name] for key, vector in theirs.items() if name in vector}
         if not after:
@@ -77,37 +77,37 @@ def correct_moments(maps: Maps, level: int, fine: Smoother, coarse: Smoother) ->
         family = maps.family(level, name)
         had = {key: {n: own[key][n] for n in family if n in own.get(key, {})} for key in after}
         if all(len(vector) == len(family) for vector in had.values()):
-            _correct(maps, level, name, had, after, groups)
-            new = {key: _key_up(maps, level, key, {name: after[key]}) for key in after if key in COUNTS}
+            _correct_family(maps, level, name, had, after, groups)
+            new = {key: _move_key_up(maps, level, key, {name: after[key]}) for key in after if key in COUNTS}
         else:
-            new = moments_up(maps, level, {key: {name: value} for key, value in after.items()})
+            new = carry_moments_up(maps, level, {key: {name: value} for key, value in after.items()})
         for key, vector in new.items():
             for member, value in vector.items():
                 fine.optimizer.state[fine.named[member]]["momentum_buffer" if key == "primal" else key] = value
 
 
-def _correct(
+def _correct_family(
     maps: Maps, level: int, name: str, had: Moments, after: Mapping[str, Any], groups: Mapping[str, Group]
 ) -> None:
-    before, family = _down(maps, level, had, groups), maps.family(level, name)
+    before, family = _move_down(maps, level, had, groups), maps.family(level, name)
     tensors = [key for key in after if key not in COUNTS]
-    if len(family) == 1 and all(_same(had[key][family[0]], before[key][name]) for key in tensors):
+    if len(family) == 1 and all(_has_same_bits(had[key][family[0]], before[key][name]) for key in tensors):
         for key in tensors:
             had[key][family[0]].copy_(after[key])
         return
     steps = float(after["step"] - had["step"][family[0]]) if "step" in after else 0.0  # SGD counts none
     for key in tensors:
-        kept = _decay(key, groups[family[0]]) ** steps
+        kept = _get_decay(key, groups[family[0]]) ** steps
         added = after[key] - kept * before[key][name]
         if key in SQUARED:
             added.clamp_min_(0)  # rounding
-        for member, change in _key_up(maps, level, key, {name: added}).items():
+        for member, change in _move_key_up(maps, level, key, {name: added}).items():
             had[key][member].mul_(kept).add_(change)
     for member in family:
-        _bound(had, member, groups[member])
+        _raise_second_moments(had, member, groups[member])
 
 
-def _decay(key: str, group: Group) -> float:
+def _get_decay(key: str, group: Group) -> float:
     """Return what a step leaves of a state; 1 for sums and maxima, and where an optimizer calls it something else."""
     if key in ("exp_avg", "exp_avg_sq"):
         return float(group.get("betas", (1.0, 1.0))[key == "exp_avg_sq"])
@@ -120,17 +120,17 @@ def _decay(key: str, group: Group) -> float:
 #     C^2 = C^2 b^2 / B + (1 - b)^2 / (1 - B),
 # so that Adam takes no step longer than C lr, 7.3 lr at torch's betas. A corrected pair is one of these, and only rounding and
 # betas that a schedule moves can break it; a sum of n fine m can by sqrt(n), v being added up as if they were independent.
-def bound_of(betas: tuple[float, float]) -> float:
+def compute_ratio_bound(betas: tuple[float, float]) -> float:
     """Return the largest |m| / sqrt(v) of Adam's recursion; infinite where it has none."""
     first, second = map(float, betas)
     room = (1 - second) * (1 - first * first / second) if second else 0.0
     return (1 - first) / math.sqrt(room) if room > 0 else math.inf
 
 
-def _bound(moments: Moments, name: str, group: Group) -> None:
+def _raise_second_moments(moments: Moments, name: str, group: Group) -> None:
     """Raise second moments in place to what first moments ask for; RMSprop divides by the root of v - m^2, kept at m^2."""
     for first, second, bound in (
-        ("exp_avg", "exp_avg_sq", bound_of(group.get("betas", (0, 0)))),
+        ("exp_avg", "exp_avg_sq", compute_ratio_bound(group.get("betas", (0, 0)))),
         ("grad_avg", "square_avg", math.sqrt(0.5)),
         ("exp_avg_sq", "max_exp_avg_sq", None),
     ):
@@ -139,43 +139,43 @@ def _bound(moments: Moments, name: str, group: Group) -> None:
             torch.maximum(v, m if bound is None else (m / bound).square_(), out=v)
 
 
-def _groups(smoother: Smoother) -> dict[str, Group]:
+def _find_groups(smoother: Smoother) -> dict[str, Group]:
     """Return by a parameter's name what settings it has."""
     found = {p: group for group in smoother.optimizer.param_groups for p in group["params"]}
     return {name: found[p] for name, p in smoother.named.items() if p in found}
 
 
-def _carried(moments: Moments) -> Moments:
+def _drop_unmovable(moments: Moments) -> Moments:
     """Return moments, or none where one can not be moved: no optimizer goes on from a part of its state."""
     return moments if moments.keys() <= {*DUAL, *SQUARED, *COUNTS, "primal"} else {}
 
 
-def _down(maps: Maps, level: int, moments: Moments, groups: Mapping[str, Group]) -> Moments:
+def _move_down(maps: Maps, level: int, moments: Moments, groups: Mapping[str, Group]) -> Moments:
     """Return moments down, bounded where something merged: elsewhere they stay bit for bit."""
-    down = {key: _key_down(maps, level, key, vector) for key, vector in moments.items()}
+    down = {key: _move_key_down(maps, level, key, vector) for key, vector in moments.items()}
     for key in down.keys() & {"exp_avg_sq", "square_avg"}:
         for name, v in down[key].items():
             first, *others = maps.family(level, name)
             if others or v.shape != moments[key][first].shape:
-                _bound(down, name, groups[first])
+                _raise_second_moments(down, name, groups[first])
     return down
 
 
-def _key_down(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
+def _move_key_down(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
     if key in COUNTS:
-        return _counts({name: n for name, n in vector.items() if name in maps.family(level, name)[:1]})
+        return _copy_counts({name: n for name, n in vector.items() if name in maps.family(level, name)[:1]})
     return maps.inject(level, vector) if key == "primal" else maps.restrict(level, vector, squared=key in SQUARED)
 
 
-def _key_up(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
+def _move_key_up(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
     if key in COUNTS:
-        return _counts({member: n for name, n in vector.items() for member in maps.family(level, name)})
+        return _copy_counts({member: n for name, n in vector.items() for member in maps.family(level, name)})
     return maps.prolong(level, vector) if key == "primal" else maps.distribute(level, vector, squared=key in SQUARED)
 
 
-def _counts(vector: Mapping[str, Any]) -> dict[str, Any]:
+def _copy_counts(vector: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in vector.items()}
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _has_same_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a, b)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps
-from netgraph.fas.levels.vectors import Vector, assign, minus
+from netgraph.fas.levels.vectors import Vector, assign, subtract_vectors
 from netgraph.fas.options import Split
 
 
@@ -37,10 +37,10 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
         family = maps.family(level, name)
         prolonged, detail = maps.prolong(level, {name: y}), dict[str, Tensor]()
         if split.gamma and y.is_floating_point():
-            detail = _detail(maps, level, {member: fine.x[member] for member in family})
+            detail = _compute_detail(maps, level, {member: fine.x[member] for member in family})
         noise: Vector = {}
         if split.kind != "none" and split.noise:
-            noise = {n: _noise(prolonged[n], generator) for n in family if n in fine.smoother.named}
+            noise = {n: _draw_noise(prolonged[n], generator) for n in family if n in fine.smoother.named}
             noise = maps.zero_sum(level, noise) if split.kind == "zero-sum" and noise else noise
         for member, x in prolonged.items():
             if member in detail:
@@ -51,12 +51,12 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
     fine.settle()
 
 
-def _detail(maps: Maps, level: int, x0: Vector) -> Vector:
+def _compute_detail(maps: Maps, level: int, x0: Vector) -> Vector:
     """Return x0 - prolong(inject x0): what the coarse level cannot hold."""
-    return minus(x0, maps.prolong(level, maps.inject(level, x0)))
+    return subtract_vectors(x0, maps.prolong(level, maps.inject(level, x0)))
 
 
-def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
+def _draw_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     """Return normal noise as large as a tensor's root mean square."""
     drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
     return drawn * x.square().mean().sqrt()

@@ -38,7 +38,7 @@ def check_rematch(maps: Maps) -> None:
         )
 
 
-def rematched(maps: HierarchyMaps) -> HierarchyMaps | str:
+def rebuild_levels(maps: HierarchyMaps) -> HierarchyMaps | str:
     """Return the levels made again from the finest network as it is now, or in words why there are fewer of them."""
     assert maps.hierarchy.again is not None
     try:
@@ -50,21 +50,21 @@ def rematched(maps: HierarchyMaps) -> HierarchyMaps | str:
     return HierarchyMaps(found)
 
 
-def aggregates_of(maps: HierarchyMaps) -> list[dict[str, Tensor]]:
+def read_aggregates(maps: HierarchyMaps) -> list[dict[str, Tensor]]:
     """Return the aggregates between levels, by axis."""
     return [
         {axis: torch.from_numpy(t.aggregates) for axis, t in level.transfers.items()} for level in maps.hierarchy.levels
     ]
 
 
-def signatures(maps: Maps) -> list[str]:
+def compute_signatures(maps: Maps) -> list[str]:
     """Return of each coarse level how it came from the one above, with a digest of its aggregates; nothing of levels of your own."""
     if not isinstance(maps, HierarchyMaps):
         return []
-    return [f"{level.way(above)} {_digest(level)}" for above, level in pairwise(maps.hierarchy.levels)]
+    return [f"{level.way(above)} {_hash_aggregates(level)}" for above, level in pairwise(maps.hierarchy.levels)]
 
 
-def _digest(level: Level) -> str:
+def _hash_aggregates(level: Level) -> str:
     merged = {**level.transfers, **{step.chain.name: step.transfer for step in level.chains}}
     digest = hashlib.sha256()
     for name in sorted(merged):
@@ -72,13 +72,13 @@ def _digest(level: Level) -> str:
     return digest.hexdigest()[:8]
 
 
-def remade(maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor]]) -> HierarchyMaps:
+def restore_levels(maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor]]) -> HierarchyMaps:
     """Return levels with other aggregates; what their parameters are comes later."""
     finest = maps.hierarchy.levels[0]
     levels, whole = [finest], dict[str, Transfer]()
     for step in aggregates[1:]:
         transfers = {axis: Transfer(found.numpy()) for axis, found in step.items()}
         whole = {**whole, **{a: whole[a].compose(t) if a in whole else t for a, t in transfers.items()}}
-        spec = finest.spec.resized({axis: t.n_coarse for axis, t in whole.items()})
+        spec = finest.spec.with_sizes({axis: t.n_coarse for axis, t in whole.items()})
         levels.append(Level(coarse_network(finest.model, finest.spec, whole), spec, transfers, flops=spec.flops))
     return HierarchyMaps(replace(maps.hierarchy, levels=levels))

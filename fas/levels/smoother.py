@@ -89,7 +89,7 @@ class Smoother:
         """
         loss = backward(self.model, value, batches, bf16=self.options.bf16)
         grads = [p.grad for p in self.named.values() if p.grad is not None]
-        subtract(b, self.named)
+        subtract_from_gradients(b, self.named)
         norm = torch.nn.utils.get_total_norm(grads)
         size = float(norm)
         if not (math.isfinite(loss) and math.isfinite(size)):
@@ -106,13 +106,13 @@ def backward(model: nn.Module, value: Value, batches: Sequence[Any], *, bf16: bo
     """Leave the gradient of the mean over minibatches in ``.grad``, and return that mean."""
     total = 0.0
     for batch in batches:
-        loss = value_of(model, value, batch, bf16=bf16)
+        loss = compute_value(model, value, batch, bf16=bf16)
         (loss / len(batches) if len(batches) > 1 else loss).backward()
         total += float(loss.detach())
     return total / len(batches)
 
 
-def value_of(model: nn.Module, value: Value, batch: Any, *, bf16: bool) -> Tensor:
+def compute_value(model: nn.Module, value: Value, batch: Any, *, bf16: bool) -> Tensor:
     """Return f of a level on one minibatch."""
     if not bf16:
         return value(model, batch)
@@ -120,13 +120,13 @@ def value_of(model: nn.Module, value: Value, batch: Any, *, bf16: bool) -> Tenso
         return value(model, batch)
 
 
-def subtract(b: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]) -> None:
+def subtract_from_gradients(b: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]) -> None:
     """Subtract b from the gradients."""
     pairs = [(p.grad, b[name]) for name, p in named.items() if name in b and p.grad is not None]
     if pairs:
         torch._foreach_sub_(*map(list, zip(*pairs, strict=True)))
 
 
-def gradients(smoother: Smoother) -> Vector:
+def read_gradients(smoother: Smoother) -> Vector:
     """Return the gradients that lie in ``.grad`` by name, live."""
     return {name: p.grad for name, p in smoother.named.items() if p.grad is not None}

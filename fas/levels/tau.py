@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from netgraph.fas.levels.grid import Grid, still
+from netgraph.fas.levels.grid import Grid, without_side_effects
 from netgraph.fas.levels.maps import Maps
-from netgraph.fas.levels.smoother import Value, gradients, subtract, value_of
-from netgraph.fas.levels.vectors import Vector, minus, norm
+from netgraph.fas.levels.smoother import Value, compute_value, read_gradients, subtract_from_gradients
+from netgraph.fas.levels.vectors import Vector, norm, subtract_vectors
 from netgraph.fas.options import Gate
 
 FIGURES = ("fine", "coarse", "tau", "restricted", "gradient")
 
 
 @dataclass
-class Descent:
+class CoarseProblem:
     """What was found on the way down.
 
     Parameters
@@ -57,9 +57,9 @@ class Descent:
         return (self.coarse - self.fine) / max(abs(self.fine), 1e-12)
 
 
-def descend(
+def form_coarse_problem(
     maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any], *, each: bool
-) -> Descent:
+) -> CoarseProblem:
     """Form the coarse right-hand side on a set of minibatches.
 
     Parameters
@@ -75,47 +75,51 @@ def descend(
         One right-hand side for each minibatch, in place of their mean.
     """
     if not each:
-        mean_b = _mean(fine.rhs[: len(batches)]) if len(fine.rhs) > 1 else fine.b(0)
-        return _descend(maps, level, fine, coarse, value, batches, mean_b)
-    parts = [_descend(maps, level, fine, coarse, value, [batch], fine.b(i)) for i, batch in enumerate(batches)]
+        mean_b = _average_vectors(fine.rhs[: len(batches)]) if len(fine.rhs) > 1 else fine.b(0)
+        return _form_rhs(maps, level, fine, coarse, value, batches, mean_b)
+    parts = [_form_rhs(maps, level, fine, coarse, value, [batch], fine.b(i)) for i, batch in enumerate(batches)]
     means = {name: sum(getattr(part, name) for part in parts) / len(parts) for name in FIGURES}
-    return Descent([part.rhs[0] for part in parts], **means, direction=_mean([part.direction for part in parts]))
+    return CoarseProblem(
+        [part.rhs[0] for part in parts], **means, direction=_average_vectors([part.direction for part in parts])
+    )
 
 
-def _descend(
+def _form_rhs(
     maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any], b: Vector
-) -> Descent:
+) -> CoarseProblem:
     models = [fine.model, coarse.model]
-    found = Descent([], slope(fine, value, batches, models), slope(coarse, value, batches, models))
-    subtract(b, fine.smoother.named)
-    residual = gradients(fine.smoother)
+    found = CoarseProblem(
+        [], evaluate_gradient(fine, value, batches, models), evaluate_gradient(coarse, value, batches, models)
+    )
+    subtract_from_gradients(b, fine.smoother.named)
+    residual = read_gradients(fine.smoother)
     found.gradient = norm(residual)
     found.direction = maps.restrict(level, residual)
     found.restricted = norm(found.direction)
-    found.rhs = [gradients(coarse.smoother)]  # that memory is the right-hand side's from here on
-    subtract(found.direction, coarse.smoother.named)
+    found.rhs = [read_gradients(coarse.smoother)]  # that memory is the right-hand side's from here on
+    subtract_from_gradients(found.direction, coarse.smoother.named)
     # tau itself is without what came from the finer level: b_c = tau + restrict(b)
-    found.tau = norm(minus(found.rhs[0], maps.restrict(level, b)) if b else found.rhs[0])
+    found.tau = norm(subtract_vectors(found.rhs[0], maps.restrict(level, b)) if b else found.rhs[0])
     fine.smoother.optimizer.zero_grad()
     coarse.smoother.optimizer.zero_grad()
     return found
 
 
-def slope(grid: Grid, value: Value, batches: Sequence[Any], models: list[nn.Module]) -> float:
+def evaluate_gradient(grid: Grid, value: Value, batches: Sequence[Any], models: list[nn.Module]) -> float:
     """Leave the mean gradient over minibatches in ``.grad``, and return the mean of f."""
     grid.smoother.optimizer.zero_grad()
     total = 0.0
     for batch in batches:
-        with still(models):
-            loss = value_of(grid.model, value, batch, bf16=grid.smoother.options.bf16)
+        with without_side_effects(models):
+            loss = compute_value(grid.model, value, batch, bf16=grid.smoother.options.bf16)
             (loss / len(batches)).backward()
         total += float(loss.detach())
     return total / len(batches)
 
 
-def gap_only(fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any]) -> Descent:
+def measure_gap(fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any]) -> CoarseProblem:
     """Measure f and f_c alone, for cycles without tau."""
-    return Descent([], mean_value(fine, value, batches), mean_value(coarse, value, batches))
+    return CoarseProblem([], mean_value(fine, value, batches), mean_value(coarse, value, batches))
 
 
 @torch.no_grad()
@@ -123,12 +127,12 @@ def mean_value(grid: Grid, value: Value, batches: Sequence[Any]) -> float:
     """Return the mean of f over minibatches at a level's x."""
     total = 0.0
     for batch in batches:
-        with still([grid.model]):
-            total += float(value_of(grid.model, value, batch, bf16=grid.smoother.options.bf16))
+        with without_side_effects([grid.model]):
+            total += float(compute_value(grid.model, value, batch, bf16=grid.smoother.options.bf16))
     return total / max(len(batches), 1)
 
 
-def refusal(found: Descent, gate: Gate) -> str | None:
+def refusal_reason(found: CoarseProblem, gate: Gate) -> str | None:
     """Return in words why the coarse step is not taken; None where the gate is open."""
     if not (math.isfinite(found.fine) and math.isfinite(found.coarse)):
         return f"the loss is {found.fine} here and {found.coarse} on the coarse level"
@@ -151,7 +155,7 @@ def _add_mean(total: Vector, part: Vector, n: int) -> None:
         total[name] = total[name].add_(tensor, alpha=1 / n) if name in total else tensor / n
 
 
-def _mean(vectors: Sequence[Vector]) -> Vector:
+def _average_vectors(vectors: Sequence[Vector]) -> Vector:
     total: Vector = {}
     for vector in vectors:
         _add_mean(total, vector, len(vectors))

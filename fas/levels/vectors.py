@@ -23,14 +23,14 @@ def norm(a: Mapping[str, Tensor]) -> float:
     return float(torch.nn.utils.get_total_norm(list(a.values()))) if a else 0.0
 
 
-def minus(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
+def subtract_vectors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
     """Return a - b for every name of ``a``; a name that ``b`` lacks counts as zero."""
     both = [name for name in a if name in b]
     rest = torch._foreach_sub([a[n] for n in both], [b[n] for n in both]) if both else ()
     return {**a, **dict(zip(both, rest, strict=True))}
 
 
-def copied(a: Mapping[str, Tensor]) -> Vector:
+def copy_vector(a: Mapping[str, Tensor]) -> Vector:
     """Return a copy that does not follow later changes."""
     return {name: tensor.detach().clone() for name, tensor in a.items()}
 

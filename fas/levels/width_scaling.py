@@ -16,7 +16,7 @@ from netgraph.fas.levels.maps import Maps, live_state
 ADAMS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax)
 
 
-def scales(maps: Maps, level: int, make: Any) -> dict[str, float]:
+def compute_rate_factors(maps: Maps, level: int, make: Any) -> dict[str, float]:
     """Return the factor of each parameter's rate on a level.
 
     Raises
@@ -31,10 +31,10 @@ def scales(maps: Maps, level: int, make: Any) -> dict[str, float]:
             f"no width rule is known for {getattr(kind, '__name__', kind)}; take SGD, an Adam, or mup off"
         )
     fine, here = live_state(maps.models[0]), live_state(maps.models[level])
-    return {name: _scale(fine[name].shape, here[name].shape, adam) for name in fine if name in here}
+    return {name: _compute_rate_factor(fine[name].shape, here[name].shape, adam) for name in fine if name in here}
 
 
-def _scale(fine: torch.Size, here: torch.Size, adam: bool) -> float:
+def _compute_rate_factor(fine: torch.Size, here: torch.Size, adam: bool) -> float:
     """Vectors have no fan_in: theirs is one on every level."""
     if len(fine) < 2:
         return 1.0 if adam else here.numel() / max(fine.numel(), 1)

@@ -34,7 +34,7 @@ class Alert:
     ----------
     rule : callable ``(run, record) -> str or None``
     action : callable ``(run, name, message)``
-        Such as `warn`, `stop`, `fail`, or what `command` and `notify` return.
+        Such as `log_warning`, `stop_run`, `raise_alert`, or what `make_command_action` and `make_notify_action` return.
     name : str
         What messages call the rule.
     """
@@ -51,11 +51,11 @@ class Alert:
             return
         begins, self.on = bool(words) and not self.on, bool(words)
         if begins:
-            run.tell("alert", record["level"], rule=self.name, message=words)
+            run.emit_event("alert", record["level"], rule=self.name, message=words)
             self.action(run, self.name, words)
 
 
-def alerts_of(texts: Sequence[str]) -> list[Alert]:
+def parse_alerts(texts: Sequence[str]) -> list[Alert]:
     """Return callbacks from their text form, ``RULE:ACTION`` or ``RULE(option=value, ...):ACTION``.
 
     Raises
@@ -63,26 +63,26 @@ def alerts_of(texts: Sequence[str]) -> list[Alert]:
     NetgraphError
         No rule, option or action has that name, a program does not exist, or apprise is missing or knows no such URL.
     """
-    return [_alert_of(text) for text in texts]
+    return [_parse_alert(text) for text in texts]
 
 
-def _alert_of(text: str) -> Alert:
-    rule, action = _split(text)
-    made, name = _rule_of(rule, text)
+def _parse_alert(text: str) -> Alert:
+    rule, action = _split_alert(text)
+    made, name = _parse_rule(rule, text)
     verb, _, rest = action.partition("=")
-    plain: dict[str, Action] = {"raise": fail, "stop": stop, "warn": warn}
+    plain: dict[str, Action] = {"raise": raise_alert, "stop": stop_run, "warn": log_warning}
     if verb in plain and not rest:
         return Alert(made, plain[verb], name)
     if verb == "command" and rest:
-        return Alert(made, command(shlex.split(rest)), name)
+        return Alert(made, make_command_action(shlex.split(rest)), name)
     if verb == "notify" and rest:
-        return Alert(made, notify(rest), name)
+        return Alert(made, make_notify_action(rest), name)
     raise NetgraphError(
         f"alert {text!r} says {action!r}; an alert is RULE:ACTION, the action one of {', '.join(ACTIONS)}"
     )
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split_alert(text: str) -> tuple[str, str]:
     """Part a rule from its action at the first colon outside brackets."""
     depth = 0
     for i, letter in enumerate(text):
@@ -92,7 +92,7 @@ def _split(text: str) -> tuple[str, str]:
     return text.strip(), ""
 
 
-def _rule_of(text: str, whole: str) -> tuple[Rule, str]:
+def _parse_rule(text: str, whole: str) -> tuple[Rule, str]:
     """Read ``name`` or ``name(option=value, ...)``, whose values are numbers."""
     try:
         found = ast.parse(text, mode="eval").body
@@ -110,18 +110,18 @@ def _rule_of(text: str, whole: str) -> tuple[Rule, str]:
     return RULES[name](**options), name
 
 
-def warn(run: Run, name: str, message: str) -> None:
+def log_warning(run: Run, name: str, message: str) -> None:
     """Log a warning."""
     logger.warning("%s at step %d: %s", name, run.steps, message)
 
 
-def stop(run: Run, name: str, message: str) -> None:
+def stop_run(run: Run, name: str, message: str) -> None:
     """End the run after the current step."""
-    warn(run, name, message)
+    log_warning(run, name, message)
     run.stop(f"the alert {name} at step {run.steps}: {message}")
 
 
-def fail(run: Run, name: str, message: str) -> None:
+def raise_alert(run: Run, name: str, message: str) -> None:
     """Raise.
 
     Raises
@@ -134,7 +134,7 @@ def fail(run: Run, name: str, message: str) -> None:
     )
 
 
-def command(arguments: Sequence[str]) -> Action:
+def make_command_action(arguments: Sequence[str]) -> Action:
     """Return an action that runs a program beside the training, without a shell.
 
     Parameters
@@ -155,18 +155,18 @@ def command(arguments: Sequence[str]) -> Action:
 
     def action(run: Run, name: str, message: str) -> None:
         words = {"rule": name, "message": message, "step": str(run.steps)}
-        warn(run, name, message)
-        filled = [_filled(part, words) for part in arguments]
-        threading.Thread(target=_run, args=(filled,), name=f"alert {name}").start()
+        log_warning(run, name, message)
+        filled = [_fill_placeholders(part, words) for part in arguments]
+        threading.Thread(target=_run_command, args=(filled,), name=f"alert {name}").start()
 
     return action
 
 
-def _filled(part: str, words: Mapping[str, str]) -> str:
+def _fill_placeholders(part: str, words: Mapping[str, str]) -> str:
     return re.sub(r"\{(rule|message|step)\}", lambda found: words[found[1]], part)
 
 
-def _run(arguments: list[str]) -> None:
+def _run_command(arguments: list[str]) -> None:
     """Tell of a program that failed: training does not wait for it."""
     try:
         done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=WAIT, check=False)
@@ -178,7 +178,7 @@ def _run(arguments: list[str]) -> None:
         logger.warning("the command of an alert, %s, ended with %d: %s", arguments[0], done.returncode, said)
 
 
-def notify(url: str) -> Action:
+def make_notify_action(url: str) -> Action:
     """Return an action that sends a message through apprise, beside the training.
 
     Parameters
@@ -206,7 +206,7 @@ def notify(url: str) -> Action:
             logger.warning("the message of an alert was not delivered to %s", url.partition(":")[0])
 
     def action(run: Run, name: str, message: str) -> None:
-        warn(run, name, message)
+        log_warning(run, name, message)
         threading.Thread(
             target=send, args=(f"netgraph: {name} at step {run.steps}", message), name=f"alert {name}"
         ).start()

@@ -13,7 +13,7 @@ PAUSE = 0.2  # seconds between two attempts
 logger = logging.getLogger("netgraph.tracking")
 
 
-class Sender:
+class BackgroundSender:
     """Sends items in the background until the receiver is lost.
 
     Parameters
@@ -45,11 +45,11 @@ class Sender:
         self._closing, self._done, self._lock = threading.Event(), threading.Event(), threading.Lock()
         self._begun: float | None = None  # of the first attempt since the last success
         self.dropped, self.answered, self.lost = 0, False, False
-        threading.Thread(target=self._work, name="netgraph sender", daemon=True).start()
+        threading.Thread(target=self._run_thread, name="netgraph sender", daemon=True).start()
 
     def put(self, item: Any) -> None:
         """Put an item in, or drop it; never waits."""
-        self._watch()
+        self._check_timeout()
         if self.lost:
             self.dropped += 1
             return
@@ -63,26 +63,26 @@ class Sender:
         self._closing.set()
         begun = time.monotonic()
         while not self._done.wait(0.01) and not self.lost:
-            self._watch()
+            self._check_timeout()
             if not self.answered and time.monotonic() - begun > patience:
-                self._lose("it has not answered by the end of the run")
+                self._give_up("it has not answered by the end of the run")
         left = self._queue.qsize()
         if self.dropped or (self.lost and left):
             logger.info("%s: %d records were dropped", self.what, self.dropped + left)
 
-    def _watch(self) -> None:
+    def _check_timeout(self) -> None:
         """A call that hangs does not come back to say so."""
         begun = self._begun
         if begun is not None and time.monotonic() - begun > self.timeout + PAUSE:
-            self._lose(f"no answer within {self.timeout:g} seconds")
+            self._give_up(f"no answer within {self.timeout:g} seconds")
 
-    def _lose(self, why: str) -> None:
+    def _give_up(self, why: str) -> None:
         with self._lock:
             first, self.lost = not self.lost, True
         if first:
             logger.warning("%s is given up (%s); training goes on, further records are dropped", self.what, why)
 
-    def _work(self) -> None:
+    def _run_thread(self) -> None:
         while not self.lost and not (self._closing.is_set() and self._queue.empty()):
             try:
                 items = [self._queue.get(timeout=0.05)]
@@ -91,10 +91,10 @@ class Sender:
             self._closing.wait(self.interval if self.answered else 0.0)
             while not self._queue.empty() and len(items) < self._queue.maxsize:
                 items.append(self._queue.get_nowait())
-            self._attempt(items)
+            self._send_until_timeout(items)
         self._done.set()
 
-    def _attempt(self, items: list[Any]) -> None:
+    def _send_until_timeout(self, items: list[Any]) -> None:
         """Send, again and again until the timeout is over."""
         begun = self._begun = time.monotonic()
         while not self.lost:
@@ -104,6 +104,6 @@ class Sender:
                 return
             except Exception as error:  # whatever a store does must not reach the training
                 if time.monotonic() - begun > self.timeout:
-                    self._lose(f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+                    self._give_up(f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
             self._closing.wait(PAUSE) if not self._closing.is_set() else time.sleep(PAUSE)
         self.dropped += len(items)

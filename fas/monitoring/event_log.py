@@ -13,15 +13,15 @@ LOUD = {"refused": logging.WARNING, "failed": logging.ERROR, "alert": logging.DE
 PLAIN = ("begin", "start", "evaluate", "finish")
 
 
-def journal(run: Run, record: Mapping[str, Any]) -> None:
+def log_event(run: Run, record: Mapping[str, Any]) -> None:
     """Log one event, with all its figures as ``event``; cycles and smoothing at the level DEBUG."""
     kind = record["event"]
     level = LOUD.get(kind, logging.INFO if kind in PLAIN else logging.DEBUG)
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", sentence(run, record), extra={"event": dict(record)})
+        logger.log(level, "%s", describe_event(run, record), extra={"event": dict(record)})
 
 
-def sentence(run: Run, record: Mapping[str, Any]) -> str:
+def describe_event(run: Run, record: Mapping[str, Any]) -> str:
     """Return one event in words."""
     where = f"step {record['step']} of {run.total_steps}, level {record['level']}"
     kind = record["event"]

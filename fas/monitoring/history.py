@@ -60,23 +60,23 @@ class History:
         """Return the records of some kinds, in their order."""
         return [record for record in self.records if record["event"] in kinds]
 
-    def smoothed(self, what: str, level: int | None = None) -> Curve:
+    def smoothing_curve(self, what: str, level: int | None = None) -> Curve:
         """Return ``loss`` or ``lr`` of smoothing, of one level or of all: rows of (step, seconds, FLOPs, value)."""
-        return _curve((r, r.get(what)) for r in self.events("smooth") if level in (None, r["level"]))
+        return _build_curve((r, r.get(what)) for r in self.events("smooth") if level in (None, r["level"]))
 
-    def measured(self, figure: str) -> Curve:
+    def evaluation_curve(self, figure: str) -> Curve:
         """Return a figure of the evaluations, on the finest level reached: rows of (step, seconds, FLOPs, value)."""
-        return _curve((r, r["figures"].get(figure)) for r in self.events("evaluate"))
+        return _build_curve((r, r["figures"].get(figure)) for r in self.events("evaluate"))
 
     def losses(self) -> Curve:
         """Return what runs are compared by: the loss of the evaluations, else that of smoothing the finest level."""
-        found = self.measured("loss")
-        return found if len(found) or not self.levels else self.smoothed("loss", self.levels[0])
+        found = self.evaluation_curve("loss")
+        return found if len(found) or not self.levels else self.smoothing_curve("loss", self.levels[0])
 
     def tau_share(self, level: int) -> Curve:
         """Return |tau| over |restrict grad f| at each look at a level's coarse step: rows of (step, seconds, FLOPs, value)."""
         looks = [r for r in self.events("down", "skip") if r["level"] == level and (r.get("restricted") or 0) > 0]
-        return _curve((r, None if r.get("tau") is None else r["tau"] / r["restricted"]) for r in looks)
+        return _build_curve((r, None if r.get("tau") is None else r["tau"] / r["restricted"]) for r in looks)
 
     def trace(self) -> NDArray[np.int64]:
         """Return which level was smoothed up to which step: rows of (step, level)."""
@@ -88,13 +88,13 @@ class History:
         ups, skips = self.events("up"), self.events("skip")
         out = {}
         for level in sorted({r["level"] for r in (*ups, *skips)}):
-            lengths = [_number(r.get("length")) for r in ups if r["level"] == level]
-            why = Counter(_kind(str(r.get("why", ""))) for r in skips if r["level"] == level)
+            lengths = [_to_float(r.get("length")) for r in ups if r["level"] == level]
+            why = Counter(_mask_numbers(str(r.get("why", ""))) for r in skips if r["level"] == level)
             taken = sum(length > 0 for length in lengths)
             out[level] = CoarseSteps(taken, len(lengths) - taken, why.total(), dict(why.most_common()))
         return out
 
-    def reached(self, loss: float) -> tuple[float, float] | None:
+    def cost_to_reach(self, loss: float) -> tuple[float, float] | None:
         """Return the seconds and FLOPs after which the loss was first as low as this; None where it never was."""
         curve = self.losses()
         there = np.flatnonzero(curve[:, 3] <= loss)
@@ -108,7 +108,7 @@ def common_loss(histories: Iterable[History]) -> float | None:
     return found if np.isfinite(found) else None
 
 
-def summary(history: History, loss: float | None = None) -> dict[str, Any]:
+def summarize_run(history: History, loss: float | None = None) -> dict[str, Any]:
     """Return the numbers of a run that others are compared by.
 
     Parameters
@@ -117,9 +117,9 @@ def summary(history: History, loss: float | None = None) -> dict[str, Any]:
     loss : float, optional
         The cost of getting there is told too.
     """
-    losses, accuracy = history.losses()[:, 3], history.measured("accuracy")[:, 3]
+    losses, accuracy = history.losses()[:, 3], history.evaluation_curve("accuracy")[:, 3]
     last = history.records[-1]
-    there = None if loss is None else history.reached(loss)
+    there = None if loss is None else history.cost_to_reach(loss)
     steps = history.coarse_steps().values()
     test = history.facts.get("test") or {}
     return {
@@ -130,9 +130,9 @@ def summary(history: History, loss: float | None = None) -> dict[str, Any]:
         "steps": last["step"],
         "seconds": last["seconds"],
         "flops": last["flops"],
-        "loss": _last(losses),
-        "best_loss": _none(losses.min(initial=np.inf)),
-        "accuracy": _last(accuracy),
+        "loss": _last_value(losses),
+        "best_loss": _finite_or_none(losses.min(initial=np.inf)),
+        "accuracy": _last_value(accuracy),
         "seconds_to_common_loss": there and there[0],
         "flops_to_common_loss": there and there[1],
         "corrections_taken": sum(s.taken for s in steps),
@@ -144,25 +144,25 @@ def summary(history: History, loss: float | None = None) -> dict[str, Any]:
     }
 
 
-def _curve(found: Iterable[tuple[Record, Any]]) -> Curve:
+def _build_curve(found: Iterable[tuple[Record, Any]]) -> Curve:
     """Return rows of (step, seconds, FLOPs, value), values that are none left out."""
-    rows = [(r["step"], r["seconds"], r["flops"], _number(value)) for r, value in found]
+    rows = [(r["step"], r["seconds"], r["flops"], _to_float(value)) for r, value in found]
     curve: Curve = np.array(rows, dtype=float).reshape(-1, 4)
     return curve[~np.isnan(curve[:, 3])]
 
 
-def _number(value: Any) -> float:
+def _to_float(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _kind(why: str) -> str:
+def _mask_numbers(why: str) -> str:
     """Return a reason without its numbers, so that reasons can be counted."""
     return re.sub(r"\d[\d.e+-]*", "…", why)
 
 
-def _last(values: Curve) -> float | None:
-    return _none(values[-1]) if len(values) else None
+def _last_value(values: Curve) -> float | None:
+    return _finite_or_none(values[-1]) if len(values) else None
 
 
-def _none(value: Any) -> float | None:
+def _finite_or_none(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None

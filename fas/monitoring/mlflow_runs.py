@@ -12,14 +12,14 @@ import numpy as np
 
 from netgraph.errors import LoadError
 from netgraph.fas.monitoring.history import History
-from netgraph.fas.monitoring.mlflow_tracking import one_attempt, tracking_uri, without_password
+from netgraph.fas.monitoring.mlflow_tracking import hide_password, limit_mlflow_retries, tracking_uri
 from netgraph.fas.monitoring.run_file import NAME, read_run
 
 SMOOTH, WAY_DOWN, WAY_UP = ("loss", "lr"), ("gap", "tau", "restricted", "gradient"), ("length", "angle")
 Series = Mapping[str, Mapping[int, float]]  # a metric by its name: value by step
 
 
-def read_tracked(word: str, *, timeout: float = 10.0) -> list[History]:
+def read_mlflow_runs(word: str, *, timeout: float = 10.0) -> list[History]:
     """Return the runs that a word names in MLflow: a run's id, or an experiment, whose runs all come, oldest first.
 
     Parameters
@@ -36,25 +36,25 @@ def read_tracked(word: str, *, timeout: float = 10.0) -> list[History]:
     import mlflow
 
     uri = tracking_uri()
-    _check_exists(uri, word)
-    with one_attempt(timeout):
+    _check_store_exists(uri, word)
+    with limit_mlflow_retries(timeout):
         client = mlflow.MlflowClient(tracking_uri=uri)
         try:
-            found = _runs(client, word)
+            found = _find_runs(client, word)
             if not found:
                 raise LoadError(
-                    f"no run is called {word!r}: it is no folder or file here, and {without_password(uri)} has no run or "
+                    f"no run is called {word!r}: it is no folder or file here, and {hide_password(uri)} has no run or "
                     "experiment of that name with runs in it"
                 )
-            return [_history(client, run) for run in found]
+            return [_read_history(client, run) for run in found]
         except mlflow.exceptions.MlflowException as error:
             said = str(error).partition("\n")[0][:200]
             raise LoadError(
-                f"the tracking store {without_password(uri)} does not give {word!r} ({said}); see MLFLOW_TRACKING_URI"
+                f"the tracking store {hide_password(uri)} does not give {word!r} ({said}); see MLFLOW_TRACKING_URI"
             ) from error
 
 
-def _check_exists(uri: str, word: str) -> None:
+def _check_store_exists(uri: str, word: str) -> None:
     """Refuse where the store is a file that is not there: asking MLflow would make one."""
     path = uri.removeprefix("sqlite:///")
     if path != uri and not Path(path).exists():
@@ -64,7 +64,7 @@ def _check_exists(uri: str, word: str) -> None:
         )
 
 
-def _runs(client: Any, word: str) -> list[Any]:
+def _find_runs(client: Any, word: str) -> list[Any]:
     import mlflow
 
     experiment = client.get_experiment_by_name(word)
@@ -78,7 +78,7 @@ def _runs(client: Any, word: str) -> list[Any]:
         raise
 
 
-def _history(client: Any, run: Any) -> History:
+def _read_history(client: Any, run: Any) -> History:
     """Return what a run has kept of itself."""
     name, run_id = run.info.run_name or run.info.run_id, run.info.run_id
     if any(item.path == NAME for item in client.list_artifacts(run_id)):
@@ -88,7 +88,7 @@ def _history(client: Any, run: Any) -> History:
     names = [name for name in run.data.metrics if not name.startswith("system/")]
     # of two values at one step the first is kept: costs as the step's own record told them
     series = {key: {m.step: m.value for m in reversed(client.get_metric_history(run_id, key))} for key in names}
-    records = sorted(_records(series), key=lambda record: record["step"])
+    records = sorted(_rebuild_records(series), key=lambda record: record["step"])
     if not records:
         raise LoadError(
             f"the run {name} ({run_id}) has no history in MLflow; it was not trained by netgraph, or not begun"
@@ -99,7 +99,7 @@ def _history(client: Any, run: Any) -> History:
     )
 
 
-def _records(series: Series) -> Iterator[dict[str, Any]]:
+def _rebuild_records(series: Series) -> Iterator[dict[str, Any]]:
     """Yield a record for all that was sent of one level, event and step; costs between those that were sent by line."""
     costs = {name: np.array(sorted(series.get(name, {}).items()), dtype=float) for name in ("seconds", "flops")}
 

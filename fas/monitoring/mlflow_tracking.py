@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.checkpoint.fingerprint import identity
-from netgraph.fas.monitoring.background_sender import Sender
+from netgraph.fas.checkpoint.fingerprint import fingerprint_run
+from netgraph.fas.monitoring.background_sender import BackgroundSender
 from netgraph.fas.solver.run import Run
-from netgraph.utils.logging import silenced
+from netgraph.utils.logging import silence_logger
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 BATCH = 500  # metrics of one request; MLflow takes 1000
@@ -82,7 +82,7 @@ class MLflow:
         self.experiment, self.params, self.artefacts = experiment, dict(params or {}), list(artefacts)
         self.name, self.example, self.timeout = name, example, timeout
         self.run_id = ""  # until the store has named it
-        self._sender: Sender | None = None
+        self._sender: BackgroundSender | None = None
 
     def __call__(self, run: Run, record: Record) -> None:
         """Put what is told into the queue."""
@@ -93,7 +93,7 @@ class MLflow:
             return
         if self.run_id:
             run.notes["mlflow"] = self.run_id
-        for item in metrics_of(run, record):
+        for item in event_metrics(run, record):
             self._sender.put((*item, int(time.time() * 1000), record["step"]))
         if event == "alert":
             self._sender.put(lambda: self._client.set_tag(self.run_id, f"alert.{record['rule']}", record["message"]))
@@ -107,17 +107,17 @@ class MLflow:
         self._uri, self._begun = tracking_uri(), time.monotonic()
         self._remote = self._uri.startswith(("http:", "https:", "databricks"))
         self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(one_attempt(self.timeout))
+        self._quiet.enter_context(limit_mlflow_retries(self.timeout))
         if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-            self._quiet.enter_context(silenced("mlflow", below=logging.WARNING))  # progress is not its to tell
+            self._quiet.enter_context(silence_logger("mlflow", below=logging.WARNING))  # progress is not its to tell
         self.run_id = run.notes.get("mlflow", "")
-        self._machine = _machine()
-        self._sender = Sender(
+        self._machine = _make_system_monitor()
+        self._sender = BackgroundSender(
             self._send,
-            f"the tracking store {without_password(self._uri)}",
+            f"the tracking store {hide_password(self._uri)}",
             timeout=self.timeout if self._remote else LOCAL,
         )
-        params = {**_params(run), **self.params}
+        params = {**_run_params(run), **self.params}
         self._sender.put(lambda: self._open(params))
 
     def _end(self, run: Run, record: Record) -> None:
@@ -125,7 +125,7 @@ class MLflow:
         for artefact in self.artefacts:
             self._sender.put(lambda artefact=artefact: self._keep(artefact))
         if (example := self.example) is not None and record["event"] == "finish":
-            self._sender.put(lambda: self._keep(lambda folder: save_network(run.trained, example, folder)))
+            self._sender.put(lambda: self._keep(lambda folder: save_mlflow_model(run.trained_model, example, folder)))
         status = "FINISHED" if record["event"] == "finish" else "FAILED"
         said = record.get("reason") or record.get("error") or ""
         self._sender.put(lambda: self._close(status, said))
@@ -167,7 +167,7 @@ class MLflow:
         found = self._client.get_experiment_by_name(self.experiment)
         number = self._client.create_experiment(self.experiment) if found is None else found.experiment_id
         run_id = self._client.create_run(number, run_name=self.name).info.run_id
-        rows = [self._mlflow.entities.Param(_key(key), str(value)[:6000]) for key, value in params.items()]
+        rows = [self._mlflow.entities.Param(_clean_key(key), str(value)[:6000]) for key, value in params.items()]
         for i in range(0, len(rows), 100):
             self._client.log_batch(run_id, params=rows[i : i + 100])
         self.run_id = run_id
@@ -189,16 +189,16 @@ class MLflow:
         self._client.set_terminated(self.run_id, status)
 
 
-def metrics_of(run: Run, record: Record) -> Iterator[tuple[str, float]]:
+def event_metrics(run: Run, record: Record) -> Iterator[tuple[str, float]]:
     """Yield the figures of an event by the names that MLflow shows them under."""
     event, level = record["event"], record["level"]
     names: tuple[str, ...] = ()
     if event == "evaluate":
-        yield from ((_key(f"valid/{name}"), float(value)) for name, value in record["figures"].items())
-        yield from _costs(record)
+        yield from ((_clean_key(f"valid/{name}"), float(value)) for name, value in record["figures"].items())
+        yield from _cost_metrics(record)
     elif event == "smooth":
         names = ("loss", "lr")
-        yield from _costs(record)
+        yield from _cost_metrics(record)
     elif event in ("down", "skip"):
         names = ("gap", "tau", "restricted", "gradient")
         yield f"not_begun/level_{level}", float(event == "skip")
@@ -207,18 +207,18 @@ def metrics_of(run: Run, record: Record) -> Iterator[tuple[str, float]]:
     elif event == "norm":
         names = ("norm",)
     elif event == "cycle":
-        yield from _costs(record)
+        yield from _cost_metrics(record)
         yield from ((f"samples/level_{i}", float(n)) for i, n in run.ledger.samples.items())
     elif event == "refused":
         yield f"refused/level_{level}", float(run.refused)
     yield from ((f"{n}/level_{level}", record[n]) for n in names if math.isfinite(record.get(n, math.nan)))
 
 
-def _costs(record: Record) -> tuple[tuple[str, float], ...]:
+def _cost_metrics(record: Record) -> tuple[tuple[str, float], ...]:
     return ("seconds", record["seconds"]), ("flops", record["flops"])
 
 
-def save_network(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
+def save_mlflow_model(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
     """Write a network in MLflow's form, with its signature and an input."""
     prepare_torchvision()
     import mlflow.pytorch
@@ -244,16 +244,16 @@ def save_network(model: torch.nn.Module, example: torch.Tensor, folder: Path) ->
         model.train(training)
 
 
-def _params(run: Run) -> dict[str, Any]:
+def _run_params(run: Run) -> dict[str, Any]:
     """Return what a run is of, flat."""
-    found = identity(run)
+    found = fingerprint_run(run)
     out = dict(found["options"]) | {f"data.{key}": value for key, value in found["data"].items()}
     out |= {"steps": run.total_steps, "levels": len(run.grids), "seed": run.seed}
     own = found["optimizer"]["level 0"]
     return out | {"optimizer": own["class"], "lr": own["lr"], "schedule": found["schedule"]["of 0"]}
 
 
-def _machine() -> Callable[[], list[tuple[str, float]]]:
+def _make_system_monitor() -> Callable[[], list[tuple[str, float]]]:
     """Return a function that measures this machine as MLflow does, GPUs where it sees them."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
@@ -276,7 +276,7 @@ def _machine() -> Callable[[], list[tuple[str, float]]]:
 
 
 @contextlib.contextmanager
-def one_attempt(timeout: float) -> Iterator[None]:
+def limit_mlflow_retries(timeout: float) -> Iterator[None]:
     """Have MLflow ask a server once where nobody said otherwise: it is asked again here, without a warning each time."""
     wanted = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -292,10 +292,10 @@ def one_attempt(timeout: float) -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-def _key(name: str) -> str:
+def _clean_key(name: str) -> str:
     """Return a name of the letters that MLflow takes."""
     return re.sub(r"[^\w\-. /:]", "_", name)
 
 
-def without_password(uri: str) -> str:
+def hide_password(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)

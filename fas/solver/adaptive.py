@@ -22,7 +22,7 @@ WINDOW = 64  # steps of smoothing that the rate is taken over
 
 
 @dataclass
-class Account:
+class CostAccount:
     """What the coarse steps of a run cost and earned.
 
     Attributes
@@ -61,7 +61,7 @@ class Account:
         slope = rise / max(n * (n * n - 1) / 12, 1.0)
         return max(-slope / max(self.step_cost, 1e-300), abs(mean) / max(whole, 1e-300))
 
-    def lose(self, cost: float) -> None:
+    def charge(self, cost: float) -> None:
         """Note what was spent for nothing."""
         self.owed += cost
 
@@ -74,7 +74,7 @@ class Account:
         return worth >= cost
 
 
-def cost_of(visits: Sequence[Visit], flops: Sequence[float], options: Options, whole: int) -> float:
+def bound_flops_per_row(visits: Sequence[Visit], flops: Sequence[float], options: Options, whole: int) -> float:
     """Return the most operations that visits can cost for each row of a minibatch.
 
     Parameters
@@ -105,7 +105,7 @@ LONGEST = 4.0  # a coarse visit is stretched to at most so many times its steps,
 
 
 @dataclass
-class Rest:
+class Backoff:
     """How long a level's coarse steps rest after refusals in a row."""
 
     refusals: int = 0
@@ -123,7 +123,7 @@ class Rest:
 
 
 @dataclass
-class Steering:
+class VisitLength:
     """What coarse steps and whole cycles earn for each second, as running means.
 
     Attributes
@@ -143,13 +143,13 @@ class Steering:
     total: float = 0.0
     steps: float = 0.0
 
-    def go_down(self, seconds: float) -> None:
+    def begin_visit(self, seconds: float) -> None:
         """Note when the finest level was left."""
         self.begun = seconds
 
-    def come_up(self, gain: float, seconds: float) -> None:
+    def end_visit(self, gain: float, seconds: float) -> None:
         """Note what a correction earned; a rejected one earned nothing."""
-        self.coarse = _mean(self.coarse, max(gain, 0.0) / max(seconds - self.begun, 1e-9))
+        self.coarse = _update_mean(self.coarse, max(gain, 0.0) / max(seconds - self.begun, 1e-9))
 
     def step(self, loss: float) -> None:
         """Note the loss of a step on the finest level."""
@@ -161,12 +161,12 @@ class Steering:
             return
         mean = self.total / self.steps
         if not math.isnan(self.last):
-            self.whole = _mean(self.whole, (self.last - mean) / max(seconds - self.cycle_begun, 1e-9))
+            self.whole = _update_mean(self.whole, (self.last - mean) / max(seconds - self.cycle_begun, 1e-9))
         if not (math.isnan(self.coarse) or math.isnan(self.whole)):
             better = self.coarse > self.whole
             self.factor = min(max(self.factor * (2.0 if better else 0.5), 1 / LONGEST), LONGEST)
         self.last, self.total, self.steps, self.cycle_begun = mean, 0.0, 0, seconds
 
 
-def _mean(old: float, new: float) -> float:
+def _update_mean(old: float, new: float) -> float:
     return new if math.isnan(old) else MEMORY * old + (1 - MEMORY) * new

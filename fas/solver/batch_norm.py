@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
-from netgraph.coarsen.repair.pipeline import estimated
+from netgraph.coarsen.repair.pipeline import estimate_statistics
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
-from netgraph.fas.solver.problem import rows_of
+from netgraph.fas.solver.problem import count_rows
 from netgraph.rules.operators import NORM
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def estimate_norms(run: Run, level: int) -> None:
         batches = [run.placed(batch, grid) for batch in run.stream.take(run.options.split.norms)]
     with run.ledger.clock(level, "statistics"), torch.no_grad():
         network = coarse_network(here.model, here.spec, {}, state=traced_state(here.model))  # of the same tensors
-        for stop in network.walk([_inputs(batch) for batch in batches], (NORM,)):
-            estimated(stop, keep=False)
-    rows = sum(rows_of(batch) for batch in batches)
+        for stop in network.walk([_get_inputs(batch) for batch in batches], (NORM,)):
+            estimate_statistics(stop, keep=False)
+    rows = sum(count_rows(batch) for batch in batches)
     run.ledger.spend(level, "statistics", rows * run.maps.flops[level])
 
 
-def _inputs(batch: Any) -> Any:
+def _get_inputs(batch: Any) -> Any:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise NetgraphError(
             f"split.norms runs the network on a minibatch's inputs, and this one is a {type(batch).__name__}, not a pair of inputs "

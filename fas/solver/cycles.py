@@ -39,7 +39,7 @@ class Visit(NamedTuple):
 Smoothings = Callable[[int], Smoothing]
 
 
-def multiplicative(level: int, coarsest: int, smoothing: Smoothings, gamma: int) -> Iterator[Visit]:
+def multiplicative_cycle(level: int, coarsest: int, smoothing: Smoothings, gamma: int) -> Iterator[Visit]:
     """Yield a V-cycle (gamma = 1) or a W-cycle (gamma = 2) from a level down; a level may have its own gamma, ``cycles``."""
     if level == coarsest:
         yield Visit("smooth", level, smoothing(level).coarse)
@@ -47,7 +47,7 @@ def multiplicative(level: int, coarsest: int, smoothing: Smoothings, gamma: int)
     yield Visit("smooth", level, smoothing(level).pre)
     yield Visit("down", level)
     for _ in range((smoothing(level + 1).cycles or gamma) if level + 1 < coarsest else 1):
-        yield from multiplicative(level + 1, coarsest, smoothing, gamma)
+        yield from multiplicative_cycle(level + 1, coarsest, smoothing, gamma)
     yield Visit("up", level)
     yield Visit("smooth", level, smoothing(level).post)
 
@@ -61,34 +61,34 @@ def f_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]
     yield Visit("down", level)
     yield from f_cycle(level + 1, coarsest, smoothing)
     for _ in range((smoothing(level + 1).cycles or 2) - 1 if level + 1 < coarsest else 0):
-        yield from multiplicative(level + 1, coarsest, smoothing, 1)
+        yield from multiplicative_cycle(level + 1, coarsest, smoothing, 1)
     yield Visit("up", level)
     yield Visit("smooth", level, smoothing(level).post)
 
 
-def additive(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]:
+def additive_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]:
     """Yield an additive cycle: smoothing and the coarse correction start from the same x, and both are added."""
     if level == coarsest:
         yield Visit("smooth", level, smoothing(level).coarse)
         return
     yield Visit("down", level)
-    yield from additive(level + 1, coarsest, smoothing)
+    yield from additive_cycle(level + 1, coarsest, smoothing)
     yield Visit("smooth", level, smoothing(level).pre + smoothing(level).post)
     yield Visit("up", level)
 
 
-def one(kind: str, level: int, coarsest: int, smoothing: Smoothings) -> list[Visit]:
+def build_cycle(kind: str, level: int, coarsest: int, smoothing: Smoothings) -> list[Visit]:
     """Return one cycle of a kind from a level down, its end marked."""
     if kind == "f":
         visits = f_cycle(level, coarsest, smoothing)
     elif kind == "additive":
-        visits = additive(level, coarsest, smoothing)
+        visits = additive_cycle(level, coarsest, smoothing)
     else:
-        visits = multiplicative(level, coarsest, smoothing, 2 if kind == "w" else 1)
+        visits = multiplicative_cycle(level, coarsest, smoothing, 2 if kind == "w" else 1)
     return [*visits, Visit("end", level)]
 
 
-def turns(kind: str, n_levels: int, cycles: int, smoothing: Smoothings) -> list[Visit]:
+def plan_cycles(kind: str, n_levels: int, cycles: int, smoothing: Smoothings) -> list[Visit]:
     """Return the visits of so many cycles; for ``full`` so many V-cycles on every level, the coarsest smoothed once.
 
     Raises
@@ -96,19 +96,19 @@ def turns(kind: str, n_levels: int, cycles: int, smoothing: Smoothings) -> list[
     NetgraphError
         No cycle has that name, or it does not go round.
     """
-    _check(kind)
+    _check_cycle_name(kind)
     if kind == "kaskade":
         raise NetgraphError("kaskade goes once from the coarsest level up and has no cycles; give epochs")
     coarsest = n_levels - 1
     if kind != "full":
-        return one(kind, 0, coarsest, smoothing) * cycles
-    visits = one("v", coarsest, coarsest, smoothing)
+        return build_cycle(kind, 0, coarsest, smoothing) * cycles
+    visits = build_cycle("v", coarsest, coarsest, smoothing)
     for level in reversed(range(coarsest)):
-        visits += [Visit("start", level), *one("v", level, coarsest, smoothing) * cycles]
+        visits += [Visit("start", level), *build_cycle("v", level, coarsest, smoothing) * cycles]
     return visits
 
 
-def plan(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tuple[float, ...]) -> list[Visit]:
+def plan_steps(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tuple[float, ...]) -> list[Visit]:
     """Return the visits of so many steps.
 
     Parameters
@@ -129,29 +129,29 @@ def plan(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tup
     NetgraphError
         No cycle has that name, or a cycle would take no step.
     """
-    _check(kind)
+    _check_cycle_name(kind)
     coarsest = n_levels - 1
     if kind not in ("full", "kaskade"):
-        return rounds(one(kind, 0, coarsest, smoothing), steps)
+        return repeat_cycle(build_cycle(kind, 0, coarsest, smoothing), steps)
     visits: list[Visit] = []
-    for level, own in reversed(list(enumerate(portions(steps, share, n_levels)))):
+    for level, own in reversed(list(enumerate(split_steps(steps, share, n_levels)))):
         if level < coarsest:
             visits.append(Visit("start", level))
         alone = kind == "kaskade" or level == coarsest
         visits += (
             [Visit("smooth", level, own), Visit("end", level)]
             if alone
-            else rounds(one("v", level, coarsest, smoothing), own)
+            else repeat_cycle(build_cycle("v", level, coarsest, smoothing), own)
         )
     return visits
 
 
-def _check(kind: str) -> None:
+def _check_cycle_name(kind: str) -> None:
     if kind not in CYCLES:
         raise NetgraphError(f"no cycle is called {kind!r}; there are {', '.join(CYCLES)}")
 
 
-def rounds(cycle: list[Visit], steps: int) -> list[Visit]:
+def repeat_cycle(cycle: list[Visit], steps: int) -> list[Visit]:
     """Return a cycle again and again until ``steps`` steps are taken; what is left lengthens the first smoothing of them all."""
     length = sum(visit.steps for visit in cycle)
     if length == 0 and steps:
@@ -169,7 +169,7 @@ def rounds(cycle: list[Visit], steps: int) -> list[Visit]:
     ]
 
 
-def portions(steps: int, share: tuple[float, ...], n_levels: int) -> list[int]:
+def split_steps(steps: int, share: tuple[float, ...], n_levels: int) -> list[int]:
     """Return whole numbers of steps by level, finest first, that add up.
 
     Raises

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.solver.problem import n_batches
-from netgraph.utils.random_state import generators_of
+from netgraph.fas.solver.problem import count_batches
+from netgraph.utils.random_state import find_generators
 
 
-class Stream:
+class MinibatchStream:
     """Minibatches, pass after pass.
 
     Parameters
@@ -70,7 +70,7 @@ class Stream:
         set_epoch = getattr(self.batches, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.epoch)
-        self._own = [generator.get_state() for generator in generators_of(self.batches)]
+        self._own = [generator.get_state() for generator in find_generators(self.batches)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + self.epoch)
             self._pass = iter(self.batches)
@@ -81,21 +81,21 @@ class Stream:
 
     def _refuse_empty(self) -> None:
         """A pass may hold the minibatch ``None``, for a problem without data; an empty one is a mistake."""
-        if n_batches(self.batches) == 0:
+        if count_batches(self.batches) == 0:
             raise NetgraphError(
                 "there are no minibatches; give a loader that is not empty (is drop_last larger than it?)"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the stream, with the states of the loader's own generators where the pass began and now."""
-        now = [generator.get_state() for generator in generators_of(self.batches)]
+        now = [generator.get_state() for generator in find_generators(self.batches)]
         began = self._own if self._pass is not None else now
         return {"epoch": self.epoch, "position": self.position, "ahead": len(self._ahead), "began": began, "now": now}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place in the stream: the pass is begun again, and what was taken of it is drawn and left."""
         self.epoch, self.position, self._pass, self._ahead = state["epoch"], 0, None, []
-        own = generators_of(self.batches)
+        own = find_generators(self.batches)
         for generator, began in zip(own, state.get("began", ()), strict=False):
             generator.set_state(began)
         for _ in range(state["position"]):

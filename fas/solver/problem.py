@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.levels.grid import still
-from netgraph.utils.pytree import normalise_example, structure_of, unflatten
+from netgraph.fas.levels.grid import without_side_effects
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 
 class Objective(Protocol):
@@ -28,7 +28,7 @@ class Objective(Protocol):
         """Return f of a level on one minibatch, a scalar that can be differentiated."""
 
 
-def n_batches(batches: Iterable[Any]) -> int | None:
+def count_batches(batches: Iterable[Any]) -> int | None:
     """Return the minibatches of one pass, None where nobody knows: a ``DataLoader`` of an ``IterableDataset`` has a len() that fails."""
     try:
         return len(batches)  # type: ignore[arg-type]  # what has none raises
@@ -80,24 +80,24 @@ class Problem:
                 "of your own that has batches and value(model, batch)"
             )
         inputs, targets = batch
-        args, kwargs = normalise_example(inputs)
+        args, kwargs = normalize_example(inputs)
         return self.loss(model(*args, **kwargs), targets)
 
 
-def loss_on(problem: Objective, batch: Any) -> Callable[[nn.Module], float]:
+def make_batch_loss(problem: Objective, batch: Any) -> Callable[[nn.Module], float]:
     """Return a problem's loss as a function of the network, always on the same minibatch: what ``ratio="gap:0.05"`` measures."""
 
     @torch.no_grad()
     def loss(network: nn.Module) -> float:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         network.train()  # as it is where the gate measures the gap
-        with still([network]):
-            return float(problem.value(network, placed(batch, device)))
+        with without_side_effects([network]):
+            return float(problem.value(network, move_to_device(batch, device)))
 
     return loss
 
 
-def rows_of(batch: Any) -> int:
+def count_rows(batch: Any) -> int:
     """Return the number of samples of a minibatch, the first dimension of its first tensor; 1 where it has none."""
     first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if isinstance(first, dict):
@@ -107,12 +107,12 @@ def rows_of(batch: Any) -> int:
     return len(first) if isinstance(first, Tensor) and first.ndim else 1
 
 
-def placed(batch: Any, device: torch.device) -> Any:
+def move_to_device(batch: Any, device: torch.device) -> Any:
     """Return a minibatch with its tensors on a device."""
     if batch is None or isinstance(batch, Tensor):
         return batch if batch is None or batch.device == device else batch.to(device, non_blocking=True)
     leaves: list[Tensor] = []
-    structure = structure_of(batch, leaves)
+    structure = build_structure(batch, leaves)
     if all(leaf.device == device for leaf in leaves):
         return batch
-    return unflatten(structure, [leaf.to(device, non_blocking=True) for leaf in leaves])
+    return unflatten_tree(structure, [leaf.to(device, non_blocking=True) for leaf in leaves])

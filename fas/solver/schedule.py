@@ -44,7 +44,7 @@ class Schedule:
         if isinstance(kind, str) and kind not in NAMES:
             raise NetgraphError(f"no schedule is called {kind!r}; there are {', '.join(NAMES)}")
         self.optimizer = make([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-        self.scheduler = _named(kind, self.optimizer, steps) if isinstance(kind, str) else kind(self.optimizer)
+        self.scheduler = _make_scheduler(kind, self.optimizer, steps) if isinstance(kind, str) else kind(self.optimizer)
         if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
             raise NetgraphError("ReduceLROnPlateau waits for a figure; give a schedule of the step, such as one-cycle")
         self.steps, self.taken = steps, 0
@@ -71,7 +71,7 @@ class Schedule:
         self.tick(state["taken"] - self.taken)
 
 
-def _named(kind: str, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+def _make_scheduler(kind: str, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
     if kind == "one-cycle":
         cycled = bool(optimizer.defaults.get("momentum")) or "betas" in optimizer.defaults
         return lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=max(steps, 4), cycle_momentum=cycled)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from netgraph.fas.ledger import Ledger
-from netgraph.utils.html_table import table
+from netgraph.utils.html_table import render_table
 
 
 @dataclass
@@ -73,4 +73,4 @@ class Solution:
         figures.append(f"total {self.seconds:.2f} s, {self.flops:.3g} FLOPs")
         head = ("level", "spent on", "seconds", "FLOPs")
         rows = [(row["level"], row["kind"], row["seconds"], float(row["flops"])) for row in self.ledger.rows()]
-        return table(f"{self._state}: {self.reason}", head, rows, foot=", ".join(figures))
+        return render_table(f"{self._state}: {self.reason}", head, rows, foot=", ".join(figures))

@@ -18,14 +18,14 @@ from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.levels.rematch import check_rematch
 from netgraph.fas.levels.smoother import MakeOptimizer, Smoother
-from netgraph.fas.levels.width_scaling import scales
+from netgraph.fas.levels.width_scaling import compute_rate_factors
 from netgraph.fas.options import Options
 from netgraph.fas.solver.batch_norm import check_norms
-from netgraph.fas.solver.convergence import check_tolerance, converge
-from netgraph.fas.solver.cycles import Visit, plan, turns
-from netgraph.fas.solver.minibatch_stream import Stream
-from netgraph.fas.solver.problem import Objective, n_batches
-from netgraph.fas.solver.run import Callback, Run, mean_of, set_training
+from netgraph.fas.solver.convergence import check_convergence, check_tolerance
+from netgraph.fas.solver.cycles import Visit, plan_cycles, plan_steps
+from netgraph.fas.solver.minibatch_stream import MinibatchStream
+from netgraph.fas.solver.problem import Objective, count_batches
+from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_training
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
 from netgraph.fas.solver.solution import Solution
 from netgraph.utils.random_state import set_random_state
@@ -37,7 +37,7 @@ class FAS:
     Parameters
     ----------
     cycle : str
-        ``v``, ``w``, ``f``, ``full``, ``kaskade`` or ``additive`` (`netgraph.fas.solver.cycles.plan`).
+        ``v``, ``w``, ``f``, ``full``, ``kaskade`` or ``additive`` (`netgraph.fas.solver.cycles.plan_steps`).
     optimizer : callable
         A class of ``torch.optim``, or a partial of one: the smoother of every level.
     lr : float
@@ -143,8 +143,8 @@ class FAS:
         return Run(
             maps, problem, self.options, grids, self.grid, visits,
             [Schedule(self.schedule, self.make, n) for n in lengths],
-            Stream(problem.batches, self.seed), (converge, *callbacks), self.seed, every, evaluations,
-            None if ema is None else mean_of(maps.models[0], ema),
+            MinibatchStream(problem.batches, self.seed), (check_convergence, *callbacks), self.seed, every, evaluations,
+            None if ema is None else make_running_mean(maps.models[0], ema),
         )  # fmt: skip
 
     def finish(self, run: Run) -> Solution:
@@ -156,7 +156,7 @@ class FAS:
                 torch.manual_seed(run.seed)
                 if run.rng is not None:
                     set_random_state(run.rng)
-                run.go(f"the {passes} are spent")
+                run.execute(f"the {passes} are spent")
         finally:
             for model, mode in zip(run.maps.models, modes, strict=True):
                 model.train(mode)
@@ -172,22 +172,22 @@ class FAS:
             self.options.lr_of(level, self.lr),
             weight_decay=self.weight_decay,
             options=smoothing,
-            scales=scales(maps, level, self.make) if smoothing.mup else None,
+            scales=compute_rate_factors(maps, level, self.make) if smoothing.mup else None,
         )
         return Grid(model, smoother, live_state(model, list(live_state(maps.models[0]))))
 
     def _visits(self, n_levels: int, problem: Objective) -> list[Visit]:
         if self.cycles is not None:
-            return turns(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
+            return plan_cycles(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
         assert self.epochs is not None
-        steps = max(round(self.epochs * _length(problem) / self.options.smoothing.accumulate), 1)
+        steps = max(round(self.epochs * _count_pass_batches(problem) / self.options.smoothing.accumulate), 1)
         share = self.share or (1.0,) * (n_levels - 1) + (2.0,)
-        return plan(self.cycle, n_levels, steps, self.options.smoothing_of, share)
+        return plan_steps(self.cycle, n_levels, steps, self.options.smoothing_of, share)
 
 
-def _length(problem: Objective) -> int:
+def _count_pass_batches(problem: Objective) -> int:
     """Return the minibatches of one pass."""
-    n = n_batches(problem.batches)
+    n = count_batches(problem.batches)
     if n is None:
         raise NetgraphError(
             "the minibatches have no length, so that epochs cannot be counted; give a loader with len(), or cycles"
@@ -195,6 +195,6 @@ def _length(problem: Objective) -> int:
     return n
 
 
-def plain(**options: Any) -> FAS:
+def make_plain_solver(**options: Any) -> FAS:
     """Return the solver of one level: ordinary training, with everything else alike."""
     return FAS("kaskade", share=(1.0,), **options)

@@ -15,7 +15,7 @@ from torch.nn import functional
 Augment = Callable[[Tensor, torch.Generator], Tensor] | nn.Module
 
 
-def augmented(augment: Augment | None, inputs: Tensor, generator: torch.Generator) -> Tensor:
+def apply_augmentation(augment: Augment | None, inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Return a batch augmented: by a function at once, by a module, as transforms of torchvision are, image by image.
 
     A module draws from torch's own generator, which is seeded from ``generator`` and afterwards what it was.
@@ -29,7 +29,7 @@ def augmented(augment: Augment | None, inputs: Tensor, generator: torch.Generato
         return torch.stack([augment(image) for image in inputs])
 
 
-def crop(inputs: Tensor, generator: torch.Generator, *, pad: int = 4) -> Tensor:
+def random_crop(inputs: Tensor, generator: torch.Generator, *, pad: int = 4) -> Tensor:
     """Return each image (n, channels, height, width) moved by up to ``pad`` pixels, black where nothing was."""
     n, _, height, width = inputs.shape
     top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(inputs.device)
@@ -40,20 +40,20 @@ def crop(inputs: Tensor, generator: torch.Generator, *, pad: int = 4) -> Tensor:
     return padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
+def random_flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Return half of the images, drawn at random, mirrored left to right."""
     turned = torch.rand(len(inputs), generator=generator).to(inputs.device) < 0.5
     return torch.where(turned[:, None, None, None], inputs.flip(-1), inputs)
 
 
-def rotate(inputs: Tensor, generator: torch.Generator, *, degrees: float = 10.0) -> Tensor:
+def random_rotation(inputs: Tensor, generator: torch.Generator, *, degrees: float = 10.0) -> Tensor:
     """Return each image turned about its middle by an angle up to ``degrees`` either way, black where nothing was."""
     angles = degrees * (2 * torch.rand(len(inputs), generator=generator) - 1)
-    return turned_by(inputs, angles.to(inputs.device))
+    return rotate_by(inputs, angles.to(inputs.device))
 
 
 # affine_grid counts both sides from -1 to 1, whatever their lengths: a turn is one in pixels, so that h / w comes in
-def turned_by(inputs: Tensor, degrees: Tensor) -> Tensor:
+def rotate_by(inputs: Tensor, degrees: Tensor) -> Tensor:
     """Return each image (n, channels, height, width) turned counter-clockwise by its angle, bilinearly; whole numbers stay such."""
     n, _, height, width = inputs.shape
     angle = degrees * (math.pi / 180)
@@ -69,9 +69,9 @@ def turned_by(inputs: Tensor, degrees: Tensor) -> Tensor:
 
 def crop_and_flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Return images cropped and flipped, as networks for CIFAR are trained."""
-    return flip(crop(inputs, generator), generator)
+    return random_flip(random_crop(inputs, generator), generator)
 
 
 def crop_flip_and_rotate(inputs: Tensor, generator: torch.Generator) -> Tensor:
     """Return images cropped, flipped and rotated."""
-    return rotate(crop_and_flip(inputs, generator), generator)
+    return random_rotation(crop_and_flip(inputs, generator), generator)

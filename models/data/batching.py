@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from netgraph.models.data.datasets import Dataset, Split
+from netgraph.models.data.datasets import Dataset, DataSplit
 
 SHORTEST = 16
 
 
-def chunks(data: Dataset, split: Split, *, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
+def batch_rows(
+    data: Dataset, split: DataSplit, *, batch: int, generator: torch.Generator | None = None
+) -> list[Tensor]:
     """Return the rows of every batch, shuffled by a generator, in order without one.
 
     Their number depends on the split alone. Texts are put in buckets by their length.
@@ -21,14 +23,14 @@ def chunks(data: Dataset, split: Split, *, batch: int, generator: torch.Generato
     order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
     if data.padding is None:
         return list(order.split(batch))
-    edges = bucket_edges(split.inputs, data.padding)[order]
+    edges = bucket_lengths(split.inputs, data.padding)[order]
     found = [part for edge in edges.unique() for part in order[edges == edge].split(batch)]
     if generator is None:
         return found
     return [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
 
 
-def bucket_edges(tokens: Tensor, padding: int) -> Tensor:
+def bucket_lengths(tokens: Tensor, padding: int) -> Tensor:
     """Return for every text (n, length) the length that its batch is cut to: a power of two, or the whole."""
     lengths = (tokens != padding).sum(1).clamp_min(SHORTEST)
     edges = 2 ** torch.arange(SHORTEST.bit_length() - 1, 32)
@@ -47,14 +49,14 @@ def mean_cost(data: Dataset, example: Tensor, cost: Callable[[Tensor], float]) -
     cost : callable ``(inputs) -> float``
         Of the example, cut to one of these lengths.
     """
-    edges, rows = bucket_edges(data.train.inputs, data.padding or 0).unique(return_counts=True)
+    edges, rows = bucket_lengths(data.train.inputs, data.padding or 0).unique(return_counts=True)
     costs = [cost(example[:, :edge]) for edge in edges.tolist()]
     return float(sum(n * c for n, c in zip(rows.tolist(), costs, strict=True))) / len(data.train)
 
 
-def cut(data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def trim_padding(data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return a batch without the columns that are padding in every text of its bucket."""
     if data.padding is None:
         return inputs, targets
-    edge = int(bucket_edges(inputs, data.padding).max())
+    edge = int(bucket_lengths(inputs, data.padding).max())
     return inputs[:, :edge], targets[:, :edge] if targets.ndim > 1 else targets

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import DataError
-from netgraph.models.data.datasets import NAMES, load
-from netgraph.models.data.readers.image_folder import picture_files, read_pictures
+from netgraph.models.data.datasets import NAMES, load_dataset
+from netgraph.models.data.readers.image_folder import find_images, read_images
 from netgraph.models.data.readers.tensor_file import ENDINGS, read_tensors
-from netgraph.models.data.tokenizer import attention_mask, encode, padding_of
+from netgraph.models.data.tokenizer import attention_mask, encode_texts, padding_id
 
 LIMIT = 2**31  # numbers in all
 
 
-class Calibration(NamedTuple):
+class CalibrationData(NamedTuple):
     """Inputs in the form of the network's example, their targets where the source has them, and of text its tokenizer."""
 
     inputs: Any
@@ -32,7 +32,7 @@ class Calibration(NamedTuple):
     tokenizer: Any = None
 
 
-def calibration(
+def load_calibration(
     source: str | Path,
     *,
     example: Any,
@@ -40,7 +40,7 @@ def calibration(
     seed: int = 7619,
     root: str | Path | None = None,
     tokenizer: Any = None,
-) -> Calibration:
+) -> CalibrationData:
     """Return at most ``n`` rows of calibration data, drawn at random, that fit a network's example.
 
     Parameters
@@ -67,23 +67,23 @@ def calibration(
     DataError
         Source and network do not fit, the file is damaged, or a number is not finite.
     """
-    tensors = _tensors(example)
+    tensors = _example_tensors(example)
     wanted = tensors[0]
     if n < 1 or n * max(math.prod(wanted.shape[1:]), 1) > LIMIT:
         raise DataError(
-            f"n = {n:,} rows of {_sizes(wanted)} are asked for; at least one and at most {LIMIT:,} numbers can be: change n"
+            f"n = {n:,} rows of {_format_shape(wanted)} are asked for; at least one and at most {LIMIT:,} numbers can be: change n"
         )
     if len(tensors) > 2 or (len(tensors) == 2 and str(source) != "imdb"):
         raise DataError(
             f"the network takes {len(tensors)} tensors and {source} gives one; only imdb gives tokens and mask"
         )
-    found = _read(source, wanted, n, seed, root, tokenizer)
-    inputs = _fitted(found.inputs, wanted, str(source))
-    mask = [attention_mask(inputs, padding_of(found.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
-    return found._replace(inputs=_like(example, [inputs, *mask]))
+    found = _read_source(source, wanted, n, seed, root, tokenizer)
+    inputs = _fit_to_example(found.inputs, wanted, str(source))
+    mask = [attention_mask(inputs, padding_id(found.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
+    return found._replace(inputs=_pack_like(example, [inputs, *mask]))
 
 
-def texts_as_inputs(texts: Sequence[str], *, example: Any, tokenizer: Any) -> Any:
+def encode_like_example(texts: Sequence[str], *, example: Any, tokenizer: Any) -> Any:
     """Return texts in the form of a network's example, cut or filled up to its number of tokens.
 
     Parameters
@@ -98,20 +98,20 @@ def texts_as_inputs(texts: Sequence[str], *, example: Any, tokenizer: Any) -> An
     DataError
         The network takes no tokens.
     """
-    tensors = _tensors(example)
+    tensors = _example_tensors(example)
     wanted = tensors[0]
     if wanted.is_floating_point() or wanted.ndim != 2 or len(tensors) > 2:
         raise DataError(
-            f"the network takes {len(tensors)} tensors, the first {wanted.dtype} of {_sizes(wanted)}; texts are whole "
+            f"the network takes {len(tensors)} tensors, the first {wanted.dtype} of {_format_shape(wanted)}; texts are whole "
             "numbers (rows, tokens), and perhaps their mask"
         )
-    tokens = encode(tokenizer, texts, length=wanted.shape[1])
+    tokens = encode_texts(tokenizer, texts, length=wanted.shape[1])
     lengths = torch.tensor([len(tokenizer.encode(text).ids) for text in texts])[:, None]
     mask = [(torch.arange(wanted.shape[1]) < lengths).to(tensors[1].dtype)] if len(tensors) == 2 else []
-    return _like(example, [tokens.to(wanted.dtype), *mask])
+    return _pack_like(example, [tokens.to(wanted.dtype), *mask])
 
 
-def _tensors(example: Any) -> list[Tensor]:
+def _example_tensors(example: Any) -> list[Tensor]:
     values = list(example.values()) if isinstance(example, Mapping) else example
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     if not values or not all(isinstance(v, Tensor) and v.ndim > 1 for v in values):
@@ -119,23 +119,23 @@ def _tensors(example: Any) -> list[Tensor]:
     return values
 
 
-def _like(example: Any, tensors: Sequence[Tensor]) -> Any:
+def _pack_like(example: Any, tensors: Sequence[Tensor]) -> Any:
     if isinstance(example, Tensor):
         return tensors[0]
     return dict(zip(example, tensors, strict=True)) if isinstance(example, Mapping) else tuple(tensors)
 
 
-def _read(
+def _read_source(
     source: str | Path, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
-) -> Calibration:
+) -> CalibrationData:
     path = Path(source)
     if str(source) in NAMES:
-        return _from_dataset(str(source), wanted, n, seed, root, tokenizer)
+        return _read_dataset(str(source), wanted, n, seed, root, tokenizer)
     if path.is_dir():
-        files, classes = picture_files(path)
-        rows = drawn(len(files), n, seed)
-        inputs = read_pictures([files[i] for i in rows.tolist()], _picture_shape(wanted, path))
-        return Calibration(inputs, None if classes is None else torch.tensor(classes)[rows])
+        files, classes = find_images(path)
+        rows = draw_rows(len(files), n, seed)
+        inputs = read_images([files[i] for i in rows.tolist()], _image_shape(wanted, path))
+        return CalibrationData(inputs, None if classes is None else torch.tensor(classes)[rows])
     if path.suffix not in ENDINGS:
         raise DataError(
             f"{source} is neither a data set ({', '.join(NAMES)}), nor a folder, nor a {', '.join(ENDINGS)} file; give one of these"
@@ -144,28 +144,30 @@ def _read(
         raise DataError(f"{path} does not exist; give a file that does, or one of {', '.join(NAMES)}")
     inputs, found = read_tensors(path)
     _check_shape(inputs, wanted, str(path))
-    rows = drawn(len(inputs), n, seed)
-    return Calibration(inputs[rows], None if found is None else found[rows].clone())
+    rows = draw_rows(len(inputs), n, seed)
+    return CalibrationData(inputs[rows], None if found is None else found[rows].clone())
 
 
-def drawn(n_rows: int, n: int, seed: int) -> Tensor:
+def draw_rows(n_rows: int, n: int, seed: int) -> Tensor:
     """Return at most n of ``n_rows`` row numbers, in rising order; memory is that of n."""
     rows = np.random.default_rng(seed).choice(n_rows, min(n, n_rows), replace=False, shuffle=False)
     return torch.from_numpy(np.sort(rows))
 
 
-def _from_dataset(name: str, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any) -> Calibration:
+def _read_dataset(
+    name: str, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
+) -> CalibrationData:
     if (name == "imdb") == wanted.is_floating_point() or (name == "imdb" and wanted.ndim != 2):
         raise DataError(
             f"{name} is {'text, as whole numbers (rows, tokens)' if name == 'imdb' else 'images, as floats'}, and the network "
-            f"takes {wanted.dtype} of {_sizes(wanted)}; choose a source that fits it"
+            f"takes {wanted.dtype} of {_format_shape(wanted)}; choose a source that fits it"
         )
-    data = load(name, root=root, tokenizer=tokenizer, length=wanted.shape[1])
-    rows = drawn(len(data.train), n, seed)
-    return Calibration(data.ready(data.train.inputs[rows]), data.train.targets[rows], data.tokenizer)
+    data = load_dataset(name, root=root, tokenizer=tokenizer, length=wanted.shape[1])
+    rows = draw_rows(len(data.train), n, seed)
+    return CalibrationData(data.ready(data.train.inputs[rows]), data.train.targets[rows], data.tokenizer)
 
 
-def _picture_shape(wanted: Tensor, path: Path) -> tuple[int, int, int]:
+def _image_shape(wanted: Tensor, path: Path) -> tuple[int, int, int]:
     """Return channels, height and width that pictures must have: those of the example, or of a square as a vector."""
     if wanted.ndim == 4 and wanted.is_floating_point():
         return wanted.shape[1], wanted.shape[2], wanted.shape[3]
@@ -174,7 +176,7 @@ def _picture_shape(wanted: Tensor, path: Path) -> tuple[int, int, int]:
         if wanted.ndim == 2 and wanted.is_floating_point() and channels * side**2 == wanted.shape[1]:
             return channels, side, side
     raise DataError(
-        f"{path} holds pictures, and the network takes {wanted.dtype} of {_sizes(wanted)}; give a tensor file"
+        f"{path} holds pictures, and the network takes {wanted.dtype} of {_format_shape(wanted)}; give a tensor file"
     )
 
 
@@ -182,26 +184,28 @@ def _check_shape(inputs: Tensor, wanted: Tensor, source: str) -> None:
     """Refuse inputs that are not the network's, before a row is read."""
     if inputs.ndim > 0 and len(inputs) == 0:
         raise DataError(f"{source} holds no rows; give a file that has some")
-    fits = inputs.ndim > 0 and (inputs.shape[1:] == wanted.shape[1:] or _flattens(inputs, wanted))
+    fits = inputs.ndim > 0 and (inputs.shape[1:] == wanted.shape[1:] or _can_flatten(inputs, wanted))
     if not fits:
         raise DataError(
-            f"{source} holds {_sizes(inputs)} inputs, and the network takes {_sizes(wanted)}; give data of that shape"
+            f"{source} holds {_format_shape(inputs)} inputs, and the network takes {_format_shape(wanted)}; give data of that shape"
         )
-    if _kind(inputs) != _kind(wanted):
+    if _number_kind(inputs) != _number_kind(wanted):
         raise DataError(
             f"{source} holds {inputs.dtype} inputs, and the network takes {wanted.dtype}; convert them: images are floats in [0, 1]"
         )
 
 
-def _flattens(inputs: Tensor, wanted: Tensor) -> bool:
+def _can_flatten(inputs: Tensor, wanted: Tensor) -> bool:
     return wanted.ndim == 2 and inputs.ndim > 2 and math.prod(inputs.shape[1:]) == wanted.shape[1]
 
 
-def _fitted(inputs: Tensor, wanted: Tensor, source: str) -> Tensor:
+def _fit_to_example(inputs: Tensor, wanted: Tensor, source: str) -> Tensor:
     """Return inputs as the network takes them: of its shape and dtype, and finite."""
     _check_shape(inputs, wanted, source)
-    if _flattens(inputs, wanted):
-        warnings.warn(f"{source}: inputs of {_sizes(inputs)} are flattened to {wanted.shape[1]} numbers", stacklevel=3)
+    if _can_flatten(inputs, wanted):
+        warnings.warn(
+            f"{source}: inputs of {_format_shape(inputs)} are flattened to {wanted.shape[1]} numbers", stacklevel=3
+        )
         inputs = inputs.flatten(1)
     found = inputs.to(wanted.dtype)
     if not found.is_floating_point() and not torch.equal(found.to(inputs.dtype), inputs):
@@ -214,11 +218,11 @@ def _fitted(inputs: Tensor, wanted: Tensor, source: str) -> Tensor:
     return found.clone()
 
 
-def _kind(tensor: Tensor) -> str:
+def _number_kind(tensor: Tensor) -> str:
     if tensor.dtype == torch.bool or tensor.is_complex():
         return str(tensor.dtype)
     return "float" if tensor.is_floating_point() else "whole"
 
 
-def _sizes(tensor: Tensor) -> str:
+def _format_shape(tensor: Tensor) -> str:
     return " × ".join(["rows", *(f"{size:,}" for size in tensor.shape[1:])]) if tensor.ndim else "single-number"

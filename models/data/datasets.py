@@ -31,7 +31,7 @@ _CLOTHES = (
 
 
 @dataclass(frozen=True)
-class Split:
+class DataSplit:
     """Inputs and their targets.
 
     Parameters
@@ -68,9 +68,9 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    valid: Split
-    test: Split
+    train: DataSplit
+    valid: DataSplit
+    test: DataSplit
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     padding: int | None = None
@@ -88,7 +88,7 @@ class Dataset:
 
     def flat(self) -> Dataset:
         """Return the data set with each image as one vector."""
-        return self._mapped(lambda split: Split(split.inputs.flatten(1), split.targets))
+        return self._map_splits(lambda split: DataSplit(split.inputs.flatten(1), split.targets))
 
     def whole(self) -> Dataset:
         """Return the data set with texts of one length: a coarse network takes that of the example it was traced on."""
@@ -104,17 +104,17 @@ class Dataset:
         """
         if self.padding is None:
             raise DataError(f"{self.name} is no text, so that no next token can be asked for; load imdb")
-        return self._mapped(self._shifted)
+        return self._map_splits(self._shift_targets)
 
-    def _shifted(self, split: Split) -> Split:
+    def _shift_targets(self, split: DataSplit) -> DataSplit:
         following = split.inputs[:, 1:].long()
-        return Split(split.inputs[:, :-1], following.masked_fill(torch.eq(following, self.padding or 0), -100))
+        return DataSplit(split.inputs[:, :-1], following.masked_fill(torch.eq(following, self.padding or 0), -100))
 
-    def _mapped(self, change: Callable[[Split], Split]) -> Dataset:
+    def _map_splits(self, change: Callable[[DataSplit], DataSplit]) -> Dataset:
         return replace(self, train=change(self.train), valid=change(self.valid), test=change(self.test))
 
 
-def load(
+def load_dataset(
     name: str = "digits",
     *,
     root: str | Path | None = None,
@@ -145,17 +145,17 @@ def load(
     if name not in NAMES:
         raise DataError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")
     if name == "digits":
-        return _digits()
-    folder = _found(name, _root(name, root), download)
+        return _load_digits()
+    folder = _find_folder(name, _find_root(name, root), download)
     if name == "imdb":
-        return _imdb(folder, tokenizer, length)
+        return _load_imdb(folder, tokenizer, length)
     if name == "cifar10":
-        return _cifar10(folder)
+        return _load_cifar10(folder)
     files, classes = (idx.MNIST, _NUMBERS) if name == "mnist" else (idx.FASHION, _CLOTHES)
-    return _grey(name, classes, idx.read_idx(folder, files))
+    return _load_grey_images(name, classes, idx.read_idx(folder, files))
 
 
-def _root(name: str, root: str | Path | None) -> Path:
+def _find_root(name: str, root: str | Path | None) -> Path:
     given = root or os.environ.get("NETGRAPH_DATA")
     if not given:
         raise DataError(
@@ -165,7 +165,7 @@ def _root(name: str, root: str | Path | None) -> Path:
     return Path(given)
 
 
-def _found(name: str, root: Path, download: bool) -> Path:
+def _find_folder(name: str, root: Path, download: bool) -> Path:
     """Return the first folder that holds a data set, after fetching it where that is asked for and possible."""
     choices = [root / folder for folder in FOLDERS[name]]
     found = next((folder for folder in choices if folder.is_dir()), None)
@@ -175,13 +175,13 @@ def _found(name: str, root: Path, download: bool) -> Path:
         fetch_imdb(root)
         return root / "aclImdb"
     if download:
-        _download(name, root)
+        _download_images(name, root)
         return choices[0]
     mend = f"--download, or load({name!r}, root=..., download=True), fetches it"
     raise DataError(f"{root} has no folder {' or '.join(FOLDERS[name])}, where {name} is looked for; {mend}")
 
 
-def _download(name: str, root: Path) -> None:
+def _download_images(name: str, root: Path) -> None:
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
@@ -197,7 +197,7 @@ def _download(name: str, root: Path) -> None:
         ) from error
 
 
-def _digits() -> Dataset:
+def _load_digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -205,43 +205,43 @@ def _digits() -> Dataset:
     targets = torch.as_tensor(data.target, dtype=torch.int64)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
     test, rest = order[: len(order) // 4], order[len(order) // 4 :]
-    train, valid = _parted(images[rest], targets[rest], 135)
-    return Dataset("digits", _NUMBERS, train, valid, Split(images[test], targets[test]))
+    train, valid = _split_train_valid(images[rest], targets[rest], 135)
+    return Dataset("digits", _NUMBERS, train, valid, DataSplit(images[test], targets[test]))
 
 
-def _grey(name: str, classes: tuple[str, ...], arrays: tuple[Tensor, ...]) -> Dataset:
+def _load_grey_images(name: str, classes: tuple[str, ...], arrays: tuple[Tensor, ...]) -> Dataset:
     images, labels, test, test_labels = arrays
-    train, valid = _parted(images.float() / 255, labels.long(), 5000)
-    return Dataset(name, classes, train, valid, Split(test.float() / 255, test_labels.long()))
+    train, valid = _split_train_valid(images.float() / 255, labels.long(), 5000)
+    return Dataset(name, classes, train, valid, DataSplit(test.float() / 255, test_labels.long()))
 
 
-def _cifar10(folder: Path) -> Dataset:
+def _load_cifar10(folder: Path) -> Dataset:
     images, labels, test, test_labels = cifar.read_batches(folder)
-    train, valid = _parted(images, labels.long(), 5000)
+    train, valid = _split_train_valid(images, labels.long(), 5000)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the 50,000 training images
-    return Dataset("cifar10", cifar.CLASSES, train, valid, Split(test, test_labels.long()), mean, std)
+    return Dataset("cifar10", cifar.CLASSES, train, valid, DataSplit(test, test_labels.long()), mean, std)
 
 
-def _imdb(folder: Path, tokenizer: Any, length: int) -> Dataset:
+def _load_imdb(folder: Path, tokenizer: Any, length: int) -> Dataset:
     read = imdb.read_folder if (folder / "train").is_dir() else imdb.read_csv
     (texts, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
-    chosen, held = _order(len(texts), 2500)
+    chosen, held = _split_rows(len(texts), 2500)
     if tokenizer is None or isinstance(tokenizer, str):
         tokenizer = text.train_tokenizer([texts[i] for i in chosen.tolist()], kind=tokenizer or "word")
-    tokens, targets = text.encode(tokenizer, texts, length=length), torch.tensor(labels)
-    last = Split(text.encode(tokenizer, test, length=length), torch.tensor(test_labels))
-    train, valid = Split(tokens[chosen], targets[chosen]), Split(tokens[held], targets[held])
+    tokens, targets = text.encode_texts(tokenizer, texts, length=length), torch.tensor(labels)
+    last = DataSplit(text.encode_texts(tokenizer, test, length=length), torch.tensor(test_labels))
+    train, valid = DataSplit(tokens[chosen], targets[chosen]), DataSplit(tokens[held], targets[held])
     return Dataset(
-        "imdb", ("negative", "positive"), train, valid, last, padding=text.padding_of(tokenizer), tokenizer=tokenizer
+        "imdb", ("negative", "positive"), train, valid, last, padding=text.padding_id(tokenizer), tokenizer=tokenizer
     )
 
 
-def _order(n: int, n_valid: int) -> tuple[Tensor, Tensor]:
+def _split_rows(n: int, n_valid: int) -> tuple[Tensor, Tensor]:
     """Return which of n are for training and which are held out for validation."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(SEED))
     return order[n_valid:], order[:n_valid]
 
 
-def _parted(inputs: Tensor, targets: Tensor, n_valid: int) -> tuple[Split, Split]:
-    train, valid = _order(len(inputs), n_valid)
-    return Split(inputs[train], targets[train]), Split(inputs[valid], targets[valid])
+def _split_train_valid(inputs: Tensor, targets: Tensor, n_valid: int) -> tuple[DataSplit, DataSplit]:
+    train, valid = _split_rows(len(inputs), n_valid)
+    return DataSplit(inputs[train], targets[train]), DataSplit(inputs[valid], targets[valid])

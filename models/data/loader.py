@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import NetgraphError
-from netgraph.models.data.augmentation import Augment, augmented
-from netgraph.models.data.batching import chunks, cut
+from netgraph.models.data.augmentation import Augment, apply_augmentation
+from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import Dataset
 
 
@@ -45,7 +45,7 @@ class Loader:
             raise NetgraphError(f"a minibatch of {batch} rows is none; give 1 or more")
         self.data, self.batch, self.augment, self.one_hot, self.seed = data, batch, augment, one_hot, seed
         self.epoch = 0
-        self._length = len(chunks(data, data.train, batch=batch))
+        self._length = len(batch_rows(data, data.train, batch=batch))
 
     def __len__(self) -> int:
         return self._length
@@ -58,12 +58,12 @@ class Loader:
         drawn = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(drawn[0] >> 1))
         train = self.data.train
-        for chosen in chunks(self.data, train, batch=self.batch, generator=generator):
-            inputs = augmented(self.augment, train.inputs[chosen], generator)
-            inputs, targets = cut(self.data, inputs, train.targets[chosen])
-            yield self.data.ready(inputs), self._wanted(targets)
+        for chosen in batch_rows(self.data, train, batch=self.batch, generator=generator):
+            inputs = apply_augmentation(self.augment, train.inputs[chosen], generator)
+            inputs, targets = trim_padding(self.data, inputs, train.targets[chosen])
+            yield self.data.ready(inputs), self._encode_targets(targets)
 
-    def _wanted(self, targets: Tensor) -> Tensor:
+    def _encode_targets(self, targets: Tensor) -> Tensor:
         if not self.one_hot:
             return targets
         return torch.nn.functional.one_hot(targets, len(self.data.classes)).float()

@@ -42,10 +42,10 @@ def train_tokenizer(texts: Sequence[str], *, kind: str = "word", vocabulary: int
     DataError
         Another kind, or the library is not installed.
     """
-    library = _tokenizers()
+    library = _import_tokenizers()
     if kind not in KINDS:
         raise DataError(f"no tokenizer is called {kind!r}; there are {' and '.join(KINDS)}")
-    tokenizer, trainer = (_word if kind == "word" else _bpe)(library, vocabulary)
+    tokenizer, trainer = (_word_tokenizer if kind == "word" else _bpe_tokenizer)(library, vocabulary)
     tokenizer.post_processor = library.processors.TemplateProcessing(
         single="[CLS] $A", special_tokens=[(SPECIAL[CLS], CLS)]
     )
@@ -53,7 +53,7 @@ def train_tokenizer(texts: Sequence[str], *, kind: str = "word", vocabulary: int
     return tokenizer
 
 
-def _word(library: Any, vocabulary: int) -> tuple[Any, Any]:
+def _word_tokenizer(library: Any, vocabulary: int) -> tuple[Any, Any]:
     tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
     kinds = library.normalizers
     tokenizer.normalizer = kinds.Sequence([kinds.Replace("<br />", " "), kinds.NFC(), kinds.Lowercase()])
@@ -64,7 +64,7 @@ def _word(library: Any, vocabulary: int) -> tuple[Any, Any]:
     return tokenizer, trainer
 
 
-def _bpe(library: Any, vocabulary: int) -> tuple[Any, Any]:
+def _bpe_tokenizer(library: Any, vocabulary: int) -> tuple[Any, Any]:
     tokenizer = library.Tokenizer(library.models.BPE())
     kinds = library.normalizers
     tokenizer.normalizer = kinds.Sequence([kinds.Replace("<br />", " "), kinds.NFC()])
@@ -112,20 +112,20 @@ def open_tokenizer(path: str | Path) -> Any:
     if not path.is_file() or path.stat().st_size > LIMIT:
         raise DataError(f"{path} is no tokenizer: a JSON file of at most {LIMIT:,} bytes is needed; save one there")
     try:
-        return _tokenizers().Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return _import_tokenizers().Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except DataError:
         raise
     except Exception as error:  # the library's errors have no class of their own
         raise DataError(f"{path} cannot be read as a tokenizer ({str(error)[:200]}); save it again") from error
 
 
-def words_of(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+def decode_tokens(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     """Return each token as one reads it."""
     kept = (tokenizer.decode([int(token)], skip_special_tokens=False).strip() for token in tokens)
     return [word or str(tokenizer.id_to_token(int(token))) for word, token in zip(kept, tokens, strict=True)]
 
 
-def padding_of(tokenizer: Any) -> int:
+def padding_id(tokenizer: Any) -> int:
     """Return the token that fills up short texts, ``PAD`` where a tokenizer names none, or there is none."""
     if tokenizer is None:
         return PAD
@@ -134,18 +134,18 @@ def padding_of(tokenizer: Any) -> int:
     return padding
 
 
-def encode(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> Tensor:
+def encode_texts(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> Tensor:
     """Return token numbers (n, length), int32, cut at ``length`` and filled up with the tokenizer's padding, else ``PAD``."""
     own = type(tokenizer).from_str(tokenizer.to_str())  # cutting is a setting of the tokenizer
     own.no_padding()
     own.enable_truncation(length)
-    tokens = np.full((len(texts), length), padding_of(tokenizer), np.int32)
-    for i, ids in enumerate(_encoded(own, texts)):
+    tokens = np.full((len(texts), length), padding_id(tokenizer), np.int32)
+    for i, ids in enumerate(_encode_in_batches(own, texts)):
         tokens[i, : len(ids)] = ids
     return torch.from_numpy(tokens)
 
 
-def _encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
+def _encode_in_batches(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
     for start in range(0, len(texts), _AT_ONCE):
         for found in tokenizer.encode_batch(list(texts[start : start + _AT_ONCE])):
             yield found.ids
@@ -156,7 +156,7 @@ def attention_mask(tokens: Tensor, padding: int = PAD) -> Tensor:
     return torch.ne(tokens, padding)
 
 
-def _tokenizers() -> Any:
+def _import_tokenizers() -> Any:
     try:
         import tokenizers
     except ImportError as error:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.models.data.datasets import Dataset
-from netgraph.models.training.trainer import answered
+from netgraph.models.training.trainer import predict_split
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """Figures of one network on one split.
 
     Parameters
@@ -41,7 +41,7 @@ class Judgement:
         return {**vars(self), "confusion": confusion}
 
 
-def judge(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 512) -> Judgement:
+def evaluate_fully(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 512) -> Evaluation:
     """Return a network's figures on a split, in evaluation mode; its mode is left as it was.
 
     Parameters
@@ -60,14 +60,14 @@ def judge(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 
     metrics: Any = None
     tokens = data.test.targets.ndim > 1
     total, n = torch.zeros((), dtype=torch.float64), 0
-    for outputs, wanted in answered(model, data, split=split, batch=batch):
-        metrics = metrics or _metrics(outputs.shape[1], outputs.device, tokens=tokens)
+    for outputs, wanted in predict_split(model, data, split=split, batch=batch):
+        metrics = metrics or _build_metrics(outputs.shape[1], outputs.device, tokens=tokens)
         metrics.update(outputs.float(), wanted)
         total += nn.functional.cross_entropy(outputs.float(), wanted, reduction="sum").cpu()
         n += int((wanted != -100).sum())
     found = {} if metrics is None else metrics.compute()
     error, confusion = found.get("calibration"), found.get("confusion")
-    return Judgement(
+    return Evaluation(
         float(found.get("accuracy", float("nan"))),
         float(total) / max(n, 1),
         None if error is None else float(error),
@@ -75,7 +75,7 @@ def judge(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 
     )
 
 
-def _metrics(n_classes: int, device: torch.device, *, tokens: bool) -> Any:
+def _build_metrics(n_classes: int, device: torch.device, *, tokens: bool) -> Any:
     prepare_torchvision()  # torchmetrics imports it
     from torchmetrics import MetricCollection
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix

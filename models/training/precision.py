@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def computes_bf16(device: str | torch.device = "cpu") -> bool:
+def supports_bf16(device: str | torch.device = "cpu") -> bool:
     """Return whether a device has units for bfloat16; without them float32 is many times faster.
 
     Parameters

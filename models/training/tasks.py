@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from netgraph.errors import NetgraphError
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
-from netgraph.models.data.augmentation import Augment, crop, crop_and_flip, crop_flip_and_rotate, rotate
+from netgraph.models.data.augmentation import Augment, crop_and_flip, crop_flip_and_rotate, random_crop, random_rotation
 from netgraph.models.data.datasets import Dataset
 from netgraph.models.perceptron import mlp
 from netgraph.models.transformer import Decoder, Encoder
@@ -27,12 +27,12 @@ CNNS: dict[str, Callable[..., nn.Module]] = {
 NETWORKS = ("mlp", *CNNS, "transformer")
 TORCHVISION = "torchvision:"
 AUGMENTATIONS: dict[str, Augment | None] = {
-    "none": None, "crop": crop, "crop-flip": crop_and_flip, "rotate": rotate, "crop-flip-rotate": crop_flip_and_rotate,
+    "none": None, "crop": random_crop, "crop-flip": crop_and_flip, "rotate": random_rotation, "crop-flip-rotate": crop_flip_and_rotate,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Habits:
+class TrainingDefaults:
     """How a network is usually trained on a data set."""
 
     epochs: float = 10.0
@@ -59,7 +59,7 @@ class Task:
     name: str
     network: nn.Module
     data: Dataset
-    habits: Habits
+    habits: TrainingDefaults
 
     @property
     def example(self) -> Tensor:
@@ -67,12 +67,12 @@ class Task:
         return self.data.ready(self.data.train.inputs[:2])
 
     @property
-    def judged_at_once(self) -> int:
+    def evaluation_batch(self) -> int:
         """Rows of a batch whose outputs fit in memory: a language model's are its vocabulary for each token."""
         return 16 if isinstance(self.network, Decoder) else 512
 
 
-def cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
+def make_cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the loss of outputs (n, classes) and targets (n,), one-hot (n, classes) or, for next tokens, (n, length)."""
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def make_task(
     name : str
         One of `NETWORKS`, or ``torchvision:NAME``: one of its classifiers, without trained weights.
     data : Dataset
-        As `netgraph.models.data.datasets.load` gives it.
+        As `netgraph.models.data.datasets.load_dataset` gives it.
     widths : sequence of int
         Of an MLP, its hidden layers'; of the others one number, from which all widths follow. Empty: the usual ones.
     goal : str
@@ -110,20 +110,20 @@ def make_task(
     NetgraphError
         No network has that name, the data or widths are not of its kind, or it has no such argument.
     """
-    _check(name, data, widths, goal)
+    _check_task(name, data, widths, goal)
     data = data.next_tokens() if goal == "lm" else data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mlp":
-            return _mlp(data, widths, options)
+            return _mlp_task(data, widths, options)
         if name == "transformer":
-            return _transformer(data.whole() if whole else data, widths, goal, options)
+            return _transformer_task(data.whole() if whole else data, widths, goal, options)
         if name.startswith(TORCHVISION):
-            return _torchvision(name, data, options)
-        return _cnn(name, data, widths, options)
+            return _torchvision_task(name, data, options)
+        return _cnn_task(name, data, widths, options)
 
 
-def _made(make: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
+def _build_network(make: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
     """Return a network; an argument that it does not have is the user's mistake."""
     taken = inspect.signature(make).parameters
     for name in options:
@@ -132,7 +132,7 @@ def _made(make: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Modu
     return make(*args, **options)
 
 
-def _check(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
+def _check_task(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
     if name not in NETWORKS and not name.startswith(TORCHVISION):
         raise NetgraphError(
             f"no network to train is called {name!r}; there are {', '.join(NETWORKS)} and {TORCHVISION}NAME"
@@ -155,15 +155,15 @@ def _check(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
         raise NetgraphError(f"the widths of {name} follow from one number, and {len(widths)} are given; give one")
 
 
-def _mlp(data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
+def _mlp_task(data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
     small = data.name == "digits"
     hidden = tuple(widths) or ((128, 64) if small else (1024, 1024))
     flat = data.flat()
-    network = _made(mlp, (flat.train.inputs.shape[1], *hidden, len(data.classes)), **options)
-    return Task("mlp", network, flat, Habits(epochs=30, batch=64) if small else Habits())
+    network = _build_network(mlp, (flat.train.inputs.shape[1], *hidden, len(data.classes)), **options)
+    return Task("mlp", network, flat, TrainingDefaults(epochs=30, batch=64) if small else TrainingDefaults())
 
 
-def _cnn(name: str, data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
+def _cnn_task(name: str, data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
     _, channels, *sides = data.train.inputs.shape
     pools = options.get("pools", 5)
     if name == "vgg" and min(sides) < 2**pools:
@@ -172,16 +172,16 @@ def _cnn(name: str, data: Dataset, widths: Sequence[int], options: Mapping[str, 
             "pools, or cnn"
         )
     sizes = {"n_classes": len(data.classes), "channels": channels, **({"width": widths[0]} if widths else {})}
-    network = _made(CNNS[name], **{**sizes, **options})
-    return Task(name, network, data, _image_habits(data))
+    network = _build_network(CNNS[name], **{**sizes, **options})
+    return Task(name, network, data, _image_defaults(data))
 
 
-def _image_habits(data: Dataset) -> Habits:
-    habits = Habits(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
+def _image_defaults(data: Dataset) -> TrainingDefaults:
+    habits = TrainingDefaults(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
     return replace(habits, augment="crop-flip") if data.name == "cifar10" else habits
 
 
-def _torchvision(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:
+def _torchvision_task(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:
     """Return a classifier of torchvision for the data's classes, run once on it in training mode."""
     prepare_torchvision()
     from torchvision import models
@@ -206,16 +206,16 @@ def _torchvision(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:
             f"{name} answers a {type(answers).__name__} in training, where one number for each class is wanted; give arguments of "
             "the network that leave the others out (aux_logits=False), or another network"
         )
-    return Task(name, network, data, _image_habits(data))
+    return Task(name, network, data, _image_defaults(data))
 
 
-def _transformer(data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:
+def _transformer_task(data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:
     n_tokens = int(max(data.train.inputs.max(), data.valid.inputs.max(), data.test.inputs.max())) + 1
     length = data.train.inputs.shape[1]
     sizes: dict[str, Any] = {"width": widths[0], "n_hidden": 2 * widths[0]} if widths else {}
     sizes = {"length": length, **sizes, **options}
-    habits = Habits(epochs=5, batch=64, lr=1e-3)
+    habits = TrainingDefaults(epochs=5, batch=64, lr=1e-3)
     if goal == "lm":
-        return Task("transformer", _made(Decoder, n_tokens, **sizes), data, replace(habits, batch=16))
-    network = _made(Encoder, n_tokens, len(data.classes), **sizes)
+        return Task("transformer", _build_network(Decoder, n_tokens, **sizes), data, replace(habits, batch=16))
+    network = _build_network(Encoder, n_tokens, len(data.classes), **sizes)
     return Task("transformer", network, data, habits)

@@ -12,8 +12,8 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import Optimizer
 
 from netgraph.errors import NetgraphError
-from netgraph.models.data.augmentation import Augment, augmented
-from netgraph.models.data.batching import chunks, cut
+from netgraph.models.data.augmentation import Augment, apply_augmentation
+from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import Dataset
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
@@ -76,39 +76,42 @@ def fit(
         No optimizer or schedule of that name, or the loss is no number any more.
     """
     generator = torch.Generator().manual_seed(seed)
-    steps = epochs * len(chunks(data, data.train, batch=batch))
+    steps = epochs * len(batch_rows(data, data.train, batch=batch))
     descent = _optimizer(model, optimizer, lr, weight_decay)
     plan = _schedule(descent, schedule, lr, steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    device = _device(model)
+    device = _device_of(model)
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for epoch in range(epochs):
             total = torch.zeros((), device=device)
-            order = chunks(data, data.train, batch=batch, generator=generator)
+            order = batch_rows(data, data.train, batch=batch, generator=generator)
             for chosen in order:
-                inputs, targets = augmented(augment, data.train.inputs[chosen], generator), data.train.targets[chosen]
+                inputs, targets = (
+                    apply_augmentation(augment, data.train.inputs[chosen], generator),
+                    data.train.targets[chosen],
+                )
                 descent.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    outputs, wanted = _answers(model, data, inputs, targets)
+                    outputs, wanted = _predict_batch(model, data, inputs, targets)
                 loss = criterion(outputs.float(), wanted)
                 loss.backward()
                 descent.step()
                 plan.step()
                 total += loss.detach()
-            _check(float(total) / len(order), epoch, lr, report)
+            _check_loss(float(total) / len(order), epoch, lr, report)
     model.eval()
 
 
-def _answers(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _predict_batch(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return outputs (m, classes) and targets (m,) of a batch: m texts or images, or all their tokens."""
-    device = _device(model)
-    inputs, targets = cut(data, inputs, targets)
+    device = _device_of(model)
+    inputs, targets = trim_padding(data, inputs, targets)
     return model(data.ready(inputs.to(device))).flatten(0, -2), targets.to(device).flatten()
 
 
-def _device(model: nn.Module) -> torch.device:
+def _device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
@@ -135,7 +138,7 @@ def _schedule(optimizer: Optimizer, name: str, lr: float, steps: int) -> lr_sche
     return lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def _check(loss: float, epoch: int, lr: float, report: Callable[[int, float], None] | None) -> None:
+def _check_loss(loss: float, epoch: int, lr: float, report: Callable[[int, float], None] | None) -> None:
     if not loss < float("inf"):
         raise NetgraphError(f"the loss of epoch {epoch + 1} is {loss}; train with a smaller lr than {lr}")
     if report is not None:
@@ -168,8 +171,8 @@ def evaluate(model: nn.Module, data: Dataset, *, split: str = "test", batch: int
     from torchmetrics import MeanMetric
     from torchmetrics.classification import MulticlassAccuracy
 
-    loss, right = MeanMetric().to(_device(model)), None
-    for outputs, wanted in answered(model, data, split=split, batch=batch):
+    loss, right = MeanMetric().to(_device_of(model)), None
+    for outputs, wanted in predict_split(model, data, split=split, batch=batch):
         right = right or MulticlassAccuracy(outputs.shape[1], average="micro", ignore_index=-100).to(outputs.device)
         right.update(outputs, wanted)
         loss.update(nn.functional.cross_entropy(outputs.float(), wanted), weight=(wanted != -100).sum())
@@ -177,7 +180,7 @@ def evaluate(model: nn.Module, data: Dataset, *, split: str = "test", batch: int
 
 
 @torch.no_grad()
-def answered(model: nn.Module, data: Dataset, *, split: str, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def predict_split(model: nn.Module, data: Dataset, *, split: str, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield outputs (m, classes) and targets (m,) of every batch of a split, in evaluation mode; modes are put back.
 
     Raises
@@ -190,8 +193,8 @@ def answered(model: nn.Module, data: Dataset, *, split: str, batch: int) -> Iter
     part, modes = getattr(data, split), [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        for chosen in chunks(data, part, batch=batch):
-            yield _answers(model, data, part.inputs[chosen], part.targets[chosen])
+        for chosen in batch_rows(data, part, batch=batch):
+            yield _predict_batch(model, data, part.inputs[chosen], part.targets[chosen])
     finally:
         for module, mode in modes:
             module.training = mode

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.utils.parallel import share, spans
+from netgraph.utils.parallel import parallel_for, split_range
 
 BLOCK = 768
 SMALL = 256
@@ -46,7 +46,7 @@ class AllPairs:
     def tocsr(self) -> sparse.csr_array:
         """Return the graph of the weights that are not zero."""
         n = len(self.weights)
-        data, columns = _unfolded(self.weights)
+        data, columns = _off_diagonal_entries(self.weights)
         starts = np.arange(n + 1, dtype=np.int32) * np.int32(max(n - 1, 0))
         graph = sparse.csr_array((data, columns, starts), shape=(n, n))
         if not data.all():
@@ -57,24 +57,26 @@ class AllPairs:
 Affinity: TypeAlias = sparse.csr_array | AllPairs
 
 
-def products(x: NDArray[Any]) -> NDArray[Any]:
+def multiply_pairs(x: NDArray[Any]) -> NDArray[Any]:
     """Return ``x x'`` (n, n), symmetric to the last digit: blocks on and above the diagonal, turned over."""
     n = len(x)
     out = np.empty((n, n), dtype=x.dtype)
-    parts = spans(n, min(BLOCK, max(SMALL, -(-n // 4))))  # small axes are cut up too, so that all threads have some
+    parts = split_range(
+        n, min(BLOCK, max(SMALL, -(-n // 4)))
+    )  # small axes are cut up too, so that all threads have some
 
     def work(pair: tuple[slice, slice]) -> None:
         i, j = pair
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large shows on the diagonal
             np.matmul(x[i], x[j].T, out=out[i, j])  # numpy calls syrk on the diagonal
         if i != j:
-            _turn(out, i.start, i.stop, j.start, j.stop)
+            _mirror_block(out, i.start, i.stop, j.start, j.stop)
 
-    share(work, [(i, j) for number, i in enumerate(parts) for j in parts[number:]])
+    parallel_for(work, [(i, j) for number, i in enumerate(parts) for j in parts[number:]])
     return out
 
 
-def cosines(found: NDArray[Any], copies: Callable[[], NDArray[np.int64] | None]) -> AllPairs:
+def weigh_cosines(found: NDArray[Any], copies: Callable[[], NDArray[np.int64] | None]) -> AllPairs:
     """Write ``(1 + cos) / 2`` of all pairs in the place of their products; the dead, whose product is 0, have no edge.
 
     Parameters
@@ -90,16 +92,17 @@ def cosines(found: NDArray[Any], copies: Callable[[], NDArray[np.int64] | None])
     lengths = np.sqrt(2 * squares)
     inverse = np.divide(1, lengths, out=np.zeros_like(lengths), where=squares > 0)
     near: list[bool] = []
-    share(
-        lambda s: near.append(_weigh(found, alive, inverse, s.start, s.stop)), spans(n, max(1, (1 << 18) // max(n, 1)))
+    parallel_for(
+        lambda s: near.append(_weigh_rows(found, alive, inverse, s.start, s.stop)),
+        split_range(n, max(1, (1 << 18) // max(n, 1))),
     )
     if any(near) and (number := copies()) is not None:
-        _alike(found, number)
+        _weigh_copies(found, number)
     return AllPairs(found)
 
 
 @njit(nogil=True, cache=True)
-def _turn(out: Any, i: Any, i_stop: Any, j: Any, j_stop: Any) -> Any:
+def _mirror_block(out: Any, i: Any, i_stop: Any, j: Any, j_stop: Any) -> Any:
     for first in range(i, i_stop, TILE):
         for c in range(j, j_stop):
             for r in range(first, min(first + TILE, i_stop)):
@@ -107,19 +110,19 @@ def _turn(out: Any, i: Any, i_stop: Any, j: Any, j_stop: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _weigh(found: Any, alive: Any, inverse: Any, lo: Any, hi: Any) -> Any:
+def _weigh_rows(found: Any, alive: Any, inverse: Any, lo: Any, hi: Any) -> Any:
     """Weigh the rows lo .. hi, and tell whether rounding cannot tell some from 1."""
     near = np.int32(0)
     for r in range(lo, hi):
         row, base = found[r], 2 * alive[r]
         row[r] = 0
-        near |= _row(row[:r], base, alive[:r], inverse[r], inverse[:r])
-        near |= _row(row[r + 1 :], base, alive[r + 1 :], inverse[r], inverse[r + 1 :])
+        near |= _weigh_run(row[:r], base, alive[:r], inverse[r], inverse[:r])
+        near |= _weigh_run(row[r + 1 :], base, alive[r + 1 :], inverse[r], inverse[r + 1 :])
     return near > 0
 
 
 @njit(nogil=True, cache=True)
-def _row(found: Any, base: Any, alive: Any, scale: Any, inverse: Any) -> Any:
+def _weigh_run(found: Any, base: Any, alive: Any, scale: Any, inverse: Any) -> Any:
     """Weigh a run of one row; each array starts at 0, so that many entries are worked at once."""
     zero, one = found.dtype.type(0), found.dtype.type(1)
     below, almost, near = np.nextafter(one, zero), found.dtype.type(0.999), np.int32(0)
@@ -133,7 +136,7 @@ def _row(found: Any, base: Any, alive: Any, scale: Any, inverse: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _alike(weights: Any, number: Any) -> Any:
+def _weigh_copies(weights: Any, number: Any) -> Any:
     """Give copies the weight 1."""
     for r in range(len(number)):
         for c in range(len(number) if number[r] >= 0 else 0):
@@ -142,7 +145,7 @@ def _alike(weights: Any, number: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _unfolded(weights: Any) -> Any:
+def _off_diagonal_entries(weights: Any) -> Any:
     """Return the entries beside the diagonal and their columns, row by row."""
     n, at = len(weights), 0
     data, columns = np.empty(n * max(n - 1, 0), dtype=weights.dtype), np.empty(n * max(n - 1, 0), dtype=np.int32)

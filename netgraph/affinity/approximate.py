@@ -23,11 +23,11 @@ MANY = 32_768  # units from which half as many candidates more keep nearly all n
 
 def approximate(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     """Compare what `netgraph.affinity.weights.cosine` compares, by an approximate search beyond `affinity.DENSE` units."""
-    return approximate_cosine(units.incoming, seed=seed)
+    return approximate_cosine_graph(units.incoming, seed=seed)
 
 
-def approximate_cosine(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sparse.csr_array:
-    """Return the graph of `netgraph.affinity.similarity.cosine` with neighbours found by descent; up to `DENSE` units, that graph.
+def approximate_cosine_graph(features: NDArray[Any], *, k: int | None = None, seed: int = 0) -> sparse.csr_array:
+    """Return the graph of `netgraph.affinity.similarity.cosine_graph` with neighbours found by descent; up to `DENSE` units, that graph.
 
     Parameters
     ----------
@@ -49,15 +49,15 @@ def approximate_cosine(features: NDArray[Any], *, k: int | None = None, seed: in
     NetgraphError
         A feature is not finite, or ``k`` is below 1.
     """
-    library = plugins.library("pynndescent", called="PyNNDescent", plugin="affinity 'approximate'")
+    library = plugins.import_library("pynndescent", called="PyNNDescent", plugin="affinity 'approximate'")
     if len(features) <= affinity.DENSE or (k is not None and k < 1):
-        return affinity.cosine(features, k=k, seed=seed)
-    x, alive = affinity.directions(features)
+        return affinity.cosine_graph(features, k=k, seed=seed)
+    x, alive = affinity.find_directions(features)
     rows, x = np.flatnonzero(alive), x[alive].astype(np.float32)
     search = library.NNDescent(
         x,
         metric="euclidean",
-        n_neighbors=min((k or affinity.NEIGHBOURS) + 1, len(x) - 1),
+        n_neighbors=min((k or affinity.NEIGHBORS) + 1, len(x) - 1),
         n_trees=TREES,
         max_candidates=CANDIDATES if len(x) < MANY else CANDIDATES * 3 // 2,
         random_state=seed % 2**31,

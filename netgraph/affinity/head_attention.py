@@ -19,7 +19,7 @@ from scipy import sparse
 from torch import Tensor
 
 from netgraph.affinity import similarity as affinity
-from netgraph.analysis.attention_heads import attention_axes, heads_of
+from netgraph.analysis.attention_heads import find_attention_axes, find_heads
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits
 from netgraph.recording.graph_module import GraphNetwork
@@ -44,19 +44,19 @@ def attention(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     NetgraphError
         There are no data, or there is attention whose heads are not found.
     """
-    if not heads_of(units.spec, units.axis):
-        return affinity.cosine(units.incoming, seed=seed)
+    if not find_heads(units.spec, units.axis):
+        return affinity.cosine_graph(units.incoming, seed=seed)
     if units.seen is None:
         raise NetgraphError(
             "the affinity attention compares what heads attend to and was given no data; give some, or take circuits"
         )
-    weights = np.clip(units.seen(overlaps)[units.axis].numpy(), 0, 1)
+    weights = np.clip(units.seen(measure_overlaps)[units.axis].numpy(), 0, 1)
     weights = np.minimum(weights, weights.T)
     np.fill_diagonal(weights, 0)
     return sparse.csr_array(weights)
 
 
-def overlaps(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
+def measure_overlaps(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
     """Return how far the attention of every two heads of an axis overlaps, (n, n), the mean over words and layers.
 
     Parameters
@@ -71,10 +71,10 @@ def overlaps(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> d
     NetgraphError
         There is attention whose heads are not found.
     """
-    axes = attention_axes(spec)
+    axes = find_attention_axes(spec)
     total, counted = dict[str, Any](), dict[str, float]()
     for batch in batches:
-        found = patterns(network, batch)
+        found = collect_attention(network, batch)
         if len(found) != len(axes):
             raise NetgraphError(
                 f"of {len(found)} layers with attention, heads are found in {len(axes)}, and which is whose is not known; "
@@ -82,26 +82,26 @@ def overlaps(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> d
             )
         for axis, weights in zip(axes, found, strict=True):
             n = spec.sizes[axis]
-            total[axis] = total.get(axis, 0) + sum(_overlap(part, n) for part in weights.split(AT_ONCE))
-            counted[axis] = counted.get(axis, 0) + float(words(weights).sum()) * weights.shape[1] / n
+            total[axis] = total.get(axis, 0) + sum(_sum_overlaps(part, n) for part in weights.split(AT_ONCE))
+            counted[axis] = counted.get(axis, 0) + float(mask_words(weights).sum()) * weights.shape[1] / n
     return {axis: total[axis] / max(counted[axis], 1) for axis in total}
 
 
-def _overlap(weights: Tensor, n: int) -> Tensor:
+def _sum_overlaps(weights: Tensor, n: int) -> Tensor:
     """Return the sum over words of the coefficients of every two units, each of as many heads as stand in a row."""
-    roots = weights.sqrt() * words(weights)[:, None, :, None]
+    roots = weights.sqrt() * mask_words(weights)[:, None, :, None]
     flat = roots.unflatten(1, (n, -1)).movedim(1, 0).flatten(1)  # (n, rows · copies · tokens · tokens)
     return torch.mm(flat, flat.mT).double()
 
 
-def words(weights: Tensor) -> Tensor:
+def mask_words(weights: Tensor) -> Tensor:
     """Return which tokens of each row are no padding, (rows, tokens): no head attends to what comes after the last that is."""
     seen = weights.amax((1, 2)) > 0  # (rows, tokens)
     last = seen.shape[1] - seen.flip(1).int().argmax(1)
     return (torch.arange(weights.shape[2]) < last[:, None]).to(weights)
 
 
-def patterns(network: GraphNetwork, inputs: Any) -> list[Tensor]:
+def collect_attention(network: GraphNetwork, inputs: Any) -> list[Tensor]:
     """Return the attention of every layer in the order in which they run, each (rows, heads, tokens, tokens).
 
     Parameters
@@ -115,13 +115,13 @@ def patterns(network: GraphNetwork, inputs: Any) -> list[Tensor]:
     for stop in network.walk([inputs], (SDPA, *SOFTMAX)):
         arguments, named = stop.arguments[0], stop.keywords[0]
         if stop.function is SDPA:
-            found.append(_weights(arguments, named))
+            found.append(_attention_weights(arguments, named))
         elif arguments[0].ndim == 4:  # a classifier ends in one as well
             found.append(arguments[0].float().softmax(arguments[1]))
     return [weights.detach().cpu() for weights in found]
 
 
-def _weights(arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
+def _attention_weights(arguments: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
     """Return the softmax of scaled scores, as `torch.nn.functional.scaled_dot_product_attention` describes it."""
     query, key, _, mask, _, causal = (*arguments, *(None,) * 6)[:6]
     key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)

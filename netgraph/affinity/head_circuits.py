@@ -25,7 +25,7 @@ from scipy import sparse
 from torch import Tensor
 
 from netgraph.affinity import similarity as affinity
-from netgraph.analysis.attention_heads import Heads, Index, Part, heads_of
+from netgraph.analysis.attention_heads import Heads, HeadSlice, Index, find_heads
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits
 
@@ -43,11 +43,11 @@ def circuits(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     NetgraphError
         A weight is not finite.
     """
-    found = heads_of(units.spec, units.axis)
+    found = find_heads(units.spec, units.axis)
     if not found:
-        return affinity.cosine(units.incoming, seed=seed)
+        return affinity.cosine_graph(units.incoming, seed=seed)
     attending, moving = (
-        _cosines(sum(kernel)) for kernel in zip(*(kernels(h, units.state) for h in found), strict=True)
+        _normalize_gram(sum(kernel)) for kernel in zip(*(multiply_circuits(h, units.state) for h in found), strict=True)
     )
     weights = np.clip(0.5 + (attending + moving) / 4, 0, 1)
     weights[(np.diagonal(attending) == 0) & (np.diagonal(moving) == 0)] = 0
@@ -56,7 +56,7 @@ def circuits(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     return sparse.csr_array(weights)
 
 
-def _cosines(kernel: Any) -> NDArray[Any]:
+def _normalize_gram(kernel: Any) -> NDArray[Any]:
     """Return the cosines of a Gram matrix; zero where a length is."""
     lengths = np.sqrt(np.maximum(np.diagonal(kernel), 0))
     if not np.isfinite(lengths).all():
@@ -68,28 +68,32 @@ def _cosines(kernel: Any) -> NDArray[Any]:
     return np.asarray(kernel * inverse[:, None] * inverse)
 
 
-def kernels(heads: Heads, state: Mapping[str, Tensor]) -> tuple[NDArray[Any], NDArray[Any]]:
+def multiply_circuits(heads: Heads, state: Mapping[str, Tensor]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the products of all heads' circuits with one another, attending and moving, each (n, n)."""
-    query, key, value, out = (matrices(part, state) for part in (heads.query, heads.key, heads.value, heads.out))
+    query, key, value, out = (
+        gather_head_rows(part, state) for part in (heads.query, heads.key, heads.value, heads.out)
+    )
     n, width = max(len(query), len(out)), state[heads.key.weight].shape[1 - heads.key.dim]
     if heads.normed:
-        return _kernel(query.flatten(2)[..., None, :], key.flatten(2)[..., None, :], n), _kernel(out, value, n)
+        return _trace_products(query.flatten(2)[..., None, :], key.flatten(2)[..., None, :], n), _trace_products(
+            out, value, n
+        )
     if heads.mates is None:
-        return _kernel(query, key[..., :width], n), _kernel(out, value, n)
-    first, second, alone = pairs(heads.mates)
+        return _trace_products(query, key[..., :width], n), _trace_products(out, value, n)
+    first, second, alone = split_rotary_pairs(heads.mates)
     q, k = (torch.complex(x[..., first, :], x[..., second, :]) for x in (query, key))
-    still = _kernel(query[..., alone, :], key[..., alone, :width], n)
-    return _kernel(q, k, n) / 2 + still, _kernel(out, value, n)  # half: the mean over all turns
+    still = _trace_products(query[..., alone, :], key[..., alone, :width], n)
+    return _trace_products(q, k, n) / 2 + still, _trace_products(out, value, n)  # half: the mean over all turns
 
 
-def pairs(mates: Index) -> tuple[Index, Index, Index]:
+def split_rotary_pairs(mates: Index) -> tuple[Index, Index, Index]:
     """Return both members of each pair that rotary positions turn, and the numbers that they leave alone."""
     numbers = np.arange(len(mates))
     first = np.flatnonzero(numbers < mates)
     return first, mates[first], np.flatnonzero(numbers == mates)
 
 
-def matrices(part: Part, state: Mapping[str, Tensor]) -> Tensor:
+def gather_head_rows(part: HeadSlice, state: Mapping[str, Tensor]) -> Tensor:
     """Return the rows of heads, (units, copies, size, width), with the bias as one more column where there is one."""
     weight = state[part.weight].detach().movedim(part.dim, 0)
     weight = weight.to("cpu", torch.float64 if weight.dtype == torch.float64 else torch.float32)
@@ -98,7 +102,7 @@ def matrices(part: Part, state: Mapping[str, Tensor]) -> Tensor:
     return weight[torch.from_numpy(part.index)]
 
 
-def _kernel(a: Tensor, b: Tensor, n: int) -> NDArray[Any]:
+def _trace_products(a: Tensor, b: Tensor, n: int) -> NDArray[Any]:
     """Return tr((a_i a_j') (b_j b_i')) over all pairs, copies added up; for complex rows, row by row of a head.
 
     ``a`` and ``b`` are (units, copies, size, width), either of one unit or one copy that all share.
@@ -108,13 +112,13 @@ def _kernel(a: Tensor, b: Tensor, n: int) -> NDArray[Any]:
     for c in range(copies):
         x, y = (t[:, min(c, t.shape[1] - 1)].expand(n, *t.shape[2:]) for t in (a, b))
         for i in range(n):
-            total[i] += (_rowwise if x.is_complex() else _whole)(x, y, i)
+            total[i] += (_trace_head_rows if x.is_complex() else _trace_heads)(x, y, i)
     return np.asarray((total + total.T).numpy()) / 2
 
 
-def _whole(x: Tensor, y: Tensor, i: int) -> Tensor:
+def _trace_heads(x: Tensor, y: Tensor, i: int) -> Tensor:
     return ((x[i] @ x.mT) * (y[i] @ y.mT)).sum((1, 2))  # (size, width) @ (n, width, size)
 
 
-def _rowwise(x: Tensor, y: Tensor, i: int) -> Tensor:
+def _trace_head_rows(x: Tensor, y: Tensor, i: int) -> Tensor:
     return ((x[i].conj() * x).sum(2) * (y[i] * y.conj()).sum(2)).real.sum(1)

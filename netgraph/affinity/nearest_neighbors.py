@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.utils.parallel import share, spans
+from netgraph.utils.parallel import parallel_for, split_range
 
 BLOCK = 768  # a block of products, in single precision, just fits a core's own cache
 SMALL = 256
@@ -25,7 +25,7 @@ Weigh = Callable[[NDArray[Any], slice, slice], NDArray[Any]]
 Use = Callable[[NDArray[Any], slice, slice], None]
 
 
-def nearest(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_array:
+def build_nearest_graph(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_array:
     """Return the graph of the k heaviest edges of each unit, those that either end keeps.
 
     Of edges that weigh the same, those to the first units are kept.
@@ -46,54 +46,54 @@ def nearest(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_array:
     """
     n = len(x)
     best, where = np.zeros((n, k), dtype=x.dtype), np.full((n, k), n, dtype=np.int32)
-    locks = [Lock() for _ in spans(n, _step(n))]
+    locks = [Lock() for _ in split_range(n, _block_size(n))]
 
     def search(block: NDArray[Any], i: slice, j: slice) -> None:
-        with locks[i.start // _step(n)]:
+        with locks[i.start // _block_size(n)]:
             _search_rows(block, best[i], where[i], i.start, j.start)
         if i != j:
-            with locks[j.start // _step(n)]:
+            with locks[j.start // _block_size(n)]:
                 _search_columns(block, best[j], where[j], i.start)
 
-    _each_block(x, weigh, search)
+    _visit_blocks(x, weigh, search)
     starts = np.zeros(n + 1, dtype=np.int32 if 2 * n * k < 2**31 else np.int64)
-    _count(best, where, starts)
+    _count_edges(best, where, starts)
     np.cumsum(starts, out=starts)
-    weights, columns = _filled(best, where, starts)
+    weights, columns = _fill_graph(best, where, starts)
     return sparse.csr_array((weights, columns, starts), shape=(n, n))
 
 
-def complete(x: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
-    """Return the graph of all pairs whose weight is not zero; ``weigh`` as for `nearest`. No n × n matrix is made."""
+def build_complete_graph(x: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
+    """Return the graph of all pairs whose weight is not zero; ``weigh`` as for `build_nearest_graph`. No n × n matrix is made."""
     n = len(x)
     degree = max(n - 1, 0)
     weights, columns = np.empty(n * degree, dtype=x.dtype), np.empty(n * degree, dtype=np.int32)
-    _each_block(x, weigh, lambda block, i, j: _place(block, i.start, j.start, degree, weights, columns))
+    _visit_blocks(x, weigh, lambda block, i, j: _place_block(block, i.start, j.start, degree, weights, columns))
     graph = sparse.csr_array((weights, columns, np.arange(n + 1, dtype=np.int32) * np.int32(degree)), shape=(n, n))
     if not weights.all():
         graph.eliminate_zeros()
     return graph
 
 
-def _step(n: int) -> int:
+def _block_size(n: int) -> int:
     """Return the size of blocks: small axes are cut up too, so that all threads have some."""
     return min(BLOCK, max(SMALL, -(-n // 4)))
 
 
-def _each_block(x: NDArray[Any], weigh: Weigh, use: Use) -> None:
+def _visit_blocks(x: NDArray[Any], weigh: Weigh, use: Use) -> None:
     """Weigh the blocks on and above the diagonal; each thread keeps one block of memory."""
-    parts, memory = spans(len(x), _step(len(x))), local()
+    parts, memory = split_range(len(x), _block_size(len(x))), local()
 
     def work(pair: tuple[slice, slice]) -> None:
         i, j = pair
         if not hasattr(memory, "block"):
-            memory.block = np.empty(_step(len(x)) ** 2, dtype=x.dtype)
+            memory.block = np.empty(_block_size(len(x)) ** 2, dtype=x.dtype)
         size = i.stop - i.start, j.stop - j.start
         block = memory.block[: size[0] * size[1]].reshape(size)
         np.matmul(x[i], x[j].T, out=block)  # symmetric to the last digit on the diagonal: numpy calls syrk
         use(weigh(block, i, j), i, j)
 
-    share(work, [(i, j) for number, i in enumerate(parts) for j in parts[number:]])
+    parallel_for(work, [(i, j) for number, i in enumerate(parts) for j in parts[number:]])
 
 
 @njit(nogil=True, cache=True)
@@ -108,7 +108,7 @@ def _search_rows(block: Any, best: Any, where: Any, i: Any, j: Any) -> Any:
             if above:
                 for c in range(start, stop):
                     if block[r, c] >= best[r, 0] and i + r != j + c:
-                        _push(best[r], where[r], block[r, c], j + c)
+                        _push_edge(best[r], where[r], block[r, c], j + c)
 
 
 @njit(nogil=True, cache=True)
@@ -123,26 +123,26 @@ def _search_columns(block: Any, best: Any, where: Any, i: Any) -> Any:
             if above:
                 for c in range(start, stop):
                     if block[r, c] >= least[c]:
-                        _push(best[c], where[c], block[r, c], i + r)
+                        _push_edge(best[c], where[c], block[r, c], i + r)
                         least[c] = best[c, 0]
 
 
 @njit(nogil=True, cache=True)
-def _below(weight: Any, unit: Any, other_weight: Any, other_unit: Any) -> Any:
+def _is_lighter(weight: Any, unit: Any, other_weight: Any, other_unit: Any) -> Any:
     return weight < other_weight or (weight == other_weight and unit > other_unit)
 
 
 @njit(nogil=True, cache=True)
-def _push(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
+def _push_edge(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
     """Put an edge in the place of the lightest, which stands first, if that is below it, and let it sink."""
     k, at = len(heap), 0
-    if not _below(heap[0], where[0], weight, unit):
+    if not _is_lighter(heap[0], where[0], weight, unit):
         return
     while 2 * at + 1 < k:
         child = 2 * at + 1
-        if child + 1 < k and _below(heap[child + 1], where[child + 1], heap[child], where[child]):
+        if child + 1 < k and _is_lighter(heap[child + 1], where[child + 1], heap[child], where[child]):
             child += 1
-        if not _below(heap[child], where[child], weight, unit):
+        if not _is_lighter(heap[child], where[child], weight, unit):
             break
         heap[at], where[at] = heap[child], where[child]
         at = child
@@ -150,7 +150,7 @@ def _push(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _keeps(best: Any, where: Any, i: Any, j: Any) -> Any:
+def _keeps_edge(best: Any, where: Any, i: Any, j: Any) -> Any:
     found = False
     for s in range(best.shape[1]):
         found |= where[i, s] == j and best[i, s] > 0
@@ -158,18 +158,18 @@ def _keeps(best: Any, where: Any, i: Any, j: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _count(best: Any, where: Any, starts: Any) -> Any:
+def _count_edges(best: Any, where: Any, starts: Any) -> Any:
     """Write the number of edges of unit i to starts[i + 1]."""
     for i in range(best.shape[0]):
         for s in range(best.shape[1]):
             if best[i, s] > 0:
                 starts[i + 1] += 1
-                if not _keeps(best, where, where[i, s], i):
+                if not _keeps_edge(best, where, where[i, s], i):
                     starts[where[i, s] + 1] += 1
 
 
 @njit(nogil=True, cache=True)
-def _filled(best: Any, where: Any, starts: Any) -> Any:
+def _fill_graph(best: Any, where: Any, starts: Any) -> Any:
     """Return weights and columns of a symmetric graph; its transpose, which is itself, has sorted columns."""
     n, at = best.shape[0], starts[:-1].copy()
     weights, columns = np.empty(starts[n], dtype=best.dtype), np.empty(starts[n], dtype=np.int32)
@@ -179,7 +179,7 @@ def _filled(best: Any, where: Any, starts: Any) -> Any:
             if best[i, s] > 0:
                 weights[at[i]], columns[at[i]] = best[i, s], j
                 at[i] += 1
-                if not _keeps(best, where, j, i):
+                if not _keeps_edge(best, where, j, i):
                     weights[at[j]], columns[at[j]] = best[i, s], i
                     at[j] += 1
     at[:] = starts[:-1]
@@ -193,7 +193,7 @@ def _filled(best: Any, where: Any, starts: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _place(block: Any, i: Any, j: Any, degree: Any, weights: Any, columns: Any) -> Any:
+def _place_block(block: Any, i: Any, j: Any, degree: Any, weights: Any, columns: Any) -> Any:
     """Write a block, and its mirror image, into a graph of all pairs."""
     for r in range(block.shape[0]):
         at = (i + r) * degree

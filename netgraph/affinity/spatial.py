@@ -30,17 +30,17 @@ def shifted(units: AxisUnits, *, seed: int = 0, reach: int = REACH) -> sparse.cs
     Where the same units are made by several layers all of them shift alike. Units whose weights have no space, and pairs
     that `cosine` does not join on axes of more than `netgraph.affinity.similarity.DENSE` units, are compared as `cosine` does.
     """
-    graph = affinity.cosine(units.incoming, seed=seed)
-    kernels = kernels_of(units)
+    graph = affinity.cosine_graph(units.incoming, seed=seed)
+    kernels = find_kernels(units)
     if not any(kernel.ndim > 2 for kernel in kernels):
         return graph
-    still = _flat(kernels)
+    still = _flatten_kernels(kernels)
     lengths = np.linalg.norm(still, axis=1)
     i, j = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.indices
     best = np.full(len(i), -1.0, dtype=still.dtype)
     for shift in product(range(-reach, reach + 1), repeat=max(kernel.ndim for kernel in kernels) - 2):
-        moved = _flat([_moved(kernel, shift) for kernel in kernels])
-        np.maximum(best, _cosines(still, moved, lengths, i, j), out=best)
+        moved = _flatten_kernels([_shift_kernel(kernel, shift) for kernel in kernels])
+        np.maximum(best, _pair_cosines(still, moved, lengths, i, j), out=best)
     weights = np.clip((1 + best) / 2, 0, 1)
     found = sparse.csr_array((weights, graph.indices, graph.indptr), shape=graph.shape)
     return sparse.csr_array(found.maximum(found.T))  # one rounding for both directions
@@ -52,13 +52,13 @@ def fourier(units: AxisUnits, *, seed: int = 0) -> Affinity:
     A shift changes phases alone (Oppenheim and Schafer, "Discrete-time signal processing", 3rd ed., section 8.6); so does
     a change of sign of a whole kernel, which is then not seen either.
     """
-    kernels = kernels_of(units)
+    kernels = find_kernels(units)
     if not any(kernel.ndim > 2 for kernel in kernels):
-        return affinity.cosine_weights(units.incoming)
-    return affinity.cosine_weights(_flat([_magnitudes(kernel) for kernel in kernels]))
+        return affinity.cosine_affinity(units.incoming)
+    return affinity.cosine_affinity(_flatten_kernels([_spectrum_magnitudes(kernel) for kernel in kernels]))
 
 
-def kernels_of(units: AxisUnits) -> list[Tensor]:
+def find_kernels(units: AxisUnits) -> list[Tensor]:
     """Return the weights that make the units of an axis, each (n_units, incoming, *space); none where nothing makes them."""
     found = []
     for name, terms in units.spec.parameters.items():
@@ -69,11 +69,11 @@ def kernels_of(units: AxisUnits) -> list[Tensor]:
     return found
 
 
-def _flat(kernels: list[Tensor]) -> NDArray[Any]:
+def _flatten_kernels(kernels: list[Tensor]) -> NDArray[Any]:
     return torch.cat([kernel.flatten(1) for kernel in kernels], 1).numpy()
 
 
-def _moved(kernel: Tensor, shift: tuple[int, ...]) -> Tensor:
+def _shift_kernel(kernel: Tensor, shift: tuple[int, ...]) -> Tensor:
     """Return a kernel moved along its last dimensions, zeros where nothing comes in; a kernel without space stays."""
     for dim, by in enumerate(shift[: max(kernel.ndim - 2, 0)], start=2):
         n = kernel.shape[dim]
@@ -83,22 +83,22 @@ def _moved(kernel: Tensor, shift: tuple[int, ...]) -> Tensor:
     return kernel
 
 
-def _magnitudes(kernel: Tensor) -> Tensor:
+def _spectrum_magnitudes(kernel: Tensor) -> Tensor:
     if kernel.ndim < 3:
         return kernel
     spectrum: Tensor = torch.fft.rfftn(kernel, s=[2 * n for n in kernel.shape[2:]], dim=tuple(range(2, kernel.ndim)))
     return spectrum.abs()
 
 
-def _cosines(
+def _pair_cosines(
     still: NDArray[Any], moved: NDArray[Any], lengths: NDArray[Any], i: NDArray[Any], j: NDArray[Any]
 ) -> NDArray[Any]:
     """Return <still_i, moved_j> / (|still_i| |still_j|) for pairs, a slice of rows at a time."""
     out = np.empty(len(i), dtype=still.dtype)
-    starts = np.searchsorted(i, np.arange(0, len(still) + affinity.NEIGHBOURS, affinity.NEIGHBOURS))
+    starts = np.searchsorted(i, np.arange(0, len(still) + affinity.NEIGHBORS, affinity.NEIGHBORS))
     for row, (start, stop) in enumerate(pairwise(starts)):
         part = slice(start, stop)
-        block = still[row * affinity.NEIGHBOURS : (row + 1) * affinity.NEIGHBOURS] @ moved.T
-        out[part] = block[i[part] - row * affinity.NEIGHBOURS, j[part]]
+        block = still[row * affinity.NEIGHBORS : (row + 1) * affinity.NEIGHBORS] @ moved.T
+        out[part] = block[i[part] - row * affinity.NEIGHBORS, j[part]]
     out /= np.maximum(lengths[i] * lengths[j], 1e-30)
     return out

@@ -12,14 +12,14 @@ from collections.abc import Container, Iterable
 
 from torch import fx
 
-from netgraph.analysis.row_provenance import MOVES, STILL, layer_of
+from netgraph.analysis.row_provenance import MOVES, STILL, match_layer
 from netgraph.rules.operator_call import operator_name
 
 Edge = tuple[fx.Node, fx.Node]  # from an operand to what reads it
 SIZES = ("aten.sym_size", "aten.sym_numel")  # they read no numbers
 
 
-def confined(
+def allows_head_rotation(
     graph: fx.Graph, made: Container[str], read: str, ends: Container[Edge], starts: Iterable[fx.Node]
 ) -> bool:
     """Tell whether numbers within heads meet only one another.
@@ -37,25 +37,25 @@ def confined(
     starts : iterable of Node
         Results of the attentions.
     """
-    makers = [node for node in graph.nodes if (layer := layer_of(node)) is not None and layer[1][0] in made]
+    makers = [node for node in graph.nodes if (layer := match_layer(node)) is not None and layer[1][0] in made]
     readers = {
-        (layer[0], node) for node in graph.nodes if (layer := layer_of(node)) is not None and layer[1][0] == read
+        (layer[0], node) for node in graph.nodes if (layer := match_layer(node)) is not None and layer[1][0] == read
     }
     return (
-        _read_only_by({*makers}, made, graph)
-        and _read_only_by({node for _, node in readers}, (read,), graph)
-        and _goes_only_to(makers, ends)
-        and _goes_only_to(starts, readers)
+        _are_read_only_by({*makers}, made, graph)
+        and _are_read_only_by({node for _, node in readers}, (read,), graph)
+        and _flows_only_to(makers, ends)
+        and _flows_only_to(starts, readers)
     )
 
 
-def _read_only_by(layers: Container[fx.Node], weights: Container[str], graph: fx.Graph) -> bool:
+def _are_read_only_by(layers: Container[fx.Node], weights: Container[str], graph: fx.Graph) -> bool:
     """Tell whether nobody but some layers reads some weights."""
     leaves = [node for node in graph.nodes if node.op == "get_attr" and str(node.target) in weights]
     return all(user in layers for leaf in leaves for user in leaf.users)
 
 
-def _goes_only_to(starts: Iterable[fx.Node], ends: Container[Edge]) -> bool:
+def _flows_only_to(starts: Iterable[fx.Node], ends: Container[Edge]) -> bool:
     """Tell whether numbers are moved and scaled as a whole, and nothing else, before they come to an end."""
     seen, todo = set[fx.Node](), list(starts)
     while todo:
@@ -63,7 +63,7 @@ def _goes_only_to(starts: Iterable[fx.Node], ends: Container[Edge]) -> bool:
         for user in node.users:
             if user in seen or (node, user) in ends or _reads_sizes(user):
                 continue
-            if not _passes(user):
+            if not _acts_elementwise(user):
                 return False
             seen.add(user)
             todo.append(user)
@@ -74,16 +74,16 @@ def _reads_sizes(node: fx.Node) -> bool:
     return node.op == "call_function" and operator_name(node.target) in SIZES
 
 
-def _passes(node: fx.Node) -> bool:
+def _acts_elementwise(node: fx.Node) -> bool:
     """Tell whether a node does to every number the same."""
     if node.op != "call_function":
         return False
     name = operator_name(node.target)
     if name in ("aten.mul", "aten.div"):
-        first, second = (_n_numbers(operand) for operand in node.args)
+        first, second = (_count_elements(operand) for operand in node.args)
         return not node.kwargs and (second == 1 or (first == 1 and name == "aten.mul"))
     return name in STILL | MOVES or name == "_operator.getitem"
 
 
-def _n_numbers(operand: object) -> int:
+def _count_elements(operand: object) -> int:
     return math.prod(operand.meta["val"].shape) if isinstance(operand, fx.Node) else 1

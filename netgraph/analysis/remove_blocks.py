@@ -6,17 +6,17 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, fx
 
-from netgraph.analysis.residual_chains import Chain, chains, descendants, reads_of, segments_of
+from netgraph.analysis.residual_chains import Chain, find_chains, find_descendants, find_leaves, locate_segments
 from netgraph.errors import NetgraphError
-from netgraph.recording.node_graph import PlainGraph
-from netgraph.recording.recorder import Capture, drop_dead
-from netgraph.tracing.tracer import followed
+from netgraph.recording.node_graph import NodeGraph
+from netgraph.recording.recorder import Recording, erase_dead_nodes
+from netgraph.tracing.tracer import trace_recordings
 from netgraph.tracing.unit_spec import UnitSpec
-from netgraph.utils.runtime import uncollected
+from netgraph.utils.runtime import gc_paused
 
 
-@uncollected()
-def without_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection[str]) -> UnitSpec:
+@gc_paused()
+def drop_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection[str]) -> UnitSpec:
     """Return the spec of a network in which blocks are left out.
 
     Parameters
@@ -37,38 +37,38 @@ def without_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collect
     NetgraphError
         A path is no block of a chain, or it is the first.
     """
-    found, _ = chains(spec)
+    found, _ = find_chains(spec)
     unknown = set(dropped) - {block for chain in found for block in chain.blocks[1:]}
     if unknown:
         raise NetgraphError(
-            f"{min(unknown)} is no block behind another of its chain; `netgraph.analysis.residual_chains.chains` finds them"
+            f"{min(unknown)} is no block behind another of its chain; `netgraph.analysis.residual_chains.find_chains` finds them"
         )
     captures = {}
     for mode, plan in spec.plans.items():
         graph = plan.graph
         for chain in found:
-            graph = _cut(graph, chain, [block for block in chain.blocks if block in dropped])
-        drop_dead(graph)
-        captures[mode] = Capture(graph, {}, spec.inputs, plan.outputs)
+            graph = _copy_without_blocks(graph, chain, [block for block in chain.blocks if block in dropped])
+        erase_dead_nodes(graph)
+        captures[mode] = Recording(graph, {}, spec.inputs, plan.outputs)
     gone = tuple(f"{block}." for block in dropped)
     left = {name: tensor for name, tensor in state.items() if not name.startswith(gone)}
     ties = {name: first for name, first in spec.ties.items() if not name.startswith(gone)}
-    return followed(captures, left, ties, spec.trainable & left.keys(), inside_heads=bool(spec.inside_heads))
+    return trace_recordings(captures, left, ties, spec.trainable & left.keys(), inside_heads=bool(spec.inside_heads))
 
 
-def _cut(graph: fx.Graph, chain: Chain, dropped: Collection[str]) -> fx.Graph:
+def _copy_without_blocks(graph: fx.Graph, chain: Chain, dropped: Collection[str]) -> fx.Graph:
     """Return a copy of a graph without blocks of a chain."""
     place = {node: i for i, node in enumerate(graph.nodes)}
-    segments = segments_of(graph, chain)
+    segments = locate_segments(graph, chain)
     skipped: set[fx.Node] = set()
     instead: dict[fx.Node, fx.Node] = {}
     for before, segment, block in zip(segments, segments[1:], chain.blocks[1:], strict=False):
         if block in dropped:
-            reads = reads_of(graph, block)
-            inside = descendants([before.exit, *reads])
+            reads = find_leaves(graph, block)
+            inside = find_descendants([before.exit, *reads])
             skipped |= {node for node in inside if place[node] <= place[segment.exit]} | set(reads)
             instead[segment.exit] = before.exit
-    copy = PlainGraph()
+    copy = NodeGraph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         if node in instead:

@@ -71,7 +71,7 @@ class Segment:
     ends: frozenset[str]
 
 
-def chains(spec: UnitSpec) -> tuple[list[Chain], list[str]]:
+def find_chains(spec: UnitSpec) -> tuple[list[Chain], list[str]]:
     """Return the chains of a network, and why other blocks that look alike are none.
 
     Parameters
@@ -86,25 +86,26 @@ def chains(spec: UnitSpec) -> tuple[list[Chain], list[str]]:
     """
     found: list[Chain] = []
     reasons: list[str] = []
-    for blocks, names in _candidates(spec):
+    for blocks, names in _find_candidates(spec):
         if any(block.startswith(f"{taken}.") for chain in found for taken in chain.blocks for block in blocks[:1]):
             continue
-        segments = [_Walk(plan.graph, blocks).segments(reasons) for plan in spec.plans.values()]
-        ends = [_common_ends(found) for found in zip(*segments, strict=True)]
+        segments = [_SegmentFinder(plan.graph, blocks).segments(reasons) for plan in spec.plans.values()]
+        ends = [_find_common_ends(found) for found in zip(*segments, strict=True)]
         joined = [
-            _joined(plan.graph, blocks, part, reasons) for plan, part in zip(spec.plans.values(), segments, strict=True)
+            _check_links(plan.graph, blocks, part, reasons)
+            for plan, part in zip(spec.plans.values(), segments, strict=True)
         ]
-        found += _runs(blocks, names, ends, [all(both) for both in zip(*joined, strict=True)])
+        found += _split_chains(blocks, names, ends, [all(both) for both in zip(*joined, strict=True)])
     return found, list(dict.fromkeys(reasons))
 
 
-def segments_of(graph: fx.Graph, chain: Chain) -> list[Segment]:
+def locate_segments(graph: fx.Graph, chain: Chain) -> list[Segment]:
     """Return where a chain's blocks lie in a graph of the network that it was found in."""
-    found = _Walk(graph, chain.blocks).segments([])
+    found = _SegmentFinder(graph, chain.blocks).segments([])
     return [segment for segment in found if segment is not None]
 
 
-def _candidates(spec: UnitSpec) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+def _find_candidates(spec: UnitSpec) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Yield runs of sibling modules that have parameters of the same names and shapes, outer modules first."""
     children: dict[str, dict[str, list[tuple[str, tuple[int, ...], bool]]]] = {}
     for name, terms in spec.parameters.items():
@@ -120,41 +121,41 @@ def _candidates(spec: UnitSpec) -> Iterator[tuple[tuple[str, ...], tuple[str, ..
                 yield blocks, tuple(name for name, _, _ in signature)
 
 
-class _Walk:
+class _SegmentFinder:
     """A graph, looked through for residual blocks."""
 
     def __init__(self, graph: fx.Graph, blocks: Sequence[str]) -> None:
         self.blocks = blocks
         self.nodes = list(graph.nodes)
         self.place = {node: i for i, node in enumerate(self.nodes)}
-        self.reads = [reads_of(graph, block) for block in blocks]
+        self.reads = [find_leaves(graph, block) for block in blocks]
 
     def segments(self, reasons: list[str]) -> list[Segment | None]:
         """Return each block's segment, None where it is no residual block."""
-        return [self._segment(i, reasons) for i in range(len(self.blocks))]
+        return [self._find_segment(i, reasons) for i in range(len(self.blocks))]
 
-    def _segment(self, i: int, reasons: list[str]) -> Segment | None:
-        block, inside = self.blocks[i], descendants(self.reads[i])
+    def _find_segment(self, i: int, reasons: list[str]) -> Segment | None:
+        block, inside = self.blocks[i], find_descendants(self.reads[i])
         users = [self.place[user] for read in self.reads[i] for user in read.users]
         later = [self.place[u] for reads in self.reads[i + 1 :] for read in reads for u in read.users]
         if not users or (later and min(later) < max(users)):
             reasons.append(f"{block} does not run as a whole before the next block")
             return None
         for node in self.nodes[max(users) : min(later, default=len(self.nodes))]:
-            if is_sum(node) and node in inside and leaking(inside, node, self.place) == []:
-                return self._residual(block, node, inside, reasons)
+            if is_sum(node) and node in inside and find_leaks(inside, node, self.place) == []:
+                return self._follow_residual(block, node, inside, reasons)
         reasons.append(f"{block} does not end in a sum with what it was given (a post-norm block does not, for one)")
         return None
 
-    def _residual(self, block: str, exit_: fx.Node, inside: set[fx.Node], reasons: list[str]) -> Segment | None:
-        found = _stream(exit_, inside)
+    def _follow_residual(self, block: str, exit_: fx.Node, inside: set[fx.Node], reasons: list[str]) -> Segment | None:
+        found = _follow_stream(exit_, inside)
         if found is None:
             reasons.append(f"{block} changes what it was given before it adds to it")
             return None
         entry, branches = found
         names: set[str] = set()
         for branch in branches:
-            ends = _ends(branch, inside)
+            ends = _find_ends(branch, inside)
             if ends is None:
                 reasons.append(f"a branch of {block} ends in {operator_name(branch.target)}, which no parameters scale")
                 return None
@@ -165,12 +166,12 @@ class _Walk:
         return Segment(entry, exit_, frozenset(name[len(block) + 1 :] for name in names))
 
 
-def reads_of(graph: fx.Graph, block: str) -> list[fx.Node]:
+def find_leaves(graph: fx.Graph, block: str) -> list[fx.Node]:
     """Return the nodes that read a block's parameters and buffers."""
     return [node for node in graph.nodes if node.op == "get_attr" and str(node.target).startswith(f"{block}.")]
 
 
-def descendants(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+def find_descendants(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     """Return every node that depends on one of some nodes, these left out."""
     found: set[fx.Node] = set()
     todo = list(nodes)
@@ -182,7 +183,7 @@ def descendants(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def leaking(inside: set[fx.Node], exit_: fx.Node, place: Mapping[fx.Node, int]) -> list[fx.Node]:
+def find_leaks(inside: set[fx.Node], exit_: fx.Node, place: Mapping[fx.Node, int]) -> list[fx.Node]:
     """Return the nodes inside a block, but for its exit, that something behind the exit reads."""
     end = place[exit_]
     before = [node for node in inside if place[node] <= end and node is not exit_]
@@ -197,21 +198,21 @@ def is_sum(node: fx.Node) -> bool:
     return len(shapes) == 2 and shapes[0] == shapes[1]
 
 
-def _stream(node: fx.Node, inside: set[fx.Node]) -> tuple[fx.Node, list[fx.Node]] | None:
+def _follow_stream(node: fx.Node, inside: set[fx.Node]) -> tuple[fx.Node, list[fx.Node]] | None:
     """Follow sums back to what a block was given; return that and the branches that were added to it."""
-    node = _unchanged(node)
+    node = _skip_identities(node)
     if node not in inside:
         return node, []
     if not is_sum(node):
         return None
     for own, branch in permutations(node.all_input_nodes):
-        found = _stream(own, inside) if branch in inside else None
+        found = _follow_stream(own, inside) if branch in inside else None
         if found is not None:
             return found[0], [*found[1], branch]
     return None
 
 
-def _unchanged(node: fx.Node) -> fx.Node:
+def _skip_identities(node: fx.Node) -> fx.Node:
     """Return what a node is, seen through operators that give back what they take."""
     while node.op == "call_function" and operator_name(node.target) in SAME:
         given = node.args[0]
@@ -223,44 +224,44 @@ def _unchanged(node: fx.Node) -> fx.Node:
     return node
 
 
-def _ends(node: fx.Node, inside: set[fx.Node]) -> set[str] | None:
+def _find_ends(node: fx.Node, inside: set[fx.Node]) -> set[str] | None:
     """Return the parameters that a branch is proportional to, None where there are none."""
     name = operator_name(node.target) if node.op == "call_function" else ""
     if name in PROPORTIONAL:
         weight, bias = (node.args[i] if i < len(node.args) else None for i in PROPORTIONAL[name])
-        names = [_parameter(argument) for argument in (weight, bias) if argument is not None]
+        names = [_match_parameter(argument) for argument in (weight, bias) if argument is not None]
         return {str(n) for n in names} if weight is not None and None not in names else None
     if is_sum(node):
-        parts = [_ends(argument, inside) for argument in node.args if isinstance(argument, fx.Node)]
+        parts = [_find_ends(argument, inside) for argument in node.args if isinstance(argument, fx.Node)]
         return set().union(*(part or set() for part in parts)) if None not in parts else None
     if name in ("aten.mul", "aten.mul_", "aten.div", "aten.div_"):
-        return _scaled(node, inside)
+        return _find_factor_ends(node, inside)
     first = node.args[0] if node.args else None
-    return _ends(first, inside) if name in THROUGH and isinstance(first, fx.Node) and first in inside else None
+    return _find_ends(first, inside) if name in THROUGH and isinstance(first, fx.Node) and first in inside else None
 
 
-def _scaled(node: fx.Node, inside: set[fx.Node]) -> set[str] | None:
+def _find_factor_ends(node: fx.Node, inside: set[fx.Node]) -> set[str] | None:
     """Return the ends of a product: a layer's scale, or those of the one factor that depends on the block."""
     factors = [argument for argument in node.args if isinstance(argument, fx.Node)]
     product = "mul" in operator_name(node.target)
     for factor in factors if product else ():
-        scale = _parameter(factor)
+        scale = _match_parameter(factor)
         if scale is not None:
             return {scale}
-    varying = [factor for factor in factors if factor in inside and not _drawn(factor)]
+    varying = [factor for factor in factors if factor in inside and not _is_noise(factor)]
     if len(varying) != 1 or not (product or varying[0] is node.args[0]):
         return None
-    return _ends(varying[0], inside)
+    return _find_ends(varying[0], inside)
 
 
-def _drawn(node: fx.Node) -> bool:
+def _is_noise(node: fx.Node) -> bool:
     """Whether a node is noise, whose numbers depend on nothing."""
     while node.op == "call_function" and operator_name(node.target) in ("aten.div_", "aten.div"):
         node = cast("fx.Node", node.args[0])
     return node.op == "call_function" and operator_name(node.target).startswith("aten.bernoulli")
 
 
-def _parameter(argument: Any) -> str | None:
+def _match_parameter(argument: Any) -> str | None:
     """Return the parameter that an argument is, seen through views, if nothing else reads it."""
     while isinstance(argument, fx.Node) and len(argument.users) == 1:
         if argument.op == "get_attr":
@@ -271,13 +272,13 @@ def _parameter(argument: Any) -> str | None:
     return None
 
 
-def _common_ends(found: Sequence[Segment | None]) -> frozenset[str] | None:
+def _find_common_ends(found: Sequence[Segment | None]) -> frozenset[str] | None:
     """Return a block's ends where training and evaluation agree on them."""
     ends = {None if segment is None else segment.ends for segment in found}
     return ends.pop() if len(ends) == 1 else None
 
 
-def _joined(
+def _check_links(
     graph: fx.Graph, blocks: Sequence[str], segments: Sequence[Segment | None], reasons: list[str]
 ) -> list[bool]:
     """Tell for each block but the first whether it goes on from the one before, and is alike."""
@@ -288,51 +289,53 @@ def _joined(
         if first is None or second is None:
             joined.append(False)
             continue
-        if not _follows(first, second) or leaking({first.exit, *descendants([first.exit])}, second.exit, place):
+        if not _is_successor(first, second) or find_leaks(
+            {first.exit, *find_descendants([first.exit])}, second.exit, place
+        ):
             why = f"{b} takes something else than what {a} gives, or something behind it does"
-        elif not _alike(first.exit, second.exit, {first.entry: second.entry}, (f"{a}.", f"{b}.")):
+        elif not _are_alike(first.exit, second.exit, {first.entry: second.entry}, (f"{a}.", f"{b}.")):
             why = f"{b} computes otherwise than {a}"
         joined.append(why is None)
         reasons += [] if why is None else [why]
     return joined
 
 
-def _follows(first: Segment, second: Segment) -> bool:
+def _is_successor(first: Segment, second: Segment) -> bool:
     """Whether a block takes what another gives, or its positive part."""
     given = second.entry
     if given.op == "call_function" and operator_name(given.target) in AGAIN and given is not first.exit:
         given = cast("fx.Node", given.args[0])
-    return _unchanged(given) is first.exit
+    return _skip_identities(given) is first.exit
 
 
-def _alike(a: Any, b: Any, known: dict[fx.Node, fx.Node], paths: tuple[str, str]) -> bool:
+def _are_alike(a: Any, b: Any, known: dict[fx.Node, fx.Node], paths: tuple[str, str]) -> bool:
     """Whether two nodes compute the same of the same, but for the paths of their parameters."""
     if isinstance(a, (list, tuple)):
         same = isinstance(b, (list, tuple)) and len(a) == len(b)
-        return same and all(_alike(x, y, known, paths) for x, y in zip(a, b, strict=True))
+        return same and all(_are_alike(x, y, known, paths) for x, y in zip(a, b, strict=True))
     if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)):
         return type(a) is type(b) and bool(a == b)
-    a, b = _unchanged(a), _unchanged(b)
+    a, b = _skip_identities(a), _skip_identities(b)
     if a in known:
         return known[a] is b
     if a.op == "get_attr" and b.op == "get_attr":
-        same = _same_leaf(a, b, paths)
+        same = _is_same_leaf(a, b, paths)
     else:
         same = (a.op, a.target) == (b.op, b.target) and set(a.kwargs) == set(b.kwargs)
         drawn = a.op == "call_function" and operator_name(a.target) in RATES
-        first, second = (_without_rates(node.args) if drawn else node.args for node in (a, b))
-        same = same and _alike(first, second, known, paths)
-        same = same and all(_alike(a.kwargs[key], b.kwargs[key], known, paths) for key in a.kwargs)
+        first, second = (_drop_rates(node.args) if drawn else node.args for node in (a, b))
+        same = same and _are_alike(first, second, known, paths)
+        same = same and all(_are_alike(a.kwargs[key], b.kwargs[key], known, paths) for key in a.kwargs)
     if same:
         known[a] = b
     return same
 
 
-def _without_rates(arguments: Sequence[Any]) -> list[Any]:
+def _drop_rates(arguments: Sequence[Any]) -> list[Any]:
     return [argument for argument in arguments if not isinstance(argument, float)]
 
 
-def _same_leaf(a: fx.Node, b: fx.Node, paths: tuple[str, str]) -> bool:
+def _is_same_leaf(a: fx.Node, b: fx.Node, paths: tuple[str, str]) -> bool:
     first, second = str(a.target), str(b.target)
     if first.startswith(paths[0]):
         return second == paths[1] + first[len(paths[0]) :]
@@ -341,7 +344,7 @@ def _same_leaf(a: fx.Node, b: fx.Node, paths: tuple[str, str]) -> bool:
     return first == second
 
 
-def _runs(
+def _split_chains(
     blocks: Sequence[str], names: tuple[str, ...], ends: Sequence[frozenset[str] | None], joined: Sequence[bool]
 ) -> Iterator[Chain]:
     """Yield the longest chains in which each block goes on from the one before."""

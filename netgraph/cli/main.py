@@ -21,7 +21,7 @@ from netgraph.cli.commands.report import report
 from netgraph.cli.commands.train import train
 from netgraph.cli.commands.ui import ui
 from netgraph.cli.commands.verify import verify
-from netgraph.cli.options.parsing import misused
+from netgraph.cli.options.parsing import explain_usage_error
 from netgraph.errors import NetgraphError
 
 app = typer.Typer(
@@ -52,7 +52,7 @@ def main() -> None:
         typer.echo(f"netgraph: {error}", err=True)
         code = error.exit_code
     except typer.TyperException as error:
-        typer.echo(misused(error, sys.argv[1:]), err=True)
+        typer.echo(explain_usage_error(error, sys.argv[1:]), err=True)
         code = 2
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what is left in the old one cannot be written either

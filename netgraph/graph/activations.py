@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netgraph.graph.unit_rows import rows
+from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.rules.operators import LAYERS, LINEAR
 from netgraph.tracing.unit_spec import UnitSpec
@@ -16,7 +16,7 @@ from netgraph.tracing.unit_spec import UnitSpec
 SEEN = 4096  # activations of a unit that are kept
 
 
-def activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
+def collect_activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
     """Return what the units of each axis answer, (n_units, samples), as linear layers and convolutions read them.
 
     Parameters
@@ -34,9 +34,11 @@ def activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -
         for axis in sorted(spec.sums.get((name, 1), ())):
             for arguments in stop.arguments:
                 dim = arguments[0].ndim - 1 if stop.function is LINEAR else 1
-                found.setdefault(axis, []).extend(rows(arguments[0], dim, spec.parameters[name][1], axis, spec.sizes))
-    return {axis: _thinned(torch.cat(parts, 1)) for axis, parts in found.items()}
+                found.setdefault(axis, []).extend(
+                    iter_unit_rows(arguments[0], dim, spec.parameters[name][1], axis, spec.sizes)
+                )
+    return {axis: _subsample_columns(torch.cat(parts, 1)) for axis, parts in found.items()}
 
 
-def _thinned(matrix: Tensor) -> Tensor:
+def _subsample_columns(matrix: Tensor) -> Tensor:
     return matrix[:, :: -(-matrix.shape[1] // SEEN)]

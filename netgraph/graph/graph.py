@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits
-from netgraph.graph.unit_rows import rows
+from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.tracing.unit_spec import Axis, UnitSpec, term_axes
 from netgraph.utils import plugins
-from netgraph.utils.html_table import table
+from netgraph.utils.html_table import render_table
 
 EDGES = 50_000_000  # a flat graph of more edges is refused; blocks remain
 
@@ -109,16 +109,16 @@ class UnitGraph:
         """
         from torch_geometric.data import HeteroData
 
-        data, words = HeteroData(), _words(self.axes)
+        data, words = HeteroData(), _unique_words(self.axes)
         for name, axis in self.axes.items():
             data[words[name]].num_nodes = axis.size
             data[words[name]].axis = name
         for (a, b), block in self.blocks.items():
             i, j = np.nonzero(block)
-            _fill(data[words[a], "connection", words[b]], i, j, block[i, j])
+            _fill_edges(data[words[a], "connection", words[b]], i, j, block[i, j])
         for name, affinity in self.affinities.items():
             coo = affinity.tocoo()
-            _fill(data[words[name], "affinity", words[name]], coo.row, coo.col, coo.data)
+            _fill_edges(data[words[name], "affinity", words[name]], coo.row, coo.col, coo.data)
         return data
 
     def __repr__(self) -> str:
@@ -135,16 +135,16 @@ class UnitGraph:
             for name, x in self.axes.items()
         ]
         joins = [(a, b, int(np.count_nonzero(w)), float(np.abs(w).max(initial=0))) for (a, b), w in self.blocks.items()]
-        made = table("Axes", ["axis", "units", "kind", "affinities"], axes, foot=repr(self))
-        return made + table("Connections", ["from", "to", "edges", "heaviest"], joins)
+        made = render_table("Axes", ["axis", "units", "kind", "affinities"], axes, foot=repr(self))
+        return made + render_table("Connections", ["from", "to", "edges", "heaviest"], joins)
 
 
-def _fill(store: Any, i: Any, j: Any, weight: Any) -> None:
+def _fill_edges(store: Any, i: Any, j: Any, weight: Any) -> None:
     store.edge_index = torch.from_numpy(np.stack([i, j]).astype(np.int64))
     store.edge_weight = torch.from_numpy(np.asarray(weight, dtype=np.float32))
 
 
-def _words(names: Iterable[str]) -> dict[str, str]:
+def _unique_words(names: Iterable[str]) -> dict[str, str]:
     """Return a word without dots for each name, no two alike."""
     out: dict[str, str] = {}
     for name in names:
@@ -168,22 +168,22 @@ def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosin
     seed : int
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    weigh = plugins.load("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
+    weigh = plugins.load_plugin("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
     affinities = {axis.name: weigh(AxisUnits(spec, state, axis.name, seed), seed=seed).tocsr() for axis in spec.free}
-    return UnitGraph(spec.used, _blocks(spec, state), affinities)
+    return UnitGraph(spec.used, _build_blocks(spec, state), affinities)
 
 
-def _blocks(spec: UnitSpec, state: Mapping[str, Tensor]) -> dict[tuple[str, str], NDArray[Any]]:
+def _build_blocks(spec: UnitSpec, state: Mapping[str, Tensor]) -> dict[tuple[str, str], NDArray[Any]]:
     squares: dict[tuple[str, str], Tensor] = {}
     counts: dict[tuple[str, str], int] = {}
     for name, terms in spec.parameters.items():
-        for (i, o), block in _joined(spec, name, terms, state[name]):
+        for (i, o), block in _iter_connections(spec, name, terms, state[name]):
             squares[i, o] = squares[i, o] + block if (i, o) in squares else block
             counts[i, o] = counts.get((i, o), 0) + 1
     return {key: torch.sqrt(s / counts[key]).numpy() for key, s in squares.items()}
 
 
-def _joined(spec: UnitSpec, name: str, terms: tuple[Any, ...], tensor: Tensor) -> Any:
+def _iter_connections(spec: UnitSpec, name: str, terms: tuple[Any, ...], tensor: Tensor) -> Any:
     """Yield mean squares of a parameter for each incoming and outgoing axis that it joins."""
     incoming = [(d, a) for d in range(len(terms)) for a in sorted(spec.sums.get((name, d), ()))]
     for d_in, a in incoming:
@@ -207,9 +207,9 @@ def _mean_square(
         else (tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1)))
     )
     total = None
-    for part in rows(square, 0, terms[d1], a, spec.sizes):
+    for part in iter_unit_rows(square, 0, terms[d1], a, spec.sizes):
         part = part.unflatten(1, (-1, square.shape[1])).mean(1)  # (n_one, whole second dimension)
-        for inner in rows(part, 1, terms[d2], b, spec.sizes):
+        for inner in iter_unit_rows(part, 1, terms[d2], b, spec.sizes):
             block = inner.unflatten(1, (part.shape[0], -1)).mean(2).T  # (n_one, n_two)
             total = block if total is None else total + block
     return total

@@ -9,7 +9,7 @@ from torch import Tensor
 from netgraph.tracing.unit_spec import Term, term_axes, term_size
 
 
-def rows(tensor: Tensor, dim: int, term: Term, axis: str, sizes: Mapping[str, int]) -> Iterator[Tensor]:
+def iter_unit_rows(tensor: Tensor, dim: int, term: Term, axis: str, sizes: Mapping[str, int]) -> Iterator[Tensor]:
     """Yield the parts of a tensor that run over an axis along one dimension, as (n_units, numbers) matrices."""
     tensor = tensor.unflatten(dim, [term_size((f,), sizes) for f in term]) if len(term) > 1 else tensor
     for i, factor in enumerate(term):
@@ -19,4 +19,4 @@ def rows(tensor: Tensor, dim: int, term: Term, axis: str, sizes: Mapping[str, in
             parts = tensor.split([term_size(part, sizes) for part in factor], dim + i)
             for part, inner in zip(parts, factor, strict=True):
                 if axis in term_axes(inner):
-                    yield from rows(part, dim + i, inner, axis, sizes)
+                    yield from iter_unit_rows(part, dim + i, inner, axis, sizes)

@@ -43,15 +43,15 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
         raise LoadError(
             f"{path}: a document of {len(text):,} bytes is too long; at most {DOCUMENT_LIMIT:,} can be read"
         )
-    aliases = _aliases(tensors)
+    aliases = _find_aliases(tensors)
     plain = {n: t.detach().to("cpu").contiguous().clone() for n, t in tensors.items() if n not in aliases}
     metadata = {"netgraph": text}
     if aliases:
         metadata["aliases"] = json.dumps(aliases, sort_keys=True)
-    _replace(path, plain, {**metadata, "sha256": _digest(plain, metadata)})
+    _replace_file(path, plain, {**metadata, "sha256": _hash_contents(plain, metadata)})
 
 
-def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def _find_aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the first name of every tensor that has another."""
     first: dict[tuple[Any, ...], str] = {}
     aliases = {}
@@ -62,7 +62,7 @@ def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return aliases
 
 
-def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def _replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.touch()
@@ -107,7 +107,7 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise LoadError(f"{path} has a document of {len(text):,} bytes; at most {DOCUMENT_LIMIT:,} are read")
     try:
         tensors = load_file(str(path))
-        fits = _digest(tensors, metadata) == metadata["sha256"]
+        fits = _hash_contents(tensors, metadata) == metadata["sha256"]
         document, aliases = json.loads(text), json.loads(metadata.get("aliases", "{}"))
         tensors |= {name: tensors[first] for name, first in aliases.items()}
     except Exception as error:  # whatever a file of the right form and the wrong contents does to its reader
@@ -134,7 +134,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         ) from error
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def _hash_contents(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256((metadata["netgraph"] + metadata.get("aliases", "")).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from netgraph.errors import LoadError
-from netgraph.recording.recorder import as_it_was
-from netgraph.utils.logging import silenced
-from netgraph.utils.module_state import set_mode, with_state
-from netgraph.utils.pytree import normalise_example
+from netgraph.recording.recorder import preserve_attributes
+from netgraph.utils.logging import silence_logger
+from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.pytree import normalize_example
 
 DTYPES = {
     str(d).removeprefix("torch."): d
@@ -49,13 +49,13 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
     if any(names) and len(set(names)) < len(names):
         raise LoadError(f"--input: {', '.join(str(n) for n in names)} names an input twice; name each once")
     generator = torch.Generator().manual_seed(seed)
-    tensors = [_tensor(m[0], m[2], m[3] or "float32", generator) for m in named if m]
+    tensors = [_make_tensor(m[0], m[2], m[3] or "float32", generator) for m in named if m]
     if all(names):
         return dict(zip(names, tensors, strict=True))
     return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
-def _tensor(spec: str, sizes: str, dtype: str, generator: torch.Generator) -> Tensor:
+def _make_tensor(spec: str, sizes: str, dtype: str, generator: torch.Generator) -> Tensor:
     if dtype not in DTYPES:
         raise LoadError(f"--input {spec!r}: no dtype is called {dtype!r}; there are {', '.join(DTYPES)}")
     parts = sizes.split("x")
@@ -78,9 +78,9 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
         Nothing that was tried runs.
     """
     tried = []
-    for specs in _candidates(model):
+    for specs in _guess_specs(model):
         example = parse_inputs(specs)
-        if _runs(model, example):
+        if _runs_on_shapes(model, example):
             return example, " ".join(f"--input {spec}" for spec in specs)
         tried.append(" ".join(specs))
     raise LoadError(
@@ -88,16 +88,16 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
     )
 
 
-def _candidates(model: nn.Module) -> Iterator[list[str]]:
+def _guess_specs(model: nn.Module) -> Iterator[list[str]]:
     if hasattr(model, "input_shapes"):  # a network saved by netgraph knows its inputs
-        yield from _recorded(model)
+        yield from _recorded_specs(model)
     if hasattr(model, "config") and hasattr(model, "main_input_name"):
-        yield from _hugging_face(model)
+        yield from _huggingface_specs(model)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             yield ["2x16:int64"]
         elif isinstance(module, (nn.Conv2d, nn.Conv1d, nn.Conv3d)):
-            yield from _images(module)
+            yield from _image_specs(module)
         elif isinstance(module, nn.Linear):
             yield [f"2x{module.in_features}"]
             yield [f"2x16x{module.in_features}"]
@@ -108,7 +108,7 @@ def _candidates(model: nn.Module) -> Iterator[list[str]]:
         return
 
 
-def _recorded(model: Any) -> Iterator[list[str]]:
+def _recorded_specs(model: Any) -> Iterator[list[str]]:
     """Yield inputs by the shapes and keywords of a recorded graph; which of them are integers is found by trying."""
     shapes = model.input_shapes
     names = {part["tensor"]: f"{name}=" for name, part in model.input_keywords.items() if "tensor" in part}
@@ -117,7 +117,7 @@ def _recorded(model: Any) -> Iterator[list[str]]:
         yield [size + dtype for size, dtype in zip(sizes, dtypes, strict=True)]
 
 
-def _images(module: nn.Module) -> Iterator[list[str]]:
+def _image_specs(module: nn.Module) -> Iterator[list[str]]:
     channels = int(module.in_channels)  # type: ignore[arg-type]
     if isinstance(module, nn.Conv1d):
         yield from ([f"2x{channels}x{n}"] for n in (64, 1024, 16000))
@@ -127,7 +127,7 @@ def _images(module: nn.Module) -> Iterator[list[str]]:
         yield from ([f"2x{channels}x{n}x{n}"] for n in (224, 32, 28, 64, 256, 299))
 
 
-def _hugging_face(model: Any) -> Iterator[list[str]]:
+def _huggingface_specs(model: Any) -> Iterator[list[str]]:
     config, name = model.config, model.main_input_name
     size = getattr(config, "image_size", 224)
     size = size[0] if isinstance(size, (list, tuple)) else size
@@ -140,25 +140,25 @@ def _hugging_face(model: Any) -> Iterator[list[str]]:
     elif name == "input_values":  # a second of sound
         yield ["input_values=2x16000"]
     dummies = model.dummy_inputs if isinstance(getattr(model, "dummy_inputs", None), Mapping) else {}
-    specs = [f"{key}={_text(value)}" for key, value in dummies.items() if isinstance(value, Tensor)]
+    specs = [f"{key}={_format_spec(value)}" for key, value in dummies.items() if isinstance(value, Tensor)]
     if specs:
         yield specs
 
 
-def _text(tensor: Tensor) -> str:
+def _format_spec(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) + f":{tensor.dtype}".replace("torch.", "")
 
 
-def _runs(model: nn.Module, example: Any) -> bool:
-    quiet = silenced("torch._subclasses.fake_tensor")  # logs the traceback of a guess that does not run
+def _runs_on_shapes(model: nn.Module, example: Any) -> bool:
+    quiet = silence_logger("torch._subclasses.fake_tensor")  # logs the traceback of a guess that does not run
     try:
-        with as_it_was(model), quiet, FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            set_mode(model, training=False)
+        with preserve_attributes(model), quiet, FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            set_training_mode(model, training=False)
             fake = {n: mode.from_tensor(t) for n, t in [*model.named_parameters(), *model.named_buffers()]}
-            args, kwargs = normalise_example(example)
+            args, kwargs = normalize_example(example)
             args = tuple(mode.from_tensor(a) for a in args)
             kwargs = {k: mode.from_tensor(v) for k, v in kwargs.items()}
-            with with_state(model, fake):
+            with swap_state(model, fake):
                 model(*args, **kwargs)
         return True
     except Exception:  # a guess that does not run is the next guess's turn

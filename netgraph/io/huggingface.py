@@ -33,7 +33,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def make(transformers: Any, path: Path, options: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
+def build_from_config(transformers: Any, path: Path, options: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
     """Make the network of a config.
 
     Parameters
@@ -51,9 +51,9 @@ def make(transformers: Any, path: Path, options: Mapping[str, Any], *, weights: 
     LoadError
         The config cannot be read, asks for more than fits here, or its folder's weights do not fit it.
     """
-    config, cls = _described(transformers, path, options)
-    cls = type(on_shapes(cls, config, path))
-    return _pretrained(transformers, cls, config, path) if weights and has_weights(path) else cls(config)
+    config, cls = _find_class(transformers, path, options)
+    cls = type(build_on_meta(cls, config, path))
+    return _load_folder_weights(transformers, cls, config, path) if weights and has_weights(path) else cls(config)
 
 
 def has_weights(path: Path) -> bool:
@@ -75,7 +75,7 @@ def has_weights(path: Path) -> bool:
     return False
 
 
-def on_shapes(make: Any, config: Any, path: Path | None = None) -> nn.Module:
+def build_on_meta(make: Any, config: Any, path: Path | None = None) -> nn.Module:
     """Return the network that ``make`` makes of a copy of a config, without numbers: no memory is taken.
 
     Where the config was read from ``path``, errors name it.
@@ -85,12 +85,12 @@ def on_shapes(make: Any, config: Any, path: Path | None = None) -> nn.Module:
     LoadError
         It has more tensors than any network, or would not fit into this machine's free memory.
     """
-    with _measured("the config" if path is None else f"hf:{path}"), torch.device("meta"):
+    with _limit_size("the config" if path is None else f"hf:{path}"), torch.device("meta"):
         return make(copy.deepcopy(config))  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _measured(what: str) -> Iterator[None]:
+def _limit_size(what: str) -> Iterator[None]:
     """Stop a network that grows too large while it is being made."""
     room, taken, count = psutil.virtual_memory().available, 0, 0
 
@@ -112,11 +112,11 @@ def _measured(what: str) -> Iterator[None]:
             hook.remove()
 
 
-def _described(transformers: Any, path: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
+def _find_class(transformers: Any, path: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return a config and what makes its network."""
     file = path / "config.json" if path.is_dir() else path
-    data = {**_read(path, file), **options}
-    _check(data, file)
+    data = {**_read_config(path, file), **options}
+    _check_entries(data, file)
     if str(data["model_type"]) not in transformers.CONFIG_MAPPING:
         raise LoadError(
             f"{file} asks for model_type {data['model_type']!r}, which transformers {transformers.__version__} does not have; "
@@ -133,7 +133,7 @@ def _described(transformers: Any, path: Path, options: Mapping[str, Any]) -> tup
     return config, cls
 
 
-def _read(path: Path, file: Path) -> dict[str, Any]:
+def _read_config(path: Path, file: Path) -> dict[str, Any]:
     try:
         with file.open(encoding="utf-8") as stream:
             text = stream.read(TEXT + 1)
@@ -147,14 +147,14 @@ def _read(path: Path, file: Path) -> dict[str, Any]:
     return data
 
 
-def _check(value: Any, file: Path, key: str = "") -> None:
+def _check_entries(value: Any, file: Path, key: str = "") -> None:
     """Refuse entries that would keep a class busy for ever, or bring code."""
     if isinstance(value, Mapping):
         for name, part in value.items():
-            _check(part, file, str(name))
+            _check_entries(part, file, str(name))
     elif isinstance(value, list):
         for part in value:
-            _check(part, file, key)
+            _check_entries(part, file, key)
     elif isinstance(value, int):
         most = min((limit for name, limit in LOOPS if name.search(key)), default=value)
         if value > most:
@@ -163,9 +163,9 @@ def _check(value: Any, file: Path, key: str = "") -> None:
         raise UntrustedError(f"{file} asks for {key} {value!r}, which is code to download; take that entry out")
 
 
-def _pretrained(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Module:
+def _load_folder_weights(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Module:
     """Return a network with all of its folder's weights, and no others."""
-    with quiet(transformers.utils.logging):
+    with silence_transformers(transformers.utils.logging):
         model, info = cls.from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
@@ -187,7 +187,7 @@ def _pretrained(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Mo
 
 
 @contextmanager
-def quiet(logging: Any) -> Iterator[None]:
+def silence_transformers(logging: Any) -> Iterator[None]:
     """Keep transformers, by ``transformers.utils.logging``, from reporting what is told in one sentence."""
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from netgraph.errors import LoadError, NetgraphError, reason_of
+from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import huggingface as configs
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 ZOOS = ("torchvision", "timm", "hf")
 
 
-def build(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
+def build_network(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
     """Make the network that a name stands for: with fresh weights, or with those of an ``hf:FOLDER`` that has some.
 
     Raises
@@ -34,17 +34,17 @@ def build(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> 
     prepare_torchvision()  # timm, transformers and the user's own code may import it
     try:
         if package == "torchvision":
-            model = _torchvision(name, arch_args)
+            model = _build_torchvision(name, arch_args)
         elif package == "timm":
-            model = _optional("timm").create_model(name, **{"pretrained": False, **arch_args})
+            model = _import_extra("timm").create_model(name, **{"pretrained": False, **arch_args})
         elif package == "hf":
-            model = configs.make(_optional("transformers"), Path(name), arch_args, weights=weights)
+            model = configs.build_from_config(_import_extra("transformers"), Path(name), arch_args, weights=weights)
         else:
-            model = _resolved(package, name)(**arch_args)
+            model = _find_factory(package, name)(**arch_args)
     except NetgraphError:
         raise
     except (Exception, SystemExit) as error:  # the factory is the user's own
-        raise LoadError(f"making {arch} fails ({reason_of(error)}); check the name and --arch-arg") from error
+        raise LoadError(f"making {arch} fails ({describe_error(error)}); check the name and --arch-arg") from error
     if not isinstance(model, nn.Module):
         raise LoadError(
             f"{arch} made {model!r:.40}, a value of type {type(model).__name__}; it has to make a torch.nn.Module"
@@ -52,7 +52,7 @@ def build(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> 
     return model
 
 
-def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
+def _build_torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
     import torchvision
 
     options = dict(arch_args)
@@ -66,7 +66,7 @@ def _torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _optional(package: str) -> Any:
+def _import_extra(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -75,8 +75,8 @@ def _optional(package: str) -> Any:
         ) from error
 
 
-def _resolved(module: str, name: str) -> Any:
-    _check_same(module.partition(".")[0])
+def _find_factory(module: str, name: str) -> Any:
+    _check_same_module(module.partition(".")[0])
     try:
         found: Any = importlib.import_module(module)
     except ImportError as error:
@@ -88,25 +88,25 @@ def _resolved(module: str, name: str) -> Any:
     return found
 
 
-def _check_same(top: str) -> None:
+def _check_same_module(top: str) -> None:
     """Refuse a module imported before from elsewhere: ``models`` of one repository is not that of the next."""
     importlib.invalidate_caches()
     here, cached = importlib.machinery.PathFinder.find_spec(top), getattr(sys.modules.get(top), "__spec__", None)
-    if here is None or cached is None or _origin(here) == _origin(cached):
+    if here is None or cached is None or _module_origin(here) == _module_origin(cached):
         return
     raise LoadError(
-        f"--arch {top}: found in {_origin(here)}, and a module of that name is already imported from {_origin(cached)}; "
+        f"--arch {top}: found in {_module_origin(here)}, and a module of that name is already imported from {_module_origin(cached)}; "
         "open this network in a process of its own"
     )
 
 
-def _origin(spec: importlib.machinery.ModuleSpec) -> str:
+def _module_origin(spec: importlib.machinery.ModuleSpec) -> str:
     folders = list(spec.submodule_search_locations or ())
     return str(Path(spec.origin or (folders[0] if folders else spec.name)).resolve())
 
 
 @contextlib.contextmanager
-def code_from(folder: Path) -> Iterator[None]:
+def search_folder_first(folder: Path) -> Iterator[None]:
     """Look for modules in the user's folder first, as ``python script.py`` there would."""
     sys.path.insert(0, str(folder.resolve()))
     try:

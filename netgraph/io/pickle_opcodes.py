@@ -42,7 +42,7 @@ def check_opcodes(file: IO[bytes], path: Path, *, n_pickles: int = 1) -> None:
         An opcode, a number of them, or what they would make is not of a PyTorch file.
     """
     steps = itertools.chain.from_iterable(pickletools.genops(file) for _ in range(n_pickles))
-    weigher = _Weigher()
+    weigher = _StackWeigher()
     for count, (opcode, argument, _) in enumerate(steps):
         problem = weigher.problem(opcode.name, argument)
         if problem is None and count == N_OPCODES:
@@ -53,7 +53,7 @@ def check_opcodes(file: IO[bytes], path: Path, *, n_pickles: int = 1) -> None:
             )
 
 
-def _effect(opcode: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
+def _stack_effect(opcode: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
     """Return how much an opcode takes from the stack, whether also all down to the last mark, and how much it leaves."""
     before = opcode.stack_before
     if pickletools.markobject in before:
@@ -61,10 +61,10 @@ def _effect(opcode: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
     return len(before), False, len(opcode.stack_after)
 
 
-_EFFECTS = {opcode.name: _effect(opcode) for opcode in pickletools.opcodes}
+_EFFECTS = {opcode.name: _stack_effect(opcode) for opcode in pickletools.opcodes}
 
 
-class _Weigher:
+class _StackWeigher:
     """Follows the unpickler's stack, but keeps the weights of tuples in the place of values."""
 
     def __init__(self) -> None:
@@ -93,9 +93,9 @@ class _Weigher:
             self.n_globals += 1
             if self.n_globals > N_GLOBALS:
                 return f"more than {N_GLOBALS:,} globals"
-        return self._replaced(name)
+        return self._replace_top(name)
 
-    def _replaced(self, name: str) -> str | None:
+    def _replace_top(self, name: str) -> str | None:
         n_taken, to_mark, n_left = _EFFECTS[name]
         start = (self.marks.pop() if to_mark else len(self.stack)) - n_taken
         if start < 0:

@@ -28,7 +28,7 @@ _VALUES = {
 _TENSORS = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
 
 
-def scan(path: Path) -> None:
+def scan_pickle(path: Path) -> None:
     """Refuse a ``.pt`` file that is damaged, holds more than weights, or asks for more memory than it has bytes.
 
     Raises
@@ -65,7 +65,7 @@ def _scan_archive(path: Path, size: int) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise LoadError(f"{path} is damaged: the checksum of {damaged} does not fit; fetch or save it again")
-    records, data = _records(path)
+    records, data = _read_records(path)
     check_opcodes(io.BytesIO(data), path)
     _Scanner(io.BytesIO(data), path, lambda key, n: n <= records.get(f"data/{key}", -1)).load()
     _check_protocol(data, path)
@@ -93,7 +93,7 @@ def _check_entries(archive: zipfile.ZipFile, path: Path, size: int) -> None:
         raise LoadError(f"{path} has a table of contents of {contents:,} bytes; at most {MEMORY:,} are read")
 
 
-def _records(path: Path) -> tuple[dict[str, int], bytes]:
+def _read_records(path: Path) -> tuple[dict[str, int], bytes]:
     """Return the size of every record and the pickle, as the reader inside `torch.load` finds them."""
     reader = torch._C.PyTorchFileReader(str(path))
     records = {name: reader.get_record_size(name) for name in reader.get_all_records()}
@@ -120,7 +120,7 @@ def _scan_legacy(path: Path, size: int) -> None:
             f"{path} is no PyTorch file; give a .pt state dict, a .safetensors file, or a name like torchvision:resnet50"
         )
     check_opcodes(io.BytesIO(head), path)
-    scanner = _Scanner(io.BytesIO(head), path, _Claims(size))
+    scanner = _Scanner(io.BytesIO(head), path, _StorageClaims(size))
     if scanner.load() == MAGIC:  # protocol, system, the object and its storages' keys follow
         check_opcodes(io.BytesIO(head), path, n_pickles=5)
         for _ in range(4):
@@ -128,7 +128,7 @@ def _scan_legacy(path: Path, size: int) -> None:
     _check_protocol(head, path)
 
 
-class _Claims:
+class _StorageClaims:
     """What the storages of a legacy file ask for; PyTorch makes each as large as its first mention says."""
 
     def __init__(self, limit: int) -> None:
@@ -141,27 +141,27 @@ class _Claims:
         return nbytes <= self.first[key] and self.left >= 0
 
 
-class _Value:
+class _StandIn:
     """Stands in for what the pickle would make or call; nothing can be done to it."""
 
-    def __call__(self, *args: Any) -> _Value:
-        return _Value()
+    def __call__(self, *args: Any) -> _StandIn:
+        return _StandIn()
 
     def __setstate__(self, state: Any) -> NoReturn:  # of a tensor, this would put it on other memory
         raise pickle.UnpicklingError("only containers have a state")
 
 
-class _Container(_Value):
+class _DictStandIn(_StandIn):
     """Stands in for a dict: takes items and attributes, and keeps none."""
 
-    def __call__(self, *args: Any) -> _Container:
-        return _Container()
+    def __call__(self, *args: Any) -> _DictStandIn:
+        return _DictStandIn()
 
     def __setitem__(self, key: Any, value: Any) -> None: ...
     def __setstate__(self, state: Any) -> None: ...  # type: ignore[override]
 
 
-class _Kind(_Value):
+class _DtypeStandIn(_StandIn):
     """Stands in for a dtype or a class of storages; a call of it would take memory."""
 
     def __init__(self, itemsize: int) -> None:
@@ -171,32 +171,32 @@ class _Kind(_Value):
         raise pickle.UnpicklingError("a storage comes from the file")
 
 
-class _Storage(_Value):
+class _StorageStandIn(_StandIn):
     def __init__(self, nbytes: int, itemsize: int) -> None:
         self.nbytes, self.itemsize = nbytes, itemsize
 
 
-class _Text(_Value):
+class _EncodeStandIn(_StandIn):
     """Stands in for ``_codecs.encode``, by which old pickles hold bytes."""
 
-    def __call__(self, *args: Any) -> _Value:
+    def __call__(self, *args: Any) -> _StandIn:
         if args[1:] != ("latin1",):
             raise pickle.UnpicklingError("bytes are latin1")
-        return _Value()
+        return _StandIn()
 
 
-class _Tensor(_Value):
+class _TensorStandIn(_StandIn):
     """Stands in for the functions that lay a tensor on a storage, and holds them to its end."""
 
-    def __call__(self, *args: Any) -> _Value:
+    def __call__(self, *args: Any) -> _StandIn:
         storage, offset, sizes, strides = args[:4]
-        kind = args[6] if len(args) > 6 and isinstance(args[6], _Kind) else storage
-        if not _within(storage.nbytes // kind.itemsize, offset, sizes, strides):
+        kind = args[6] if len(args) > 6 and isinstance(args[6], _DtypeStandIn) else storage
+        if not _fits_storage(storage.nbytes // kind.itemsize, offset, sizes, strides):
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-        return _Value()
+        return _StandIn()
 
 
-def _within(numel: int, offset: int, sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+def _fits_storage(numel: int, offset: int, sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """Tell whether a view of a storage of ``numel`` entries stays inside it."""
     if not all(type(n) is int and n >= 0 for n in (offset, *sizes, *strides)):
         return False
@@ -216,7 +216,7 @@ class _Scanner(pickle.Unpickler):
         self.path, self.fits = path, fits
 
     def find_class(self, module: str, name: str) -> Any:
-        found = _stand_in(module, name)
+        found = _find_stand_in(module, name)
         if found is None:
             raise UntrustedError(
                 f"{self.path} holds {module}.{name}, which is more than weights, and opening it can run code that came with it; "
@@ -224,7 +224,7 @@ class _Scanner(pickle.Unpickler):
             )
         return found
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> _StorageStandIn:
         what, kind, key, _, numel, *view = pid
         if what != "storage" or type(key) is not str or type(numel) is not int or numel < 0:
             raise pickle.UnpicklingError("a storage has a name and a size")
@@ -236,30 +236,30 @@ class _Scanner(pickle.Unpickler):
             )
         if view and view[0] is not None:
             _, offset, length = view[0]
-            if not _within(numel, offset, (length,), (1,)):
+            if not _fits_storage(numel, offset, (length,), (1,)):
                 raise pickle.UnpicklingError("a view reaches beyond its storage")
             nbytes = length * kind.itemsize
-        return _Storage(nbytes, kind.itemsize)
+        return _StorageStandIn(nbytes, kind.itemsize)
 
 
-def _stand_in(module: str, name: str) -> _Value | None:
+def _find_stand_in(module: str, name: str) -> _StandIn | None:
     full = f"{module}.{name}"
-    for names, stand_in in ((_TENSORS, _Tensor), (_CONTAINERS, _Container), (_VALUES, _Value)):
+    for names, stand_in in ((_TENSORS, _TensorStandIn), (_CONTAINERS, _DictStandIn), (_VALUES, _StandIn)):
         if full in names:
             return stand_in()
     if full == "_codecs.encode":
-        return _Text()
+        return _EncodeStandIn()
     if full in ("torch.storage.UntypedStorage", "torch.UntypedStorage"):
-        return _Kind(1)
-    return _kind(name) if module == "torch" else None
+        return _DtypeStandIn(1)
+    return _find_dtype(name) if module == "torch" else None
 
 
-def _kind(name: str) -> _Kind | None:
+def _find_dtype(name: str) -> _DtypeStandIn | None:
     """Return the stand-in of ``torch.float32`` or ``torch.FloatStorage``."""
     if name.endswith("Storage"):
         try:
-            return _Kind(torch.storage._get_dtype_from_pickle_storage_type(name).itemsize)
+            return _DtypeStandIn(torch.storage._get_dtype_from_pickle_storage_type(name).itemsize)
         except KeyError:
             return None
     found = getattr(torch, name, None)
-    return _Kind(found.itemsize) if isinstance(found, torch.dtype) else None
+    return _DtypeStandIn(found.itemsize) if isinstance(found, torch.dtype) else None

@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.interpreter import SWITCH, Step, Steps, read_by, take
+from netgraph.recording.interpreter import SWITCH, Interpreter, Step, find_reads, run_step
 from netgraph.rules.operators import NORM
 
 
-def recompute(network: nn.Module) -> None:
+def recompute_activations(network: nn.Module) -> None:
     """Have a network run its activations again in the backward pass, from its next training step on.
 
     Parameters
@@ -43,12 +43,12 @@ def recompute(network: nn.Module) -> None:
             )
         network.recompute = True  # type: ignore[assignment]  # no tensor
         return
-    found = next((name for step in network.steps("train").steps if (name := _twice(step))), None)
+    found = next((name for step in network.steps("train").steps if (name := _describe_side_effect(step))), None)
     if found is not None:
         raise NetgraphError(
             f"{found} cannot run twice with one result; train this level without recomputing activations"
         )
-    network.run_train = _in_segments
+    network.run_train = _run_in_segments
 
 
 def _refuse_norms(network: nn.Module) -> None:
@@ -61,7 +61,7 @@ def _refuse_norms(network: nn.Module) -> None:
         )
 
 
-def _twice(step: Step) -> str | None:
+def _describe_side_effect(step: Step) -> str | None:
     """Return the name of an operator that a second run would change something with."""
     schema = getattr(step.function, "_schema", None)
     if step.function is NORM:
@@ -71,13 +71,13 @@ def _twice(step: Step) -> str | None:
     return f"{schema.name}, which writes in place,"
 
 
-def _in_segments(steps: Steps, find: Callable[[str], Any], *inputs: Any) -> list[Any]:
+def _run_in_segments(steps: Interpreter, find: Callable[[str], Any], *inputs: Any) -> list[Any]:
     """Return what ``steps`` returns, its activations kept between segments only."""
     if not torch.is_grad_enabled():
         return steps(find, *inputs)
     env = steps.begun(find, inputs)
-    for segment, reads, makes in segments(steps):
-        made = checkpoint(_runner(segment, reads, makes, len(env)), *(env[i] for i in reads), use_reentrant=False)
+    for segment, reads, makes in split_segments(steps):
+        made = checkpoint(_make_runner(segment, reads, makes, len(env)), *(env[i] for i in reads), use_reentrant=False)
         for index, value in zip(makes, made, strict=True):
             env[index] = value
         for step in segment:
@@ -86,19 +86,19 @@ def _in_segments(steps: Steps, find: Callable[[str], Any], *inputs: Any) -> list
     return steps.answered(env)
 
 
-def _runner(segment: Sequence[Step], reads: Sequence[int], makes: Sequence[int], size: int) -> Callable[..., Any]:
+def _make_runner(segment: Sequence[Step], reads: Sequence[int], makes: Sequence[int], size: int) -> Callable[..., Any]:
     def run(*values: Any) -> tuple[Any, ...]:
         env: list[Any] = [None] * size
         for index, value in zip(reads, values, strict=True):
             env[index] = value
         for step in segment:
-            take(step, env)
+            run_step(step, env)
         return tuple(env[i] for i in makes)
 
     return run
 
 
-def segments(steps: Steps) -> list[tuple[list[Step], list[int], list[int]]]:
+def split_segments(steps: Interpreter) -> list[tuple[list[Step], list[int], list[int]]]:
     """Cut steps into about sqrt(n) segments; return each with the results it reads from before, and makes for later."""
     length = math.isqrt(max(len(steps.steps) - 1, 0)) + 1
     parts: list[list[Step]] = [[]]
@@ -109,12 +109,12 @@ def segments(steps: Steps) -> list[tuple[list[Step], list[int], list[int]]]:
         parts[-1].append(step)
         if step.function is SWITCH:
             gradients = bool(step.args[0])
-    return [(part, *_border(part, steps)) for part in parts]
+    return [(part, *_find_border(part, steps)) for part in parts]
 
 
-def _border(part: Sequence[Step], steps: Steps) -> tuple[list[int], list[int]]:
+def _find_border(part: Sequence[Step], steps: Interpreter) -> tuple[list[int], list[int]]:
     made = {step.index for step in part}
     gone = {index for step in part for index in step.done}
-    reads = {index for step in part for index in read_by(step)} - made
-    unread = made - {index for step in steps.steps for index in read_by(step)} - set(steps.answers)
+    reads = {index for step in part for index in find_reads(step)} - made
+    unread = made - {index for step in steps.steps for index in find_reads(step)} - set(steps.answers)
     return sorted(reads), sorted(made - gone - unread)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import TraceError
-from netgraph.recording.interpreter import Steps, Stop
-from netgraph.utils.pytree import flatten, normalise_example, unflatten, without_classes
+from netgraph.recording.interpreter import CallSite, Interpreter
+from netgraph.utils.pytree import drop_classes, flatten_tree, normalize_example, unflatten_tree
 
 
 class GraphNetwork(nn.Module):
@@ -61,32 +61,32 @@ class GraphNetwork(nn.Module):
             value: Any = tensor
             if name in parameters:
                 value = nn.Parameter(tensor.detach(), requires_grad=name in trainable)
-            _place(self, name, value)
+            _set_tensor(self, name, value)
         for name, first in ties.items():
-            _place(self, name, _find(self, first))
+            _set_tensor(self, name, _get_tensor(self, first))
         self.run_train: Callable[..., list[Any]] = (
-            Steps.__call__
+            Interpreter.__call__
         )  # `netgraph.recording.activation_checkpointing` has another
         self._compile()
 
     def _compile(self) -> None:
         names = frozenset(self.state_dict())
-        self._run = {mode: Steps(document, names) for mode, document in self._graphs.items()}
+        self._run = {mode: Interpreter(document, names) for mode, document in self._graphs.items()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the recorded graph of the current mode on inputs that nest as the example did."""
-        leaves = flatten(self._inputs, (args, kwargs))
+        leaves = flatten_tree(self._inputs, (args, kwargs))
         self._check(leaves)
         mode = "train" if self.training else "eval"
-        run = self.run_train if self.training else Steps.__call__
-        results = run(self._run[mode], partial(_find, self), *leaves, self._device(leaves))
-        return unflatten(self._outputs[mode], results)
+        run = self.run_train if self.training else Interpreter.__call__
+        results = run(self._run[mode], partial(_get_tensor, self), *leaves, self._device(leaves))
+        return unflatten_tree(self._outputs[mode], results)
 
-    def steps(self, mode: str) -> Steps:
+    def steps(self, mode: str) -> Interpreter:
         """Return the operators of a mode, ``"train"`` or ``"eval"``."""
         return self._run[mode]
 
-    def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[Stop]:
+    def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[CallSite]:
         """Run the evaluation graph on several batches side by side, halting before each operator of ``stops``.
 
         Parameters
@@ -95,11 +95,11 @@ class GraphNetwork(nn.Module):
             Each as `netgraph.trace` takes an example.
         stops : collection of torch operators
         """
-        leaves = [flatten(self._inputs, normalise_example(batch)) for batch in batches]
+        leaves = [flatten_tree(self._inputs, normalize_example(batch)) for batch in batches]
         for batch in leaves:
             self._check(batch)
         inputs = [[*batch, self._device(batch)] for batch in leaves]
-        yield from self._run["eval"].walk(partial(_find, self), inputs, stops)
+        yield from self._run["eval"].walk(partial(_get_tensor, self), inputs, stops)
 
     def _device(self, leaves: list[Tensor]) -> torch.device:
         first = next(self.parameters(), None)
@@ -114,7 +114,7 @@ class GraphNetwork(nn.Module):
                     "trace it again on an example of the new shape"
                 )
 
-    def of_any_size(self) -> GraphNetwork:
+    def with_free_sizes(self) -> GraphNetwork:
         """Return the same network, parameters shared, that takes inputs of other sizes where its operators do."""
         free = copy.copy(self)
         free._shapes = [[None] * len(shape) for shape in self._shapes]
@@ -140,8 +140,8 @@ class GraphNetwork(nn.Module):
             "buffers": [n for n, _ in self.named_buffers()],
             "trainable": [n for n, p in self.named_parameters() if p.requires_grad],
             "ties": self._ties,
-            "inputs": without_classes(self._inputs),
-            "outputs": {mode: without_classes(s) for mode, s in self._outputs.items()},
+            "inputs": drop_classes(self._inputs),
+            "outputs": {mode: drop_classes(s) for mode, s in self._outputs.items()},
             "shapes": self._shapes,
         }
 
@@ -163,7 +163,7 @@ class GraphNetwork(nn.Module):
         return f"GraphNetwork({len(self._graphs['eval'])} operators, {n:,} parameters)"
 
 
-def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GraphNetwork:
+def network_from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GraphNetwork:
     """Make the network that `GraphNetwork.document` and `GraphNetwork.tensors` describe.
 
     Raises
@@ -184,7 +184,7 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     ).eval()
 
 
-def _place(module: nn.Module, name: str, value: Any) -> None:
+def _set_tensor(module: nn.Module, name: str, value: Any) -> None:
     *path, last = name.split(".")
     for part in path:
         if part not in module._modules:
@@ -196,7 +196,7 @@ def _place(module: nn.Module, name: str, value: Any) -> None:
         module.register_buffer(last, value)
 
 
-def _find(module: nn.Module, name: str) -> Any:
+def _get_tensor(module: nn.Module, name: str) -> Any:
     for part in name.split("."):
         module = getattr(module, part)
     return module

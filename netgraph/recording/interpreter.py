@@ -16,7 +16,7 @@ import torch
 
 from netgraph.errors import LoadError
 from netgraph.recording.serialize import BUILTINS
-from netgraph.rules.registry import rule_table
+from netgraph.rules.registry import load_rules
 
 EXTRA = {"aten.sym_size"}
 LIMIT = 2**34  # no size, and no product of the sizes in one argument, of an honest network is larger
@@ -26,14 +26,14 @@ WHOLE = 2**62  # integers beyond mean "to the end" or "the least", and ask for n
 
 
 @dataclass(frozen=True)
-class Slot:
+class Ref:
     """The result of an earlier step."""
 
     index: int
 
 
 @dataclass(frozen=True)
-class Nest:
+class RefList:
     """A list with slots in it."""
 
     parts: tuple[Any, ...]
@@ -51,7 +51,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Stop:
+class CallSite:
     """A halt before a call, on several batches.
 
     Parameters
@@ -74,13 +74,13 @@ class Stop:
     beside: list[Any] | None = None
 
 
-class Steps:
+class Interpreter:
     """A document, ready to run.
 
     Parameters
     ----------
     document : list
-        What `netgraph.recording.serialize.graph_to` wrote.
+        What `netgraph.recording.serialize.serialize_graph` wrote.
     names : collection of str
         The tensors that it may read.
 
@@ -102,47 +102,47 @@ class Steps:
             if kind == "placeholder":
                 self.inputs.append(index)
             elif kind == "get_attr":
-                self.reads.append((index, _known(target, names)))
+                self.reads.append((index, _check_name(target, names)))
             elif kind == "output":
                 self.results = tuple(self._value(v) for v in args[0])
             else:
                 steps.append(self._step(what, args, kwargs, index))
         if self.results is None:
             raise LoadError("a graph of the file has no output; it is damaged or was not written by netgraph")
-        self.steps = self._with_ends(steps)
+        self.steps = self._mark_last_reads(steps)
 
     def _step(self, what: str, args: Any, kwargs: Any, index: int) -> Step:
         values = tuple(self._value(v) for v in args)
         named = tuple((str(k), self._value(v)) for k, v in kwargs["dict"].items())
-        function = _function(what)
+        function = _find_operator(what)
         if "split" not in what:  # the sizes of parts add up to what is there already
             _refuse_products((*values, *(v for _, v in named)))
-        if function in BUILTINS.values() and (named or not all(isinstance(v, (Slot, int)) for v in values)):
+        if function in BUILTINS.values() and (named or not all(isinstance(v, (Ref, int)) for v in values)):
             raise LoadError(f"{what} has other arguments than netgraph writes; the file is refused")
         return Step(function, values, named, index, ())
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, list):
             parts = [self._value(v) for v in value]
-            return Nest(tuple(parts)) if any(isinstance(p, (Slot, Nest)) for p in parts) else parts
+            return RefList(tuple(parts)) if any(isinstance(p, (Ref, RefList)) for p in parts) else parts
         if isinstance(value, int) and not isinstance(value, bool) and LIMIT < abs(value) < WHOLE:
             raise LoadError(f"an operator asks for a size of {value}; the file is refused")
         if not isinstance(value, dict):
             return value
         ((kind, content),) = value.items()
         if kind == "node":
-            return Slot(self.slots[content])
+            return Ref(self.slots[content])
         if kind == "slice":
             return slice(*content)
-        return float(content) if kind == "float" else _torch_word(kind, content)
+        return float(content) if kind == "float" else _parse_torch_constant(kind, content)
 
-    def _with_ends(self, steps: list[Step]) -> list[Step]:
+    def _mark_last_reads(self, steps: list[Step]) -> list[Step]:
         """Note after which step each result can go: memory is that of the network itself."""
         last: dict[int, int] = {}
         for number, step in enumerate(steps):
-            for index in read_by(step):
+            for index in find_reads(step):
                 last[index] = number
-        kept = set(_read(self.results or ()))
+        kept = set(_collect_refs(self.results or ()))
         done: list[list[int]] = [[] for _ in steps]
         for index, number in last.items():
             if index not in kept:
@@ -157,51 +157,51 @@ class Steps:
         steps = self.steps if gradients else [step for step in self.steps if step.function is not SWITCH]
         try:
             for step in steps:
-                take(step, env)
+                run_step(step, env)
         finally:
             torch._C._set_grad_enabled(gradients)
         return self.answered(env)
 
     def answered(self, env: list[Any]) -> list[Any]:
         """Return the results out of their places."""
-        return [_filled(v, env) for v in self.results or ()]
+        return [_resolve_refs(v, env) for v in self.results or ()]
 
     @property
     def answers(self) -> list[int]:
         """The places that results are made of."""
-        return _read(self.results or ())
+        return _collect_refs(self.results or ())
 
     def walk(
         self, find: Callable[[str], Any], batches: Sequence[Sequence[Any]], stops: Collection[Any]
-    ) -> Iterator[Stop]:
+    ) -> Iterator[CallSite]:
         """Run all batches side by side, one step after the other, and halt before each step of ``stops``.
 
         What the caller writes into a tensor at a halt is what the step reads.
         """
         envs = [self.begun(find, inputs) for inputs in batches]
         names = dict(self.reads)
-        readers = Counter(index for step in self.steps for index in read_by(step))
+        readers = Counter(index for step in self.steps for index in find_reads(step))
         for step in self.steps:
             if step.function in stops:
-                slots = [v.index if isinstance(v, Slot) else -1 for v in step.args]
+                slots = [v.index if isinstance(v, Ref) else -1 for v in step.args]
                 once = tuple(names.get(i) if readers[i] == 1 else None for i in slots)
-                other = self._beside(step.index)
+                other = self._find_summand(step.index)
                 beside = None if other is None or envs[0][other] is None else [env[other] for env in envs]
-                arguments = [[_filled(v, env) for v in step.args] for env in envs]
-                named = [{k: _filled(v, env) for k, v in step.kwargs} for env in envs]
-                yield Stop(step.function, arguments, once, named, beside)
+                arguments = [[_resolve_refs(v, env) for v in step.args] for env in envs]
+                named = [{k: _resolve_refs(v, env) for k, v in step.kwargs} for env in envs]
+                yield CallSite(step.function, arguments, once, named, beside)
             for env in envs:
                 with torch.no_grad():
-                    take(step, env)
+                    run_step(step, env)
 
-    def _beside(self, index: int) -> int | None:
+    def _find_summand(self, index: int) -> int | None:
         """Return the slot that a step's result, or that of the norm after it, is added to, if nothing else reads it."""
         for _ in range(2):
-            after = [step for step in self.steps if index in read_by(step)]
+            after = [step for step in self.steps if index in find_reads(step)]
             if len(after) != 1:
                 return None
             if after[0].function in JOINS and not after[0].kwargs:
-                others = [v.index for v in after[0].args if isinstance(v, Slot) and v.index != index]
+                others = [v.index for v in after[0].args if isinstance(v, Ref) and v.index != index]
                 return others[0] if len(others) == 1 else None
             if after[0].function is not torch.ops.aten.batch_norm.default:
                 return None
@@ -218,38 +218,38 @@ class Steps:
         return env
 
 
-def take(step: Step, env: list[Any]) -> None:
+def run_step(step: Step, env: list[Any]) -> None:
     """Do one step in the places of results."""
-    args = [_filled(v, env) for v in step.args]
-    env[step.index] = step.function(*args, **{k: _filled(v, env) for k, v in step.kwargs})
+    args = [_resolve_refs(v, env) for v in step.args]
+    env[step.index] = step.function(*args, **{k: _resolve_refs(v, env) for k, v in step.kwargs})
     for index in step.done:
         env[index] = None
 
 
-def _filled(value: Any, env: list[Any]) -> Any:
+def _resolve_refs(value: Any, env: list[Any]) -> Any:
     kind = type(value)
-    if kind is Slot:
+    if kind is Ref:
         return env[value.index]
-    return [_filled(part, env) for part in value.parts] if kind is Nest else value
+    return [_resolve_refs(part, env) for part in value.parts] if kind is RefList else value
 
 
-def read_by(step: Step) -> list[int]:
+def find_reads(step: Step) -> list[int]:
     """Return the places that a step reads."""
-    return _read((*step.args, *(v for _, v in step.kwargs)))
+    return _collect_refs((*step.args, *(v for _, v in step.kwargs)))
 
 
-def _read(values: Sequence[Any]) -> list[int]:
+def _collect_refs(values: Sequence[Any]) -> list[int]:
     """Return the slots in values, nested ones included."""
     out: list[int] = []
     for value in values:
-        if isinstance(value, Slot):
+        if isinstance(value, Ref):
             out.append(value.index)
-        elif isinstance(value, Nest):
-            out.extend(_read(value.parts))
+        elif isinstance(value, RefList):
+            out.extend(_collect_refs(value.parts))
     return out
 
 
-def _known(name: str, names: Collection[str]) -> str:
+def _check_name(name: str, names: Collection[str]) -> str:
     if name not in names:
         raise LoadError(f"a graph of the file reads {name[:60]!r}, which the file does not hold; it is refused")
     return name
@@ -258,7 +258,7 @@ def _known(name: str, names: Collection[str]) -> str:
 def _refuse_products(values: Sequence[Any]) -> None:
     """Refuse a list of sizes, at any depth, that multiply to more than an honest network holds."""
     for value in values:
-        parts = value.parts if isinstance(value, Nest) else value
+        parts = value.parts if isinstance(value, RefList) else value
         if isinstance(parts, (list, tuple)):
             sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < WHOLE]
             if math.prod(sizes) > LIMIT:
@@ -266,7 +266,7 @@ def _refuse_products(values: Sequence[Any]) -> None:
             _refuse_products(parts)
 
 
-def _torch_word(kind: str, content: str) -> Any:
+def _parse_torch_constant(kind: str, content: str) -> Any:
     found = getattr(torch, content, None) if kind == "torch" else None
     if not isinstance(found, (torch.dtype, torch.layout, torch.memory_format)):
         raise LoadError(f"{content!r} is no dtype or layout; the file is refused")
@@ -274,17 +274,17 @@ def _torch_word(kind: str, content: str) -> Any:
 
 
 @cache
-def _function(what: str) -> Any:
+def _find_operator(what: str) -> Any:
     kind, _, name = what.partition(":")
     if kind == "builtin" and name in BUILTINS:
         return BUILTINS[name]
     parts = what.split(".")
     packet = getattr(getattr(torch.ops, parts[0], None), parts[1], None) if len(parts) == 3 else None
     overload = getattr(packet, parts[2], None) if packet is not None else None
-    if not isinstance(overload, torch._ops.OpOverload) or not _allowed(f"{parts[0]}.{parts[1]}", overload):
+    if not isinstance(overload, torch._ops.OpOverload) or not _is_allowed(f"{parts[0]}.{parts[1]}", overload):
         raise LoadError(f"operator {what[:80]!r} is not one that netgraph has a rule for; the file is refused")
     return overload
 
 
-def _allowed(name: str, overload: torch._ops.OpOverload) -> bool:
-    return name in rule_table() or name in EXTRA or torch.Tag.pointwise in overload.tags
+def _is_allowed(name: str, overload: torch._ops.OpOverload) -> bool:
+    return name in load_rules() or name in EXTRA or torch.Tag.pointwise in overload.tags

@@ -2,7 +2,7 @@
 
 This is the quick way of `netgraph.recording.recorder`, several times faster than fake tensors under ``make_fx``. It takes runs that
 are plain chains of operators; where anything else happens (a number is looked at, a tensor comes from nowhere, an
-operator has no shapes for meta tensors) it gives up with `UnfollowedError`, and a slower way is taken.
+operator has no shapes for meta tensors) it gives up with `MetaRecordingError`, and a slower way is taken.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch._dispatch.python import enable_python_dispatcher, no_python_dispatche
 from torch._functorch import predispatch
 from torch.fx.experimental.proxy_tensor import PreDispatchTorchFunctionMode, ProxyTorchDispatchMode
 
-from netgraph.recording.meta_shapes import META, shape_of_call
-from netgraph.recording.node_graph import PlainGraph
-from netgraph.utils.source_location import is_users
+from netgraph.recording.meta_shapes import META, infer_result
+from netgraph.recording.node_graph import NodeGraph
+from netgraph.utils.source_location import is_user_file
 
 ATEN = torch.ops.aten
 BELOW_AUTOGRAD = torch._C._AutoDispatchBelowAutograd
@@ -32,7 +32,7 @@ SWITCHES = {
 } | {function for function in vars(predispatch).values() if callable(function)}
 
 
-class UnfollowedError(Exception):
+class MetaRecordingError(Exception):
     """The run cannot be followed on meta tensors; another way of recording may take it."""
 
 
@@ -64,16 +64,16 @@ def record_on_meta(
     UnfollowedError
         See the head of this file.
     """
-    recorder = _Recorder()
+    recorder = _MetaRecorder()
     twins = {name: recorder.parameter(name, tensor) for name, tensor in state.items()}
     inputs = [recorder.input(i, leaf) for i, leaf in enumerate(leaves)]
-    with enable_python_dispatcher(), _Switches(recorder.graph), recorder:  # type: ignore[arg-type]
+    with enable_python_dispatcher(), _SwitchMode(recorder.graph), recorder:  # type: ignore[arg-type]
         results = run(twins, inputs)
-    recorder.graph.output([recorder.node_of(result) for result in results])
+    recorder.graph.output([recorder.find_node(result) for result in results])
     return recorder.graph, recorder.constants
 
 
-class _Switches(PreDispatchTorchFunctionMode):
+class _SwitchMode(PreDispatchTorchFunctionMode):
     """Notes what turns gradients or autocast on and off; of all else it only stands in the way as shortly as it can."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,12 +82,12 @@ class _Switches(PreDispatchTorchFunctionMode):
         return func(*args, **kwargs) if kwargs else func(*args)
 
 
-class _Recorder(ProxyTorchDispatchMode):
+class _MetaRecorder(ProxyTorchDispatchMode):
     """The dispatch mode. PyTorch lets only its own class stand before autograd, so this is one."""
 
     def __init__(self) -> None:
         super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
-        self.graph = PlainGraph()
+        self.graph = NodeGraph()
         self.constants: dict[str, Tensor] = {}
         self.nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # by id; the tensor is held, so that no other takes its id
         self.twins: dict[int, Tensor] = {}  # of constants, on the meta device
@@ -98,14 +98,14 @@ class _Recorder(ProxyTorchDispatchMode):
         return False  # nothing is compiled here, and to make sure of it at every call costs as much as the call
 
     def parameter(self, name: str, tensor: Tensor) -> Tensor:
-        return self._leaf(self.graph.create_node("get_attr", name), tensor)
+        return self._add_leaf(self.graph.create_node("get_attr", name), tensor)
 
     def input(self, number: int, tensor: Tensor) -> Tensor:
-        return self._leaf(self.graph.placeholder(f"input_{number}"), tensor)
+        return self._add_leaf(self.graph.placeholder(f"input_{number}"), tensor)
 
-    def _leaf(self, node: fx.Node, tensor: Tensor) -> Tensor:
+    def _add_leaf(self, node: fx.Node, tensor: Tensor) -> Tensor:
         if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer) or tensor.layout != torch.strided:
-            raise UnfollowedError(f"{node.target} is a {type(tensor).__name__}")
+            raise MetaRecordingError(f"{node.target} is a {type(tensor).__name__}")
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
         twin.requires_grad_(tensor.requires_grad)
         self._follow(twin, node)
@@ -115,21 +115,21 @@ class _Recorder(ProxyTorchDispatchMode):
         with no_python_dispatcher():
             node.meta["val"] = tensor.detach()
         if node.op == "call_function" and not node.all_input_nodes:
-            self.made[_place(tensor)] = node
+            self.made[_storage_key(tensor)] = node
         self.nodes[id(tensor)] = (tensor, node)
 
-    def node_of(self, tensor: Tensor) -> fx.Node:
+    def find_node(self, tensor: Tensor) -> fx.Node:
         found = self.nodes.get(id(tensor))
         if found is not None:
             return found[1]
-        if tensor.device == META and (node := self.made.get(_place(tensor))) is not None:
+        if tensor.device == META and (node := self.made.get(_storage_key(tensor))) is not None:
             self.nodes[id(tensor)] = (tensor, node)
             return node
         if tensor.device == META or type(tensor) not in (Tensor, torch.nn.Parameter):
-            raise UnfollowedError(f"a {type(tensor).__name__} came from nowhere that was recorded")
-        return self._constant(tensor)
+            raise MetaRecordingError(f"a {type(tensor).__name__} came from nowhere that was recorded")
+        return self._add_constant(tensor)
 
-    def _constant(self, tensor: Tensor) -> fx.Node:
+    def _add_constant(self, tensor: Tensor) -> fx.Node:
         name = f"constants.{len(self.constants)}"
         self.constants[name] = tensor.detach().clone()
         node = self.graph.create_node("get_attr", name)
@@ -142,16 +142,16 @@ class _Recorder(ProxyTorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
-        arguments = _swapped((args, kwargs), self.node_of)
-        args, kwargs = self._on_meta(func, args, kwargs) if self.twins else (args, kwargs)
-        result = _shapes(func, args, kwargs)
+        arguments = _map_tensors((args, kwargs), self.find_node)
+        args, kwargs = self._replace_constants(func, args, kwargs) if self.twins else (args, kwargs)
+        result = _run_on_meta(func, args, kwargs)
         if not isinstance(result, (Tensor, list, tuple)) and result is not None:
-            raise UnfollowedError(f"{func} looks at numbers")
+            raise MetaRecordingError(f"{func} looks at numbers")
         if func is ATEN.lift_fresh.default:
             func = ATEN.lift_fresh_copy.default  # or a later write would change the constant
-        return self._noted(self.graph.call_function(func, *arguments), result)
+        return self._add_result(self.graph.call_function(func, *arguments), result)
 
-    def _on_meta(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _replace_constants(self, func: Any, args: Any, kwargs: Any) -> Any:
         constants: list[Tensor] = []
 
         def twin(tensor: Tensor) -> Tensor:
@@ -159,13 +159,13 @@ class _Recorder(ProxyTorchDispatchMode):
                 constants.append(tensor)
             return self.twins.get(id(tensor), tensor)
 
-        swapped = _swapped((args, kwargs), twin)
+        swapped = _map_tensors((args, kwargs), twin)
         if constants and func._schema.is_mutable:
-            raise UnfollowedError(f"{func} may write to a constant")
+            raise MetaRecordingError(f"{func} may write to a constant")
         return swapped
 
-    def _noted(self, node: fx.Node, result: Any) -> Any:
-        node.meta["stack_trace"] = _users_line()
+    def _add_result(self, node: fx.Node, result: Any) -> Any:
+        node.meta["stack_trace"] = _format_user_line()
         if isinstance(result, Tensor):
             self._follow(result, node)
         elif result is not None:
@@ -176,35 +176,35 @@ class _Recorder(ProxyTorchDispatchMode):
         return result
 
 
-def _shapes(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def _run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operator on meta tensors, and make what it makes there too."""
     with no_python_dispatcher():  # its decompositions are slow, and shapes are known without them
-        found = shape_of_call(func, args, kwargs)
+        found = infer_result(func, args, kwargs)
         if found is not None:
             return found
         with BELOW_AUTOGRAD() if func._schema.is_mutable else nullcontext():  # what needs gradients may be a leaf here
             return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
 
 
-def _swapped(value: Any, swap: Callable[[Tensor], Any]) -> Any:
+def _map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
     """Put something in the place of every tensor, in lists, tuples and dicts too."""
     if isinstance(value, Tensor):
         return swap(value)
     kind = type(value)
     if kind is tuple or kind is list:
-        return kind(_swapped(part, swap) for part in value)
-    return {k: _swapped(v, swap) for k, v in value.items()} if kind is dict else value
+        return kind(_map_tensors(part, swap) for part in value)
+    return {k: _map_tensors(v, swap) for k, v in value.items()} if kind is dict else value
 
 
-def _place(tensor: Tensor) -> tuple[Any, ...]:
+def _storage_key(tensor: Tensor) -> tuple[Any, ...]:
     return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
-def _users_line() -> str:
+def _format_user_line() -> str:
     """Return the line of the innermost frame that is neither PyTorch's nor this package's, as a traceback writes it."""
     frame = sys._getframe(2)
     while frame is not None:
-        if is_users(frame.f_code.co_filename):
+        if is_user_file(frame.f_code.co_filename):
             return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
         frame = frame.f_back  # type: ignore[assignment]
     return ""

@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 
-class PlainGraph(fx.Graph):
+class NodeGraph(fx.Graph):
     """A graph whose nodes are named by their targets and numbered."""
 
     def __init__(self) -> None:
@@ -23,13 +23,13 @@ class PlainGraph(fx.Graph):
         self, op: str, target: Any, args: Any = None, kwargs: Any = None, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         """Add a node at the place where the graph is written."""
-        node = fx.Node(self, self._named(name or target), op, target, args or (), kwargs or {}, type_expr)
+        node = fx.Node(self, self._make_name(name or target), op, target, args or (), kwargs or {}, type_expr)
         self._insert(node)
         self._find_nodes_lookup_table.insert(node)
         self._len += 1
         return node
 
-    def _named(self, target: Any) -> str:
+    def _make_name(self, target: Any) -> str:
         """Return a name that no other node has: all end in a number, and only those of one base share it."""
         base = self._bases.get(target)
         if base is None:

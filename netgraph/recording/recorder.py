@@ -23,16 +23,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
 from netgraph.recording.meta_recorder import record_on_meta
-from netgraph.utils.logging import silenced
-from netgraph.utils.module_state import set_mode, with_state
-from netgraph.utils.pytree import normalise_example, structure_of, unflatten
-from netgraph.utils.source_location import is_users, line_of
+from netgraph.utils.logging import silence_logger
+from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.source_location import format_location, is_user_file
 
 KEPT = (dict, OrderedDict, list, set)  # what a module may fill in place
 
 
 @dataclass
-class Capture:
+class Recording:
     """One recorded run.
 
     Parameters
@@ -59,7 +59,7 @@ def named_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def aliases(model: nn.Module) -> dict[str, str]:
+def find_tied_names(model: nn.Module) -> dict[str, str]:
     """Return the other names of tied parameters and buffers, and the name under which each is traced."""
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
@@ -70,9 +70,9 @@ def aliases(model: nn.Module) -> dict[str, str]:
     return tied
 
 
-def capture(
+def record_network(
     model: nn.Module, example: Any, *, training: bool, before: Callable[[Tensor], Tensor] | None = None
-) -> Capture:
+) -> Recording:
     """Record one run of a network in training or evaluation mode, ``before`` first; the network is left as it was.
 
     Raises
@@ -80,13 +80,13 @@ def capture(
     TraceError
         The network fails on the example, or branches on numbers.
     """
-    with as_it_was(model):
-        set_mode(model, training=training)
-        return _capture(model, example, before)
+    with preserve_attributes(model):
+        set_training_mode(model, training=training)
+        return _record_run(model, example, before)
 
 
 @contextlib.contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
+def preserve_attributes(model: nn.Module) -> Iterator[None]:
     """Give every module back its mode, its slots and its attributes: a mask that it kept of this run has no numbers."""
     own = [(vars(module), dict(vars(module))) for module in model.modules()]
     held = [(value, copy.copy(value)) for _, before in own for value in before.values() if type(value) in KEPT]
@@ -101,49 +101,49 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             (value.extend if isinstance(value, list) else value.update)(before)
 
 
-def _capture(model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None) -> Capture:
-    args, kwargs = normalise_example(example)
+def _record_run(model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None) -> Recording:
+    args, kwargs = normalize_example(example)
     leaves: list[Tensor] = []
-    inputs = structure_of((args, kwargs), leaves)
+    inputs = build_structure((args, kwargs), leaves)
     state = named_state(model)
     outputs: list[Any] = []
 
     def run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
-        args, kwargs = unflatten(inputs, leaves if before is None else [before(leaf) for leaf in leaves])
-        with with_state(model, state):
+        args, kwargs = unflatten_tree(inputs, leaves if before is None else [before(leaf) for leaf in leaves])
+        with swap_state(model, state):
             result = model(*args, **kwargs)
         flat: list[Tensor] = []
-        outputs.append(structure_of(result, flat, drop_unknown=True))
+        outputs.append(build_structure(result, flat, drop_unknown=True))
         return flat
 
-    graph, constants = _recorded(run, state, leaves)
-    drop_dead(graph)
-    return Capture(graph, constants, inputs, outputs[-1])
+    graph, constants = _record_fastest(run, state, leaves)
+    erase_dead_nodes(graph)
+    return Recording(graph, constants, inputs, outputs[-1])
 
 
-def _recorded(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> tuple[fx.Graph, dict[str, Tensor]]:
+def _record_fastest(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Try the ways of recording, quickest first."""
-    with contextlib.suppress(Exception), _quiet():  # whatever it was, the next way says it better
+    with contextlib.suppress(Exception), _isolate_recording():  # whatever it was, the next way says it better
         return record_on_meta(run, state, leaves)
-    return _tidy(_record(run, state, leaves), list(state))
+    return _convert_leaves(_record_with_make_fx(run, state, leaves), list(state))
 
 
-def _record(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.GraphModule:
+def _record_with_make_fx(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.GraphModule:
     try:
-        with _quiet():
+        with _isolate_recording():
             recorded = make_fx(run, pre_dispatch=True, tracing_mode="fake", record_stack_traces=True)(state, leaves)
         _refuse_unknown_sizes(recorded)
         return recorded
     except Exception as fake:  # numbers may be needed: only a run that has them can tell
         try:
-            with _quiet():
+            with _isolate_recording():
                 owned = {name: tensor.detach().clone() for name, tensor in state.items()}
                 for name, tensor in state.items():
                     owned[name].requires_grad_(tensor.requires_grad)
                 copies = [copy.copy(leaf).detach().clone() for leaf in leaves]
                 return make_fx(run, pre_dispatch=True, tracing_mode="real", record_stack_traces=True)(owned, copies)
         except Exception as real:
-            raise TraceError(_explain(fake, real)) from real
+            raise TraceError(_explain_failure(fake, real)) from real
 
 
 def _refuse_unknown_sizes(recorded: fx.GraphModule) -> None:
@@ -155,10 +155,10 @@ def _refuse_unknown_sizes(recorded: fx.GraphModule) -> None:
                 raise TraceError(f"the shape of {node.name} depends on numbers")
 
 
-def _explain(fake: Exception, real: Exception) -> str:
+def _explain_failure(fake: Exception, real: Exception) -> str:
     text = str(real).strip().split("\n")[0] or type(real).__name__
     if "get value out of a tracing tensor" in str(real):
-        where = _place(real)
+        where = _find_user_line(real)
         return (
             f"the network branches on numbers (.item(), bool() or int() of a tensor){where}, so one recording "
             "would not hold for other inputs; trace the parts before and after that decision, each by itself"
@@ -168,18 +168,18 @@ def _explain(fake: Exception, real: Exception) -> str:
     )
 
 
-def _place(error: BaseException) -> str:
+def _find_user_line(error: BaseException) -> str:
     place, trace = "", error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if is_users(name):
-            place = line_of(name, trace.tb_lineno)
+        if is_user_file(name):
+            place = format_location(name, trace.tb_lineno)
         trace = trace.tb_next
     return place
 
 
 @contextlib.contextmanager
-def plain_attention() -> Iterator[None]:
+def disable_fused_attention() -> Iterator[None]:
     """Turn off the fused inference kernels of nn.TransformerEncoder: they hide the operators, and zero what is masked."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -190,15 +190,15 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _isolate_recording() -> Iterator[None]:
     """Trace without warnings and fused kernels, and leave every switch as it was."""
     random = torch.get_rng_state()
     try:
         with (
-            silenced("torch._subclasses.fake_tensor"),
+            silence_logger("torch._subclasses.fake_tensor"),
             warnings.catch_warnings(),
             torch.enable_grad(),
-            plain_attention(),
+            disable_fused_attention(),
         ):
             warnings.simplefilter("ignore")
             yield
@@ -206,7 +206,7 @@ def _quiet() -> Iterator[None]:
         torch.set_rng_state(random)
 
 
-def _tidy(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Graph, dict[str, Tensor]]:
+def _convert_leaves(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Turn parameter placeholders into ``get_attr`` nodes, name constants, and drop what nothing uses."""
     graph = recorded.graph
     constants: dict[str, Tensor] = {}
@@ -223,14 +223,14 @@ def _tidy(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Graph, dict[st
     return graph, constants
 
 
-def drop_dead(graph: fx.Graph) -> None:
+def erase_dead_nodes(graph: fx.Graph) -> None:
     """Erase in place what nothing reads."""
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op not in ("placeholder", "output") and not writes(node):
+        if not node.users and node.op not in ("placeholder", "output") and not has_side_effects(node):
             graph.erase_node(node)
 
 
-def writes(node: fx.Node) -> bool:
+def has_side_effects(node: fx.Node) -> bool:
     """Tell whether a node changes a tensor, a mode or the random state, so that it must run even if unused."""
     if node.op != "call_function":
         return False

@@ -16,16 +16,16 @@ BUILTINS = {
 }
 
 
-def graph_to(graph: fx.Graph) -> list[Any]:
+def serialize_graph(graph: fx.Graph) -> list[Any]:
     """Return a graph as data that JSON can hold."""
     return [
-        [node.name, _operator_to(node), _to(node.args), _to(dict(node.kwargs))]
+        [node.name, _serialize_operator(node), _serialize_value(node.args), _serialize_value(dict(node.kwargs))]
         for node in graph.nodes
         if not str(node.target).endswith("autocast")
     ]
 
 
-def _operator_to(node: fx.Node) -> str:
+def _serialize_operator(node: fx.Node) -> str:
     if node.op != "call_function":
         return f"{node.op}:{node.target}"
     for name, function in BUILTINS.items():
@@ -34,15 +34,15 @@ def _operator_to(node: fx.Node) -> str:
     return str(node.target)  # aten.conv2d.default
 
 
-def _to(value: Any) -> Any:
+def _serialize_value(value: Any) -> Any:
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, (list, tuple)):
-        return [_to(v) for v in value]
+        return [_serialize_value(v) for v in value]
     if isinstance(value, dict):
-        return {"dict": {k: _to(v) for k, v in value.items()}}
+        return {"dict": {k: _serialize_value(v) for k, v in value.items()}}
     if isinstance(value, slice):
-        return {"slice": [_to(v) for v in (value.start, value.stop, value.step)]}
+        return {"slice": [_serialize_value(v) for v in (value.start, value.stop, value.step)]}
     for kind in (torch.dtype, torch.layout, torch.memory_format):
         if isinstance(value, kind):
             return {"torch": str(value).removeprefix("torch.")}

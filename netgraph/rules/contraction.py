@@ -9,7 +9,7 @@ from netgraph.rules.index_space import ONE, Space
 from netgraph.rules.operator_call import Call, Spaces
 
 
-def linear(call: Call) -> Spaces:
+def linear_rule(call: Call) -> Spaces:
     """``input @ weight.T + bias``; weight (out, in)."""
     weight = call.spaces("weight")
     call.contract(call["input"], -1, call["weight"], len(weight) - 1)
@@ -18,28 +18,28 @@ def linear(call: Call) -> Spaces:
     return [*call.spaces("input")[:-1], *weight[:-1]]
 
 
-def addmm(call: Call) -> Spaces:
+def addmm_rule(call: Call) -> Spaces:
     """``self + mat1 @ mat2``."""
-    out = product(call, call["mat1"], call["mat2"])
-    return _add(call, call["self"], out)
+    out = contract_matrices(call, call["mat1"], call["mat2"])
+    return _broadcast_addend(call, call["self"], out)
 
 
-def baddbmm(call: Call) -> Spaces:
+def baddbmm_rule(call: Call) -> Spaces:
     """``self + batch1 @ batch2``."""
-    return _add(call, call["self"], product(call, call["batch1"], call["batch2"]))
+    return _broadcast_addend(call, call["self"], contract_matrices(call, call["batch1"], call["batch2"]))
 
 
-def _add(call: Call, addend: fx.Node, out: Spaces) -> Spaces:
+def _broadcast_addend(call: Call, addend: fx.Node, out: Spaces) -> Spaces:
     return call.broadcast([out, call.spaces(addend)])
 
 
-def matmul(call: Call) -> Spaces:
+def matmul_rule(call: Call) -> Spaces:
     """``self @ other`` for any number of dimensions (mm, bmm, mv, dot, matmul)."""
     a, b = (n for n in call.node.args if isinstance(n, fx.Node))
-    return product(call, a, b)
+    return contract_matrices(call, a, b)
 
 
-def product(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
+def contract_matrices(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
     """Contract the last dimension of ``a`` with the last but one of ``b``; leading ones broadcast."""
     na, nb = len(call.shape(a)), len(call.shape(b))
     call.contract(a, na - 1, b, max(nb - 2, 0))
@@ -50,13 +50,13 @@ def product(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
     return batch + sa[-2:-1] + (sb[-1:] if nb > 1 else [])
 
 
-def outer(call: Call) -> Spaces:
+def outer_rule(call: Call) -> Spaces:
     """All products of two vectors."""
     a, b = call.operands[0], call.operands[-1]
     return [call.spaces(a)[0], call.spaces(b)[0]]
 
 
-def convolution(call: Call) -> Spaces:
+def convolution_rule(call: Call) -> Spaces:
     """Weight (out, in / groups, kernel ...); the spatial dimensions keep their order, so they are kept."""
     groups = call["groups"]
     channels, call_input = _channel_dim(call), call["input"]
@@ -66,12 +66,12 @@ def convolution(call: Call) -> Spaces:
     if groups == 1:
         call.contract(call_input, channels, call["weight"], 1)
     else:
-        _grouped(call, image[channels], weight[0], weight[1], groups)
+        _unite_groups(call, image[channels], weight[0], weight[1], groups)
         call.sums(call["weight"], 1)
-    return _convolved(call, channels, weight[0])
+    return _convolution_output(call, channels, weight[0])
 
 
-def transposed(call: Call) -> Spaces:
+def transposed_convolution_rule(call: Call) -> Spaces:
     """Weight (in, out / groups, kernel ...)."""
     groups = call["groups"]
     channels = _channel_dim(call)
@@ -80,15 +80,15 @@ def transposed(call: Call) -> Spaces:
         call.pin(space, "convolved over")
     if groups == 1:
         call.contract(call["input"], channels, call["weight"], 0)
-        return _convolved(call, channels, weight[1])
+        return _convolution_output(call, channels, weight[1])
     call.unite(image[channels], weight[0])
     group, each = call.reshape([weight[0]], [groups, sp.size_of(weight[0]) // groups])
     call.sums(call["weight"], 0, each)
     call.resize("groups", group, single=True)
-    return _convolved(call, channels, group + weight[1])
+    return _convolution_output(call, channels, group + weight[1])
 
 
-def _grouped(call: Call, channels: Space, out: Space, each: Space, groups: int) -> None:
+def _unite_groups(call: Call, channels: Space, out: Space, each: Space, groups: int) -> None:
     """Unite the groups of input and output; inside a group the weight's second dimension is the input's."""
     group_in, each_in = call.reshape([channels], [groups, sp.size_of(channels) // groups])
     group_out, _ = call.reshape([out], [groups, sp.size_of(out) // groups])
@@ -101,21 +101,23 @@ def _channel_dim(call: Call) -> int:
     return len(call.shape("input")) - len(call.shape("weight")) + 1
 
 
-def _convolved(call: Call, channels: int, out: Space) -> Spaces:
+def _convolution_output(call: Call, channels: int, out: Space) -> Spaces:
     if call.has("bias"):
         call.unite(call.spaces("bias")[0], out)
-    kept = [call.fresh_pinned(n, "a position in space") for n in call.shape()[channels + 1 :]]
+    kept = [call.new_pinned_space(n, "a position in space") for n in call.shape()[channels + 1 :]]
     return [*call.spaces("input")[:channels], sp.resolve(out), *kept]
 
 
-def einsum(call: Call) -> Spaces:
+def einsum_rule(call: Call) -> Spaces:
     """Letters name the axes; a letter that is missing from the result is summed over."""
     operands = list(call["tensors"])
     inputs, _, output = call["equation"].replace(" ", "").partition("->")
-    terms = [_spell(term, len(call.shape(node))) for term, node in zip(inputs.split(","), operands, strict=True)]
+    terms = [
+        _expand_ellipsis(term, len(call.shape(node))) for term, node in zip(inputs.split(","), operands, strict=True)
+    ]
     if not output and "->" not in call["equation"]:
         output = "".join(sorted(c for c in set("".join(terms)) if "".join(terms).count(c) == 1))
-    output = _spell(output, len(call.shape()))
+    output = _expand_ellipsis(output, len(call.shape()))
     axes: dict[str, Space] = {}
     for term, node in zip(terms, operands, strict=True):
         for letter, space in zip(term, call.spaces(node), strict=True):
@@ -127,7 +129,7 @@ def einsum(call: Call) -> Spaces:
     return [sp.resolve(axes[letter]) for letter in output]
 
 
-def _spell(term: str, ndim: int) -> str:
+def _expand_ellipsis(term: str, ndim: int) -> str:
     """Write an ellipsis out as digits, aligned at its end."""
     if "..." not in term:
         return term
@@ -146,7 +148,7 @@ def _sum_letters(call: Call, terms: list[str], operands: list[fx.Node], output: 
             call.pin(axes[letter], "summed over in one product of several tensors")
 
 
-def bilinear(call: Call) -> Spaces:
+def bilinear_rule(call: Call) -> Spaces:
     """Weight (out, in1, in2)."""
     weight = call.spaces("weight")
     for name, dim in (("input1", 1), ("input2", 2)):
@@ -157,23 +159,23 @@ def bilinear(call: Call) -> Spaces:
     return [*call.spaces("input1")[:-1], weight[0]]
 
 
-def embedding(call: Call) -> Spaces:
+def embedding_rule(call: Call) -> Spaces:
     """Rows are looked up by number, so they are kept; columns are outgoing units."""
     rows, columns = call.spaces("weight")
     call.pin(rows, "looked up by index")
     return [*call.spaces("indices"), columns]
 
 
-def embedding_bag(call: Call) -> list[Spaces]:
+def embedding_bag_rule(call: Call) -> list[Spaces]:
     """Sums, means or maxima of looked-up rows."""
     rows, columns = call.spaces("weight")
     call.pin(rows, "looked up by index")
-    shapes = call.shapes_out()
-    bags = [call.fresh_pinned(shapes[0][0], "a bag"), columns]
-    return [bags, *([call.fresh_pinned(n, "a bag") for n in shape] for shape in shapes[1:])]
+    shapes = call.output_shapes()
+    bags = [call.new_pinned_space(shapes[0][0], "a bag"), columns]
+    return [bags, *([call.new_pinned_space(n, "a bag") for n in shape] for shape in shapes[1:])]
 
 
-def distance(call: Call) -> Spaces:
+def pairwise_distance_rule(call: Call) -> Spaces:
     """Pairwise distances (cdist): the features are contracted between two tensors."""
     a, b = call.operands[:2]
     call.unite(call.spaces(a)[-1], call.spaces(b)[-1])
@@ -181,7 +183,7 @@ def distance(call: Call) -> Spaces:
     return [*call.spaces(a)[:-1], call.spaces(b)[-2]]
 
 
-def scaled_dot_product(call: Call) -> Spaces:
+def attention_rule(call: Call) -> Spaces:
     """Query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, V).
 
     Heads are whole units; inside a head query and key meet each other and no parameter, so E is kept, or has aggregates of
@@ -191,36 +193,36 @@ def scaled_dot_product(call: Call) -> Spaces:
     query, key, value = (call.spaces(name) for name in ("query", "key", "value"))
     call.unite(query[-1], key[-1])
     power = 0.5 if call["scale"] is None else 1.0
-    call.meet(call["query"], query[-1], "query and key are contracted with each other", power)
+    call.contract_activations(call["query"], query[-1], "query and key are contracted with each other", power)
     call.trail.inner.append(value[-1])
     call.unite(key[-2], value[-2])
     call.pin(key[-2], "attended over")
     for i in range(3, len(query) + 1):
-        _meet_heads(call, query[-i], key[-i], value[-i])
+        _unite_heads(call, query[-i], key[-i], value[-i])
     if call.has("attn_mask"):
         call.broadcast([[*query[:-1], key[-2]], call.spaces("attn_mask")])
     return [*(sp.resolve(s) for s in query[:-1]), value[-1]]
 
 
-def _meet_heads(call: Call, query: sp.Space, key: sp.Space, value: sp.Space) -> None:
+def _unite_heads(call: Call, query: sp.Space, key: sp.Space, value: sp.Space) -> None:
     call.unite(key, value)
     copies = sp.size_of(query) // max(sp.size_of(key), 1)
-    call.unite(query, sp.resolve(key) + sp.fresh(copies))
+    call.unite(query, sp.resolve(key) + sp.new_space(copies))
 
 
 RULES = {
-    "aten.linear": linear,
-    "aten.addmm": addmm,
-    "aten.baddbmm": baddbmm,
-    **dict.fromkeys(["aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.__rmatmul__"], matmul),
-    **dict.fromkeys(["aten.outer", "aten.ger"], outer),
-    **dict.fromkeys(["aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution"], convolution),
-    **dict.fromkeys([f"aten.conv_transpose{n}d" for n in (1, 2, 3)], transposed),
-    "aten.einsum": einsum,
-    "aten.bilinear": bilinear,
-    "aten.embedding": embedding,
-    "aten.embedding_bag": embedding_bag,
-    "aten._embedding_bag": embedding_bag,
-    "aten.cdist": distance,
-    "aten.scaled_dot_product_attention": scaled_dot_product,
+    "aten.linear": linear_rule,
+    "aten.addmm": addmm_rule,
+    "aten.baddbmm": baddbmm_rule,
+    **dict.fromkeys(["aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.__rmatmul__"], matmul_rule),
+    **dict.fromkeys(["aten.outer", "aten.ger"], outer_rule),
+    **dict.fromkeys(["aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution"], convolution_rule),
+    **dict.fromkeys([f"aten.conv_transpose{n}d" for n in (1, 2, 3)], transposed_convolution_rule),
+    "aten.einsum": einsum_rule,
+    "aten.bilinear": bilinear_rule,
+    "aten.embedding": embedding_rule,
+    "aten.embedding_bag": embedding_bag_rule,
+    "aten._embedding_bag": embedding_bag_rule,
+    "aten.cdist": pairwise_distance_rule,
+    "aten.scaled_dot_product_attention": attention_rule,
 }

@@ -62,12 +62,12 @@ def size_of(space: Space) -> int:
     return math.prod(factor.size for factor in space)
 
 
-def fresh(size: int, pinned: str | None = None) -> Space:
+def new_space(size: int, pinned: str | None = None) -> Space:
     """Return a new space of one atom; of none where the size is one."""
     return ONE if size == 1 else (Atom(size, pinned),)
 
 
-def root(atom: Atom) -> Atom:
+def find_root(atom: Atom) -> Atom:
     """Return the atom that stands for all atoms united with this one."""
     while atom.parent is not None:
         if atom.parent.parent is not None:
@@ -83,7 +83,7 @@ def resolve(space: Space) -> Space:
     out: list[Factor] = []
     for factor in space:
         if isinstance(factor, Atom):
-            top = root(factor)
+            top = find_root(factor)
             out.extend((top,) if top.bound is None else resolve(top.bound))
         else:
             out.extend(concat(resolve(part) for part in factor))
@@ -103,19 +103,19 @@ def concat(parts: Iterable[Space]) -> Space:
     return flat[0] if len(flat) == 1 else (Concat(flat),)
 
 
-def atoms(space: Space) -> Iterator[Atom]:
+def iter_atoms(space: Space) -> Iterator[Atom]:
     """Yield the root atoms of a space, repeats included."""
     for factor in resolve(space):
         if isinstance(factor, Atom):
             yield factor
         else:
             for part in factor:
-                yield from atoms(part)
+                yield from iter_atoms(part)
 
 
 def pin(space: Space, reason: str) -> None:
     """Keep every atom of a space as it is, and remember why; the first reason stays."""
-    for atom in atoms(space):
+    for atom in iter_atoms(space):
         atom.pinned = atom.pinned or reason
 
 
@@ -126,9 +126,9 @@ def require_equal(space: Space, reason: str) -> None:
     different axes could shrink by different ratios, so they are pinned instead.
     """
     for factor in resolve(space):
-        if isinstance(factor, Concat) and len({frozenset(atoms(part)) for part in factor}) > 1:
+        if isinstance(factor, Concat) and len({frozenset(iter_atoms(part)) for part in factor}) > 1:
             pin((factor,), f"{reason}, over parts of different axes")
-    for atom in atoms(space):
+    for atom in iter_atoms(space):
         atom.equal = atom.equal or reason
 
 
@@ -146,11 +146,11 @@ def unite(a: Space, b: Space) -> None:
     while left and right:
         x, y = left.pop(0), right.pop(0)
         if x.size > y.size:
-            lead, tail = _split((x,), y.size)
+            lead, tail = _split_space((x,), y.size)
             left = [*lead, *tail, *left]
             right = [y, *right]
         elif x.size < y.size:
-            lead, tail = _split((y,), x.size)
+            lead, tail = _split_space((y,), x.size)
             right = [*lead, *tail, *right]
             left = [x, *left]
         else:
@@ -162,16 +162,16 @@ def _unite_factors(x: Factor, y: Factor) -> None:
     if x is y or x == y:
         return
     if isinstance(x, Atom) and isinstance(y, Atom):
-        _union(root(x), root(y))
+        _union_atoms(find_root(x), find_root(y))
     elif isinstance(x, Atom):
-        _bind(root(x), (y,))
+        _bind_atom(find_root(x), (y,))
     elif isinstance(y, Atom):
-        _bind(root(y), (x,))
+        _bind_atom(find_root(y), (x,))
     else:
         _unite_concats(x, y)
 
 
-def _union(x: Atom, y: Atom) -> None:
+def _union_atoms(x: Atom, y: Atom) -> None:
     if x is y:
         return
     if x.bound is not None or y.bound is not None:  # an earlier step of the same unification bound one
@@ -182,11 +182,11 @@ def _union(x: Atom, y: Atom) -> None:
     x.dynamic = x.dynamic or y.dynamic
 
 
-def _bind(atom: Atom, space: Space) -> None:
+def _bind_atom(atom: Atom, space: Space) -> None:
     if atom.bound is not None:
         unite(atom.bound, space)
         return
-    if any(part is atom for part in atoms(space)):
+    if any(part is atom for part in iter_atoms(space)):
         raise MisfitError("an axis that would contain itself")
     atom.bound = space
     if atom.pinned:
@@ -205,15 +205,15 @@ def _unite_concats(x: Concat, y: Concat) -> None:
         a, b = left.pop(0), right.pop(0)
         n = min(size_of(a), size_of(b))
         if size_of(a) > n:
-            a, rest = _cut(a, n)
+            a, rest = _cut_space(a, n)
             left.insert(0, rest)
         if size_of(b) > n:
-            b, rest = _cut(b, n)
+            b, rest = _cut_space(b, n)
             right.insert(0, rest)
         unite(a, b)
 
 
-def _split(space: Space, lead_size: int) -> tuple[Space, Space]:
+def _split_space(space: Space, lead_size: int) -> tuple[Space, Space]:
     """Split a space into a leading factor of the given size and the rest."""
     lead: list[Factor] = []
     rest = list(resolve(space))
@@ -237,29 +237,29 @@ def _split(space: Space, lead_size: int) -> tuple[Space, Space]:
 def _split_factor(factor: Factor, lead_size: int) -> tuple[Space, Space]:
     tail_size = factor.size // lead_size
     if isinstance(factor, Atom):
-        head, tail = fresh(lead_size), fresh(tail_size)
-        _bind(root(factor), head + tail)
+        head, tail = new_space(lead_size), new_space(tail_size)
+        _bind_atom(find_root(factor), head + tail)
         return head, tail
     heads: list[Space] = []
-    tail = fresh(tail_size)
+    tail = new_space(tail_size)
     for part in factor:
         size = size_of(part)
         if size % tail_size:
             raise MisfitError(f"a part of {size} does not split into rows of {tail_size}")
-        head, rest = _split(part, size // tail_size)
+        head, rest = _split_space(part, size // tail_size)
         unite(rest, tail)
         heads.append(head)
-    return _static_concat(heads), resolve(tail)
+    return _join_heads(heads), resolve(tail)
 
 
-def _static_concat(heads: list[Space]) -> Space:
+def _join_heads(heads: list[Space]) -> Space:
     """Join leading factors; one index each makes a plain counter, which nothing may reorder."""
     if all(size_of(head) == 1 for head in heads):
-        return fresh(len(heads), "counts the parts of a concatenation")
+        return new_space(len(heads), "counts the parts of a concatenation")
     return concat(heads)
 
 
-def _cut(space: Space, start: int) -> tuple[Space, Space]:
+def _cut_space(space: Space, start: int) -> tuple[Space, Space]:
     """Cut a space into its first ``start`` indices and the others."""
     space = resolve(space)
     if not space:
@@ -273,22 +273,22 @@ def _cut(space: Space, start: int) -> tuple[Space, Space]:
 
 def _cut_factor(factor: Factor, start: int) -> tuple[Space, Space]:
     if isinstance(factor, Atom):
-        before, after = fresh(start), fresh(factor.size - start)
-        _bind(root(factor), (Concat((before, after)),))
+        before, after = new_space(start), new_space(factor.size - start)
+        _bind_atom(find_root(factor), (Concat((before, after)),))
         return before, after
     left: list[Space] = []
     right = list(factor)
     while start:
         part = right.pop(0)
         if size_of(part) > start:
-            part, rest = _cut(part, start)
+            part, rest = _cut_space(part, start)
             right.insert(0, rest)
         left.append(part)
         start -= size_of(part)
     return concat(left), concat(right)
 
 
-def cut(space: Space, start: int, stop: int) -> Space:
+def slice_space(space: Space, start: int, stop: int) -> Space:
     """Return the space of the indices ``start .. stop - 1``.
 
     Raises
@@ -298,9 +298,9 @@ def cut(space: Space, start: int, stop: int) -> Space:
     """
     size = size_of(space)
     if stop < size:
-        space, _ = _cut(space, stop)
+        space, _ = _cut_space(space, stop)
     if start > 0:
-        _, space = _cut(space, start)
+        _, space = _cut_space(space, start)
     return space
 
 
@@ -315,6 +315,6 @@ def reshape(spaces: Sequence[Space], sizes: Sequence[int]) -> list[Space]:
     rest: Space = tuple(factor for space in spaces for factor in resolve(space))
     out = []
     for size in sizes:
-        lead, rest = _split(rest, size)
+        lead, rest = _split_space(rest, size)
         out.append(lead)
     return out

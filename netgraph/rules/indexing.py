@@ -9,10 +9,10 @@ from torch import fx
 
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, Space
-from netgraph.rules.operator_call import Call, Spaces, bind, operator_name
+from netgraph.rules.operator_call import Call, Spaces, bind_arguments, operator_name
 
 
-def index_select(call: Call) -> Spaces:
+def index_select_rule(call: Call) -> Spaces:
     """``self[..., index, ...]`` along one dimension."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
@@ -22,7 +22,7 @@ def index_select(call: Call) -> Spaces:
     return spaces
 
 
-def gather(call: Call) -> Spaces:
+def gather_rule(call: Call) -> Spaces:
     """One number of a dimension for each entry of the index."""
     spaces, index = call.spaces("self"), call.spaces("index")
     dim = call.dim("dim", len(spaces))
@@ -35,7 +35,7 @@ def gather(call: Call) -> Spaces:
     return index
 
 
-def advanced(call: Call) -> Spaces:
+def advanced_index_rule(call: Call) -> Spaces:
     """``self[i, j]`` with tensors: indexed dimensions are kept, the index's own take their place."""
     spaces = call.spaces("self")
     indices = list(call["indices"]) + [None] * (len(spaces) - len(call["indices"]))
@@ -50,7 +50,7 @@ def advanced(call: Call) -> Spaces:
         width = len(call.shape(index)) if _is_mask(index) else 1
         for space in spaces[at : at + width]:
             call.pin(space, "looked up by index")
-        if (same := _in_order(call, index, sp.size_of(spaces[at]))) is not None:
+        if (same := _find_arange_space(call, index, sp.size_of(spaces[at]))) is not None:
             call.unite(spaces[at], same)
         if place is None:
             place = len(rest)
@@ -58,7 +58,7 @@ def advanced(call: Call) -> Spaces:
             place = 0  # indices that are not side by side come out in front
         looked_up.append(index)
         at += width
-    found = call.broadcast([_counted(call)] if _is_mask(i) else call.spaces(i) for i in looked_up)
+    found = call.broadcast([_make_mask_space(call)] if _is_mask(i) else call.spaces(i) for i in looked_up)
     place = place or 0
     out = [s for s, _ in rest[:place]] + found + [s for s, _ in rest[place:]]
     if not any(_is_mask(i) for i in looked_up):
@@ -69,12 +69,12 @@ def advanced(call: Call) -> Spaces:
 RESHAPED = {"aten.unsqueeze", "aten.view", "aten.reshape", "aten.to", "aten._to_copy", "aten.alias", "aten.expand"}
 
 
-def _in_order(call: Call, index: fx.Node, size: int) -> Space | None:
+def _find_arange_space(call: Call, index: fx.Node, size: int) -> Space | None:
     """Return the space of an index that is ``arange(size)``: looked up are all entries, in their order."""
     spaces = [space for space in call.spaces(index) if sp.size_of(space) == size]
     while operator_name(index.target) in RESHAPED:
         index = index.all_input_nodes[0]
-    counts = operator_name(index.target) == "aten.arange" and bind(index)
+    counts = operator_name(index.target) == "aten.arange" and bind_arguments(index)
     if not counts or counts["end"] != size or counts.get("start") or counts.get("step", 1) != 1 or len(spaces) != 1:
         return None
     return spaces[0]
@@ -84,16 +84,16 @@ def _is_mask(index: fx.Node) -> bool:
     return index.meta["val"].dtype in (torch.bool, torch.uint8)
 
 
-def _counted(call: Call) -> Space:
+def _make_mask_space(call: Call) -> Space:
     """Return the space of the entries that a mask lets through: as many as the numbers say, at every run."""
-    space = call.fresh_pinned(call.shape()[0], "as many as a mask lets through")
-    for atom in sp.atoms(space):
+    space = call.new_pinned_space(call.shape()[0], "as many as a mask lets through")
+    for atom in sp.iter_atoms(space):
         atom.dynamic = True
     call.trail.sources.append((space, call.node, 0))
     return space
 
 
-def put(call: Call) -> Spaces:
+def index_put_rule(call: Call) -> Spaces:
     """``self[indices] = values``."""
     spaces = call.spaces("self")
     for space in spaces:
@@ -104,7 +104,7 @@ def put(call: Call) -> Spaces:
     return spaces
 
 
-def scatter(call: Call) -> Spaces:
+def scatter_rule(call: Call) -> Spaces:
     """Add or write entries at numbered places of one dimension; the other dimensions agree."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
@@ -124,30 +124,30 @@ def scatter(call: Call) -> Spaces:
     return spaces
 
 
-def one_hot(call: Call) -> Spaces:
+def one_hot_rule(call: Call) -> Spaces:
     """A new last dimension of classes."""
-    return [*call.spaces("self"), call.fresh_pinned(call.shape()[-1], "classes")]
+    return [*call.spaces("self"), call.new_pinned_space(call.shape()[-1], "classes")]
 
 
-def take_flat(call: Call) -> Spaces:
+def take_rule(call: Call) -> Spaces:
     """Entries of the flattened tensor (``take``, ``masked_select``)."""
     for operand in call.operands:
         for space in call.spaces(operand):
             call.pin(space, "looked up by index")
-    return [call.fresh_pinned(n, "looked up by index") for n in call.shape()]
+    return [call.new_pinned_space(n, "looked up by index") for n in call.shape()]
 
 
-def constant(call: Call) -> Spaces:
+def constant_rule(call: Call) -> Spaces:
     """One number everywhere: the new axes are as free as what they meet."""
-    out = [sp.fresh(n) for n in call.shape()]
+    out = [sp.new_space(n) for n in call.shape()]
     if isinstance(call.arguments.get("size"), (list, tuple)):
         call.resize("size", out)
     return out
 
 
-def numbered(call: Call) -> Spaces:
+def distinct_numbers_rule(call: Call) -> Spaces:
     """Numbers that tell units apart (arange, eye, noise): the new axes are kept."""
-    out = [call.fresh_pinned(n, "numbers that tell units apart") for n in call.shape()]
+    out = [call.new_pinned_space(n, "numbers that tell units apart") for n in call.shape()]
     if isinstance(call.arguments.get("size"), (list, tuple)):
         call.resize("size", out)
     elif (
@@ -159,7 +159,7 @@ def numbered(call: Call) -> Spaces:
     return out
 
 
-def mesh(call: Call) -> list[Spaces]:
+def meshgrid_rule(call: Call) -> list[Spaces]:
     """Coordinates of a grid."""
     tensors = list(call["tensors"])
     axes = [(call.spaces(node) or [sp.ONE])[0] for node in tensors]
@@ -170,26 +170,26 @@ def mesh(call: Call) -> list[Spaces]:
     return [list(axes) for _ in tensors]
 
 
-def _named(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
+def _rules_for(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
     return dict.fromkeys([f"aten.{name}" for name in names], rule)
 
 
 RULES = {
-    "aten.index_select": index_select,
-    **dict.fromkeys(["aten.gather", "aten.take_along_dim"], gather),
-    "aten.index": advanced,
-    **dict.fromkeys(["aten.index_put", "aten.index_put_", "aten._index_put_impl_"], put),
+    "aten.index_select": index_select_rule,
+    **dict.fromkeys(["aten.gather", "aten.take_along_dim"], gather_rule),
+    "aten.index": advanced_index_rule,
+    **dict.fromkeys(["aten.index_put", "aten.index_put_", "aten._index_put_impl_"], index_put_rule),
     **dict.fromkeys(
         [f"aten.{n}" for n in ("scatter_add", "scatter_add_", "scatter", "scatter_", "index_add", "index_add_", "scatter_reduce",
                                "scatter_reduce_", "index_copy", "index_copy_", "index_fill", "index_fill_", "index_reduce",
                                "index_reduce_")],
-        scatter,
+        scatter_rule,
     ),
-    "aten.one_hot": one_hot,
-    "aten.take": take_flat,
-    **_named(constant, "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full", "scalar_tensor",
+    "aten.one_hot": one_hot_rule,
+    "aten.take": take_rule,
+    **_rules_for(constant_rule, "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full", "scalar_tensor",
              "empty_strided", "new_empty_strided"),
-    **_named(numbered, "arange", "linspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices",
+    **_rules_for(distinct_numbers_rule, "arange", "linspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices",
              "hann_window", "logspace", "range", "bartlett_window"),
-    **_named(mesh, "meshgrid"),
+    **_rules_for(meshgrid_rule, "meshgrid"),
 }  # fmt: skip

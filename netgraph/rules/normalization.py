@@ -8,7 +8,7 @@ from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces
 
 
-def batch_norm(call: Call) -> Spaces:
+def batch_norm_rule(call: Call) -> Spaces:
     """Statistics run over batch and space; weight, bias and running statistics go with their channels."""
     out = call.spaces("input")
     for name in ("weight", "bias", "running_mean", "running_var"):
@@ -17,13 +17,13 @@ def batch_norm(call: Call) -> Spaces:
     return out
 
 
-def native_batch_norm(call: Call) -> list[Spaces]:
+def native_batch_norm_rule(call: Call) -> list[Spaces]:
     """The same, with the saved statistics."""
-    out = batch_norm(call)
-    return [out] + [[out[1]] if shape else [] for shape in call.shapes_out()[1:]]
+    out = batch_norm_rule(call)
+    return [out] + [[out[1]] if shape else [] for shape in call.output_shapes()[1:]]
 
 
-def layer_norm(call: Call) -> Spaces:
+def layer_norm_rule(call: Call) -> Spaces:
     """Statistics run over the last dimensions (layer norm and RMS norm)."""
     out = call.spaces("input")
     n = len(call["normalized_shape"])
@@ -37,16 +37,16 @@ def layer_norm(call: Call) -> Spaces:
     return out
 
 
-def native_layer_norm(call: Call) -> list[Spaces]:
+def native_layer_norm_rule(call: Call) -> list[Spaces]:
     """The same, with the saved statistics."""
-    out = layer_norm(call)
+    out = layer_norm_rule(call)
     return [
         out,
-        *([sp.ONE if n == 1 else s for s, n in zip(out, shape, strict=True)] for shape in call.shapes_out()[1:]),
+        *([sp.ONE if n == 1 else s for s, n in zip(out, shape, strict=True)] for shape in call.output_shapes()[1:]),
     ]
 
 
-def group_norm(call: Call) -> Spaces:
+def group_norm_rule(call: Call) -> Spaces:
     """Statistics run over space and the channels of a group: inside a group aggregates have one size."""
     batch, channels, *image = call.spaces("input")
     sizes = [call["num_groups"], math.prod([sp.size_of(channels)]) // call["num_groups"]]
@@ -59,7 +59,7 @@ def group_norm(call: Call) -> Spaces:
     return [batch, sp.resolve(channels), *image]
 
 
-def weight_norm(call: Call) -> Spaces:
+def weight_norm_rule(call: Call) -> Spaces:
     """``g v / |v|`` (Salimans and Kingma 2016): the norm of n alike entries is sqrt(n / k) that of k."""
     out = call.spaces("v")
     dim = call.arguments.get("dim")
@@ -73,14 +73,14 @@ def weight_norm(call: Call) -> Spaces:
 
 
 RULES = {
-    "aten.batch_norm": batch_norm,
-    "aten.instance_norm": batch_norm,
+    "aten.batch_norm": batch_norm_rule,
+    "aten.instance_norm": batch_norm_rule,
     **dict.fromkeys(
         ["aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training"],
-        native_batch_norm,
+        native_batch_norm_rule,
     ),
-    **dict.fromkeys(["aten.layer_norm", "aten.rms_norm"], layer_norm),
-    "aten.native_layer_norm": native_layer_norm,
-    "aten.group_norm": group_norm,
-    "aten._weight_norm": weight_norm,
+    **dict.fromkeys(["aten.layer_norm", "aten.rms_norm"], layer_norm_rule),
+    "aten.native_layer_norm": native_layer_norm_rule,
+    "aten.group_norm": group_norm_rule,
+    "aten._weight_norm": weight_norm_rule,
 }

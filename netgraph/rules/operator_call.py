@@ -12,13 +12,13 @@ from torch import Tensor, fx
 
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import MisfitError, Space
-from netgraph.utils.source_location import is_users, line_of
+from netgraph.utils.source_location import format_location, is_user_file
 
 Spaces = list[Space]
 
 
 @dataclass
-class Use:
+class ParameterUse:
     """A parameter dimension that one operator call consumes, and the atoms along which it sums it."""
 
     leaf: str
@@ -29,7 +29,7 @@ class Use:
 
 
 @dataclass
-class Edit:
+class SizeEdit:
     """What has to be written anew in a node when sizes change.
 
     ``argument`` names the schema argument, ``spaces`` the spaces whose sizes it holds (one for an integer; None
@@ -43,7 +43,7 @@ class Edit:
 
 
 @dataclass
-class Scale:
+class SizeFactor:
     """Multiply an operand (or the result, where ``operand`` is None) by (fine size / coarse size) ** ``power``."""
 
     operand: fx.Node | None
@@ -52,14 +52,14 @@ class Scale:
 
 
 @dataclass
-class Trail:
+class TraceState:
     """What has been worked out so far, for all nodes of one recording."""
 
     spaces: dict[fx.Node, Any] = field(default_factory=dict)
     origins: dict[fx.Node, tuple[str, list[frozenset[int]]]] = field(default_factory=dict)
-    uses: list[Use] = field(default_factory=list)
-    edits: dict[fx.Node, list[Edit]] = field(default_factory=dict)
-    scales: dict[fx.Node, list[Scale]] = field(default_factory=dict)
+    uses: list[ParameterUse] = field(default_factory=list)
+    edits: dict[fx.Node, list[SizeEdit]] = field(default_factory=dict)
+    scales: dict[fx.Node, list[SizeFactor]] = field(default_factory=dict)
     retarget: dict[fx.Node, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     sources: list[tuple[Space, fx.Node, int]] = field(default_factory=list)
     from_input: set[fx.Node] = field(default_factory=set)
@@ -79,10 +79,10 @@ class Call:
     Arguments are read by their schema names, ``call["weight"]``; defaults are filled in.
     """
 
-    def __init__(self, node: fx.Node, trail: Trail) -> None:
+    def __init__(self, node: fx.Node, trail: TraceState) -> None:
         self.node = node
         self.trail = trail
-        self.arguments: dict[str, Any] = bind(node)
+        self.arguments: dict[str, Any] = bind_arguments(node)
         self.summed: dict[fx.Node, dict[int, Space]] = {}
         self.is_alias = False
 
@@ -115,7 +115,7 @@ class Call:
         node = self.node if operand is None else self.arguments[operand] if isinstance(operand, str) else operand
         return shape_of(node)
 
-    def shapes_out(self) -> list[tuple[int, ...]]:
+    def output_shapes(self) -> list[tuple[int, ...]]:
         """Return the recorded shapes of a result that is a list or tuple of tensors."""
         return [
             tuple(int(n) for n in value.shape) if isinstance(value, Tensor) else () for value in self.node.meta["val"]
@@ -150,9 +150,9 @@ class Call:
         """Return `` at file:line`` of the call in the network's own source, or nothing."""
         return source_line(self.node)
 
-    def fresh_pinned(self, size: int, reason: str) -> Space:
+    def new_pinned_space(self, size: int, reason: str) -> Space:
         """Return a new space that stays as it is."""
-        return sp.fresh(size, f"{reason}: {self.name}{self.place()}")
+        return sp.new_space(size, f"{reason}: {self.name}{self.place()}")
 
     def equal(self, space: Space, reason: str) -> None:
         """Ask for aggregates of one size along a space."""
@@ -180,11 +180,11 @@ class Call:
         elif a in self.trail.origins:
             self.sums(a, dim_a)
         elif a in self.trail.from_input and b in self.trail.from_input:
-            self.meet(a, sa, "contracted between two activations")
+            self.contract_activations(a, sa, "contracted between two activations")
         else:
             self.sums(b if a in self.trail.from_input else a, dim_b if a in self.trail.from_input else dim_a)
 
-    def meet(self, a: fx.Node, space: Space, reason: str, power: float = 1.0) -> None:
+    def contract_activations(self, a: fx.Node, space: Space, reason: str, power: float = 1.0) -> None:
         """Say that two activations are contracted over a space: it is kept, or inside heads its aggregates have one size."""
         if not self.trail.inside_heads or self.operands.count(a) > 1:
             self.pin(space, reason)
@@ -215,24 +215,24 @@ class Call:
                 n += 1
             for space in spaces[n:]:
                 self.pin(space, f"reshaped across units ({misfit})")
-            return list(spaces[:n]) + [self.fresh_pinned(size, "reshaped across units") for size in sizes[n:]]
+            return list(spaces[:n]) + [self.new_pinned_space(size, "reshaped across units") for size in sizes[n:]]
 
     # saying what to write anew
 
     def resize(self, argument: str, spaces: Sequence[Space | None] | Space, *, single: bool = False) -> None:
         """Say that an argument holds the sizes of spaces; ``single`` where it is one integer of one space."""
         listed = [spaces] if single else list(spaces)
-        self.trail.edits.setdefault(self.node, []).append(Edit(argument, listed, None, single))  # type: ignore[arg-type]
+        self.trail.edits.setdefault(self.node, []).append(SizeEdit(argument, listed, None, single))  # type: ignore[arg-type]
 
     def rewrite(self, argument: str, space: Space, compute: Callable[[float], Any]) -> None:
         """Say that an argument is a function of fine size / coarse size of a space."""
-        self.trail.edits.setdefault(self.node, []).append(Edit(argument, [space], compute, True))
+        self.trail.edits.setdefault(self.node, []).append(SizeEdit(argument, [space], compute, True))
 
     def scale(self, operand: fx.Node | None, space: Space, power: float) -> None:
         """Multiply an operand, or the result, by (fine size / coarse size) ** power of a space."""
-        self.trail.scales.setdefault(self.node, []).append(Scale(operand, space, power))
+        self.trail.scales.setdefault(self.node, []).append(SizeFactor(operand, space, power))
 
-    def becomes(self, target: Any, arguments: dict[str, Any]) -> None:
+    def replace_operator(self, target: Any, arguments: dict[str, Any]) -> None:
         """Write the call anew as another operator, one whose arguments can hold unequal sizes."""
         self.trail.retarget[self.node] = (target, arguments)
 
@@ -259,7 +259,7 @@ class Call:
             for dim, of in enumerate(dims):
                 summed = self.summed.get(operand, {}).get(dim)
                 for leaf_dim in of:
-                    use = Use(leaf, leaf_dim, self.node, operand, [] if summed is None else [summed])
+                    use = ParameterUse(leaf, leaf_dim, self.node, operand, [] if summed is None else [summed])
                     self.trail.uses.append(use)
 
 
@@ -272,7 +272,7 @@ def operator_name(target: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Parameter:
+class SchemaArgument:
     """One argument of an operator's schema."""
 
     name: str
@@ -282,17 +282,17 @@ class Parameter:
 
 
 @cache
-def signature(target: Any) -> tuple[Parameter, ...] | None:
+def schema_arguments(target: Any) -> tuple[SchemaArgument, ...] | None:
     """Return the arguments of an operator, None where it has no schema; PyTorch makes its own list anew at each look."""
     schema = getattr(target, "_schema", None)
     if schema is None:
         return None
-    return tuple(Parameter(a.name, a.default_value, a.has_default_value(), a.kwarg_only) for a in schema.arguments)
+    return tuple(SchemaArgument(a.name, a.default_value, a.has_default_value(), a.kwarg_only) for a in schema.arguments)
 
 
-def bind(node: fx.Node) -> dict[str, Any]:
+def bind_arguments(node: fx.Node) -> dict[str, Any]:
     """Return a node's arguments by schema name, defaults filled in."""
-    parameters = signature(node.target)
+    parameters = schema_arguments(node.target)
     given, named = node.args, node.kwargs
     if parameters is None:
         return {**{str(i): a for i, a in enumerate(given)}, **named}
@@ -308,5 +308,5 @@ def source_line(node: fx.Node) -> str:
         line = line.strip()
         if line.startswith('File "'):
             name, number = line[6:].split('", line ')
-            place = line_of(name, number.split(",")[0]) if is_users(name) else place
+            place = format_location(name, number.split(",")[0]) if is_user_file(name) else place
     return place

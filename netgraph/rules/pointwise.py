@@ -9,26 +9,26 @@ from netgraph.rules.index_space import ONE
 from netgraph.rules.operator_call import Call, Spaces
 
 
-def pointwise(call: Call) -> Spaces:
+def pointwise_rule(call: Call) -> Spaces:
     """Unite operands from the last dimension on; a scalar factor leaves a parameter a parameter."""
     ndim = len(call.shape())
     out = call.broadcast([[ONE] * ndim, *(call.spaces(operand) for operand in call.operands)])[-ndim:] if ndim else []
-    if len(call.operands) == 1 and linear_in_its_operand(call):
+    if len(call.operands) == 1 and is_scalar_multiple(call):
         call.alias(call.operands[0], range(len(out)))
     return out
 
 
-def linear_in_its_operand(call: Call) -> bool:
+def is_scalar_multiple(call: Call) -> bool:
     """Tell whether the result is the operand up to a scalar factor, a type or a layout."""
     return call.name in COPIES or (call.name in ("aten.mul", "aten.div") and isinstance(call["self"], fx.Node))
 
 
-def like(call: Call) -> Spaces:
+def like_rule(call: Call) -> Spaces:
     """Return a tensor shaped as an operand, with numbers of its own."""
     return call.spaces(call.operands[0])
 
 
-def random_like(call: Call) -> Spaces:
+def random_like_rule(call: Call) -> Spaces:
     """Noise differs between units that are alike, so the axes of its shape are kept."""
     spaces = call.spaces(call.operands[0])
     for space in spaces:
@@ -36,14 +36,14 @@ def random_like(call: Call) -> Spaces:
     return spaces
 
 
-def as_second(call: Call) -> Spaces:
+def type_as_rule(call: Call) -> Spaces:
     """Take dtype or device of the other operand and nothing else (``type_as``)."""
     first = call.operands[0]
     call.alias(first, range(len(call.shape())))
     return call.spaces(first)
 
 
-def where(call: Call) -> Spaces:
+def where_rule(call: Call) -> Spaces:
     """Choose element by element; of a condition alone, its places are as many as numbers decide.
 
     Raises
@@ -56,10 +56,10 @@ def where(call: Call) -> Spaces:
             f"the network looks up the places of a condition{call.place()}, as many as its numbers decide, and the recording "
             "would hold for this example only; write torch.where(condition, a, b), or a product with the mask"
         )
-    return pointwise(call)
+    return pointwise_rule(call)
 
 
-def several(call: Call) -> list[Spaces]:
+def broadcast_tensors_rule(call: Call) -> list[Spaces]:
     """Broadcast a list of tensors to one shape (``broadcast_tensors``)."""
     out = call.broadcast(call.spaces(operand) for operand in call.operands)
     return [list(out) for _ in call.node.meta["val"]]
@@ -93,7 +93,7 @@ UNTAGGED = {
 }  # fmt: skip
 
 
-def prelu(call: Call) -> Spaces:
+def prelu_rule(call: Call) -> Spaces:
     """One slope a channel: the weight runs over dimension 1."""
     out = call.spaces("self")
     (slope,) = call.spaces("weight") or [ONE]
@@ -103,17 +103,17 @@ def prelu(call: Call) -> Spaces:
 
 
 RULES = {
-    **dict.fromkeys(sorted(COPIES | UNTAGGED), pointwise),
+    **dict.fromkeys(sorted(COPIES | UNTAGGED), pointwise_rule),
     **dict.fromkeys(
         [f"aten.{n}" for n in ("zeros_like", "ones_like", "empty_like", "full_like")],
-        like,
+        like_rule,
     ),
     **dict.fromkeys(
         [f"aten.{n}" for n in ("rand_like", "randn_like", "normal_", "uniform_", "randint_like")],
-        random_like,
+        random_like_rule,
     ),
-    "aten.type_as": as_second,
-    "aten.where": where,
-    "aten.prelu": prelu,
-    "aten.broadcast_tensors": several,
+    "aten.type_as": type_as_rule,
+    "aten.where": where_rule,
+    "aten.prelu": prelu_rule,
+    "aten.broadcast_tensors": broadcast_tensors_rule,
 }

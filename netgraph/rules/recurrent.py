@@ -9,54 +9,54 @@ from netgraph.rules.index_space import Space
 from netgraph.rules.operator_call import Call, Spaces
 
 
-def lstm(call: Call) -> list[Spaces]:
+def lstm_rule(call: Call) -> list[Spaces]:
     """Input, forget, cell and output gates (Hochreiter and Schmidhuber 1997)."""
-    out, state = _layers(call, call["hx"][0], gates=4)
+    out, state = _unite_layers(call, call["hx"][0], gates=4)
     for mine, other in zip(call.spaces(call["hx"][1]), state, strict=True):
         call.unite(mine, other)
     return [out, state, list(state)]
 
 
-def gru(call: Call) -> list[Spaces]:
+def gru_rule(call: Call) -> list[Spaces]:
     """Reset, update and new gates (Cho et al. 2014)."""
-    return list(_layers(call, call["hx"], gates=3))
+    return list(_unite_layers(call, call["hx"], gates=3))
 
 
-def plain(call: Call) -> list[Spaces]:
+def rnn_rule(call: Call) -> list[Spaces]:
     """One gate (Elman 1990)."""
-    return list(_layers(call, call["hx"], gates=1))
+    return list(_unite_layers(call, call["hx"], gates=1))
 
 
-def lstm_cell(call: Call) -> list[Spaces]:
+def lstm_cell_rule(call: Call) -> list[Spaces]:
     """One step of an LSTM: hidden and cell state."""
     hidden, cell = call["hx"]
-    out = _step(call, hidden, gates=4)
+    out = _unite_step(call, hidden, gates=4)
     for mine, other in zip(call.spaces(cell), out, strict=True):
         call.unite(mine, other)
     return [out, list(out)]
 
 
-def gru_cell(call: Call) -> Spaces:
+def gru_cell_rule(call: Call) -> Spaces:
     """One step of a GRU."""
-    return _step(call, call["hx"], gates=3)
+    return _unite_step(call, call["hx"], gates=3)
 
 
-def plain_cell(call: Call) -> Spaces:
+def rnn_cell_rule(call: Call) -> Spaces:
     """One step of an Elman network."""
-    return _step(call, call["hx"], gates=1)
+    return _unite_step(call, call["hx"], gates=1)
 
 
-def _step(call: Call, state: fx.Node, gates: int) -> Spaces:
+def _unite_step(call: Call, state: fx.Node, gates: int) -> Spaces:
     params = [call[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh") if call.has(name)]
     *lead, incoming = call.spaces("input")
     *batch, hidden = call.spaces(state)
-    _cell(call, params, incoming, hidden, gates)
+    _unite_cell(call, params, incoming, hidden, gates)
     for mine, other in zip(lead, batch, strict=True):
         call.unite(mine, other)
     return [sp.resolve(space) for space in (*batch, hidden)]
 
 
-def _layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces]:
+def _unite_layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces]:
     params, each = list(call["params"]), 4 if call["has_biases"] else 2
     hidden = call.spaces(params[1])[1]
     directions = 2 if call["bidirectional"] else 1
@@ -66,15 +66,15 @@ def _layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces
             for space in call.spaces(node):
                 call.pin(space, "a projected recurrent layer")
         call.pin(incoming, "a projected recurrent layer")
-        shapes = call.shapes_out()
+        shapes = call.output_shapes()
         return (
-            [*lead, call.fresh_pinned(shapes[0][-1], "a projected recurrent layer")],
-            [call.fresh_pinned(n, "a projected recurrent layer") for n in shapes[1]],
+            [*lead, call.new_pinned_space(shapes[0][-1], "a projected recurrent layer")],
+            [call.new_pinned_space(n, "a projected recurrent layer") for n in shapes[1]],
         )
     for layer in range(call["num_layers"]):
         for direction in range(directions):
             at = (layer * directions + direction) * each
-            _cell(call, params[at : at + each], incoming, hidden, gates)
+            _unite_cell(call, params[at : at + each], incoming, hidden, gates)
         incoming = sp.concat([hidden] * directions)
     state = call.spaces(first_state)  # type: ignore[arg-type]
     call.unite(state[-1], hidden)
@@ -84,7 +84,7 @@ def _layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces
     return [*lead, sp.resolve(incoming)], [sp.resolve(space) for space in state]
 
 
-def _cell(call: Call, params: list[object], incoming: Space, hidden: Space, gates: int) -> None:
+def _unite_cell(call: Call, params: list[object], incoming: Space, hidden: Space, gates: int) -> None:
     """Rows of every parameter are gates · hidden; columns are what it reads."""
     w_in, w_hidden, *biases = params
     for node in (w_in, w_hidden, *biases):
@@ -99,12 +99,12 @@ def _cell(call: Call, params: list[object], incoming: Space, hidden: Space, gate
 
 
 RULES = {
-    "aten.lstm": lstm,
-    "aten.gru": gru,
-    "aten.rnn_tanh": plain,
-    "aten.rnn_relu": plain,
-    "aten.lstm_cell": lstm_cell,
-    "aten.gru_cell": gru_cell,
-    "aten.rnn_tanh_cell": plain_cell,
-    "aten.rnn_relu_cell": plain_cell,
+    "aten.lstm": lstm_rule,
+    "aten.gru": gru_rule,
+    "aten.rnn_tanh": rnn_rule,
+    "aten.rnn_relu": rnn_rule,
+    "aten.lstm_cell": lstm_cell_rule,
+    "aten.gru_cell": gru_cell_rule,
+    "aten.rnn_tanh_cell": rnn_cell_rule,
+    "aten.rnn_relu_cell": rnn_cell_rule,
 }

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, Space
 from netgraph.rules.operator_call import Call, Spaces
-from netgraph.rules.pointwise import pointwise
+from netgraph.rules.pointwise import pointwise_rule
 
 
-def _reduced(call: Call) -> tuple[Spaces, Space]:
+def _split_reduced(call: Call) -> tuple[Spaces, Space]:
     """Return the spaces of the result, and the space that is reduced."""
     spaces = call.spaces("self")
     ndim = len(spaces)
@@ -21,24 +21,24 @@ def _reduced(call: Call) -> tuple[Spaces, Space]:
     return [space for d, space in enumerate(spaces) if d not in dims], gone
 
 
-def mean(call: Call) -> Spaces:
+def mean_rule(call: Call) -> Spaces:
     """A mean over merged units is exact where aggregates have one size."""
-    out, gone = _reduced(call)
+    out, gone = _split_reduced(call)
     call.equal(gone, "averaged over")
     return out
 
 
-def total(call: Call) -> Spaces:
+def sum_rule(call: Call) -> Spaces:
     """A sum over merged units counts each as often as it stands for."""
-    out, gone = _reduced(call)
+    out, gone = _split_reduced(call)
     call.equal(gone, "summed over")
     call.scale(None, gone, 1.0)
     return out
 
 
-def norm(call: Call) -> Spaces:
+def norm_rule(call: Call) -> Spaces:
     """A p-norm counts each unit to the power 1 / p."""
-    out, gone = _reduced(call)
+    out, gone = _split_reduced(call)
     order = call.arguments.get("ord", call.arguments.get("p", 2))
     order = 2 if order in (None, "fro") else order
     call.equal(gone, "a norm is taken over")
@@ -50,9 +50,9 @@ def norm(call: Call) -> Spaces:
     return out
 
 
-def variance(call: Call) -> Spaces:
+def variance_rule(call: Call) -> Spaces:
     """Variance with Bessel's correction: n - c fine terms are worth k - c k / n coarse ones."""
-    out, gone = _reduced(call)
+    out, gone = _split_reduced(call)
     call.equal(gone, "a variance is taken over")
     if "correction" in call.arguments:
         correction = 1 if call["correction"] is None else call["correction"]
@@ -62,38 +62,38 @@ def variance(call: Call) -> Spaces:
     return out
 
 
-def variance_and_mean(call: Call) -> list[Spaces]:
+def variance_and_mean_rule(call: Call) -> list[Spaces]:
     """Two results of one shape."""
-    out = variance(call)
+    out = variance_rule(call)
     return [out, list(out)]
 
 
-def extreme(call: Call) -> Spaces:
+def extremum_rule(call: Call) -> Spaces:
     """The largest of alike units is any of them; marked as equal, so that no zero unit is left out of it unseen."""
-    out, gone = _reduced(call)
+    out, gone = _split_reduced(call)
     call.equal(gone, "a maximum is taken over")
     return out
 
 
-def extreme_of_all_or_indexed(call: Call) -> Spaces | list[Spaces]:
+def max_min_rule(call: Call) -> Spaces | list[Spaces]:
     """``max`` in three forms: of all, elementwise of two, along a dimension with its index."""
     if call.has("other"):
-        return pointwise(call)
+        return pointwise_rule(call)
     if "dim" not in call.arguments:
         return []
-    out, gone = _reduced(call)
+    out, gone = _split_reduced(call)
     call.pin(gone, "the index of an extreme is asked for")
     return [out, list(out)]
 
 
-def kept(call: Call) -> Spaces:
+def pinned_reduction_rule(call: Call) -> Spaces:
     """Reductions that count or compare in other ways: the reduced axis is kept."""
-    out, gone = _reduced(call)
+    out, gone = _split_reduced(call)
     call.pin(gone, "reduced unit by unit")
     return out
 
 
-def along(call: Call) -> Spaces:
+def along_dim_rule(call: Call) -> Spaces:
     """Operators along one dimension that depend on the number or order of its units (softmax, cumsum)."""
     spaces = call.spaces("self")
     if spaces:
@@ -101,20 +101,20 @@ def along(call: Call) -> Spaces:
     return spaces
 
 
-def along_list(call: Call) -> list[Spaces]:
+def along_dim_list_rule(call: Call) -> list[Spaces]:
     """The same with several results; topk makes the dimension shorter."""
-    spaces = along(call)
+    spaces = along_dim_rule(call)
     out = []
-    for shape in call.shapes_out():
+    for shape in call.output_shapes():
         here = [
-            s if sp.size_of(s) == n else call.fresh_pinned(n, "chosen by rank")
+            s if sp.size_of(s) == n else call.new_pinned_space(n, "chosen by rank")
             for s, n in zip(spaces, shape, strict=True)
         ]
         out.append(here)
     return out
 
 
-def difference(call: Call) -> Spaces:
+def diff_rule(call: Call) -> Spaces:
     """Differences of neighbours along one dimension (``diff``)."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
@@ -122,49 +122,51 @@ def difference(call: Call) -> Spaces:
         call.pin(call.spaces(operand)[dim], "differences of neighbours")
     size = call.shape()[dim]
     spaces[dim] = (
-        spaces[dim] if sp.size_of(spaces[dim]) == size else call.fresh_pinned(size, "differences of neighbours")
+        spaces[dim] if sp.size_of(spaces[dim]) == size else call.new_pinned_space(size, "differences of neighbours")
     )
     return spaces
 
 
-def whole(call: Call) -> Spaces | list[Spaces]:
+def whole_tensor_rule(call: Call) -> Spaces | list[Spaces]:
     """Operators on whole tensors or matrices (fft, linalg): everything stays."""
     for operand in call.operands:
         for space in call.spaces(operand):
             call.pin(space, "mixed by an operator on whole tensors")
     value = call.node.meta["val"]
     if isinstance(value, (list, tuple)):
-        return [[call.fresh_pinned(n, "made by an operator on whole tensors") for n in s] for s in call.shapes_out()]
+        return [
+            [call.new_pinned_space(n, "made by an operator on whole tensors") for n in s] for s in call.output_shapes()
+        ]
     same = call.spaces(call.operands[0])
     if [sp.size_of(s) for s in same] == list(call.shape()):
         return same
     leading = [
         s
         for s, n in zip(same, call.shape(), strict=False)
-        if sp.size_of(s) == n and any(a.dynamic for a in sp.atoms(s))
+        if sp.size_of(s) == n and any(a.dynamic for a in sp.iter_atoms(s))
     ]
     rest = call.shape()[len(leading) :]
-    return leading + [call.fresh_pinned(n, "made by an operator on whole tensors") for n in rest]
+    return leading + [call.new_pinned_space(n, "made by an operator on whole tensors") for n in rest]
 
 
-def _named(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
+def _rules_for(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
     return dict.fromkeys([f"aten.{name}" for name in names], rule)
 
 
 RULES = {
-    **_named(difference, "diff"),
-    **_named(mean, "mean", "nanmean"),
-    **_named(total, "sum", "nansum"),
-    **_named(norm, "linalg_vector_norm", "norm"),
-    **_named(variance, "var", "std"),
-    **_named(variance_and_mean, "var_mean", "std_mean"),
-    **_named(extreme, "amax", "amin", "any", "all"),
-    **_named(extreme_of_all_or_indexed, "max", "min"),
-    **_named(kept, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
-    **_named(along, "softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin",
+    **_rules_for(diff_rule, "diff"),
+    **_rules_for(mean_rule, "mean", "nanmean"),
+    **_rules_for(sum_rule, "sum", "nansum"),
+    **_rules_for(norm_rule, "linalg_vector_norm", "norm"),
+    **_rules_for(variance_rule, "var", "std"),
+    **_rules_for(variance_and_mean_rule, "var_mean", "std_mean"),
+    **_rules_for(extremum_rule, "amax", "amin", "any", "all"),
+    **_rules_for(max_min_rule, "max", "min"),
+    **_rules_for(pinned_reduction_rule, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
+    **_rules_for(along_dim_rule, "softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin",
              "special_softmax", "cumsum_", "_log_softmax"),
-    **_named(along_list, "sort", "topk", "cummax", "cummin", "kthvalue", "median", "mode"),
-    **_named(whole, "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_fftn",
+    **_rules_for(along_dim_list_rule, "sort", "topk", "cummax", "cummin", "kthvalue", "median", "mode"),
+    **_rules_for(whole_tensor_rule, "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_fftn",
              "fft_rfftn", "fft_irfftn", "fft_fftshift", "linalg_inv", "linalg_qr", "linalg_solve", "stft", "istft", "triu", "tril",
              "triu_", "tril_", "trace", "linalg_norm", "linalg_eigh", "linalg_svd", "bincount", "histc", "nonzero", "unique_consecutive"),
 }  # fmt: skip

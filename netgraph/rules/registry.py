@@ -10,20 +10,20 @@ from torch import fx
 
 from netgraph.errors import TraceError
 from netgraph.rules.operator_call import operator_name, source_line
-from netgraph.rules.pointwise import pointwise
+from netgraph.rules.pointwise import pointwise_rule
 from netgraph.utils import plugins
 
 
 @cache
-def rule_table() -> dict[str, Any]:
+def load_rules() -> dict[str, Any]:
     """Return every operator's rule by name, from all families that are installed."""
     table: dict[str, Any] = {}
-    for family in plugins.names("netgraph.rules"):
-        table.update(plugins.load("netgraph.rules", family))
+    for family in plugins.list_plugins("netgraph.rules"):
+        table.update(plugins.load_plugin("netgraph.rules", family))
     return table
 
 
-def rule_of(node: fx.Node) -> Any:
+def find_rule(node: fx.Node) -> Any:
     """Return the rule of a node's operator.
 
     Raises
@@ -32,9 +32,9 @@ def rule_of(node: fx.Node) -> Any:
         There is none.
     """
     name = operator_name(node.target)
-    rule = rule_table().get(name)
+    rule = load_rules().get(name)
     if rule is None and isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
-        return pointwise
+        return pointwise_rule
     if rule is None:
         raise TraceError(
             f"operator {name} has no rule (called{source_line(node) or ' by the network'}, near parameter "

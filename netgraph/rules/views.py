@@ -13,9 +13,9 @@ from netgraph.rules.operator_call import Call, Spaces
 END = 2**63 - 1
 
 
-def view(call: Call) -> Spaces:
+def view_rule(call: Call) -> Spaces:
     """Regroup factors row-major; sizes are written anew from the spaces they count."""
-    out = _regroup(call)
+    out = _regroup_dims(call)
     for argument in ("size", "shape"):
         if argument in call.arguments:
             sizes = [None if n == -1 else space for n, space in zip(call[argument], out, strict=True)]
@@ -23,15 +23,15 @@ def view(call: Call) -> Spaces:
     return out
 
 
-def _regroup(call: Call) -> Spaces:
+def _regroup_dims(call: Call) -> Spaces:
     source = call.operands[0]
     shape, new = call.shape(source), call.shape()
     out = call.reshape(call.spaces(source), new)
-    call.alias(source, _groups(shape, new))
+    call.alias(source, _match_dims(shape, new))
     return out
 
 
-def _groups(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
+def _match_dims(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
     """For each new dimension, the old dimensions whose numbers it may hold."""
     out: list[list[int]] = [[] for _ in new]
     i = j = 0
@@ -50,55 +50,55 @@ def _groups(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
     return out
 
 
-def flatten(call: Call) -> Spaces:
+def flatten_rule(call: Call) -> Spaces:
     """Join dimensions; no size is written down (``flatten``, ``squeeze``, ``unsqueeze``)."""
-    return _regroup(call)
+    return _regroup_dims(call)
 
 
-def unflatten(call: Call) -> Spaces:
+def unflatten_rule(call: Call) -> Spaces:
     """Split one dimension into the sizes given."""
-    out = _regroup(call)
+    out = _regroup_dims(call)
     sizes = call["sizes"]
     dim = call.dim("dim", len(call.shape("self")))
     call.resize("sizes", [None if n == -1 else out[dim + i] for i, n in enumerate(sizes)])
     return out
 
 
-def reshape_as(call: Call) -> Spaces:
+def reshape_as_rule(call: Call) -> Spaces:
     """Take the other tensor's shape: where the sizes agree, so do the axes."""
-    out = _regroup(call)
+    out = _regroup_dims(call)
     for mine, other in zip(out, call.spaces("other"), strict=True):
         call.unite(mine, other)
     return out
 
 
-def expand(call: Call) -> Spaces:
+def expand_rule(call: Call) -> Spaces:
     """Repeat dimensions of size one; every copy is alike, so the new axis is as free as what it meets."""
     spaces, shape = call.spaces("self"), call.shape()
     spaces = [ONE] * (len(shape) - len(spaces)) + spaces
-    out = [sp.fresh(n) if space == ONE else space for space, n in zip(spaces, shape, strict=True)]
+    out = [sp.new_space(n) if space == ONE else space for space, n in zip(spaces, shape, strict=True)]
     if "size" in call.arguments:
         sizes = [None if n == -1 else space for n, space in zip(call["size"], out, strict=True)]
         call.resize("size", sizes)
     return out
 
 
-def expand_as(call: Call) -> Spaces:
+def expand_as_rule(call: Call) -> Spaces:
     """Repeat to the other tensor's shape."""
-    out = expand(call)
+    out = expand_rule(call)
     for mine, other in zip(out, call.spaces("other"), strict=True):
         call.unite(mine, other)
     return out
 
 
-def permute(call: Call) -> Spaces:
+def permute_rule(call: Call) -> Spaces:
     """Reorder dimensions."""
     ndim = len(call.shape())
     order = [d % ndim for d in call["dims"]]
-    return _ordered(call, order)
+    return _reorder_dims(call, order)
 
 
-def transpose(call: Call) -> Spaces:
+def transpose_rule(call: Call) -> Spaces:
     """Exchange two dimensions, by default the last two (``t``, ``mT``)."""
     ndim = len(call.shape())
     order = list(range(ndim))
@@ -109,15 +109,15 @@ def transpose(call: Call) -> Spaces:
         a, b = max(ndim - 2, 0), ndim - 1
     if ndim > 1:
         order[a], order[b] = order[b], order[a]
-    return _ordered(call, order)
+    return _reorder_dims(call, order)
 
 
-def reverse_all(call: Call) -> Spaces:
+def reverse_dims_rule(call: Call) -> Spaces:
     """Reverse the dimensions (``numpy_T``)."""
-    return _ordered(call, list(range(len(call.shape())))[::-1])
+    return _reorder_dims(call, list(range(len(call.shape())))[::-1])
 
 
-def movedim(call: Call) -> Spaces:
+def movedim_rule(call: Call) -> Spaces:
     """Move dimensions to new places."""
     ndim = len(call.shape())
     source, target = (([v] if isinstance(v, int) else list(v)) for v in (call["source"], call["destination"]))
@@ -126,17 +126,17 @@ def movedim(call: Call) -> Spaces:
     for s, t in zip(source, target, strict=True):
         order[t] = s
     rest = iter(d for d in range(ndim) if d not in source)
-    return _ordered(call, [next(rest) if o is None else o for o in order])
+    return _reorder_dims(call, [next(rest) if o is None else o for o in order])
 
 
-def _ordered(call: Call, order: list[int]) -> Spaces:
+def _reorder_dims(call: Call, order: list[int]) -> Spaces:
     source = call.operands[0]
     spaces = call.spaces(source)
     call.alias(source, order)
     return [spaces[d] for d in order]
 
 
-def select(call: Call) -> Spaces:
+def select_rule(call: Call) -> Spaces:
     """One index of a dimension: its axis keeps its order."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
@@ -146,7 +146,7 @@ def select(call: Call) -> Spaces:
     return [spaces[d] for d in rest]
 
 
-def unbind(call: Call) -> list[Spaces]:
+def unbind_rule(call: Call) -> list[Spaces]:
     """Every index of a dimension by itself."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
@@ -156,95 +156,95 @@ def unbind(call: Call) -> list[Spaces]:
     return [[spaces[d] for d in rest] for _ in call.node.meta["val"]]
 
 
-def slice_(call: Call) -> Spaces:
+def slice_rule(call: Call) -> Spaces:
     """A run of indices: a part of a concatenation, which a plain axis becomes here."""
     spaces, shape = call.spaces("self"), call.shape("self")
     dim = call.dim("dim", len(shape))
     n = shape[dim]
-    start = min(max(_from_front(call.arguments.get("start"), n, 0), 0), n)
-    stop = min(max(_from_front(call.arguments.get("end"), n, n), start), n)
+    start = min(max(_count_from_front(call.arguments.get("start"), n, 0), 0), n)
+    stop = min(max(_count_from_front(call.arguments.get("end"), n, n), start), n)
     call.alias(call["self"], range(len(shape)))
     if start == 0 and stop == n and call["step"] == 1:
         if isinstance(call.arguments.get("end"), int):
             call.rewrite("end", ONE, lambda ratio: END)
         return spaces
-    spaces[dim] = _part(call, spaces[dim], start, stop, call["step"])
+    spaces[dim] = _slice_space(call, spaces[dim], start, stop, call["step"])
     return spaces
 
 
-def narrow(call: Call) -> Spaces:
+def narrow_rule(call: Call) -> Spaces:
     """A run of indices by start and length."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "narrowed")
     call.alias(call["self"], range(len(spaces)))
-    spaces[dim] = call.fresh_pinned(call.shape()[dim], "narrowed")
+    spaces[dim] = call.new_pinned_space(call.shape()[dim], "narrowed")
     return spaces
 
 
-def _from_front(value: int | None, n: int, default: int) -> int:
+def _count_from_front(value: int | None, n: int, default: int) -> int:
     if value is None:
         return default
     return value + n if value < 0 else value
 
 
-def _part(call: Call, space: Space, start: int, stop: int, step: int) -> Space:
+def _slice_space(call: Call, space: Space, start: int, stop: int, step: int) -> Space:
     if stop == start:
-        return call.fresh_pinned(0, "an empty slice")
+        return call.new_pinned_space(0, "an empty slice")
     if step == 1:
         try:
-            part = sp.cut(space, start, stop)
+            part = sp.slice_space(space, start, stop)
             if isinstance(call.arguments.get("start"), int) and start > 0:
-                call.resize("start", sp.cut(space, 0, start), single=True)
+                call.resize("start", sp.slice_space(space, 0, start), single=True)
             if stop < sp.size_of(space):
-                call.resize("end", sp.cut(space, 0, stop), single=True)
+                call.resize("end", sp.slice_space(space, 0, stop), single=True)
             elif isinstance(call.arguments.get("end"), int):
                 call.rewrite("end", ONE, lambda ratio: END)
             return part
         except MisfitError:
             pass
     call.pin(space, "sliced")
-    return call.fresh_pinned(len(range(start, stop, step)), "sliced")
+    return call.new_pinned_space(len(range(start, stop, step)), "sliced")
 
 
-def split(call: Call) -> list[Spaces]:
+def split_rule(call: Call) -> list[Spaces]:
     """Cut a dimension into consecutive parts; equal parts may shrink unequally, so sizes are written out."""
     spaces = call.spaces("self")
     ndim = len(spaces)
     dim = call.dim("dim", ndim)
-    sizes = [shape[dim] for shape in call.shapes_out()]
+    sizes = [shape[dim] for shape in call.output_shapes()]
     call.alias(call["self"], range(ndim))
-    parts = _consecutive(call, spaces[dim], sizes)
+    parts = _split_space(call, spaces[dim], sizes)
     arguments = {"self": call["self"], "split_sizes": sizes, "dim": dim}
-    call.becomes(torch.ops.aten.split_with_sizes.default, arguments)
+    call.replace_operator(torch.ops.aten.split_with_sizes.default, arguments)
     call.resize("split_sizes", parts)
     return [[*spaces[:dim], part, *spaces[dim + 1 :]] for part in parts]
 
 
-def glu(call: Call) -> Spaces:
+def glu_rule(call: Call) -> Spaces:
     """Halves of a dimension, the second the gate of the first (Dauphin et al. 2017, section 2): they meet unit by unit."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
-    first, gate = _consecutive(call, spaces[dim], [call.shape()[dim]] * 2)
+    first, gate = _split_space(call, spaces[dim], [call.shape()[dim]] * 2)
     call.unite(first, gate)
     spaces[dim] = sp.resolve(first)
     return spaces
 
 
-def _consecutive(call: Call, space: Space, sizes: list[int]) -> list[Space]:
+def _split_space(call: Call, space: Space, sizes: list[int]) -> list[Space]:
     try:
         rest, parts = space, []
         for size in sizes[:-1]:
             whole = sp.size_of(rest)
-            parts.append(sp.cut(rest, 0, size))
-            rest = sp.cut(rest, size, whole)
+            parts.append(sp.slice_space(rest, 0, size))
+            rest = sp.slice_space(rest, size, whole)
         return [*parts, rest]
     except MisfitError:
         call.pin(space, "split across units")
-        return [call.fresh_pinned(n, "split across units") for n in sizes]
+        return [call.new_pinned_space(n, "split across units") for n in sizes]
 
 
-def cat(call: Call) -> Spaces:
+def cat_rule(call: Call) -> Spaces:
     """Lay tensors end to end; the other dimensions agree."""
     tensors = [n for n in call["tensors"] if call.shape(n) != (0,)]
     ndim = len(call.shape())
@@ -258,42 +258,42 @@ def cat(call: Call) -> Spaces:
     return out
 
 
-def stack(call: Call) -> Spaces:
+def stack_rule(call: Call) -> Spaces:
     """Lay tensors side by side along a new dimension, which keeps its order."""
     out = call.spaces(call["tensors"][0])
     dim = call.dim("dim", len(out) + 1)
     for node in call["tensors"][1:]:
         for mine, other in zip(out, call.spaces(node), strict=True):
             call.unite(mine, other)
-    return [*out[:dim], call.fresh_pinned(len(call["tensors"]), "stacked"), *out[dim:]]
+    return [*out[:dim], call.new_pinned_space(len(call["tensors"]), "stacked"), *out[dim:]]
 
 
-def repeat(call: Call) -> Spaces:
+def repeat_rule(call: Call) -> Spaces:
     """Whole copies, one after the other: the copy is the outer factor."""
     argument = "repeats" if "repeats" in call.arguments else "dims"
     repeats, spaces = list(call[argument]), call.spaces("self")
     repeats = [1] * (len(spaces) - len(repeats)) + repeats
     spaces = [ONE] * (len(repeats) - len(spaces)) + spaces
-    copies = [sp.fresh(n) for n in repeats]
+    copies = [sp.new_space(n) for n in repeats]
     call.resize(argument, copies[len(repeats) - len(call[argument]) :])
     return [copy + space for copy, space in zip(copies, spaces, strict=True)]
 
 
-def repeat_interleave(call: Call) -> Spaces:
+def repeat_interleave_rule(call: Call) -> Spaces:
     """Copies of each unit: the copy is the inner factor."""
     spaces = call.spaces("self")
     if not isinstance(call.arguments.get("repeats"), int) or call.arguments.get("dim") is None:
         for space in spaces:
             call.pin(space, "repeated by a table")
-        return [call.fresh_pinned(n, "repeated by a table") for n in call.shape()]
+        return [call.new_pinned_space(n, "repeated by a table") for n in call.shape()]
     dim = call.dim("dim", len(spaces))
-    copies = sp.fresh(call["repeats"])
+    copies = sp.new_space(call["repeats"])
     call.resize("repeats", copies, single=True)
     spaces[dim] = spaces[dim] + copies
     return spaces
 
 
-def pad(call: Call) -> Spaces:
+def pad_rule(call: Call) -> Spaces:
     """Zeros before and after are units of their own, which may shrink with what they are added to."""
     spaces, pads = call.spaces("self"), list(call["pad"])
     ndim, sizes = len(spaces), [None] * len(pads)
@@ -304,17 +304,17 @@ def pad(call: Call) -> Spaces:
         if before == after == 0:
             continue
         if constant and before >= 0 and after >= 0:
-            ends = [sp.fresh(before) if before else None, sp.fresh(after) if after else None]
+            ends = [sp.new_space(before) if before else None, sp.new_space(after) if after else None]
             edits[2 * i], edits[2 * i + 1] = ends
             spaces[dim] = sp.concat([e for e in (ends[0], spaces[dim], ends[1]) if e is not None])
         else:
             call.pin(spaces[dim], "padded")
-            spaces[dim] = call.fresh_pinned(call.shape()[dim], "padded")
+            spaces[dim] = call.new_pinned_space(call.shape()[dim], "padded")
     call.resize("pad", edits)
     return spaces
 
 
-def reorder(call: Call) -> Spaces:
+def flip_rule(call: Call) -> Spaces:
     """Indices change places along some dimensions (``flip``, ``roll``): those keep their order."""
     spaces = call.spaces("self")
     for dim in call.dims("dims", len(spaces)):
@@ -322,52 +322,56 @@ def reorder(call: Call) -> Spaces:
     return spaces
 
 
-def diagonal(call: Call) -> Spaces:
+def diagonal_rule(call: Call) -> Spaces:
     """Entries on a diagonal: both axes keep their order."""
     spaces = call.spaces("self")
     dims = {call[name] % len(spaces) for name in ("dim1", "dim2")}
     for dim in dims:
         call.pin(spaces[dim], "a diagonal")
     rest = [space for d, space in enumerate(spaces) if d not in dims]
-    return [*rest, call.fresh_pinned(call.shape()[-1], "a diagonal")]
+    return [*rest, call.new_pinned_space(call.shape()[-1], "a diagonal")]
 
 
-def complex_view(call: Call) -> Spaces:
+def complex_view_rule(call: Call) -> Spaces:
     """Pairs of numbers as one complex number, or back (rotary embeddings)."""
     spaces = call.spaces("self")
     if len(call.shape()) < len(spaces):
         call.pin(spaces[-1], "real and imaginary part")
         return spaces[:-1]
-    return [*spaces, call.fresh_pinned(2, "real and imaginary part")]
+    return [*spaces, call.new_pinned_space(2, "real and imaginary part")]
 
 
-def _named(rule: object, *names: str) -> dict[str, object]:
+def _rules_for(rule: object, *names: str) -> dict[str, object]:
     return dict.fromkeys([f"aten.{name}" for name in names], rule)
 
 
 RULES = {
-    **_named(view, "view", "reshape", "_unsafe_view", "_reshape_alias", "reshape_copy", "view_copy"),
-    **_named(flatten, "flatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d"),
-    **_named(unflatten, "unflatten"),
-    **_named(reshape_as, "view_as", "reshape_as"),
-    **_named(expand, "expand", "broadcast_to"),
-    **_named(expand_as, "expand_as"),
-    **_named(permute, "permute"),
-    **_named(transpose, "transpose", "t", "swapaxes", "swapdims", "adjoint", "matrix_H", "mT", "mH", "transpose_"),
-    **_named(reverse_all, "numpy_T"),
-    **_named(movedim, "movedim", "moveaxis"),
-    **_named(select, "select"),
-    **_named(unbind, "unbind"),
-    **_named(slice_, "slice"),
-    **_named(narrow, "narrow"),
-    **_named(split, "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split"),
-    **_named(glu, "glu"),
-    **_named(cat, "cat", "concat", "concatenate"),
-    **_named(stack, "stack"),
-    **_named(repeat, "repeat", "tile"),
-    **_named(repeat_interleave, "repeat_interleave"),
-    **_named(pad, "pad", "constant_pad_nd"),
-    **_named(reorder, "flip", "roll", "fliplr", "flipud"),
-    **_named(diagonal, "diagonal"),
-    **_named(complex_view, "view_as_complex", "view_as_real"),
+    **_rules_for(view_rule, "view", "reshape", "_unsafe_view", "_reshape_alias", "reshape_copy", "view_copy"),
+    **_rules_for(
+        flatten_rule, "flatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d"
+    ),
+    **_rules_for(unflatten_rule, "unflatten"),
+    **_rules_for(reshape_as_rule, "view_as", "reshape_as"),
+    **_rules_for(expand_rule, "expand", "broadcast_to"),
+    **_rules_for(expand_as_rule, "expand_as"),
+    **_rules_for(permute_rule, "permute"),
+    **_rules_for(
+        transpose_rule, "transpose", "t", "swapaxes", "swapdims", "adjoint", "matrix_H", "mT", "mH", "transpose_"
+    ),
+    **_rules_for(reverse_dims_rule, "numpy_T"),
+    **_rules_for(movedim_rule, "movedim", "moveaxis"),
+    **_rules_for(select_rule, "select"),
+    **_rules_for(unbind_rule, "unbind"),
+    **_rules_for(slice_rule, "slice"),
+    **_rules_for(narrow_rule, "narrow"),
+    **_rules_for(split_rule, "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split"),
+    **_rules_for(glu_rule, "glu"),
+    **_rules_for(cat_rule, "cat", "concat", "concatenate"),
+    **_rules_for(stack_rule, "stack"),
+    **_rules_for(repeat_rule, "repeat", "tile"),
+    **_rules_for(repeat_interleave_rule, "repeat_interleave"),
+    **_rules_for(pad_rule, "pad", "constant_pad_nd"),
+    **_rules_for(flip_rule, "flip", "roll", "fliplr", "flipud"),
+    **_rules_for(diagonal_rule, "diagonal"),
+    **_rules_for(complex_view_rule, "view_as_complex", "view_as_real"),
 }

@@ -8,55 +8,55 @@ from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces
 
 
-def unfold_dim(call: Call) -> Spaces:
+def unfold_rule(call: Call) -> Spaces:
     """Sliding windows along one dimension; the window is a new last one."""
     spaces, shape = call.spaces("self"), call.shape()
     dim = call.dim("dimension", len(spaces))
     call.pin(spaces[dim], "slid over")
-    spaces[dim] = call.fresh_pinned(shape[dim], "a window")
-    return [*spaces, call.fresh_pinned(shape[-1], "a window")]
+    spaces[dim] = call.new_pinned_space(shape[dim], "a window")
+    return [*spaces, call.new_pinned_space(shape[-1], "a window")]
 
 
-def im2col(call: Call) -> Spaces:
+def im2col_rule(call: Call) -> Spaces:
     """Patches (batch, channels · kernel, places)."""
     batch, channels, *image = call.spaces("self")
     for space in image:
         call.pin(space, "slid over")
     _, rows, places = call.shape()
-    kernel = call.fresh_pinned(rows // sp.size_of(channels), "a patch")
-    return [batch, channels + kernel, call.fresh_pinned(places, "a place")]
+    kernel = call.new_pinned_space(rows // sp.size_of(channels), "a patch")
+    return [batch, channels + kernel, call.new_pinned_space(places, "a place")]
 
 
-def col2im(call: Call) -> Spaces:
+def col2im_rule(call: Call) -> Spaces:
     """Patches back to an image."""
     batch, rows, places = call.spaces("self")
     call.pin(places, "slid over")
     channels = call.shape()[1]
     lead, kernel = call.reshape([rows], [channels, sp.size_of(rows) // channels])
     call.pin(kernel, "a patch")
-    return [batch, lead, *(call.fresh_pinned(n, "a position in space") for n in call.shape()[2:])]
+    return [batch, lead, *(call.new_pinned_space(n, "a position in space") for n in call.shape()[2:])]
 
 
-def pixel_shuffle(call: Call) -> Spaces:
+def pixel_shuffle_rule(call: Call) -> Spaces:
     """Channels (c · r · r) become c channels of r times the resolution."""
     factor = call["upscale_factor"]
     *lead, channels, height, width = call.spaces("self")
     c, block = call.reshape([channels], [sp.size_of(channels) // factor**2, factor**2])
     for space in (block, height, width):
         call.pin(space, "shuffled into space")
-    return [*lead, c, *(call.fresh_pinned(n, "a position in space") for n in call.shape()[-2:])]
+    return [*lead, c, *(call.new_pinned_space(n, "a position in space") for n in call.shape()[-2:])]
 
 
-def pixel_unshuffle(call: Call) -> Spaces:
+def pixel_unshuffle_rule(call: Call) -> Spaces:
     """Space becomes channels (c · r · r)."""
     *lead, channels, height, width = call.spaces("self")
     for space in (height, width):
         call.pin(space, "shuffled into channels")
-    block = call.fresh_pinned(call["downscale_factor"] ** 2, "shuffled into channels")
-    return [*lead, channels + block, *(call.fresh_pinned(n, "a position in space") for n in call.shape()[-2:])]
+    block = call.new_pinned_space(call["downscale_factor"] ** 2, "shuffled into channels")
+    return [*lead, channels + block, *(call.new_pinned_space(n, "a position in space") for n in call.shape()[-2:])]
 
 
-def channel_shuffle(call: Call) -> Spaces:
+def channel_shuffle_rule(call: Call) -> Spaces:
     """Channels (g · c) become (c · g)."""
     batch, channels, *image = call.spaces("self")
     g = call["groups"]
@@ -65,20 +65,22 @@ def channel_shuffle(call: Call) -> Spaces:
     return [batch, each + groups, *image]
 
 
-def pool(call: Call) -> Spaces | list[Spaces]:
+def pooling_rule(call: Call) -> Spaces | list[Spaces]:
     """Keep the leading dimensions; the last one, two or three are space."""
     source = call.operands[0]
     spaces = call.spaces(source)
-    n = _spatial(call.name)
+    n = _count_spatial_dims(call.name)
     for space in spaces[-n:]:
         call.pin(space, "pooled over")
     value = call.node.meta["val"]
-    shapes = [tuple(value.shape)] if isinstance(value, Tensor) else call.shapes_out()
-    lists = [spaces[:-n] + [call.fresh_pinned(int(m), "a position in space") for m in shape[-n:]] for shape in shapes]
+    shapes = [tuple(value.shape)] if isinstance(value, Tensor) else call.output_shapes()
+    lists = [
+        spaces[:-n] + [call.new_pinned_space(int(m), "a position in space") for m in shape[-n:]] for shape in shapes
+    ]
     return lists[0] if isinstance(value, Tensor) else lists
 
 
-def _spatial(name: str) -> int:
+def _count_spatial_dims(name: str) -> int:
     for n in (1, 2, 3):
         if f"{n}d" in name:
             return n
@@ -87,22 +89,22 @@ def _spatial(name: str) -> int:
     ]
 
 
-def sample_grid(call: Call) -> Spaces:
+def grid_sample_rule(call: Call) -> Spaces:
     """Sample an image (batch, channels, H, W) at the places of a grid (batch, H', W', 2)."""
     image, grid = call.spaces("input"), call.spaces("grid")
     for space in [*image[2:], *grid[1:]]:
         call.pin(space, "sampled in space")
     call.unite(image[0], grid[0])
-    return [*image[:2], *(call.fresh_pinned(n, "a position in space") for n in call.shape()[2:])]
+    return [*image[:2], *(call.new_pinned_space(n, "a position in space") for n in call.shape()[2:])]
 
 
 RULES = {
-    "aten.unfold": unfold_dim,
-    "aten.im2col": im2col,
-    "aten.col2im": col2im,
-    "aten.pixel_shuffle": pixel_shuffle,
-    "aten.pixel_unshuffle": pixel_unshuffle,
-    "aten.channel_shuffle": channel_shuffle,
+    "aten.unfold": unfold_rule,
+    "aten.im2col": im2col_rule,
+    "aten.col2im": col2im_rule,
+    "aten.pixel_shuffle": pixel_shuffle_rule,
+    "aten.pixel_unshuffle": pixel_unshuffle_rule,
+    "aten.channel_shuffle": channel_shuffle_rule,
     **dict.fromkeys(
         [f"aten.{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp", "_adaptive_avg")]
         + [f"aten.max_pool{n}d_with_indices" for n in (1, 2, 3)]
@@ -113,7 +115,7 @@ RULES = {
         + [f"aten.replication_pad{n}d" for n in (1, 2, 3)]
         + ["aten.upsample_linear1d", "aten.upsample_bilinear2d", "aten.upsample_bicubic2d", "aten.upsample_trilinear3d",
            "aten._upsample_bilinear2d_aa", "aten._upsample_bicubic2d_aa"],
-        pool,
+        pooling_rule,
     ),
-    **dict.fromkeys(["aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d"], sample_grid),
+    **dict.fromkeys(["aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d"], grid_sample_rule),
 }  # fmt: skip

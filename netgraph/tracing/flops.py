@@ -11,41 +11,41 @@ from typing import Any
 from torch import Tensor, fx
 
 from netgraph.rules.index_space import Space
-from netgraph.rules.operator_call import bind, operator_name
+from netgraph.rules.operator_call import bind_arguments, operator_name
 
 
-def products(graph: fx.Graph, spaces: Mapping[fx.Node, Any]) -> list[Space]:
+def find_products(graph: fx.Graph, spaces: Mapping[fx.Node, Any]) -> list[Space]:
     """Return one space for each product of one forward pass; its size is the number of multiply-adds."""
     found = []
     for node in graph.nodes:
         if node.op == "call_function":
-            found += [tuple(f for space in dims for f in space) for dims in _products(node, spaces)]
+            found += [tuple(f for space in dims for f in space) for dims in _find_node_products(node, spaces)]
     return found
 
 
-def _products(node: fx.Node, spaces: Mapping[fx.Node, Any]) -> list[list[Space]]:
+def _find_node_products(node: fx.Node, spaces: Mapping[fx.Node, Any]) -> list[list[Space]]:
     name = operator_name(node.target).removeprefix("aten.")
     if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-        arguments = bind(node)
+        arguments = bind_arguments(node)
         matrices = [spaces[p] for p in arguments["params"] if len(spaces[p]) == 2]
         return [[*spaces[arguments["input"]][:-1], *matrix] for matrix in matrices]
     if not isinstance(node.meta.get("val"), Tensor):
         return []
     out = spaces[node]
     if name == "linear":
-        return [[*out, spaces[bind(node)["input"]][-1]]]
+        return [[*out, spaces[bind_arguments(node)["input"]][-1]]]
     if name in ("mm", "bmm", "matmul", "addmm", "baddbmm"):
-        return [[*out, spaces[_left(bind(node))][-1]]]
+        return [[*out, spaces[_left_operand(bind_arguments(node))][-1]]]
     if name in ("conv1d", "conv2d", "conv3d"):
-        return [[*out, *spaces[bind(node)["weight"]][1:]]]
+        return [[*out, *spaces[bind_arguments(node)["weight"]][1:]]]
     if name.startswith("conv_transpose"):
-        return [[*spaces[bind(node)["input"]], *spaces[bind(node)["weight"]][1:]]]
+        return [[*spaces[bind_arguments(node)["input"]], *spaces[bind_arguments(node)["weight"]][1:]]]
     if name == "scaled_dot_product_attention":
-        attended = spaces[bind(node)["key"]][-2]
-        return [[*spaces[bind(node)["query"]], attended], [*out, attended]]
+        attended = spaces[bind_arguments(node)["key"]][-2]
+        return [[*spaces[bind_arguments(node)["query"]], attended], [*out, attended]]
     return []
 
 
-def _left(arguments: dict[str, Any]) -> fx.Node:
+def _left_operand(arguments: dict[str, Any]) -> fx.Node:
     left: fx.Node = arguments.get("mat1") or arguments.get("batch1") or arguments["self"]
     return left

@@ -34,29 +34,29 @@ class Layer:
     eps: float = 0.0
 
 
-def layers(spec: UnitSpec) -> Iterator[Layer]:
+def find_layers(spec: UnitSpec) -> Iterator[Layer]:
     """Yield the layers of the evaluation graph whose weights nothing else reads and whose units are one axis."""
     for node in spec.plans["eval"].graph.nodes:
         if node.op != "call_function" or node.target not in LAYERS:
             continue
-        weight, bias = (_read_once(a) for a in (*node.args[1:3], None)[:2])
+        weight, bias = (_name_if_read_once(a) for a in (*node.args[1:3], None)[:2])
         if weight is None or spec.sums.get((weight, 0)):
             continue
         term = spec.parameters[weight][0]
         if len(term) == 1 and isinstance(term[0], str):
-            norm, eps = _norm(node)
+            norm, eps = _find_batch_norm(node)
             yield Layer(term[0], weight, bias, norm, eps)
 
 
-def _norm(node: fx.Node) -> tuple[tuple[str, str, str, str] | None, float]:
+def _find_batch_norm(node: fx.Node) -> tuple[tuple[str, str, str, str] | None, float]:
     after = [user for user in node.users if user.target is NORM]
     if len(node.users) != 1 or not after:
         return None, 0.0
-    names = [_read_once(a) for a in after[0].args[1:5]]
+    names = [_name_if_read_once(a) for a in after[0].args[1:5]]
     return None if None in names else tuple(names), float(after[0].args[7])  # type: ignore[return-value, arg-type]
 
 
-def _read_once(value: object) -> str | None:
+def _name_if_read_once(value: object) -> str | None:
     """Return the name of a parameter or buffer that one call alone reads."""
     if not isinstance(value, fx.Node) or value.op != "get_attr" or len(value.users) != 1:
         return None

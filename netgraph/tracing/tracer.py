@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from netgraph.errors import TraceError
-from netgraph.recording.recorder import Capture, aliases, capture, named_state
+from netgraph.recording.recorder import Recording, find_tied_names, named_state, record_network
 from netgraph.rules import index_space as sp
-from netgraph.rules.operator_call import Call, Spaces, Trail, operator_name, shape_of
-from netgraph.rules.registry import rule_of
-from netgraph.tracing.spec_builder import freeze
+from netgraph.rules.operator_call import Call, Spaces, TraceState, operator_name, shape_of
+from netgraph.rules.registry import find_rule
+from netgraph.tracing.spec_builder import build_unit_spec
 from netgraph.tracing.unit_spec import UnitSpec
-from netgraph.utils.pytree import normalise_example, structure_of, unflatten
-from netgraph.utils.runtime import uncollected
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.runtime import gc_paused
 
 SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled")
 
 
-@uncollected()
+@gc_paused()
 def trace(
     model: nn.Module, example: Any, *, before: Callable[[Tensor], Tensor] | None = None, inside_heads: bool = False
 ) -> UnitSpec:
@@ -55,12 +55,12 @@ def trace(
         The network does not run on the example, decides by numbers, or uses an operator that has no rule.
     """
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
-    captures = _captures(model, example, before)
-    return followed(captures, named_state(model), aliases(model), trainable, inside_heads=inside_heads)
+    captures = _record_modes(model, example, before)
+    return trace_recordings(captures, named_state(model), find_tied_names(model), trainable, inside_heads=inside_heads)
 
 
-def followed(
-    captures: Mapping[str, Capture],
+def trace_recordings(
+    captures: Mapping[str, Recording],
     state: Mapping[str, Tensor],
     ties: dict[str, str],
     trainable: frozenset[str],
@@ -85,21 +85,26 @@ def followed(
     TraceError
         An operator has no rule.
     """
-    leaves = {name: [sp.fresh(n) for n in tensor.shape] for name, tensor in state.items()}
-    inputs = _input_spaces(captures["eval"])
+    leaves = {name: [sp.new_space(n) for n in tensor.shape] for name, tensor in state.items()}
+    inputs = _make_input_spaces(captures["eval"])
     trails = {
-        mode: _walk(taken, leaves, inputs, state, Trail(inside_heads=inside_heads)) for mode, taken in captures.items()
+        mode: _walk_graph(taken, leaves, inputs, state, TraceState(inside_heads=inside_heads))
+        for mode, taken in captures.items()
     }
-    return freeze(captures, trails, leaves, inputs, state, ties, trainable)
+    return build_unit_spec(captures, trails, leaves, inputs, state, ties, trainable)
 
 
-def _captures(model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None = None) -> dict[str, Capture]:
+def _record_modes(
+    model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, Recording]:
     """Record both modes; an example of one row is doubled, because a batch of one cannot be told from none."""
 
-    def both(rows: Any) -> dict[str, Capture]:
-        return {mode: capture(model, rows, training=mode == "train", before=before) for mode in ("eval", "train")}
+    def both(rows: Any) -> dict[str, Recording]:
+        return {
+            mode: record_network(model, rows, training=mode == "train", before=before) for mode in ("eval", "train")
+        }
 
-    doubled = two_rows(example)
+    doubled = double_single_row(example)
     try:
         return both(doubled)
     except TraceError:
@@ -108,30 +113,30 @@ def _captures(model: nn.Module, example: Any, before: Callable[[Tensor], Tensor]
         return both(example)
 
 
-def two_rows(example: Any) -> Any:
+def double_single_row(example: Any) -> Any:
     """Return an example with every tensor given twice, if each has one row; else the example itself."""
     leaves: list[Tensor] = []
-    structure = structure_of(normalise_example(example), leaves)
+    structure = build_structure(normalize_example(example), leaves)
     if not leaves or any(leaf.ndim == 0 or leaf.shape[0] != 1 for leaf in leaves):
         return example
-    args, kwargs = unflatten(structure, [torch.cat([leaf, leaf]) for leaf in leaves])
+    args, kwargs = unflatten_tree(structure, [torch.cat([leaf, leaf]) for leaf in leaves])
     return kwargs if kwargs else args
 
 
-def _input_spaces(taken: Capture) -> list[Spaces]:
+def _make_input_spaces(taken: Recording) -> list[Spaces]:
     """Inputs keep their units; the first dimension is read from the input at run time."""
     spaces = []
     for i, node in enumerate(n for n in taken.graph.nodes if n.op == "placeholder"):
-        dims = [sp.fresh(n, f"dimension {d} of input {i}") for d, n in enumerate(shape_of(node))]
-        for atom in sp.atoms(dims[0]) if dims else ():
+        dims = [sp.new_space(n, f"dimension {d} of input {i}") for d, n in enumerate(shape_of(node))]
+        for atom in sp.iter_atoms(dims[0]) if dims else ():
             atom.dynamic = True
         spaces.append(dims)
     return spaces
 
 
-def _walk(
-    taken: Capture, leaves: dict[str, Spaces], inputs: list[Spaces], state: Mapping[str, Tensor], trail: Trail
-) -> Trail:
+def _walk_graph(
+    taken: Recording, leaves: dict[str, Spaces], inputs: list[Spaces], state: Mapping[str, Tensor], trail: TraceState
+) -> TraceState:
     given = iter(inputs)
     for node in taken.graph.nodes:
         if node.op == "placeholder":
@@ -140,15 +145,15 @@ def _walk(
             if trail.spaces[node]:
                 trail.sources.append((trail.spaces[node][0], node, 0))
         elif node.op == "get_attr":
-            _leaf(node, trail, leaves, state)
+            _visit_parameter(node, trail, leaves, state)
         elif node.op == "call_function":
-            _apply(node, trail)
+            _apply_rule(node, trail)
         elif node.op == "output":
-            _output(node, trail)
+            _pin_output(node, trail)
     return trail
 
 
-def _leaf(node: fx.Node, trail: Trail, leaves: dict[str, Spaces], state: Mapping[str, Tensor]) -> None:
+def _visit_parameter(node: fx.Node, trail: TraceState, leaves: dict[str, Spaces], state: Mapping[str, Tensor]) -> None:
     name = str(node.target)
     if name in leaves:
         trail.spaces[node] = leaves[name]
@@ -157,25 +162,25 @@ def _leaf(node: fx.Node, trail: Trail, leaves: dict[str, Spaces], state: Mapping
             for space in leaves[name]:
                 sp.pin(space, f"{name} holds {str(state[name].dtype).removeprefix('torch.')} numbers")
     else:
-        trail.spaces[node] = [sp.fresh(n, "a constant tensor") for n in shape_of(node)]
+        trail.spaces[node] = [sp.new_space(n, "a constant tensor") for n in shape_of(node)]
 
 
-def _apply(node: fx.Node, trail: Trail) -> None:
+def _apply_rule(node: fx.Node, trail: TraceState) -> None:
     if any(source in trail.from_input for source in node.all_input_nodes):
         trail.from_input.add(node)
     if node.target is operator.getitem:
-        _getitem(node, trail)
+        _visit_getitem(node, trail)
         return
     name = operator_name(node.target)
     if name.rsplit(".", 1)[-1] in SKIPPED:
         return
     call = Call(node, trail)
     _refuse_loops_over_data(call)
-    trail.spaces[node] = rule_of(node)(call)
+    trail.spaces[node] = find_rule(node)(call)
     call.record_uses()
 
 
-def _getitem(node: fx.Node, trail: Trail) -> None:
+def _visit_getitem(node: fx.Node, trail: TraceState) -> None:
     source, index = node.args
     trail.spaces[node] = trail.spaces[source][index]  # type: ignore[index]
     if source in trail.origins:
@@ -186,14 +191,14 @@ def _refuse_loops_over_data(call: Call) -> None:
     """A loop over entries that numbers decided was unrolled for this example only."""
     if call.name == "aten.unbind":
         spaces = call.spaces("self")
-        if spaces and any(a.dynamic for a in sp.atoms(spaces[call.dim("dim", len(spaces))])):
+        if spaces and any(a.dynamic for a in sp.iter_atoms(spaces[call.dim("dim", len(spaces))])):
             raise TraceError(
                 f"the network loops over a dimension whose length the input decides{call.place()}, and the recording "
                 "would hold for this length only; write the loop as one operator, or trace its body by itself"
             )
 
 
-def _output(node: fx.Node, trail: Trail) -> None:
+def _pin_output(node: fx.Node, trail: TraceState) -> None:
     results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
     for i, result in enumerate(results):
         if isinstance(result, fx.Node):

@@ -14,7 +14,7 @@ from typing import Any, Union
 
 from torch import fx
 
-from netgraph.utils.html_table import table
+from netgraph.utils.html_table import render_table
 
 
 class Join(tuple[tuple[Any, ...], ...]):
@@ -53,7 +53,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """An argument of a node that depends on sizes; see `netgraph.rules.operator_call.Edit`."""
+    """An argument of a node that depends on sizes; see `netgraph.rules.operator_call.SizeEdit`."""
 
     argument: str
     terms: tuple[Term | None, ...]
@@ -98,9 +98,9 @@ def term_axes(term: Term) -> Iterator[str]:
                 yield from term_axes(part)
 
 
-def spell(term: Term) -> str:
+def format_term(term: Term) -> str:
     """Write a term as text: ``head · head_dim``, ``a + b``, ``1``."""
-    words = [f if isinstance(f, str) else "(" + " + ".join(spell(part) for part in f) + ")" for f in term]
+    words = [f if isinstance(f, str) else "(" + " + ".join(format_term(part) for part in f) + ")" for f in term]
     return " · ".join(words) or "1"
 
 
@@ -165,10 +165,10 @@ class UnitSpec:
 
     def readers(self, axis: str) -> list[tuple[str, int]]:
         """Return the (parameter, dimension) pairs that run over an axis."""
-        return list(self._readers.get(axis, ()))
+        return list(self._readers_by_axis.get(axis, ()))
 
     @cached_property
-    def _readers(self) -> dict[str, list[tuple[str, int]]]:
+    def _readers_by_axis(self) -> dict[str, list[tuple[str, int]]]:
         found: dict[str, list[tuple[str, int]]] = {}
         for name, terms in self.parameters.items():
             for dim, term in enumerate(terms):
@@ -176,27 +176,27 @@ class UnitSpec:
                     found.setdefault(axis, []).append((name, dim))
         return found
 
-    def resized(self, sizes: Mapping[str, int]) -> UnitSpec:
+    def with_sizes(self, sizes: Mapping[str, int]) -> UnitSpec:
         """Return the spec of the same network with other numbers of units."""
         axes = {name: replace(axis, size=sizes.get(name, axis.size)) for name, axis in self.axes.items()}
         return replace(self, axes=axes, traced=self.traced or self.sizes)
 
-    def _summed(self, name: str) -> set[str]:
+    def _summed_axes(self, name: str) -> set[str]:
         """Return the axes that a parameter is summed over."""
         return {a for (n, _), axes in self.sums.items() if n == name for a in axes}
 
     def __str__(self) -> str:
         lines = []
         for name, terms in self.parameters.items():
-            text = ", ".join(spell(term) for term in terms)
-            summed = sorted(self._summed(name))
+            text = ", ".join(format_term(term) for term in terms)
+            summed = sorted(self._summed_axes(name))
             lines.append(f"{name} ({text})" + (f"  sums over {', '.join(summed)}" if summed else ""))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """Parameters and axes as tables for notebooks."""
         parameters = [
-            (name, ", ".join(spell(term) for term in terms), ", ".join(sorted(self._summed(name))))
+            (name, ", ".join(format_term(term) for term in terms), ", ".join(sorted(self._summed_axes(name))))
             for name, terms in self.parameters.items()
         ]
         axes = [
@@ -209,5 +209,5 @@ class UnitSpec:
             for x in self.axes.values()
             if x.kind != "index"
         ]
-        made = table("Parameters", ["parameter", "runs over", "sums over"], parameters)
-        return made + table("Axes", ["axis", "units", "kind", "state"], axes)
+        made = render_table("Parameters", ["parameter", "runs over", "sums over"], parameters)
+        return made + render_table("Axes", ["axis", "units", "kind", "state"], axes)

@@ -9,7 +9,7 @@ ROWS = 60  # of one table; the rest are counted
 CHARACTERS = 120  # of one cell
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], *, foot: str = "") -> str:
+def render_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], *, foot: str = "") -> str:
     """Return an HTML table.
 
     Parameters
@@ -22,23 +22,23 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], *
         A line below.
     """
     found = list(rows)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in found[:ROWS])
+    body = "".join(f"<tr>{''.join(map(_render_cell, row))}</tr>" for row in found[:ROWS])
     if len(found) > ROWS:
         body += f"<tr><td colspan='{len(head)}'>and {len(found) - ROWS:,} more</td></tr>"
-    top = "".join(f"<th scope='col' style='text-align:left'>{_text(word)}</th>" for word in head)
-    below = f"<p>{_text(foot)}</p>" if foot else ""
-    title = f"<caption style='text-align:left;font-weight:600'>{_text(caption)}</caption>"
+    top = "".join(f"<th scope='col' style='text-align:left'>{_shorten_text(word)}</th>" for word in head)
+    below = f"<p>{_shorten_text(foot)}</p>" if foot else ""
+    title = f"<caption style='text-align:left;font-weight:600'>{_shorten_text(caption)}</caption>"
     return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>{below}"
 
 
-def _cell(value: object) -> str:
+def _render_cell(value: object) -> str:
     if isinstance(value, int):
         return f"<td style='text-align:right'>{value:,}</td>"
     if isinstance(value, float):
         return f"<td style='text-align:right'>{value:.3g}</td>"
-    return f"<td style='text-align:left'>{_text(str(value))}</td>"
+    return f"<td style='text-align:left'>{_shorten_text(str(value))}</td>"
 
 
-def _text(text: str) -> str:
+def _shorten_text(text: str) -> str:
     short = text if len(text) <= CHARACTERS else text[: CHARACTERS - 1] + "…"
     return escape("".join(c if c.isprintable() else "·" for c in short))

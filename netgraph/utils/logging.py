@@ -14,7 +14,7 @@ from typing import Any, TextIO
 LOGGER = logging.getLogger("netgraph")
 
 
-def setup(json: bool = False, *, level: int = logging.INFO) -> None:
+def setup_logging(json: bool = False, *, level: int = logging.INFO) -> None:
     """Send what netgraph logs to stderr; called again, it replaces what it set up before.
 
     Parameters
@@ -24,17 +24,17 @@ def setup(json: bool = False, *, level: int = logging.INFO) -> None:
     level : int
         Of the standard module: ``logging.DEBUG`` shows every event of a run.
     """
-    for old in [handler for handler in LOGGER.handlers if isinstance(handler, _Stderr)]:
+    for old in [handler for handler in LOGGER.handlers if isinstance(handler, _StderrHandler)]:
         LOGGER.removeHandler(old)
-    handler = _Stderr()
-    handler.setFormatter(JsonLines() if json else Sentences())
+    handler = _StderrHandler()
+    handler.setFormatter(JsonLinesFormatter() if json else SentenceFormatter())
     LOGGER.addHandler(handler)
     LOGGER.setLevel(level)
     LOGGER.propagate = False  # the root logger would say it a second time
 
 
 @contextmanager
-def silenced(name: str, *, below: int = logging.CRITICAL + 1) -> Iterator[None]:
+def silence_logger(name: str, *, below: int = logging.CRITICAL + 1) -> Iterator[None]:
     """Keep a library's logger quiet where what it would tell is told in one sentence; what is as grave as ``below`` is told."""
     logger = logging.getLogger(name)
     level = logger.level
@@ -45,7 +45,7 @@ def silenced(name: str, *, below: int = logging.CRITICAL + 1) -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
+class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what ``sys.stderr`` is then: a progress bar exchanges it while it stands."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
-class Sentences(logging.Formatter):
+class SentenceFormatter(logging.Formatter):
     """``netgraph: what happened``, with the level in front of warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -69,7 +69,7 @@ class Sentences(logging.Formatter):
         )
 
 
-class JsonLines(logging.Formatter):
+class JsonLinesFormatter(logging.Formatter):
     """One JSON object a record: time, level, logger and message, and under ``event`` what a run told."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -81,16 +81,16 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         if hasattr(record, "event"):
-            line["event"] = finite(record.event)
+            line["event"] = replace_nonfinite(record.event)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
-def finite(value: Any) -> Any:
+def replace_nonfinite(value: Any) -> Any:
     """Return data with None for numbers that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {str(key): replace_nonfinite(part) for key, part in value.items()}
+    return [replace_nonfinite(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def with_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+def swap_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
     """Put tensors in the place of parameters and buffers by first name; ties follow.
 
     Parameters
@@ -23,7 +23,7 @@ def with_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Mod
     state : dict of str to Tensor
         As `netgraph.recording.recorder.named_state` names them.
     """
-    stand_in = {id(tensor): state[name] for name, tensor in _first_named(model) if name in state}
+    stand_in = {id(tensor): state[name] for name, tensor in _named_tensors(model) if name in state}
     taken: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in model.modules():
@@ -38,11 +38,11 @@ def with_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Mod
             slots[key] = own
 
 
-def _first_named(model: nn.Module) -> list[tuple[str, Tensor]]:
+def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
-def set_mode(model: nn.Module, *, training: bool) -> None:
+def set_training_mode(model: nn.Module, *, training: bool) -> None:
     """Put a network in training or evaluation mode; an exported program has one mode and stays in it."""
     with contextlib.suppress(NotImplementedError):
         model.train(training)

@@ -10,7 +10,7 @@ from pathlib import Path
 from netgraph.errors import NetgraphError
 
 
-def check_file(path: Path) -> None:
+def check_output_file(path: Path) -> None:
     """Refuse a place where no file can be written.
 
     Raises
@@ -18,19 +18,19 @@ def check_file(path: Path) -> None:
     NetgraphError
         Its folder does not exist or takes no files, or the path is a folder itself.
     """
-    check_parent(path)
+    check_parent_folder(path)
     if path.is_dir():
         raise NetgraphError(f"{path} is a folder, and a file is to be written there; give another name")
 
 
 def check_new_folder(path: Path) -> None:
-    """Refuse a place where no folder can be made: as `check_file`, and where a file stands.
+    """Refuse a place where no folder can be made: as `check_output_file`, and where a file stands.
 
     Raises
     ------
     NetgraphError
     """
-    check_parent(path)
+    check_parent_folder(path)
     if path.is_file():
         raise NetgraphError(f"{path} is a file, and a folder is to be made there; give another name")
 
@@ -51,7 +51,7 @@ def make_folder(path: Path) -> None:
         raise NetgraphError(f"the folder {path} is not yours to write in; give another one")
 
 
-def check_parent(path: Path) -> None:
+def check_parent_folder(path: Path) -> None:
     """Refuse a place whose folder does not exist or takes nothing new.
 
     Raises
@@ -65,7 +65,7 @@ def check_parent(path: Path) -> None:
         raise NetgraphError(f"{path}: the folder {folder} is not yours to write in; give another one")
 
 
-def written(write: Callable[[Path], object], path: Path) -> None:
+def write_atomically(write: Callable[[Path], object], path: Path) -> None:
     """Let ``write`` make a file under its own name in a folder aside, and put it in its place when it is whole.
 
     Raises

@@ -17,29 +17,29 @@ import torch
 Part = TypeVar("Part")
 
 
-def spans(n: int, step: int) -> list[slice]:
+def split_range(n: int, step: int) -> list[slice]:
     """Return slices of ``step`` that cover 0 .. n."""
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-def share(work: Callable[[Part], object], parts: Sequence[Part]) -> None:
+def parallel_for(work: Callable[[Part], object], parts: Sequence[Part]) -> None:
     """Call ``work`` once for each part."""
     workers = min(torch.get_num_threads(), len(parts))
-    with _libraries().limit(limits=1, user_api="blas"):
+    with _blas_controller().limit(limits=1, user_api="blas"):
         if workers > 1:
-            list(_pool(workers, os.getpid()).map(work, parts))
+            list(_thread_pool(workers, os.getpid()).map(work, parts))
         else:
             list(map(work, parts))
 
 
 @cache
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+def _thread_pool(workers: int, process: int) -> ThreadPoolExecutor:
     """Return threads that stay: to start some takes longer than many a part. A forked process has none of its parent's."""
     return ThreadPoolExecutor(workers, thread_name_prefix=f"netgraph-{process}")
 
 
 @cache
-def _libraries() -> Any:
+def _blas_controller() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -22,25 +22,25 @@ GROUPS = tuple(KINDS)
 
 
 @cache
-def _points(group: str) -> dict[str, EntryPoint]:
+def _find_entry_points(group: str) -> dict[str, EntryPoint]:
     if group not in KINDS:
         raise PluginError(f"no group of plug-ins is called {group!r}. Groups: {', '.join(GROUPS)}")
     return {point.name: point for point in entry_points(group=group)}
 
 
-def names(group: str) -> list[str]:
+def list_plugins(group: str) -> list[str]:
     """Return the names that are installed in a group, without importing any."""
-    return list(_points(group))
+    return list(_find_entry_points(group))
 
 
-def distribution(group: str, name: str) -> str:
+def find_distribution(group: str, name: str) -> str:
     """Return the name of the distribution that brings a plug-in."""
-    point = _points(group)[name]
+    point = _find_entry_points(group)[name]
     return point.dist.name if point.dist is not None else "unknown"
 
 
 @cache
-def load(group: str, name: str) -> Any:
+def load_plugin(group: str, name: str) -> Any:
     """Return the object behind an entry point.
 
     Parameters
@@ -54,9 +54,9 @@ def load(group: str, name: str) -> Any:
     PluginError
         No plug-in has that name, two distributions bring one, or its import fails.
     """
-    point = _points(group).get(name)
+    point = _find_entry_points(group).get(name)
     if point is None:
-        installed = ", ".join(sorted(_points(group))) or "none"
+        installed = ", ".join(sorted(_find_entry_points(group))) or "none"
         raise PluginError(f"no {KINDS[group]} named {name!r}. Installed: {installed}")
     rivals = sorted({p.dist.name for p in entry_points(group=group, name=name) if p.dist is not None})
     if len(rivals) > 1:
@@ -65,12 +65,12 @@ def load(group: str, name: str) -> Any:
         return point.load()
     except (Exception, SystemExit) as error:  # a stranger's module may fail in any way; the others go on
         raise PluginError(
-            f"plug-in {name!r} of {distribution(group, name)} does not import: {type(error).__name__}: {error}; "
+            f"plug-in {name!r} of {find_distribution(group, name)} does not import: {type(error).__name__}: {error}; "
             "mend or uninstall that distribution"
         ) from error
 
 
-def library(module: str, *, called: str, plugin: str) -> Any:
+def import_library(module: str, *, called: str, plugin: str) -> Any:
     """Return the library that a plug-in of ours needs; the extra that brings it has the name of its module.
 
     Raises

@@ -18,7 +18,7 @@ Structure = dict[str, Any]
 _PLAIN = (int, float, str, bool, type(None))
 
 
-def structure_of(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -> Structure:
+def build_structure(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -> Structure:
     """Describe a nested value and append its tensors to ``leaves``.
 
     Raises
@@ -32,18 +32,18 @@ def structure_of(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -
     if isinstance(value, _PLAIN):
         return {"value": value}
     if isinstance(value, Mapping):
-        items = {str(k): structure_of(v, leaves, drop_unknown=drop_unknown) for k, v in value.items()}
+        items = {str(k): build_structure(v, leaves, drop_unknown=drop_unknown) for k, v in value.items()}
         return {"dict": items} if type(value) is dict else {"dict": items, "class": type(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         items = {
-            k: structure_of(v, leaves, drop_unknown=drop_unknown) for k, v in zip(value._fields, value, strict=True)
+            k: build_structure(v, leaves, drop_unknown=drop_unknown) for k, v in zip(value._fields, value, strict=True)
         }
         return {"dict": items, "class": type(value)}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [structure_of(v, leaves, drop_unknown=drop_unknown) for v in value]}
+        return {kind: [build_structure(v, leaves, drop_unknown=drop_unknown) for v in value]}
     if is_dataclass(value) and drop_unknown:
-        items = {f.name: structure_of(getattr(value, f.name), leaves, drop_unknown=True) for f in fields(value)}
+        items = {f.name: build_structure(getattr(value, f.name), leaves, drop_unknown=True) for f in fields(value)}
         return {"dict": items, "class": type(value)}
     if drop_unknown:  # a cache object beside the result: the coarse network makes none
         return {"value": None}
@@ -52,21 +52,21 @@ def structure_of(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -
     )
 
 
-def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
-    """Put tensors back where `structure_of` found them."""
+def unflatten_tree(structure: Structure, leaves: Sequence[Any]) -> Any:
+    """Put tensors back where `build_structure` found them."""
     if "tensor" in structure:
         return leaves[structure["tensor"]]
     if "value" in structure:
         return structure["value"]
     if "dict" in structure:
-        items = {k: unflatten(v, leaves) for k, v in structure["dict"].items()}
+        items = {k: unflatten_tree(v, leaves) for k, v in structure["dict"].items()}
         return structure["class"](**items) if structure.get("class") else items
     kind = "list" if "list" in structure else "tuple"
-    parts = [unflatten(v, leaves) for v in structure[kind]]
+    parts = [unflatten_tree(v, leaves) for v in structure[kind]]
     return parts if kind == "list" else tuple(parts)
 
 
-def flatten(structure: Structure, value: Any) -> list[Any]:
+def flatten_tree(structure: Structure, value: Any) -> list[Any]:
     """Return the tensors of a value in the order of a structure; a missing key or a plain value in a tensor's place raises.
 
     Raises
@@ -75,11 +75,11 @@ def flatten(structure: Structure, value: Any) -> list[Any]:
         The value does not nest as the traced example did.
     """
     leaves: list[Any] = []
-    _collect(structure, value, leaves, "input")
+    _collect_leaves(structure, value, leaves, "input")
     return leaves
 
 
-def _collect(structure: Structure, value: Any, leaves: list[Any], path: str) -> None:
+def _collect_leaves(structure: Structure, value: Any, leaves: list[Any], path: str) -> None:
     if "tensor" in structure:
         if not isinstance(value, Tensor):
             raise TraceError(f"{path} is a {type(value).__name__}; the network was traced with a tensor there")
@@ -89,7 +89,7 @@ def _collect(structure: Structure, value: Any, leaves: list[Any], path: str) -> 
             found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
             raise TraceError(f"{path} is {found}; the network was traced with the names {sorted(structure['dict'])}")
         for key, part in structure["dict"].items():
-            _collect(part, value[key], leaves, f"{path}[{key!r}]")
+            _collect_leaves(part, value[key], leaves, f"{path}[{key!r}]")
     elif "value" in structure:
         if value != structure["value"]:
             raise TraceError(f"{path} is {value!r}; the network was traced with {structure['value']!r} there")
@@ -98,20 +98,20 @@ def _collect(structure: Structure, value: Any, leaves: list[Any], path: str) -> 
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
             raise TraceError(f"{path} does not have the {len(parts)} parts that the network was traced with")
         for i, (part, item) in enumerate(zip(parts, value, strict=True)):
-            _collect(part, item, leaves, f"{path}[{i}]")
+            _collect_leaves(part, item, leaves, f"{path}[{i}]")
 
 
-def without_classes(structure: Structure) -> Structure:
+def drop_classes(structure: Structure) -> Structure:
     """Return a structure that JSON can hold: classes become plain dicts."""
     if "dict" in structure:
-        return {"dict": {k: without_classes(v) for k, v in structure["dict"].items()}}
+        return {"dict": {k: drop_classes(v) for k, v in structure["dict"].items()}}
     for kind in ("list", "tuple"):
         if kind in structure:
-            return {kind: [without_classes(v) for v in structure[kind]]}
+            return {kind: [drop_classes(v) for v in structure[kind]]}
     return structure
 
 
-def normalise_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def normalize_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return an example as positional and keyword arguments."""
     if isinstance(example, Mapping) or (hasattr(example, "items") and not isinstance(example, Tensor)):
         return (), dict(example)
@@ -120,8 +120,8 @@ def normalise_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
-def described(example: Any) -> dict[str, Any]:
+def describe_example(example: Any) -> dict[str, Any]:
     """Return an example's nesting, shapes and dtypes as data for JSON."""
     leaves: list[Tensor] = []
-    structure = without_classes(structure_of(normalise_example(example), leaves))
+    structure = drop_classes(build_structure(normalize_example(example), leaves))
     return {"structure": structure, "tensors": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in leaves]}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def random_state() -> dict[str, Tensor]:
+def get_random_state() -> dict[str, Tensor]:
     """Return the state of every generator that training may draw from."""
     found = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -39,7 +39,7 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     random.setstate((version, tuple(words), drawn[0] if drawn else None))
 
 
-def generators_of(batches: Any) -> list[torch.Generator]:
+def find_generators(batches: Any) -> list[torch.Generator]:
     """Return the generators of its own that a ``DataLoader``, its sampler or an iterable like them draws from."""
     places = (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None))
     found = [getattr(place, "generator", None) for place in places]

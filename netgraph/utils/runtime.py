@@ -14,7 +14,7 @@ from time import perf_counter
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Put off the search for cycles to the end of a block; a function that this decorates runs in one."""
     enabled = gc.isenabled()
     gc.disable()
@@ -26,18 +26,18 @@ def uncollected() -> Iterator[None]:
 
 
 @dataclass
-class Clock:
+class CompileClock:
     """Seconds in which kernels were compiled."""
 
     seconds: float = 0.0
 
 
 @contextmanager
-def compiler() -> Iterator[Clock]:
+def measure_compilation() -> Iterator[CompileClock]:
     """Count the seconds in which numba compiles kernels in a block."""
     from numba.core import event
 
-    clock, begun = Clock(), list[float]()
+    clock, begun = CompileClock(), list[float]()
 
     class Nested(event.Listener):  # a kernel has those that it calls compiled
         def on_start(self, event: object) -> None:
@@ -52,7 +52,7 @@ def compiler() -> Iterator[Clock]:
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
+def announce_compilation() -> Iterator[None]:
     """Tell, on stderr, of the first kernel in a block that numba compiles; it keeps what it compiled."""
     import typer
     from numba.core import event

@@ -15,7 +15,7 @@ _STANDARD = f"{sysconfig.get_path('stdlib')}/"
 
 
 @cache
-def is_users(name: str) -> bool:
+def is_user_file(name: str) -> bool:
     """Tell whether a file, as a frame names it, is neither made up nor of a library that errors should look through."""
     if name.startswith(f"{_HERE / 'models'}/"):  # networks to try, as good as the user's
         return True
@@ -23,7 +23,7 @@ def is_users(name: str) -> bool:
     return not standard and not name.startswith(("<", *_OURS))
 
 
-def line_of(name: str, number: int | str) -> str:
+def format_location(name: str, number: int | str) -> str:
     """Return `` at file:line``: what is said may be read on another machine, where only a package's or project's own path tells.
 
     Parameters

@@ -22,7 +22,7 @@ _kept: list[torch.library.Library] = []  # a declaration lives as long as its Li
 def prepare_torchvision() -> None:
     """Declare ``torchvision::nms`` and ``qnms`` unless torchvision brings them; call before its first import."""
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None or _native_loads(Path(spec.origin).parent):
+    if spec is None or spec.origin is None or _loads_natively(Path(spec.origin).parent):
         return
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
@@ -31,7 +31,7 @@ def prepare_torchvision() -> None:
     _kept.append(library)
 
 
-def _native_loads(folder: Path) -> bool:
+def _loads_natively(folder: Path) -> bool:
     for path in sorted(folder.glob("_C*.so")) + sorted(folder.glob("_C*.pyd")):
         try:
             ctypes.CDLL(str(path))

@@ -13,15 +13,15 @@ from command_line import run
 from PIL import Image
 
 import netgraph as ng
-from netgraph.cli.console.artifacts import _pages
+from netgraph.cli.console.artifacts import make_page_writers
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.models.data import datasets
 from netgraph.models.data import tokenizer as text
-from netgraph.models.data.calibration import calibration, texts_as_inputs
-from netgraph.models.data.datasets import Dataset, Split
+from netgraph.models.data.calibration import encode_like_example, load_calibration
+from netgraph.models.data.datasets import Dataset, DataSplit
 from netgraph.models.transformer import Encoder
-from netgraph.viz.figures.attention_maps import attentions
-from netgraph.viz.page.attention_data import attention_data
+from netgraph.viz.figures.attention_maps import collect_layer_attention
+from netgraph.viz.page.attention_data import build_attention_data
 from netgraph.viz.page.page import write_page
 
 REVIEW = "a fine film , and <b>not</b> at all long"
@@ -75,9 +75,9 @@ def test_the_page_of_the_command_has_every_text_word_and_head(folder, tmp_path):
 
 
 def test_numbers_of_the_page_are_the_shares_of_attention(hierarchy, words):
-    inputs = texts_as_inputs([REVIEW], example=torch.zeros(2, 16, dtype=torch.int64), tokenizer=words)
-    (found,) = attention_data(hierarchy, [(["w"] * 9, inputs)])
-    layer, wanted = found["layers"][1], attentions(hierarchy, inputs, [2])[1]
+    inputs = encode_like_example([REVIEW], example=torch.zeros(2, 16, dtype=torch.int64), tokenizer=words)
+    (found,) = build_attention_data(hierarchy, [(["w"] * 9, inputs)])
+    layer, wanted = found["layers"][1], collect_layer_attention(hierarchy, inputs, [2])[1]
     values = np.frombuffer(base64.b64decode(layer["maps"][2][0][1]), np.uint8).reshape(9, 9).astype(float)
     shares = layer["even"] * 2 ** (layer["octaves"] * (2 * values / 255 - 1))
     np.testing.assert_allclose(shares, wanted.maps[2][0][:9, :9], rtol=0.01)
@@ -114,9 +114,9 @@ def test_a_text_without_a_tokenizer_is_refused_and_numbers_of_tokens_are_drawn(f
 
 def test_texts_become_tokens_and_a_mask_of_their_lengths(words):
     example = {"input_ids": torch.zeros(2, 5, dtype=torch.int64), "attention_mask": torch.zeros(2, 5)}
-    found = texts_as_inputs(["a fine film", "bad a a a a a"], example=example, tokenizer=words)
+    found = encode_like_example(["a fine film", "bad a a a a a"], example=example, tokenizer=words)
     assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert text.words_of(words, found["input_ids"][0].tolist()) == ["[CLS]", "a", "fine", "film", "[PAD]"]
+    assert text.decode_tokens(words, found["input_ids"][0].tolist()) == ["[CLS]", "a", "fine", "film", "[PAD]"]
 
 
 def test_a_tokenizer_of_others_fills_up_with_its_own_padding(words, tmp_path, monkeypatch):
@@ -125,20 +125,20 @@ def test_a_tokenizer_of_others_fills_up_with_its_own_padding(words, tmp_path, mo
     vocabulary["<pad>"] = vocabulary.pop("[PAD]") + len(vocabulary) + 1
     (tmp_path / "tokenizer.json").write_text(json.dumps({**theirs, "added_tokens": theirs["added_tokens"][1:]}))
     opened = text.open_tokenizer(tmp_path / "tokenizer.json")
-    assert text.padding_of(opened) == vocabulary["<pad>"]
-    assert text.encode(opened, ["bad"], length=3)[0].tolist() == [2, vocabulary["bad"], vocabulary["<pad>"]]
+    assert text.padding_id(opened) == vocabulary["<pad>"]
+    assert text.encode_texts(opened, ["bad"], length=3)[0].tolist() == [2, vocabulary["bad"], vocabulary["<pad>"]]
 
 
 def read(words):
-    """Return a data set of a few reviews, as `netgraph.models.data.datasets.load` gives it."""
-    tokens = text.encode(words, [REVIEW, "bad", "a fine film"] * 8, length=16)
-    split = Split(tokens, torch.arange(24) % 2)
+    """Return a data set of a few reviews, as `netgraph.models.data.datasets.load_dataset` gives it."""
+    tokens = text.encode_texts(words, [REVIEW, "bad", "a fine film"] * 8, length=16)
+    split = DataSplit(tokens, torch.arange(24) % 2)
     return Dataset("imdb", ("bad", "good"), split, split, split, padding=0, tokenizer=words)
 
 
 def test_a_data_set_brings_its_words(folder, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("netgraph.models.data.datasets.load", lambda *a, **k: read(words))
-    found = calibration("imdb", example=torch.zeros(2, 16, dtype=torch.int64), n=4)
+    monkeypatch.setattr("netgraph.models.data.datasets.load_dataset", lambda *a, **k: read(words))
+    found = load_calibration("imdb", example=torch.zeros(2, 16, dtype=torch.int64), n=4)
     assert found.tokenizer is words
     plain = tmp_path / "plain.safetensors"
     plain.write_bytes((folder / "net.safetensors").read_bytes())
@@ -148,7 +148,7 @@ def test_a_data_set_brings_its_words(folder, words, tmp_path, monkeypatch):
 
 
 def test_training_leaves_the_tokenizer_beside_the_network(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "load", lambda *a, **k: read(words))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: read(words))
     out = tmp_path / "net.safetensors"
     code, _, err = run("train", "transformer", "--plain", "--widths", 16, "--epochs", 1, "--batch", 8, "-o", out)
     assert code == 0, err
@@ -158,7 +158,7 @@ def test_training_leaves_the_tokenizer_beside_the_network(words, tmp_path, monke
 
 def test_mlflow_keeps_heads_words_and_a_page_that_has_both(hierarchy, words, tmp_path):
     task = SimpleNamespace(data=read(words), network=hierarchy.levels[0].model)
-    for write in _pages(task, hierarchy):
+    for write in make_page_writers(task, hierarchy):
         write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"hierarchy.html", "heads.png", "words.png"}
     assert [one["words"][1] for one in shown_by(tmp_path / "hierarchy.html")] == ["a", "bad", "a", "a"]
@@ -166,9 +166,9 @@ def test_mlflow_keeps_heads_words_and_a_page_that_has_both(hierarchy, words, tmp
 
 @pytest.mark.browser
 def test_the_page_goes_from_units_to_heads_and_hostile_words_do_nothing(hierarchy, words, tmp_path):
-    inputs = texts_as_inputs([REVIEW, "bad"], example=torch.zeros(2, 16, dtype=torch.int64), tokenizer=words)
+    inputs = encode_like_example([REVIEW, "bad"], example=torch.zeros(2, 16, dtype=torch.int64), tokenizer=words)
     hostile = ["<img src=x onerror=alert(1)>", "\"'></script>", "x" * 500, "\u202eabc", *["w"] * 5]
-    data = attention_data(hierarchy, [(hostile, inputs[:1]), (["[CLS]", "bad"], inputs[1:])])
+    data = build_attention_data(hierarchy, [(hostile, inputs[:1]), (["[CLS]", "bad"], inputs[1:])])
     write_page(hierarchy, tmp_path / "page.html", attention=data)
     with chromium() as driver:
         opened(driver, tmp_path / "page.html")
@@ -187,7 +187,7 @@ def test_the_page_goes_from_units_to_heads_and_hostile_words_do_nothing(hierarch
             float(span.get_attribute("title").removeprefix("≤").split()[0])
             for span in find(".shaded")[-1].find_elements("css selector", "span")
         ]
-        layer = attentions(hierarchy, inputs[:1], [1])[1]
+        layer = collect_layer_attention(hierarchy, inputs[:1], [1])[1]
         np.testing.assert_allclose(shares, 100 * layer.maps[1][1][4, :9], atol=100 * layer.maps[0].max() / 100)
         script = "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change'))"
         driver.execute_script(script, "heads-level", 2)

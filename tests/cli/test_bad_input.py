@@ -11,14 +11,16 @@ from typer.testing import CliRunner
 import netgraph as ng
 from netgraph.cli import main as cli
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.contract import checked_aggregates, leaves_out
+from netgraph.coarsen.partition.contract import check_aggregates, leaves_out
 from netgraph.errors import NetgraphError
 from netgraph.models.perceptron import mlp
 from netgraph.utils import plugins
 
 SIZES = (64, 16, 12, 10)
 ARCH = ["--arch", "netgraph.models.perceptron:mlp", "--arch-arg", "sizes=[64,16,12,10]", "--levels", "2"]
-COARSENERS = sorted({*plugins.names("netgraph.coarseners")} - {"kahip", "mtkahypar"})  # their libraries are extras
+COARSENERS = sorted(
+    {*plugins.list_plugins("netgraph.coarseners")} - {"kahip", "mtkahypar"}
+)  # their libraries are extras
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +115,11 @@ def graphs():
 
 @pytest.mark.parametrize("name", COARSENERS)
 def test_every_coarsener_answers_on_parted_edgeless_and_single_graphs(name):
-    merge = plugins.load("netgraph.coarseners", name)
+    merge = plugins.load_plugin("netgraph.coarseners", name)
     for graph, n_coarse in graphs():
         for asked in {n_coarse, 1, graph.n_units}:
             answer = merge(graph, asked, seed=0)
-            found = checked_aggregates(answer, graph, name, leaves_out=leaves_out(merge))
+            found = check_aggregates(answer, graph, name, leaves_out=leaves_out(merge))
             assert found.max() + 1 >= asked
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 from netgraph.models.perceptron import mlp
-from netgraph.utils.runtime import told_once
+from netgraph.utils.runtime import announce_compilation
 
 ARCH = ["--arch", "netgraph.models.perceptron:mlp"]
 
@@ -105,7 +105,7 @@ def test_the_program_itself_prints_no_traceback_and_leaves_nothing_half_written(
 def test_verify_exits_with_4_where_an_oracle_fails(file, monkeypatch):
     from netgraph.coarsen.network import oracles as verify
 
-    monkeypatch.setattr(verify, "_difference", lambda *a: 0.5)
+    monkeypatch.setattr(verify, "_measure_difference", lambda *a: 0.5)
     code, out, err = run("verify", file, *ARCH)
     assert code == 4
     assert "WRONG" in out
@@ -121,10 +121,10 @@ def test_the_demo_does_what_the_readme_says(tmp_path):
 
 def test_compiling_is_told_once_and_nothing_is_said_where_kernels_are_compiled_already(capsys):
     double = njit(lambda x: x * 2)
-    with told_once():
+    with announce_compilation():
         assert (double(2), double(2.0)) == (4, 4.0)
     assert capsys.readouterr().err.count("compiling kernels") == 1
-    with told_once():
+    with announce_compilation():
         double(3)
     assert not capsys.readouterr().err
 

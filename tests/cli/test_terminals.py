@@ -107,11 +107,11 @@ def completed(shell, line):
         ("netgraph co", ["coarsen"], "verify"),
         (
             "netgraph coarsen m.pt --coarsener h",
-            [n for n in plugins.names("netgraph.coarseners") if n[0] == "h"],
+            [n for n in plugins.list_plugins("netgraph.coarseners") if n[0] == "h"],
             "kmeans",
         ),
         ("netgraph coarsen m.pt --coarsener a", ["auto"], "hem"),
-        ("netgraph coarsen m.pt --affinity ", plugins.names("netgraph.affinities"), "hem"),
+        ("netgraph coarsen m.pt --affinity ", plugins.list_plugins("netgraph.affinities"), "hem"),
         ("netgraph coarsen m.pt --repair ", completing.RUNGS, "hem"),
         ("netgraph coarsen m.pt --budget ", ["units", "flops"], "hem"),
         ("netgraph coarsen tim", ["timm"], "torchvision"),

@@ -14,18 +14,18 @@ from datafolders import write_idx
 from torch import nn
 
 import netgraph as ng
-from netgraph.cli.console.progress import Watch
-from netgraph.cli.options.train import Settings
+from netgraph.cli.console.progress import RunDisplay
+from netgraph.cli.options.train import TrainOptions
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import SEED
-from netgraph.fas.solver.problem import Problem, loss_on
+from netgraph.fas.solver.problem import Problem, make_batch_loss
 from netgraph.io.load import load_model
 from netgraph.models.data import datasets
-from netgraph.models.data.augmentation import crop
-from netgraph.models.data.datasets import Dataset, Split
+from netgraph.models.data.augmentation import random_crop
+from netgraph.models.data.datasets import Dataset, DataSplit
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
-from netgraph.models.training.evaluation import judge
+from netgraph.models.training.evaluation import evaluate_fully
 from netgraph.models.training.tasks import make_task
 from netgraph.models.training.trainer import evaluate
 
@@ -34,7 +34,7 @@ SMALL = ("--widths", "16,8", "--epochs", 2, "--levels", 2)
 
 @pytest.fixture(scope="module")
 def digits():
-    return datasets.load("digits")
+    return datasets.load_dataset("digits")
 
 
 def test_training_prints_levels_costs_the_reason_and_figures_and_writes_a_network_that_opens(tmp_path, digits):
@@ -97,7 +97,7 @@ def test_a_terminal_gets_a_bar_in_place_of_lines(monkeypatch):
 
 def test_the_trace_of_a_run_is_the_levels_it_smoothed():
     told = []
-    watch = Watch(lambda watch, event: told.append(watch.words(watch.digits)))
+    watch = RunDisplay(lambda watch, event: told.append(watch.words(watch.digits)))
     model = SimpleNamespace(grids=[None] * 3)
     for level in (0, 0, 1, 2, 1, 0):
         watch(
@@ -118,7 +118,7 @@ def test_the_trace_of_a_run_is_the_levels_it_smoothed():
 
 def test_the_loss_that_is_shown_is_of_the_level_that_is_shown():
     told = []
-    watch = Watch(lambda watch, event: told.append(watch.words(watch.digits)))
+    watch = RunDisplay(lambda watch, event: told.append(watch.words(watch.digits)))
     record = {"step": 7, "cycle": 1}
     watch(SimpleNamespace(grids=[None] * 2), {**record, "event": "begin", "level": 1, "steps": 9})
     watch(None, {**record, "event": "smooth", "level": 1, "loss": 2.25})
@@ -188,7 +188,7 @@ def test_a_gap_is_measured_on_one_minibatch_with_dropout_alike_and_no_trace():
         nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)),
         (torch.randn(8, 6), torch.arange(8) % 3),
     )
-    loss = loss_on(Problem([batch], nn.functional.cross_entropy), batch)
+    loss = make_batch_loss(Problem([batch], nn.functional.cross_entropy), batch)
     statistics = network[1].running_mean.clone()
     found = loss(network)
     assert loss(network) == found
@@ -223,8 +223,8 @@ def test_a_run_is_not_resumed_with_another_loss_or_other_levels(tmp_path):
 def test_augmentation_belongs_to_what_a_run_is_made_of():
     """As it is used: what a network is usually trained with, where nothing was typed."""
     task = SimpleNamespace(habits=SimpleNamespace(augment="crop-flip"))
-    assert Settings().made_of(task)["--augment"] == "crop-flip"
-    assert Settings(augment="none").made_of(task)["--augment"] == "none"
+    assert TrainOptions().made_of(task)["--augment"] == "crop-flip"
+    assert TrainOptions(augment="none").made_of(task)["--augment"] == "none"
 
 
 def test_options_are_listed_with_defaults_and_meanings():
@@ -293,12 +293,12 @@ def test_a_damaged_file_is_refused_by_digest_before_it_is_opened(tmp_path, monke
 
 def coloured(n=24):
     x = torch.randint(0, 255, (n, 3, 16, 16), dtype=torch.uint8)
-    split = Split(x, torch.arange(n) % 2)
+    split = DataSplit(x, torch.arange(n) % 2)
     return Dataset("cifar10", ("red", "blue"), split, split, split, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def written(n=24):
-    split = Split(torch.randint(1, 30, (n, 12), dtype=torch.int32), torch.arange(n) % 2)
+    split = DataSplit(torch.randint(1, 30, (n, 12), dtype=torch.int32), torch.arange(n) % 2)
     return Dataset("imdb", ("bad", "good"), split, split, split, padding=0)
 
 
@@ -306,9 +306,9 @@ def test_texts_of_like_length_share_a_batch_where_training_is_plain_and_flops_ar
     torch.manual_seed(0)
     tokens = torch.randint(1, 30, (24, 64), dtype=torch.int32)
     tokens[::2, 10:] = 0
-    split = Split(tokens, torch.arange(24) // 2 % 2)
+    split = DataSplit(tokens, torch.arange(24) // 2 % 2)
     data = Dataset("imdb", ("bad", "good"), split, split, split, padding=0)
-    monkeypatch.setattr(datasets, "load", lambda *a, **k: data)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: data)
     words = ["--widths", 16, "--batch", 8, "--epochs", 2, "--network-arg", "dropout=0.0", "--network-arg", "depth=1"]
     how = ["--optimizer", "adam", "--schedule", "constant", "--lr", 0.01]
     code, out, _ = run("train", "transformer", "--plain", *words, *how, "--json", "-o", tmp_path / "m.pt")
@@ -336,7 +336,7 @@ def test_a_tokenizer_is_trained_by_its_name(monkeypatch, asked):
         taken.append(options["tokenizer"])
         raise NetgraphError("enough")
 
-    monkeypatch.setattr(datasets, "load", loaded)
+    monkeypatch.setattr(datasets, "load_dataset", loaded)
     assert "enough" in run("train", "transformer", "--tokenizer", asked)[2]
     assert taken == [asked]
 
@@ -356,7 +356,7 @@ def test_a_tokenizer_is_trained_by_its_name(monkeypatch, asked):
     ],
 )
 def test_other_networks_come_through_the_same_code(monkeypatch, network, data, words):
-    monkeypatch.setattr(datasets, "load", lambda *a, **k: data())
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: data())
     code, out, _ = run(
         "train", network, *words, "--batch", 8, "--epochs", 4, "--levels", 2, "--cycle", "full", "--lr", 1e-3
     )
@@ -383,7 +383,7 @@ def test_a_direction_that_can_do_nothing_is_told_as_by_coarsen(words, said):
 
 def test_a_pass_of_the_loader_has_each_row_once_in_an_order_of_the_seed_and_the_pass(digits):
     rows = torch.arange(len(digits.train), dtype=torch.float32)[:, None]
-    data = replace(digits, train=Split(rows, digits.train.targets))
+    data = replace(digits, train=DataSplit(rows, digits.train.targets))
     loader = Loader(data, 100, seed=1)
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -393,16 +393,16 @@ def test_a_pass_of_the_loader_has_each_row_once_in_an_order_of_the_seed_and_the_
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(batches, loader, strict=True))
     loader.set_epoch(1)
     assert not torch.equal(torch.cat([x for x, _ in loader]).flatten(), inputs)
-    moved = Loader(replace(digits, padding=None), 100, augment=crop, seed=1)
+    moved = Loader(replace(digits, padding=None), 100, augment=random_crop, seed=1)
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(moved, moved, strict=True))
 
 
 def test_figures_are_those_of_loops_over_the_rows():
     x = torch.randn(200, 5)
-    split = Split(x, torch.randint(0, 3, (200,)))
+    split = DataSplit(x, torch.randint(0, 3, (200,)))
     data = Dataset("rows", ("a", "b", "c"), split, split, split)
     model = mlp((5, 8, 3))
-    found = judge(model, data, batch=64)
+    found = evaluate_fully(model, data, batch=64)
     with torch.no_grad():
         shares = model(x).softmax(1).double().numpy()
     wanted, confusion, bins = split.targets.numpy(), np.zeros((3, 3)), [[] for _ in range(15)]

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import netgraph as ng
-from netgraph.analysis.residual_chains import chains
-from netgraph.coarsen.directions.block_alignment import corresponding
-from netgraph.coarsen.directions.depth import Shorter, shortened
-from netgraph.coarsen.hierarchy.level_maps import moves_to
+from netgraph.analysis.residual_chains import find_chains
+from netgraph.coarsen.directions.block_alignment import align_blocks
+from netgraph.coarsen.directions.depth import DepthMap, coarsen_chain
+from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.models.cnn import resnet
 from netgraph.models.transformer import Encoder
@@ -67,8 +67,8 @@ def test_the_order_found_agrees_most_of_all_orders():
     torch.manual_seed(2)
     model = resnet(2, width=4)
     spec, state = ng.trace(model, PIXELS), traced_state(model)
-    chain = chains(spec)[0][0]
-    step = corresponding(spec, state, shortened(chain, state, 0.5))
+    chain = find_chains(spec)[0][0]
+    step = align_blocks(spec, state, coarsen_chain(chain, state, 0.5))
 
     def agreement(order):
         a, b = model.stage1
@@ -92,7 +92,7 @@ def test_maps_with_orders_hold_the_laws_and_keep_the_function_of_zero_branches(n
     hierarchy = ng.build_hierarchy(model, example, directions="depth")
     step = hierarchy.levels[1].chains[0]
     assert step.orders, "random blocks are numbered as chance has it"
-    maps, fine = Shorter(hierarchy.levels[1].chains), {n: p.detach() for n, p in model.named_parameters()}
+    maps, fine = DepthMap(hierarchy.levels[1].chains), {n: p.detach() for n, p in model.named_parameters()}
     coarse = {n: torch.randn_like(t) for n, t in maps.inject(fine).items()}
 
     def inner(a, b):
@@ -102,9 +102,9 @@ def test_maps_with_orders_hold_the_laws_and_keep_the_function_of_zero_branches(n
     assert inner(maps.prolong(coarse), fine) == pytest.approx(inner(coarse, maps.restrict(fine)))
     assert inner(maps.inject(fine), coarse) == pytest.approx(inner(fine, maps.distribute(coarse)))
     ng.save(hierarchy, tmp_path / "h.hierarchy")
-    again = moves_to(ng.load(tmp_path / "h.hierarchy").levels[1])
+    again = build_level_maps(ng.load(tmp_path / "h.hierarchy").levels[1])
     torch.testing.assert_close(
-        again.inject(traced_state(model)), moves_to(hierarchy.levels[1]).inject(traced_state(model))
+        again.inject(traced_state(model)), build_level_maps(hierarchy.levels[1]).inject(traced_state(model))
     )
 
 

@@ -12,10 +12,10 @@ from torch.func import functional_call, jvp
 from torch.nn.functional import cross_entropy
 
 import netgraph as ng
-from netgraph.analysis.remove_blocks import without_blocks
-from netgraph.analysis.residual_chains import Chain, chains
-from netgraph.coarsen.directions.depth import Shortening, Shorter, block_graph, shortened
-from netgraph.coarsen.hierarchy.level_maps import moves_to
+from netgraph.analysis.remove_blocks import drop_blocks
+from netgraph.analysis.residual_chains import Chain, find_chains
+from netgraph.coarsen.directions.depth import ChainCoarsening, DepthMap, build_block_graph, coarsen_chain
+from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError, NothingToMergeError
@@ -68,13 +68,13 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_alike_residual_blocks_are_found_in_the_order_in_which_they_run(name):
     make, example, blocks, _ = NETWORKS[name]
-    found, _ = chains(ng.trace(make(), example))
+    found, _ = find_chains(ng.trace(make(), example))
     assert list(found[0].blocks) == blocks
 
 
 def test_the_ends_are_the_last_layer_of_every_branch_or_the_affine_part_of_its_norm():
-    assert chains(ng.trace(resnet(3, width=4), PIXELS))[0][0].ends == {"bn2.weight", "bn2.bias"}
-    ends = chains(ng.trace(Encoder(50, 2, depth=2, **SMALL), TOKENS))[0][0].ends
+    assert find_chains(ng.trace(resnet(3, width=4), PIXELS))[0][0].ends == {"bn2.weight", "bn2.bias"}
+    ends = find_chains(ng.trace(Encoder(50, 2, depth=2, **SMALL), TOKENS))[0][0].ends
     assert ends == {"attention.out.weight", "attention.out.bias", "down.weight", "down.bias"}
 
 
@@ -111,7 +111,7 @@ class Branching(nn.Module):
 
 
 def test_a_scale_of_the_layer_is_the_end_of_its_branch():
-    found, _ = chains(ng.trace(nn.Sequential(Scaled(), Scaled()), torch.randn(4, 6)))
+    found, _ = find_chains(ng.trace(nn.Sequential(Scaled(), Scaled()), torch.randn(4, 6)))
     assert found[0].ends == {"gamma"}
 
 
@@ -125,7 +125,7 @@ def test_a_scale_of_the_layer_is_the_end_of_its_branch():
     ],
 )
 def test_blocks_that_could_not_be_halved_are_refused_with_the_reason(network, why):
-    found, reasons = chains(ng.trace(network, torch.randn(4, 6)))
+    found, reasons = find_chains(ng.trace(network, torch.randn(4, 6)))
     assert found == []
     assert any(why in reason for reason in reasons)
     with pytest.raises(NothingToMergeError, match="alike residual blocks"):
@@ -133,7 +133,7 @@ def test_blocks_that_could_not_be_halved_are_refused_with_the_reason(network, wh
 
 
 def test_a_block_whose_result_is_read_elsewhere_ends_a_chain():
-    found, _ = chains(ng.trace(Branching(), torch.randn(4, 6)))
+    found, _ = find_chains(ng.trace(Branching(), torch.randn(4, 6)))
     assert [chain.blocks for chain in found] == [("blocks.1", "blocks.2")]
 
 
@@ -151,7 +151,7 @@ def by_hand(model, pattern, dropped):
 def test_a_cut_network_is_the_one_whose_owner_took_the_blocks_out(name, training):
     make, example, blocks, pattern = NETWORKS[name]
     model, dropped = make(), blocks[1:2]
-    spec = without_blocks(ng.trace(model, example), named_state(model), dropped)
+    spec = drop_blocks(ng.trace(model, example), named_state(model), dropped)
     state = {n: t.clone() for n, t in traced_state(model).items() if n in spec.parameters}
     cut, owner = coarse_network(model, spec, {}, state=state).train(training), by_hand(model, pattern, dropped)
     owner.train(training)
@@ -167,7 +167,7 @@ def test_a_cut_network_is_the_one_whose_owner_took_the_blocks_out(name, training
 def test_a_block_that_is_the_first_of_its_chain_cannot_be_cut():
     model = residual_chain(2)
     with pytest.raises(NetgraphError, match="no block behind another"):
-        without_blocks(ng.trace(model, torch.randn(2, 5)), named_state(model), ["1"])
+        drop_blocks(ng.trace(model, torch.randn(2, 5)), named_state(model), ["1"])
 
 
 # the maps
@@ -191,7 +191,7 @@ def a_state(n_blocks, generator):
 def test_maps_of_depth_hold_the_laws_of_transfers(ends, cuts, seed):
     n = len(cuts) + 1
     chain = Chain(tuple(f"body.{i}" for i in range(n)), ("up.weight", "up.bias", "down.weight"), ends)
-    maps, generator = Shorter([Shortening(chain, aggregates_of(cuts))]), torch.Generator().manual_seed(seed)
+    maps, generator = DepthMap([ChainCoarsening(chain, aggregates_of(cuts))]), torch.Generator().manual_seed(seed)
     fine = a_state(n, generator)
     coarse = {name: torch.randn_like(t) for name, t in maps.inject(fine).items()}
 
@@ -211,7 +211,7 @@ def test_maps_of_depth_hold_the_laws_of_transfers(ends, cuts, seed):
 
 def test_second_moments_go_by_the_squared_entries_of_the_matrices():
     chain = Chain(("a", "b"), ("w", "end"), frozenset(["end"]))
-    maps = Shorter([Shortening(chain, Transfer(np.array([0, 0])))])
+    maps = DepthMap([ChainCoarsening(chain, Transfer(np.array([0, 0])))])
     # prolong of an end is (1/2, 1/2)', of the rest (1, 1)'; inject of an end is (1, 1), of the rest (1/2, 1/2)
     moments = {"a.w": 1.0, "b.w": 3.0, "a.end": 4.0, "b.end": 8.0}
     down = maps.restrict({n: torch.tensor([v]) for n, v in moments.items()}, squared=True)
@@ -222,14 +222,14 @@ def test_second_moments_go_by_the_squared_entries_of_the_matrices():
 
 def test_a_family_that_is_not_whole_is_left_out():
     chain = Chain(("a", "b"), ("w",), frozenset())
-    maps = Shorter([Shortening(chain, Transfer(np.array([0, 0])))])
+    maps = DepthMap([ChainCoarsening(chain, Transfer(np.array([0, 0])))])
     assert maps.restrict({"a.w": torch.ones(1), "c": torch.ones(1)}).keys() == {"c"}
 
 
 def test_counts_of_batch_norms_stay_whole_numbers():
     model = resnet(2, width=4)
     hierarchy = ng.build_hierarchy(model, PIXELS, directions="depth")
-    coarse = moves_to(hierarchy.levels[1]).inject(traced_state(model))
+    coarse = build_level_maps(hierarchy.levels[1]).inject(traced_state(model))
     assert coarse["stage1.0.bn1.num_batches_tracked"].dtype == torch.int64
 
 
@@ -252,13 +252,13 @@ def test_where_branches_are_zero_prolongation_keeps_the_function(name, direction
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    found, _ = chains(ng.trace(model, example))
+    found, _ = find_chains(ng.trace(model, example))
     zero_ends(model, found)
     hierarchy = ng.build_hierarchy(model, example, directions=directions, n_levels=2 + directions.count(","))
     coarse = hierarchy.levels[-1].model
     state = traced_state(coarse)
     for level in reversed(hierarchy.levels[1:]):
-        state = moves_to(level).prolong({n: t for n, t in state.items() if not n.startswith("constants.")})
+        state = build_level_maps(level).prolong({n: t for n, t in state.items() if not n.startswith("constants.")})
     fine = copy.deepcopy(model).train(training)
     wanted = copy.deepcopy(coarse).train(training)(example)
     found_ = functional_call(fine, state, (example,))
@@ -285,7 +285,7 @@ def test_the_prolonged_pair_is_off_by_half_of_the_derivative_along_half_the_bran
 
 def test_at_zero_branches_tau_is_zero():
     model = residual_chain(4).double()
-    zero_ends(model, chains(ng.trace(model, torch.randn(2, 5).double()))[0])
+    zero_ends(model, find_chains(ng.trace(model, torch.randn(2, 5).double()))[0])
     hierarchy = ng.build_hierarchy(model, torch.randn(2, 5).double(), directions="depth")
     maps, inputs, targets = HierarchyMaps(hierarchy), torch.randn(8, 5).double(), torch.randint(3, (8,))
     fine_x = maps.prolong(0, maps.inject(0, traced_state(model)))
@@ -315,10 +315,10 @@ def test_blocks_that_are_alike_merge_and_only_neighbours_do():
     chain = Chain(tuple(f"b.{i}" for i in range(5)), ("w",), frozenset())
     numbers = [1.0, 2.0, 2.1, -3.0, -3.1]
     state = {f"b.{i}.w": torch.tensor([x, 1.0]) for i, x in enumerate(numbers)}
-    found = shortened(chain, state, 0.5)
+    found = coarsen_chain(chain, state, 0.5)
     assert found is not None
     assert [found.members(block) for block in found.kept] == [("b.0",), ("b.1", "b.2"), ("b.3", "b.4")]
-    dense = block_graph(chain, state).adjacency.toarray()
+    dense = build_block_graph(chain, state).adjacency.toarray()
     cosine = (2.0 * 2.1 + 1) / np.sqrt((4 + 1) * (2.1**2 + 1))
     assert dense[1, 2] == pytest.approx((1 + cosine) / 2)
     assert np.count_nonzero(dense) == 8
@@ -328,7 +328,7 @@ def test_blocks_that_are_alike_merge_and_only_neighbours_do():
 @pytest.mark.parametrize("n", range(2, 10))
 def test_half_of_any_chain_is_half_of_its_blocks_or_one_more(n):
     chain = Chain(tuple(f"b.{i}" for i in range(n)), ("w",), frozenset())
-    found = shortened(chain, {f"b.{i}.w": torch.randn(8) for i in range(n)}, 0.5)
+    found = coarsen_chain(chain, {f"b.{i}.w": torch.randn(8) for i in range(n)}, 0.5)
     assert found is not None
     assert (n + 1) // 2 <= len(found.kept) <= (n + 1) // 2 + 1
     assert found.transfer.sizes.max() == 2
@@ -360,7 +360,9 @@ def test_copied_blocks_are_the_mean_and_the_whole_of_it_twice_in_the_saved_hiera
     for found in (hierarchy, ng.load(tmp_path / "net.hierarchy", arch=lambda: residual_chain(2))):
         assert found.options["depth_by"] == "copy"
         coarse = traced_state(found.levels[1].model)
-        fine = moves_to(found.levels[1]).prolong({n: t for n, t in coarse.items() if not n.startswith("constants.")})
+        fine = build_level_maps(found.levels[1]).prolong(
+            {n: t for n, t in coarse.items() if not n.startswith("constants.")}
+        )
         (step,), own = found.levels[1].chains, model.state_dict()
         for name in step.chain.names:
             second = own[f"2.{name}"]

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 
 import netgraph as ng
-from netgraph.analysis.residual_chains import chains
-from netgraph.coarsen.hierarchy.level_maps import moves_to
+from netgraph.analysis.residual_chains import find_chains
+from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.utils.torchvision_compat import prepare_torchvision
@@ -71,7 +71,7 @@ def lived_in(model):
 
 def still_chains(model, example):
     """Zero the branches of all chains, where a block is what its two halves are."""
-    for chain in chains(ng.trace(model, example))[0]:
+    for chain in find_chains(ng.trace(model, example))[0]:
         for name in chain.ends:
             for full in chain.family(name):
                 model.get_parameter(full).data.zero_()
@@ -102,7 +102,7 @@ def test_what_was_copied_merges_back_and_prolongation_keeps_the_function(name, d
     coarse = first.levels[-1]
     state = {n: t.clone() for n, t in traced_state(coarse.model).items() if not n.startswith("constants.")}
     for level in reversed(first.levels[1:]):
-        state = moves_to(level).prolong(state)
+        state = build_level_maps(level).prolong(state)
     left = model.load_state_dict(state, strict=False)  # speeds of rotary positions are no part of a network's own state
     assert set(left.missing_keys) <= {"lm_head.weight"}  # tied: the embedding's
     inputs = example if coarse.pool == 1 else avg_pool2d(example, coarse.pool)

@@ -18,7 +18,7 @@ SIZES = {"width": 64, "n_heads": 4, "n_hidden": 128, "depth": 2, "length": 8}
 def drawn(model, example, **options):
     """A hierarchy of random pairs, which are not alike, with first weights of its own."""
     hierarchy = ng.build_hierarchy(model, example, coarsener="random", **options)
-    ng.draw(hierarchy)
+    ng.init_coarse_weights(hierarchy)
     return hierarchy
 
 
@@ -80,7 +80,7 @@ def test_where_units_are_alike_nothing_changes():
         model[0].bias[8:] = model[0].bias[:8]
     hierarchy = ng.build_hierarchy(model, torch.rand(2, 10))
     before = {name: tensor.clone() for name, tensor in traced_state(hierarchy.levels[1].model).items()}
-    ng.draw(hierarchy)
+    ng.init_coarse_weights(hierarchy)
     for name, tensor in traced_state(hierarchy.levels[1].model).items():
         torch.testing.assert_close(tensor, before[name])
 

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen.network.probe_weights import telling_state
+from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import traced_state
-from netgraph.utils.module_state import with_state
+from netgraph.utils.module_state import swap_state
 
 
 def gated(depth: int = 6) -> nn.Module:
@@ -27,8 +27,8 @@ def gated(depth: int = 6) -> nn.Module:
 
 def test_fresh_statistics_become_those_of_a_batch_in_training():
     model, x = gated(), torch.randn(16, 8, 9, 9, dtype=torch.float64)
-    state = telling_state(model.eval(), x, 0)
-    with torch.no_grad(), with_state(model, state):
+    state = probe_state(model.eval(), x, 0)
+    with torch.no_grad(), swap_state(model, state):
         settled = model(x)
         whitened = model.train()(x)
     torch.testing.assert_close(settled, whitened, rtol=1e-9, atol=1e-9)
@@ -38,7 +38,7 @@ def test_trained_statistics_stay_as_they_are():
     model, x = gated(2), torch.randn(16, 8, 9, 9, dtype=torch.float64)
     with torch.no_grad():
         model.train()(x)
-    state = telling_state(model.eval(), x, 0)
+    state = probe_state(model.eval(), x, 0)
     for name, tensor in traced_state(model).items():
         if "running" in name:
             assert torch.equal(state[name], tensor)
@@ -47,7 +47,7 @@ def test_trained_statistics_stay_as_they_are():
 def test_a_network_keeps_its_own_numbers_when_its_statistics_were_settled():
     model, x = gated(2).eval(), torch.randn(4, 8, 9, 9, dtype=torch.float64)
     before = {name: tensor.clone() for name, tensor in traced_state(model).items()}
-    telling_state(model, x, 0)
+    probe_state(model, x, 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in traced_state(model).items())
 
 

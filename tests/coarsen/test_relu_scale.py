@@ -7,8 +7,8 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.repair.relu_scale import merge_scaled, scalable
-from netgraph.coarsen.repair.variance import rescale
+from netgraph.coarsen.repair.relu_scale import find_scalable_axes, merge_relu_units
+from netgraph.coarsen.repair.variance import rescale_units
 from netgraph.coarsen.transfer.transfer import Transfer
 
 
@@ -46,7 +46,7 @@ def merged(model, x, rung):
     transfers = {axis.name: halves(axis.size) for axis in spec.free}
     coarse = coarse_network(model, spec, transfers).eval()
     if rung == "rescale":
-        rescale(model, spec, transfers, coarse)
+        rescale_units(model, spec, transfers, coarse)
     return coarse(x)
 
 
@@ -69,7 +69,7 @@ def test_coarse_weights_are_those_of_p_and_its_pseudo_inverse():
     spec = ng.trace(model, x)
     transfers = {"0": Transfer(np.array([0, 0, 1, 2, 1, 1, 3, 2, 4, 4, 4, 4])), "2": halves(8)}
     coarse = coarse_network(model, spec, transfers)
-    entries = merge_scaled(model, spec, transfers, coarse)
+    entries = merge_relu_units(model, spec, transfers, coarse)
     P = {axis: t.P.toarray() * entries[axis].numpy()[:, None] for axis, t in transfers.items()}
     R = {axis: np.linalg.pinv(p) for axis, p in P.items()}
     for axis, t in transfers.items():
@@ -109,9 +109,9 @@ class Residual(nn.Module):
 def test_units_that_a_factor_does_not_pass_through_are_left_alone(model, shape):
     x = torch.randn(*shape)
     spec = ng.trace(model.eval(), x)
-    assert not scalable(spec)
+    assert not find_scalable_axes(spec)
     transfers = {axis.name: halves(axis.size) for axis in spec.free if axis.equal is None}
     coarse = coarse_network(model, spec, transfers)
     before = {name: tensor.clone() for name, tensor in coarse.tensors().items()}
-    assert not merge_scaled(model, spec, transfers, coarse)
+    assert not merge_relu_units(model, spec, transfers, coarse)
     assert all(torch.equal(before[name], tensor) for name, tensor in coarse.tensors().items())

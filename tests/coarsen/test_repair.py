@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen.network.functional_error import function_error, outputs
+from netgraph.coarsen.network.functional_error import compute_outputs, function_error
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.repair.batch_norm import fold
-from netgraph.coarsen.repair.distillation import mixtures
-from netgraph.coarsen.repair.im2col import at, columns, drawn
-from netgraph.coarsen.repair.pipeline import RUNGS, repair
-from netgraph.coarsen.repair.ridge import STRENGTHS, Sums, chosen, solved
+from netgraph.coarsen.repair.batch_norm import merge_with_norms
+from netgraph.coarsen.repair.distillation import draw_mixtures
+from netgraph.coarsen.repair.im2col import build_columns, draw_places, take_places
+from netgraph.coarsen.repair.pipeline import RUNGS, repair_network
+from netgraph.coarsen.repair.ridge import STRENGTHS, RegressionSums, choose_strength, solve_ridge
 from netgraph.coarsen.repair.variance import variance_share
 from netgraph.coarsen.transfer.parameter_maps import prolong
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -53,7 +53,7 @@ def merged(name, *, alike=False, ratio=0.5):
 
 
 def error(model, coarse, data):
-    return function_error(outputs(model, [data]), outputs(coarse, [data]))
+    return function_error(compute_outputs(model, [data]), compute_outputs(coarse, [data]))
 
 
 @pytest.mark.parametrize("name", ["perceptron", "encoder"])
@@ -61,7 +61,7 @@ def error(model, coarse, data):
 def test_what_lost_nothing_is_left_as_it_is(name, rung):
     model, spec, transfers, coarse, data = merged(name, alike=True)
     before = {n: t.clone() for n, t in coarse.tensors().items()}
-    repair(model, spec, transfers, coarse, rung=rung, data=data)
+    repair_network(model, spec, transfers, coarse, rung=rung, data=data)
     for tensor, was in zip(coarse.tensors().values(), before.values(), strict=True):
         torch.testing.assert_close(tensor, was, atol=1e-9, rtol=1e-9)
 
@@ -72,7 +72,7 @@ def test_each_rung_with_data_comes_nearer_to_the_function(name):
     for rung in ("none", "ridge", "tune"):
         torch.manual_seed(1)
         model, spec, transfers, coarse, data = merged(name)
-        done = repair(model, spec, transfers, coarse, rung=rung, data=data)
+        done = repair_network(model, spec, transfers, coarse, rung=rung, data=data)
         errors[rung] = error(model, coarse, data)
         assert rung == "none" or (
             done.fitted and all(after <= before + 1e-12 for before, after in done.fitted.values())
@@ -82,14 +82,14 @@ def test_each_rung_with_data_comes_nearer_to_the_function(name):
 
 def grams(columns, answers):
     """Return the sums of rows that come in two parts."""
-    return Sums.of(columns[:20], answers[:20]) + Sums.of(columns[20:], answers[20:])
+    return RegressionSums.of(columns[:20], answers[:20]) + RegressionSums.of(columns[20:], answers[20:])
 
 
 @pytest.mark.parametrize("free", [True, False])
 def test_the_ridge_is_the_least_squares_solution_of_the_stacked_system(free):
     C, T = torch.randn(50, 2, 7).double() - 1, torch.randn(50, 2, 3).double() + 2
     start, sums = torch.randn(2, 3, 7).double(), grams(C, T)
-    W, b = solved(sums, start, 0.1, free=free)
+    W, b = solve_ridge(sums, start, 0.1, free=free)
     for g in range(2):
         c, t = (C[:, g] - C[:, g].mean(0), T[:, g] - T[:, g].mean(0)) if free else (C[:, g], T[:, g])
         s = 0.1 * float((c.T @ c).diagonal().mean())
@@ -104,8 +104,8 @@ def test_the_ridge_is_the_least_squares_solution_of_the_stacked_system(free):
 def test_columns_in_single_precision_far_from_zero_fit_as_in_double():
     C = torch.randn(400, 1, 7) + 1000
     T = C.double().sum(2, keepdim=True) + torch.randn(400, 1, 1).double()
-    sums = [Sums.of(x[:100], T[:100]) + Sums.of(x[100:], T[100:]) for x in (C, C.double())]
-    found, wanted = (solved(s, torch.zeros(1, 1, 7).double(), 1e-4, free=True) for s in sums)
+    sums = [RegressionSums.of(x[:100], T[:100]) + RegressionSums.of(x[100:], T[100:]) for x in (C, C.double())]
+    found, wanted = (solve_ridge(s, torch.zeros(1, 1, 7).double(), 1e-4, free=True) for s in sums)
     torch.testing.assert_close(found[0], wanted[0], atol=0, rtol=1e-4)
     assert sums[0].error(*found) == pytest.approx(sums[1].error(*wanted), rel=1e-3)
 
@@ -115,7 +115,7 @@ def test_the_strength_that_errs_least_on_inputs_held_out_is_chosen():
     for noise, wanted in ((0.0, STRENGTHS[0]), (100.0, STRENGTHS[-1])):
         C = torch.randn(80, 1, 30).double()
         T = C.sum(2, keepdim=True) + noise * torch.randn(80, 1, 1).double()
-        assert chosen(grams(C[:40], T[:40]), grams(C[40:], T[40:]), start, free=True) == wanted
+        assert choose_strength(grams(C[:40], T[:40]), grams(C[40:], T[40:]), start, free=True) == wanted
 
 
 ATEN = torch.ops.aten
@@ -132,15 +132,15 @@ LAYERS = [
 def test_weights_times_columns_are_what_torch_answers_at_those_places(function, x, weight, rest):
     output = function(x, weight, *rest)
     for n in (11, 10**6):
-        places = drawn(output, function, n, torch.Generator().manual_seed(0))
-        found = columns([x, weight, *rest], function, places)  # (n, g, d)
+        places = draw_places(output, function, n, torch.Generator().manual_seed(0))
+        found = build_columns([x, weight, *rest], function, places)  # (n, g, d)
         assert (
             len(found)
             == min(n, output.numel() // len(weight))
             == len(set(zip(*(p.tolist() for p in places), strict=True)))
         )
         product = torch.einsum("ngd,god->ngo", found, weight.flatten(1).unflatten(0, (found.shape[1], -1)))
-        torch.testing.assert_close(product.flatten(1), at(output, function, places), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(product.flatten(1), take_places(output, function, places), atol=1e-5, rtol=1e-5)
 
 
 class Joined(nn.Module):
@@ -167,13 +167,13 @@ def joined(groups=1, strength=1e-9, rung="ridge"):
     hierarchy = ng.build_hierarchy(model, data[:2], ratio=0.5)
     spec, transfers = hierarchy.levels[0].spec, hierarchy.levels[1].transfers
     coarse = coarse_network(model, spec, transfers).eval()
-    done = repair(model, spec, transfers, coarse, rung=rung, data=data, strength=strength)
+    done = repair_network(model, spec, transfers, coarse, rung=rung, data=data, strength=strength)
     return model, spec, transfers, coarse, data, done
 
 
 def test_mixtures_lie_between_two_inputs_of_a_round_and_tokens_stay_whole():
     data, random = torch.eye(10).double(), torch.Generator().manual_seed(0)
-    drawn = [args[0] for args, _ in mixtures(data, 4, 5, random)]
+    drawn = [args[0] for args, _ in draw_mixtures(data, 4, 5, random)]
     assert all(len(rows) == 5 and bool((rows >= 0).all()) for rows in drawn)
     for rows in drawn:  # inputs are unit vectors, so that rows tell the shares they are made of
         torch.testing.assert_close(rows.sum(1), torch.ones(5).double())
@@ -181,7 +181,7 @@ def test_mixtures_lie_between_two_inputs_of_a_round_and_tokens_stay_whole():
     seen = [set((torch.cat(pair) > 0).any(0).nonzero().flatten().tolist()) for pair in (drawn[:2], drawn[2:])]
     assert seen == [set(range(10))] * 2  # two batches of five are a round
     tokens = torch.arange(10)[:, None]
-    (args, kwargs), *_ = mixtures({"ids": tokens, "scale": data}, 1, 10, random)
+    (args, kwargs), *_ = draw_mixtures({"ids": tokens, "scale": data}, 1, 10, random)
     assert not args
     torch.testing.assert_close(kwargs["scale"], data[kwargs["ids"].flatten()])
 
@@ -236,7 +236,7 @@ def test_a_weight_that_is_read_twice_is_named_as_left():
 
 def test_norm_statistics_are_those_that_torch_finds_in_one_training_step():
     model, spec, transfers, coarse, data = merged("convolutions")
-    repair(model, spec, transfers, coarse, rung="norms", data=data, batch=13)
+    repair_network(model, spec, transfers, coarse, rung="norms", data=data, batch=13)
     weights = coarse.tensors()
     norm = nn.BatchNorm2d(len(weights["1.running_mean"]), momentum=1.0).double().train()
     norm(nn.functional.conv2d(data, weights["0.weight"]))
@@ -258,7 +258,7 @@ def test_a_layer_and_its_norm_are_averaged_as_the_one_map_that_they_are():
     with torch.no_grad():
         model[1].weight.uniform_(-2, 2)
         model[1].bias.normal_()
-    fold(model, spec, transfers, coarse)
+    merge_with_norms(model, spec, transfers, coarse)
     weight, bias = fused(model.state_dict(), "0", "1")
     weight_c, bias_c = fused(coarse.tensors(), "0", "1")
     R = torch.from_numpy(transfers["0"].R.toarray())
@@ -279,7 +279,7 @@ def test_merging_in_the_scale_of_norms_keeps_the_function_of_channels_that_diffe
     spec, transfers = ng.trace(model, data[:2]), {"0": Transfer([0, 0, 1, 1, 2, 2, 3, 3])}
     coarse = coarse_network(model, spec, transfers).eval()
     assert error(model, coarse, data) > 0.01
-    fold(model, spec, transfers, coarse)
+    merge_with_norms(model, spec, transfers, coarse)
     assert error(model, coarse, data) < 1e-9
 
 
@@ -297,7 +297,7 @@ def test_the_fine_network_and_its_mode_are_left_alone():
         model, spec, transfers, coarse, data = merged("convolutions")
         before = {n: t.clone() for n, t in model.state_dict().items()}
         coarse.train()
-        repair(model, spec, transfers, coarse, rung=rung, data=data, steps=3)
+        repair_network(model, spec, transfers, coarse, rung=rung, data=data, steps=3)
         assert coarse.training
         assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 

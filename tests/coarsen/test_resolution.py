@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 
 import netgraph as ng
-from netgraph.coarsen.directions.parse import directions_of
-from netgraph.coarsen.hierarchy.level_maps import moves_to
+from netgraph.coarsen.directions.parse import parse_directions
+from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.models.cnn import resnet, vgg, wide_resnet
-from netgraph.utils.module_state import with_state
+from netgraph.utils.module_state import swap_state
 
 PIXELS = torch.randn(4, 3, 16, 16)
 
@@ -57,7 +57,11 @@ def test_parameters_go_between_resolutions_as_they_are():
     model = resnet(2, width=4)
     level = ng.build_hierarchy(model, PIXELS, directions="space").levels[1]
     state = traced_state(model)
-    for moved in (moves_to(level).inject(state), moves_to(level).prolong(state), moves_to(level).restrict(state)):
+    for moved in (
+        build_level_maps(level).inject(state),
+        build_level_maps(level).prolong(state),
+        build_level_maps(level).restrict(state),
+    ):
         torch.testing.assert_close(moved, state, rtol=0, atol=0)
 
 
@@ -114,14 +118,14 @@ def test_cloned_channels_merge_back_alone_and_with_space(name, directions, train
     y = {n: t.clone() for n, t in traced_state(coarse.model).items()}
     x = y
     for level in reversed(hierarchy.levels[1:]):
-        x = moves_to(level).prolong(x)
+        x = build_level_maps(level).prolong(x)
     again = x
     for level in hierarchy.levels[1:]:
-        again = moves_to(level).inject(again)
+        again = build_level_maps(level).inject(again)
     for key, tensor in y.items():
         torch.testing.assert_close(again[key], tensor, rtol=1e-5, atol=1e-6)
     inputs = PIXELS if coarse.pool == 1 else avg_pool2d(PIXELS, coarse.pool)
-    with with_state(model.train(training), {n: t.clone() for n, t in x.items()}):
+    with swap_state(model.train(training), {n: t.clone() for n, t in x.items()}):
         wanted = model(inputs)
     assert relative(coarse.model.train(training)(PIXELS), wanted) < 1e-5
 
@@ -146,7 +150,7 @@ def test_statistics_that_coarse_units_have_seen_move_with_the_networks_own_momen
         mean, var = maps.mean((0, 2, 3)), maps.var((0, 2, 3))
         torch.testing.assert_close(coarse.get_buffer("1.running_mean"), 0.7 * before["1.running_mean"] + 0.3 * mean)
         torch.testing.assert_close(coarse.get_buffer("1.running_var"), 0.7 * before["1.running_var"] + 0.3 * var)
-        up = moves_to(level).prolong(traced_state(coarse))
+        up = build_level_maps(level).prolong(traced_state(coarse))
         units = level.transfers["0"].aggregates
         torch.testing.assert_close(up["1.running_mean"], coarse.get_buffer("1.running_mean")[units])
         frozen = {n: t.clone() for n, t in coarse.named_buffers()}
@@ -171,8 +175,8 @@ def test_norms_are_estimated_anew_for_the_resolution_that_a_level_sees():
 
 
 def test_steps_are_written_with_commas_and_joined_by_plus():
-    assert directions_of("channels+space,depth", 4) == ({"channels", "space"}, {"depth"}, {"depth"})
-    assert directions_of(["space"], 2) == ({"space"},)
+    assert parse_directions("channels+space,depth", 4) == ({"channels", "space"}, {"depth"}, {"depth"})
+    assert parse_directions(["space"], 2) == ({"space"},)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,7 @@ def test_steps_are_written_with_commas_and_joined_by_plus():
 )
 def test_directions_that_cannot_be_taken_are_refused(asked, n_levels, why):
     with pytest.raises(NetgraphError, match=why):
-        directions_of(asked, n_levels)
+        parse_directions(asked, n_levels)
 
 
 def test_a_budget_for_units_that_do_not_merge_is_refused():

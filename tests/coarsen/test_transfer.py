@@ -7,21 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import dense_inject, dense_moved, dense_P, dense_R
 
-from netgraph.coarsen.matching.labels import numbered
-from netgraph.coarsen.transfer.kernels import Way, down, up
-from netgraph.coarsen.transfer.parameter_maps import distribute, inject, prolong, restrict, zero_sum
+from netgraph.coarsen.matching.labels import renumber_labels
+from netgraph.coarsen.transfer.kernels import IndexMap, copy_to_members, sum_into_aggregates
+from netgraph.coarsen.transfer.parameter_maps import distribute, inject, prolong, restrict, zero_sum_part
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import AggregatesError, NetgraphError
 from netgraph.models.perceptron import mlp
 from netgraph.tracing.tracer import trace
 
-partitions = st.lists(st.integers(0, 5), min_size=1, max_size=24).map(lambda x: Transfer(numbered(np.array(x))))
+partitions = st.lists(st.integers(0, 5), min_size=1, max_size=24).map(lambda x: Transfer(renumber_labels(np.array(x))))
 
 
 def without(left_out):
     """Return a transfer of these aggregates, in which -1 leaves a unit out."""
     found = np.array(left_out)
-    found[found >= 0] = numbered(found[found >= 0]) if (found >= 0).any() else found[found >= 0]
+    found[found >= 0] = renumber_labels(found[found >= 0]) if (found >= 0).any() else found[found >= 0]
     return Transfer(found)
 
 
@@ -65,13 +65,13 @@ def test_torch_matrices_equal_scipy_ones(t):
 
 @given(partitions, st.integers(0, 1000))
 def test_composition_is_the_product_of_prolongations(t, seed):
-    second = Transfer(numbered(np.random.default_rng(seed).integers(0, 3, t.n_coarse)))
+    second = Transfer(renumber_labels(np.random.default_rng(seed).integers(0, 3, t.n_coarse)))
     np.testing.assert_allclose(t.compose(second).P.toarray(), (t.P @ second.P).toarray())
 
 
 @given(partitions, st.integers(0, 1000))
 def test_composition_averages_over_the_finest_units(t, seed):
-    second = Transfer(numbered(np.random.default_rng(seed).integers(0, 3, t.n_coarse)))
+    second = Transfer(renumber_labels(np.random.default_rng(seed).integers(0, 3, t.n_coarse)))
     whole = t.compose(second)
     np.testing.assert_allclose(whole.R.toarray(), dense_R(second.aggregates[t.aggregates]), atol=1e-15)
     if len(set(t.sizes)) == 1:
@@ -140,7 +140,7 @@ def _network(seed):
     model = mlp((5, 8, 6, 3)).double()
     spec = trace(model, torch.randn(2, 5, dtype=torch.float64))
     random = np.random.default_rng(seed)
-    transfers = {a.name: Transfer(numbered(random.integers(0, 3, a.size))) for a in spec.free}
+    transfers = {a.name: Transfer(renumber_labels(random.integers(0, 3, a.size))) for a in spec.free}
     return model, spec, transfers, {n: p.detach() for n, p in model.named_parameters()}
 
 
@@ -171,14 +171,14 @@ def test_one_pass_is_the_product_with_both_matrices_whatever_is_inside_and_left_
         drawn = rng.integers(-1, k, n)
         drawn[0] = 0
         aggregates = np.where(drawn < 0, -1, np.searchsorted(np.unique(drawn[drawn >= 0]), drawn))
-        ways.append(Way(aggregates, rng.random(aggregates.max() + 1)))
+        ways.append(IndexMap(aggregates, rng.random(aggregates.max() + 1)))
         matrices.append(np.where(aggregates == np.arange(aggregates.max() + 1)[:, None], ways[-1].scale[:, None], 0))
     x = rng.random(shape)
     coarse = np.einsum("ip,jq,apmqb->aimjb", *matrices, x)
-    np.testing.assert_allclose(down(x, shape, *ways), coarse.ravel(), atol=1e-14)
+    np.testing.assert_allclose(sum_into_aggregates(x, shape, *ways), coarse.ravel(), atol=1e-14)
     fine = np.einsum("ip,jq,aimjb->apmqb", *matrices, coarse)
     out = np.full(x.size, 9.0)
-    assert np.shares_memory(up(coarse, coarse.shape, *ways, out), out)
+    assert np.shares_memory(copy_to_members(coarse, coarse.shape, *ways, out), out)
     np.testing.assert_allclose(out, fine.ravel(), atol=1e-14)
 
 
@@ -243,7 +243,7 @@ def test_second_moments_move_by_squared_entries_and_are_never_negative(seed):
 def test_zero_sum_noise_on_a_prolonged_network_changes_no_output(seed):
     model, spec, transfers, state = _network(seed)
     y = inject(spec, transfers, state)
-    noise = zero_sum(spec, transfers, {n: torch.randn_like(v) for n, v in state.items()})
+    noise = zero_sum_part(spec, transfers, {n: torch.randn_like(v) for n, v in state.items()})
     x = torch.randn(7, 5, dtype=torch.float64)
     wide = prolong(spec, transfers, y)
     before = torch.func.functional_call(model, wide, (x,))

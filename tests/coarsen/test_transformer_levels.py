@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen.hierarchy.level_maps import moves_to
-from netgraph.coarsen.network.oracles import dead_units, duplicate_units, relative_error_of
+from netgraph.coarsen.hierarchy.level_maps import build_level_maps
+from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units, max_relative_error
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.parameter_maps import prolong
 from netgraph.errors import NothingToMergeError
@@ -27,7 +27,7 @@ class Gated(Decoder):
         for block in self.blocks:
             block.norm1, block.norm2 = nn.RMSNorm(SIZES["width"]), nn.RMSNorm(SIZES["width"])
             block.gate = nn.Linear(SIZES["width"], SIZES["n_hidden"])
-            block._feed = lambda x, m=block: m.down(nn.functional.silu(m.gate(x)) * m.up(x))
+            block._feed_forward = lambda x, m=block: m.down(nn.functional.silu(m.gate(x)) * m.up(x))
 
 
 MODELS = {
@@ -53,8 +53,8 @@ def test_clones_of_all_axes_at_once_merge_exactly_and_dead_units_go(name):
     kinds = {axis.kind for axis in spec.free}
     assert kinds == {"head", "neuron"}
     example = TOKENS if name.endswith("decoder") else PADDED
-    assert duplicate_units(model, spec, example, spec.free).error < 1e-12
-    assert dead_units(model, spec, example, spec.free).error < 1e-12
+    assert check_duplicate_units(model, spec, example, spec.free).error < 1e-12
+    assert check_dead_units(model, spec, example, spec.free).error < 1e-12
 
 
 @every_model
@@ -64,7 +64,7 @@ def test_prolongation_keeps_the_function_of_the_coarse_network(name):
     fine = prolong(spec, level.transfers, dict(level.model.state_dict()))
     model.load_state_dict({n: t for n, t in fine.items() if n in model.state_dict()})
     with torch.no_grad():
-        assert relative_error_of(level.model.eval()(TOKENS), model.eval()(TOKENS)) < 1e-5
+        assert max_relative_error(level.model.eval()(TOKENS), model.eval()(TOKENS)) < 1e-5
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "post", "pooling": "cls", "positions": "rotary"}])
@@ -133,7 +133,9 @@ def test_half_of_the_blocks_computes_what_all_did_where_the_others_add_nothing(n
     coarse = hierarchy.levels[1].model.eval()
     assert {n.split(".")[1] for n, _ in coarse.named_parameters() if n.startswith("blocks")} == {"0"}
     torch.testing.assert_close(coarse(TOKENS), model.eval()(TOKENS))
-    fine = moves_to(hierarchy.levels[1]).prolong({n: t for n, t in coarse.state_dict().items() if "constants" not in n})
+    fine = build_level_maps(hierarchy.levels[1]).prolong(
+        {n: t for n, t in coarse.state_dict().items() if "constants" not in n}
+    )
     model.load_state_dict({n: fine[n] for n in model.state_dict()})  # which lacks the speeds of rotary positions
     torch.testing.assert_close(coarse(TOKENS), model(TOKENS))
 

@@ -9,15 +9,15 @@ from nets import nets
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen.network.oracles import relative_error_of
-from netgraph.coarsen.user_class.convert import check_own, save_own
-from netgraph.coarsen.user_class.equivalence import large_state
-from netgraph.coarsen.user_class.factor_folding import folded, folds
-from netgraph.coarsen.user_class.module_attributes import give_parameters, mend
-from netgraph.coarsen.user_class.size_candidates import Sizes
+from netgraph.coarsen.network.oracles import max_relative_error
+from netgraph.coarsen.user_class.convert import check_own_class_path, save_own_class
+from netgraph.coarsen.user_class.equivalence import draw_large_state
+from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
+from netgraph.coarsen.user_class.module_attributes import replace_parameters, set_sizes
+from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
 from netgraph.models.perceptron import mlp
-from netgraph.utils.module_state import with_state
+from netgraph.utils.module_state import swap_state
 
 WORDS = torch.randn(2, 6, 16)
 
@@ -35,7 +35,7 @@ def trained_a_step(model, example):
 
 def outputs(model, state, args, training):
     torch.manual_seed(0)
-    with with_state(model, {name: t.clone() for name, t in state.items()}), torch.no_grad():
+    with swap_state(model, {name: t.clone() for name, t in state.items()}), torch.no_grad():
         return model.train(training)(*args)
 
 
@@ -75,11 +75,11 @@ def test_what_comes_back_computes_what_the_graph_computes_and_nothing_else_comes
     assert list(own.state_dict()) == list(model.state_dict())
     args = example if isinstance(example, tuple) else (example,)
     fine, coarse = hierarchy.levels[0].spec, hierarchy.levels[1].spec
-    state = large_state(graph, 5)  # other weights than those of the proof
+    state = draw_large_state(graph, 5)  # other weights than those of the proof
     for mode in (False, True):
         expected = outputs(graph, state, args, mode)
-        found = outputs(own, folded(state, folds(fine, coarse.sizes)), args, mode)
-        assert relative_error_of(expected, found) < 1e-3
+        found = outputs(own, apply_factors(state, find_parameter_factors(fine, coarse.sizes)), args, mode)
+        assert max_relative_error(expected, found) < 1e-3
 
 
 def test_most_of_the_small_networks_come_back_in_their_own_class():
@@ -139,9 +139,9 @@ def test_recurrent_layers_that_shrank_differently_are_refused_before_they_run(ki
     model = nn.Sequential(getattr(nn, kind)(8, 12, num_layers=2))
     spec, smaller = ng.trace(model, x), getattr(nn, kind)(12, 6)
     state = {name.replace("l0", "l1"): t for name, t in smaller.named_parameters(prefix="0")}
-    give_parameters(model, {**dict(model.named_parameters()), **state})
+    replace_parameters(model, {**dict(model.named_parameters()), **state})
     with pytest.raises(OwnClassError, match="its layers shrank differently"):
-        mend(model, Sizes(spec, spec.sizes))
+        set_sizes(model, SizeChange(spec, spec.sizes))
 
 
 def test_tied_embeddings_come_back_tied_with_their_factor_in_the_norm():
@@ -202,11 +202,11 @@ def test_what_cannot_be_pickled_is_named_and_leaves_nothing(tmp_path):
         pass
 
     with pytest.raises(LoadError, match="cannot be saved whole"):
-        save_own(Local(), tmp_path / "own.pt")
+        save_own_class(Local(), tmp_path / "own.pt")
     assert not list(tmp_path.iterdir())
     with pytest.raises(LoadError, match=r"NAME\.pt"):
-        check_own(mlp(), tmp_path / "own.safetensors")
-    save_own(mlp((2, 3, 2)), tmp_path / "own.pt")
+        check_own_class_path(mlp(), tmp_path / "own.safetensors")
+    save_own_class(mlp((2, 3, 2)), tmp_path / "own.pt")
     assert type(torch.load(tmp_path / "own.pt", weights_only=False)) is nn.Sequential
     assert pickle.dumps(mlp((2, 3, 2)))
 
@@ -231,12 +231,12 @@ def test_networks_of_transformers_come_back_with_a_config_and_are_saved_and_load
     hierarchy = ng.build_hierarchy(model, ids)
     own = ng.own_class(hierarchy, ids)
     capfd.readouterr()
-    save_own(own, tmp_path / "small")
+    save_own_class(own, tmp_path / "small")
     assert capfd.readouterr() == ("", "")
     again = made.from_pretrained(tmp_path / "small").eval()
     assert again.config.hidden_size == 32
     with torch.no_grad():
-        assert relative_error_of(hierarchy.levels[1].model(**ids), again(**ids)) < 1e-5
+        assert max_relative_error(hierarchy.levels[1].model(**ids), again(**ids)) < 1e-5
     trained = again.train()(**ids)[0].square().mean()
     trained.backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in again.parameters())

@@ -13,11 +13,11 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.optimizer import Multigrid
 from netgraph.fas.ledger import Ledger
 from netgraph.fas.options import Gate, Options, Smoothing, Tau
-from netgraph.fas.solver.adaptive import WINDOW, Account, cost_of
-from netgraph.fas.solver.cycles import Visit, one, rounds
-from netgraph.fas.solver.minibatch_stream import Stream
+from netgraph.fas.solver.adaptive import WINDOW, CostAccount, bound_flops_per_row
+from netgraph.fas.solver.cycles import Visit, build_cycle, repeat_cycle
+from netgraph.fas.solver.minibatch_stream import MinibatchStream
 from netgraph.fas.solver.problem import Problem
-from netgraph.fas.solver.solver import FAS, plain
+from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.perceptron import mlp
 
 WIDE = {"gap": float("inf"), "tau": float("inf"), "kappa": 0.0}
@@ -70,7 +70,7 @@ def test_reading_minibatches_and_stepping_on_them_are_timed_apart(monkeypatch):
         return passing(1.0, cross_entropy(model(batch[0]), batch[1]))
 
     objective = SimpleNamespace(batches=Slow(), value=loss)
-    fas = plain(optimizer=torch.optim.SGD, lr=0.1, epochs=2, options=Options(Smoothing(accumulate=2)))
+    fas = make_plain_solver(optimizer=torch.optim.SGD, lr=0.1, epochs=2, options=Options(Smoothing(accumulate=2)))
     solution = fas.solve(alone(hierarchy(2)), objective)
     assert solution.ledger.seconds[0, "load"] == pytest.approx(24 * 0.25)
     assert solution.ledger.seconds[0, "smooth"] == pytest.approx(24 * 1.0)
@@ -78,7 +78,7 @@ def test_reading_minibatches_and_stepping_on_them_are_timed_apart(monkeypatch):
 
 
 def test_the_rate_is_the_slope_of_the_last_losses_for_each_operation():
-    account = Account()
+    account = CostAccount()
     for i in range(3 * WINDOW):
         account.step(100 - 0.25 * i, 50.0)
     assert account.rate(1e9) == pytest.approx(0.25 / 50)
@@ -88,10 +88,10 @@ def test_the_rate_is_the_slope_of_the_last_losses_for_each_operation():
 
 
 def test_what_is_owed_is_cost_less_what_was_earned_and_no_credit_is_given():
-    account = Account()
+    account = CostAccount()
     for i in range(10):
         account.step(10.0 - i, 4.0)  # a quarter for each operation
-    account.lose(3.0)
+    account.charge(3.0)
     assert not account.settle(1.0, 8.0, 1e9)  # worth four operations, and cost eight
     assert account.owed == pytest.approx(7.0)
     assert account.losses[-1] == 0.0  # the fall by one is not smoothing's
@@ -117,9 +117,9 @@ def test_a_coarse_step_costs_no_more_than_was_said_before(kind, cycle, own):
     many = hierarchy()
     options = Options(Smoothing(2, 2, 3), Tau(kind, 2), Gate(**WIDE, share=1e9), levels=own)
     solution = FAS(cycle, torch.optim.SGD, 0.05, epochs=4, options=options).solve(many, Problem(blobs(), cross_entropy))
-    visits = [v for v in one(cycle, 0, 2, options.smoothing_of) if v.kind != "smooth" or v.level]
+    visits = [v for v in build_cycle(cycle, 0, 2, options.smoothing_of) if v.kind != "smooth" or v.level]
     flops = [level.flops / 2 for level in many.levels]
-    most = 16 * cost_of(visits, flops, options, 2)
+    most = 16 * bound_flops_per_row(visits, flops, options, 2)
     costs = [record["cost"] for record in solution.events("up") if record["level"] == 0]
     assert costs
     fine = 16 * 3 * 4 * flops[0] if cycle == "additive" else 0.0  # its smoothing lies within the coarse step
@@ -134,7 +134,9 @@ def test_where_no_coarse_step_can_be_afforded_training_is_plain_bit_for_bit(opti
     cycled = FAS("v", optimizer, 1e-2, epochs=8, schedule="constant").solve(many, problem)
     steps = cycled.ledger.samples[0] / 16
     assert cycled.ledger.samples.keys() == {0}
-    plain(optimizer=optimizer, lr=1e-2, epochs=steps / 12, schedule="constant").solve(alone(one_level), problem)
+    make_plain_solver(optimizer=optimizer, lr=1e-2, epochs=steps / 12, schedule="constant").solve(
+        alone(one_level), problem
+    )
     assert torch.equal(weights(cycled.model), weights(one_level.levels[0].model))
     assert "gate.share is 1.0%" in cycled.events("skip")[0]["why"]
     assert cycled.flops == 3 * 16 * steps * many.levels[0].flops / 2  # nothing was spent on looking
@@ -166,13 +168,13 @@ def test_steps_of_a_schedule_are_spread_evenly_where_nobody_goes_down():
 
 
 def test_what_is_left_of_the_steps_lengthens_cycles_by_at_most_one_more_than_others():
-    cycle = one("v", 0, 2, lambda level: Smoothing(2, 1, 3))
-    visits = rounds(cycle, 10 * 9 + 13)
+    cycle = build_cycle("v", 0, 2, lambda level: Smoothing(2, 1, 3))
+    visits = repeat_cycle(cycle, 10 * 9 + 13)
     assert sum(visit.steps for visit in visits) == 103
     first = [visit.steps for visit in visits[:: len(cycle)]]
     assert len(first) == 11
     assert set(first) <= {2, 3}
-    assert rounds(cycle, 4) == [Visit("smooth", 0, 4), Visit("end", 0)]
+    assert repeat_cycle(cycle, 4) == [Visit("smooth", 0, 4), Visit("end", 0)]
 
 
 @pytest.mark.parametrize("at", range(5))
@@ -180,7 +182,7 @@ def test_a_minibatch_that_was_looked_at_is_the_next_one_also_after_resuming(at):
     def stream():
         torch.manual_seed(0)
         data = torch.utils.data.DataLoader(list(range(8)), 2, shuffle=True, generator=torch.Generator().manual_seed(5))
-        return Stream(data, 7)
+        return MinibatchStream(data, 7)
 
     whole = [next(whole_stream).tolist() for whole_stream in [stream()] for _ in range(9)]
     looked, again = stream(), stream()

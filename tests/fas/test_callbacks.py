@@ -10,7 +10,7 @@ from torch import nn
 import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.coarse_start import CoarseStart
-from netgraph.fas.integrations.forward_swap import StandIn
+from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.fas.options import Options
 
@@ -115,7 +115,7 @@ def test_a_stand_in_runs_the_level_in_the_mode_of_the_finest_and_leaves_a_traine
     model = network()
     untouched = copy.deepcopy(model)
     hierarchy = levels(model)
-    stand_in = StandIn(hierarchy, (0, 5), ignored=("counted",))
+    stand_in = ForwardSwap(hierarchy, (0, 5), ignored=("counted",))
     stand_in.enter(torch.optim.SGD(model.parameters(), lr=0.1))
     x, t = blobs()
     model.eval()

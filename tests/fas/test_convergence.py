@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.checkpoint import Checkpoints, resume
-from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau, Tolerance, parsed
+from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau, Tolerance, parse_options
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.perceptron import mlp
@@ -125,7 +125,7 @@ def test_a_network_has_converged_where_its_loss_on_validation_data_says_so():
         with torch.no_grad():
             return {"loss": float(cross_entropy(network(data[0][0]), data[0][1]))}
 
-    options = Options(tolerance=parsed({"tolerance.rtol": "0.3", "tolerance.measure": "valid"}).tolerance)
+    options = Options(tolerance=parse_options({"tolerance.rtol": "0.3", "tolerance.measure": "valid"}).tolerance)
     first = valid(model)["loss"]
     solution = FAS("v", torch.optim.AdamW, 1e-2, epochs=60, options=options).solve(
         ng.build_hierarchy(model, data[0][0], n_levels=2), Problem(data, cross_entropy, valid=valid)
@@ -181,4 +181,4 @@ def test_a_resumed_run_converges_with_the_same_cycle(tmp_path):
 @pytest.mark.parametrize("wrong", [{"tolerance.measure": "accuracy"}, {"tolerance.tol": "1"}])
 def test_mistakes_are_refused_by_name(wrong):
     with pytest.raises(NetgraphError, match="tolerance"):
-        parsed(wrong)
+        parse_options(wrong)

@@ -7,9 +7,9 @@ import torch
 from blobs import batches, blobs, levels, loss_of, network, weights
 
 import netgraph as ng
-from netgraph.coarsen.hierarchy.hierarchy import one_level
+from netgraph.coarsen.hierarchy.hierarchy import build_single_level
 from netgraph.errors import NetgraphError
-from netgraph.fas.integrations.optimizer import Multigrid, bound
+from netgraph.fas.integrations.optimizer import Multigrid, freeze_closure
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
 
 OPEN = Gate(gap=1e9, tau=1e9, kappa=0.0, share=float("inf"))
@@ -20,7 +20,7 @@ def test_one_level_is_the_bare_optimizer_bit_for_bit(make):
     x, t = blobs()
     bare, wrapped = network(), network()
     mine = make(bare.parameters(), lr=0.01)
-    theirs = Multigrid(make(wrapped.parameters(), lr=0.01), one_level(wrapped, x[:2]), every=2)
+    theirs = Multigrid(make(wrapped.parameters(), lr=0.01), build_single_level(wrapped, x[:2]), every=2)
     schedules = [torch.optim.lr_scheduler.OneCycleLR(o, 0.05, total_steps=20) for o in (mine, theirs)]
     for i in range(16):
         inputs, targets = batches(x, t)[i % 8]
@@ -148,9 +148,9 @@ def test_a_closure_without_arguments_keeps_the_minibatch_that_it_read():
         def closure(model):
             return model + number  # noqa: B023
 
-        held.append(bound(closure))
+        held.append(freeze_closure(closure))
     assert [f(0) for f in held] == [0, 1, 2]
-    scope = {"bound": bound}
+    scope = {"bound": freeze_closure}
     exec("held = []\nfor n in range(3):\n    def f(model):\n        return model + n\n    held.append(bound(f))", scope)
     assert [f(0) for f in scope["held"]] == [0, 1, 2]
 

@@ -9,14 +9,14 @@ from fasnets import OPEN, OPTIMIZERS, assert_same_bits, batches, hierarchy_of, m
 from torch.nn.functional import cross_entropy
 
 import netgraph as ng
-from netgraph.fas.levels.correction import ascend
+from netgraph.fas.levels.correction import apply_correction
 from netgraph.fas.levels.maps import HierarchyMaps
-from netgraph.fas.levels.moments import moments_of
-from netgraph.fas.levels.tau import descend
+from netgraph.fas.levels.moments import read_moments
+from netgraph.fas.levels.tau import form_coarse_problem
 from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.run import REFUSED
-from netgraph.fas.solver.solver import FAS, plain
+from netgraph.fas.solver.solver import FAS, make_plain_solver
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -26,7 +26,7 @@ def test_a_hierarchy_in_which_nothing_merges_is_plain_training_bit_for_bit(cycle
     alone, many = network(), network()
     options = Options(Smoothing(pre=2, post=1, coarse=3), Tau(batches=3), OPEN)
     problem = Problem(batches(), cross_entropy)
-    plain(optimizer=optimizer, lr=lr, epochs=3).solve(
+    make_plain_solver(optimizer=optimizer, lr=lr, epochs=3).solve(
         ng.Hierarchy([ng.Level(alone, ng.trace(alone, torch.randn(2, 6)))]), problem
     )
     FAS(cycle, optimizer, lr, epochs=3, options=options).solve(unmerged(many), problem)
@@ -36,7 +36,7 @@ def test_a_hierarchy_in_which_nothing_merges_is_plain_training_bit_for_bit(cycle
 def test_one_level_is_the_loop_that_everybody_writes():
     ours, theirs = network(), network()
     data = batches()
-    solver = plain(optimizer=torch.optim.AdamW, lr=1e-2, epochs=2, schedule="cosine")
+    solver = make_plain_solver(optimizer=torch.optim.AdamW, lr=1e-2, epochs=2, schedule="cosine")
     solver.solve(ng.Hierarchy([ng.Level(ours, ng.trace(ours, torch.randn(2, 6)))]), Problem(data, cross_entropy))
     weights = [p for p in theirs.parameters() if p.ndim > 1], [p for p in theirs.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW([{"params": w} for w in weights], lr=1e-2)
@@ -76,7 +76,7 @@ def test_the_coarse_level_descends_the_restricted_fine_gradient_at_first(kind):
     fine, coarse = run.grids[:2]
     for name, value in maps.inject(0, fine.x).items():
         coarse.x[name].copy_(value)
-    found = descend(maps, 0, fine, coarse, problem.value, data, each=kind == "several")
+    found = form_coarse_problem(maps, 0, fine, coarse, problem.value, data, each=kind == "several")
     for model_ in maps.models[:2]:
         model_.zero_grad()
         (sum(cross_entropy(model_(x), y) for x, y in data) / 3).backward()
@@ -100,7 +100,7 @@ def test_tau_is_zero_where_the_fine_network_is_a_prolonged_one():
         fine.x[name].copy_(value)
     for name, value in maps.inject(0, fine.x).items():
         coarse.x[name].copy_(value)
-    found = descend(maps, 0, fine, coarse, problem.value, list(problem.batches), each=False)
+    found = form_coarse_problem(maps, 0, fine, coarse, problem.value, list(problem.batches), each=False)
     assert found.tau < 1e-12 * max(found.restricted, 1)
     assert abs(found.gap) < 1e-12
 
@@ -139,7 +139,7 @@ def test_without_noise_copies_never_part():
 
 
 def copy_of(smoother):
-    return copy.deepcopy(moments_of(smoother))
+    return copy.deepcopy(read_moments(smoother))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -204,7 +204,7 @@ def test_a_correction_that_raises_the_loss_is_rejected_and_leaves_no_trace():
         coarse.x[name].copy_(value + 100 * torch.randn_like(value))
     coarse.injected, coarse.common = injected, list(problem.batches)
     before = state(model)
-    found = ascend(maps, 0, fine, coarse, problem.value, (1.0, 0.5), None)
+    found = apply_correction(maps, 0, fine, coarse, problem.value, (1.0, 0.5), None)
     assert found.length == 0
     assert_same_bits(before, state(model))
 

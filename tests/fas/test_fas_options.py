@@ -10,15 +10,15 @@ import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
-from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau, names, parsed
-from netgraph.fas.solver.adaptive import Steering
-from netgraph.fas.solver.cycles import one
+from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau, list_option_names, parse_options
+from netgraph.fas.solver.adaptive import VisitLength
+from netgraph.fas.solver.cycles import build_cycle
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 
 
 def test_options_are_read_by_their_dotted_names():
-    found = parsed(
+    found = parse_options(
         {"gate.gap": "0.05", "tau.kind": "whole", "level.2.lr": "3e-4", "level.1.pre": "7", "gate.search": "1,0.5"}
     )
     assert found.gate.gap == 0.05
@@ -26,10 +26,10 @@ def test_options_are_read_by_their_dotted_names():
     assert found.tau.kind == "whole"
     assert found.lr_of(2, 1.0) == 3e-4
     assert found.smoothing_of(1).pre == 7
-    own = parsed({"level.1.gate.search": "1,0.5", "level.0.tau.kind": "whole"})
+    own = parse_options({"level.1.gate.search": "1,0.5", "level.0.tau.kind": "whole"})
     assert (own.gate_of(1).search, own.gate_of(0)) == ((1.0, 0.5), Gate())
     assert (own.tau_of(0).kind, own.tau_of(1)) == ("whole", Tau())
-    assert "smoothing.clip" in names()
+    assert "smoothing.clip" in list_option_names()
     for wrong in (
         {"gate.gop": "1"},
         {"level.x.lr": "1"},
@@ -38,7 +38,7 @@ def test_options_are_read_by_their_dotted_names():
         {"smoothing.pre": "many"},
     ):
         with pytest.raises(NetgraphError):
-            parsed(wrong)
+            parse_options(wrong)
 
 
 def cycled(levels, **own):
@@ -111,7 +111,7 @@ def test_a_level_may_begin_without_moments_by_itself():
 @pytest.mark.parametrize("n_levels", [2, 3, 5])
 def test_a_w_cycle_is_a_v_cycle_with_two_cycles_on_every_coarse_level(n_levels):
     def visits(cycle, **texts):
-        return one(cycle, 0, n_levels - 1, parsed(texts).smoothing_of)
+        return build_cycle(cycle, 0, n_levels - 1, parse_options(texts).smoothing_of)
 
     each = {f"level.{i}.cycles": "2" for i in range(1, n_levels)}
     assert visits("v", **each) == visits("v", **{"smoothing.cycles": "2"}) == visits("w")
@@ -121,7 +121,7 @@ def test_a_w_cycle_is_a_v_cycle_with_two_cycles_on_every_coarse_level(n_levels):
 
 @pytest.mark.parametrize("cycle", ["v", "f"])
 def test_a_level_is_visited_as_often_as_the_cycles_above_it_multiply_to(cycle):
-    found = one(cycle, 0, 3, parsed({"level.1.cycles": "3", "level.2.cycles": "1"}).smoothing_of)
+    found = build_cycle(cycle, 0, 3, parse_options({"level.1.cycles": "3", "level.2.cycles": "1"}).smoothing_of)
     downs = [sum(v[:2] == ("down", level) for v in found) for level in range(3)]
     assert downs == [1, 3, 3]
     assert sum(v.kind == "smooth" and v.level == 3 for v in found) == 3
@@ -141,7 +141,7 @@ def test_a_level_is_visited_as_often_as_the_cycles_above_it_multiply_to(cycle):
 )
 def test_what_a_level_cannot_have_for_itself_is_refused(name, sentence):
     with pytest.raises(NetgraphError, match=sentence):
-        parsed({name: "0"})
+        parse_options({name: "0"})
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,15 @@ def test_what_a_level_cannot_have_for_itself_is_refused(name, sentence):
 )
 def test_numbers_that_can_mean_nothing_are_refused(name, text, sentence):
     with pytest.raises(NetgraphError, match=sentence):
-        parsed({name: text})
+        parse_options({name: text})
 
 
-@pytest.mark.parametrize("name", [n for n in names() if n not in ("tau.kind", "split.kind", "tolerance.measure")])
+@pytest.mark.parametrize(
+    "name", [n for n in list_option_names() if n not in ("tau.kind", "split.kind", "tolerance.measure")]
+)
 def test_no_option_may_be_what_is_no_number(name):
     with pytest.raises(NetgraphError, match=name):
-        parsed({name: "nan"})
+        parse_options({name: "nan"})
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_selections_train_as_aggregates_do():
     spec = ng.trace(model, torch.randn(2, 6))
     transfers = {"0": Transfer.selection(np.arange(8), 16)}
     coarse = coarse_network(model, spec, transfers)
-    hierarchy = ng.Hierarchy([ng.Level(model, spec), ng.Level(coarse, spec.resized({"0": 8}), transfers)])
+    hierarchy = ng.Hierarchy([ng.Level(model, spec), ng.Level(coarse, spec.with_sizes({"0": 8}), transfers)])
     data = batches()
     before = mean_loss(model, data)
     FAS("v", torch.optim.SGD, 0.1, epochs=10).solve(hierarchy, Problem(data, cross_entropy))
@@ -264,16 +266,16 @@ def test_units_are_matched_again_while_training():
 
 
 def test_coarse_visits_grow_while_they_earn_more_than_cycles_and_shrink_else():
-    steering = Steering()
+    steering = VisitLength()
     for cycle in range(4):
-        steering.go_down(2.0 * cycle)
-        steering.come_up(1.0, 2.0 * cycle + 0.1)  # ten a second
+        steering.begin_visit(2.0 * cycle)
+        steering.end_visit(1.0, 2.0 * cycle + 0.1)  # ten a second
         steering.step(5.0 - cycle)
         steering.end_cycle(2.0 * cycle + 2)  # half a second each
     assert steering.factor == 4
     for cycle in range(4, 20):
-        steering.go_down(2.0 * cycle)
-        steering.come_up(0.0, 2.0 * cycle + 0.1)
+        steering.begin_visit(2.0 * cycle)
+        steering.end_visit(0.0, 2.0 * cycle + 0.1)
         steering.step(5.0 - cycle)
         steering.end_cycle(2.0 * cycle + 2)
     assert steering.factor == 0.25

@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 import netgraph as ng
 from netgraph.fas.integrations.optimizer import Multigrid
 from netgraph.fas.levels.maps import HierarchyMaps
-from netgraph.fas.levels.moments import correct_moments, moments_down, moments_of, set_moments
+from netgraph.fas.levels.moments import carry_moments_down, correct_moments, read_moments, set_moments
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.options import Gate, Options, Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
-from netgraph.models.data.datasets import load
+from netgraph.models.data.datasets import load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
 
@@ -76,7 +76,7 @@ def corrected(make, before, after, seed, spread):
     maps, fine, coarse = levels(make, seed=seed % 5)
     for i in range(before):
         take(fine, gradients(fine, seed + i, spread))
-    set_moments(coarse, moments_down(maps, 0, fine))
+    set_moments(coarse, carry_moments_down(maps, 0, fine))
     for i in range(after):
         take(coarse, gradients(coarse, seed + 100 + i, spread))
     correct_moments(maps, 0, fine, coarse)
@@ -94,7 +94,7 @@ runs = given(
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.99), (0.5, 0.9), (0.9, 0.82)])
 def test_after_any_correction_moments_are_such_as_adam_can_have(betas, amsgrad, before, after, seed, spread):
     for level in corrected(partial(torch.optim.Adam, betas=betas, amsgrad=amsgrad), before, after, seed, spread):
-        moments = moments_of(level)
+        moments = read_moments(level)
         for name, v in moments["exp_avg_sq"].items():
             m = moments["exp_avg"][name]
             assert m.isfinite().all()
@@ -109,7 +109,7 @@ def test_after_any_correction_moments_are_such_as_adam_can_have(betas, amsgrad, 
 def test_after_any_correction_rmsprop_has_a_variance(before, after, seed, spread):
     fine, coarse = corrected(partial(torch.optim.RMSprop, centered=True), before, after, seed, spread)
     for level in (fine, coarse):
-        moments = moments_of(level)
+        moments = read_moments(level)
         for name, v in moments["square_avg"].items():
             assert (v - moments["grad_avg"][name] ** 2 >= 0).all()
     take(fine, gradients(fine, seed + 200, spread))
@@ -122,13 +122,13 @@ def test_corrected_moments_are_those_of_the_fine_optimizer_that_took_the_coarse_
     for i in range(5):
         take(fine, gradients(fine, i, 0.5))
     twin = copy.deepcopy(fine)
-    set_moments(coarse, moments_down(maps, 0, fine))
+    set_moments(coarse, carry_moments_down(maps, 0, fine))
     for i in range(7):
         gradient = gradients(coarse, 100 + i, 0.5)
         take(coarse, gradient)
         take(twin, maps.distribute(0, gradient))
     correct_moments(maps, 0, fine, coarse)
-    ours, theirs = moments_of(fine), moments_of(twin)
+    ours, theirs = read_moments(fine), read_moments(twin)
     assert ours.keys() == theirs.keys()
     for key, vector in theirs.items():
         for n, value in vector.items():
@@ -148,7 +148,7 @@ def test_any_optimizer_goes_on_from_the_state_of_another_level_or_anew(cycle, na
 
 
 def digits(optimizer, seed, moments):
-    data = load("digits").flat()
+    data = load_dataset("digits").flat()
     torch.manual_seed(seed)
     hierarchy = ng.build_hierarchy(mlp((64, 128, 64, 10)), data.train.inputs[:2], n_levels=2, seed=seed)
     options = Options(Smoothing(moments=moments), gate=Gate(share=math.inf))

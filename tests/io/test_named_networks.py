@@ -12,8 +12,8 @@ import torch
 
 from netgraph.errors import LoadError
 from netgraph.io.example_inputs import guess_input
-from netgraph.io.huggingface import on_shapes
-from netgraph.io.load import load_model, origin
+from netgraph.io.huggingface import build_on_meta
+from netgraph.io.load import describe_origin, load_model
 
 ARCH = "netgraph.models.perceptron:mlp"
 
@@ -59,12 +59,12 @@ def test_a_hugging_face_folder_gives_its_own_weights_or_says_what_does_not_fit(t
     opened = load_model(folder)
     own = opened.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
-    assert "weights of its folder" in origin(folder, {})
+    assert "weights of its folder" in describe_origin(folder, {})
     fresh = load_model(f"{folder}/config.json").state_dict()
     assert not torch.equal(
         fresh["cls.predictions.transform.dense.weight"], own["cls.predictions.transform.dense.weight"]
     )
-    assert "random weights" in origin(f"{folder}/config.json", {})
+    assert "random weights" in describe_origin(f"{folder}/config.json", {})
     for args in (
         {"architectures": ["BertForPreTraining"]},
         {"architectures": ["BertModel"]},
@@ -108,7 +108,7 @@ def test_what_a_config_asks_for_is_measured_exactly(tmp_path, monkeypatch):
     for room in (taken, taken - 1):
         monkeypatch.setattr("psutil.virtual_memory", lambda room=room: SimpleNamespace(available=room))
         with contextlib.nullcontext() if room == taken else pytest.raises(LoadError, match=f"{taken:,} bytes"):
-            assert all(p.is_meta for p in on_shapes(transformers.BertModel, config).parameters())
+            assert all(p.is_meta for p in build_on_meta(transformers.BertModel, config).parameters())
 
 
 def _fresh(code):

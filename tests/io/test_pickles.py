@@ -14,7 +14,7 @@ from torch import nn
 
 from netgraph.errors import LoadError, UntrustedError
 from netgraph.io.load import load_model
-from netgraph.io.pickle_scan import scan
+from netgraph.io.pickle_scan import scan_pickle
 
 ARCH = "netgraph.models.perceptron:mlp"
 
@@ -169,4 +169,4 @@ def test_honest_files_of_every_kind_of_number_pass_the_scan(tmp_path, dtype, leg
     state = collections.OrderedDict({**views, "scalar": base[0, 0], "parameter": nn.Parameter(torch.ones(2))})
     torch.save({"state_dict": state, "epoch": 3, "betas": (0.9, 0.999), "best": None}, tmp_path / "m.pt",
                _use_new_zipfile_serialization=not legacy)  # fmt: skip
-    scan(tmp_path / "m.pt")
+    scan_pickle(tmp_path / "m.pt")

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from netgraph.errors import DataError, NetgraphError
-from netgraph.models.data.calibration import calibration, drawn
-from netgraph.models.data.datasets import load
+from netgraph.models.data.calibration import draw_rows, load_calibration
+from netgraph.models.data.datasets import load_dataset
 
 VECTORS = torch.zeros(2, 6)
 
@@ -29,10 +29,10 @@ def write(path, inputs, targets=None):
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 99))
 def test_rows_are_drawn_once_each_and_by_the_seed_alone(n_rows, n, seed):
-    rows = drawn(n_rows, n, seed).tolist()
+    rows = draw_rows(n_rows, n, seed).tolist()
     assert len(rows) == len(set(rows)) == min(n, n_rows)
     assert set(rows) <= set(range(n_rows))
-    assert rows == sorted(rows) == drawn(n_rows, n, seed).tolist()
+    assert rows == sorted(rows) == draw_rows(n_rows, n, seed).tolist()
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt", ".safetensors"])
@@ -40,26 +40,26 @@ def test_rows_are_drawn_once_each_and_by_the_seed_alone(n_rows, n, seed):
 def test_a_tensor_file_gives_its_own_rows_in_the_networks_dtype(suffix, dtype, tmp_path):
     inputs = torch.arange(60).reshape(10, 6).to(dtype)
     path = write(tmp_path / f"x{suffix}", inputs)
-    found, targets, _ = calibration(path, example=VECTORS, n=4, seed=3)
+    found, targets, _ = load_calibration(path, example=VECTORS, n=4, seed=3)
     assert targets is None
     assert found.dtype == torch.float32
-    assert found[:, 0].div(6).tolist() == drawn(10, 4, 3).tolist()
-    torch.testing.assert_close(found, inputs[drawn(10, 4, 3)].float())
-    assert len(calibration(path, example=VECTORS).inputs) == 10
+    assert found[:, 0].div(6).tolist() == draw_rows(10, 4, 3).tolist()
+    torch.testing.assert_close(found, inputs[draw_rows(10, 4, 3)].float())
+    assert len(load_calibration(path, example=VECTORS).inputs) == 10
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_targets_stay_with_their_inputs(suffix, tmp_path):
     inputs = torch.arange(60.0).reshape(10, 6)
     path = write(tmp_path / f"x{suffix}", inputs, torch.arange(10))
-    found, targets, _ = calibration(path, example=(VECTORS,), n=5)
+    found, targets, _ = load_calibration(path, example=(VECTORS,), n=5)
     assert isinstance(found, tuple)
     torch.testing.assert_close(inputs[targets], found[0])
 
 
 def test_a_dict_example_is_answered_with_a_dict(tmp_path):
     path = write(tmp_path / "x.npy", torch.ones(3, 6))
-    assert calibration(path, example={"x": VECTORS}).inputs["x"].shape == (3, 6)
+    assert load_calibration(path, example={"x": VECTORS}).inputs["x"].shape == (3, 6)
 
 
 BAD = {
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence_with_the_file(suffix, what
     inputs, match = BAD[what]
     path = write(tmp_path / f"x{suffix}", inputs)
     with pytest.raises(DataError, match=match) as caught:
-        calibration(path, example=VECTORS)
+        load_calibration(path, example=VECTORS)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -91,7 +91,7 @@ def test_a_file_cut_anywhere_is_refused(suffix, tmp_path):
     for length in (0, 1, 9, len(data) // 3, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
         with pytest.raises(NetgraphError, match="x" + suffix):
-            calibration(path, example=VECTORS)
+            load_calibration(path, example=VECTORS)
 
 
 def test_files_of_anything_but_tensors_are_refused_and_run_nothing(tmp_path):
@@ -105,17 +105,17 @@ def test_files_of_anything_but_tensors_are_refused_and_run_nothing(tmp_path):
     torch.save({"inputs": Bomb()}, tmp_path / "a.pt")
     for name in ("a.npy", "a.pt"):
         with pytest.raises(NetgraphError, match=name):
-            calibration(tmp_path / name, example=VECTORS)
+            load_calibration(tmp_path / name, example=VECTORS)
     assert not witness.exists()
     torch.load(tmp_path / "a.pt", weights_only=False)  # it is a bomb
     assert witness.exists()
     for value in ({"a": torch.ones(2, 6), "b": torch.ones(2, 6)}, [torch.ones(2, 6)] * 3, {"inputs": 3}, 3):
         torch.save(value, tmp_path / "b.pt")
         with pytest.raises(NetgraphError, match=r"b\.pt holds"):
-            calibration(tmp_path / "b.pt", example=VECTORS)
+            load_calibration(tmp_path / "b.pt", example=VECTORS)
     torch.save((torch.ones(3, 6), torch.ones(2)), tmp_path / "c.pt")
     with pytest.raises(DataError, match="one target for each input"):
-        calibration(tmp_path / "c.pt", example=VECTORS)
+        load_calibration(tmp_path / "c.pt", example=VECTORS)
 
 
 def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_path):
@@ -123,33 +123,33 @@ def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_pat
     with (tmp_path / "x.npy").open("wb") as file:
         head.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 6)})
     with pytest.raises(DataError, match=r"x\.npy cannot be read"):
-        calibration(tmp_path / "x.npy", example=VECTORS)
+        load_calibration(tmp_path / "x.npy", example=VECTORS)
     torch.save(torch.ones(1, 6).expand(2**20, 6), tmp_path / "x.pt")
-    assert calibration(tmp_path / "x.pt", example=VECTORS, n=3).inputs.tolist() == [[1.0] * 6] * 3
+    assert load_calibration(tmp_path / "x.pt", example=VECTORS, n=3).inputs.tolist() == [[1.0] * 6] * 3
     with pytest.raises(DataError, match="change n"):
-        calibration(tmp_path / "x.pt", example=VECTORS, n=2**31)
+        load_calibration(tmp_path / "x.pt", example=VECTORS, n=2**31)
 
 
 def test_images_become_vectors_only_where_the_network_takes_them_and_it_is_said(recwarn):
-    pictures, targets, _ = calibration("digits", example=torch.zeros(2, 1, 8, 8), n=20)
+    pictures, targets, _ = load_calibration("digits", example=torch.zeros(2, 1, 8, 8), n=20)
     assert not recwarn.list
     with pytest.warns(UserWarning, match="rows × 1 × 8 × 8 are flattened to 64 numbers"):
-        vectors, same, _ = calibration("digits", example=torch.zeros(2, 64), n=20)
+        vectors, same, _ = load_calibration("digits", example=torch.zeros(2, 64), n=20)
     assert torch.equal(pictures.flatten(1), vectors)
     assert torch.equal(targets, same)
-    own = {x.numpy().tobytes(): int(y) for x, y in zip(*vars(load("digits").train).values(), strict=True)}
+    own = {x.numpy().tobytes(): int(y) for x, y in zip(*vars(load_dataset("digits").train).values(), strict=True)}
     assert [own[x.numpy().tobytes()] for x in pictures] == targets.tolist()
     with pytest.raises(
         DataError, match="digits holds rows × 1 × 8 × 8 inputs, and the network takes rows × 3 × 32 × 32"
     ):
-        calibration("digits", example=torch.zeros(2, 3, 32, 32))
+        load_calibration("digits", example=torch.zeros(2, 3, 32, 32))
 
 
 def test_a_data_set_is_handed_over_as_networks_are_trained_on_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("netgraph.models.data.datasets._order", lambda n, _: (torch.arange(n), torch.arange(0)))
+    monkeypatch.setattr("netgraph.models.data.datasets._split_rows", lambda n, _: (torch.arange(n), torch.arange(0)))
     images, labels = write_cifar(tmp_path, monkeypatch)
-    found, targets, _ = calibration("cifar10", example=torch.zeros(2, 3, 32, 32), n=5, root=tmp_path)
-    rows = drawn(60, 5, 7619)
+    found, targets, _ = load_calibration("cifar10", example=torch.zeros(2, 3, 32, 32), n=5, root=tmp_path)
+    rows = draw_rows(60, 5, 7619)
     mean, std = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2470, 0.2435, 0.2616])
     wanted = (images[rows].transpose(0, 2, 3, 1) / 255 - mean) / std
     np.testing.assert_allclose(found.permute(0, 2, 3, 1), wanted, atol=1e-5)
@@ -157,21 +157,21 @@ def test_a_data_set_is_handed_over_as_networks_are_trained_on_it(tmp_path, monke
 
 
 def test_text_comes_as_tokens_of_the_examples_length_with_its_mask_where_one_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("netgraph.models.data.datasets._order", lambda n, _: (torch.arange(n), torch.arange(0)))
+    monkeypatch.setattr("netgraph.models.data.datasets._split_rows", lambda n, _: (torch.arange(n), torch.arange(0)))
     write_imdb(tmp_path, monkeypatch)
     example = {"ids": torch.zeros(2, 7, dtype=torch.int64), "mask": torch.zeros(2, 7)}
-    found, targets, _ = calibration("imdb", example=example, n=9, root=tmp_path)
+    found, targets, _ = load_calibration("imdb", example=example, n=9, root=tmp_path)
     assert found["ids"].shape == (9, 7)
     assert torch.equal(found["mask"], (found["ids"] != 0).float())
     assert set(targets.tolist()) == {0, 1}
-    alone, *_ = calibration("imdb", example=example["ids"], n=9, root=tmp_path)
+    alone, *_ = load_calibration("imdb", example=example["ids"], n=9, root=tmp_path)
     assert torch.equal(alone, found["ids"])
     with pytest.raises(DataError, match="imdb is text, as whole numbers"):
-        calibration("imdb", example=torch.zeros(2, 7), root=tmp_path)
+        load_calibration("imdb", example=torch.zeros(2, 7), root=tmp_path)
     with pytest.raises(DataError, match="digits is images"):
-        calibration("digits", example=example["ids"])
+        load_calibration("digits", example=example["ids"])
     with pytest.raises(DataError, match="takes 2 tensors and digits gives one"):
-        calibration("digits", example=example)
+        load_calibration("digits", example=example)
 
 
 def pictures(folder, sizes, *, mode="RGB", ending="png"):
@@ -186,7 +186,7 @@ def pictures(folder, sizes, *, mode="RGB", ending="png"):
 def test_pictures_keep_their_colours_when_cut_and_resized(tmp_path):
     colours = pictures(tmp_path, [(40, 30), (8, 8), (5, 90)])
     (tmp_path / "notes.txt").write_text("no picture")
-    found, targets, _ = calibration(tmp_path, example=torch.zeros(2, 3, 16, 12))
+    found, targets, _ = load_calibration(tmp_path, example=torch.zeros(2, 3, 16, 12))
     assert targets is None
     assert found.shape == (3, 3, 16, 12)
     torch.testing.assert_close(found, colours[:, :, None, None].expand(3, 3, 16, 12))
@@ -198,14 +198,14 @@ def test_a_picture_of_the_networks_size_is_what_torchvision_makes_of_it(tmp_path
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (9, 7, 3), np.uint8)).save(tmp_path / "a.png")
     wanted = pil_to_tensor(Image.open(tmp_path / "a.png")) / 255
-    torch.testing.assert_close(calibration(tmp_path, example=torch.zeros(2, 3, 9, 7)).inputs[0], wanted)
+    torch.testing.assert_close(load_calibration(tmp_path, example=torch.zeros(2, 3, 9, 7)).inputs[0], wanted)
 
 
 def test_folders_of_pictures_name_their_classes(tmp_path):
     for name, n in (("cat", 2), ("ant", 3)):
         pictures(tmp_path / name, [(8, 8)] * n)
     with pytest.warns(UserWarning, match="flattened to 64"):
-        found, targets, _ = calibration(tmp_path, example=torch.zeros(2, 64))
+        found, targets, _ = load_calibration(tmp_path, example=torch.zeros(2, 64))
     assert found.shape == (5, 64)
     assert targets.tolist() == [0, 0, 0, 1, 1]
 
@@ -221,7 +221,7 @@ def test_folders_of_pictures_name_their_classes(tmp_path):
 def test_a_network_that_takes_no_pictures_is_told(example, match, tmp_path):
     pictures(tmp_path, [(8, 8)])
     with pytest.raises(DataError, match=match):
-        calibration(tmp_path, example=example)
+        load_calibration(tmp_path, example=example)
 
 
 def test_a_picture_that_is_damaged_huge_or_something_else_is_named(tmp_path, monkeypatch):
@@ -231,11 +231,11 @@ def test_a_picture_that_is_damaged_huge_or_something_else_is_named(tmp_path, mon
     for contents in (data[:-40], b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         (tmp_path / "0.png").write_bytes(contents)
         with pytest.raises(DataError, match=r"0\.png cannot be decoded"):
-            calibration(tmp_path, example=example)
+            load_calibration(tmp_path, example=example)
     (tmp_path / "0.png").write_bytes(data)
     monkeypatch.setattr("netgraph.models.data.readers.image_folder.PIXELS", 4095)
     with pytest.raises(DataError, match=r"0\.png has 64 × 64 pixels; at most 4,095"):
-        calibration(tmp_path, example=example)
+        load_calibration(tmp_path, example=example)
 
 
 def test_sources_that_are_nothing_are_refused_before_anything_is_read(tmp_path):
@@ -246,9 +246,9 @@ def test_sources_that_are_nothing_are_refused_before_anything_is_read(tmp_path):
         (tmp_path, "holds no picture"),
     ):
         with pytest.raises(DataError, match=match):
-            calibration(source, example=VECTORS)
+            load_calibration(source, example=VECTORS)
     with pytest.raises(DataError, match="at least one"):
-        calibration("digits", example=VECTORS, n=0)
+        load_calibration("digits", example=VECTORS, n=0)
     for example in (3.0, torch.zeros(3), (), {}):
         with pytest.raises(DataError, match="the example is no tensor of rows"):
-            calibration("digits", example=example)
+            load_calibration("digits", example=example)

@@ -20,9 +20,9 @@ from torchvision.transforms import v2
 
 from netgraph.errors import DataError
 from netgraph.models.data import tokenizer as text
-from netgraph.models.data.augmentation import crop, flip, rotate, turned_by
-from netgraph.models.data.batching import chunks, cut
-from netgraph.models.data.datasets import NAMES, Dataset, Split, load
+from netgraph.models.data.augmentation import random_crop, random_flip, random_rotation, rotate_by
+from netgraph.models.data.batching import batch_rows, trim_padding
+from netgraph.models.data.datasets import NAMES, Dataset, DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.data.readers import cifar, idx, imdb
 
@@ -46,11 +46,13 @@ def rows(data):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr("netgraph.models.data.datasets._order", lambda n, _: (torch.arange(n - 3) + 3, torch.arange(3)))
+    monkeypatch.setattr(
+        "netgraph.models.data.datasets._split_rows", lambda n, _: (torch.arange(n - 3) + 3, torch.arange(3))
+    )
 
 
 def test_digits_are_those_of_scikit_learn_each_once():
-    data, own = load("digits"), load_digits()
+    data, own = load_dataset("digits"), load_digits()
     parts = [data.train, data.valid, data.test]
     assert [len(part) for part in parts] == [1213, 135, 449]
     images = torch.cat([part.inputs for part in parts])
@@ -66,7 +68,7 @@ def test_digits_are_those_of_scikit_learn_each_once():
 def test_what_was_written_in_a_layout_is_read(layout, tmp_path, monkeypatch):
     write, options, _ = LAYOUTS[layout]
     written = write(tmp_path, monkeypatch, **options)
-    data = load(layout.split()[0], root=tmp_path)
+    data = load_dataset(layout.split()[0], root=tmp_path)
     if "mnist" in layout:
         images, labels, test, test_labels = written
         x, y = data.test.inputs, data.test.targets
@@ -97,7 +99,7 @@ def test_a_tokenizer_asked_for_by_name_is_trained_on_the_training_split(tmp_path
     texts, _ = write_imdb(tmp_path, monkeypatch)
     for kind in text.KINDS:
         wanted = text.train_tokenizer(texts[3:], kind=kind)
-        assert load("imdb", root=tmp_path, tokenizer=kind).tokenizer.to_str() == wanted.to_str()
+        assert load_dataset("imdb", root=tmp_path, tokenizer=kind).tokenizer.to_str() == wanted.to_str()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -111,7 +113,7 @@ def test_a_file_that_is_not_the_published_one_is_refused_by_name(layout, damage,
     bit = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
     path.write_bytes({"one bit": bit, "cut short": data[:-1], "empty": b"", "longer": data + b"0"}[damage])
     with pytest.raises(DataError, match=r"fetch it again|fetch aclImdb") as caught:
-        load(layout.split()[0], root=tmp_path)
+        load_dataset(layout.split()[0], root=tmp_path)
     assert str(path if layout != "imdb unpacked" else path.parents[1]) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -122,7 +124,7 @@ def test_a_file_that_is_missing_beside_its_neighbours_is_named(layout, tmp_path,
     write(tmp_path, monkeypatch, **options)
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=Path(name).parts[1]):
-        load(layout.split()[0], root=tmp_path)
+        load_dataset(layout.split()[0], root=tmp_path)
 
 
 class Bomb:
@@ -139,10 +141,10 @@ def test_a_crafted_batch_never_runs_even_if_its_digest_were_the_published_one(tm
     crafted = pickle.dumps({"data": Bomb(witness), "labels": []}, protocol=2)
     path.write_bytes(crafted)
     with pytest.raises(DataError, match="is not the published file"):
-        load("cifar10", root=tmp_path)
+        load_dataset("cifar10", root=tmp_path)
     monkeypatch.setitem(cifar.PICKLED, "data_batch_1", md5(crafted))
     with pytest.raises(DataError, match="which is no array"):
-        load("cifar10", root=tmp_path)
+        load_dataset("cifar10", root=tmp_path)
     assert not witness.exists()
     pickle.loads(crafted)  # it is a bomb
     assert witness.exists()
@@ -171,20 +173,20 @@ def test_packed_pixels_unpack_to_themselves(images):
 
     file = io.BytesIO()
     np.savez(file, residual=packed(images), labels=np.zeros(2, np.uint8))
-    np.testing.assert_array_equal(cifar.unpacked(file.getvalue(), Path("batch"))[0], images)
+    np.testing.assert_array_equal(cifar.unpack_batch(file.getvalue(), Path("batch"))[0], images)
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_data_set_that_is_not_there_is_one_sentence_with_the_folder_and_the_mend(name, tmp_path, monkeypatch):
     monkeypatch.delenv("NETGRAPH_DATA", raising=False)
     with pytest.raises(DataError, match="set NETGRAPH_DATA"):
-        load(name)
+        load_dataset(name)
     monkeypatch.setenv("NETGRAPH_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"download=True|aclImdb_v1.tar.gz") as caught:
-        load(name)
+        load_dataset(name)
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(DataError, match="no data set is called 'svhn'; there are digits, mnist"):
-        load("svhn")
+        load_dataset("svhn")
 
 
 def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch):
@@ -195,7 +197,7 @@ def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(CIFAR10, "__init__", fails)
     with pytest.raises(DataError, match=r"cifar10 cannot be fetched to .* \(OSError: no network\)"):
-        load("cifar10", root=tmp_path, download=True)
+        load_dataset("cifar10", root=tmp_path, download=True)
 
 
 def test_plain_fashion_files_without_a_published_digest_are_not_believed(tmp_path, monkeypatch):
@@ -204,13 +206,13 @@ def test_plain_fashion_files_without_a_published_digest_are_not_believed(tmp_pat
     path = tmp_path / "FashionMNIST" / "raw" / name
     path.with_name(name + ".gz").rename(path)
     with pytest.raises(DataError, match="has no published digest"):
-        load("fashion-mnist", root=tmp_path)
+        load_dataset("fashion-mnist", root=tmp_path)
 
 
 def test_standardised_images_have_the_mean_and_spread_that_were_taken_off():
     x = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     mean, std = tuple((x / 255).mean((0, 2, 3)).tolist()), tuple((x / 255).std((0, 2, 3)).tolist())
-    split = Split(x, torch.zeros(5).long())
+    split = DataSplit(x, torch.zeros(5).long())
     data = Dataset("x", ("a",), split, split, split, mean, std)
     ready = data.ready(x)
     torch.testing.assert_close(ready.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
@@ -221,7 +223,7 @@ def test_standardised_images_have_the_mean_and_spread_that_were_taken_off():
 def test_crops_move_each_image_and_flips_mirror_it():
     x = torch.arange(6 * 2 * 9 * 7).reshape(6, 2, 9, 7) + 1
     generator = torch.Generator().manual_seed(0)
-    moved, turned = crop(x, generator, pad=2), flip(x, generator)
+    moved, turned = random_crop(x, generator, pad=2), random_flip(x, generator)
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
     windows = padded.unfold(2, 9, 1).unfold(3, 7, 1)  # n, c, top, left, height, width
     for image, choices in zip(moved, windows, strict=True):
@@ -236,7 +238,7 @@ def test_crops_move_each_image_and_flips_mirror_it():
 def test_rotations_of_a_batch_are_those_of_torchvision_image_by_image(kept, shape):
     x = torch.randint(0, 256, (5, 3, *shape)).to(kept)
     angles = torch.tensor([0.0, 7.0, -10.0, 45.0, 90.0])
-    turned = turned_by(x, angles)
+    turned = rotate_by(x, angles)
     assert turned.dtype == kept
     for image, angle, found in zip(x, angles, turned, strict=True):
         wanted = v2.functional.rotate(image, float(angle), v2.InterpolationMode.BILINEAR)
@@ -250,7 +252,7 @@ def test_angles_are_spread_up_to_the_largest_and_drawn_from_the_given_generator(
     x[:, :, :16] = 1.0  # the upper half is white: the edge in the outermost columns tells the angle
     generator = torch.Generator().manual_seed(0)
     state = torch.get_rng_state()
-    heights = rotate(x, generator)[:, 0, 8:24, 4].sum(1)  # of white in the fifth column: 8 - 11.5 tan(angle)
+    heights = random_rotation(x, generator)[:, 0, 8:24, 4].sum(1)  # of white in the fifth column: 8 - 11.5 tan(angle)
     angles = torch.rad2deg(torch.atan((heights - 8) / 11.5))
     assert torch.equal(torch.get_rng_state(), state)
     assert 9.5 < angles.abs().max() <= 10.5
@@ -263,7 +265,7 @@ def test_transforms_of_torchvision_are_drawn_for_each_image_and_again_with_each_
         [v2.RandomHorizontalFlip(), v2.RandomCrop(8, padding=2), v2.ToDtype(torch.float32, scale=True)]
     )
     image = torch.randint(1, 256, (3, 8, 8), dtype=torch.uint8)
-    split = Split(image.expand(64, 3, 8, 8), torch.zeros(64).long())
+    split = DataSplit(image.expand(64, 3, 8, 8), torch.zeros(64).long())
     loader = Loader(Dataset("one", ("a",), split, split, split), 32, augment=transform)
     state = torch.get_rng_state()
     batches = [x for x, _ in loader]
@@ -287,13 +289,13 @@ def test_batches_of_texts_hold_every_text_once_and_cut_nothing_but_padding(sizes
     tokens = torch.zeros(len(sizes), 40, dtype=torch.int32)
     for row, size in zip(tokens, sizes, strict=True):
         row[:size] = 7
-    split = Split(tokens, torch.arange(len(sizes)))
+    split = DataSplit(tokens, torch.arange(len(sizes)))
     data = Dataset("x", ("a",), split, split, split, padding=0)
-    found = chunks(data, split, batch=batch, generator=torch.Generator().manual_seed(seed))
+    found = batch_rows(data, split, batch=batch, generator=torch.Generator().manual_seed(seed))
     assert sorted(torch.cat(found).tolist()) == list(range(len(sizes)))
-    assert len(found) == len(chunks(data, split, batch=batch))
+    assert len(found) == len(batch_rows(data, split, batch=batch))
     for chosen in found:
-        inputs, _ = cut(data, tokens[chosen], chosen)
+        inputs, _ = trim_padding(data, tokens[chosen], chosen)
         assert len(chosen) <= batch
         assert (inputs != 0).sum() == sum(sizes[i] for i in chosen)
         assert inputs.shape[1] < max(2 * max(sizes[i] for i in chosen), 17)
@@ -312,7 +314,7 @@ def test_a_tokenizer_kept_as_json_reads_texts_alike_in_any_process(kind, tmp_pat
     subprocess.run([sys.executable, "-c", code, tmp_path / "b.json"], check=True, env=env)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     tokenizer = text.load_tokenizer(tmp_path / "a.json")
-    tokens = text.encode(tokenizer, ["word1 and word1", ""], length=6)
+    tokens = text.encode_texts(tokenizer, ["word1 and word1", ""], length=6)
     assert tokens[1].tolist() == [text.CLS, 0, 0, 0, 0, 0]
     assert text.attention_mask(tokens).sum(1).tolist()[1] == 1
     decoded = tokenizer.decode(tokens[0].tolist()).split()
@@ -322,8 +324,8 @@ def test_a_tokenizer_kept_as_json_reads_texts_alike_in_any_process(kind, tmp_pat
 def test_words_that_training_never_saw_are_unknown_and_byte_pairs_know_all():
     texts = ["good film", "bad film"]
     word, bpe = (text.train_tokenizer(texts, kind=kind, vocabulary=400) for kind in ("word", "bpe"))
-    assert text.encode(word, ["film ☂"], length=4)[0].tolist() == [text.CLS, 3, text.UNKNOWN, 0]
-    ids = text.encode(bpe, ["film ☂"], length=20)
+    assert text.encode_texts(word, ["film ☂"], length=4)[0].tolist() == [text.CLS, 3, text.UNKNOWN, 0]
+    ids = text.encode_texts(bpe, ["film ☂"], length=20)
     assert text.UNKNOWN not in ids
     assert bpe.decode(ids[0].tolist()).strip() == "film ☂"
 
@@ -342,7 +344,7 @@ def test_mnist_is_what_torchvision_reads():
     from torchvision.datasets import MNIST
 
     root = os.environ["NETGRAPH_DATA"]
-    data = load("mnist")
+    data = load_dataset("mnist")
     assert [len(part) for part in (data.train, data.valid, data.test)] == [55_000, 5_000, 10_000]
     theirs = MNIST(root, train=True)
     images, labels, *_ = idx.read_idx(Path(root) / "MNIST" / "raw", idx.MNIST)
@@ -364,7 +366,7 @@ def test_cifar_has_the_digests_of_its_decoded_pixels():
         "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
         "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
     ]
-    data = load("cifar10")
+    data = load_dataset("cifar10")
     assert [len(part) for part in (data.train, data.valid, data.test)] == [45_000, 5_000, 10_000]
     assert torch.bincount(data.train.targets).add(torch.bincount(data.valid.targets)).tolist() == [5000] * 10
     mean = arrays[0].double().div(255).mean((0, 2, 3))

@@ -11,7 +11,7 @@ import pytest
 from datafolders import sha256, write_imdb
 
 from netgraph.errors import DataError
-from netgraph.models.data.datasets import load
+from netgraph.models.data.datasets import load_dataset
 from netgraph.models.data.readers import imdb
 from netgraph.models.data.readers import imdb as fetching
 
@@ -52,13 +52,13 @@ def packed(served, monkeypatch, *more):
 def test_the_archive_is_fetched_once_and_read_as_it_was_written(served, tmp_path, monkeypatch):
     more = tarfile.TarInfo("aclImdb/train/unsup/0_0.txt")
     wanted, root = packed(served, monkeypatch, (more, b"no rating")), tmp_path / "data"
-    data = load("imdb", root=root, download=True)
+    data = load_dataset("imdb", root=root, download=True)
     assert len(data.train) + len(data.valid) == len(data.test) == len(wanted[0])
     assert imdb.read_folder(root / "aclImdb", "test") == wanted
     assert [path.name for path in root.iterdir()] == ["aclImdb"]
     assert sorted(path.name for path in (root / "aclImdb" / "train").iterdir()) == ["neg", "pos"]
     shutil.rmtree(served)
-    assert len(load("imdb", root=root, download=True).test) == len(data.test)
+    assert len(load_dataset("imdb", root=root, download=True).test) == len(data.test)
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut short", "longer", "missing"])
@@ -71,7 +71,7 @@ def test_what_is_not_the_published_archive_is_refused_and_leaves_nothing(served,
     if damage == "missing":
         archive.unlink()
     with pytest.raises(DataError, match=r"not the published file|HTTPError: .*404") as caught:
-        load("imdb", root=root, download=True)
+        load_dataset("imdb", root=root, download=True)
     assert "\n" not in str(caught.value)
     assert list(root.iterdir()) == []
 
@@ -82,7 +82,7 @@ def test_members_that_would_leave_the_folder_or_are_links_are_not_unpacked(serve
     if name.startswith("aclImdb/train/pos/1"):
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
     packed(served, monkeypatch, (member, b""))
-    load("imdb", root=root, download=True)
+    load_dataset("imdb", root=root, download=True)
     assert not any(path.is_symlink() for path in root.rglob("*"))
     assert not list(tmp_path.rglob("out.txt"))
 
@@ -92,4 +92,4 @@ def test_a_host_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(
         DataError, match=r"imdb cannot be fetched from http://127.0.0.1:9/.*try again, or unpack aclImdb_v1"
     ):
-        load("imdb", root=tmp_path, download=True)
+        load_dataset("imdb", root=tmp_path, download=True)

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional
 
 import netgraph as ng
-from netgraph.coarsen.network.oracles import dead_units, duplicate_units
+from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
 from netgraph.errors import NetgraphError
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import crop_and_flip
-from netgraph.models.data.datasets import Dataset, Split, load
+from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.perceptron import mlp
 from netgraph.models.training.trainer import OPTIMIZERS, SCHEDULES, evaluate, fit
-from netgraph.models.transformer import Attention, Decoder, Encoder, rotated, speeds
+from netgraph.models.transformer import Attention, Decoder, Encoder, apply_rotary, speeds
 
 SMALL = {"width": 16, "n_hidden": 24, "n_heads": 4, "length": 12}
 
@@ -50,7 +50,7 @@ NETS = {
 def test_both_oracles_find_that_a_network_coarsens_exactly(name):
     model, example = NETS[name]()
     spec = ng.trace(model, example)
-    verdicts = [oracle(model, spec, example, spec.free) for oracle in (dead_units, duplicate_units)]
+    verdicts = [oracle(model, spec, example, spec.free) for oracle in (check_dead_units, check_duplicate_units)]
     assert [len(v.axes) for v in verdicts][1] == len(spec.free)
     assert all(v.error is not None and v.error < 1e-5 for v in verdicts), verdicts
 
@@ -131,7 +131,7 @@ def test_padding_changes_nothing():
 
 def test_rotary_attention_knows_only_distances():
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
-    q, k = (rotated(x.expand(1, 1, 9, 8), speeds(8)) for x in (q, k))
+    q, k = (apply_rotary(x.expand(1, 1, 9, 8), speeds(8)) for x in (q, k))
     scores = (q @ k.transpose(-1, -2))[0, 0]
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], atol=1e-5, rtol=1e-5)  # angles are single
     assert not torch.allclose(scores[0, 1], scores[0, 2])
@@ -143,7 +143,9 @@ def test_rotary_pairs_turn_like_complex_numbers():
     speed = 10_000.0 ** (-torch.arange(3) / 3)
     turn = torch.exp(1j * torch.arange(5, dtype=torch.float64)[:, None] * speed)
     wanted = torch.complex(x[..., :3], x[..., 3:]) * turn
-    torch.testing.assert_close(rotated(x, speeds(6)), torch.cat([wanted.real, wanted.imag], -1), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        apply_rotary(x, speeds(6)), torch.cat([wanted.real, wanted.imag], -1), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_the_decoder_sees_no_later_token_and_gives_its_embedding_back():
@@ -169,7 +171,7 @@ def blobs(n=60, n_classes=3):
     """Return points around three corners."""
     targets = torch.arange(n) % n_classes
     inputs = functional.one_hot(targets, 4).float() + 0.1 * torch.randn(n, 4)
-    split = Split(inputs, targets)
+    split = DataSplit(inputs, targets)
     return Dataset("blobs", ("a", "b", "c"), split, split, split)
 
 
@@ -230,7 +232,7 @@ def test_training_is_the_same_again_and_leaves_other_random_numbers_alone():
 
 def blobs_fixed():
     x = torch.linspace(-1, 1, 80).reshape(20, 4)
-    split = Split(x, torch.arange(20) % 3)
+    split = DataSplit(x, torch.arange(20) % 3)
     return Dataset("fixed", ("a", "b", "c"), split, split, split)
 
 
@@ -239,7 +241,7 @@ def test_a_small_vgg_learns_two_colours_whatever_the_crop(bf16):
     x = torch.zeros(32, 3, 32, 32, dtype=torch.uint8)
     x[::2, 0] = 200
     x[1::2, 2] = 200
-    split = Split(x, torch.arange(32) % 2)
+    split = DataSplit(x, torch.arange(32) % 2)
     data = Dataset("colours", ("red", "blue"), split, split, split, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     model = vgg(2, width=4)
     fit(model, data, epochs=4, batch=8, lr=0.01, augment=crop_and_flip, bf16=bf16)
@@ -254,7 +256,7 @@ def texts(n=64):
     for i, row in enumerate(inputs):
         size = int(random.integers(2, 40))
         row[:size] = torch.tensor([3 + i % 2] * size)
-    split = Split(inputs, torch.arange(n) % 2)
+    split = DataSplit(inputs, torch.arange(n) % 2)
     return Dataset("texts", ("three", "four"), split, split, split, padding=0)
 
 
@@ -282,7 +284,7 @@ def test_a_decoder_learns_to_repeat_and_its_loss_is_over_text_alone():
     fit(model, data, epochs=8, batch=8, lr=0.01)
     assert evaluate(model, data).accuracy > 0.95
     with pytest.raises(NetgraphError, match="digits is no text"):
-        load("digits").next_tokens()
+        load_dataset("digits").next_tokens()
 
 
 def test_evaluation_is_the_plain_share_and_leaves_modes_as_they_were():
@@ -337,7 +339,7 @@ def test_evaluation_works_in_a_process_of_its_own():
 
 @pytest.mark.data
 def test_a_perceptron_learns_mnist_in_two_epochs():
-    data = load("mnist").flat()
+    data = load_dataset("mnist").flat()
     model = mlp((784, 64, 10))
     fit(model, data, epochs=2, batch=64, lr=5e-3)
     assert evaluate(model, data).accuracy > 0.95

@@ -9,7 +9,7 @@ import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.models.cnn import resnet20
 from netgraph.models.transformer import Decoder, Encoder
-from netgraph.recording.activation_checkpointing import recompute, segments
+from netgraph.recording.activation_checkpointing import recompute_activations, split_segments
 from netgraph.recording.interpreter import SWITCH
 
 TOKENS = torch.randint(1, 40, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -38,7 +38,7 @@ def test_every_level_has_the_same_gradients_and_keeps_less(make):
     hierarchy = ng.build_hierarchy(make(40, **SIZES), TOKENS)
     for level in hierarchy.levels:
         plain, much = gradients(level.model)
-        recompute(level.model)
+        recompute_activations(level.model)
         again, little = gradients(level.model)
         assert all(torch.equal(plain[name], again[name]) for name in plain)
         assert little < much / 2
@@ -48,14 +48,14 @@ def test_every_level_has_the_same_gradients_and_keeps_less(make):
 
 def test_segments_are_all_steps_once_and_about_as_many_as_each_is_long():
     steps = ng.build_hierarchy(Encoder(40, **SIZES), TOKENS).levels[1].model.steps("train")
-    parts = segments(steps)
+    parts = split_segments(steps)
     assert [step for part, _, _ in parts for step in part] == steps.steps
     assert abs(len(parts) - len(steps.steps) ** 0.5) <= 2
 
 
 def test_a_copy_of_a_network_that_recomputes_does_so_by_itself(tmp_path):
     network = ng.build_hierarchy(Encoder(40, **SIZES), TOKENS).levels[1].model
-    recompute(network)
+    recompute_activations(network)
     torch.save(network, tmp_path / "network.pt")
     copy = torch.load(tmp_path / "network.pt", weights_only=False)
     with torch.no_grad():
@@ -67,17 +67,17 @@ def test_what_cannot_run_twice_is_refused_by_name():
     images = torch.randn(2, 3, 32, 32)
     coarse = ng.build_hierarchy(resnet20(width=4), images).levels[1].model
     with pytest.raises(NetgraphError, match="aten::add_, which writes in place"):
-        recompute(coarse)
+        recompute_activations(coarse)
     normed = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 2))
     with pytest.raises(NetgraphError, match="batch norm, which counts each batch"):
-        recompute(ng.build_hierarchy(normed, torch.randn(2, 5)).levels[1].model)
+        recompute_activations(ng.build_hierarchy(normed, torch.randn(2, 5)).levels[1].model)
     with pytest.raises(NetgraphError, match=r"batch norm stem.1 counts each batch .* on coarser levels; train without"):
-        recompute(resnet20(width=4))
+        recompute_activations(resnet20(width=4))
     written = nn.Sequential(nn.Linear(5, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
     with pytest.raises(NetgraphError, match="writes in place"):
-        recompute(ng.build_hierarchy(written, torch.randn(2, 5)).levels[1].model)
+        recompute_activations(ng.build_hierarchy(written, torch.randn(2, 5)).levels[1].model)
     with pytest.raises(NetgraphError, match="a Sequential has no attribute recompute"):
-        recompute(written)
+        recompute_activations(written)
 
 
 def half_blind(m, x):

@@ -15,12 +15,12 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from netgraph.affinity import nearest_neighbors as neighbours
-from netgraph.affinity.approximate import approximate_cosine
-from netgraph.affinity.similarity import _copies, cosine, cosine_weights, radial
+from netgraph.affinity.approximate import approximate_cosine_graph
+from netgraph.affinity.similarity import _number_copies, cosine_affinity, cosine_graph, radial_graph
 from netgraph.errors import NetgraphError, PluginError
-from netgraph.graph.axis_units import _joined, columns
+from netgraph.graph.axis_units import _join_columns, count_columns
 
-both = pytest.mark.parametrize("affinity", [cosine, radial])
+both = pytest.mark.parametrize("affinity", [cosine_graph, radial_graph])
 points = st.tuples(st.integers(1, 30), st.integers(1, 8), st.integers(0, 10**6)).map(
     lambda p: np.random.default_rng(p[2]).normal(size=p[:2])
 )
@@ -28,7 +28,7 @@ points = st.tuples(st.integers(1, 30), st.integers(1, 8), st.integers(0, 10**6))
 
 @given(points)
 def test_affinities_are_symmetric_and_lie_between_0_and_1_off_the_diagonal(x):
-    for affinity in (cosine, radial):
+    for affinity in (cosine_graph, radial_graph):
         for k in (None, 3):
             a = affinity(x, k=k)
             assert isinstance(a, sparse.csr_array)
@@ -42,13 +42,13 @@ def test_affinities_are_symmetric_and_lie_between_0_and_1_off_the_diagonal(x):
 def test_cosine_is_that_of_scipy_moved_to_0_and_1(x):
     wanted = 1 - cdist(x, x, "cosine") / 2
     np.fill_diagonal(wanted, 0)
-    np.testing.assert_allclose(cosine(x).toarray(), wanted, atol=1e-12)
+    np.testing.assert_allclose(cosine_graph(x).toarray(), wanted, atol=1e-12)
 
 
 @given(points, st.integers(0, 3))
 def test_all_pairs_are_the_entries_of_the_sparse_graph_that_scipy_makes_of_them(x, dead):
     x[:dead] = 0
-    found = cosine_weights(x)
+    found = cosine_affinity(x)
     graph, wanted = found.tocsr(), sparse.csr_array(found.toarray())
     assert (graph.data == wanted.data).all()
     assert (graph.indices == wanted.indices).all()
@@ -59,14 +59,14 @@ def test_all_pairs_are_the_entries_of_the_sparse_graph_that_scipy_makes_of_them(
 @given(points)
 def test_radial_falls_with_the_squared_distance(x):
     squares = cdist(x, x, "sqeuclidean")[np.triu_indices(len(x), 1)]
-    found = radial(x).toarray()[np.triu_indices(len(x), 1)]
+    found = radial_graph(x).toarray()[np.triu_indices(len(x), 1)]
     seen = found > 1e-6
     scales = -np.log(found[seen]) / squares[seen]
     np.testing.assert_allclose(scales, np.median(scales) if len(scales) else 0, rtol=1e-6)
 
 
 def test_half_of_the_pairs_have_a_radial_affinity_above_that_of_the_median_distance():
-    found = radial(np.random.default_rng(0).normal(size=(300, 5)))
+    found = radial_graph(np.random.default_rng(0).normal(size=(300, 5)))
     assert 0.45 < (found.data > np.exp(-0.5)).mean() < 0.55
 
 
@@ -187,7 +187,7 @@ def test_copies_are_the_rows_that_are_equal(seed):
     x = np.random.default_rng(seed).integers(-1, 2, (12, 2)) * np.float32(0.5)
     x[0] *= -0.0
     alike = (x[:, None] == x[None]).all(axis=2)
-    copies = _copies(x)
+    copies = _number_copies(x)
     copies = np.full(len(x), -1) if copies is None else copies
     alone = alike.sum(axis=1) == 1
     np.testing.assert_array_equal(copies == -1, alone)
@@ -199,16 +199,16 @@ def test_folded_units_keep_their_cosines_their_copies_and_their_zeros():
     x = random.normal(size=(40, 100)) @ random.normal(size=(100, 150_000))  # alike to many degrees
     x[1], x[2] = x[0], 0
     parts = [torch.tensor(x[:, :20_000]), torch.tensor(x[:, 20_000:20_001]), torch.tensor(x[:, 20_001:])]
-    folded = _joined(parts, 40, seed=3)
-    assert folded.shape == (40, columns(40))
+    folded = _join_columns(parts, 40, seed=3)
+    assert folded.shape == (40, count_columns(40))
     assert (folded[1] == folded[0]).all()
     assert not folded[2].any()
-    assert np.abs(cosine(folded) - cosine(x)).max() < 4 * folded.shape[1] ** -0.5 / 2
-    assert (folded == _joined(parts, 40, seed=3)).all()
+    assert np.abs(cosine_graph(folded) - cosine_graph(x)).max() < 4 * folded.shape[1] ** -0.5 / 2
+    assert (folded == _join_columns(parts, 40, seed=3)).all()
 
 
 def test_what_all_pairs_cost_is_bounded():
-    assert [columns(n) for n in (0, 1, 128, 512, 2048, 10**6)] == [8192, 8192, 8192, 2048, 1024, 1024]
+    assert [count_columns(n) for n in (0, 1, 128, 512, 2048, 10**6)] == [8192, 8192, 8192, 2048, 1024, 1024]
 
 
 class ExactSearch:
@@ -225,7 +225,7 @@ def test_an_approximate_graph_has_the_weights_of_the_exact_one(monkeypatch):
     rng = np.random.default_rng(3)
     features = (rng.standard_normal((2500, 6)) @ rng.standard_normal((6, 40))).astype(np.float32)
     features[7], features[9] = features[8], 0
-    exact, found = cosine(features, k=10), approximate_cosine(features, k=10)
+    exact, found = cosine_graph(features, k=10), approximate_cosine_graph(features, k=10)
     both = exact.multiply(found > 0)
     assert both.nnz >= 0.999 * exact.nnz
     assert abs(both - found.multiply(exact > 0)).max() < 1e-6
@@ -238,4 +238,4 @@ def test_an_approximate_graph_has_the_weights_of_the_exact_one(monkeypatch):
 def test_without_its_library_the_approximate_affinity_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynndescent", None)
     with pytest.raises(PluginError, match=r"pip install 'netgraph-coarsening\[pynndescent\]'"):
-        approximate_cosine(np.ones((3, 2)))
+        approximate_cosine_graph(np.ones((3, 2)))

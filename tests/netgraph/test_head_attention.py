@@ -7,7 +7,7 @@ import torch
 from attention_networks import SIZES, TOKENS, judged
 
 import netgraph as ng
-from netgraph.affinity.head_attention import overlaps, patterns
+from netgraph.affinity.head_attention import collect_attention, measure_overlaps
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.models.transformer import Encoder
 
@@ -32,7 +32,7 @@ def test_overlaps_are_coefficients_of_rows_by_a_loop_over_words():
         for b in range(4)
     ]
     spec = ng.trace(model, TOKENS)
-    found = overlaps(coarse_network(model, spec, {}).eval(), spec, [TOKENS[:1], TOKENS[1:]])[HEADS]
+    found = measure_overlaps(coarse_network(model, spec, {}).eval(), spec, [TOKENS[:1], TOKENS[1:]])[HEADS]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     np.testing.assert_allclose(np.diagonal(found), 1, rtol=1e-6)
 
@@ -41,8 +41,8 @@ def test_groups_overlap_as_their_query_heads_do_one_by_one():
     model, x = next((m, x) for n, m, x in nets.nets() if n == "grouped queries")
     spec = ng.trace(model.eval(), x)
     network = coarse_network(model, spec, {}).eval()
-    ((axis, found),) = overlaps(network, spec, [x]).items()
-    (weights,) = patterns(network, x)
+    ((axis, found),) = measure_overlaps(network, spec, [x]).items()
+    (weights,) = collect_attention(network, x)
     n, copies = spec.sizes[axis], weights.shape[1] // spec.sizes[axis]
     assert copies > 1
     grouped = weights.unflatten(1, (n, copies))

@@ -11,12 +11,12 @@ from scipy.stats import ortho_group
 
 import netgraph as ng
 import netgraph.coarsen.network.head_alignment as gauge
-from netgraph.affinity.head_circuits import circuits, kernels
-from netgraph.analysis.attention_heads import heads_of
+from netgraph.affinity.head_circuits import circuits, multiply_circuits
+from netgraph.analysis.attention_heads import find_heads
 from netgraph.coarsen.hierarchy.align_heads import align
-from netgraph.coarsen.network.head_alignment import Turns, procrustes, rotatable
-from netgraph.coarsen.network.oracles import relative_error_of
-from netgraph.coarsen.network.probe_weights import telling_state
+from netgraph.coarsen.network.head_alignment import HeadRotation, find_rotatable_axes, procrustes
+from netgraph.coarsen.network.oracles import max_relative_error
+from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -56,7 +56,7 @@ def made(name):
     else:
         model, example = next((m, x) for n, m, x in nets.nets() if n == name)
     model, example = copy.deepcopy(model).double(), example if name in MODELS else example.double()
-    model.load_state_dict(telling_state(model.eval(), example, 0), strict=False)
+    model.load_state_dict(probe_state(model.eval(), example, 0), strict=False)
     spec = ng.trace(model.eval(), example)
     return model, example, spec, next(axis.name for axis in spec.free if axis.kind == "head")
 
@@ -74,12 +74,12 @@ def random_turn(size, mates, seed):
 
 def turned(spec, axis, state, seed=0):
     """Return the state with every head in a basis of its own."""
-    for place, heads in enumerate(heads_of(spec, axis)):
+    for place, heads in enumerate(find_heads(spec, axis)):
         n, _, size = heads.query.index.shape
         attending = torch.stack([random_turn(size, heads.mates, seed + i) for i in range(n)])
         size = heads.value.index.shape[2]
         moving = torch.stack([random_turn(size, None, seed + 100 + i) for i in range(n)])
-        state = Turns(axis, place, heads, attending, moving).applied(state)
+        state = HeadRotation(axis, place, heads, attending, moving).rotate(state)
     return state
 
 
@@ -90,7 +90,7 @@ def answers(model, spec, example, state):
 @pytest.mark.parametrize("name", KINDS)
 def test_heads_stand_where_a_slow_look_at_the_layout_finds_them(name):
     _, _, spec, axis = made(name)
-    (heads,) = heads_of(spec, axis)
+    (heads,) = find_heads(spec, axis)
     n = spec.axes[axis].size
     rows = np.arange(heads.out.index.size).reshape(n, -1)
     assert np.array_equal(heads.out.index.reshape(n, -1), rows)
@@ -104,8 +104,10 @@ def test_a_basis_of_its_own_inside_every_head_changes_no_output_and_no_affinity(
     model, example, spec, axis = made(name)
     state = traced_state(model)
     other = turned(spec, axis, state)
-    assert not torch.allclose(other[heads_of(spec, axis)[0].query.weight], state[heads_of(spec, axis)[0].query.weight])
-    assert relative_error_of(answers(model, spec, example, state), answers(model, spec, example, other)) < 1e-12
+    assert not torch.allclose(
+        other[find_heads(spec, axis)[0].query.weight], state[find_heads(spec, axis)[0].query.weight]
+    )
+    assert max_relative_error(answers(model, spec, example, state), answers(model, spec, example, other)) < 1e-12
     a, b = (circuits(AxisUnits(spec, s, axis)).toarray() for s in (state, other))
     np.testing.assert_allclose(a, b, atol=1e-12)
     plain = ng.unit_graph(model, spec, affinity="cosine").affinities[axis].toarray()
@@ -116,9 +118,9 @@ def test_a_basis_of_its_own_inside_every_head_changes_no_output_and_no_affinity(
 def test_circuits_are_compared_as_whole_matrices_would_be(name):
     model, _, spec, axis = made(name)
     state = traced_state(model)
-    (h,) = heads_of(spec, axis)
+    (h,) = find_heads(spec, axis)
     h = replace(h, mates=None)  # rotary positions have a test of their own
-    found = kernels(h, state)
+    found = multiply_circuits(h, state)
 
     def rows(part, unit, copy_, bias):
         index = part.index[unit, min(copy_, part.index.shape[1] - 1)]
@@ -135,7 +137,7 @@ def test_circuits_are_compared_as_whole_matrices_would_be(name):
 
 def test_rotary_circuits_are_compared_over_all_turns_of_their_pairs():
     model, _, spec, axis = made("rotary decoder")
-    (heads,), state = heads_of(spec, axis), traced_state(model)
+    (heads,), state = find_heads(spec, axis), traced_state(model)
     size = len(heads.mates)
     q = torch.cat([state[heads.query.weight], state[heads.query.bias][:, None]], 1)[heads.query.index[:, 0]]
     k = torch.cat([state[heads.key.weight], state[heads.key.bias][:, None]], 1)[heads.key.index[:, 0]]
@@ -148,16 +150,16 @@ def test_rotary_circuits_are_compared_over_all_turns_of_their_pairs():
             turn = torch.tensor([[c, -s], [s, c]])
             circuit = torch.einsum("hid,ij,hje->hde", q[:, list(pair)], turn, k[:, list(pair)]).flatten(1)
             total += (circuit @ circuit.T).numpy() / 8
-    np.testing.assert_allclose(kernels(heads, state)[0], total, rtol=1e-10)
+    np.testing.assert_allclose(multiply_circuits(heads, state)[0], total, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["decoder", "rotary decoder"])
 def test_heads_that_differ_in_a_bias_of_keys_are_unlike_where_positions_turn_it(name):
     model, example, spec, axis = made(name)
-    (heads,), state = heads_of(spec, axis), traced_state(model)
+    (heads,), state = find_heads(spec, axis), traced_state(model)
     other = dict(state, **{heads.key.bias: state[heads.key.bias] + 3.0})
-    before, after = (kernels(heads, s)[0] for s in (state, other))
-    same = relative_error_of(answers(model, spec, example, state), answers(model, spec, example, other)) < 1e-9
+    before, after = (multiply_circuits(heads, s)[0] for s in (state, other))
+    same = max_relative_error(answers(model, spec, example, state), answers(model, spec, example, other)) < 1e-9
     assert np.allclose(before, after) == same == (name == "decoder")
 
 
@@ -173,9 +175,9 @@ def test_clones_in_other_bases_merge_exactly(name):
     level = ng.build_hierarchy(
         model, example, affinity="circuits", ratio={"*": 1.0, axis: 0.5}, coarsener=lambda g, k, seed: np.arange(n) % k
     ).levels[1]
-    assert relative_error_of(wanted, level.model.eval()(example)) < 1e-10
+    assert max_relative_error(wanted, level.model.eval()(example)) < 1e-10
     blind = coarse_network(model, spec, transfer).eval()(example)
-    assert relative_error_of(wanted, blind) > 1e-2  # what averaging in unlike bases makes of them
+    assert max_relative_error(wanted, blind) > 1e-2  # what averaging in unlike bases makes of them
     alike = ng.unit_graph(model, spec, affinity="circuits").affinities[axis].toarray()
     np.testing.assert_allclose(alike.max(axis=0), 1)
 
@@ -193,11 +195,11 @@ def test_heads_are_aligned_level_by_level_and_in_place_without_changing_the_netw
     hierarchy = ng.build_hierarchy(model, TOKENS, affinity="circuits", n_levels=3, ratio=ratios)
     assert [level.spec.axes[axis].size for level in hierarchy.levels] == [8, 4, 2]
     for level in hierarchy.levels:
-        assert relative_error_of(wanted, level.model.eval()(TOKENS)) < 1e-10
+        assert max_relative_error(wanted, level.model.eval()(TOKENS)) < 1e-10
     assert align(hierarchy, TOKENS) == 1
-    assert relative_error_of(wanted, model(TOKENS)) < 1e-12
+    assert max_relative_error(wanted, model(TOKENS)) < 1e-12
     whole = {axis: hierarchy.levels[1].transfers[axis].compose(hierarchy.levels[2].transfers[axis])}
-    assert relative_error_of(wanted, coarse_network(model, spec, whole).eval()(TOKENS)) < 1e-10
+    assert max_relative_error(wanted, coarse_network(model, spec, whole).eval()(TOKENS)) < 1e-10
     assert align(hierarchy, TOKENS) == 0
 
 
@@ -266,7 +268,7 @@ def test_the_graph_shows_no_freedom_to_rotate_where_numbers_get_out(what):
     torch.manual_seed(0)
     for name, free in (("nothing", True), (what, False)):
         spec = ng.trace(Handmade(name), nets.WORDS)
-        found = [heads for axis in spec.free if axis.kind == "head" for heads in heads_of(spec, axis.name)]
+        found = [heads for axis in spec.free if axis.kind == "head" for heads in find_heads(spec, axis.name)]
         assert all(heads.confined is free for heads in found)
         assert found or not free
 
@@ -274,9 +276,9 @@ def test_the_graph_shows_no_freedom_to_rotate_where_numbers_get_out(what):
 @every_model
 def test_what_the_graph_shows_to_rotate_freely_does_so_in_a_run(name):
     model, example, spec, axis = made(name)
-    turns = gauge._random(spec, axis, 0)
+    turns = gauge._draw_rotations(spec, axis, 0)
     assert all(turn.heads.confined is (turn.heads.mates is None) for turn in turns)
-    assert gauge._keeps(model, spec, example, traced_state(model), turns)
+    assert gauge._preserves_outputs(model, spec, example, traced_state(model), turns)
 
 
 def test_heads_rotate_only_where_a_run_proves_that_they_may():
@@ -298,8 +300,8 @@ def test_heads_rotate_only_where_a_run_proves_that_they_may():
     model = Sharpened()
     spec = ng.trace(model, nets.WORDS)
     axis = next(axis.name for axis in spec.free if axis.kind == "head")
-    assert heads_of(spec, axis)
-    assert rotatable(model, spec, nets.WORDS, [axis]) == set()
+    assert find_heads(spec, axis)
+    assert find_rotatable_axes(model, spec, nets.WORDS, [axis]) == set()
     hierarchy = ng.build_hierarchy(model, nets.WORDS)
     injected = inject(spec, hierarchy.levels[1].transfers, traced_state(model))
     coarse = hierarchy.levels[1].model.state_dict()

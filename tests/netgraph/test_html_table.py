@@ -10,7 +10,7 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.models.perceptron import mlp
-from netgraph.utils.html_table import CHARACTERS, ROWS, table
+from netgraph.utils.html_table import CHARACTERS, ROWS, render_table
 
 
 class Cells(HTMLParser):
@@ -91,7 +91,7 @@ def test_names_of_a_network_stay_text():
 
 @given(st.lists(st.text(max_size=2 * CHARACTERS), min_size=1, max_size=2 * ROWS))
 def test_any_text_is_one_cell_and_long_tables_are_counted(words):
-    found = Cells(table("t", ["word"], [[word] for word in words]))
+    found = Cells(render_table("t", ["word"], [[word] for word in words]))
     assert found.tags <= PLAIN
     assert len(found.rows) == 1 + min(len(words), ROWS) + (len(words) > ROWS)
     for row, word in zip(found.rows[1:], words[:ROWS], strict=False):

@@ -7,9 +7,9 @@ import torch
 from command_line import run
 
 import netgraph as ng
-from netgraph.analysis.attention_heads import heads_of
-from netgraph.coarsen.network.oracles import relative_error_of, verify
-from netgraph.coarsen.network.probe_weights import telling_state
+from netgraph.analysis.attention_heads import find_heads
+from netgraph.coarsen.network.oracles import max_relative_error, verify
+from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -62,13 +62,13 @@ def test_copies_merge_back_and_prolongation_keeps_the_function(name):
         assert any(axis.equal for axis in inner)
     for verdict in verify(model, spec, example):
         assert verdict.error is None or verdict.error < 1e-5, verdict
-    state = telling_state(model, example, 0)
+    state = probe_state(model, example, 0)
     transfers = {axis.name: Transfer(np.arange(axis.size) // 2) for axis in spec.free if axis.size % 2 == 0}
     assert any(axis.name in transfers for axis in inner)
     coarse = coarse_network(model, spec, transfers, state=inject(spec, transfers, state)).eval()
     clones = coarse_network(model, spec, {}, state=prolong(spec, transfers, inject(spec, transfers, state))).eval()
     run = (lambda m: m(**example)) if isinstance(example, dict) else (lambda m: m(example))
-    assert relative_error_of(run(clones), run(coarse)) < 1e-5
+    assert max_relative_error(run(clones), run(coarse)) < 1e-5
 
 
 def test_pairs_of_a_rotary_encoder_merge_with_their_speeds():
@@ -97,7 +97,7 @@ def test_levels_below_find_their_heads_and_a_saved_hierarchy_opens_with_all_axes
     ]
     assert sizes == [[8, 4, 2], [8, 4, 2]]
     for level, n in zip(hierarchy.levels, (4, 2, 1), strict=True):
-        (heads,) = heads_of(level.spec, "blocks.0.attention.query")
+        (heads,) = find_heads(level.spec, "blocks.0.attention.query")
         assert heads.query.index.shape == (n, 1, 8 // (4 // n))
         assert heads.whole == (n == 4)
     own = own_class(hierarchy, example)

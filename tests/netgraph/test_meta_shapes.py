@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from netgraph.recording.meta_shapes import OWN, shape_of_call
+from netgraph.recording.meta_shapes import OWN, infer_result
 
 ATEN = torch.ops.aten
 
@@ -53,13 +53,13 @@ def facts(found):
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: str(call[0]))
 def test_a_shape_worked_out_here_is_that_of_pytorch(call):
     func, args, kwargs = call
-    found = shape_of_call(func, args, kwargs)
+    found = infer_result(func, args, kwargs)
     if found is not None:
         assert facts(found) == facts(func(*args, **kwargs))
 
 
 def test_most_of_the_calls_are_worked_out_here():
-    found = [shape_of_call(*call) is not None for call in CALLS]
+    found = [infer_result(*call) is not None for call in CALLS]
     assert sum(found) > 0.6 * len(CALLS)
 
 
@@ -69,11 +69,11 @@ def test_most_of_the_calls_are_worked_out_here():
     (ATEN.scaled_dot_product_attention.default, (Q, K, meta(2, 3, 5, 8))), (ATEN.matmul.default, (Q, K)),
 ], ids=str)  # fmt: skip
 def test_what_does_not_fit_is_left_to_pytorch_to_refuse(call):
-    assert shape_of_call(*call, {}) is None
+    assert infer_result(*call, {}) is None
 
 
 def test_what_is_made_of_parameters_needs_gradients():
     weight = meta(3, 8).requires_grad_()
-    assert shape_of_call(ATEN.linear.default, (X, weight), {}).requires_grad
+    assert infer_result(ATEN.linear.default, (X, weight), {}).requires_grad
     with torch.no_grad():
-        assert not shape_of_call(ATEN.linear.default, (X, weight), {}).requires_grad
+        assert not infer_result(ATEN.linear.default, (X, weight), {}).requires_grad

@@ -8,10 +8,10 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.affinity.head_circuits import circuits
-from netgraph.analysis.attention_heads import heads_of
-from netgraph.coarsen.network.head_alignment import aligning, rotatable
-from netgraph.coarsen.network.oracles import relative_error_of
-from netgraph.coarsen.network.probe_weights import telling_state
+from netgraph.analysis.attention_heads import find_heads
+from netgraph.coarsen.network.head_alignment import find_rotatable_axes, find_rotations
+from netgraph.coarsen.network.oracles import max_relative_error
+from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -50,7 +50,7 @@ def made(kind):
     """Return a network on weights that tell, gains included, its spec, and the axis of its heads."""
     torch.manual_seed(0)
     model = Normed(kind).eval()
-    model.load_state_dict(telling_state(model, nets.WORDS, 0), strict=False)
+    model.load_state_dict(probe_state(model, nets.WORDS, 0), strict=False)
     spec = ng.trace(model, nets.WORDS)
     return model, spec, next(axis.name for axis in spec.free if axis.kind == "head")
 
@@ -71,7 +71,7 @@ every_norm = pytest.mark.parametrize("kind", ["by hand", "rms", "layer"])
 @every_norm
 def test_normed_heads_stand_where_those_without_a_norm_do(kind):
     (_, spec, axis), (_, plain, same) = made(kind), made("none")
-    (found,), (wanted,) = heads_of(spec, axis), heads_of(plain, same)
+    (found,), (wanted,) = find_heads(spec, axis), find_heads(plain, same)
     assert (found.normed, wanted.normed) == (True, False)
     for part in ("query", "key", "value", "out"):
         np.testing.assert_array_equal(getattr(found, part).index, getattr(wanted, part).index)
@@ -86,11 +86,11 @@ def test_clones_merge_exactly_and_only_values_rotate(kind):
     level = ng.build_hierarchy(model, nets.WORDS, affinity="circuits", ratio=ratio).levels[1]
     groups = level.transfers[axis].aggregates
     assert groups[0] == groups[2]
-    assert relative_error_of(level.model.eval()(nets.WORDS), model(nets.WORDS)) < 1e-5
-    (turn,) = aligning(spec, level.transfers, traced_state(model))
+    assert max_relative_error(level.model.eval()(nets.WORDS), model(nets.WORDS)) < 1e-5
+    (turn,) = find_rotations(spec, level.transfers, traced_state(model))
     assert torch.equal(turn.attending, torch.eye(4, dtype=torch.float64).repeat(4, 1, 1))
     assert not torch.equal(turn.moving[2], torch.eye(4, dtype=torch.float64))
-    assert rotatable(model, spec, nets.WORDS, [axis]) == {axis}
+    assert find_rotatable_axes(model, spec, nets.WORDS, [axis]) == {axis}
 
 
 def test_queries_in_another_basis_are_another_head_where_a_norm_stands_between():
@@ -117,7 +117,7 @@ def test_a_qwen3_is_cloned_and_merged_back():
     example = {"input_ids": torch.randint(0, 50, (2, 10))}
     spec = ng.trace(model, example)
     axis = next(axis.name for axis in spec.free if axis.kind == "head")
-    (heads,) = heads_of(spec, axis)
+    (heads,) = find_heads(spec, axis)
     assert heads.normed
     assert heads.mates.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
     assert heads.query.index.shape == (4, 2, 8)
@@ -127,4 +127,4 @@ def test_a_qwen3_is_cloned_and_merged_back():
     ratio = {"*": 1.0, axis: 0.5}
     for affinity, data in (("circuits", None), ("attention", example)):
         level = ng.build_hierarchy(model, example, affinity=affinity, ratio=ratio, data=data, spec=spec).levels[1]
-        assert relative_error_of(level.model.eval()(**example).logits, wanted) < 1e-5
+        assert max_relative_error(level.model.eval()(**example).logits, wanted) < 1e-5

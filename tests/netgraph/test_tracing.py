@@ -11,12 +11,12 @@ from nets import IMAGE, WORDS, Fn, nets
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen.network.oracles import dead_units, duplicate_units, first_row, verify_level
+from netgraph.coarsen.network.oracles import check_coarse_network, check_dead_units, check_duplicate_units, first_row
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.errors import NetgraphError, NothingToMergeError, TraceError
 from netgraph.io.example_inputs import guess_input
-from netgraph.recording.recorder import capture
-from netgraph.rules.operator_call import bind
+from netgraph.recording.recorder import record_network
+from netgraph.rules.operator_call import bind_arguments
 
 NETS = {name: (model.double(), x.double() if x.is_floating_point() else x) for name, model, x in nets()}
 
@@ -26,8 +26,8 @@ def test_alike_units_merge_and_dead_units_go_without_a_trace(name):
     model, example = NETS[name]
     spec = ng.trace(model, example)
     assert spec.free, spec
-    assert duplicate_units(model, spec, example, spec.free).error < 1e-12
-    dead = dead_units(model, spec, example, spec.free)
+    assert check_duplicate_units(model, spec, example, spec.free).error < 1e-12
+    dead = check_dead_units(model, spec, example, spec.free)
     assert dead.error is None or dead.error < 1e-12
 
 
@@ -71,7 +71,7 @@ def _written(graph):
     numbers, lines = {}, []
     for node in graph.nodes:
         numbers[node] = len(numbers)
-        bound = bind(node) if node.op == "call_function" else {"": node.args}
+        bound = bind_arguments(node) if node.op == "call_function" else {"": node.args}
         arguments = torch.fx.node.map_arg(bound, lambda n: f"%{numbers[n]}")
         target = "" if node.op == "placeholder" or "constant" in str(node.target) else str(node.target)
         value = node.meta.get("val")
@@ -84,9 +84,9 @@ def _written(graph):
 @pytest.mark.parametrize("training", [False, True])
 def test_the_quick_recorder_writes_what_make_fx_writes(name, training, monkeypatch):
     model, example = NETS[name]
-    quick = capture(model, example, training=training)
+    quick = record_network(model, example, training=training)
     monkeypatch.setattr("netgraph.recording.meta_recorder.record_on_meta", lambda *_: 1 / 0)
-    assert _written(quick.graph) == _written(capture(model, example, training=training).graph)
+    assert _written(quick.graph) == _written(record_network(model, example, training=training).graph)
 
 
 def test_what_the_quick_recorder_cannot_follow_it_does_not_record():
@@ -120,22 +120,22 @@ def test_a_wrong_rule_is_noticed_by_the_oracles(monkeypatch):
     model, example = NETS["mlp"]
     spec = ng.trace(model, example)
     object.__setattr__(spec, "sums", {})  # as if no rule had said what is summed over
-    assert duplicate_units(model, spec, example, spec.free).error > 1e-2
+    assert check_duplicate_units(model, spec, example, spec.free).error > 1e-2
 
 
 def test_the_oracles_miss_no_output_and_no_failure():
     from netgraph.coarsen.network import oracles as verify
 
     a, b = torch.ones(2), torch.ones(3)
-    assert verify.relative_error_of((a, b), (a, b)) == 0
-    assert verify.relative_error_of((a, b), (a,)) == float("inf")
-    assert verify.relative_error_of({"x": a, "y": b}, {"x": a, "y": a}) == float("inf")
+    assert verify.max_relative_error((a, b), (a, b)) == 0
+    assert verify.max_relative_error((a, b), (a,)) == float("inf")
+    assert verify.max_relative_error({"x": a, "y": b}, {"x": a, "y": a}) == float("inf")
     broken, x = NETS["channel shuffle"]
     spec = ng.trace(broken, x)
     for plan in spec.plans.values():
         plan.rewrites.clear()
     with pytest.raises(ng.NetgraphError, match="does not run"):
-        duplicate_units(broken, spec, x, spec.free)
+        check_duplicate_units(broken, spec, x, spec.free)
 
 
 def test_tied_weights_stay_tied_and_residual_streams_have_equal_aggregates():
@@ -287,7 +287,7 @@ def test_padding_masks_of_the_encoder_pass_the_oracles():
     mask[0, 4:] = True
     example = (torch.randn(3, 6, 5), mask)
     spec = ng.trace(net, example)
-    assert duplicate_units(net, spec, example, spec.free).error < 1e-6
+    assert check_duplicate_units(net, spec, example, spec.free).error < 1e-6
 
 
 def test_masks_of_any_length_are_followed_at_run_time():
@@ -305,8 +305,8 @@ def test_networks_of_torchvision_pass_both_oracles(name):
 
     model, example = getattr(torchvision.models, name)(), torch.randn(2, 3, 64, 64)
     spec = ng.trace(model, example)
-    assert duplicate_units(model, spec, example, spec.free).error < 1e-4
-    assert dead_units(model, spec, example, spec.free).error < 1e-4
+    assert check_duplicate_units(model, spec, example, spec.free).error < 1e-4
+    assert check_dead_units(model, spec, example, spec.free).error < 1e-4
 
 
 def test_message_passing_of_torch_geometric_passes_the_oracle():
@@ -315,7 +315,7 @@ def test_message_passing_of_torch_geometric_passes_the_oracle():
     for _, make in pyg_networks():
         model, example = make()
         spec = ng.trace(model, example)
-        assert duplicate_units(model, spec, example, spec.free).error < 1e-4
+        assert check_duplicate_units(model, spec, example, spec.free).error < 1e-4
 
 
 def test_verify_judges_every_axis():
@@ -368,11 +368,11 @@ def test_one_row_is_taken_only_where_all_inputs_have_as_many():
 def test_a_coarse_network_that_runs_on_no_row_is_not_handed_out():
     model, example = NETS["mlp"]
     coarse = coarse_network(model, ng.trace(model, example), {})
-    verify_level(coarse, example)
+    check_coarse_network(coarse, example)
     name, weight = next((n, p) for n, p in coarse.named_parameters() if p.ndim == 2)
     coarse.get_submodule(name.rpartition(".")[0]).weight = nn.Parameter(weight[:, 1:])
     with pytest.raises(NetgraphError, match="does not run"):
-        verify_level(coarse, example)
+        check_coarse_network(coarse, example)
 
 
 def test_a_line_is_the_users_wherever_a_checkout_lies():
@@ -380,16 +380,16 @@ def test_a_line_is_the_users_wherever_a_checkout_lies():
     from netgraph.recording import meta_recorder as recorder
     from netgraph.utils import source_location as places
 
-    assert places.is_users("/home/a/netgraph/tests/train.py")
-    assert places.is_users("/home/a/torch/train.py")
-    assert not any(places.is_users(m.__file__) for m in (recorder, hem, torch.nn.functional, contextlib))
-    assert not places.is_users("<string>")
+    assert places.is_user_file("/home/a/netgraph/tests/train.py")
+    assert places.is_user_file("/home/a/torch/train.py")
+    assert not any(places.is_user_file(m.__file__) for m in (recorder, hem, torch.nn.functional, contextlib))
+    assert not places.is_user_file("<string>")
 
 
 def test_lines_are_named_from_their_package_or_from_here(monkeypatch, tmp_path):
     from netgraph.utils import source_location as places
 
     monkeypatch.chdir(tmp_path)
-    assert places.line_of("/home/a/lib/site-packages/timm/models/vit.py", 7) == " at timm/models/vit.py:7"
-    assert places.line_of(str(tmp_path / "nets" / "mine.py"), "8") == " at nets/mine.py:8"
-    assert places.line_of("/elsewhere/mine.py", 9) == " at /elsewhere/mine.py:9"
+    assert places.format_location("/home/a/lib/site-packages/timm/models/vit.py", 7) == " at timm/models/vit.py:7"
+    assert places.format_location(str(tmp_path / "nets" / "mine.py"), "8") == " at nets/mine.py:8"
+    assert places.format_location("/elsewhere/mine.py", 9) == " at /elsewhere/mine.py:9"

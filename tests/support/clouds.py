@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from netgraph.affinity.similarity import cosine
+from netgraph.affinity.similarity import cosine_graph
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.contract import checked_aggregates, leaves_out
+from netgraph.coarsen.partition.contract import check_aggregates, leaves_out
 from netgraph.errors import PluginError
 from netgraph.utils import plugins
 
@@ -22,12 +22,12 @@ MATCHINGS = {
 
 def merge(name, graph, n_coarse, seed=0):
     """Return checked aggregates; a library that is not installed skips the test."""
-    coarsener = plugins.load(GROUP, name)
+    coarsener = plugins.load_plugin(GROUP, name)
     try:
         found = coarsener(graph, n_coarse, seed=seed)
     except PluginError as error:
         pytest.skip(str(error))
-    return checked_aggregates(found, graph, name, leaves_out=leaves_out(coarsener))
+    return check_aggregates(found, graph, name, leaves_out=leaves_out(coarsener))
 
 
 def cloud(n, seed=0, **options):
@@ -36,7 +36,7 @@ def cloud(n, seed=0, **options):
 
 
 def graph_of(points, **options):
-    return AxisGraph("a", cosine(points), np.ones(len(points)), lambda: points, **options)
+    return AxisGraph("a", cosine_graph(points), np.ones(len(points)), lambda: points, **options)
 
 
 def of_edges(dense, **options):

@@ -99,7 +99,7 @@ def official(batch):
 def write_imdb(root, monkeypatch, *, unpacked=False):
     """Return texts and labels, the same for both splits."""
     rows = [(int(2 * i >= len(TEXTS)), i, 9 if 2 * i >= len(TEXTS) else 2, text) for i, text in enumerate(TEXTS)]
-    data = imdb.written(rows)
+    data = imdb.encode_csv(rows)
     monkeypatch.setattr(imdb, "CONTENTS", dict.fromkeys(FILES, sha256(data)))
     if unpacked:
         for split in FILES:

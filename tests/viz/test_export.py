@@ -17,11 +17,11 @@ from torch_geometric.data import HeteroData
 import netgraph as ng
 from netgraph.errors import NetgraphError, PluginError
 from netgraph.models.perceptron import mlp
-from netgraph.viz.formats.dot import dot
-from netgraph.viz.formats.flat_graph import FlatGraph, flat_graph
-from netgraph.viz.formats.graphml import gexf, graphml
-from netgraph.viz.formats.metis import LARGEST, metis_lines
-from netgraph.viz.formats.node_link import nodelink
+from netgraph.viz.formats.dot import format_dot
+from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph
+from netgraph.viz.formats.graphml import format_gexf, format_graphml
+from netgraph.viz.formats.metis import LARGEST, format_metis
+from netgraph.viz.formats.node_link import format_node_link
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -77,21 +77,21 @@ xml_hostile = st.lists(st.one_of(xml_names, st.sampled_from(HOSTILE)), min_size=
 @given(xml_hostile)
 def test_graphml_reads_back_equal_in_networkx(found):
     graph = graph_of(found)
-    check(graph, nx.parse_graphml("".join(graphml(graph))), lambda i: f"n{i}")
+    check(graph, nx.parse_graphml("".join(format_graphml(graph))), lambda i: f"n{i}")
 
 
 @settings(max_examples=60)
 @given(xml_hostile)
 def test_gexf_reads_back_equal_in_networkx(tmp_path_factory, found):
     graph, path = graph_of(found), tmp_path_factory.mktemp("gexf") / "g.gexf"
-    path.write_text("".join(gexf(graph)), encoding="utf-8", newline="")
+    path.write_text("".join(format_gexf(graph)), encoding="utf-8", newline="")
     check(graph, nx.read_gexf(path, version="1.3", node_type=int))
 
 
 @given(st.lists(names, min_size=1, max_size=4))
 def test_names_that_xml_cannot_hold_are_escaped_and_the_rest_is_whole(found):
     graph = graph_of(found)
-    read = nx.parse_graphml("".join(graphml(graph)).encode("utf-8").decode("utf-8"))
+    read = nx.parse_graphml("".join(format_graphml(graph)).encode("utf-8").decode("utf-8"))
     assert read.number_of_edges() == graph.n_edges
 
 
@@ -99,7 +99,7 @@ def test_names_that_xml_cannot_hold_are_escaped_and_the_rest_is_whole(found):
 @given(st.lists(names, min_size=1, max_size=4))
 def test_node_link_json_reads_back_equal_in_networkx(found):
     graph = graph_of(found)
-    check(graph, nx.node_link_graph(json.loads("".join(nodelink(graph))), edges="edges"))
+    check(graph, nx.node_link_graph(json.loads("".join(format_node_link(graph))), edges="edges"))
 
 
 def unescaped(text):
@@ -111,7 +111,7 @@ def unescaped(text):
 @given(st.lists(names, min_size=1, max_size=3))
 def test_dot_reads_back_in_pydot_with_every_name_whole(found):
     graph = graph_of(found)
-    (read,) = pydot.graph_from_dot_data("".join(dot(graph)))
+    (read,) = pydot.graph_from_dot_data("".join(format_dot(graph)))
     nodes = {n.get_name(): n.get_attributes() for n in read.get_nodes()}
     for i in range(graph.n_nodes):
         name = graph.names[graph.axis[i]]
@@ -123,14 +123,14 @@ def test_dot_reads_back_in_pydot_with_every_name_whole(found):
 
 
 def test_fields_of_records_are_escaped_in_labels():
-    text = "".join(dot(graph_of(["{a|<b>}"])))
+    text = "".join(format_dot(graph_of(["{a|<b>}"])))
     assert r'label="\{a\|\<b\>\}[0]"' in text
 
 
 def test_metis_files_read_back_in_networkit(hierarchy, tmp_path):
     import networkit
 
-    path, graph = tmp_path / "net.graph", flat_graph(hierarchy)
+    path, graph = tmp_path / "net.graph", build_flat_graph(hierarchy)
     ng.export(hierarchy, path)
     read = networkit.readGraph(str(path), networkit.Format.METIS)
     assert (read.numberOfNodes(), read.numberOfEdges()) == (graph.n_nodes, graph.n_edges)
@@ -142,7 +142,7 @@ def test_metis_files_read_back_in_networkit(hierarchy, tmp_path):
 def test_an_edgeless_graph_is_a_metis_file():
     none = np.arange(0)
     graph = FlatGraph(["a"], ["neuron"], np.zeros(2, int), np.arange(2), none, none, none.astype(float), {})
-    assert list(metis_lines(graph)) == ["2 0 001\n", "\n", "\n"]
+    assert list(format_metis(graph)) == ["2 0 001\n", "\n", "\n"]
 
 
 def test_a_graph_of_any_level_is_the_unit_graph_of_that_level(hierarchy, tmp_path):
@@ -169,7 +169,7 @@ def test_transfers_read_back_equal_in_scipy_step_by_step_and_whole(hierarchy, tm
     rows, columns = ((named := np.load(tmp_path / f"net.level1.{x}.npz"))["begins"] for x in "PR")
     i, j = (begins[named["axes"].tolist().index('"0"')] for begins in (rows, columns))
     np.testing.assert_array_equal(whole["level1.P"][i : i + 12, j : j + 6], step.P.toarray())
-    np.testing.assert_array_equal(whole["A"], flat_graph(hierarchy).adjacency().toarray())
+    np.testing.assert_array_equal(whole["A"], build_flat_graph(hierarchy).adjacency().toarray())
 
 
 def test_tensors_open_without_trust_and_are_the_graph(hierarchy, tmp_path):

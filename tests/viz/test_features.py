@@ -12,7 +12,12 @@ from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.errors import NetgraphError
 from netgraph.models.cnn import resnet
 from netgraph.models.perceptron import mlp
-from netgraph.viz.figures.features import feature_figure, feature_maps, receptive_patterns, write_feature_figure
+from netgraph.viz.figures.features import (
+    collect_feature_maps,
+    compute_receptive_patterns,
+    plot_features,
+    write_feature_figure,
+)
 
 
 def network():
@@ -35,7 +40,7 @@ def test_maps_are_what_hooks_on_the_users_own_layers_see(hierarchy):
         finest.model[i].register_forward_pre_hook(lambda module, inputs, i=i: seen.__setitem__(i, inputs[0]))
     with torch.no_grad():
         finest.model(x)
-    found = feature_maps(coarse_network(finest.model, finest.spec, {}), finest.spec, x)
+    found = collect_feature_maps(coarse_network(finest.model, finest.spec, {}), finest.spec, x)
     assert {name: tuple(maps.shape[1:]) for name, maps in found.items() if name in ("0", "3")} == {
         "0": (8, 16, 16),
         "3": (12, 8, 8),
@@ -55,7 +60,7 @@ def test_patterns_are_means_of_patches_by_a_loop_over_every_place(stride):
     mean = torch.stack(
         [padded[i, :, y : y + 5, x : x + 5] for i in range(2) for y in range(0, 9, stride) for x in range(0, 9, stride)]
     ).mean(0)
-    found = receptive_patterns(maps, inputs, side=5)
+    found = compute_receptive_patterns(maps, inputs, side=5)
     places = (9 - 1) // stride + 1
     answers = nn.functional.interpolate(maps.clamp(min=0), size=(places, places), mode="nearest")
     for unit in range(3):
@@ -71,7 +76,7 @@ def test_patterns_are_means_of_patches_by_a_loop_over_every_place(stride):
 
 def test_a_row_holds_an_aggregate_and_exactly_the_channels_that_it_merged(hierarchy):
     x = torch.randn(4, 3, 16, 16)
-    drawn = feature_figure(hierarchy, x, axis="0", level=1, image=2)
+    drawn = plot_features(hierarchy, x, axis="0", level=1, image=2)
     labels = [ax.get_xlabel() for ax in drawn.subfigs[1].axes]
     aggregates = hierarchy.levels[1].transfers["0"].aggregates
     n = len(labels) // len(np.unique(aggregates))
@@ -79,7 +84,7 @@ def test_a_row_holds_an_aggregate_and_exactly_the_channels_that_it_merged(hierar
     found = {int(row[0]): [int(word) for word in row[1:] if word] for row in rows}
     assert found == {g: np.flatnonzero(aggregates == g).tolist() for g in found}
     finest = hierarchy.levels[0]
-    maps = feature_maps(coarse_network(finest.model, finest.spec, {}).eval(), finest.spec, x)["0"]
+    maps = collect_feature_maps(coarse_network(finest.model, finest.spec, {}).eval(), finest.spec, x)["0"]
     shown = drawn.subfigs[1].axes[1].images[0].get_array()
     np.testing.assert_allclose(shown, maps[2, found[int(rows[0][0])][0]], rtol=1e-5)
 
@@ -88,7 +93,7 @@ def test_a_level_of_lower_resolution_shows_each_channel_beside_itself():
     torch.manual_seed(0)
     model, x = resnet(2, width=4).eval(), torch.randn(3, 3, 32, 32)
     lower = ng.build_hierarchy(model, x[:2], directions="space")
-    drawn = feature_figure(lower, x, axis="stage1.0.conv1", image=1)
+    drawn = plot_features(lower, x, axis="stage1.0.conv1", image=1)
     pairs = list(drawn.subfigs[1].axes)
     answers = []
     hook = model.stage1[0].relu.register_forward_hook(lambda module, inputs, out: answers.append(out.detach().clone()))
@@ -106,7 +111,7 @@ def test_a_level_of_lower_resolution_shows_each_channel_beside_itself():
 def test_a_level_of_fewer_blocks_alone_says_that_there_is_nothing_to_compare():
     shorter = ng.build_hierarchy(resnet(3, width=4), torch.randn(2, 3, 16, 16), directions="depth")
     with pytest.raises(NetgraphError, match="blocks alone have merged"):
-        feature_figure(shorter, torch.randn(2, 3, 16, 16))
+        plot_features(shorter, torch.randn(2, 3, 16, 16))
 
 
 def test_what_is_not_there_is_named(hierarchy):
@@ -117,12 +122,12 @@ def test_what_is_not_there_is_named(hierarchy):
         ({"image": 2}, "image 2 is asked for, and there are 2"),
     ):
         with pytest.raises(NetgraphError, match=message):
-            feature_figure(hierarchy, x, **options)
+            plot_features(hierarchy, x, **options)
     with pytest.raises(NetgraphError, match="feature maps are of images"):
-        feature_figure(hierarchy, x[0])
+        plot_features(hierarchy, x[0])
     dense = ng.build_hierarchy(nn.Sequential(nn.Flatten(), *mlp((12, 8, 4))), torch.randn(2, 3, 2, 2), n_levels=2)
     with pytest.raises(NetgraphError, match="no feature maps"):
-        feature_figure(dense, torch.randn(2, 3, 2, 2))
+        plot_features(dense, torch.randn(2, 3, 2, 2))
 
 
 def test_the_command_draws_pictures_and_asks_for_images(tmp_path, hierarchy):

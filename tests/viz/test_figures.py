@@ -15,8 +15,14 @@ from torch import nn
 import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.models.perceptron import mlp
-from netgraph.viz.figures.drawing import affinity_of, chain, ordered, picture, shown
-from netgraph.viz.figures.hierarchy import FIGURES, figure
+from netgraph.viz.figures.drawing import (
+    compose_aggregates,
+    compute_affinity,
+    downsample_matrix,
+    format_label,
+    order_units,
+)
+from netgraph.viz.figures.hierarchy import FIGURES, plot_hierarchy
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +32,22 @@ def hierarchy():
 
 
 def test_units_in_order_keep_every_aggregate_of_every_level_together(hierarchy):
-    order = ordered(hierarchy, "0", affinity_of(hierarchy, "0"))
+    order = order_units(hierarchy, "0", compute_affinity(hierarchy, "0"))
     assert sorted(order) == list(range(24))
-    for groups in chain(hierarchy, "0"):
+    for groups in compose_aggregates(hierarchy, "0"):
         runs = 1 + np.count_nonzero(np.diff(groups[order]))
         assert runs == groups.max() + 1
 
 
 def test_a_picture_of_a_large_matrix_is_the_mean_of_its_blocks(monkeypatch, hierarchy):
     monkeypatch.setattr("netgraph.viz.figures.drawing.PIXELS", 8)
-    matrix = affinity_of(hierarchy, "0")
+    matrix = compute_affinity(hierarchy, "0")
     dense = np.where(matrix.toarray() > 0, matrix.toarray(), np.nan).reshape(8, 3, 8, 3)
-    np.testing.assert_allclose(picture(matrix), np.nanmean(dense, axis=(1, 3)), rtol=1e-6)
+    np.testing.assert_allclose(downsample_matrix(matrix), np.nanmean(dense, axis=(1, 3)), rtol=1e-6)
 
 
 def test_bars_of_complexity_add_up_to_the_complexities(hierarchy):
-    (ax,) = figure(hierarchy, "complexity").axes
+    (ax,) = plot_hierarchy(hierarchy, "complexity").axes
     units, parameters, _ = ([bar.get_height() for bar in group] for group in ax.containers)
     assert sum(units) == pytest.approx(hierarchy.grid_complexity)
     assert sum(parameters) == pytest.approx(hierarchy.operator_complexity)
@@ -49,7 +55,7 @@ def test_bars_of_complexity_add_up_to_the_complexities(hierarchy):
 
 def test_sparsity_draws_each_entry_of_P_and_R_once(hierarchy):
     transfer = hierarchy.levels[1].transfers["0"]
-    for ax, matrix in zip(figure(hierarchy, "sparsity", axis="0").axes, (transfer.P, transfer.R), strict=True):
+    for ax, matrix in zip(plot_hierarchy(hierarchy, "sparsity", axis="0").axes, (transfer.P, transfer.R), strict=True):
         (drawn,) = ax.collections
         found = np.zeros(matrix.shape)
         for x, y in np.asarray(drawn.get_offsets()):
@@ -58,7 +64,7 @@ def test_sparsity_draws_each_entry_of_P_and_R_once(hierarchy):
 
 
 def test_error_curves_fall_as_more_units_stay_and_there_is_one_for_each_axis(hierarchy):
-    (ax,) = figure(hierarchy, "error").axes
+    (ax,) = plot_hierarchy(hierarchy, "error").axes
     assert len(ax.lines) == len(hierarchy.levels[1].transfers)
     for line in ax.lines:
         assert np.all(np.diff(line.get_ydata()) > 0)  # the grid of ratios falls
@@ -77,7 +83,7 @@ def test_every_figure_is_a_picture_and_a_vector_file(hierarchy, tmp_path, name):
 
 @given(st.text(max_size=60))
 def test_names_are_drawn_in_one_line_and_never_as_formulas(name):
-    drawn = shown(name)
+    drawn = format_label(name)
     assert not re.search(r"(?<!\\)\$|[\n\r\x00]", drawn)
     assert not any(unicodedata.category(c).startswith("C") for c in drawn)  # nor does one turn the direction of a line
     drawn.encode("utf-8")
@@ -94,6 +100,6 @@ def test_hostile_names_are_drawn(tmp_path):
 
 def test_a_figure_or_an_axis_that_is_not_there_is_named(hierarchy):
     with pytest.raises(NetgraphError, match="no figure is called 'pie'; there are overview, affinity"):
-        figure(hierarchy, "pie")
+        plot_hierarchy(hierarchy, "pie")
     with pytest.raises(NetgraphError, match="axis '9' is not merged"):
-        figure(hierarchy, "affinity", axis="9")
+        plot_hierarchy(hierarchy, "affinity", axis="9")

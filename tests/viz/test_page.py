@@ -17,8 +17,14 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.models.perceptron import mlp
-from netgraph.viz.page.page import in_script, page
-from netgraph.viz.page.page_data import depth_order, likeness, packed, page_data, strongest
+from netgraph.viz.page.page import escape_json, render_page
+from netgraph.viz.page.page_data import (
+    build_page_data,
+    compare_with_aggregates,
+    find_strongest,
+    order_axes,
+    pack_integers,
+)
 
 HOSTILE = [
     "<script>document['title']='owned'</script>",
@@ -69,12 +75,12 @@ def driver():
 
 @given(st.lists(st.integers(0, 2**31)))
 def test_numbers_are_packed_whole(numbers):
-    assert unpacked(packed(np.array(numbers, dtype=np.int64))).tolist() == numbers
+    assert unpacked(pack_integers(np.array(numbers, dtype=np.int64))).tolist() == numbers
 
 
 @given(st.text())
 def test_no_tag_begins_in_data_and_it_reads_back_equal(text):
-    written = in_script({"name": text})
+    written = escape_json({"name": text})
     assert written.isascii()
     assert not re.search("[<>&]", written)
     assert json.loads(written) == {"name": text}
@@ -84,14 +90,14 @@ def test_no_tag_begins_in_data_and_it_reads_back_equal(text):
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
 def test_the_connections_kept_are_the_heaviest_of_each_unit_at_either_end(n, m, k, seed):
     block = np.random.default_rng(seed).permutation(n * m).reshape(n, m) + 1.0
-    found = set(zip(*map(list, strongest(block, k)), strict=True))
+    found = set(zip(*map(list, find_strongest(block, k)), strict=True))
     wanted = {(i, j) for i in range(n) for j in np.argsort(-block[i])[:k]}
     assert found == wanted | {(i, j) for j in range(m) for i in np.argsort(-block[:, j])[:k]}
 
 
 def test_likeness_is_the_cosine_with_the_mean_of_the_aggregate():
     x, aggregates = np.random.default_rng(0).normal(size=(6, 3)), np.array([0, 1, 0, -1, 1, 1])
-    found = likeness(x, Transfer(aggregates), np.linalg.norm(x, axis=1))
+    found = compare_with_aggregates(x, Transfer(aggregates), np.linalg.norm(x, axis=1))
     for i in (0, 1, 2, 4, 5):
         mean = x[aggregates == aggregates[i]].mean(0)
         wanted = (1 + x[i] @ mean / np.linalg.norm(x[i]) / np.linalg.norm(mean)) / 2
@@ -100,11 +106,11 @@ def test_likeness_is_the_cosine_with_the_mean_of_the_aggregate():
 
 
 def test_axes_stand_in_the_order_of_the_computation(hierarchy):
-    assert depth_order(hierarchy.levels[0].spec) == ["0.in", "0", "2", "4"]
+    assert order_axes(hierarchy.levels[0].spec) == ["0.in", "0", "2", "4"]
 
 
 def test_data_of_the_page_are_the_hierarchy(hierarchy):
-    data = page_data(hierarchy)
+    data = build_page_data(hierarchy)
     for axis, level in ((1, 0), (1, 1), (2, 0), (2, 1)):
         name = data["axes"][axis]["name"]
         joins = unpacked(data["levels"][level]["axes"][axis]["joins"]).astype(int) - 1
@@ -283,7 +289,7 @@ def test_a_million_units_make_a_page_of_axes_only():
     """Units stand packed, and no connection of a single unit is kept."""
     model = nn.Sequential(nn.Linear(4, 500_000), nn.ReLU(), nn.Linear(500_000, 4))
     found = ng.build_hierarchy(model, torch.randn(1, 4), coarsener=runs, affinity=unlike)
-    data = page_data(found)
+    data = build_page_data(found)
     assert data["levels"][0]["edges"] == []
     assert len(data["levels"][0]["links"]) == 2
-    assert len(page(data)) < 6e6
+    assert len(render_page(data)) < 6e6

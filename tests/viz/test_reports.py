@@ -17,13 +17,21 @@ from tracked_runs import begun
 
 from netgraph.errors import LoadError, NetgraphError
 from netgraph.fas.checkpoint.checkpoint import Checkpoints
-from netgraph.fas.monitoring.history import History, common_loss, summary
-from netgraph.fas.monitoring.mlflow_runs import read_tracked
+from netgraph.fas.monitoring.history import History, common_loss, summarize_run
+from netgraph.fas.monitoring.mlflow_runs import read_mlflow_runs
 from netgraph.fas.monitoring.mlflow_tracking import MLflow
 from netgraph.fas.monitoring.run_file import read_run, write_run
-from netgraph.viz.reports.charts import CHARTS, draw_coarse_steps, draw_costs, draw_loss, draw_tau, draw_trace, label
-from netgraph.viz.reports.page import run_page, write_run_page
-from netgraph.viz.reports.sheet import run_figure
+from netgraph.viz.reports.charts import (
+    CHARTS,
+    draw_coarse_steps,
+    draw_costs,
+    draw_loss,
+    draw_tau,
+    draw_trace,
+    escape_label,
+)
+from netgraph.viz.reports.page import render_run_page, write_run_page
+from netgraph.viz.reports.sheet import plot_runs
 
 HOSTILE = ["<script>document['title']='owned'</script>", "\"'><img src=x onerror=alert(1)>", "a\nb\x00<b>", "x" * 5000]
 
@@ -43,7 +51,7 @@ def histories(solution):
 
 def test_numbers_of_a_run_are_those_of_a_loop_over_its_records(solution):
     history = History.of(solution, "r", test={"accuracy": 0.5, "loss": 2.0})
-    found = summary(history)
+    found = summarize_run(history)
     taken = rejected = skipped = 0
     losses = []
     for record in solution.history:
@@ -79,7 +87,7 @@ def test_costs_are_compared_at_the_lowest_loss_that_all_reached(losses):
     assert found == max(min(own) for own in losses)
     for history, own in zip(runs, losses, strict=True):
         first = next(i for i, loss in enumerate(own) if loss <= found)
-        assert history.reached(found) == (first, 2 * first)
+        assert history.cost_to_reach(found) == (first, 2 * first)
 
 
 def test_a_run_reads_back_equal_from_its_file_and_from_its_checkpoints(tmp_path, solution):
@@ -94,7 +102,7 @@ def test_a_run_reads_back_equal_from_its_file_and_from_its_checkpoints(tmp_path,
     solver, run_ = begun([Checkpoints(tmp_path / "points")], cycles=1)
     whole = solver.finish(run_)
     kept = read_run(tmp_path / "points")
-    np.testing.assert_array_equal(kept.smoothed("loss"), History.of(whole).smoothed("loss"))
+    np.testing.assert_array_equal(kept.smoothing_curve("loss"), History.of(whole).smoothing_curve("loss"))
     assert {(row["level"], row["kind"]) for row in kept.costs} >= {(0, "smooth"), (1, "smooth"), (0, "tau")}
 
 
@@ -104,19 +112,21 @@ def test_a_run_of_mlflow_that_left_no_file_is_read_from_its_metrics(tmp_path, mo
     tracker = MLflow("trials", {"network": "mlp"}, name="first")
     solver, run_ = begun([tracker], cycles=2)
     solution = solver.finish(run_)
-    (by_id,), (by_experiment,) = read_tracked(tracker.run_id), read_tracked("trials")
+    (by_id,), (by_experiment,) = read_mlflow_runs(tracker.run_id), read_mlflow_runs("trials")
     wanted = History.of(solution)
     assert by_id.name == "first"
     assert by_id.facts["reason"] == solution.reason
     for found in (by_id, by_experiment):
         for level in wanted.levels:
             for what in ("loss", "lr"):
-                np.testing.assert_allclose(found.smoothed(what, level), wanted.smoothed(what, level), rtol=1e-6)
+                np.testing.assert_allclose(
+                    found.smoothing_curve(what, level), wanted.smoothing_curve(what, level), rtol=1e-6
+                )
         np.testing.assert_allclose(found.tau_share(0)[:, [0, 3]], wanted.tau_share(0)[:, [0, 3]], rtol=1e-6)
         assert [s[:3] for s in found.coarse_steps().values()] == [s[:3] for s in wanted.coarse_steps().values()]
-        np.testing.assert_array_equal(found.measured("loss")[:, 3], wanted.measured("loss")[:, 3])
+        np.testing.assert_array_equal(found.evaluation_curve("loss")[:, 3], wanted.evaluation_curve("loss")[:, 3])
     with pytest.raises(LoadError, match=r"no run is called 'none-such'.*experiment of that name"):
-        read_tracked("none-such")
+        read_mlflow_runs("none-such")
 
 
 def test_asking_for_a_run_makes_no_store(tmp_path, monkeypatch):
@@ -176,30 +186,30 @@ def test_charts_hold_the_records(solution, histories):
 
 
 def test_the_sheet_draws_the_same(solution, histories):
-    axes = {ax.get_title("left"): ax for ax in run_figure(histories[:1]).axes}
+    axes = {ax.get_title("left"): ax for ax in plot_runs(histories[:1]).axes}
     loss = axes["Loss against FLOPs"].lines[-1]
     assert loss.get_ydata().tolist() == [r["figures"]["loss"] for r in solution.events("evaluate")]
     assert sum(bar.get_width() for bar in axes["FLOPs per level"].patches) == pytest.approx(solution.flops)
-    assert len(run_figure(histories).axes) == len(axes) + 1
+    assert len(plot_runs(histories).axes) == len(axes) + 1
     assert not matplotlib.pyplot.get_fignums()
 
 
 def test_a_run_in_which_little_happened_is_drawn(tmp_path):
     record = {"event": "begin", "level": 0, "step": 0, "seconds": 0.0, "flops": 0.0}
     write_run_page([History("begun", [record])], tmp_path / "page.html")
-    run_figure([History("begun", [record])]).savefig(tmp_path / "sheet.png")
-    assert summary(History("begun", [record]), 1.0)["loss"] is None
+    plot_runs([History("begun", [record])]).savefig(tmp_path / "sheet.png")
+    assert summarize_run(History("begun", [record]), 1.0)["loss"] is None
 
 
 @given(st.text(max_size=80))
 def test_names_on_charts_hold_no_tag_and_one_line(name):
-    found = label(name)
+    found = escape_label(name)
     assert not re.search(r"[<>\n\r\x00]|&(?!amp;|lt;|gt;)", found)
     found.encode("utf-8")
 
 
 def test_the_page_carries_one_script_of_plotly_and_asks_for_nothing(histories):
-    text = run_page(histories)
+    text = render_run_page(histories)
     assert len(re.findall(r"\* plotly\.js v", text)) == 1
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -210,7 +220,7 @@ def test_the_page_carries_one_script_of_plotly_and_asks_for_nothing(histories):
 def test_without_plotly_one_sentence_says_what_to_install(tmp_path, monkeypatch, histories):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(NetgraphError, match=r"pip install 'netgraph-coarsening\[report\]'"):
-        run_page(histories)
+        render_run_page(histories)
     code, _, err = run("train", "mlp", "--report", tmp_path / "r")
     assert code == 1
     assert "plotly" in err
@@ -260,7 +270,7 @@ class TestInABrowser:
         assert len(drawn) == sum(draw(histories) is not None for _, _, draw in CHARTS)
         rows = driver.find_elements("css selector", "#numbers tbody tr")
         assert [row.find_element("tag name", "th").text for row in rows] == ["three cycles", "one cycle"]
-        assert f"{summary(histories[0])['loss']:.4f}" in rows[0].text
+        assert f"{summarize_run(histories[0])['loss']:.4f}" in rows[0].text
         assert logged(driver) == ([], [])
 
     def test_themes_change_the_charts_and_narrow_windows_scroll_down_only(self, driver, written):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
-from netgraph.viz.figures.attention_maps import Attention, attentions, first_texts
-from netgraph.viz.figures.color_scale import Scale
-from netgraph.viz.figures.drawing import OKABE_ITO, shown
+from netgraph.viz.figures.attention_maps import LayerAttention, collect_layer_attention, split_texts
+from netgraph.viz.figures.color_scale import UniformCenteredScale
+from netgraph.viz.figures.drawing import OKABE_ITO, format_label
 from netgraph.viz.figures.hierarchy import FAINT, INK, STYLE, save_figure
 
 WORDS = 40  # tokens that a map of words has at most
@@ -29,7 +29,7 @@ CELL, SMALLEST, BETWEEN, BAR = 0.125, 1.0, 0.28, 0.75  # inches of a map over wo
 TITLE = "What tokens (down) attend to (across): level 0, and → level {}"
 
 
-def heads_figure(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
+def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
     """Return a `matplotlib.figure.Figure`: layers down, heads across, those that merge side by side and before what they became.
 
     Parameters
@@ -48,29 +48,29 @@ def heads_figure(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
     import matplotlib
     from matplotlib.figure import Figure
 
-    layers = attentions(hierarchy, inputs, [level])
+    layers = collect_layer_attention(hierarchy, inputs, [level])
     level %= len(hierarchy.levels)
-    rows = [list(_in_groups(layer, level)) for layer in layers]
+    rows = [list(_group_heads(layer, level)) for layer in layers]
     across = max(right for row in rows for _, _, _, right in row)
     width, height = max(across + MARGIN + 0.15, LEAST), len(rows) * ROW + HEAD
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         figure.text(0.1 / width, 1 - 0.12 / height, TITLE.format(level), va="top", fontsize=9, weight="bold")
         for i, (layer, row) in enumerate(zip(layers, rows, strict=True)):
-            scale = Scale.of(layer.maps.values(), layer.seen)
+            scale = UniformCenteredScale.of(layer.maps.values(), layer.seen)
             bottom = height - HEAD - (i + 1) * ROW + 0.1
             for title, weights, colour, right in row:
                 box = ((MARGIN + right - SIDE) / width, bottom / height, SIDE / width, SIDE / height)
                 place: Any = figure.add_axes(box)
-                _map(place, weights[: layer.seen, : layer.seen], title, colour, scale)
+                _draw_map(place, weights[: layer.seen, : layer.seen], title, colour, scale)
             first = figure.axes[-len(row)]
-            said = f"even {_percent(scale.even)}, brightest {_percent(scale.share(1))}"
-            said = f"block merged into {shown(layer.merged[level], 12)}" if level in layer.merged else said
-            first.set_ylabel(f"{shown(layer.axis, 26)}\n{said}", fontsize=5.5)
+            said = f"even {_format_percent(scale.even)}, brightest {_format_percent(scale.share(1))}"
+            said = f"block merged into {format_label(layer.merged[level], 12)}" if level in layer.merged else said
+            first.set_ylabel(f"{format_label(layer.axis, 26)}\n{said}", fontsize=5.5)
         return figure
 
 
-def words_figure(
+def plot_words(
     hierarchy: Hierarchy, inputs: Any, words: Sequence[str], *, layer: int = 0, head: int = 0, level: int = -1
 ) -> Any:
     """Return a figure of one coarse head and of the heads that it was, over the words of the first text.
@@ -78,7 +78,7 @@ def words_figure(
     Parameters
     ----------
     hierarchy, inputs, level
-        As for `heads_figure`.
+        As for `plot_heads`.
     words : sequence of str
         The first text's tokens, as many as shall be seen; at most `WORDS` are. Without any, places are numbered.
     layer, head : int
@@ -91,32 +91,32 @@ def words_figure(
     """
     import matplotlib
 
-    found = attentions(hierarchy, first_texts(inputs, 1)[0], [level])
+    found = collect_layer_attention(hierarchy, split_texts(inputs, 1)[0], [level])
     level %= len(hierarchy.levels)
-    chosen, merged = _chosen(found, layer, head, level)
-    words = [shown(word, 14) for word in words or map(str, range(chosen.seen))][:WORDS]
+    chosen, merged = _choose_head(found, layer, head, level)
+    words = [format_label(word, 14) for word in words or map(str, range(chosen.seen))][:WORDS]
     n = len(words)
     members = [(f"head {i}", chosen.maps[0][i, :n, :n]) for i in np.flatnonzero(chosen.joined[level] == head)]
     maps = [*members, (f"merged head {head}", merged[:n, :n])]
-    scale = Scale.of((weights for _, weights in maps), chosen.seen)
-    name = f"{shown(chosen.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
+    scale = UniformCenteredScale.of((weights for _, weights in maps), chosen.seen)
+    name = f"{format_label(chosen.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
     with matplotlib.rc_context(STYLE):
-        figure, places, bar = _sheet(len(maps), words, name)
+        figure, places, bar = _lay_out_maps(len(maps), words, name)
         for i, (place, (title, weights)) in enumerate(zip(places, maps, strict=True)):
-            image = _map(place, weights, title, _colour(head), scale)
+            image = _draw_map(place, weights, title, _choose_color(head), scale)
             place.set_xticks(range(n), words, rotation=90, fontsize=6)
             place.set_yticks(range(n), words if i % ACROSS == 0 else [""] * n, fontsize=6)
-        _bar(figure, image, bar, scale)
+        _draw_color_bar(figure, image, bar, scale)
         return figure
 
 
-def _sheet(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, list[Any], Any]:
+def _lay_out_maps(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, list[Any], Any]:
     """Return a figure with places for maps over words and for the bar of colours: room for the longest word left of and below each."""
     from matplotlib.figure import Figure
 
-    side, longest = max(CELL * len(words), SMALLEST), max(_inches(word, 6) for word in words) + 0.12
+    side, longest = max(CELL * len(words), SMALLEST), max(_measure_text(word, 6) for word in words) + 0.12
     down, across = -(-n_maps // ACROSS), min(n_maps, ACROSS)
-    width = max(longest + across * (side + BETWEEN) + BAR, _inches(title, 9, weight="bold") + 0.2)
+    width = max(longest + across * (side + BETWEEN) + BAR, _measure_text(title, 9, weight="bold") + 0.2)
     height = HEAD + down * (side + BETWEEN + longest)
     figure = Figure(figsize=(width, height))
     figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=9, weight="bold")
@@ -134,12 +134,12 @@ def _sheet(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, list[Any
 
 
 def write_attention_figure(hierarchy: Hierarchy, inputs: Any, path: str | Path, **options: Any) -> None:
-    """Write `words_figure` where ``words`` are given, else `heads_figure`, as SVG, PNG or PDF."""
-    draw = words_figure if "words" in options else heads_figure
+    """Write `plot_words` where ``words`` are given, else `plot_heads`, as SVG, PNG or PDF."""
+    draw = plot_words if "words" in options else plot_heads
     save_figure(draw(hierarchy, inputs, **options), path)
 
 
-def _inches(text: str, size: float, **font: Any) -> float:
+def _measure_text(text: str, size: float, **font: Any) -> float:
     """Return how long a text is in a size of points, and some more: letters are set wider on a raster."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
@@ -147,7 +147,7 @@ def _inches(text: str, size: float, **font: Any) -> float:
     return float(TextPath((0, 0), text, prop=FontProperties(size=size, **font)).get_extents().width) * 1.08 / 72
 
 
-def _chosen(found: list[Attention], layer: int, head: int, level: int) -> tuple[Attention, NDArray[Any]]:
+def _choose_head(found: list[LayerAttention], layer: int, head: int, level: int) -> tuple[LayerAttention, NDArray[Any]]:
     """Return a layer and the map of one of its coarse heads."""
     sizes = [len(one.maps[level]) if level in one.maps else 0 for one in found]
     if 0 <= layer < len(found) and level in found[layer].merged:
@@ -165,7 +165,7 @@ def _chosen(found: list[Attention], layer: int, head: int, level: int) -> tuple[
     return found[layer], found[layer].maps[level][head]
 
 
-def _in_groups(layer: Attention, level: int) -> Iterator[tuple[str, NDArray[Any], str, float]]:
+def _group_heads(layer: LayerAttention, level: int) -> Iterator[tuple[str, NDArray[Any], str, float]]:
     """Yield title, map, colour and right end: the heads of each aggregate, and the coarse head that they became."""
     fine, groups = layer.maps[0], layer.joined.get(level, np.full(len(layer.maps[0]), -1))
     right = 0.0
@@ -173,18 +173,18 @@ def _in_groups(layer: Attention, level: int) -> Iterator[tuple[str, NDArray[Any]
         members = [(f"head {i}", fine[i]) for i in np.flatnonzero(groups == k)]
         for title, weights in [*members, (f"→ {k}", merged)]:
             right += SIDE + NEAR
-            yield title, weights, _colour(k), right
+            yield title, weights, _choose_color(k), right
         right += APART
     for i in np.flatnonzero(groups < 0):
         right += SIDE + NEAR
         yield f"head {i}" if level in layer.merged else f"{i}, left out", fine[i], FAINT, right
 
 
-def _colour(head: int) -> str:
+def _choose_color(head: int) -> str:
     return OKABE_ITO[head % len(OKABE_ITO)]
 
 
-def _map(place: Any, weights: NDArray[Any], title: str, colour: str, scale: Scale) -> Any:
+def _draw_map(place: Any, weights: NDArray[Any], title: str, colour: str, scale: UniformCenteredScale) -> Any:
     image = place.imshow(scale.places(weights), vmin=0, vmax=1, interpolation="nearest")
     bold = "→" in title or "merged" in title
     place.set_title(title, fontsize=7, color=INK, fontweight="bold" if bold else "normal")
@@ -195,13 +195,13 @@ def _map(place: Any, weights: NDArray[Any], title: str, colour: str, scale: Scal
     return image
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     return f"{100 * share:.{0 if share >= 0.1 else 1}f}%"
 
 
-def _bar(figure: Any, image: Any, place: Any, scale: Scale) -> None:
+def _draw_color_bar(figure: Any, image: Any, place: Any, scale: UniformCenteredScale) -> None:
     bar = figure.colorbar(image, cax=place)
-    least, even, most = (_percent(scale.share(x)) for x in (0, 0.5, 1))
+    least, even, most = (_format_percent(scale.share(x)) for x in (0, 0.5, 1))
     bar.set_ticks([0, 0.5, 1], labels=[f"≤ {least}", f"{even}, even", most])
     bar.ax.tick_params(labelsize=6)
     bar.outline.set_visible(False)

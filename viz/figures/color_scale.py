@@ -16,7 +16,7 @@ LEAST = 0.25  # octaves at least: rounding errors are no pattern
 
 
 @dataclass(frozen=True)
-class Scale:
+class UniformCenteredScale:
     """A logarithmic scale from the even share / 2^octaves, place 0, to the even share * 2^octaves, place 1.
 
     Parameters
@@ -30,7 +30,7 @@ class Scale:
     octaves: float
 
     @classmethod
-    def of(cls, maps: Iterable[NDArray[Any]], n: int) -> Scale:
+    def of(cls, maps: Iterable[NDArray[Any]], n: int) -> UniformCenteredScale:
         """Return the scale whose end is the largest share in some maps over n tokens."""
         most = max(float(weights.max(initial=0)) for weights in maps)
         return cls(1 / n, max(LEAST, float(np.log2(max(most * n, 1)))))

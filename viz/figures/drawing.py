@@ -10,9 +10,9 @@ from scipy import sparse
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from netgraph.affinity.weights import cosine
-from netgraph.coarsen.hierarchy.budget import GRID, error_curves
+from netgraph.coarsen.hierarchy.budget import GRID, measure_error_curves
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.coarsen.hierarchy.merge_plan import AUTO, Way, coarseners_of
+from netgraph.coarsen.hierarchy.merge_plan import AUTO, MergePlan, load_coarseners
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.graph.axis_units import AxisUnits
@@ -25,13 +25,13 @@ LEAVES = 96  # units of a dendrogram; of more, the first aggregates are drawn
 ORDERED = 2048  # aggregates that are put in order by likeness; more stand by number
 
 
-def shown(name: str, length: int = 32) -> str:
+def format_label(name: str, length: int = 32) -> str:
     """Return a name as matplotlib can draw it: in one line, short, and no formula."""
     name = "".join(c if c.isprintable() else "·" for c in name)  # what turns the direction of a line is not, either
     return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
 
 
-def chain(hierarchy: Hierarchy, axis: str) -> list[NDArray[np.int64]]:
+def compose_aggregates(hierarchy: Hierarchy, axis: str) -> list[NDArray[np.int64]]:
     """Return for each coarser level which unit of that level each unit of level 0 joins, (n,), -1 where left out."""
     now = np.arange(hierarchy.levels[0].spec.axes[axis].size)
     out = []
@@ -42,9 +42,9 @@ def chain(hierarchy: Hierarchy, axis: str) -> list[NDArray[np.int64]]:
     return out
 
 
-def ordered(hierarchy: Hierarchy, axis: str, affinity: sparse.csr_array) -> NDArray[np.int64]:
+def order_units(hierarchy: Hierarchy, axis: str, affinity: sparse.csr_array) -> NDArray[np.int64]:
     """Return units in an order that keeps every aggregate together, and like aggregates near one another."""
-    groups = chain(hierarchy, axis)
+    groups = compose_aggregates(hierarchy, axis)
     last = np.where(groups[-1] >= 0, groups[-1], groups[-1].max(initial=-1) + 1)
     place = np.arange(int(last.max()) + 1)
     if 2 < len(place) <= ORDERED:
@@ -55,13 +55,13 @@ def ordered(hierarchy: Hierarchy, axis: str, affinity: sparse.csr_array) -> NDAr
     return np.lexsort((np.arange(len(last)), *groups[:-1], place[last]))
 
 
-def affinity_of(hierarchy: Hierarchy, axis: str) -> sparse.csr_array:
+def compute_affinity(hierarchy: Hierarchy, axis: str) -> sparse.csr_array:
     """Return the affinity of an axis' units on level 0, by the cosine of their weights."""
     level = hierarchy.levels[0]
     return cosine(AxisUnits(level.spec, traced_state(level.model), axis), seed=0).tocsr()
 
 
-def picture(matrix: sparse.csr_array) -> NDArray[Any]:
+def downsample_matrix(matrix: sparse.csr_array) -> NDArray[Any]:
     """Return a matrix as an image of at most `PIXELS` a side, each pixel a mean; what has no edge is nan."""
     n = matrix.shape[0]
     width = -(-n // PIXELS)
@@ -76,14 +76,14 @@ def picture(matrix: sparse.csr_array) -> NDArray[Any]:
 
 def draw_affinity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     """Draw the affinity matrix of an axis as it is, and with units in the order of their aggregates."""
-    matrix = affinity_of(hierarchy, axis)
-    order = ordered(hierarchy, axis, matrix)
-    n, k = len(order), int(chain(hierarchy, axis)[-1].max(initial=-1)) + 1
+    matrix = compute_affinity(hierarchy, axis)
+    order = order_units(hierarchy, axis, matrix)
+    n, k = len(order), int(compose_aggregates(hierarchy, axis)[-1].max(initial=-1)) + 1
     low, high = np.percentile(matrix.data, [1, 99]) if matrix.nnz else (0.0, 1.0)
     panels = figure.subplots(1, 2)
-    titles = (f"axis {shown(axis)}\n{n:,} units as they are", f"\nordered by {k:,} aggregates")
+    titles = (f"axis {format_label(axis)}\n{n:,} units as they are", f"\nordered by {k:,} aggregates")
     for ax, title, drawn in zip(panels, titles, (matrix, matrix[order][:, order]), strict=True):
-        image = ax.imshow(picture(drawn), vmin=low, vmax=high, interpolation="nearest", extent=(0, n, n, 0))
+        image = ax.imshow(downsample_matrix(drawn), vmin=low, vmax=high, interpolation="nearest", extent=(0, n, n, 0))
         ax.set_title(title)
         ax.spines[:].set_visible(False)
         ax.locator_params(nbins=5, integer=True)
@@ -95,16 +95,16 @@ def draw_affinity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     """Draw which units join on which level, a leaf for each unit of level 0."""
     ax = figure.subplots()
-    groups = chain(hierarchy, axis)
-    order = ordered(hierarchy, axis, affinity_of(hierarchy, axis))
-    order = _whole_aggregates(order, groups[-1])
+    groups = compose_aggregates(hierarchy, axis)
+    order = order_units(hierarchy, axis, compute_affinity(hierarchy, axis))
+    order = _cut_at_aggregates(order, groups[-1])
     at = np.arange(len(order), dtype=float)
     ax.plot(at, np.zeros(len(at)), "o", ms=2.2, color=OKABE_ITO[0], clip_on=False)
     for height, group in enumerate(groups, 1):
         at = _draw_joins(ax, at, group[order], height)
     n, drawn = len(groups[-1]), len(order)
     some = "" if drawn == n else f" ({drawn} of {n:,} units drawn)"
-    ax.set_title(f"axis {shown(axis)}: what joins on which level{some}")
+    ax.set_title(f"axis {format_label(axis)}: what joins on which level{some}")
     sizes = [n, *(int(g.max(initial=-1)) + 1 for g in groups)]
     ax.set_yticks(range(len(sizes)), [f"level {i}\n{s:,} units" for i, s in enumerate(sizes)])
     ax.set_xticks([])
@@ -114,7 +114,7 @@ def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     ax.tick_params(left=False)
 
 
-def _whole_aggregates(order: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+def _cut_at_aggregates(order: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first units of an order, about `LEAVES` of them, that make whole aggregates."""
     if len(order) <= LEAVES:
         return order
@@ -165,12 +165,21 @@ def draw_complexity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     """Draw for each axis what merging it alone costs at each ratio: the six that cost most by name, the others grey."""
     ax = figure.subplots()
-    curves, how = _curves(hierarchy)
+    curves, how = _measure_errors(hierarchy)
     worst = sorted(curves, key=lambda name: -sum(curves[name]))
     for i, name in reversed(list(enumerate(worst))):
         named = i < len(OKABE_ITO)
         color, z = (OKABE_ITO[i], 3) if named else (GREY, 2)
-        ax.plot(GRID, curves[name], "o-", ms=3, lw=1.4 if named else 0.8, color=color, zorder=z, label=shown(name, 24))
+        ax.plot(
+            GRID,
+            curves[name],
+            "o-",
+            ms=3,
+            lw=1.4 if named else 0.8,
+            color=color,
+            zorder=z,
+            label=format_label(name, 24),
+        )
     handles, labels = ax.get_legend_handles_labels()
     handles, labels = handles[::-1][: len(OKABE_ITO)], labels[::-1][: len(OKABE_ITO)]
     if len(worst) > len(labels):
@@ -185,7 +194,7 @@ def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     ax.set_axisbelow(True)
 
 
-def _curves(hierarchy: Hierarchy) -> tuple[dict[str, list[float]], str]:
+def _measure_errors(hierarchy: Hierarchy) -> tuple[dict[str, list[float]], str]:
     """Return each axis' error over `GRID`, and what was measured: by data where a budget did, else by weights."""
     made = hierarchy.levels[1].reasons.get("curves")
     if made:
@@ -193,10 +202,14 @@ def _curves(hierarchy: Hierarchy) -> tuple[dict[str, list[float]], str]:
         return made, f"relative {'function' if by_data else 'weight'} error"
     options = hierarchy.options
     name = options.get("coarsener", "hem")
-    name = name if name in plugins.names("netgraph.coarseners") else AUTO[0]
+    name = name if name in plugins.list_plugins("netgraph.coarseners") else AUTO[0]
     finest = hierarchy.levels[0]
-    way = Way(coarseners_of(name), cosine, {"*": 0.5}, set(options.get("keep", ())), seed=options.get("seed", 0))
-    return error_curves(way.down(finest.spec, traced_state(finest.model), {}, None)), f"relative weight error by {name}"
+    way = MergePlan(
+        load_coarseners(name), cosine, {"*": 0.5}, set(options.get("keep", ())), seed=options.get("seed", 0)
+    )
+    return measure_error_curves(
+        way.down(finest.spec, traced_state(finest.model), {}, None)
+    ), f"relative weight error by {name}"
 
 
 def draw_sparsity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
@@ -214,4 +227,6 @@ def draw_sparsity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
         ax.set_aspect("equal")
         ax.spines[:].set_visible(True)
         ax.locator_params(nbins=4, integer=True)
-    figure.suptitle(f"axis {shown(axis)}: {n:,} units, {k:,} aggregates", x=0.02, ha="left", fontsize=10, weight="bold")
+    figure.suptitle(
+        f"axis {format_label(axis)}: {n:,} units, {k:,} aggregates", x=0.02, ha="left", fontsize=10, weight="bold"
+    )

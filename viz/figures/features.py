@@ -20,7 +20,7 @@ from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.unit_spec import UnitSpec
-from netgraph.viz.figures.drawing import chain, shown
+from netgraph.viz.figures.drawing import compose_aggregates, format_label
 from netgraph.viz.figures.hierarchy import STYLE, save_figure
 
 ROWS, MEMBERS = 8, 4  # aggregates that are drawn, and channels of each
@@ -29,7 +29,7 @@ IMAGES = 64  # that receptive patterns are taken over
 SMALL = 16  # pixels a side from which on a map is worth choosing
 
 
-def feature_maps(network: GraphNetwork, spec: UnitSpec, inputs: Tensor) -> dict[str, Tensor]:
+def collect_feature_maps(network: GraphNetwork, spec: UnitSpec, inputs: Tensor) -> dict[str, Tensor]:
     """Return what the channels of each axis answer, as the first convolution that reads them does: (n, channels, h, w).
 
     Parameters
@@ -48,7 +48,7 @@ def feature_maps(network: GraphNetwork, spec: UnitSpec, inputs: Tensor) -> dict[
     return found
 
 
-def receptive_patterns(maps: Tensor, inputs: Tensor, *, side: int = SIDE) -> Tensor:
+def compute_receptive_patterns(maps: Tensor, inputs: Tensor, *, side: int = SIDE) -> Tensor:
     """Return the patch of the input that each channel answers to on average.
 
     Parameters
@@ -75,7 +75,7 @@ def receptive_patterns(maps: Tensor, inputs: Tensor, *, side: int = SIDE) -> Ten
     return found.view(maps.shape[1], inputs.shape[1], side, side)
 
 
-def feature_figure(
+def plot_features(
     hierarchy: Hierarchy, inputs: Tensor, *, axis: str | None = None, level: int = 1, image: int = 0
 ) -> Any:
     """Return a `matplotlib.figure.Figure` of aggregates of a level beside the channels of level 0 that they merged.
@@ -102,20 +102,20 @@ def feature_figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    _check(hierarchy, inputs, level, image)
+    _check_inputs(hierarchy, inputs, level, image)
     finest, coarse = hierarchy.levels[0], hierarchy.levels[level]
     inputs = inputs[sorted({image, *range(min(IMAGES, len(inputs)))})]
     image = min(image, len(inputs) - 1)
-    fine_maps = feature_maps(coarse_network(finest.model, finest.spec, {}).eval(), finest.spec, inputs)
-    coarse_maps = feature_maps(_graph(coarse.model), coarse.spec, inputs)
-    axis = _axis(axis, fine_maps, coarse_maps, coarse.way(finest))
-    inputs, groups = inputs.detach().float().cpu(), chain(hierarchy, axis)[level - 1]
-    rows = _rows(groups, coarse_maps[axis][image])
-    parts = [(maps[axis], receptive_patterns(maps[axis], inputs)) for maps in (coarse_maps, fine_maps)]
+    fine_maps = collect_feature_maps(coarse_network(finest.model, finest.spec, {}).eval(), finest.spec, inputs)
+    coarse_maps = collect_feature_maps(_check_recorded(coarse.model), coarse.spec, inputs)
+    axis = _choose_axis(axis, fine_maps, coarse_maps, coarse.way(finest))
+    inputs, groups = inputs.detach().float().cpu(), compose_aggregates(hierarchy, axis)[level - 1]
+    rows = _choose_aggregates(groups, coarse_maps[axis][image])
+    parts = [(maps[axis], compute_receptive_patterns(maps[axis], inputs)) for maps in (coarse_maps, fine_maps)]
     with matplotlib.rc_context(STYLE):
         n = 1 + min(MEMBERS, max(int((groups == unit).sum()) for unit in rows))
         whole = Figure(figsize=(1.3 + 2.08 * n, 1.2 + 0.92 * len(rows)), layout="constrained")
-        whole.suptitle(f"axis {shown(axis)}", x=0.01, ha="left", fontsize=10, weight="bold")
+        whole.suptitle(f"axis {format_label(axis)}", x=0.01, ha="left", fontsize=10, weight="bold")
         places: Any = whole.subfigures(1, 3, width_ratios=[1.2, n, n], wspace=0.04)
         picture, left, right = places
         _draw_image(picture, inputs[image])
@@ -127,11 +127,11 @@ def feature_figure(
 
 
 def write_feature_figure(hierarchy: Hierarchy, inputs: Tensor, path: str | Path, **options: Any) -> None:
-    """Write `feature_figure` as SVG, PNG or PDF."""
-    save_figure(feature_figure(hierarchy, inputs, **options), path)
+    """Write `plot_features` as SVG, PNG or PDF."""
+    save_figure(plot_features(hierarchy, inputs, **options), path)
 
 
-def _check(hierarchy: Hierarchy, inputs: Any, level: int, image: int) -> None:
+def _check_inputs(hierarchy: Hierarchy, inputs: Any, level: int, image: int) -> None:
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
         raise NetgraphError(f"feature maps are of images (n, colours, height, width), and the inputs are {shape}")
@@ -143,7 +143,7 @@ def _check(hierarchy: Hierarchy, inputs: Any, level: int, image: int) -> None:
         raise NetgraphError(f"image {image} is asked for, and there are {len(inputs)}, numbered from 0")
 
 
-def _graph(model: Any) -> GraphNetwork:
+def _check_recorded(model: Any) -> GraphNetwork:
     if not isinstance(model, GraphNetwork):
         raise NetgraphError(
             f"a coarse level is a {type(model).__name__}, not a recorded graph; build the hierarchy by netgraph"
@@ -151,7 +151,7 @@ def _graph(model: Any) -> GraphNetwork:
     return model
 
 
-def _axis(asked: str | None, fine: dict[str, Tensor], coarse: dict[str, Tensor], way: str) -> str:
+def _choose_axis(asked: str | None, fine: dict[str, Tensor], coarse: dict[str, Tensor], way: str) -> str:
     """Return the axis that was asked for, or the one to choose, of those whose maps are fewer or smaller on the coarse level."""
     merged = {a: maps for a, maps in fine.items() if a in coarse and coarse[a].shape != maps.shape}
     if asked is not None and asked not in merged:
@@ -171,7 +171,7 @@ def _axis(asked: str | None, fine: dict[str, Tensor], coarse: dict[str, Tensor],
     return asked or max(large, key=lambda a: merged[a].shape[1])
 
 
-def _rows(groups: NDArray[np.int64], maps: Tensor) -> list[int]:
+def _choose_aggregates(groups: NDArray[np.int64], maps: Tensor) -> list[int]:
     """Return the aggregates to draw: of two channels or more before single ones, the loudest first."""
     sizes = np.bincount(groups[groups >= 0], minlength=len(maps))
     loud = maps.clamp(min=0).mean((1, 2)).numpy()
@@ -182,7 +182,7 @@ def _draw_image(place: Any, image: Tensor) -> None:
     ax = place.subplots(ROWS // 2, 1)[0] if ROWS > 2 else place.subplots()
     for other in place.axes[1:]:
         other.axis("off")
-    _show(ax, image.numpy())
+    _show_picture(ax, image.numpy())
     ax.set_title("image", fontsize=9)
 
 
@@ -204,7 +204,7 @@ def _draw_rows(
         drawn = [coarse[unit], *(fine[i] for i in members[:MEMBERS])]
         largest = max(float(np.abs(one).max()) for one in drawn) or 1.0
         for ax, one in zip(line, drawn, strict=False):
-            _show(ax, one, largest)
+            _show_picture(ax, one, largest)
         for ax, i in zip(line[1:], members, strict=False):
             ax.set_xlabel(f"{i}", fontsize=7, labelpad=1)
         more = len(members) - MEMBERS
@@ -216,7 +216,7 @@ def _draw_rows(
     axes[0, 1].set_title("merged from level 0" if several else "level 0", fontsize=8, weight="normal", loc="left")
 
 
-def _show(ax: Any, picture: NDArray[Any], largest: float | None = None) -> None:
+def _show_picture(ax: Any, picture: NDArray[Any], largest: float | None = None) -> None:
     """Show a map (h, w) by colour, or an image or pattern (colours, h, w) as such, grey where it is zero on a scale of ``largest``."""
     ax.set_xticks([])
     ax.set_yticks([])

@@ -33,7 +33,7 @@ STYLE: Any = {
 }  # fmt: skip
 
 
-def figure(hierarchy: Hierarchy, what: str = "overview", *, axis: str | None = None) -> Any:
+def plot_hierarchy(hierarchy: Hierarchy, what: str = "overview", *, axis: str | None = None) -> Any:
     """Return a `matplotlib.figure.Figure`.
 
     Parameters
@@ -54,7 +54,7 @@ def figure(hierarchy: Hierarchy, what: str = "overview", *, axis: str | None = N
 
     if what != "overview" and what not in FIGURES:
         raise NetgraphError(f"no figure is called {what!r}; there are overview, {', '.join(FIGURES)}")
-    axis = _axis(hierarchy, axis)
+    axis = _choose_axis(hierarchy, axis)
     with matplotlib.rc_context(STYLE):
         if what != "overview":
             draw, size = FIGURES[what]
@@ -71,7 +71,7 @@ def figure(hierarchy: Hierarchy, what: str = "overview", *, axis: str | None = N
         return whole
 
 
-def _axis(hierarchy: Hierarchy, axis: str | None) -> str:
+def _choose_axis(hierarchy: Hierarchy, axis: str | None) -> str:
     merged = {name: t.n_fine for level in hierarchy.levels[1:2] for name, t in level.transfers.items()}
     if not merged:
         raise NothingToMergeError("the hierarchy has one level, and there is nothing to draw; ask for two or more")
@@ -85,7 +85,7 @@ def _axis(hierarchy: Hierarchy, axis: str | None) -> str:
 def write_figure(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write the figure that a file's name asks for, as SVG, PNG or PDF."""
     asked = [word[1:] for word in Path(path).suffixes[:-1] if word[1:] in FIGURES]
-    save_figure(figure(hierarchy, asked[-1] if asked else "overview"), path)
+    save_figure(plot_hierarchy(hierarchy, asked[-1] if asked else "overview"), path)
 
 
 def save_figure(drawn: Any, path: str | Path) -> None:

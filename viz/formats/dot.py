@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.viz.formats.flat_graph import FlatGraph, flat_graph, level_of
+from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
 
 _UNSEEN = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # newlines too: a bare one after a backslash would be lost
 
 
-def dot_text(text: str, *, label: bool = False) -> str:
+def escape_dot(text: str, *, label: bool = False) -> str:
     """Return quoted text; in a label, what means fields of a record is escaped."""
     text = re.sub(r'([\\"{}|<>])' if label else r'([\\"])', r"\\\1", text)
     text = text.replace("\n", r"\n")
@@ -27,15 +27,17 @@ def dot_text(text: str, *, label: bool = False) -> str:
 def write_dot(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write the graph of a level in DOT."""
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(dot(flat_graph(hierarchy, level_of(hierarchy, Path(path)) or 0)))
+        file.writelines(format_dot(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
-def dot(graph: FlatGraph) -> Iterator[str]:
+def format_dot(graph: FlatGraph) -> Iterator[str]:
     """Yield a graph in DOT, in pieces."""
-    axes = [f"axis={dot_text(name)} kind={dot_text(kind)}" for name, kind in zip(graph.names, graph.kinds, strict=True)]
+    axes = [
+        f"axis={escape_dot(name)} kind={escape_dot(kind)}" for name, kind in zip(graph.names, graph.kinds, strict=True)
+    ]
     columns = [f"{level}=%d" for level in graph.aggregates]
     row = " ".join(["n%d [label=%s %s index=%d", *columns]) + "];\n"
-    labels = [dot_text(label, label=True) for label in graph.labels()]
+    labels = [escape_dot(label, label=True) for label in graph.labels()]
     found = [values.tolist() for values in (graph.index, *graph.aggregates.values())]
     yield "graph units {\nnode [shape=box];\n"
     for i, (axis, label, *numbers) in enumerate(zip(graph.axis.tolist(), labels, *found, strict=True)):

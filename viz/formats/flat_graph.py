@@ -75,7 +75,7 @@ class FlatGraph:
         return sparse.csr_array(half + half.T)
 
 
-def level_of(hierarchy: Hierarchy, path: Path) -> int | None:
+def parse_level(hierarchy: Hierarchy, path: Path) -> int | None:
     """Return the level that a file's name asks for, None where it asks for none.
 
     Raises
@@ -94,7 +94,7 @@ def level_of(hierarchy: Hierarchy, path: Path) -> int | None:
     return asked[-1]
 
 
-def flat_graph(hierarchy: Hierarchy, level: int = 0) -> FlatGraph:
+def build_flat_graph(hierarchy: Hierarchy, level: int = 0) -> FlatGraph:
     """Return the graph of one level's units, with what becomes of them on coarser levels.
 
     Raises
@@ -103,10 +103,10 @@ def flat_graph(hierarchy: Hierarchy, level: int = 0) -> FlatGraph:
         A weight is not finite, or there are more edges than `netgraph.graph.graph.EDGES`.
     """
     graph = unit_graph(hierarchy.levels[level].model, hierarchy.levels[level].spec)
-    return flattened(graph, joined(hierarchy, graph, level))
+    return flatten_unit_graph(graph, compose_aggregates(hierarchy, graph, level))
 
 
-def flattened(graph: UnitGraph, aggregates: Mapping[str, NDArray[np.int64]]) -> FlatGraph:
+def flatten_unit_graph(graph: UnitGraph, aggregates: Mapping[str, NDArray[np.int64]]) -> FlatGraph:
     """Return a unit graph as arrays."""
     edges = sparse.triu(graph.to_scipy(), 1, format="coo")
     wrong = int((~np.isfinite(edges.data)).sum())
@@ -128,7 +128,7 @@ def flattened(graph: UnitGraph, aggregates: Mapping[str, NDArray[np.int64]]) -> 
     )
 
 
-def joined(hierarchy: Hierarchy, graph: UnitGraph, level: int) -> dict[str, NDArray[np.int64]]:
+def compose_aggregates(hierarchy: Hierarchy, graph: UnitGraph, level: int) -> dict[str, NDArray[np.int64]]:
     """Return for each level below ``level`` the unit that each unit of ``level`` joins, axis after axis."""
     now = {name: np.arange(axis.size) for name, axis in graph.axes.items()}
     out = {}

@@ -12,35 +12,35 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.viz.formats.flat_graph import FlatGraph, flat_graph, level_of
+from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ESCAPED = {'"': "&quot;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}  # a reader makes spaces of bare ones
 
 
-def xml_text(text: str) -> str:
+def escape_xml(text: str) -> str:
     """Return text that stands in XML, between tags or quotes, and reads back as itself."""
     return escape(_FORBIDDEN.sub(lambda m: f"\\u{ord(m[0]):04x}", text), _ESCAPED)
 
 
 def write_graphml(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write the graph of a level as GraphML."""
-    _write(Path(path), graphml(flat_graph(hierarchy, level_of(hierarchy, Path(path)) or 0)))
+    _write_lines(Path(path), format_graphml(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
 def write_gexf(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write the graph of a level as GEXF 1.3."""
-    _write(Path(path), gexf(flat_graph(hierarchy, level_of(hierarchy, Path(path)) or 0)))
+    _write_lines(Path(path), format_gexf(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
-def _write(path: Path, lines: Iterator[str]) -> None:
+def _write_lines(path: Path, lines: Iterator[str]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
 
 
-def _columns(graph: FlatGraph) -> list[tuple[str, str, list[str]]]:
+def _node_columns(graph: FlatGraph) -> list[tuple[str, str, list[str]]]:
     """Return (name, type, values as XML text) of every column of nodes."""
-    names, kinds = ([xml_text(word) for word in words] for words in (graph.names, graph.kinds))
+    names, kinds = ([escape_xml(word) for word in words] for words in (graph.names, graph.kinds))
     axis = graph.axis.tolist()
     return [
         ("axis", "string", [names[a] for a in axis]),
@@ -50,9 +50,9 @@ def _columns(graph: FlatGraph) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def graphml(graph: FlatGraph) -> Iterator[str]:
+def format_graphml(graph: FlatGraph) -> Iterator[str]:
     """Yield a graph as GraphML, in pieces."""
-    columns = [("label", "string", [xml_text(label) for label in graph.labels()]), *_columns(graph)]
+    columns = [("label", "string", [escape_xml(label) for label in graph.labels()]), *_node_columns(graph)]
     yield '<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
     for i, (name, kind, _) in enumerate(columns):
         yield f'<key id="d{i}" for="node" attr.name="{name}" attr.type="{kind}"/>\n'
@@ -61,16 +61,16 @@ def graphml(graph: FlatGraph) -> Iterator[str]:
     row = "".join(f'<data key="d{i}">%s</data>' for i in range(len(columns)))
     for i, values in enumerate(zip(*(c[2] for c in columns), strict=True)):
         yield f'<node id="n{i}">{row % values}</node>\n'
-    for i, j, weight, relation in _edges(graph):
+    for i, j, weight, relation in _edge_rows(graph):
         yield (
             f'<edge source="n{i}" target="n{j}"><data key="w">{weight!r}</data><data key="r">{relation}</data></edge>\n'
         )
     yield "</graph>\n</graphml>\n"
 
 
-def gexf(graph: FlatGraph) -> Iterator[str]:
+def format_gexf(graph: FlatGraph) -> Iterator[str]:
     """Yield a graph as GEXF, in pieces."""
-    columns = _columns(graph)
+    columns = _node_columns(graph)
     yield '<?xml version="1.0" encoding="UTF-8"?>\n<gexf xmlns="http://gexf.net/1.3" version="1.3">\n'
     yield '<graph defaultedgetype="undirected" mode="static">\n<attributes class="node" mode="static">\n'
     for i, (name, kind, _) in enumerate(columns):
@@ -78,11 +78,11 @@ def gexf(graph: FlatGraph) -> Iterator[str]:
     yield '</attributes>\n<attributes class="edge" mode="static">\n'
     yield '<attribute id="r" title="relation" type="string"/>\n</attributes>\n<nodes>\n'
     row = "".join(f'<attvalue for="{i}" value="%s"/>' for i in range(len(columns)))
-    labels = map(xml_text, graph.labels())
+    labels = map(escape_xml, graph.labels())
     for i, (label, *values) in enumerate(zip(labels, *(c[2] for c in columns), strict=True)):
         yield f'<node id="{i}" label="{label}"><attvalues>{row % tuple(values)}</attvalues></node>\n'
     yield "</nodes>\n<edges>\n"
-    for k, (i, j, weight, relation) in enumerate(_edges(graph)):
+    for k, (i, j, weight, relation) in enumerate(_edge_rows(graph)):
         yield (
             f'<edge id="{k}" source="{i}" target="{j}" weight="{weight!r}"><attvalues><attvalue for="r" '
             f'value="{relation}"/></attvalues></edge>\n'
@@ -90,6 +90,6 @@ def gexf(graph: FlatGraph) -> Iterator[str]:
     yield "</edges>\n</graph>\n</gexf>\n"
 
 
-def _edges(graph: FlatGraph) -> Iterator[tuple[int, int, float, str]]:
+def _edge_rows(graph: FlatGraph) -> Iterator[tuple[int, int, float, str]]:
     ends = graph.rows.tolist(), graph.columns.tolist()
     return zip(*ends, graph.values.astype(float).tolist(), graph.relations(), strict=True)

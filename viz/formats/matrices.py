@@ -17,21 +17,21 @@ from scipy import io, sparse
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
-from netgraph.viz.formats.flat_graph import flat_graph, level_of
+from netgraph.viz.formats.flat_graph import build_flat_graph, parse_level
 
 LINE = 1000  # characters of a comment in Matrix Market, which allows 1024
 
 
 def write_matrix_market(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write P, R or A in Matrix Market format; the comment tells where each axis begins."""
-    matrix, axes = _asked(hierarchy, Path(path))
+    matrix, axes = _select_matrix(hierarchy, Path(path))
     told = [f"axis {json.dumps(name)[:LINE]} begins at {at}" for name, at in axes.items()]
     io.mmwrite(path, matrix.astype(float), comment="\n".join([" " + line for line in told]), symmetry="general")
 
 
 def write_npz(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write P, R or A as `scipy.sparse.load_npz` reads it; ``axes`` and ``begins`` in the same file name its rows."""
-    matrix, axes = _asked(hierarchy, Path(path))
+    matrix, axes = _select_matrix(hierarchy, Path(path))
     np.savez_compressed(
         path,
         format=np.array(b"csr"),
@@ -45,12 +45,12 @@ def write_npz(hierarchy: Hierarchy, path: str | Path) -> None:
     )
 
 
-def _asked(hierarchy: Hierarchy, path: Path) -> tuple[Any, dict[str, int]]:
+def _select_matrix(hierarchy: Hierarchy, path: Path) -> tuple[Any, dict[str, int]]:
     """Return the matrix that a file's name asks for, and where each axis begins in its rows."""
     letters = [word[1:] for word in path.suffixes[:-1] if word[1:] in ("P", "R", "A")]
-    letter, level = (letters or ["P"])[-1], level_of(hierarchy, path)
+    letter, level = (letters or ["P"])[-1], parse_level(hierarchy, path)
     if letter == "A":
-        return flat_graph(hierarchy, level or 0).adjacency(), _begins(hierarchy, level or 0)
+        return build_flat_graph(hierarchy, level or 0).adjacency(), _axis_offsets(hierarchy, level or 0)
     if level == 0:
         raise NetgraphError(
             f"{path.name} asks for {letter} of level 0, and there is no finer level; name level 1 or more, or none "
@@ -58,7 +58,7 @@ def _asked(hierarchy: Hierarchy, path: Path) -> tuple[Any, dict[str, int]]:
         )
     matrix = transfer_matrix(hierarchy, letter, level)
     last = len(hierarchy.levels) - 1 if level is None else level
-    return matrix, _begins(hierarchy, last if letter == "R" else 0 if level is None else level - 1)
+    return matrix, _axis_offsets(hierarchy, last if letter == "R" else 0 if level is None else level - 1)
 
 
 def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None) -> Any:
@@ -84,19 +84,19 @@ def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None)
                 f"P and R go between units, and on the way to level {i} blocks have merged; name a level whose step merges "
                 "units alone, as in net.level1.P.mtx, or look at the blocks with netgraph coarsen --json"
             )
-    parts = [_step(hierarchy, letter, i) for i in steps]
+    parts = [_step_matrix(hierarchy, letter, i) for i in steps]
     whole = parts[0]
     for part in parts[1:]:
         whole = whole @ part if letter == "P" else part @ whole
     return sparse.csr_array(whole)
 
 
-def _step(hierarchy: Hierarchy, letter: str, level: int) -> Any:
+def _step_matrix(hierarchy: Hierarchy, letter: str, level: int) -> Any:
     found = hierarchy.levels[level].transfers
     transfers = [found.get(a.name) or Transfer.identity(a.size) for a in hierarchy.levels[level - 1].spec.used.values()]
     return sparse.block_diag([t.P if letter == "P" else t.R for t in transfers], format="csr")
 
 
-def _begins(hierarchy: Hierarchy, level: int) -> dict[str, int]:
+def _axis_offsets(hierarchy: Hierarchy, level: int) -> dict[str, int]:
     axes = hierarchy.levels[level].spec.used.values()
     return dict(zip([a.name for a in axes], np.cumsum([0] + [a.size for a in axes])[:-1].tolist(), strict=True))

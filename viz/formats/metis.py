@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.viz.formats.flat_graph import FlatGraph, flat_graph, level_of
+from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
 
 LARGEST = 1_000_000
 
@@ -21,10 +21,10 @@ LARGEST = 1_000_000
 def write_metis(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write the graph of a level as a METIS file."""
     with Path(path).open("w", encoding="ascii", newline="\n") as file:
-        file.writelines(metis_lines(flat_graph(hierarchy, level_of(hierarchy, Path(path)) or 0)))
+        file.writelines(format_metis(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
-def metis_lines(graph: FlatGraph) -> Iterator[str]:
+def format_metis(graph: FlatGraph) -> Iterator[str]:
     """Yield a graph as lines: a head, then for each unit its neighbours, numbered from 1, each with its weight."""
     matrix = graph.adjacency()
     scale = LARGEST / max(float(matrix.data.max(initial=0)), 1e-300)

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.viz.formats.flat_graph import FlatGraph, flat_graph, level_of
+from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
 
 
-def write_nodelink(hierarchy: Hierarchy, path: str | Path) -> None:
+def write_node_link(hierarchy: Hierarchy, path: str | Path) -> None:
     """Write the graph of a level as node-link JSON."""
     with Path(path).open("w", encoding="ascii", newline="\n") as file:
-        file.writelines(nodelink(flat_graph(hierarchy, level_of(hierarchy, Path(path)) or 0)))
+        file.writelines(format_node_link(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
-def nodelink(graph: FlatGraph) -> Iterator[str]:
+def format_node_link(graph: FlatGraph) -> Iterator[str]:
     """Yield a graph as JSON, in pieces."""
     axes = [
         f'"axis": {json.dumps(name)}, "kind": {json.dumps(kind)}'

@@ -8,7 +8,7 @@ import torch
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.graph.graph import unit_graph
-from netgraph.viz.formats.flat_graph import joined, level_of
+from netgraph.viz.formats.flat_graph import compose_aggregates, parse_level
 
 
 def write_pyg(hierarchy: Hierarchy, path: str | Path) -> None:
@@ -16,10 +16,10 @@ def write_pyg(hierarchy: Hierarchy, path: str | Path) -> None:
 
     Each node type has its ``axis`` by name and ``level1``, ``level2``, ...: the unit of that level which each joins.
     """
-    level = level_of(hierarchy, Path(path)) or 0
+    level = parse_level(hierarchy, Path(path)) or 0
     graph = unit_graph(hierarchy.levels[level].model, hierarchy.levels[level].spec)
     data, at = graph.to_pyg(), graph.offsets()
-    for name, found in joined(hierarchy, graph, level).items():
+    for name, found in compose_aggregates(hierarchy, graph, level).items():
         for axis, store in zip(graph.axes, data.node_stores, strict=True):
             store[name] = torch.from_numpy(found[at[axis] : at[axis] + graph.axes[axis].size].copy())
     torch.save(data.to_dict(), path)

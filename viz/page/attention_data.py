@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.viz.figures.attention import WORDS
-from netgraph.viz.figures.attention_maps import Attention, attentions
-from netgraph.viz.figures.color_scale import Scale
-from netgraph.viz.page.page_data import packed
+from netgraph.viz.figures.attention_maps import LayerAttention, collect_layer_attention
+from netgraph.viz.figures.color_scale import UniformCenteredScale
+from netgraph.viz.page.page_data import pack_integers
 
 
-def attention_data(hierarchy: Hierarchy, texts: Sequence[tuple[Sequence[str], Any]]) -> list[dict[str, Any]]:
+def build_attention_data(hierarchy: Hierarchy, texts: Sequence[tuple[Sequence[str], Any]]) -> list[dict[str, Any]]:
     """Return what the page shows of texts: their words, and for every layer the maps of all levels.
 
     Parameters
@@ -32,28 +32,28 @@ def attention_data(hierarchy: Hierarchy, texts: Sequence[tuple[Sequence[str], An
     NetgraphError
         The network has no attention whose heads are found, or does not run on a text.
     """
-    return [_of_text(hierarchy, words, inputs) for words, inputs in texts]
+    return [_encode_text(hierarchy, words, inputs) for words, inputs in texts]
 
 
-def _of_text(hierarchy: Hierarchy, words: Sequence[str], inputs: Any) -> dict[str, Any]:
-    layers = attentions(hierarchy, inputs, range(1, len(hierarchy.levels)))
+def _encode_text(hierarchy: Hierarchy, words: Sequence[str], inputs: Any) -> dict[str, Any]:
+    layers = collect_layer_attention(hierarchy, inputs, range(1, len(hierarchy.levels)))
     n = min(WORDS, len(words) or layers[0].seen)
     shown = list(words[:n]) or [str(i) for i in range(n)]
-    return {"words": [word[:40] for word in shown], "layers": [_of_layer(layer, n) for layer in layers]}
+    return {"words": [word[:40] for word in shown], "layers": [_encode_layer(layer, n) for layer in layers]}
 
 
-def _of_layer(layer: Attention, n: int) -> dict[str, Any]:
+def _encode_layer(layer: LayerAttention, n: int) -> dict[str, Any]:
     cut = {level: maps[:, :n, :n] for level, maps in layer.maps.items()}
-    scale = Scale.of(cut.values(), layer.seen)
+    scale = UniformCenteredScale.of(cut.values(), layer.seen)
     return {
         "axis": layer.axis,
         "even": scale.even,
         "octaves": scale.octaves,
-        "maps": {level: [_packed(one, scale) for one in maps] for level, maps in cut.items()},
+        "maps": {level: [_pack_map(one, scale) for one in maps] for level, maps in cut.items()},
         "merged": dict(layer.merged),
         "joined": {level: joined.tolist() for level, joined in layer.joined.items()},
     }
 
 
-def _packed(weights: NDArray[Any], scale: Scale) -> list[Any]:
-    return packed(np.rint(255 * scale.places(weights)).astype(np.uint8).ravel())
+def _pack_map(weights: NDArray[Any], scale: UniformCenteredScale) -> list[Any]:
+    return pack_integers(np.rint(255 * scale.places(weights)).astype(np.uint8).ravel())

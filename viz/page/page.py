@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.viz.page.page_data import page_data
+from netgraph.viz.page.page_data import build_page_data
 
 HERE = Path(__file__).parent
 SCRIPTS = ("model.js", "layout.js", "elements.js", "graph.js", "panels.js", "attention.js", "controls.js")
@@ -29,46 +29,49 @@ def write_page(hierarchy: Hierarchy, path: str | Path, *, attention: list[dict[s
     hierarchy : Hierarchy
     path : path
     attention : list of dict, optional
-        What `netgraph.viz.page.attention_data.attention_data` returned: the page shows it beside the units.
+        What `netgraph.viz.page.attention_data.build_attention_data` returned: the page shows it beside the units.
     """
-    data = page_data(hierarchy) | ({"attention": attention} if attention else {})
-    Path(path).write_text(page(data), encoding="utf-8")
+    data = build_page_data(hierarchy) | ({"attention": attention} if attention else {})
+    Path(path).write_text(render_page(data), encoding="utf-8")
 
 
-def page(data: dict[str, Any]) -> str:
-    """Return the page of what `netgraph.viz.page.page_data.page_data` returned."""
+def render_page(data: dict[str, Any]) -> str:
+    """Return the page of what `netgraph.viz.page.page_data.build_page_data` returned."""
     library = (HERE / "vendor" / "cytoscape.min.js").read_text(encoding="utf-8")
-    style, script = asset("theme.css") + asset("page.css") + asset("attention.css"), scripts(*SCRIPTS)
+    style, script = (
+        read_asset("theme.css") + read_asset("page.css") + read_asset("attention.css"),
+        join_scripts(*SCRIPTS),
+    )
     policy = (
-        f"default-src 'none'; script-src {digest(library)} {digest(script)}; style-src {digest(style)}; "
+        f"default-src 'none'; script-src {policy_digest(library)} {policy_digest(script)}; style-src {policy_digest(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    parts = {"policy": policy, "style": style, "library": library, "script": script, "data": in_script(data)}
-    return filled("page.html", parts)
+    parts = {"policy": policy, "style": style, "library": library, "script": script, "data": escape_json(data)}
+    return fill_template("page.html", parts)
 
 
-def asset(name: str) -> str:
+def read_asset(name: str) -> str:
     """Return a file of ``assets/``."""
     return (HERE / "assets" / name).read_text(encoding="utf-8")
 
 
-def scripts(*names: str) -> str:
+def join_scripts(*names: str) -> str:
     """Return files of ``assets/`` as one script that leaves no names behind."""
-    return f'(() => {{\n"use strict";\n{"".join(map(asset, names))}}})();\n'
+    return f'(() => {{\n"use strict";\n{"".join(map(read_asset, names))}}})();\n'
 
 
-def filled(name: str, parts: Mapping[str, str]) -> str:
+def fill_template(name: str, parts: Mapping[str, str]) -> str:
     """Return a page of ``assets/`` with its parts in their places; what they hold is never looked through for places."""
-    pieces = [piece.partition("}}") for piece in asset(name).split("{{")]
+    pieces = [piece.partition("}}") for piece in read_asset(name).split("{{")]
     return pieces[0][0] + "".join(parts[part] + rest for part, _, rest in pieces[1:])
 
 
-def digest(text: str) -> str:
+def policy_digest(text: str) -> str:
     """Return the digest by which a content security policy allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def in_script(data: Any) -> str:
+def escape_json(data: Any) -> str:
     """Return data as ASCII JSON in which no tag can begin or end."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

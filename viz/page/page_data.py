@@ -15,7 +15,7 @@ from scipy import sparse
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
-from netgraph.coarsen.hierarchy.report import coverage
+from netgraph.coarsen.hierarchy.report import measure_coverage
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.graph.axis_units import AxisUnits
@@ -27,26 +27,26 @@ EDGES = 100_000  # connections of a level, in all
 ROWS = 1 << 16  # units whose numbers are compared at a time
 
 
-def page_data(hierarchy: Hierarchy) -> dict[str, Any]:
+def build_page_data(hierarchy: Hierarchy) -> dict[str, Any]:
     """Return all that the page shows."""
     spec = hierarchy.levels[0].spec
     everywhere = set.intersection(
         *(set(level.spec.axes) for level in hierarchy.levels)
     )  # blocks that merge lose theirs
-    names = [n for n in depth_order(spec) if n in everywhere and spec.axes[n].kind != "index"]  # places are no units
-    share, why = coverage(hierarchy)
+    names = [n for n in order_axes(spec) if n in everywhere and spec.axes[n].kind != "index"]  # places are no units
+    share, why = measure_coverage(hierarchy)
     return {
         "name": type(hierarchy.levels[0].model).__name__,
         "complexity": [hierarchy.operator_complexity, hierarchy.grid_complexity],
         "options": {k: str(v) for k, v in hierarchy.options.items() if k in ("coarsener", "ratio", "budget", "repair")},
         "merged": share,
         "kept": why[:12],
-        "axes": [_axis(hierarchy, name) for name in names],
-        "levels": [_level(hierarchy, i, names) for i in range(len(hierarchy.levels))],
+        "axes": [_describe_axis(hierarchy, name) for name in names],
+        "levels": [_describe_level(hierarchy, i, names) for i in range(len(hierarchy.levels))],
     }
 
 
-def depth_order(spec: UnitSpec) -> list[str]:
+def order_axes(spec: UnitSpec) -> list[str]:
     """Return the axes of the unit graph in the order of the parameters, those that are read before those that are made."""
     order: dict[str, None] = {}
     for name, terms in spec.parameters.items():
@@ -56,7 +56,7 @@ def depth_order(spec: UnitSpec) -> list[str]:
     return list(order | dict.fromkeys(spec.used))
 
 
-def _axis(hierarchy: Hierarchy, name: str) -> dict[str, Any]:
+def _describe_axis(hierarchy: Hierarchy, name: str) -> dict[str, Any]:
     axis = hierarchy.levels[0].spec.axes[name]
     readers = hierarchy.levels[0].spec.readers(name)
     return {
@@ -69,40 +69,40 @@ def _axis(hierarchy: Hierarchy, name: str) -> dict[str, Any]:
     }
 
 
-def _level(hierarchy: Hierarchy, i: int, names: list[str]) -> dict[str, Any]:
+def _describe_level(hierarchy: Hierarchy, i: int, names: list[str]) -> dict[str, Any]:
     level = hierarchy.levels[i]
     below = hierarchy.levels[i + 1].transfers if i + 1 < len(hierarchy.levels) else {}
-    links, edges = _connections(level, names)
+    links, edges = _summarize_connections(level, names)
     return {
         "units": level.n_units,
         "parameters": level.n_parameters,
         "flops": level.flops,
         "seconds": level.seconds,
-        "axes": [_units(level, name, below.get(name)) for name in names],
+        "axes": [_describe_units(level, name, below.get(name)) for name in names],
         "links": links,
         "edges": edges,
     }
 
 
-def _units(level: Level, name: str, transfer: Transfer | None) -> dict[str, Any]:
+def _describe_units(level: Level, name: str, transfer: Transfer | None) -> dict[str, Any]:
     """Return the weight of each unit, what it joins, and how like its aggregate it is, (1 + cos) / 2."""
     x = AxisUnits(level.spec, traced_state(level.model), name).incoming
     lengths = np.nan_to_num(np.linalg.norm(x, axis=1) if x.shape[1] else np.zeros(len(x)), posinf=0)
     largest = float(lengths.max(initial=0))
     out = {
         "largest": largest,
-        "weight": packed(np.rint(lengths * (255 / (largest or 1))).astype(np.uint8)),
+        "weight": pack_integers(np.rint(lengths * (255 / (largest or 1))).astype(np.uint8)),
         "meanWeight": float(lengths.mean()) if len(lengths) else 0.0,
     }
     if transfer is None:
         return out
-    alike = likeness(x, transfer, lengths)
-    joins = packed((transfer.aggregates + 1).astype(np.uint32))  # 0: left out
-    likely = packed(np.rint(alike * 255).astype(np.uint8))
+    alike = compare_with_aggregates(x, transfer, lengths)
+    joins = pack_integers((transfer.aggregates + 1).astype(np.uint32))  # 0: left out
+    likely = pack_integers(np.rint(alike * 255).astype(np.uint8))
     return {**out, "joins": joins, "affinity": likely, "meanAffinity": float(alike.mean())}
 
 
-def likeness(x: NDArray[Any], transfer: Transfer, lengths: NDArray[Any]) -> NDArray[Any]:
+def compare_with_aggregates(x: NDArray[Any], transfer: Transfer, lengths: NDArray[Any]) -> NDArray[Any]:
     """Return ``(1 + cos) / 2`` between each unit and the mean of its aggregate, (n,); 0 for a unit left out."""
     means = transfer.R.astype(x.dtype) @ x  # (k, n) @ (n, d)
     norms = np.linalg.norm(means, axis=1)
@@ -116,7 +116,7 @@ def likeness(x: NDArray[Any], transfer: Transfer, lengths: NDArray[Any]) -> NDAr
     return np.nan_to_num(out)
 
 
-def _connections(level: Level, names: list[str]) -> tuple[list[Any], list[Any]]:
+def _summarize_connections(level: Level, names: list[str]) -> tuple[list[Any], list[Any]]:
     """Return the root mean square of the weights between each two axes, and the strongest between their units."""
     graph = unit_graph(level.model, level.spec, affinity=_no_affinity)
     number = {name: i for i, name in enumerate(names)}
@@ -127,10 +127,10 @@ def _connections(level: Level, names: list[str]) -> tuple[list[Any], list[Any]]:
             continue
         links.append([number[a], number[b], float(np.nan_to_num(np.sqrt(np.square(block, dtype=np.float64).mean())))])
         if kept:
-            i, j = strongest(block, kept)
+            i, j = find_strongest(block, kept)
             largest = float(np.nan_to_num(block).max(initial=0))
             width = np.rint(np.nan_to_num(block[i, j]) * (255 / (largest or 1))).astype(np.uint8)
-            edges.append([number[a], number[b], largest, packed(i), packed(j), packed(width)])
+            edges.append([number[a], number[b], largest, pack_integers(i), pack_integers(j), pack_integers(width)])
     return links, edges
 
 
@@ -139,7 +139,7 @@ def _no_affinity(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     return sparse.csr_array((n, n))
 
 
-def strongest(block: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def find_strongest(block: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return rows and columns of the entries that are among the k largest of their row or of their column."""
     chosen = np.zeros(block.shape, dtype=bool)
     for matrix, marks in ((block, chosen), (block.T, chosen.T)):
@@ -150,7 +150,7 @@ def strongest(block: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return rows, columns
 
 
-def packed(numbers: NDArray[Any]) -> list[Any]:
+def pack_integers(numbers: NDArray[Any]) -> list[Any]:
     """Return non-negative integers as [bytes each, base64], in the smallest width that holds them."""
     largest = int(numbers.max(initial=0))
     width = 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4

@@ -26,7 +26,7 @@ TRACED = 2000  # visits of a trace; of longer runs the first are drawn
 MISSING = "the report is drawn by plotly, which is not installed; pip install 'netgraph-coarsening[report]'"
 
 
-def graph_objects() -> Any:
+def import_plotly() -> Any:
     """Return ``plotly.graph_objects``.
 
     Raises
@@ -41,7 +41,7 @@ def graph_objects() -> Any:
     return go
 
 
-def label(name: str, length: int = 40) -> str:
+def escape_label(name: str, length: int = 40) -> str:
     """Return a name as plotly shows it: text in one line, whose tags are none."""
     name = re.sub(r"[^\S ]|[^\x20-\U0010ffff]|[\ud800-\udfff\x7f]", "·", name)
     return escape(name if len(name) <= length else name[: length - 1] + "…", quote=False)
@@ -50,44 +50,44 @@ def label(name: str, length: int = 40) -> str:
 def draw_loss(histories: Sequence[History], against: str) -> Any:
     """Draw the loss of the evaluations, of one run also the training loss by level, against ``seconds`` or ``flops``."""
     column = 1 if against == "seconds" else 2
-    figure = graph_objects().Figure()
+    figure = import_plotly().Figure()
     if len(histories) == 1:
         for level in histories[0].levels:
-            line, color = _thinned(histories[0].smoothed("loss", level)), OKABE_ITO[level % len(OKABE_ITO)]
+            line, color = _thin_curve(histories[0].smoothing_curve("loss", level)), OKABE_ITO[level % len(OKABE_ITO)]
             _add_line(figure, line[:, column], line[:, 3], f"training, level {level}", color, "solid", width=1.3)
-        measured = _thinned(histories[0].measured("loss"))
+        measured = _thin_curve(histories[0].evaluation_curve("loss"))
         _add_line(figure, measured[:, column], measured[:, 3], "validation", INK, "solid", width=2.2, mode=MARKED)
     for i, history in enumerate(histories if len(histories) > 1 else ()):
-        line, color = _thinned(history.losses()), OKABE_ITO[i % len(OKABE_ITO)]
-        _add_line(figure, line[:, column], line[:, 3], label(history.name), color, "solid", width=2, mode=MARKED)
+        line, color = _thin_curve(history.losses()), OKABE_ITO[i % len(OKABE_ITO)]
+        _add_line(figure, line[:, column], line[:, 3], escape_label(history.name), color, "solid", width=2, mode=MARKED)
     unit = "seconds of training" if against == "seconds" else "FLOPs of training"
-    return _titled(figure, unit, "loss", log_y=all(value > 0 for trace in figure.data for value in trace.y))
+    return _set_titles(figure, unit, "loss", log_y=all(value > 0 for trace in figure.data for value in trace.y))
 
 
 def draw_accuracy(histories: Sequence[History]) -> Any:
     """Draw the accuracy of the evaluations against seconds; None where none was measured."""
-    figure = graph_objects().Figure()
+    figure = import_plotly().Figure()
     for i, history in enumerate(histories):
-        curve = _thinned(history.measured("accuracy"))
+        curve = _thin_curve(history.evaluation_curve("accuracy"))
         if len(curve):
-            name, color = label(history.name), OKABE_ITO[i % len(OKABE_ITO)]
+            name, color = escape_label(history.name), OKABE_ITO[i % len(OKABE_ITO)]
             _add_line(figure, curve[:, 1], curve[:, 3], name, color, "solid", width=2.2, mode=MARKED)
-    _titled(figure, "seconds of training", "accuracy").update_yaxes(tickformat=".1%")
+    _set_titles(figure, "seconds of training", "accuracy").update_yaxes(tickformat=".1%")
     return figure if figure.data else None
 
 
 def draw_trace(histories: Sequence[History]) -> Any:
     """Draw on which level each step was taken, level 0 on top: the V and W of cycles; marks say what came of coarse steps."""
-    graph_objects()
+    import_plotly()
     from plotly.subplots import make_subplots
 
     n = len(histories)
-    titles = [label(h.name) for h in histories] if n > 1 else None
+    titles = [escape_label(h.name) for h in histories] if n > 1 else None
     figure = make_subplots(rows=n, cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.35 / max(n, 2))
     for i, history in enumerate(histories):
         _add_trace(figure, history, i)
     deepest = max((max(h.levels, default=0) for h in histories), default=0)
-    _titled(figure, "", "level").update_yaxes(tickvals=list(range(deepest + 1)), range=[deepest + 0.4, -0.4])
+    _set_titles(figure, "", "level").update_yaxes(tickvals=list(range(deepest + 1)), range=[deepest + 0.4, -0.4])
     figure.update_xaxes(title_text="steps of the optimizer", row=n)
     figure.update_annotations(font_size=12, xanchor="left", x=0)
     return figure.update_layout(height=110 + 170 * n if n > 1 else 300)
@@ -103,7 +103,7 @@ def _add_trace(figure: Any, history: History, i: int) -> None:
     own = {"row": i + 1, "col": 1, "showlegend": i == 0}
     figure.add_scatter(x=steps, y=levels, mode="lines", name="level at work", legendgroup="line", line=line, **own)
     for what, (symbol, color) in FATES.items():
-        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if fate(r) == what]
+        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == what]
         x, y = np.array([mark for mark in marks if mark[0] <= steps[-1]]).reshape(-1, 2).T
         marker = {"symbol": symbol, "size": 9, "color": color, "line": {"width": 1.5, "color": color}}
         named = {"name": f"coarse step {what}", "legendgroup": what, "mode": "markers", "marker": marker}
@@ -112,61 +112,71 @@ def _add_trace(figure: Any, history: History, i: int) -> None:
 
 def draw_costs(histories: Sequence[History], what: str) -> Any:
     """Draw ``seconds`` or ``flops`` of each run and level, parted by what they were spent on; None where nobody kept them."""
-    go = graph_objects()
+    go = import_plotly()
     figure = go.Figure()
     rows = [(h, row) for h in histories for row in h.costs if row["kind"] not in ASIDE]
     for j, kind in enumerate(k for k in KINDS if k not in ASIDE):
-        own = [(_name(histories, h, f"level {row['level']}"), row[what]) for h, row in rows if row["kind"] == kind]
+        own = [
+            (_make_line_name(histories, h, f"level {row['level']}"), row[what])
+            for h, row in rows
+            if row["kind"] == kind
+        ]
         if any(value for _, value in own):
             bar = {"marker": {"color": OKABE_ITO[j % len(OKABE_ITO)]}, "orientation": "h", "name": kind}
             figure.add_trace(go.Bar(y=[name for name, _ in own], x=[value for _, value in own], **bar))
-    order = list(dict.fromkeys(_name(histories, h, f"level {row['level']}") for h, row in rows))
+    order = list(dict.fromkeys(_make_line_name(histories, h, f"level {row['level']}") for h, row in rows))
     unit = "seconds" if what == "seconds" else "FLOPs"
-    _titled(figure, unit, "").update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False)
+    _set_titles(figure, unit, "").update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False)
     figure.update_layout(barmode="stack", height=_bars_height(len(order)))
     return figure if figure.data else None
 
 
 def draw_tau(histories: Sequence[History]) -> Any:
     """Draw |tau| over |restrict grad f| at each look at a coarse step, by level; None where no level went down."""
-    figure = graph_objects().Figure()
+    figure = import_plotly().Figure()
     for i, history in enumerate(histories):
         for level in history.levels:
-            line, (color, dash) = history.tau_share(level), style(histories, i, level)
-            name = _name(histories, history, f"level {level} to {level + 1}")
+            line, (color, dash) = history.tau_share(level), choose_line_style(histories, i, level)
+            name = _make_line_name(histories, history, f"level {level} to {level + 1}")
             _add_line(figure, line[:, 0], line[:, 3], name, color, dash, width=1.4, mode=MARKED)
-    return _titled(figure, "steps of the optimizer", "|tau| / |restrict grad f|", log_y=True) if figure.data else None
+    return (
+        _set_titles(figure, "steps of the optimizer", "|tau| / |restrict grad f|", log_y=True) if figure.data else None
+    )
 
 
 def draw_coarse_steps(histories: Sequence[History]) -> Any:
     """Draw how many coarse steps of each level were taken, rejected and not begun; None where none was asked for."""
-    go = graph_objects()
-    rows = [(_name(histories, h, f"level {i}"), steps) for h in histories for i, steps in h.coarse_steps().items()]
+    go = import_plotly()
+    rows = [
+        (_make_line_name(histories, h, f"level {i}"), steps) for h in histories for i, steps in h.coarse_steps().items()
+    ]
     if not rows:
         return None
     figure, names = go.Figure(), [name for name, _ in rows]
     for what, (_, color) in FATES.items():
         values = [getattr(steps, what.replace(" ", "_")) for _, steps in rows]
-        why = ["<br>".join(f"{n} × {label(w, 90)}" for w, n in s.why.items()) for _, s in rows]
+        why = ["<br>".join(f"{n} × {escape_label(w, 90)}" for w, n in s.why.items()) for _, s in rows]
         told = {"hovertext": why} if what == "not begun" else {}
         marker = {"color": color}
         figure.add_trace(go.Bar(y=names, x=values, orientation="h", name=what, marker=marker, **told))
-    _titled(figure, "coarse steps", "").update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
+    _set_titles(figure, "coarse steps", "").update_yaxes(
+        categoryorder="array", categoryarray=names[::-1], showgrid=False
+    )
     return figure.update_layout(barmode="stack", height=_bars_height(len(rows)))
 
 
 def draw_rates(histories: Sequence[History]) -> Any:
     """Draw the learning rate, of one run by level."""
-    figure = graph_objects().Figure()
+    figure = import_plotly().Figure()
     for i, history in enumerate(histories):
         for level in history.levels if len(histories) == 1 else [None]:
             color = OKABE_ITO[(i if level is None else level) % len(OKABE_ITO)]
             line, name = (
-                _thinned(history.smoothed("lr", level)),
-                f"level {level}" if level is not None else label(history.name),
+                _thin_curve(history.smoothing_curve("lr", level)),
+                f"level {level}" if level is not None else escape_label(history.name),
             )
             _add_line(figure, line[:, 0], line[:, 3], name, color, "solid", width=1.6)
-    return _titled(figure, "steps of the optimizer", "learning rate")
+    return _set_titles(figure, "steps of the optimizer", "learning rate")
 
 
 CHARTS: tuple[tuple[str, str, Callable[[Sequence[History]], Any]], ...] = (
@@ -182,18 +192,18 @@ CHARTS: tuple[tuple[str, str, Callable[[Sequence[History]], Any]], ...] = (
 )  # fmt: skip
 
 
-def style(histories: Sequence[History], i: int, level: int) -> tuple[str, str]:
+def choose_line_style(histories: Sequence[History], i: int, level: int) -> tuple[str, str]:
     """Return the colour and dash of a level's line in the i-th run."""
     if len(histories) == 1:
         return OKABE_ITO[level % len(OKABE_ITO)], "solid"
     return OKABE_ITO[i % len(OKABE_ITO)], DASHES[level % len(DASHES)]
 
 
-def _name(histories: Sequence[History], history: History, what: str) -> str:
-    return f"{label(history.name)} · {what}" if len(histories) > 1 else what
+def _make_line_name(histories: Sequence[History], history: History, what: str) -> str:
+    return f"{escape_label(history.name)} · {what}" if len(histories) > 1 else what
 
 
-def _thinned(curve: Curve) -> Curve:
+def _thin_curve(curve: Curve) -> Curve:
     """Return at most `POINTS` rows, the first and the last among them."""
     if len(curve) <= POINTS:
         return curve
@@ -207,16 +217,16 @@ def _add_line(
     if len(x):
         line = {"color": color, "dash": dash, "width": width}
         trace = {"x": x.tolist(), "y": y.tolist(), "mode": mode, "name": name, "line": line}
-        figure.add_trace(graph_objects().Scatter(**trace, marker={"size": 4, "color": color}))
+        figure.add_trace(import_plotly().Scatter(**trace, marker={"size": 4, "color": color}))
 
 
-def _titled(figure: Any, x: str, y: str, *, log_y: bool = False) -> Any:
+def _set_titles(figure: Any, x: str, y: str, *, log_y: bool = False) -> Any:
     figure.update_xaxes(title_text=x, rangemode="tozero")
-    figure.update_yaxes(title_text=y, **(_logarithms(figure) if log_y else {}))
+    figure.update_yaxes(title_text=y, **(_make_log_axis(figure) if log_y else {}))
     return figure
 
 
-def _logarithms(figure: Any) -> dict[str, Any]:
+def _make_log_axis(figure: Any) -> dict[str, Any]:
     """Return a logarithmic axis with ticks at 1, 2 and 5; a narrow one, where none of these may lie, has plotly's own."""
     values = [y for trace in figure.data for y in trace.y or () if y is not None and y > 0]
     wide = bool(values) and max(values) >= 5 * min(values)
@@ -227,7 +237,7 @@ def _bars_height(n: int) -> int:
     return max(220, 110 + 30 * n)
 
 
-def fate(record: Mapping[str, Any]) -> str:
+def classify_step(record: Mapping[str, Any]) -> str:
     """Return what became of a coarse step, which an ``up`` or a ``skip`` tells."""
     if record["event"] == "skip":
         return "not begun"

@@ -12,9 +12,9 @@ from typing import Any
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import KINDS
-from netgraph.fas.monitoring.history import History, common_loss, summary
-from netgraph.viz.page.page import asset, digest, filled, in_script, scripts
-from netgraph.viz.reports.charts import CHARTS, graph_objects
+from netgraph.fas.monitoring.history import History, common_loss, summarize_run
+from netgraph.viz.page.page import escape_json, fill_template, join_scripts, policy_digest, read_asset
+from netgraph.viz.reports.charts import CHARTS, import_plotly
 
 COLUMNS = {
     "run": "run", "network": "network", "data": "data", "levels": "levels trained on", "steps": "steps", "seconds": "seconds",
@@ -39,29 +39,29 @@ def write_run_page(histories: Sequence[History], path: str | Path) -> None:
     NetgraphError
         plotly is not installed, or there is no run.
     """
-    Path(path).write_text(run_page(histories), encoding="utf-8")
+    Path(path).write_text(render_run_page(histories), encoding="utf-8")
 
 
-def run_page(histories: Sequence[History]) -> str:
+def render_run_page(histories: Sequence[History]) -> str:
     """Return the page of some runs."""
     if not histories:
         raise NetgraphError("a report is of runs, and none is given; name one or more")
-    graph_objects()
+    import_plotly()
     from plotly.offline import get_plotlyjs
 
-    library, style = get_plotlyjs(), asset("theme.css") + asset("run.css")
-    script = scripts("run.js")
+    library, style = get_plotlyjs(), read_asset("theme.css") + read_asset("run.css")
+    script = join_scripts("run.js")
     # plotly brings style sheets of its own, other ones with each version; nothing that they name can be fetched
     policy = (
-        f"default-src 'none'; script-src {digest(library)} {digest(script)}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {policy_digest(library)} {policy_digest(script)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    data = in_script(report_data(histories))
+    data = escape_json(build_report_data(histories))
     parts = {"policy": policy, "style": style, "library": library, "script": script, "data": data}
-    return filled("run.html", parts)
+    return fill_template("run.html", parts)
 
 
-def report_data(histories: Sequence[History]) -> dict[str, Any]:
+def build_report_data(histories: Sequence[History]) -> dict[str, Any]:
     """Return what the page's script fills it with."""
     drawn = [(title, caption, draw(histories)) for title, caption, draw in CHARTS]
     charts = [
@@ -71,25 +71,31 @@ def report_data(histories: Sequence[History]) -> dict[str, Any]:
     ]
     title = histories[0].name if len(histories) == 1 else f"{len(histories)} runs"
     said = str(histories[0].facts.get("reason") or "") if len(histories) == 1 else ", ".join(h.name for h in histories)
-    return {"title": title, "said": said, "charts": charts, "numbers": numbers(histories), "costs": costs(histories)}
+    return {
+        "title": title,
+        "said": said,
+        "charts": charts,
+        "numbers": tabulate_results(histories),
+        "costs": tabulate_costs(histories),
+    }
 
 
-def numbers(histories: Sequence[History]) -> dict[str, Any]:
+def tabulate_results(histories: Sequence[History]) -> dict[str, Any]:
     """Return the table of what runs are compared by, as text; columns that are empty are left out."""
     loss = common_loss(histories) if len(histories) > 1 else None
-    rows = [summary(history, loss) for history in histories]
+    rows = [summarize_run(history, loss) for history in histories]
     for row in rows:
         asked = row["corrections_taken"] + row["corrections_rejected"] + row["coarse_steps_not_begun"]
         row["coarse"] = f"{row['corrections_taken']:,} of {asked:,}" if asked else None
     used = [key for key in COLUMNS if any(row[key] is not None for row in rows)]
-    text = [[shown_number(key, row[key]) for key in used] for row in rows]
+    text = [[format_number(key, row[key]) for key in used] for row in rows]
     note = "Seconds and FLOPs are those of training: matching counted, compiling, evaluation and callbacks not."
     if loss is not None:
         note = f"The lowest loss that all runs reached is {loss:.4g}. {note}"
     return {"caption": "Runs", "head": [COLUMNS[key] for key in used], "rows": text, "note": note}
 
 
-def costs(histories: Sequence[History]) -> dict[str, Any]:
+def tabulate_costs(histories: Sequence[History]) -> dict[str, Any]:
     """Return the table of the ledgers, as text: a row for each run and level, seconds by what they were spent on."""
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for h in histories for row in h.costs)]
     rows = []
@@ -103,7 +109,7 @@ def costs(histories: Sequence[History]) -> dict[str, Any]:
     return {"caption": "Seconds by level and what they were spent on", "head": head, "rows": rows, "note": ""}
 
 
-def shown_number(key: str, value: Any) -> str:
+def format_number(key: str, value: Any) -> str:
     """Return one cell of the table."""
     if value is None:
         return ""

@@ -11,15 +11,15 @@ import numpy as np
 from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import ASIDE, KINDS
 from netgraph.fas.monitoring.history import History
-from netgraph.viz.figures.drawing import GREY, OKABE_ITO, shown
+from netgraph.viz.figures.drawing import GREY, OKABE_ITO, format_label
 from netgraph.viz.figures.hierarchy import INK, STYLE, save_figure
-from netgraph.viz.reports.charts import FATES, TRACED, fate, style
+from netgraph.viz.reports.charts import FATES, TRACED, choose_line_style, classify_step
 
 LINES = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dashdot"}  # plotly's words and matplotlib's
 MARKS = {"triangle-up": "^", "x": "x", "circle-open": "o"}
 
 
-def run_figure(histories: Sequence[History]) -> Any:
+def plot_runs(histories: Sequence[History]) -> Any:
     """Return a `matplotlib.figure.Figure` of loss against time and FLOPs, cycles, costs, tau and learning rates.
 
     Raises
@@ -54,7 +54,7 @@ def run_figure(histories: Sequence[History]) -> Any:
 
 def write_run_figure(histories: Sequence[History], path: str | Path) -> None:
     """Write the sheet as SVG, PNG or PDF."""
-    save_figure(run_figure(histories), path)
+    save_figure(plot_runs(histories), path)
 
 
 def draw_loss(ax: Any, histories: Sequence[History], unit: str) -> None:
@@ -62,14 +62,14 @@ def draw_loss(ax: Any, histories: Sequence[History], unit: str) -> None:
     column = 1 if unit == "seconds" else 2
     if len(histories) == 1:
         for level in histories[0].levels:
-            line = histories[0].smoothed("loss", level)
-            ax.plot(line[:, column], line[:, 3], lw=1, color=_color(level), label=f"training, level {level}")
+            line = histories[0].smoothing_curve("loss", level)
+            ax.plot(line[:, column], line[:, 3], lw=1, color=_choose_color(level), label=f"training, level {level}")
     for i, history in enumerate(histories):
         line = history.losses()
-        color, name = (INK, "validation") if len(histories) == 1 else (_color(i), shown(history.name))
+        color, name = (INK, "validation") if len(histories) == 1 else (_choose_color(i), format_label(history.name))
         ax.plot(line[:, column], line[:, 3], ".-", lw=1.6, ms=4, color=color, label=name)
     if all((line.get_ydata() > 0).all() for line in ax.lines):
-        _plain_logarithms(ax)
+        _set_log_axis(ax)
     ax.set_title(f"Loss against {unit}")
     ax.set_xlabel(f"{unit} of training")
     ax.set_xlim(left=0)
@@ -84,7 +84,7 @@ def draw_trace(ax: Any, history: History, *, titled: bool) -> None:
     if len(trace):
         ax.step(np.r_[0, trace[:, 0]], np.r_[trace[0, 1], trace[:, 1]], where="pre", lw=1, color=OKABE_ITO[0])
     for what, (symbol, color) in FATES.items():
-        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if fate(r) == what]
+        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == what]
         kept = np.array([m for m in marks if m[0] <= trace[-1:, 0].max(initial=0)]).reshape(-1, 2)
         face = "none" if symbol == "circle-open" else color
         style = {"marker": MARKS[symbol], "color": color, "mfc": face, "ms": 4, "ls": "none"}
@@ -92,7 +92,7 @@ def draw_trace(ax: Any, history: History, *, titled: bool) -> None:
     ax.set_yticks(range(max(history.levels, default=0) + 1))
     ax.set_ylim(max(history.levels, default=0) + 0.4, -0.4)
     ax.set_ylabel("level")
-    ax.set_title(shown(history.name) if titled else "Cycles: the level of each step")
+    ax.set_title(format_label(history.name) if titled else "Cycles: the level of each step")
     ax.set_xlim(left=0)
     if ax.get_subplotspec().is_last_row():
         ax.set_xlabel("steps of the optimizer")
@@ -110,10 +110,11 @@ def draw_costs(ax: Any, histories: Sequence[History], unit: str) -> None:
         spent = {(histories.index(h), row["level"]): row[what] for h, row in rows if row["kind"] == kind}
         width = np.array([spent.get(bar, 0.0) for bar in bars])
         if width.any():
-            ax.barh(range(len(bars)), width, 0.7, left, color=_color(j), label=kind)
+            ax.barh(range(len(bars)), width, 0.7, left, color=_choose_color(j), label=kind)
             left += width
     names = [
-        f"level {level}" if len(histories) == 1 else f"{shown(histories[i].name, 20)} · {level}" for i, level in bars
+        f"level {level}" if len(histories) == 1 else f"{format_label(histories[i].name, 20)} · {level}"
+        for i, level in bars
     ]
     ax.set_yticks(range(len(bars)), names)
     ax.set_ylim(max(len(bars), 1) - 0.5, -0.5)
@@ -128,14 +129,18 @@ def draw_tau(ax: Any, histories: Sequence[History]) -> None:
     """Draw |tau| over the restricted gradient at each look at a coarse step."""
     for i, history in enumerate(histories):
         for level in history.levels:
-            line, (color, dash) = history.tau_share(level), style(histories, i, level)
-            name = f"level {level} to {level + 1}" if len(histories) == 1 else f"{shown(history.name, 20)} · {level}"
+            line, (color, dash) = history.tau_share(level), choose_line_style(histories, i, level)
+            name = (
+                f"level {level} to {level + 1}"
+                if len(histories) == 1
+                else f"{format_label(history.name, 20)} · {level}"
+            )
             if len(line):
                 ax.plot(line[:, 0], line[:, 3], ".", ls=LINES[dash], lw=1, ms=3, color=color, label=name)
     ax.set_title("|tau| over |restrict grad f|")
     ax.set_xlabel("steps of the optimizer")
     if ax.lines:
-        _plain_logarithms(ax)
+        _set_log_axis(ax)
         ax.axhline(1, lw=0.8, color=GREY)
         ax.legend(fontsize=7, ncols=2 if len(ax.lines) > 5 else 1)
     else:
@@ -146,8 +151,8 @@ def draw_tau(ax: Any, histories: Sequence[History]) -> None:
 def draw_rates(ax: Any, histories: Sequence[History]) -> None:
     """Draw the learning rate of each run."""
     for i, history in enumerate(histories):
-        line = history.smoothed("lr")
-        ax.plot(line[:, 0], line[:, 3], lw=1.2, color=_color(i), label=shown(history.name, 20))
+        line = history.smoothing_curve("lr")
+        ax.plot(line[:, 0], line[:, 3], lw=1.2, color=_choose_color(i), label=format_label(history.name, 20))
     ax.set_title("Learning rate")
     ax.set_xlabel("steps of the optimizer")
     ax.set_ylim(bottom=0)
@@ -156,7 +161,7 @@ def draw_rates(ax: Any, histories: Sequence[History]) -> None:
         ax.legend(fontsize=8)
 
 
-def _plain_logarithms(ax: Any) -> None:
+def _set_log_axis(ax: Any) -> None:
     """Make the axis logarithmic, with ticks at 1, 2 and 5 as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
@@ -166,5 +171,5 @@ def _plain_logarithms(ax: Any) -> None:
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _color(i: int) -> str:
+def _choose_color(i: int) -> str:
     return OKABE_ITO[i % len(OKABE_ITO)]

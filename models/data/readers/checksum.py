@@ -10,7 +10,7 @@ from netgraph.errors import DataError
 LIMIT = 2**28  # no file of these data sets is larger; a larger one is not read to find that out
 
 
-def checked_bytes(path: Path, digest: str, *, algorithm: str = "md5") -> bytes:
+def read_checked_bytes(path: Path, digest: str, *, algorithm: str = "md5") -> bytes:
     """Return a file's contents.
 
     Parameters

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph.errors import DataError
-from netgraph.models.data.readers.checksum import checked_bytes
+from netgraph.models.data.readers.checksum import read_checked_bytes
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PICKLED = {
@@ -58,15 +58,17 @@ def read_batches(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         A file is missing or not the published one.
     """
     if (folder / "data_batch_1.npz").exists():
-        batches = [unpacked(checked_bytes(folder / n, d, algorithm="sha256"), folder / n) for n, d in PACKED.items()]
+        batches = [
+            unpack_batch(read_checked_bytes(folder / n, d, algorithm="sha256"), folder / n) for n, d in PACKED.items()
+        ]
     else:
-        batches = [unpickled(checked_bytes(folder / n, d), folder / n) for n, d in PICKLED.items()]
+        batches = [unpickle_batch(read_checked_bytes(folder / n, d), folder / n) for n, d in PICKLED.items()]
     images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*batches[:-1], strict=True))
     test, test_labels = (torch.from_numpy(array) for array in batches[-1])
     return images, labels, test, test_labels
 
 
-def unpacked(data: bytes, path: Path) -> Batch:
+def unpack_batch(data: bytes, path: Path) -> Batch:
     """Return images and labels of a packed batch.
 
     ``residual`` holds red and blue less green, then differences to the left and to the upper neighbour, modulo 256.
@@ -76,17 +78,17 @@ def unpacked(data: bytes, path: Path) -> Batch:
     images = residual.cumsum(2, dtype=np.uint8).cumsum(3, dtype=np.uint8)
     images[:, 0] += images[:, 1]
     images[:, 2] += images[:, 1]
-    return _checked(images, labels, path)
+    return _check_batch(images, labels, path)
 
 
-def unpickled(data: bytes, path: Path) -> Batch:
+def unpickle_batch(data: bytes, path: Path) -> Batch:
     """Return images and labels of an official batch."""
-    found = _Arrays(io.BytesIO(data), encoding="latin1").load()
+    found = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
     images = np.asarray(found["data"], np.uint8).reshape(-1, 3, 32, 32)
-    return _checked(images.copy(), np.asarray(found["labels"], np.uint8), path)
+    return _check_batch(images.copy(), np.asarray(found["labels"], np.uint8), path)
 
 
-class _Arrays(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Make arrays, lists and dicts, and refuse any other name."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -95,7 +97,7 @@ class _Arrays(pickle.Unpickler):
         return _ARRAYS[module, name]
 
 
-def _checked(images: NDArray[np.uint8], labels: NDArray[np.uint8], path: Path) -> Batch:
+def _check_batch(images: NDArray[np.uint8], labels: NDArray[np.uint8], path: Path) -> Batch:
     if images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
         raise DataError(f"{path} holds images {images.shape} and labels {labels.shape}; fetch CIFAR-10 again")
     return images, labels

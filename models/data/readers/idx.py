@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import DataError
-from netgraph.models.data.readers.checksum import checked_bytes
+from netgraph.models.data.readers.checksum import read_checked_bytes
 
 
 @dataclass(frozen=True)
-class File:
+class IdxFile:
     """One idx file.
 
     Parameters
@@ -37,24 +37,28 @@ class File:
 
 
 MNIST = {
-    "train-images-idx3-ubyte": File(
+    "train-images-idx3-ubyte": IdxFile(
         (60_000, 28, 28), "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"
     ),
-    "train-labels-idx1-ubyte": File((60_000,), "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"),
-    "t10k-images-idx3-ubyte": File(
+    "train-labels-idx1-ubyte": IdxFile(
+        (60_000,), "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"
+    ),
+    "t10k-images-idx3-ubyte": IdxFile(
         (10_000, 28, 28), "9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"
     ),
-    "t10k-labels-idx1-ubyte": File((10_000,), "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"),
+    "t10k-labels-idx1-ubyte": IdxFile(
+        (10_000,), "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"
+    ),
 }
 FASHION = {
-    "train-images-idx3-ubyte": File((60_000, 28, 28), "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-    "train-labels-idx1-ubyte": File((60_000,), "25c81989df183df01b3e8a0aad5dffbe"),
-    "t10k-images-idx3-ubyte": File((10_000, 28, 28), "bef4ecab320f06d8554ea6380940ec79"),
-    "t10k-labels-idx1-ubyte": File((10_000,), "bb300cfdad3c16e7a12a480ee83cd310"),
+    "train-images-idx3-ubyte": IdxFile((60_000, 28, 28), "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+    "train-labels-idx1-ubyte": IdxFile((60_000,), "25c81989df183df01b3e8a0aad5dffbe"),
+    "t10k-images-idx3-ubyte": IdxFile((10_000, 28, 28), "bef4ecab320f06d8554ea6380940ec79"),
+    "t10k-labels-idx1-ubyte": IdxFile((10_000,), "bb300cfdad3c16e7a12a480ee83cd310"),
 }
 
 
-def read_idx(folder: Path, files: dict[str, File]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def read_idx(folder: Path, files: dict[str, IdxFile]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return images (n, 1, 28, 28) and labels (n,) of both splits, uint8: training first.
 
     Raises
@@ -62,12 +66,12 @@ def read_idx(folder: Path, files: dict[str, File]) -> tuple[Tensor, Tensor, Tens
     DataError
         A file is missing or not the published one.
     """
-    train, train_labels, test, test_labels = (_array(folder / name, file) for name, file in files.items())
+    train, train_labels, test, test_labels = (_read_array(folder / name, file) for name, file in files.items())
     return train[:, None], train_labels, test[:, None], test_labels
 
 
-def _array(path: Path, file: File) -> Tensor:
-    data = _contents(path, file)
+def _read_array(path: Path, file: IdxFile) -> Tensor:
+    data = _read_contents(path, file)
     start = 4 + 4 * len(file.shape)  # the magic number, then the sizes, big-endian
     sizes = tuple(np.frombuffer(data, ">i4", len(file.shape), 4)) if len(data) >= start else ()
     if sizes != file.shape or len(data) != start + int(np.prod(file.shape)):
@@ -75,13 +79,13 @@ def _array(path: Path, file: File) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(file.shape).copy())
 
 
-def _contents(path: Path, file: File) -> bytes:
+def _read_contents(path: Path, file: IdxFile) -> bytes:
     """Return an array's file: as it is where its digest is published, else from the ``.gz`` beside it."""
     zipped = path.with_name(path.name + ".gz")
     if file.plain is not None and path.exists():
-        return checked_bytes(path, file.plain)
+        return read_checked_bytes(path, file.plain)
     if not zipped.exists() and path.exists():
         raise DataError(
             f"{path} has no published digest, and {zipped.name}, which has one, is not beside it; fetch that"
         )
-    return gzip.decompress(checked_bytes(zipped, file.zipped))
+    return gzip.decompress(read_checked_bytes(zipped, file.zipped))

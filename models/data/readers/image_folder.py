@@ -18,7 +18,7 @@ PIXELS = 2**26  # of a picture before it is resized
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def picture_files(folder: Path) -> tuple[list[Path], list[int] | None]:
+def find_images(folder: Path) -> tuple[list[Path], list[int] | None]:
     """Return the pictures of a folder, sorted, and their classes where each lies in a folder of its class.
 
     Raises
@@ -36,7 +36,7 @@ def picture_files(folder: Path) -> tuple[list[Path], list[int] | None]:
     return files, [names.index(kind) for kind in kinds]
 
 
-def read_pictures(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
+def read_images(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
     """Return pictures (n, channels, height, width), float32 in [0, 1]: the middle of each, resized.
 
     Raises
@@ -51,11 +51,11 @@ def read_pictures(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
         )
     out = torch.empty((len(files), channels, height, width))
     for row, path in zip(out, files, strict=True):
-        row.copy_(_read(path, MODES[channels], height, width))
+        row.copy_(_read_image(path, MODES[channels], height, width))
     return out
 
 
-def _read(path: Path, mode: str, height: int, width: int) -> Tensor:
+def _read_image(path: Path, mode: str, height: int, width: int) -> Tensor:
     from PIL import Image, ImageOps
 
     try:

@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 
 from netgraph.errors import DataError
-from netgraph.models.data.readers.checksum import checked_bytes
+from netgraph.models.data.readers.checksum import read_checked_bytes
 
 COLUMNS = ("id", "label", "rating", "text")
 FILES = {
@@ -43,7 +43,7 @@ def read_csv(folder: Path, split: str) -> Reviews:
         The file is missing or not the known one.
     """
     path = folder / f"{split}.csv.xz"
-    text = lzma.decompress(checked_bytes(path, FILES[split], algorithm="sha256"))
+    text = lzma.decompress(read_checked_bytes(path, FILES[split], algorithm="sha256"))
     _check_contents(text, split, path)
     rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
     return [row["text"] for row in rows], [int(row["label"]) for row in rows]
@@ -57,13 +57,13 @@ def read_folder(folder: Path, split: str) -> Reviews:
     DataError
         A review is missing, damaged or too many.
     """
-    rows = [row for label, kind in enumerate(("neg", "pos")) for row in _rows(folder / split / kind, label)]
+    rows = [row for label, kind in enumerate(("neg", "pos")) for row in _read_rows(folder / split / kind, label)]
     rows.sort()
-    _check_contents(written(rows), split, folder / split)
+    _check_contents(encode_csv(rows), split, folder / split)
     return [row[3] for row in rows], [row[0] for row in rows]
 
 
-def _rows(folder: Path, label: int) -> list[Row]:
+def _read_rows(folder: Path, label: int) -> list[Row]:
     rows = []
     for path in folder.glob("*.txt"):
         number, _, rating = path.stem.partition("_")
@@ -77,7 +77,7 @@ def _rows(folder: Path, label: int) -> list[Row]:
     return rows
 
 
-def written(rows: list[Row]) -> bytes:
+def encode_csv(rows: list[Row]) -> bytes:
     """Return reviews as the csv file whose digest is known."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -114,9 +114,9 @@ def fetch_imdb(root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".aclImdb") as aside:
             archive = Path(aside) / "aclImdb_v1.tar.gz"
-            _check(archive, _fetched(archive))
+            _check_archive(archive, _download_archive(archive))
             with tarfile.open(archive, "r:gz") as tar:
-                tar.extractall(aside, filter=_rated)
+                tar.extractall(aside, filter=_select_member)
             shutil.move(Path(aside) / "aclImdb", root)
     except (OSError, EOFError, tarfile.TarError, shutil.Error) as error:  # of the network, of the disk, of the archive
         raise DataError(
@@ -125,7 +125,7 @@ def fetch_imdb(root: Path) -> None:
         ) from error
 
 
-def _fetched(archive: Path) -> str:
+def _download_archive(archive: Path) -> str:
     """Write the archive, no more of it than there is, and return its digest."""
     digest, seen = hashlib.sha256(), 0
     with urllib.request.urlopen(URL, timeout=WAIT) as answer, archive.open("wb") as file:
@@ -135,7 +135,7 @@ def _fetched(archive: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(archive: Path, digest: str) -> None:
+def _check_archive(archive: Path, digest: str) -> None:
     size = archive.stat().st_size
     if (size, digest) != (SIZE, SHA256):
         more = " or more" * (size > SIZE)
@@ -145,7 +145,7 @@ def _check(archive: Path, digest: str) -> None:
         )
 
 
-def _rated(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+def _select_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
     """Leave out what is no rated review, and refuse links and what would leave the folder."""
     folder, name = os.path.split(member.name)
     wanted = member.isreg() and name.endswith(".txt") and folder in {f"aclImdb/{kind}" for kind in KINDS}

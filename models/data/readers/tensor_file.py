@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import DataError, NetgraphError
-from netgraph.io.pickle_scan import is_archive, scan
+from netgraph.io.pickle_scan import is_archive, scan_pickle
 
 ENDINGS = (".npy", ".pt", ".pth", ".safetensors")
 
@@ -30,13 +30,13 @@ def read_tensors(path: Path) -> tuple[Tensor, Tensor | None]:
         The file is damaged, holds anything but tensors, or other ones than these.
     """
     try:
-        value = _open(path)
+        value = _open_file(path)
     except NetgraphError:
         raise
     except Exception as error:  # three libraries, each with kinds of its own
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise DataError(f"{path} cannot be read ({reason}); it is damaged or no such file: save it again") from error
-    inputs, targets = _pair(value, path)
+    inputs, targets = _split_pair(value, path)
     if targets is not None and (targets.ndim == 0 or inputs.ndim == 0 or len(targets) != len(inputs)):
         raise DataError(
             f"{path} holds inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}; give one target for each input"
@@ -44,18 +44,18 @@ def read_tensors(path: Path) -> tuple[Tensor, Tensor | None]:
     return inputs, targets
 
 
-def _open(path: Path) -> Any:
+def _open_file(path: Path) -> Any:
     if path.suffix == ".npy":
-        return _numpy(path)
+        return _open_numpy(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    scan(path)
+    scan_pickle(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
 
 
-def _numpy(path: Path) -> Tensor:
+def _open_numpy(path: Path) -> Tensor:
     array = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch wants memory that may be written
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path} is a .npz archive by another name; save one array with numpy.save")
@@ -67,21 +67,21 @@ def _numpy(path: Path) -> Tensor:
         raise DataError(f"{path} holds {array.dtype} entries, which torch has not; save numbers") from error
 
 
-def _pair(value: Any, path: Path) -> tuple[Tensor, Tensor | None]:
+def _split_pair(value: Any, path: Path) -> tuple[Tensor, Tensor | None]:
     if isinstance(value, Tensor):
-        return _plain(value, path), None
+        return _check_plain(value, path), None
     if isinstance(value, (tuple, list)):
         value = dict(zip(("inputs", "targets", *map(str, range(2, len(value)))), value, strict=False))
     if isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values()):
         if set(value) == {"inputs", "targets"}:
-            return _plain(value["inputs"], path), _plain(value["targets"], path)
+            return _check_plain(value["inputs"], path), _check_plain(value["targets"], path)
         if len(value) == 1:
-            return _plain(next(iter(value.values())), path), None
+            return _check_plain(next(iter(value.values())), path), None
     names = sorted(map(str, value))[:5] if isinstance(value, Mapping) else type(value).__name__
     raise DataError(f"{path} holds {names}; one tensor, or tensors inputs and targets, are needed")
 
 
-def _plain(tensor: Tensor, path: Path) -> Tensor:
+def _check_plain(tensor: Tensor, path: Path) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise DataError(f"{path} holds a tensor that is {tensor.layout} on {tensor.device}; save a plain one")
     return tensor.detach()

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.cli.console.artifacts import _write_figure, _write_page
-from netgraph.cli.options.coarsen import Model, Recipe, with_recipe
-from netgraph.cli.options.validation import check_opening, check_recipe, given, refuse
+from netgraph.cli.console.artifacts import write_attention_page, write_heads_figure
+from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
+from netgraph.cli.options.validation import check_coarsen_options, check_open_options, reject_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_file
+from netgraph.utils.output_files import check_output_file
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 
 
-@with_recipe
+@with_coarsen_options
 def attention(
     context: typer.Context,
     model: Model,
@@ -40,28 +40,28 @@ def attention(
     head: Annotated[int | None, typer.Option(metavar="N", help="And this head of the coarse level.")] = None,
     level: Annotated[int, typer.Option(metavar="N", help="The coarse level that is drawn beside the finest.")] = 1,
     *,
-    recipe: Recipe,
+    recipe: CoarsenOptions,
 ) -> None:
     """Draw what heads attend to, fine against coarse: every head of every layer, or one over the words of a text."""
-    typed = given(context)
-    check_file(out)
-    check_opening(typed, model, recipe.arch)
-    check_recipe(typed, recipe, measured=True)
-    _check(typed, out, text, recipe.data)
-    words = _tokenizer(model, tokenizer)
+    typed = typed_options(context)
+    check_output_file(out)
+    check_open_options(typed, model, recipe.arch)
+    check_coarsen_options(typed, recipe, measured=True)
+    _check_options(typed, out, text, recipe.data)
+    words = _find_tokenizer(model, tokenizer)
     network, example = recipe.opened(model)
     data = recipe.calibrated(example, words)
-    shown, words = _texts(text, data, words, example)
+    shown, words = _read_texts(text, data, words, example)
     hierarchy = recipe.built(network, example, None if data is None else data.inputs)
     if out.suffix == ".html":
-        _write_page(hierarchy, shown, words, row, out)
+        write_attention_page(hierarchy, shown, words, row, out)
     else:
         options = {} if layer is None and head is None else {"layer": layer or 0, "head": head or 0}
-        _write_figure(hierarchy, shown, words, row, out, level=level, **options)
+        write_heads_figure(hierarchy, shown, words, row, out, level=level, **options)
     typer.echo(f"netgraph: wrote {out}", err=True)
 
 
-def _check(typed: Mapping[str, str], out: Path, text: list[str] | None, data: str | None) -> None:
+def _check_options(typed: Mapping[str, str], out: Path, text: list[str] | None, data: str | None) -> None:
     if out.suffix not in SUFFIXES:
         raise NetgraphError(
             f"{out} ends in {out.suffix or 'nothing'}; attention is drawn as .svg, .png or .pdf, and shown on a page as .html"
@@ -69,12 +69,14 @@ def _check(typed: Mapping[str, str], out: Path, text: list[str] | None, data: st
     if data is None and not text:
         raise NetgraphError("heads attend to something; give --text 'some words', or --data, such as imdb")
     if out.suffix == ".html":
-        refuse(typed, ["layer", "head", "level"], "the page has all heads of all levels")
+        reject_options(typed, ["layer", "head", "level"], "the page has all heads of all levels")
     elif "layer" not in typed and "head" not in typed:
-        refuse(typed, ["row"], "all heads are drawn as means over the texts; --layer and --head draw one over words")
+        reject_options(
+            typed, ["row"], "all heads are drawn as means over the texts; --layer and --head draw one over words"
+        )
 
 
-def _tokenizer(model: str, asked: Path | None) -> Any:
+def _find_tokenizer(model: str, asked: Path | None) -> Any:
     """Return the tokenizer that was asked for, or the one that lies beside the network; None where none does."""
     from netgraph.models.data.tokenizer import open_tokenizer
 
@@ -85,9 +87,9 @@ def _tokenizer(model: str, asked: Path | None) -> Any:
     return None if found is None else open_tokenizer(found)
 
 
-def _texts(text: list[str] | None, data: Any, words: Any, example: Any) -> tuple[Any, Any]:
+def _read_texts(text: list[str] | None, data: Any, words: Any, example: Any) -> tuple[Any, Any]:
     """Return what is shown, as the network takes it, and the tokenizer that made it."""
-    from netgraph.models.data.calibration import texts_as_inputs
+    from netgraph.models.data.calibration import encode_like_example
 
     words = words or (None if data is None else data.tokenizer)
     if not text:
@@ -97,4 +99,4 @@ def _texts(text: list[str] | None, data: Any, words: Any, example: Any) -> tuple
             "a text needs the network's tokenizer, and none lies beside the network; give --tokenizer FILE, or --data imdb "
             "for the one that `netgraph train transformer` trains"
         )
-    return texts_as_inputs(text, example=example, tokenizer=words), words
+    return encode_like_example(text, example=example, tokenizer=words), words

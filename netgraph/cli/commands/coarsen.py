@@ -7,19 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.cli.console.output import _print_hierarchy
+from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.options.coarsen import (
+    CoarsenOptions,
     Json,
     Model,
-    Recipe,
-    with_recipe,
+    with_coarsen_options,
 )
-from netgraph.cli.options.validation import check_opening, check_recipe, given
+from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_file, check_new_folder
+from netgraph.utils.output_files import check_new_folder, check_output_file
 
 
-@with_recipe
+@with_coarsen_options
 def coarsen(
     context: typer.Context,
     model: Model,
@@ -47,27 +47,27 @@ def coarsen(
     ] = None,
     json_: Json = False,
     *,
-    recipe: Recipe,
+    recipe: CoarsenOptions,
 ) -> None:
     """Coarsen a network and print its hierarchy."""
     from netgraph.coarsen.user_class import convert as ownclass
-    from netgraph.viz.exporters import exporter
+    from netgraph.viz.exporters import find_exporter
 
-    typed = given(context)
-    check_opening(typed, model, recipe.arch)
-    check_recipe(typed, recipe, measured=True)
+    typed = typed_options(context)
+    check_open_options(typed, model, recipe.arch)
+    check_coarsen_options(typed, recipe, measured=True)
     _check_output(output)
-    write = None if export is None else exporter(export)
+    write = None if export is None else find_exporter(export)
     network, example = recipe.opened(model)
     if own_class is not None:
-        ownclass.check_own(network, own_class)
+        ownclass.check_own_class_path(network, own_class)
     hierarchy = recipe.built(network, example)
     own = None if own_class is None else ownclass.own_class(hierarchy, example, seed=recipe.seed)
-    _print_hierarchy(hierarchy, json_)
+    print_hierarchy(hierarchy, json_)
     if output is not None:
         _write_output(hierarchy, output)
     if own_class is not None and own is not None:
-        ownclass.save_own(own, own_class)
+        ownclass.save_own_class(own, own_class)
         typer.echo(f"netgraph: wrote {own_class}, a {type(own).__name__}", err=True)
     if write is not None and export is not None:
         write(hierarchy, export)
@@ -82,12 +82,12 @@ def _check_output(output: Path | None) -> None:
             f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors for the coarsest network or NAME.hierarchy for all levels"
         )
     if output.suffix == ".safetensors":
-        check_file(output)
+        check_output_file(output)
         return
-    from netgraph.coarsen.hierarchy.serialize import check_place
+    from netgraph.coarsen.hierarchy.serialize import check_destination
 
     check_new_folder(output)
-    check_place(output)
+    check_destination(output)
 
 
 def _write_output(hierarchy: Any, output: Path) -> None:

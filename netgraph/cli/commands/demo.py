@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from netgraph.cli.console.output import _print_hierarchy
+from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.options.coarsen import (
     Json,
     Seed,
 )
 from netgraph.utils.output_files import make_folder
-from netgraph.utils.runtime import told_once
+from netgraph.utils.runtime import announce_compilation
 
 
 def demo(
@@ -27,23 +27,23 @@ def demo(
 
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
     from netgraph.coarsen.hierarchy.serialize import save
-    from netgraph.models.data.datasets import load
+    from netgraph.models.data.datasets import load_dataset
     from netgraph.models.perceptron import mlp
     from netgraph.models.training.trainer import evaluate, fit
     from netgraph.viz.exporters import export
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
-    data = load("digits").flat()
+    data = load_dataset("digits").flat()
     model = mlp()
     typer.echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
     fit(model, data, seed=seed)
     torch.save(model.state_dict(), folder / "model.pt")
-    with told_once():
+    with announce_compilation():
         hierarchy = build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=seed)
     save(hierarchy.levels[1].model, folder / "small.safetensors")
     export(hierarchy, folder / "hierarchy.html")
-    _print_hierarchy(hierarchy, json_)
+    print_hierarchy(hierarchy, json_)
     for i, level in enumerate(hierarchy.levels):
         typer.echo(f"level {i}: test accuracy {evaluate(level.model, data).accuracy:.1%}", err=json_)
     typer.echo(f"netgraph: wrote {folder}/model.pt, small.safetensors and hierarchy.html", err=True)

@@ -7,11 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.cli.options.coarsen import Model, Recipe, with_recipe
-from netgraph.cli.options.validation import check_opening, check_recipe, check_saved, given
+from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
+from netgraph.cli.options.validation import (
+    check_coarsen_options,
+    check_open_options,
+    check_saved_hierarchy,
+    typed_options,
+)
 
 
-@with_recipe
+@with_coarsen_options
 def export(
     context: typer.Context,
     model: Model,
@@ -22,19 +27,19 @@ def export(
         ),
     ],
     *,
-    recipe: Recipe,
+    recipe: CoarsenOptions,
 ) -> None:
     """Coarsen a network, or open a saved *.hierarchy, and write it: a page, a figure, a graph, or P and R."""
     from netgraph.coarsen.hierarchy.serialize import load
-    from netgraph.viz.exporters import exporter
+    from netgraph.viz.exporters import find_exporter
 
-    write, typed = exporter(out), given(context)
+    write, typed = find_exporter(out), typed_options(context)
     if Path(model).is_dir():
-        check_saved(typed, model)
+        check_saved_hierarchy(typed, model)
         hierarchy: Any = load(model)
     else:
-        check_opening(typed, model, recipe.arch)
-        check_recipe(typed, recipe, measured=False)
+        check_open_options(typed, model, recipe.arch)
+        check_coarsen_options(typed, recipe, measured=False)
         hierarchy = recipe.hierarchy(model)
     write(hierarchy, out)
     typer.echo(f"netgraph: wrote {out}", err=True)

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from netgraph.cli.options.coarsen import Model, Recipe, with_recipe
-from netgraph.cli.options.validation import check_opening, check_recipe, given
+from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
+from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_file
+from netgraph.utils.output_files import check_output_file
 
 
-@with_recipe
+@with_coarsen_options
 def features(
     context: typer.Context,
     model: Model,
@@ -25,19 +25,19 @@ def features(
     level: Annotated[int, typer.Option(help="The coarse level that is drawn beside the finest.")] = 1,
     image: Annotated[int, typer.Option(help="Which row of --data the answers are to, from 0.")] = 0,
     *,
-    recipe: Recipe,
+    recipe: CoarsenOptions,
 ) -> None:
     """Draw what merged channels answer to an image of --data, beside their aggregates, and their receptive patterns."""
     from netgraph.viz.figures.features import write_feature_figure
 
-    typed = given(context)
+    typed = typed_options(context)
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise NetgraphError(f"{out} ends in {out.suffix or 'nothing'}; feature maps are drawn as .svg, .png or .pdf")
     if recipe.data is None:
         raise NetgraphError("feature maps are answers to images; give --data, such as cifar10 or a folder of pictures")
-    check_file(out)
-    check_opening(typed, model, recipe.arch)
-    check_recipe(typed, recipe, measured=True)
+    check_output_file(out)
+    check_open_options(typed, model, recipe.arch)
+    check_coarsen_options(typed, recipe, measured=True)
     network, example = recipe.opened(model)
     inputs = recipe.calibrated(example).inputs
     hierarchy = recipe.built(network, example, inputs)

@@ -15,8 +15,8 @@ from netgraph.cli.options.coarsen import (
     Model,
     Trust,
 )
-from netgraph.cli.options.open_network import opened
-from netgraph.cli.options.validation import check_opening, given
+from netgraph.cli.options.open_network import open_network
+from netgraph.cli.options.validation import check_open_options, typed_options
 
 
 def inspect(
@@ -26,8 +26,8 @@ def inspect(
     """Print over which axis every dimension of every parameter runs, and which axes may merge."""
     from netgraph.tracing.tracer import trace
 
-    check_opening(given(context), model, arch)
-    network, example = opened(model, arch, arch_arg, input_, trust, code_dir)
+    check_open_options(typed_options(context), model, arch)
+    network, example = open_network(model, arch, arch_arg, input_, trust, code_dir)
     spec = trace(network, example)
     axes = [a for a in spec.axes.values() if a.kind != "index"]
     if json_:

@@ -13,9 +13,9 @@ from netgraph.cli.options.coarsen import (
 
 def plugins(json_: Json = False) -> None:
     """List coarseners, affinities, rules and exporters."""
-    from netgraph.utils.plugins import GROUPS, distribution, names
+    from netgraph.utils.plugins import GROUPS, find_distribution, list_plugins
 
-    table = {group: {name: distribution(group, name) for name in sorted(names(group))} for group in GROUPS}
+    table = {group: {name: find_distribution(group, name) for name in sorted(list_plugins(group))} for group in GROUPS}
     if json_:
         typer.echo(json.dumps(table, indent=1))
         return

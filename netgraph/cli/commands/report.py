@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_file
+from netgraph.utils.output_files import check_output_file
 
 FIGURES = (".svg", ".png", ".pdf")
 COLUMNS = ("run", "steps", "seconds", "FLOPs", "loss", "lowest", "accuracy", "coarse steps", "ended because")
@@ -33,20 +33,20 @@ def report(
     json_: Annotated[bool, typer.Option("--json", help="Print the compared numbers as JSON.")] = False,
 ) -> None:
     """Compare training runs: print their numbers, and write report.html or what --output names."""
-    from netgraph.fas.monitoring.history import common_loss, summary
+    from netgraph.fas.monitoring.history import common_loss, summarize_run
 
     output = output or (None if json_ else Path("report.html"))
-    write = None if output is None else writer(output)
-    histories = [history for word in runs for history in read(word)]
+    write = None if output is None else find_writer(output)
+    histories = [history for word in runs for history in read_runs(word)]
     loss = common_loss(histories) if len(histories) > 1 else None
-    rows = [summary(history, loss) for history in histories]
-    typer.echo(json.dumps({"common_loss": loss, "runs": rows}, indent=1) if json_ else table(rows, loss))
+    rows = [summarize_run(history, loss) for history in histories]
+    typer.echo(json.dumps({"common_loss": loss, "runs": rows}, indent=1) if json_ else format_table(rows, loss))
     if write is not None:
         write(histories, output)
         typer.echo(f"netgraph: wrote {output}", err=True)
 
 
-def read(word: str) -> list[Any]:
+def read_runs(word: str) -> list[Any]:
     """Return the histories that a word names: a folder or a file here, else runs of MLflow.
 
     Raises
@@ -54,13 +54,13 @@ def read(word: str) -> list[Any]:
     LoadError
         There is no run of that name, or it is damaged.
     """
-    from netgraph.fas.monitoring.mlflow_runs import read_tracked
+    from netgraph.fas.monitoring.mlflow_runs import read_mlflow_runs
     from netgraph.fas.monitoring.run_file import read_run
 
-    return [read_run(word)] if Path(word).exists() else read_tracked(word)
+    return [read_run(word)] if Path(word).exists() else read_mlflow_runs(word)
 
 
-def writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
+def find_writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
     """Return what writes runs into a file of this suffix.
 
     Raises
@@ -68,7 +68,7 @@ def writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
     NetgraphError
         The suffix is another, the folder does not exist, or plotly is needed and not installed.
     """
-    from netgraph.viz.reports.charts import graph_objects
+    from netgraph.viz.reports.charts import import_plotly
     from netgraph.viz.reports.page import write_run_page
     from netgraph.viz.reports.sheet import write_run_figure
 
@@ -76,16 +76,16 @@ def writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
         raise NetgraphError(
             f"--output {path} ends in {path.suffix or 'nothing'}; give NAME.html for the page, or .svg, .png or .pdf"
         )
-    check_file(path)
+    check_output_file(path)
     if path.suffix in FIGURES:
         return write_run_figure
-    graph_objects()
+    import_plotly()
     return write_run_page
 
 
-def table(rows: Sequence[dict[str, Any]], loss: float | None) -> str:
-    """Return what `netgraph.fas.monitoring.history.summary` found as a table."""
-    cells = [list(COLUMNS)] + [_cells(row) for row in rows]
+def format_table(rows: Sequence[dict[str, Any]], loss: float | None) -> str:
+    """Return what `netgraph.fas.monitoring.history.summarize_run` found as a table."""
+    cells = [list(COLUMNS)] + [_format_cells(row) for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = [
         "  ".join(
@@ -97,15 +97,15 @@ def table(rows: Sequence[dict[str, Any]], loss: float | None) -> str:
         lines += ["", f"to the lowest loss that all reached, {loss:.4g}:"]
         costs = [(r["run"], r["seconds_to_common_loss"], r["flops_to_common_loss"]) for r in rows]
         lines += [
-            f"  {_one_line(run):<{widths[0]}}  {seconds:9.2f} s  {flops:9.3g} FLOPs" for run, seconds, flops in costs
+            f"  {_shorten(run):<{widths[0]}}  {seconds:9.2f} s  {flops:9.3g} FLOPs" for run, seconds, flops in costs
         ]
     return "\n".join(lines)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _format_cells(row: dict[str, Any]) -> list[str]:
     asked = row["corrections_taken"] + row["corrections_rejected"] + row["coarse_steps_not_begun"]
     return [
-        _one_line(row["run"]),
+        _shorten(row["run"]),
         f"{row['steps']:,}",
         f"{row['seconds']:.2f}",
         f"{row['flops']:.3g}",
@@ -113,11 +113,11 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "" if row["best_loss"] is None else f"{row['best_loss']:.4f}",
         "" if row["accuracy"] is None else f"{row['accuracy']:.2%}",
         f"{row['corrections_taken']:,} of {asked:,}" if asked else "",
-        _one_line(row["reason"] or "", 60),
+        _shorten(row["reason"] or "", 60),
     ]
 
 
-def _one_line(name: str, length: int = 40) -> str:
+def _shorten(name: str, length: int = 40) -> str:
     """Return a name as a terminal can show it."""
     name = "".join(c if c.isprintable() else "·" for c in name)
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -14,24 +14,24 @@ from netgraph.cli.options.coarsen import (
 )
 from netgraph.cli.options.completion import (
     NETWORKS,
-    among,
+    complete_words,
 )
-from netgraph.cli.options.run import Lasting, was_stopped
-from netgraph.cli.options.train import Settings
-from netgraph.cli.options.validation import check_reading, check_training, given
+from netgraph.cli.options.run import RunOptions, ended_by_signal
+from netgraph.cli.options.train import TrainOptions
+from netgraph.cli.options.validation import check_data_options, check_train_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_file, written
+from netgraph.utils.output_files import check_output_file, write_atomically
 
 
-@with_options(Lasting, "lasting")
-@with_options(Settings, "settings")
+@with_options(RunOptions, "lasting")
+@with_options(TrainOptions, "settings")
 def train(
     context: typer.Context,
     network: Annotated[
         str,
         typer.Argument(
             metavar="NETWORK",
-            autocompletion=among(NETWORKS),
+            autocompletion=complete_words(NETWORKS),
             help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet), torchvision:NAME or transformer.",
         ),
     ],
@@ -43,27 +43,27 @@ def train(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
-    settings: Settings,
-    lasting: Lasting,
+    settings: TrainOptions,
+    lasting: RunOptions,
 ) -> None:
     """Train a network on real data, by FAS on a hierarchy of its coarse forms or, with --plain, by itself."""
-    check_output(output)
+    check_network_output(output)
     lasting.check()
-    settings.fas(_defaults(), settings.levels)  # mistakes in options cost no reading of data
-    check_training(given(context), settings, lasting)
-    check_reading(given(context), settings.data_of(network))
+    settings.fas(_make_default_habits(), settings.levels)  # mistakes in options cost no reading of data
+    check_train_options(typed_options(context), settings, lasting)
+    check_data_options(typed_options(context), settings.data_of(network))
     task = settings.make_task(network)
     settings.warn()
-    solution, hierarchy = _solved(task, settings, lasting)
+    solution, hierarchy = _solve(task, settings, lasting)
     trained = solution.mean if solution.mean is not None else solution.model
-    lasting.reported(_told(task, hierarchy, solution, trained, settings, json_))
-    if was_stopped(solution.reason):
+    lasting.reported(_print_result(task, hierarchy, solution, trained, settings, json_))
+    if ended_by_signal(solution.reason):
         raise typer.Exit(130)
     if output is not None:
-        write(trained, task, output)
+        write_network(trained, task, output)
 
 
-def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
+def _solve(task: Any, settings: TrainOptions, lasting: RunOptions) -> tuple[Any, Any]:
     """Return what came of the run, and the levels."""
     problem = settings.problem(task)
     hierarchy = settings.hierarchy(task, problem)
@@ -82,25 +82,29 @@ def _solved(task: Any, settings: Settings, lasting: Lasting) -> tuple[Any, Any]:
             raise
 
 
-def _told(task: Any, hierarchy: Any, solution: Any, trained: Any, settings: Settings, json_: bool) -> dict[str, Any]:
+def _print_result(
+    task: Any, hierarchy: Any, solution: Any, trained: Any, settings: TrainOptions, json_: bool
+) -> dict[str, Any]:
     """Print what a run came to, as text or JSON, and return it as data."""
-    from netgraph.cli.console.output import document, facts, outcome
-    from netgraph.models.training.evaluation import judge
+    from netgraph.cli.console.output import describe_run, format_outcome, run_document
+    from netgraph.models.training.evaluation import evaluate_fully
 
-    judgement = judge(trained, task.data, batch=task.judged_at_once)
-    found = document(facts(task, hierarchy, settings), solution, judgement)
-    text = json.dumps(found, indent=1) if json_ else outcome(task, hierarchy, solution, judgement, settings.cycle)
+    judgement = evaluate_fully(trained, task.data, batch=task.evaluation_batch)
+    found = run_document(describe_run(task, hierarchy, settings), solution, judgement)
+    text = (
+        json.dumps(found, indent=1) if json_ else format_outcome(task, hierarchy, solution, judgement, settings.cycle)
+    )
     typer.echo(text)
     return found
 
 
-def _defaults() -> Any:
-    from netgraph.models.training.tasks import Habits
+def _make_default_habits() -> Any:
+    from netgraph.models.training.tasks import TrainingDefaults
 
-    return Habits()
+    return TrainingDefaults()
 
 
-def write(trained: Any, task: Any, output: Path) -> None:
+def write_network(trained: Any, task: Any, output: Path) -> None:
     """Write a network, and of text what its tokens are."""
     import torch
 
@@ -111,7 +115,7 @@ def write(trained: Any, task: Any, output: Path) -> None:
 
     trained = trained.cpu().eval()
     if output.suffix == ".pt":
-        written(partial(torch.save, trained.state_dict()), output)
+        write_atomically(partial(torch.save, trained.state_dict()), output)
     else:
         save(coarse_network(trained, trace(trained, task.example), {}), output)
     typer.echo(f"netgraph: wrote {output}", err=True)
@@ -121,7 +125,7 @@ def write(trained: Any, task: Any, output: Path) -> None:
         typer.echo(f"netgraph: wrote {beside}, the tokenizer that it was trained with", err=True)
 
 
-def check_output(output: Path | None) -> None:
+def check_network_output(output: Path | None) -> None:
     """Refuse a place, or a suffix, that no trained network is written to.
 
     Raises
@@ -132,4 +136,4 @@ def check_output(output: Path | None) -> None:
         return
     if output.suffix not in (".safetensors", ".pt"):
         raise NetgraphError(f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors or NAME.pt")
-    check_file(output)
+    check_output_file(output)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from netgraph.cli.options.parsing import check_port
-from netgraph.cli.options.validation import given, refuse
+from netgraph.cli.options.validation import reject_options, typed_options
 
 
 def ui(
@@ -23,7 +23,7 @@ def ui(
 
     uri = tracking_uri()
     if uri.startswith(("http:", "https:")):
-        refuse(given(context), ["port"], f"the runs are kept at {uri}, which has its own")
+        reject_options(typed_options(context), ["port"], f"the runs are kept at {uri}, which has its own")
         typer.echo(f"netgraph: the runs are kept at {uri}", err=True)
         webbrowser.open(uri)
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from netgraph.cli.console.progress import progress
+from netgraph.cli.console.progress import show_progress
 from netgraph.cli.options.coarsen import (
     Arch,
     ArchArg,
@@ -19,8 +19,8 @@ from netgraph.cli.options.coarsen import (
     Seed,
     Trust,
 )
-from netgraph.cli.options.open_network import opened
-from netgraph.cli.options.validation import check_opening, given
+from netgraph.cli.options.open_network import open_network
+from netgraph.cli.options.validation import check_open_options, typed_options
 from netgraph.errors import NetgraphError
 
 
@@ -36,9 +36,9 @@ def verify(
 
     if not 0 <= tolerance < float("inf"):
         raise NetgraphError(f"--tolerance {tolerance} is no relative error; give a number of 0 or more")
-    check_opening(given(context), model, arch)
-    network, example = opened(model, arch, arch_arg, input_, trust, code_dir, seed)
-    with progress("oracles") as told:
+    check_open_options(typed_options(context), model, arch)
+    network, example = open_network(model, arch, arch_arg, input_, trust, code_dir, seed)
+    with show_progress("oracles") as told:
         verdicts = run(network, trace(network, example, inside_heads=inside_heads), example, seed=seed, progress=told)
     failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
     if json_:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import make_folder, written
+from netgraph.utils.output_files import make_folder, write_atomically
 
 
-def _pages(task: Any, hierarchy: Any) -> list[Any]:
+def make_page_writers(task: Any, hierarchy: Any) -> list[Any]:
     """Return what draws the page, and for a network of text what heads attend to in the first of the test split."""
     reads_words = task.data.tokenizer is not None and len(hierarchy.levels) > 1
 
@@ -30,7 +30,7 @@ def _pages(task: Any, hierarchy: Any) -> list[Any]:
     return [page, attention] if reads_words else [page]
 
 
-def _features(task: Any, hierarchy: Any) -> list[Any]:
+def make_feature_writers(task: Any, hierarchy: Any) -> list[Any]:
     """Return what draws the feature maps of a network of images on the test split, where a level is coarse."""
     if task.example.ndim != 4 or len(hierarchy.levels) < 2:
         return []
@@ -47,23 +47,23 @@ def _features(task: Any, hierarchy: Any) -> list[Any]:
 ROWS = 32  # texts that the heads of the overview are means over
 
 
-def _write_page(hierarchy: Any, inputs: Any, words: Any, row: int, out: Path) -> None:
-    from netgraph.viz.page.attention_data import attention_data
+def write_attention_page(hierarchy: Any, inputs: Any, words: Any, row: int, out: Path) -> None:
+    from netgraph.viz.page.attention_data import build_attention_data
     from netgraph.viz.page.page import write_page
 
-    texts = [(labels(one, words), one) for one in _rows(inputs, row, n=4)]
-    written(partial(write_page, hierarchy, attention=attention_data(hierarchy, texts)), out)
+    texts = [(label_tokens(one, words), one) for one in _select_rows(inputs, row, n=4)]
+    write_atomically(partial(write_page, hierarchy, attention=build_attention_data(hierarchy, texts)), out)
 
 
-def _write_figure(hierarchy: Any, inputs: Any, words: Any, row: int, out: Path, **options: Any) -> None:
-    from netgraph.coarsen.network.functional_error import batches_of
+def write_heads_figure(hierarchy: Any, inputs: Any, words: Any, row: int, out: Path, **options: Any) -> None:
+    from netgraph.coarsen.network.functional_error import split_batches
     from netgraph.viz.figures.attention import write_attention_figure
 
     if "head" not in options:
-        write_attention_figure(hierarchy, batches_of(inputs, ROWS)[0], out, **options)
+        write_attention_figure(hierarchy, split_batches(inputs, ROWS)[0], out, **options)
         return
-    one = _rows(inputs, row, n=1)[0]
-    write_attention_figure(hierarchy, one, out, words=labels(one, words), **options)
+    one = _select_rows(inputs, row, n=1)[0]
+    write_attention_figure(hierarchy, one, out, words=label_tokens(one, words), **options)
 
 
 def write_attention(hierarchy: Any, inputs: Any, words: Any, folder: Path) -> None:
@@ -78,36 +78,36 @@ def write_attention(hierarchy: Any, inputs: Any, words: Any, folder: Path) -> No
     folder : path
         Gets ``heads.png``, ``words.png`` and ``hierarchy.html``.
     """
-    _write_figure(hierarchy, inputs, words, 0, folder / "heads.png")
-    _write_figure(hierarchy, inputs, words, 0, folder / "words.png", layer=0, head=0)
-    _write_page(hierarchy, inputs, words, 0, folder / "hierarchy.html")
+    write_heads_figure(hierarchy, inputs, words, 0, folder / "heads.png")
+    write_heads_figure(hierarchy, inputs, words, 0, folder / "words.png", layer=0, head=0)
+    write_attention_page(hierarchy, inputs, words, 0, folder / "hierarchy.html")
 
 
-def _rows(inputs: Any, row: int, *, n: int) -> list[Any]:
+def _select_rows(inputs: Any, row: int, *, n: int) -> list[Any]:
     """Return some texts, each by itself, from a row on."""
-    from netgraph.viz.figures.attention_maps import first_texts
+    from netgraph.viz.figures.attention_maps import split_texts
 
-    found = first_texts(inputs, n, start=row) if row >= 0 else []
+    found = split_texts(inputs, n, start=row) if row >= 0 else []
     if not found:
         raise NetgraphError(
-            f"text {row} is asked for, and there are {len(first_texts(inputs, 1 << 30))}, numbered from 0"
+            f"text {row} is asked for, and there are {len(split_texts(inputs, 1 << 30))}, numbered from 0"
         )
     return found
 
 
-def labels(one: Any, words: Any) -> list[str]:
+def label_tokens(one: Any, words: Any) -> list[str]:
     """Return the words of a single text, its tokens' numbers without a tokenizer, or empty where the inputs are no tokens."""
-    from netgraph.models.data.tokenizer import padding_of, words_of
-    from netgraph.utils.pytree import normalise_example
+    from netgraph.models.data.tokenizer import decode_tokens, padding_id
+    from netgraph.utils.pytree import normalize_example
 
-    args, kwargs = normalise_example(one)
+    args, kwargs = normalize_example(one)
     tokens = next(iter([*args, *kwargs.values()]))[0]
     if tokens.is_floating_point() or tokens.ndim != 1:
         return []
     kept = tokens.tolist()
-    while len(kept) > 1 and kept[-1] == padding_of(words):
+    while len(kept) > 1 and kept[-1] == padding_id(words):
         kept.pop()
-    return [str(token) for token in kept] if words is None else words_of(words, kept)
+    return [str(token) for token in kept] if words is None else decode_tokens(words, kept)
 
 
 def check_report(folder: Path) -> None:
@@ -118,27 +118,27 @@ def check_report(folder: Path) -> None:
     NetgraphError
         plotly is not installed, or the folder cannot be made.
     """
-    from netgraph.viz.reports.charts import graph_objects
+    from netgraph.viz.reports.charts import import_plotly
 
-    graph_objects()
+    import_plotly()
     make_folder(folder)
 
 
 def write_report(document: dict[str, Any], folder: Path, name: str) -> None:
     """Write a run's document, its page and its sheet of figures into a folder."""
-    from netgraph.fas.monitoring.run_file import history_of, write_run
+    from netgraph.fas.monitoring.run_file import history_from_run, write_run
     from netgraph.viz.reports.page import write_run_page
     from netgraph.viz.reports.sheet import write_run_figure
 
     write_run(document, folder)
-    history = history_of(document, name)
+    history = history_from_run(document, name)
     write_run_figure([history], folder / "report.svg")
     write_run_page([history], folder / "report.html")
 
 
-def run_artefact(about: dict[str, Any]) -> tuple[Callable[..., None], Callable[[Path], None]]:
+def make_report_writer(about: dict[str, Any]) -> tuple[Callable[..., None], Callable[[Path], None]]:
     """Return a callback that takes note of a run, and what writes the run's report into a folder when it is over."""
-    from netgraph.cli.console.output import document
+    from netgraph.cli.console.output import run_document
 
     seen: list[Any] = []
 
@@ -146,6 +146,6 @@ def run_artefact(about: dict[str, Any]) -> tuple[Callable[..., None], Callable[[
         seen[:] = [run]
 
     def write(folder: Path) -> None:
-        write_report(document(about, seen[0]), folder, about["network"])
+        write_report(run_document(about, seen[0]), folder, about["network"])
 
     return notice, write

@@ -11,29 +11,35 @@ from typing import Any
 import typer
 
 
-def _print_hierarchy(hierarchy: Any, as_json: bool) -> None:
-    from netgraph.coarsen.hierarchy.report import coverage, missed, report, told, told_missed
+def print_hierarchy(hierarchy: Any, as_json: bool) -> None:
+    from netgraph.coarsen.hierarchy.report import (
+        build_report,
+        describe_level,
+        describe_missed_ratios,
+        find_missed_ratios,
+        measure_coverage,
+    )
 
     if as_json:
-        typer.echo(json.dumps(report(hierarchy), indent=1))
+        typer.echo(json.dumps(build_report(hierarchy), indent=1))
         return
-    share, why = coverage(hierarchy)
+    share, why = measure_coverage(hierarchy)
     typer.echo(str(hierarchy))
     for i, level in enumerate(hierarchy.levels):
-        for line in [*told(level), *told_missed(missed(hierarchy, i))]:
+        for line in [*describe_level(level), *describe_missed_ratios(find_missed_ratios(hierarchy, i))]:
             typer.echo(f"level {i}: {line}")
     typer.echo(f"{share:.1%} of the parameters have a merged dimension")
     for reason, part in why[:5]:
         typer.echo(f"  {part:.1%} kept: {reason}")
-    _tell_short(hierarchy)
+    warn_of_shortfalls(hierarchy)
 
 
-def _tell_short(hierarchy: Any) -> None:
+def warn_of_shortfalls(hierarchy: Any) -> None:
     """Say on stderr what was asked for and could not be had: levels, and multiples of units."""
-    from netgraph.coarsen.hierarchy.report import missing
+    from netgraph.coarsen.hierarchy.report import describe_missing_levels
 
     multiple = hierarchy.options["round_to"]
-    if said := missing(hierarchy):
+    if said := describe_missing_levels(hierarchy):
         typer.echo(f"netgraph: {said}", err=True)
     uneven = dict.fromkeys(
         name for level in hierarchy.levels for name, t in level.transfers.items() if t.n_coarse % multiple
@@ -46,21 +52,27 @@ def _tell_short(hierarchy: Any) -> None:
         )
 
 
-def _tell_left_out(hierarchy: Any) -> None:
+def warn_of_left_out_directions(hierarchy: Any) -> None:
     """Say on stderr which directions and levels were asked for and are not there, and why."""
-    from netgraph.coarsen.hierarchy.report import missing, unable
+    from netgraph.coarsen.hierarchy.report import describe_missing_levels, describe_unable_directions
 
     for i, level in enumerate(hierarchy.levels):
-        for line in unable(level):
+        for line in describe_unable_directions(level):
             typer.echo(f"netgraph: level {i}: {line}", err=True)
-    if said := missing(hierarchy):
+    if said := describe_missing_levels(hierarchy):
         typer.echo(f"netgraph: {said}", err=True)
 
 
-def outcome(task: Any, hierarchy: Any, solution: Any, judgement: Any, cycle: str) -> str:
+def format_outcome(task: Any, hierarchy: Any, solution: Any, judgement: Any, cycle: str) -> str:
     """Return the table of levels, the costs, what became of coarse steps, the reason and the figures."""
     measured = judgement
-    lines = [str(hierarchy), "", str(solution.ledger), *_coarse_steps(solution, cycle, len(hierarchy.levels)), ""]
+    lines = [
+        str(hierarchy),
+        "",
+        str(solution.ledger),
+        *_format_coarse_steps(solution, cycle, len(hierarchy.levels)),
+        "",
+    ]
     lines.append(f"{'converged' if solution.converged else 'ended'}: {solution.reason}")
     figures = f"test accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f}"
     if measured.calibration_error is not None:
@@ -69,42 +81,42 @@ def outcome(task: Any, hierarchy: Any, solution: Any, judgement: Any, cycle: str
         figures += f", perplexity {math.exp(min(measured.loss, 700)):.4g}"
     lines.append(figures + (" (of the running mean)" if solution.mean is not None else ""))
     if measured.confusion is not None:
-        lines += ["", *_confusion(task.data.classes, measured.confusion)]
+        lines += ["", *_format_confusion(task.data.classes, measured.confusion)]
     return "\n".join(lines)
 
 
-def facts(task: Any, hierarchy: Any, settings: Any) -> dict[str, Any]:
+def describe_run(task: Any, hierarchy: Any, settings: Any) -> dict[str, Any]:
     """Return what a run is of, as data for JSON; of the settings those that were given."""
-    from netgraph.coarsen.hierarchy.report import report
-    from netgraph.fas.monitoring.run_file import plain
+    from netgraph.coarsen.hierarchy.report import build_report
+    from netgraph.fas.monitoring.run_file import to_json_data
 
     given = {name: value for name, value in asdict(settings).items() if value not in (None, "", False)}
-    found: dict[str, Any] = plain(
+    found: dict[str, Any] = to_json_data(
         {
             "network": task.name,
             "data": task.data.name,
             "classes": list(task.data.classes),
             "settings": given,
-            "hierarchy": report(hierarchy),
+            "hierarchy": build_report(hierarchy),
         }
     )
     return found
 
 
-def document(about: dict[str, Any], run: Any, judgement: Any = None) -> dict[str, Any]:
+def run_document(about: dict[str, Any], run: Any, judgement: Any = None) -> dict[str, Any]:
     """Return the same as data for JSON, with the whole history; what is no finite number is null.
 
     Parameters
     ----------
     about : dict
-        From `facts`.
+        From `describe_run`.
     run : Solution or Run
     judgement : Judgement, optional
         Of the network as it is now.
     """
-    from netgraph.fas.monitoring.run_file import plain
+    from netgraph.fas.monitoring.run_file import to_json_data
 
-    found: dict[str, Any] = plain(
+    found: dict[str, Any] = to_json_data(
         {
             **about,
             "test": None if judgement is None else judgement.document(),
@@ -119,7 +131,7 @@ def document(about: dict[str, Any], run: Any, judgement: Any = None) -> dict[str
     return found
 
 
-def _coarse_steps(solution: Any, cycle: str, n_levels: int) -> list[str]:
+def _format_coarse_steps(solution: Any, cycle: str, n_levels: int) -> list[str]:
     """Say how many coarse steps were taken: a gate that never opens is no silent one."""
     skipped, ups = solution.events("skip"), solution.events("up")
     if not skipped and not ups:
@@ -130,7 +142,7 @@ def _coarse_steps(solution: Any, cycle: str, n_levels: int) -> list[str]:
     return [text, *(f"  last not begun: {reason}" for reason in list(why)[-1:])]
 
 
-def _confusion(classes: tuple[str, ...], confusion: Any) -> list[str]:
+def _format_confusion(classes: tuple[str, ...], confusion: Any) -> list[str]:
     width = max(5, *(len(name) for name in classes))
     cell = max(5, *(len(str(int(n))) + 1 for n in confusion.flatten()))
     head = " " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in classes)

@@ -11,7 +11,7 @@ import typer
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Any]:
+def show_progress(what: str) -> Iterator[Any]:
     """Show progress with time left on a terminal; say nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,7 +32,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"  # a visit of the coarsest level, up to one 
 VISITS = 16  # of the trace that is shown, the last of them
 
 
-class Watch:
+class RunDisplay:
     """Where a run is: a callback of the solver.
 
     Parameters
@@ -102,7 +102,7 @@ class Watch:
 
 
 @contextmanager
-def watched() -> Iterator[Watch]:
+def show_run() -> Iterator[RunDisplay]:
     """Give the callback that shows a run: on a terminal a bar with the time left, and below it level, trace and figures; elsewhere a line an evaluation."""
     from rich.console import Console, Group
     from rich.live import Live
@@ -111,30 +111,34 @@ def watched() -> Iterator[Watch]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Watch(_line)
+        yield RunDisplay(_print_line)
         return
     columns = (BarColumn(bar_width=32), TextColumn("{task.fields[done]}"), TextColumn("{task.fields[left]}"))
     bar, told = Progress(*columns, console=console), Text(no_wrap=True, overflow="ellipsis")
     task = bar.add_task("training", total=None, done="", left="")
     with Live(Group(bar, told), console=console, transient=True):
 
-        def show(watch: Watch, event: str) -> None:
+        def show(watch: RunDisplay, event: str) -> None:
             bar.update(
-                task, completed=watch.step, total=watch.total, done=f"{watch.step}/{watch.total}", left=_left(watch)
+                task,
+                completed=watch.step,
+                total=watch.total,
+                done=f"{watch.step}/{watch.total}",
+                left=_format_time_left(watch),
             )
             told.plain = watch.words(watch.blocks)
 
-        yield Watch(show)
+        yield RunDisplay(show)
 
 
-def _line(watch: Watch, event: str) -> None:
+def _print_line(watch: RunDisplay, event: str) -> None:
     if event in ("evaluate", "start"):
-        left = _left(watch)
+        left = _format_time_left(watch)
         told = f"netgraph: step {watch.step}/{watch.total}  {watch.words(watch.digits)}"
         typer.echo(f"{told}  {left}" if left else told, err=True)
 
 
-def _left(watch: Watch) -> str:
+def _format_time_left(watch: RunDisplay) -> str:
     if watch.left is None:
         return ""
     minutes, seconds = divmod(round(watch.left), 60)

@@ -11,17 +11,26 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from netgraph.cli.console.progress import progress
-from netgraph.cli.options.completion import BUDGETS, DATA_SETS, DEPTH_BY, DIRECTIONS, RUNGS, ZOOS, among, installed
-from netgraph.cli.options.open_network import calibrated, opened
+from netgraph.cli.console.progress import show_progress
+from netgraph.cli.options.completion import (
+    BUDGETS,
+    DATA_SETS,
+    DEPTH_BY,
+    DIRECTIONS,
+    RUNGS,
+    ZOOS,
+    complete_plugins,
+    complete_words,
+)
+from netgraph.cli.options.open_network import open_network, read_calibration_data
 from netgraph.errors import NetgraphError
-from netgraph.utils.runtime import told_once
+from netgraph.utils.runtime import announce_compilation
 
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        autocompletion=among(ZOOS),
+        autocompletion=complete_words(ZOOS),
         help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json.",
     ),
 ]
@@ -43,51 +52,51 @@ CodeDir = Annotated[
 ]
 
 
-def _seed(value: int) -> int:
+def _check_seed(value: int) -> int:
     if not 0 <= value < 2**32:  # what NumPy and scikit-learn take
         raise typer.BadParameter("a seed is a whole number from 0 on and below 2^32")
     return value
 
 
 Seed = Annotated[
-    int, typer.Option(metavar="N", callback=_seed, help="Seed of everything random, new weights included.")
+    int, typer.Option(metavar="N", callback=_check_seed, help="Seed of everything random, new weights included.")
 ]
 Coarsen = Annotated[
     str,
     typer.Option(
-        metavar="DIRECTIONS", autocompletion=among(DIRECTIONS),
+        metavar="DIRECTIONS", autocompletion=complete_words(DIRECTIONS),
         help="What becomes smaller: channels, space, depth; + joins them within a level, commas go from level to level.",
     ),
 ]  # fmt: skip
 DepthBy = Annotated[
     str,
     typer.Option(
-        metavar="NAME", autocompletion=among(DEPTH_BY),
+        metavar="NAME", autocompletion=complete_words(DEPTH_BY),
         help="How merged blocks become several again: split, in steps that add up to theirs, or copy, each as it is.",
     ),
 ]  # fmt: skip
 Coarsener = Annotated[
     str,
     typer.Option(
-        metavar="NAME", autocompletion=installed("netgraph.coarseners", "auto"),
+        metavar="NAME", autocompletion=complete_plugins("netgraph.coarseners", "auto"),
         help="How units merge; `netgraph plugins` lists them; auto takes the best of several on each axis.",
     ),
 ]  # fmt: skip
 Affinity = Annotated[
     str,
     typer.Option(
-        metavar="NAME", autocompletion=installed("netgraph.affinities"),
+        metavar="NAME", autocompletion=complete_plugins("netgraph.affinities"),
         help="How alike units are; `netgraph plugins` lists them.",
     ),
 ]  # fmt: skip
 Levels = Annotated[int, typer.Option(metavar="N", help="Levels in all, the given network included.")]
 
 
-def ratio_or_gap(text: str | float) -> float | str:
+def parse_ratio_or_gap(text: str | float) -> float | str:
     """Read a share of units, or ``gap:0.05``, which bounds what the loss rises by."""
     bound = str(text).removeprefix("gap:")
     if bound == str(text):
-        return _ratio(text)
+        return _parse_ratio(text)
     try:
         if float(bound) >= 0:
             return str(text)
@@ -96,7 +105,7 @@ def ratio_or_gap(text: str | float) -> float | str:
     raise typer.BadParameter("this is no number between 0 and 1, nor gap:0.05")
 
 
-def _ratio(text: str | float) -> float:
+def _parse_ratio(text: str | float) -> float:
     if str(text).startswith("gap:"):
         raise typer.BadParameter(
             "a bound on the gap needs a loss to measure, which only `netgraph train` has; give a share such as 0.5, or "
@@ -109,7 +118,8 @@ def _ratio(text: str | float) -> float:
 
 
 Ratio = Annotated[
-    float, typer.Option(metavar="SHARE", parser=_ratio, help="Share of units that stay from one level to the next.")
+    float,
+    typer.Option(metavar="SHARE", parser=_parse_ratio, help="Share of units that stay from one level to the next."),
 ]
 InsideHeads = Annotated[
     bool, typer.Option("--inside-heads", help="Merge the numbers inside attention's heads too; else heads merge whole.")
@@ -118,7 +128,7 @@ RoundTo = Annotated[int, typer.Option(metavar="N", help="Multiple that numbers o
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CoarsenOptions:
     """How a command was asked to build its hierarchy; each field is an option."""
 
     coarsen: Coarsen = "channels"
@@ -143,21 +153,23 @@ class Recipe:
         str | None,
         typer.Option(
             metavar="KIND=SHARE",
-            autocompletion=among(BUDGETS),
+            autocompletion=complete_words(BUDGETS),
             help="parameters=, flops= or units=0.5, or error=0.05, spread over the axes; in place of --ratio.",
         ),
     ] = None
     repair: Annotated[
         str,
         typer.Option(
-            metavar="RUNG", autocompletion=among(RUNGS), help="After merging: none, rescale, norms, ridge or tune."
+            metavar="RUNG",
+            autocompletion=complete_words(RUNGS),
+            help="After merging: none, rescale, norms, ridge or tune.",
         ),
     ] = "none"
     data: Annotated[
         str | None,
         typer.Option(
             metavar="SOURCE",
-            autocompletion=among(DATA_SETS),
+            autocompletion=complete_words(DATA_SETS),
             help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt.",
         ),
     ] = None
@@ -184,43 +196,45 @@ class Recipe:
     def opened(self, model: str) -> tuple[Any, Any]:
         """Return a network and an example of its inputs."""
         self.check()
-        return opened(model, self.arch, self.arch_arg, self.input_, self.trust, self.code_dir, self.seed)
+        return open_network(model, self.arch, self.arch_arg, self.input_, self.trust, self.code_dir, self.seed)
 
     def check(self) -> None:
         """Refuse what no network could be asked, before one is opened."""
-        from netgraph.coarsen.directions.depth import check_by
-        from netgraph.coarsen.directions.parse import directions_of
+        from netgraph.coarsen.directions.depth import check_depth_by
+        from netgraph.coarsen.directions.parse import parse_directions
         from netgraph.coarsen.hierarchy.budget import Budget
-        from netgraph.coarsen.hierarchy.hierarchy import checked_ratios
-        from netgraph.coarsen.hierarchy.merge_plan import coarseners_of
+        from netgraph.coarsen.hierarchy.hierarchy import check_ratios
+        from netgraph.coarsen.hierarchy.merge_plan import load_coarseners
         from netgraph.coarsen.repair.pipeline import check_rung
         from netgraph.utils import plugins
 
-        checked_ratios({"*": self.ratio, **_pairs(self.axis_ratio or [])}, self.levels, self.round_to)
-        _units(self.fix or [])
-        directions_of(self.coarsen, self.levels)
-        check_by(self.depth_by)
+        check_ratios({"*": self.ratio, **_parse_axis_ratios(self.axis_ratio or [])}, self.levels, self.round_to)
+        _parse_fixed_units(self.fix or [])
+        parse_directions(self.coarsen, self.levels)
+        check_depth_by(self.depth_by)
         check_rung(self.repair, self.data)
-        coarseners_of(self.coarsener)
-        plugins.load("netgraph.affinities", self.affinity)
+        load_coarseners(self.coarsener)
+        plugins.load_plugin("netgraph.affinities", self.affinity)
         if self.budget is not None:
             Budget.parsed(self.budget)
 
     def calibrated(self, example: Any, tokenizer: Any = None) -> Any:
         """Return the rows of calibration data that were asked for, None where none were."""
-        return None if self.data is None else calibrated(self.data, example, self.samples, self.seed, tokenizer)
+        return (
+            None if self.data is None else read_calibration_data(self.data, example, self.samples, self.seed, tokenizer)
+        )
 
     def built(self, network: Any, example: Any, inputs: Any = None) -> Any:
         """Coarsen a network that is open, on the inputs at hand or on calibration data that were asked for."""
         from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 
-        ratios = {"*": self.ratio, **_pairs(self.axis_ratio or [])}
+        ratios = {"*": self.ratio, **_parse_axis_ratios(self.axis_ratio or [])}
         if inputs is None and self.data is not None:
             inputs = self.calibrated(example).inputs
-        with told_once(), progress("coarsening") as told:
+        with announce_compilation(), show_progress("coarsening") as told:
             return build_hierarchy(
                 network, example, directions=self.coarsen, depth_by=self.depth_by, coarsener=self.coarsener,
-                affinity=self.affinity, n_levels=self.levels, ratio=ratios, keep=self.keep or (), fixed=_units(self.fix or []),
+                affinity=self.affinity, n_levels=self.levels, ratio=ratios, keep=self.keep or (), fixed=_parse_fixed_units(self.fix or []),
                 round_to=self.round_to, budget=self.budget, repair=self.repair, data=inputs, quality=self.quality,
                 inside_heads=self.inside_heads,
                 seed=self.seed, progress=told,
@@ -249,10 +263,10 @@ def with_options(kind: type, name: str) -> Callable[[Callable[..., Any]], Callab
     return decorated
 
 
-with_recipe = with_options(Recipe, "recipe")
+with_coarsen_options = with_options(CoarsenOptions, "recipe")
 
 
-def _pairs(texts: list[str]) -> dict[str, float]:
+def _parse_axis_ratios(texts: list[str]) -> dict[str, float]:
     out = {}
     for text in texts:
         axis, equals, value = text.rpartition("=")
@@ -265,7 +279,7 @@ def _pairs(texts: list[str]) -> dict[str, float]:
     return out
 
 
-def _units(texts: list[str]) -> dict[str, list[int]]:
+def _parse_fixed_units(texts: list[str]) -> dict[str, list[int]]:
     out: dict[str, list[int]] = {}
     for text in texts:
         axis, _, units = text.rpartition("=")

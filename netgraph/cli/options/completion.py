@@ -24,7 +24,7 @@ DEPTH_BY = ("split", "copy")
 ZOOS = ("torchvision:", "timm:", "hf:")
 
 
-def among(words: Sequence[str]) -> Complete:
+def complete_words(words: Sequence[str]) -> Complete:
     """Return what completes one of these words."""
 
     def complete(incomplete: str) -> list[str]:
@@ -33,10 +33,10 @@ def among(words: Sequence[str]) -> Complete:
     return complete
 
 
-def installed(group: str, *more: str) -> Complete:
+def complete_plugins(group: str, *more: str) -> Complete:
     """Return what completes a plug-in of a group by its name, or one of a few words more."""
 
     def complete(incomplete: str) -> list[str]:
-        return among(sorted([*plugins.names(group), *more]))(incomplete)
+        return complete_words(sorted([*plugins.list_plugins(group), *more]))(incomplete)
 
     return complete

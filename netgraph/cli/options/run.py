@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.cli.console.artifacts import _features, _pages
+from netgraph.cli.console.artifacts import make_feature_writers, make_page_writers
 from netgraph.errors import NetgraphError
 
 
 @dataclass(frozen=True)
-class Lasting:
+class RunOptions:
     """How a run is kept and watched; each field is an option."""
 
     checkpoints: Annotated[
@@ -43,13 +43,13 @@ class Lasting:
 
     def check(self) -> None:
         """Refuse what cannot be done before work begins."""
-        from netgraph.fas.monitoring.alerts import alerts_of
+        from netgraph.fas.monitoring.alerts import parse_alerts
 
         if self.resume and self.checkpoints is None:
             raise NetgraphError(
                 "--resume goes on from checkpoints, and no folder is named; give --checkpoints FOLDER too"
             )
-        alerts_of(self.alert or [])
+        parse_alerts(self.alert or [])
         if self.report is not None:
             from netgraph.cli.console.artifacts import check_report
 
@@ -58,33 +58,33 @@ class Lasting:
     @contextmanager
     def watching(self) -> Iterator[Any]:
         """Give the callback that shows a run: its log as JSON, or a bar or lines (`netgraph.cli.console.progress`)."""
-        from netgraph.cli.console.progress import watched
-        from netgraph.fas.monitoring.event_log import journal
-        from netgraph.utils.logging import setup
+        from netgraph.cli.console.progress import show_run
+        from netgraph.fas.monitoring.event_log import log_event
+        from netgraph.utils.logging import setup_logging
 
-        setup(json=self.log_json)
+        setup_logging(json=self.log_json)
         if self.log_json:
-            yield journal
+            yield log_event
             return
-        with watched() as watch:
+        with show_run() as watch:
             yield watch
 
     def callbacks(self, task: Any, hierarchy: Any, settings: Any) -> list[Any]:
         """Return the callbacks of the solver that were asked for."""
         from netgraph.fas.checkpoint.checkpoint import Checkpoints
-        from netgraph.fas.monitoring.alerts import alerts_of
+        from netgraph.fas.monitoring.alerts import parse_alerts
 
-        found: list[Any] = list(alerts_of(self.alert or []))
+        found: list[Any] = list(parse_alerts(self.alert or []))
         if self.mlflow:
-            from netgraph.cli.console.artifacts import run_artefact
-            from netgraph.cli.console.output import facts
+            from netgraph.cli.console.artifacts import make_report_writer
+            from netgraph.cli.console.output import describe_run
             from netgraph.fas.monitoring.mlflow_tracking import MLflow
 
             params = {k: v for k, v in asdict(settings).items() if v not in (None, "") and k != "options"}
-            notice, report = run_artefact(facts(task, hierarchy, settings))
+            notice, report = make_report_writer(describe_run(task, hierarchy, settings))
             found.append(notice)
             pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), report]
-            pages += [*_pages(task, hierarchy), *_features(task, hierarchy)]
+            pages += [*make_page_writers(task, hierarchy), *make_feature_writers(task, hierarchy)]
             found.append(MLflow(params={"network": task.name, **params}, artefacts=pages, example=task.example))
         if self.checkpoints is not None:
             found.append(Checkpoints(self.checkpoints, self.every, self.keep_last))
@@ -106,6 +106,6 @@ class Lasting:
             typer.echo(f"netgraph: wrote {self.report}/run.json, report.html and report.svg", err=True)
 
 
-def was_stopped(reason: str) -> bool:
+def ended_by_signal(reason: str) -> bool:
     """Tell whether a signal ended a run."""
     return reason.startswith((signal.SIGINT.name, signal.SIGTERM.name))

@@ -11,8 +11,8 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.hierarchy.budget import GRID
 from netgraph.coarsen.hierarchy.merge_plan import AUTO
-from netgraph.coarsen.hierarchy.report import LEFT, coverage
-from netgraph.coarsen.network.functional_error import function_error, outputs
+from netgraph.coarsen.hierarchy.report import LEFT, measure_coverage
+from netgraph.coarsen.network.functional_error import compute_outputs, function_error
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits
@@ -81,7 +81,7 @@ def test_an_axis_of_equal_aggregates_that_misses_its_ratio_is_named_and_no_other
 def test_what_a_budget_leaves_alone_is_not_laid_on_the_operator_that_reads_it():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
     hierarchy = ng.build_hierarchy(model, torch.randn(2, 3, 8, 8), ratio={"2": 0.5, "*": 1})
-    reasons = dict(coverage(hierarchy)[1])
+    reasons = dict(measure_coverage(hierarchy)[1])
     assert reasons.keys() == {LEFT, "a dimension of output 0"}
     assert reasons[LEFT] * n_parameters(model) == pytest.approx(8 * 27 + 8)
 
@@ -102,7 +102,7 @@ def test_error_curves_are_those_after_repair():
             repair="ridge",
             data=data[256:],
         ).levels[1]
-        wanted = function_error(outputs(model, [data[:64]]), outputs(alone.model, [data[:64]]))
+        wanted = function_error(compute_outputs(model, [data[:64]]), compute_outputs(alone.model, [data[:64]]))
         assert curve[3] == pytest.approx(wanted, rel=1e-6)
         assert curve[3] < plain[axis][3]
 
@@ -119,7 +119,7 @@ def test_auto_judges_after_repair_and_finds_pruning_where_it_is_best():
     assert min(errors, key=errors.__getitem__) == "magnitude"
     for name in ("magnitude", "ward"):
         alone = ng.build_hierarchy(model, data[:2], coarsener=name, data=data[256:], **options).levels[1]
-        wanted = function_error(outputs(model, [data[:64]]), outputs(alone.model, [data[:64]]))
+        wanted = function_error(compute_outputs(model, [data[:64]]), compute_outputs(alone.model, [data[:64]]))
         assert errors[name] == pytest.approx(wanted, rel=1e-6, abs=1e-7)
 
 
@@ -143,8 +143,10 @@ def test_copies_weigh_one_in_every_affinity_and_all_are_symmetric():
     spec = ng.trace(model, torch.randn(2, 3, 8, 8))
     seen = {"0": torch.randn(8, 100)[[0, 1, 2, 3, 4, 2, 6, 7]]}
     units = AxisUnits(spec, traced_state(model), "0", 0, lambda measure: seen)
-    for name in set(plugins.names("netgraph.affinities")) - {"approximate"}:  # of an optional library: test_affinity.py
-        graph = plugins.load("netgraph.affinities", name)(units, seed=0).toarray()
+    for name in set(plugins.list_plugins("netgraph.affinities")) - {
+        "approximate"
+    }:  # of an optional library: test_affinity.py
+        graph = plugins.load_plugin("netgraph.affinities", name)(units, seed=0).toarray()
         assert np.array_equal(graph, graph.T), name
         assert graph[2, 5] == pytest.approx(1, abs=1e-6), name
         assert graph.max() <= 1, name

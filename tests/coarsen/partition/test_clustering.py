@@ -11,15 +11,15 @@ from scipy import sparse
 
 import netgraph as ng
 from netgraph.coarsen.coarseners.graclus import graclus
-from netgraph.coarsen.coarseners.kmeans import nearest_means
-from netgraph.coarsen.coarseners.local_variation import _Sets, local_variation_edges
-from netgraph.coarsen.coarseners.pairwise import _paired
+from netgraph.coarsen.coarseners.kmeans import cluster_points
+from netgraph.coarsen.coarseners.local_variation import _SetCosts, local_variation_edges
+from netgraph.coarsen.coarseners.pairwise import _pair_by_coupling
 from netgraph.coarsen.coarseners.spectral import spectral
 from netgraph.coarsen.coarseners.ward import ward
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.balance import counted, equalised
-from netgraph.coarsen.partition.laplacian import laplacian, normalised, slowest
-from netgraph.coarsen.partition.multilevel import strongest, summed
+from netgraph.coarsen.partition.balance import adjust_cluster_count, equalize_sizes
+from netgraph.coarsen.partition.laplacian import find_slow_signals, laplacian_matrix, normalized_adjacency
+from netgraph.coarsen.partition.multilevel import contract_by_sum, keep_strongest_edges
 from netgraph.errors import NetgraphError
 
 
@@ -27,7 +27,7 @@ from netgraph.errors import NetgraphError
 def test_any_clustering_becomes_one_of_any_number_by_joining_or_by_splitting_only(labels, n_clusters, seed):
     labels = np.array(labels)
     n_clusters = min(n_clusters, len(labels))
-    found = counted(labels, cloud(len(labels), seed), n_clusters)
+    found = adjust_cluster_count(labels, cloud(len(labels), seed), n_clusters)
     assert np.unique(found).tolist() == list(range(n_clusters))
     pairs = len(set(zip(labels.tolist(), found.tolist(), strict=True)))
     assert pairs == max(n_clusters, len(set(labels.tolist())))
@@ -38,7 +38,7 @@ def test_equal_clusters_move_no_more_units_than_they_must(seed, shape, by_distan
     n, k = shape
     labels = np.r_[np.arange(k), np.random.default_rng(seed).integers(0, k, n - k)]
     graph = cloud(n, seed)
-    found = equalised(labels, graph, graph.features if by_distance else None)
+    found = equalize_sizes(labels, graph, graph.features if by_distance else None)
     assert np.bincount(found).tolist() == [n // k] * k
     stayed = nx.Graph()  # the numbers may have changed: match old and new ones so that most units stay
     for old, new in zip(labels.tolist(), found.tolist(), strict=True):
@@ -52,7 +52,7 @@ def test_surplus_units_go_where_they_are_liked_best():
     weights = np.zeros((6, 6))
     weights[0, 1] = weights[0, 2] = weights[1, 2] = 1
     weights[0, 4] = weights[3, 5] = 0.5  # 0 .. 3 are one cluster; 3 is the one that it holds least
-    found = equalised(np.array([0, 0, 0, 0, 1, 1]), of_edges(weights))
+    found = equalize_sizes(np.array([0, 0, 0, 0, 1, 1]), of_edges(weights))
     assert found.tolist() == [0, 0, 0, 1, 1, 1]
 
 
@@ -69,8 +69,8 @@ def test_affinities_that_are_no_weights_are_refused_with_their_units(wrong):
 
 def test_k_means_is_at_least_as_good_as_the_planted_clusters_and_hears_weights():
     points = np.array([[0.0], [1.0], [10.0], [14.0], [26.0]])
-    assert alike(nearest_means(points, 3, weight=np.ones(5), seed=0), np.array([0, 0, 1, 1, 2]))
-    heavy = nearest_means(points, 3, weight=np.array([100, 100, 0.01, 0.01, 0.01]), seed=0)
+    assert alike(cluster_points(points, 3, weight=np.ones(5), seed=0), np.array([0, 0, 1, 1, 2]))
+    heavy = cluster_points(points, 3, weight=np.array([100, 100, 0.01, 0.01, 0.01]), seed=0)
     assert alike(heavy, np.array([0, 1, 2, 2, 2]))
 
 
@@ -78,8 +78,8 @@ def test_k_means_of_more_features_than_units_is_that_of_their_distances():
     points = np.random.default_rng(0).normal(size=(12, 500))
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(500, 500)))[0]
     ones = np.ones(12)
-    first = nearest_means(points, 4, weight=ones, seed=0)
-    spread = [sum(np.square(x - x.mean(0)).sum() for c in range(4) if len(x := points[f == c])) for f in (first, nearest_means(points @ turn, 4, weight=ones, seed=0))]  # fmt: skip
+    first = cluster_points(points, 4, weight=ones, seed=0)
+    spread = [sum(np.square(x - x.mean(0)).sum() for c in range(4) if len(x := points[f == c])) for f in (first, cluster_points(points @ turn, 4, weight=ones, seed=0))]  # fmt: skip
     assert spread[0] == pytest.approx(spread[1], rel=0.02)
 
 
@@ -124,18 +124,18 @@ def test_spectral_clusters_part_two_rings_that_k_means_cannot():
 
 def test_slow_signals_are_eigenvectors_of_the_dense_laplacian():
     pieces = sparse.csr_array(sparse.block_diag([cloud(9, 1).adjacency, cloud(7, 2).adjacency]))
-    values, vectors = slowest(pieces, 3, seed=0)
-    wanted = np.linalg.eigvalsh(laplacian(pieces).toarray())
+    values, vectors = find_slow_signals(pieces, 3, seed=0)
+    wanted = np.linalg.eigvalsh(laplacian_matrix(pieces).toarray())
     np.testing.assert_allclose(values, wanted[2:5], atol=1e-10)
-    np.testing.assert_allclose(laplacian(pieces) @ vectors, vectors * values, atol=1e-10)
-    assert np.abs(np.linalg.eigvalsh(normalised(pieces).toarray())).max() == pytest.approx(1)
+    np.testing.assert_allclose(laplacian_matrix(pieces) @ vectors, vectors * values, atol=1e-10)
+    assert np.abs(np.linalg.eigvalsh(normalized_adjacency(pieces).toarray())).max() == pytest.approx(1)
 
 
 def test_slow_signals_of_large_graphs_are_those_of_small_ones(monkeypatch):
-    graph = strongest(cloud(120).adjacency, 8)
-    dense = slowest(graph, 4, seed=0)[0]
+    graph = keep_strongest_edges(cloud(120).adjacency, 8)
+    dense = find_slow_signals(graph, 4, seed=0)[0]
     monkeypatch.setattr("netgraph.coarsen.partition.laplacian.DENSE", 10)
-    np.testing.assert_allclose(slowest(graph, 4, seed=0)[0], dense, rtol=1e-8)
+    np.testing.assert_allclose(find_slow_signals(graph, 4, seed=0)[0], dense, rtol=1e-8)
 
 
 @given(st.integers(0, 1000))
@@ -155,7 +155,7 @@ def test_pairs_are_notays_whoever_of_equals_is_first(seed, density):
     random = np.random.default_rng(seed)
     dense = np.triu(random.random((10, 10)) * (random.random((10, 10)) < density), 1)
     graph = of_edges(dense).adjacency
-    mate = _paired(graph.indptr, graph.indices, graph.data, np.arange(10), 0.25)
+    mate = _pair_by_coupling(graph.indptr, graph.indices, graph.data, np.arange(10), 0.25)
     assert _reachable(dense + dense.T, mate)
 
 
@@ -194,10 +194,10 @@ def test_the_cost_of_a_set_is_loukas_norm_with_dense_matrices(seed, size):
     project = np.eye(size) - np.ones((size, size)) / size
     root = np.linalg.cholesky(L).T
     wanted = np.linalg.norm(root @ project @ signals[members], 2) ** 2 / (size - 1)
-    assert _Sets(graph.adjacency, signals).cost(members) == pytest.approx(wanted)
+    assert _SetCosts(graph.adjacency, signals).cost(members) == pytest.approx(wanted)
     i, j = members[:2]
     closed = (dense[i].sum() + dense[j].sum()) / 2 * np.square(signals[i] - signals[j]).sum()
-    rank_one = _Sets(graph.adjacency, signals).cost(np.array([i, j]))
+    rank_one = _SetCosts(graph.adjacency, signals).cost(np.array([i, j]))
     assert rank_one == pytest.approx(closed)
 
 
@@ -217,7 +217,7 @@ def test_summed_edges_are_the_galerkin_product():
     P = np.eye(4)[labels]
     wanted = P.T @ graph.toarray() @ P
     np.fill_diagonal(wanted, 0)
-    np.testing.assert_allclose(summed(graph, labels).toarray(), wanted)
+    np.testing.assert_allclose(contract_by_sum(graph, labels).toarray(), wanted)
 
 
 @given(st.integers(0, 1000), st.integers(1, 11))
@@ -225,11 +225,11 @@ def test_the_strongest_edges_are_those_of_the_slow_twin(seed, k):
     from reference import nearest
 
     graph = cloud(12, seed).adjacency
-    np.testing.assert_array_equal(strongest(graph, k).toarray(), nearest(graph.toarray(), k))
+    np.testing.assert_array_equal(keep_strongest_edges(graph, k).toarray(), nearest(graph.toarray(), k))
 
 
 def test_splitting_a_cluster_keeps_its_closest_members_together():
     graph, truth = planted([4, 4, 4])
-    found = counted(np.zeros(12, dtype=np.int64), graph, 3)
+    found = adjust_cluster_count(np.zeros(12, dtype=np.int64), graph, 3)
     assert alike(found, truth)
     assert mean_affinity(graph.adjacency.toarray(), {0}, {int(np.flatnonzero(truth != truth[0])[0])}) < 0.02

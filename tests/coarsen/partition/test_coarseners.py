@@ -12,19 +12,19 @@ from threadpoolctl import threadpool_limits
 import netgraph as ng
 from netgraph.coarsen.coarseners.baselines import magnitude
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.partition.contract import check_coarsener, checked_aggregates, ignores_edges, leaves_out
+from netgraph.coarsen.partition.contract import check_aggregates, check_coarsener, ignores_edges, leaves_out
 from netgraph.errors import AggregatesError
 from netgraph.utils import plugins
 
-OURS = [n for n in plugins.names(GROUP) if plugins.distribution(GROUP, n) == "netgraph-coarsening"]
+OURS = [n for n in plugins.list_plugins(GROUP) if plugins.find_distribution(GROUP, n) == "netgraph-coarsening"]
 NEW = [n for n in OURS if n not in MATCHINGS]
-MERGING = [n for n in NEW if not leaves_out(plugins.load(GROUP, n))]
+MERGING = [n for n in NEW if not leaves_out(plugins.load_plugin(GROUP, n))]
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_coarsener_keeps_the_contract(name):
     merge(name, cloud(4), 2)
-    check_coarsener(plugins.load(GROUP, name), name=name, fixed=True)
+    check_coarsener(plugins.load_plugin(GROUP, name), name=name, fixed=True)
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -35,7 +35,7 @@ def test_a_coarsener_ignores_edges_where_it_says_so_and_nowhere_else(name):
         for i in (5, 9)
     ]
     answers = [merge(name, g, 8).tolist() for g in (graph, *others)]
-    assert all(answer == answers[0] for answer in answers) == ignores_edges(plugins.load(GROUP, name))
+    assert all(answer == answers[0] for answer in answers) == ignores_edges(plugins.load_plugin(GROUP, name))
 
 
 def test_a_coarsener_that_says_wrongly_that_it_ignores_edges_is_found():
@@ -87,7 +87,7 @@ def test_fixed_units_stay_and_the_others_take_what_is_left_of_the_aim(name, seed
     fixed = np.random.default_rng(seed).random(14) < 0.4
     found = merge(name, cloud(14, seed, fixed=fixed), n_coarse)
     assert (np.bincount(found[found >= 0])[found[fixed]] == 1).all()
-    least = fixed.sum() if leaves_out(plugins.load(GROUP, name)) else fixed.sum() + (~fixed).any()
+    least = fixed.sum() if leaves_out(plugins.load_plugin(GROUP, name)) else fixed.sum() + (~fixed).any()
     assert found.max() + 1 == max(n_coarse, least)
 
 
@@ -164,7 +164,7 @@ def test_only_a_coarsener_that_says_so_may_leave_units_out():
 def test_what_is_left_out_wrongly_is_told(wrong, told):
     graph = of_edges(np.ones((3, 3)), fixed=np.array([True, False, False]))
     with pytest.raises(AggregatesError, match=told):
-        checked_aggregates(np.array(wrong), graph, "mine", leaves_out=True)
+        check_aggregates(np.array(wrong), graph, "mine", leaves_out=True)
 
 
 # a whole network
@@ -174,10 +174,10 @@ def test_a_page_joins_units_that_are_left_out_to_no_aggregate():
     import torch
 
     from netgraph.models.perceptron import mlp
-    from netgraph.viz.page.page_data import page_data
+    from netgraph.viz.page.page_data import build_page_data
 
     hierarchy = ng.build_hierarchy(mlp((5, 6, 3)), torch.randn(2, 5), coarsener="magnitude", n_levels=2)
-    data = page_data(hierarchy)
+    data = build_page_data(hierarchy)
     place = [axis["name"] for axis in data["axes"]].index("0")
     width, joins = data["levels"][0]["axes"][place]["joins"]  # 0 joins nothing
     assert width == 1

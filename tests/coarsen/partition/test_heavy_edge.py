@@ -11,12 +11,12 @@ from scipy import sparse
 
 from netgraph.affinity.all_pairs import AllPairs
 from netgraph.coarsen.coarseners.baselines import adjacent, random_pairs
-from netgraph.coarsen.matching.augmentation import augmented_mates
+from netgraph.coarsen.matching.augmentation import augment_matching
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.dominant import dominant_matching, matched_weights
+from netgraph.coarsen.matching.dominant import dominant_matching, mate_weights
 from netgraph.coarsen.matching.heavy_edge import augmented_matching, heavy_edge_matching, random_order_matching
-from netgraph.coarsen.matching.labels import contracted, numbered
-from netgraph.coarsen.partition.contract import check_coarsener, checked_aggregates
+from netgraph.coarsen.matching.labels import contract_by_mean, renumber_labels
+from netgraph.coarsen.partition.contract import check_aggregates, check_coarsener
 from netgraph.errors import AggregatesError
 
 
@@ -89,20 +89,20 @@ def test_augmentation_makes_no_matching_lighter_and_keeps_two_thirds_of_the_heav
     weights = np.ceil(3 * weights) if ties else weights
     graph = graph_of(weights)
     before = dominant_matching(graph.adjacency)
-    mate = augmented_mates(graph.adjacency, before)
+    mate = augment_matching(graph.adjacency, before)
     pairs = {(i, int(j)) for i, j in enumerate(mate) if j > i}
     full = nx.from_numpy_array(weights + weights.T)
     assert nx.is_matching(full, pairs)
-    weight = matched_weights(graph.adjacency, mate).sum()
+    weight = mate_weights(graph.adjacency, mate).sum()
     assert weight_of(weights, pairs) == pytest.approx(weight / 2)
-    assert weight >= matched_weights(graph.adjacency, before).sum() - 1e-12
+    assert weight >= mate_weights(graph.adjacency, before).sum() - 1e-12
     assert 1.5 * weight_of(weights, pairs) >= weight_of(weights, nx.max_weight_matching(full)) - 1e-6
 
 
 @given(random_graphs)
 def test_an_augmented_matching_leaves_no_gain_to_one_edge_for_those_it_meets(weights):
     adjacency = graph_of(weights).adjacency
-    weight = matched_weights(adjacency, augmented_mates(adjacency, dominant_matching(adjacency)))
+    weight = mate_weights(adjacency, augment_matching(adjacency, dominant_matching(adjacency)))
     i, j = np.nonzero(weights)
     assert (weights[i, j] <= weight[i] + weight[j] + 1e-8).all()
 
@@ -110,13 +110,11 @@ def test_an_augmented_matching_leaves_no_gain_to_one_edge_for_those_it_meets(wei
 def test_augmentation_finds_exchanges_that_only_gain_as_a_whole():
     path = sparse.diags_array([[8.0, 10, 8, 10, 8, 10, 8]] * 2, offsets=[1, -1])  # 3 * 10 < 4 * 8
     inner = np.array([-1, 2, 1, 4, 3, 6, 5, -1], dtype=np.int32)
-    assert (augmented_mates(sparse.csr_array(path), inner) == np.arange(8) ^ 1).all()
+    assert (augment_matching(sparse.csr_array(path), inner) == np.arange(8) ^ 1).all()
     around = np.arange(6)
     half = sparse.coo_array(([10.0, 11] * 3, (around, (around + 1) % 6)), shape=(6, 6))
     lighter = (around ^ 1).astype(np.int32)
-    assert (
-        matched_weights(sparse.csr_array(half + half.T), augmented_mates(half + half.T, lighter)).tolist() == [11] * 6
-    )
+    assert mate_weights(sparse.csr_array(half + half.T), augment_matching(half + half.T, lighter)).tolist() == [11] * 6
 
 
 def test_augmented_matchings_weigh_nearly_what_the_heaviest_do():
@@ -127,7 +125,7 @@ def test_augmented_matchings_weigh_nearly_what_the_heaviest_do():
         weights = np.triu(near, 1)
         full = nx.from_numpy_array(weights + weights.T)
         graph = graph_of(weights.astype(float))
-        weight = matched_weights(graph.adjacency, augmented_mates(graph.adjacency, dominant_matching(graph.adjacency)))
+        weight = mate_weights(graph.adjacency, augment_matching(graph.adjacency, dominant_matching(graph.adjacency)))
         assert weight.sum() / 2 >= 0.98 * weight_of(weights, nx.max_weight_matching(full))
 
 
@@ -191,10 +189,10 @@ def test_hem_below_half_merges_by_average_linkage_round_by_round(weights, n_coar
 def test_contracting_twice_is_the_mean_over_all_members(weights, seed):
     rng = np.random.default_rng(seed)
     adjacency = graph_of(weights).adjacency
-    first = numbered(rng.integers(0, 7, len(weights)))
-    second = numbered(rng.integers(0, 3, first.max() + 1))
-    once = contracted(adjacency, first, np.ones(len(first)))
-    twice = contracted(once, second, np.bincount(first)).toarray()
+    first = renumber_labels(rng.integers(0, 7, len(weights)))
+    second = renumber_labels(rng.integers(0, 3, first.max() + 1))
+    once = contract_by_mean(adjacency, first, np.ones(len(first)))
+    twice = contract_by_mean(once, second, np.bincount(first)).toarray()
     groups = [frozenset(np.flatnonzero(second[first] == a)) for a in range(second.max() + 1)]
     wanted = [[mean_affinity(adjacency.toarray(), a, b) for b in groups] for a in groups]
     np.testing.assert_allclose(twice, wanted, atol=1e-12)
@@ -285,26 +283,26 @@ def test_a_coarsener_that_changes_the_graph_is_caught():
 
 def test_unequal_aggregates_are_refused_where_sizes_must_agree():
     with pytest.raises(AggregatesError, match="one size"):
-        checked_aggregates(np.array([0, 0, 0, 1]), graph_of(np.ones((4, 4)), equal=True), "mine")
+        check_aggregates(np.array([0, 0, 0, 1]), graph_of(np.ones((4, 4)), equal=True), "mine")
 
 
 def test_more_aggregates_than_units_are_counted_in_the_message():
     graph = AxisGraph("conv2", sparse.csr_array((128, 128)), np.ones(128))
     told = "coarsener 'mine' returned 130 aggregates for axis 'conv2' of 128 units. Aggregates are an int array"
     with pytest.raises(AggregatesError, match=told):
-        checked_aggregates(np.arange(128) + 2, graph, "mine")
+        check_aggregates(np.arange(128) + 2, graph, "mine")
 
 
 @pytest.mark.parametrize("wrong", [None, "hem", [[0], [0, 1]], [0.0, 1.0], [True, False], [0, -1], [1, 1], {0: 1}])
 def test_what_is_no_partition_is_refused(wrong):
     with pytest.raises(AggregatesError, match=r"coarsener 'mine' returned .* for axis 'a' of 2 units"):
-        checked_aggregates(wrong, graph_of(np.ones((2, 2))), "mine")
+        check_aggregates(wrong, graph_of(np.ones((2, 2))), "mine")
 
 
 def test_a_unit_that_must_stay_alone_is_named_where_it_was_merged():
     graph = graph_of(np.ones((3, 3)), fixed=np.array([False, False, True]))
     with pytest.raises(AggregatesError, match="unit 2 merged"):
-        checked_aggregates(np.array([0, 1, 1]), graph, "mine")
+        check_aggregates(np.array([0, 1, 1]), graph, "mine")
     with pytest.raises(AggregatesError, match="must stay alone"):
         check_coarsener(lambda g, k, *, seed: np.arange(g.n_units) * k // g.n_units, name="runs", fixed=True)
 

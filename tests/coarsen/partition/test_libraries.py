@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import netgraph as ng
-from netgraph.coarsen.coarseners.metis import scaled
+from netgraph.coarsen.coarseners.metis import scale_to_integers
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.contract import check_coarsener
 from netgraph.errors import PluginError
@@ -48,9 +48,9 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(name, monkeypat
     monkeypatch.setitem(sys.modules, library, None)
     told = rf"coarsener '{name}' needs {called}.*pip install 'netgraph-coarsening\[{library}\]'"
     with pytest.raises(PluginError, match=told):
-        plugins.load(GROUP, name)(cloud(4), 2)
+        plugins.load_plugin(GROUP, name)(cloud(4), 2)
     with pytest.raises(PluginError, match=told):
-        check_coarsener(plugins.load(GROUP, name))
+        check_coarsener(plugins.load_plugin(GROUP, name))
 
 
 def test_mt_kahypar_leaves_room_for_a_unit_that_is_heavier_than_a_part():
@@ -99,7 +99,7 @@ def test_networkit_has_as_many_threads_afterwards_as_before():
 
 @given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
 def test_weights_for_metis_are_positive_and_their_sum_fits(weights):
-    found = scaled(np.array(weights))
+    found = scale_to_integers(np.array(weights))
     assert found.min() >= 1
     assert found.sum() < 2**31
     largest = max(weights)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import netgraph as ng
-from netgraph.coarsen.hierarchy.report import report, told
+from netgraph.coarsen.hierarchy.report import build_report, describe_level
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.labels import numbered
+from netgraph.coarsen.matching.labels import renumber_labels
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.errors import AggregatesError, NetgraphError
 from netgraph.models.perceptron import mlp
@@ -27,7 +27,7 @@ def random_graph(seed, density=0.6):
     return AxisGraph("a", sparse.csr_array(dense + dense.T), random.integers(1, 5, N).astype(float))
 
 
-partitions = st.lists(st.integers(0, 5), min_size=N, max_size=N).map(lambda x: numbered(np.array(x)))
+partitions = st.lists(st.integers(0, 5), min_size=N, max_size=N).map(lambda x: renumber_labels(np.array(x)))
 
 
 @given(st.integers(0, 10**6), partitions)
@@ -112,7 +112,7 @@ def test_a_hierarchy_says_what_merging_cost_each_axis():
     torch.manual_seed(0)
     model, x = mlp((6, 12, 8, 3)), torch.randn(40, 6)
     hierarchy = ng.build_hierarchy(model, x[:2], quality=3, data=x, seed=1)
-    measured = report(hierarchy)["levels"][1]["quality"]
+    measured = build_report(hierarchy)["levels"][1]["quality"]
     assert json.loads(json.dumps(measured)).keys() == {"0", "2"}
     aggregates = hierarchy.levels[1].transfers["0"].aggregates
     rows = torch.cat([model[0].weight, model[0].bias[:, None]], 1).detach().double()
@@ -125,7 +125,7 @@ def test_a_hierarchy_says_what_merging_cost_each_axis():
     alone = coarse_network(model, hierarchy.levels[0].spec, {"2": hierarchy.levels[1].transfers["2"]})
     error = float(((alone(x) - model(x)).norm() / model(x).norm()).detach())
     assert measured["2"]["function_error"] == pytest.approx(error, rel=1e-4)
-    (line,) = [line for line in told(hierarchy.levels[1]) if "medians over 2 axes" in line]
+    (line,) = [line for line in describe_level(hierarchy.levels[1]) if "medians over 2 axes" in line]
     assert "function error" in line
     assert "subspace error" in line
 

@@ -13,8 +13,8 @@ import pytest
 from netgraph.errors import AlertError, NetgraphError
 from netgraph.fas.ledger import Ledger
 from netgraph.fas.monitoring.alert_rules import RULES, divergence, memory, nonfinite, plateau, rejected, throughput
-from netgraph.fas.monitoring.alerts import Alert, alerts_of, fail
-from netgraph.fas.monitoring.event_log import journal
+from netgraph.fas.monitoring.alerts import Alert, parse_alerts, raise_alert
+from netgraph.fas.monitoring.event_log import log_event
 from netgraph.utils import logging as logs
 
 
@@ -22,7 +22,7 @@ def run_of(**what):
     """What rules look at of a run."""
     told = []
     run = SimpleNamespace(steps=0, refused=0, total_steps=100, ledger=Ledger(), told=told, reason="", **what)
-    run.tell = lambda event, level, **more: told.append({"event": event, "level": level, **more})
+    run.emit_event = lambda event, level, **more: told.append({"event": event, "level": level, **more})
     run.stop = lambda reason: setattr(run, "reason", reason)
     return run
 
@@ -93,7 +93,7 @@ def test_an_alert_acts_when_its_rule_begins_to_speak():
 
 
 def test_alerts_raise_stop_and_warn(caplog):
-    raises, stops, warns = alerts_of(
+    raises, stops, warns = parse_alerts(
         ["divergence:raise", "plateau(patience=2, delta=0.1):stop", "memory(gib=0.000001):warn"]
     )
     run = run_of()
@@ -110,7 +110,7 @@ def test_alerts_raise_stop_and_warn(caplog):
 def test_a_command_gets_its_words_as_they_are_and_no_shell_sees_them(tmp_path):
     target = tmp_path / "said.json"
     program = f"import json, sys; json.dump(sys.argv[1:], open({str(target)!r}, 'w'))"
-    (alert,) = alerts_of([f'divergence:command={sys.executable} -c "{program}" {{message}} "{{rule}} at {{step}}"'])
+    (alert,) = parse_alerts([f'divergence:command={sys.executable} -c "{program}" {{message}} "{{rule}} at {{step}}"'])
     alert.rule = lambda run, record: "a; rm -rf * $(false) `false` {step}"
     alert(run_of(), smooth(1.0))
     for thread in [t for t in threading.enumerate() if t.name.startswith("alert")]:
@@ -119,7 +119,7 @@ def test_a_command_gets_its_words_as_they_are_and_no_shell_sees_them(tmp_path):
 
 
 def test_a_command_that_fails_is_a_warning(caplog):
-    (alert,) = alerts_of([f"divergence:command={sys.executable} -c 'raise SystemExit(3)'"])
+    (alert,) = parse_alerts([f"divergence:command={sys.executable} -c 'raise SystemExit(3)'"])
     alert.rule = lambda run, record: "something"
     alert(run_of(), smooth(1.0))
     for thread in [t for t in threading.enumerate() if t.name.startswith("alert")]:
@@ -141,7 +141,7 @@ def test_a_message_goes_through_apprise():
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Listener)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    (alert,) = alerts_of([f"divergence:notify=json://127.0.0.1:{server.server_port}"])
+    (alert,) = parse_alerts([f"divergence:notify=json://127.0.0.1:{server.server_port}"])
     alert.rule = lambda run, record: "the loss is 9"
     alert(run_of(), smooth(1.0))
     for _ in range(500):
@@ -170,13 +170,13 @@ def test_a_message_goes_through_apprise():
 )
 def test_mistakes_in_an_alert_are_sentences(text, sentence):
     with pytest.raises(NetgraphError) as error:
-        alerts_of([text])
+        parse_alerts([text])
     assert sentence in str(error.value)
 
 
 def test_every_rule_has_a_text_form():
-    assert [alert.name for alert in alerts_of([f"{name}:raise" for name in RULES])] == list(RULES)
-    assert all(alert.action is fail for alert in alerts_of([f"{name}:raise" for name in RULES]))
+    assert [alert.name for alert in parse_alerts([f"{name}:raise" for name in RULES])] == list(RULES)
+    assert all(alert.action is raise_alert for alert in parse_alerts([f"{name}:raise" for name in RULES]))
 
 
 @pytest.fixture
@@ -188,13 +188,13 @@ def _logger_as_it_was():
 
 @pytest.mark.usefixtures("_logger_as_it_was")
 def test_logs_are_sentences_or_one_json_object_a_line(capsys):
-    logs.setup()
-    logs.setup()  # a second time changes nothing
+    logs.setup_logging()
+    logs.setup_logging()  # a second time changes nothing
     logging.getLogger("netgraph.run").info("hello")
     logging.getLogger("netgraph.run").warning("mind")
     assert capsys.readouterr().err == "netgraph: hello\nnetgraph: warning: mind\n"
-    logs.setup(json=True)
-    journal(run_of(), {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5, "none": float("nan")}})
+    logs.setup_logging(json=True)
+    log_event(run_of(), {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5, "none": float("nan")}})
     try:
         raise ValueError("two\nlines")
     except ValueError:
@@ -218,5 +218,5 @@ def test_logs_are_sentences_or_one_json_object_a_line(capsys):
 )
 def test_events_are_logged_in_words(record, words, caplog):
     with caplog.at_level(logging.DEBUG, logger="netgraph"):
-        journal(run_of(), record)
+        log_event(run_of(), record)
     assert caplog.messages == [words]

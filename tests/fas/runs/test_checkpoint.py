@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import netgraph as ng
 from netgraph.errors import NetgraphError
-from netgraph.fas.checkpoint.checkpoint import Checkpoints, checkpoints_in, resume
+from netgraph.fas.checkpoint.checkpoint import Checkpoints, list_checkpoints, resume
 from netgraph.fas.levels.grid import Grid
-from netgraph.fas.levels.rematch import signatures
+from netgraph.fas.levels.rematch import compute_signatures
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.run import Run
@@ -284,14 +284,14 @@ def test_handlers_are_put_back_where_the_run_fails(tmp_path):
 def test_damaged_checkpoints_are_skipped_by_name_and_the_newest_whole_one_is_taken(tmp_path, caplog):
     name = "v, SGD, closed gates"
     ended(*begun(name, callbacks=[Checkpoints(tmp_path, keep=5)]))
-    newest, second, *_ = checkpoints_in(tmp_path)
+    newest, second, *_ = list_checkpoints(tmp_path)
     newest.write_bytes(newest.read_bytes()[:-7])
     with caplog.at_level(logging.INFO, logger="netgraph"):
         said = resume(begun(name)[1], tmp_path)
     assert newest.name in said
     assert second.name in said
     assert newest.name in caplog.text
-    for path in checkpoints_in(tmp_path):
+    for path in list_checkpoints(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(NetgraphError, match=r"all checkpoints of .* are damaged"):
         resume(begun(name)[1], tmp_path)
@@ -364,14 +364,14 @@ def test_levels_that_were_matched_again_do_not_make_it_another_run(tmp_path):
     solver, run = small(lr=0.5, options=options, callbacks=[Checkpoints(tmp_path), stopping(20)])
     resume(run, tmp_path)
     begun_on = list(run.begun_on)
-    assert signatures(run.maps) != begun_on  # else this shows nothing
+    assert compute_signatures(run.maps) != begun_on  # else this shows nothing
     ended(solver, run)
     assert "at step 20 of" in resume(small(lr=0.5, options=options)[1], tmp_path)
 
 
 def test_a_checkpoint_that_does_not_tell_its_levels_is_taken_with_one_warning(tmp_path, caplog):
     ended(*small(callbacks=[stopping(9), Checkpoints(tmp_path)]))
-    path = checkpoints_in(tmp_path)[0]
+    path = list_checkpoints(tmp_path)[0]
     tensors, document = read_bundle(path)
     del document["identity"]["hierarchy"], document["identity"]["setting"]
     write_bundle(path, tensors, document)

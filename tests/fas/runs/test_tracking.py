@@ -14,7 +14,7 @@ from tracked_runs import begun
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.checkpoint import Checkpoints, resume
-from netgraph.fas.monitoring.background_sender import Sender
+from netgraph.fas.monitoring.background_sender import BackgroundSender
 from netgraph.fas.monitoring.mlflow_tracking import MLflow, tracking_uri
 
 
@@ -142,7 +142,7 @@ def test_whoever_puts_something_in_never_waits_and_what_is_too_much_is_counted()
             time.sleep(0.005)
         items.clear()
 
-    sender = Sender(slow, "a store", timeout=60.0, size=3)
+    sender = BackgroundSender(slow, "a store", timeout=60.0, size=3)
     for i in range(50):
         sender.put(i)
     assert sender.dropped >= 46
@@ -161,7 +161,7 @@ def test_what_was_sent_in_part_is_not_sent_twice():
                 raise OSError("a hiccup")
             got.append(items.pop(0))
 
-    sender = Sender(send, "a store", timeout=5.0, interval=0.05)
+    sender = BackgroundSender(send, "a store", timeout=5.0, interval=0.05)
     for i in range(5):
         sender.put(i)
     sender.close(5.0)
