@@ -1,1 +1,68 @@
-"""GRAPH to HIERARCHY: ways to merge units, transfers between levels, and the smaller networks."""
+"""GRAPH to HIERARCHY: coarseners that merge units, transfers between levels, and the smaller networks.
+
+Names load on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from netgraph.utils.public_names import load_on_first_use
+
+if TYPE_CHECKING:
+    from netgraph.coarsen.coarseners.baselines import adjacent as adjacent
+    from netgraph.coarsen.coarseners.baselines import magnitude as magnitude
+    from netgraph.coarsen.coarseners.baselines import random_pairs as random_pairs
+    from netgraph.coarsen.coarseners.graclus import graclus as graclus
+    from netgraph.coarsen.coarseners.kahip import kahip as kahip
+    from netgraph.coarsen.coarseners.kahip import mtkahypar as mtkahypar
+    from netgraph.coarsen.coarseners.kmeans import kmeans as kmeans
+    from netgraph.coarsen.coarseners.local_variation import local_variation as local_variation
+    from netgraph.coarsen.coarseners.local_variation import local_variation_edges as local_variation_edges
+    from netgraph.coarsen.coarseners.louvain import louvain as louvain
+    from netgraph.coarsen.coarseners.metis import metis as metis
+    from netgraph.coarsen.coarseners.networkit import leiden as leiden
+    from netgraph.coarsen.coarseners.networkit import path_growing as path_growing
+    from netgraph.coarsen.coarseners.networkit import plm as plm
+    from netgraph.coarsen.coarseners.networkit import suitor as suitor
+    from netgraph.coarsen.coarseners.pairwise import pairwise as pairwise
+    from netgraph.coarsen.coarseners.spectral import spectral as spectral
+    from netgraph.coarsen.coarseners.ward import ward as ward
+    from netgraph.coarsen.matching.axis_graph import AxisGraph as AxisGraph
+    from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching as heavy_edge_matching
+    from netgraph.coarsen.matching.heavy_edge import random_order_matching as random_order_matching
+    from netgraph.coarsen.partition.contract import check_coarsener as check_coarsener
+    from netgraph.coarsen.partition.contract import declare_traits as declare_traits
+    from netgraph.coarsen.partition.metrics import Quality as Quality
+    from netgraph.coarsen.partition.metrics import quality as quality
+    from netgraph.coarsen.transfer.transfer import Transfer as Transfer
+
+__getattr__, __dir__, __all__ = load_on_first_use(
+    __name__,
+    {
+        "adjacent": "coarseners.baselines",
+        "AxisGraph": "matching.axis_graph",
+        "check_coarsener": "partition.contract",
+        "declare_traits": "partition.contract",
+        "graclus": "coarseners.graclus",
+        "heavy_edge_matching": "matching.heavy_edge",
+        "kahip": "coarseners.kahip",
+        "kmeans": "coarseners.kmeans",
+        "leiden": "coarseners.networkit",
+        "local_variation": "coarseners.local_variation",
+        "local_variation_edges": "coarseners.local_variation",
+        "louvain": "coarseners.louvain",
+        "magnitude": "coarseners.baselines",
+        "metis": "coarseners.metis",
+        "mtkahypar": "coarseners.kahip",
+        "pairwise": "coarseners.pairwise",
+        "path_growing": "coarseners.networkit",
+        "plm": "coarseners.networkit",
+        "Quality": "partition.metrics",
+        "quality": "partition.metrics",
+        "random_order_matching": "matching.heavy_edge",
+        "random_pairs": "coarseners.baselines",
+        "spectral": "coarseners.spectral",
+        "suitor": "coarseners.networkit",
+        "Transfer": "transfer.transfer",
+        "ward": "coarseners.ward",
+    },
+)
