@@ -26,33 +26,65 @@ if TYPE_CHECKING:
     from netgraph.coarsen.coarseners.pairwise import pairwise as pairwise
     from netgraph.coarsen.coarseners.spectral import spectral as spectral
     from netgraph.coarsen.coarseners.ward import ward as ward
+    from netgraph.coarsen.hierarchy.align_heads import align as align
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
+    from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
+    from netgraph.coarsen.hierarchy.initial_weights import init_coarse_weights as init_coarse_weights
+    from netgraph.coarsen.hierarchy.level import Level as Level
+    from netgraph.coarsen.hierarchy.level_maps import LevelMaps as LevelMaps
+    from netgraph.coarsen.hierarchy.level_maps import build_level_maps as build_level_maps
+    from netgraph.coarsen.hierarchy.options import CoarsenOptions as CoarsenOptions
+    from netgraph.coarsen.hierarchy.serialize import load as load
+    from netgraph.coarsen.hierarchy.serialize import save as save
     from netgraph.coarsen.matching.axis_graph import AxisGraph as AxisGraph
+    from netgraph.coarsen.matching.heavy_edge import augmented_matching as augmented_matching
     from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching as heavy_edge_matching
     from netgraph.coarsen.matching.heavy_edge import random_order_matching as random_order_matching
+    from netgraph.coarsen.network.oracles import Verdict as Verdict
+    from netgraph.coarsen.network.oracles import verify as verify
+    from netgraph.coarsen.network.rewrite import coarse_network as coarse_network
+    from netgraph.coarsen.partition.contract import check_aggregates as check_aggregates
     from netgraph.coarsen.partition.contract import check_coarsener as check_coarsener
     from netgraph.coarsen.partition.contract import declare_traits as declare_traits
     from netgraph.coarsen.partition.metrics import Quality as Quality
     from netgraph.coarsen.partition.metrics import quality as quality
+    from netgraph.coarsen.repair.pipeline import RepairReport as RepairReport
+    from netgraph.coarsen.repair.pipeline import repair_network as repair_network
     from netgraph.coarsen.transfer.transfer import Transfer as Transfer
+    from netgraph.coarsen.user_class.convert import own_class as own_class
+    from netgraph.coarsen.user_class.convert import save_own_class as save_own_class
 
 __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
     {
         "adjacent": "coarseners.baselines",
+        "align": "hierarchy.align_heads",
+        "augmented_matching": "matching.heavy_edge",
         "AxisGraph": "matching.axis_graph",
+        "build_hierarchy": "hierarchy.hierarchy",
+        "build_level_maps": "hierarchy.level_maps",
+        "check_aggregates": "partition.contract",
         "check_coarsener": "partition.contract",
+        "coarse_network": "network.rewrite",
+        "CoarsenOptions": "hierarchy.options",
         "declare_traits": "partition.contract",
         "graclus": "coarseners.graclus",
         "heavy_edge_matching": "matching.heavy_edge",
+        "Hierarchy": "hierarchy.hierarchy",
+        "init_coarse_weights": "hierarchy.initial_weights",
         "kahip": "coarseners.kahip",
         "kmeans": "coarseners.kmeans",
         "leiden": "coarseners.networkit",
+        "Level": "hierarchy.level",
+        "LevelMaps": "hierarchy.level_maps",
+        "load": "hierarchy.serialize",
         "local_variation": "coarseners.local_variation",
         "local_variation_edges": "coarseners.local_variation",
         "louvain": "coarseners.louvain",
         "magnitude": "coarseners.baselines",
         "metis": "coarseners.metis",
         "mtkahypar": "coarseners.kahip",
+        "own_class": "user_class.convert",
         "pairwise": "coarseners.pairwise",
         "path_growing": "coarseners.networkit",
         "plm": "coarseners.networkit",
@@ -60,9 +92,15 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "quality": "partition.metrics",
         "random_order_matching": "matching.heavy_edge",
         "random_pairs": "coarseners.baselines",
+        "repair_network": "repair.pipeline",
+        "RepairReport": "repair.pipeline",
+        "save": "hierarchy.serialize",
+        "save_own_class": "user_class.convert",
         "spectral": "coarseners.spectral",
         "suitor": "coarseners.networkit",
         "Transfer": "transfer.transfer",
+        "Verdict": "network.oracles",
+        "verify": "network.oracles",
         "ward": "coarseners.ward",
     },
 )

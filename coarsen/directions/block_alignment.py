@@ -1,12 +1,13 @@
-"""Which unit inside a block answers to which inside another: blocks of a pair are averaged unit by unit.
+"""Match the units inside one block to those inside another, before the blocks are averaged unit by unit.
 
-Units inside a block may be numbered in any order, and two blocks of a trained network number theirs as chance had it. The
-second block's are put in the order of the first's in which their weights agree most::
+Units inside a block may be numbered in any order, and two blocks of a trained network have unrelated orders. The units of the
+second block are put in the order in which their weights agree most with those of the first::
 
     order = argmax  sum_W <A_W, order(B_W)> / (|A_W| |B_W|)        over the tensors W that run over the units
 
-one axis after the other, the others standing still: weight matching (Ainsworth, Hayase, Srinivasa, "Git Re-Basin", ICLR 2023,
-algorithm 1), each step an assignment problem. Blocks compute the same afterwards; only their mean is another.
+The axes are solved one after the other, with the others fixed. This is weight matching (Ainsworth, Hayase, Srinivasa, "Git
+Re-Basin", ICLR 2023, algorithm 1), and each step is an assignment problem. The blocks compute the same as before. Only their
+mean changes.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.tracing.unit_spec import UnitSpec, term_axes
 
-MOST = 4096  # units of an axis; an assignment takes their third power
-PASSES = 2  # an axis is matched again when its neighbours have found their order
-LEAST = 1e-9  # of agreement gained: blocks that are numbered alike stay bit for bit what they are
+MAX_UNITS = 4096  # of an axis: the time of an assignment grows with the third power
+PASSES = 2  # an axis is matched again after its neighbours have changed their order
+MIN_GAIN = 1e-9  # of agreement: blocks that are numbered alike stay bit for bit the same
 
 
 def align_blocks(spec: UnitSpec, state: Mapping[str, Tensor], step: ChainCoarsening) -> ChainCoarsening:
-    """Return a shortening whose blocks' inner units are put in the order of the first block of each aggregate.
+    """Put the inner units of all blocks in the order of the first block of each aggregate.
 
     Parameters
     ----------
@@ -40,12 +41,12 @@ def align_blocks(spec: UnitSpec, state: Mapping[str, Tensor], step: ChainCoarsen
         Of the network in which the blocks have not merged yet.
     state : dict of str to Tensor
         Its parameters.
-    step : Shortening
+    step : ChainCoarsening
 
     Returns
     -------
-    Shortening
-        Axes of more than `MOST` units keep their order.
+    ChainCoarsening
+        With its `orders`. Axes of more than `MAX_UNITS` units keep their order.
     """
     orders: Orders = {}
     for kept in step.kept:
@@ -58,15 +59,17 @@ def align_blocks(spec: UnitSpec, state: Mapping[str, Tensor], step: ChainCoarsen
 def _find_orders(spec: UnitSpec, state: Mapping[str, Tensor], chain: Chain, blocks: tuple[str, str]) -> Orders:
     """Return for each parameter of the second block the order of its dimensions that run over inner units."""
     names = {f"{blocks[1]}.{name}" for name in chain.names}
-    own = {name: state[name] for name in names if state[name].is_floating_point()}
-    turned, found = dict(own), dict[str, NDArray[np.int64]]()
+    params = {name: state[name] for name in names if state[name].is_floating_point()}
+    permuted, axis_orders = dict(params), dict[str, NDArray[np.int64]]()
     twins = _find_inner_axes(spec, chain, blocks)
     for _ in range(PASSES):
         for axis, twin in twins.items():
-            order = _match_units(spec, chain, blocks, (twin, axis), {**state, **turned})
-            found[axis] = order if axis not in found else found[axis][order]
-            turned = inject(spec, _orders_to_transfers(found), own)
-    transfers = _orders_to_transfers({axis: order for axis, order in found.items() if (np.diff(order) != 1).any()})
+            order = _match_units(spec, chain, blocks, (twin, axis), {**state, **permuted})
+            axis_orders[axis] = order if axis not in axis_orders else axis_orders[axis][order]
+            permuted = inject(spec, _orders_to_transfers(axis_orders), params)
+    transfers = _orders_to_transfers(
+        {axis: order for axis, order in axis_orders.items() if (np.diff(order) != 1).any()}
+    )
     orders: Orders = {}
     for name in names:
         for dim, term in enumerate(spec.parameters[name]):
@@ -76,28 +79,35 @@ def _find_orders(spec: UnitSpec, state: Mapping[str, Tensor], chain: Chain, bloc
 
 
 def _orders_to_transfers(orders: Mapping[str, NDArray[np.int64]]) -> dict[str, Transfer]:
+    """Return the orders of axes as transfers that permute units."""
     return {axis: Transfer(np.argsort(order)) for axis, order in orders.items()}
 
 
 def _find_inner_axes(spec: UnitSpec, chain: Chain, blocks: tuple[str, str]) -> dict[str, str]:
-    """Return the free axes that nothing outside the second block runs over, and their twins in the first."""
+    """Map the free axes that only the second block runs over to the corresponding axes of the first block."""
     first, other = ([list(_list_axes(spec, f"{block}.{name}")) for name in chain.names] for block in blocks)
-    twins = {b: a for own, alike in zip(first, other, strict=True) for a, b in zip(own, alike, strict=True) if a != b}
+    twins = {
+        b: a
+        for first_axes, other_axes in zip(first, other, strict=True)
+        for a, b in zip(first_axes, other_axes, strict=True)
+        if a != b
+    }
     outside = {
         axis for name in spec.parameters if not name.startswith(f"{blocks[1]}.") for axis in _list_axes(spec, name)
     }
     sizes = {axis: spec.axes[axis].size for axis in twins if axis not in outside and spec.axes[axis].kept is None}
-    return {axis: twins[axis] for axis, size in sizes.items() if 1 < size <= MOST}
+    return {axis: twins[axis] for axis, size in sizes.items() if 1 < size <= MAX_UNITS}
 
 
 def _list_axes(spec: UnitSpec, name: str) -> Iterator[str]:
+    """Yield the axes that a parameter runs over."""
     return (axis for term in spec.parameters.get(name, ()) for axis in term_axes(term))
 
 
 def _match_units(
     spec: UnitSpec, chain: Chain, blocks: tuple[str, str], axes: tuple[str, str], state: Mapping[str, Tensor]
 ) -> NDArray[np.int64]:
-    """Return which unit of the second block comes to each place, as it is where that agrees as much."""
+    """Return the unit of the second block for each position, or the present order if it agrees as well."""
     agreement = np.zeros((spec.axes[axes[0]].size,) * 2)
     for name in chain.names:
         a, b = (
@@ -108,11 +118,14 @@ def _match_units(
     _, order = linear_sum_assignment(agreement, maximize=True)
     here = np.arange(len(order))
     gain = agreement[here, order].sum() - agreement.trace()
-    return order if gain > LEAST * len(order) else here
+    return order if gain > MIN_GAIN * len(order) else here
 
 
 def _iterate_rows(spec: UnitSpec, name: str, axis: str, state: Mapping[str, Tensor]) -> Iterator[Tensor]:
-    """Yield a weight's numbers unit by unit, (n, d); norms and biases are left out, whose numbers are alike by being positive."""
+    """Yield the weights of a parameter unit by unit, (n, d).
+
+    Norms and biases are left out: their entries would agree because they are positive.
+    """
     if name in state and state[name].ndim > 1:
         for dim, term in enumerate(spec.parameters.get(name, ())):
             yield from iter_unit_rows(state[name].detach().double().cpu(), dim, term, axis, spec.sizes)

@@ -1,18 +1,19 @@
-"""Depth as a direction of coarsening: alike residual blocks merge along their chain, and one block goes for two.
+"""Depth as a direction of coarsening: residual blocks that are alike merge along their chain.
 
-A chain is a path graph whose edges weigh how alike neighbouring blocks are; heavy-edge matching pairs them. With the blocks of
-a pair stacked along a dimension of their own, the maps are those of any axis (`netgraph.coarsen.transfer.transfer`)::
+A chain is a path graph. Its edges weigh how alike neighbouring blocks are, and heavy-edge matching pairs them. With the
+blocks of a pair stacked along a dimension of their own, the maps are those of any axis (`netgraph.coarsen.transfer`)::
 
     inject    W_c = mean of the pair's W, ends added up            prolong   W = W_c twice, ends halved
     restrict  G_c = sum of the pair's G, ends averaged             distribute  G = G_c / 2 twice, ends copied
 
-A block's ends are what its branches are proportional to (`netgraph.analysis.residual_chains`), so that the prolonged pair does two half steps
-where the block did a whole one: x + f(x) becomes x + f(x)/2 + f(x + f(x)/2)/2. Where f is zero that is the same; else it
-differs by f'(x) f(x) / 4, of second order in f. Units inside a block are first put in the order of the first block's. Chang et al., "Multi-level residual networks from dynamical systems view",
-ICLR 2018, section 4.
+The ends of a block are the parameters that its branches are proportional to (`netgraph.analysis.residual_chains`). A
+prolonged pair therefore takes two half steps in place of one whole step: x + f(x) becomes x + f(x)/2 + f(x + f(x)/2)/2.
+The two agree where f is zero. Elsewhere they differ by f'(x) f(x) / 4, which is of second order in f. Before blocks merge,
+the units inside each are put in the order of the first block's (`netgraph.coarsen.directions.block_alignment`).
+Chang et al., "Multi-level residual networks from dynamical systems view", ICLR 2018, section 4.
 
-A chain without ends is copied: every block of a pair takes all of the coarse block as it is, and the mean goes down. The prolonged
-pair then does two whole steps, which is another function. Zou et al., "A multi-level framework for accelerating training
+A chain without ends is copied. Every block of a pair takes all of the coarse block, and the mean goes down. The prolonged
+pair takes two whole steps, which is another function. Zou et al., "A multi-level framework for accelerating training
 transformer models", ICLR 2024, section 3.
 """
 
@@ -34,23 +35,23 @@ from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.heavy_edge import augmented_matching
 from netgraph.coarsen.transfer.transfer import HALVES, Transfer
 from netgraph.errors import NetgraphError
+from netgraph.utils.choices import DEPTH_BY
 
-BY = ("split", "copy")  # how a block becomes several: ends shared out, or all of it copied
-Orders = dict[str, dict[int, NDArray[np.int64]]]  # by parameter and dimension: the unit that comes to each place
+Orders = dict[str, dict[int, NDArray[np.int64]]]  # by parameter and dimension, the unit that moves to each position
 
 
 @dataclass(frozen=True, eq=False)
 class ChainCoarsening:
-    """A chain and which of its blocks merge; a coarse block has the name of the first of its aggregate.
+    """A chain and the blocks of it that merge. A coarse block has the name of the first block of its aggregate.
 
     Parameters
     ----------
     chain : Chain
     transfer : Transfer
-        From blocks to coarse blocks; aggregates are runs of neighbours.
-    orders : dict of str to dict of int to int array
-        In which order units inside a block answer to those of the first of its aggregate (`netgraph.coarsen.directions.block_alignment`);
-        parameters that are not there are numbered alike.
+        From blocks to coarse blocks. Aggregates are runs of neighbours.
+    orders : dict of str to dict of int to int array, default {}
+        The order in which the units inside a block correspond to those of the first block of its aggregate
+        (`netgraph.coarsen.directions.block_alignment`), by parameter and dimension. Other parameters are numbered alike.
     """
 
     chain: Chain
@@ -65,25 +66,25 @@ class ChainCoarsening:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """The blocks that the coarse network has not."""
+        """The blocks that are missing from the coarse network."""
         return tuple(block for block in self.chain.blocks if block not in self.kept)
 
     def members(self, kept: str) -> tuple[str, ...]:
-        """Return the blocks of the aggregate that has a block's name."""
-        mine = self.transfer.aggregates[self.chain.blocks.index(kept)]
-        return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == mine))
+        """Return the blocks of the aggregate whose coarse block is called ``kept``."""
+        aggregate = self.transfer.aggregates[self.chain.blocks.index(kept)]
+        return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == aggregate))
 
 
 def check_depth_by(by: str) -> None:
-    """Raise `NetgraphError` where blocks are to become several in a way that there is not."""
-    if by not in BY:
-        raise NetgraphError(f"blocks become several by {' or '.join(BY)}, not by {by!r}; give one of these")
+    """Raise `NetgraphError` for an unknown value of ``depth_by``."""
+    if by not in DEPTH_BY:
+        raise NetgraphError(f"depth_by is {by!r}. Give {' or '.join(DEPTH_BY)}.")
 
 
 def coarsen_chain(
     chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: int = 0, by: str = "split"
 ) -> ChainCoarsening | None:
-    """Return which blocks of a chain merge, None where none do.
+    """Choose the blocks of a chain that merge.
 
     Parameters
     ----------
@@ -92,24 +93,30 @@ def coarsen_chain(
         Parameters of the network.
     ratio : float
         Share of blocks that stay.
-    seed : int
-        Orders pairs that are equally alike.
-    by : str
-        How a coarse block becomes several again: ``split`` shares its ends out, ``copy`` copies all of it, as for a chain without
-        ends.
+    seed : int, default 0
+        Order of pairs that are equally alike.
+    by : {"split", "copy"}, default "split"
+        How a coarse block becomes several again. ``split`` shares its ends out. ``copy`` copies all of it, as for a chain
+        without ends.
+
+    Returns
+    -------
+    ChainCoarsening or None
+        None if no blocks merge.
     """
     n = len(chain.blocks)
     n_coarse = math.ceil(n * ratio)
     if n_coarse >= n:
         return None
     aggregates = augmented_matching(build_block_graph(chain, state), n_coarse, seed=seed)
-    _, first, along = np.unique(aggregates, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(aggregates, return_index=True, return_inverse=True)
     chain = replace(chain, ends=frozenset()) if by == "copy" else chain
-    return ChainCoarsening(chain, Transfer(np.argsort(np.argsort(first))[along]))
+    # np.unique sorts by label: number the aggregates by their first block instead
+    return ChainCoarsening(chain, Transfer(np.argsort(np.argsort(first))[inverse]))
 
 
 def build_block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
-    """Return the path graph of a chain's blocks: an edge weighs (1 + cosine of all their parameters) / 2."""
+    """Return the path graph of the blocks of a chain. An edge weighs (1 + cosine of all their parameters) / 2."""
     floating = [name for name in chain.names if state[f"{chain.name}.{name}"].is_floating_point()]
     units = torch.stack(
         [torch.cat([state[f"{block}.{name}"].flatten().double() for name in floating]) for block in chain.blocks]
@@ -122,20 +129,20 @@ def build_block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
 
 @dataclass(frozen=True)
 class ParameterFamily:
-    """Parameters of the blocks of one aggregate: the coarse one has the first one's name."""
+    """Parameters of the blocks of one aggregate. The coarse parameter has the name of the first."""
 
     members: tuple[str, ...]
     is_end: bool
 
 
 class DepthMap:
-    """The maps between a network and the one with shorter chains; parameters outside chains stay themselves.
+    """The maps between a network and the one with shorter chains. Parameters outside chains stay as they are.
 
-    A family of which a vector has not all members is left out.
+    A family is left out of a result where a vector lacks some of its members.
 
     Parameters
     ----------
-    steps : iterable of Shortening
+    steps : iterable of ChainCoarsening
     """
 
     def __init__(self, steps: Iterable[ChainCoarsening]) -> None:
@@ -144,7 +151,7 @@ class DepthMap:
         for step in steps:
             self.orders |= step.orders
             for name in step.chain.names:
-                column = np.array(step.chain.family(name))
+                column = np.array(step.chain.names_in_blocks(name))
                 for i in range(step.transfer.n_coarse):
                     members = tuple(column[step.transfer.aggregates == i].tolist())
                     family = ParameterFamily(members, name in step.chain.ends)
@@ -155,27 +162,27 @@ class DepthMap:
         return self.families[name].members if name in self.families else (name,)
 
     def inject(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take parameters down: averaged, ends added up."""
+        """Take parameters down: members are averaged, ends added up."""
         return self._down(state, ends=False)
 
     def prolong(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take corrections up: copied, ends shared out."""
+        """Take corrections up: members are copies, ends are shared out."""
         return self._up(state, ends=True)
 
     def restrict(self, state: Mapping[str, Tensor], *, squared: bool = False) -> dict[str, Tensor]:
-        """Take gradients down: the transpose of `prolong`; ``squared`` takes second moments."""
+        """Take gradients down by the transpose of `prolong`. With ``squared``, take second moments down."""
         return self._down(state, ends=True, power=2 if squared else 1)
 
     def distribute(self, state: Mapping[str, Tensor], *, squared: bool = False) -> dict[str, Tensor]:
-        """Take gradient-like state up: the transpose of `inject`; ``squared`` takes second moments."""
+        """Take gradient-like state up by the transpose of `inject`. With ``squared``, take second moments up."""
         return self._up(state, ends=False, power=2 if squared else 1)
 
     def zero_sum(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return zeros: blocks of a pair read different inputs, so that they part by themselves."""
+        """Return zeros. The blocks of a pair read different inputs, and so diverge by themselves."""
         return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
 
     def _down(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
-        """Add families up; ends alone are divided by their size, or all others are."""
+        """Add families up. Divide by the size of the family: ends only, or all parameters but ends."""
         out: dict[str, Tensor] = {}
         for name, tensor in state.items():
             family = self.families.get(name)
@@ -188,6 +195,7 @@ class DepthMap:
         return out
 
     def _up(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
+        """Copy coarse parameters to their families, divided like in `_down`."""
         out: dict[str, Tensor] = {}
         for name, tensor in state.items():
             family = self.families.get(name)
@@ -199,13 +207,13 @@ class DepthMap:
 
 
 def _permute_dims(tensor: Tensor, orders: Mapping[int, NDArray[np.int64]], *, back: bool = False) -> Tensor:
-    """Return a tensor of its own with dimensions in another order, or in their own again."""
+    """Return a copy of a tensor with its dimensions in another order, or with ``back`` in the original order."""
     for dim, order in orders.items():
         tensor = tensor.index_select(dim, torch.as_tensor(np.argsort(order) if back else order, device=tensor.device))
     return tensor if orders else tensor.clone()
 
 
 def _sum_parts(parts: Sequence[Tensor], divisor: int) -> Tensor:
-    """Add up, halves in single precision, and divide."""
-    wide = torch.float32 if parts[0].dtype in HALVES else parts[0].dtype
-    return (torch.stack(tuple(parts)).to(wide).sum(0) / divisor).to(parts[0].dtype)
+    """Add up, half precision in single precision, and divide."""
+    dtype = torch.float32 if parts[0].dtype in HALVES else parts[0].dtype
+    return (torch.stack(tuple(parts)).to(dtype).sum(0) / divisor).to(parts[0].dtype)

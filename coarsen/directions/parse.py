@@ -1,7 +1,7 @@
-"""Directions of coarsening: channels (units of every kind), space (the input's resolution) and depth (residual blocks).
+"""Directions of coarsening: channels (units of every kind), space (resolution of the input) and depth (residual blocks).
 
-``"channels+space,depth"`` has two steps: from level 0 to 1 units merge and the resolution halves, from level 1 to 2 blocks merge.
-The last step repeats where there are more levels.
+``"channels+space,depth"`` has two steps. From level 0 to 1 units merge and the resolution halves. From level 1 to 2 blocks
+merge. If there are more levels than steps, the last step repeats.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netgraph.errors import NetgraphError
+from netgraph.utils.choices import DIRECTIONS
 
-DIRECTIONS = ("channels", "space", "depth")
 Directions = tuple[frozenset[str], ...]
 
 
@@ -22,24 +22,29 @@ def parse_directions(asked: str | Sequence[str], n_levels: int) -> Directions:
     asked : str, or sequence of str
         ``"channels+space,depth"``, or one string for each step.
     n_levels : int
-        Levels in all.
+        Number of levels, the given network included.
+
+    Returns
+    -------
+    tuple of frozenset of str
+        One set of directions for each of the ``n_levels - 1`` steps.
 
     Raises
     ------
     NetgraphError
-        A direction that there is not, or more steps than the levels have between them.
+        A direction is unknown, or there are more steps than ``n_levels`` allow.
     """
     texts = asked.split(",") if isinstance(asked, str) else list(asked)
     steps = [frozenset(word.strip() for word in text.split("+")) for text in texts]
     unknown = sorted(word for step in steps for word in step if word not in DIRECTIONS)
     if unknown or not steps:
         raise NetgraphError(
-            f"no direction of coarsening is called {(unknown or [''])[0]!r}; there are {', '.join(DIRECTIONS)}, joined by + "
-            "within a level and by commas from level to level"
+            f"no direction of coarsening is called {(unknown or [''])[0]!r}. Directions are {', '.join(DIRECTIONS)}. Join "
+            "them by + within a step and by commas from step to step."
         )
     if len(steps) > n_levels - 1:
         raise NetgraphError(
-            f"{asked!r} names {len(steps)} steps, and {n_levels} levels have {n_levels - 1} between them; ask for "
-            f"{len(steps) + 1} levels, or join directions by + to take them in one step"
+            f"{asked!r} names {len(steps)} steps, but {n_levels} levels have only {n_levels - 1}. Ask for "
+            f"{len(steps) + 1} levels, or join directions by + to take them in one step."
         )
     return (*steps, *[steps[-1]] * (n_levels - 1 - len(steps)))

@@ -1,10 +1,10 @@
 """Space as a direction of coarsening: the same network on an input of lower resolution.
 
-The coarse network takes the fine input, averages squares of pixels, and goes on with the kernels as they are: on half as many
-points a side every feature map is a quarter, and so is the work. That is what a network does that is convolutional
-up to a pooling over all of space; one that flattens its last feature maps into a linear layer has weights for each place,
-and is refused. Parameters go between the levels as they are; what a batch norm has seen differs, and is estimated anew
-by ``repair="norms"`` or by training. Haber, Ruthotto, Holtham, Jun, "Learning across scales", AAAI 2018, section 3.
+The coarse network takes the fine input, averages squares of pixels, and applies the kernels as they are. With half as many
+pixels a side, every feature map is a quarter as large, and so is the work. This suits networks that are convolutional up to a
+pooling over all of space. A network that flattens its last feature maps into a linear layer has weights for each position, and
+is refused. Parameters move between the levels unchanged. The statistics of batch norms differ. They are estimated again by
+``repair="norms"`` or by training. Haber, Ruthotto, Holtham, Jun, "Learning across scales", AAAI 2018, section 3.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from netgraph.utils.pytree import build_structure, normalize_example
 
 
 def average_pixels(inputs: Tensor, factor: int) -> Tensor:
-    """Return images (n, channels, height, width) of a resolution ``factor`` times lower; other tensors as they are."""
+    """Return images (n, channels, height, width) at a resolution ``factor`` times lower, and other tensors unchanged."""
     return functional.avg_pool2d(inputs, factor) if _is_image(inputs) else inputs
 
 
 def _is_image(inputs: Tensor) -> bool:
+    """Return True for a floating-point tensor of four dimensions."""
     return inputs.ndim == 4 and inputs.is_floating_point()
 
 
@@ -43,23 +44,28 @@ def trace_at_resolution(model: nn.Module, example: Any, fine: UnitSpec, factor: 
     fine : UnitSpec
         The trace at full resolution.
     factor : int
-        How many times lower.
+        Divisor of the resolution.
+
+    Returns
+    -------
+    UnitSpec
 
     Raises
     ------
     NetgraphError
-        No input is an image, a side is not divisible, or the network does not run at that resolution or answers otherwise.
+        No input is an image, a side is not divisible by ``factor``, the network does not run at that resolution, or its outputs
+        have other shapes.
     """
     leaves: list[Tensor] = []
     build_structure(normalize_example(example), leaves)
     images = [leaf for leaf in leaves if _is_image(leaf)]
     if not images:
-        raise NetgraphError("space coarsens images (n, channels, height, width), and no input is one; leave space out")
+        raise NetgraphError("space coarsens images (n, channels, height, width), but no input is one. Leave space out.")
     for image in images:
         if any(side % factor for side in image.shape[2:]):
             raise NetgraphError(
-                f"an input of {image.shape[2]} x {image.shape[3]} cannot be averaged {factor} times lower; give sides that "
-                f"{factor} divides, or fewer steps of space"
+                f"an input of {image.shape[2]} x {image.shape[3]} cannot be averaged {factor} times lower. Give sides that "
+                f"{factor} divides, or fewer steps of space."
             )
     sides = " x ".join(str(side // factor) for side in images[0].shape[2:])
     try:
@@ -67,22 +73,23 @@ def trace_at_resolution(model: nn.Module, example: Any, fine: UnitSpec, factor: 
         spec = trace(_allow_any_size(model), example, before=lower, inside_heads=bool(fine.inside_heads))
     except TraceError as error:
         raise NetgraphError(
-            f"the network does not run at {sides} ({error}); space is for networks that are convolutional up to a "
-            "pooling over all of space: leave it out"
+            f"the network does not run at {sides} ({error}). Space needs a network that is convolutional up to a pooling "
+            "over all of space. Leave space out."
         ) from error
     if _output_shapes(spec) != _output_shapes(fine):
         raise NetgraphError(
-            f"at {sides} the network answers {_output_shapes(spec)} in place of {_output_shapes(fine)}; space is for networks whose answer "
-            "does not grow with the input: leave it out"
+            f"at {sides} the network answers {_output_shapes(spec)} in place of {_output_shapes(fine)}. Space needs outputs of a "
+            "fixed size. Leave space out."
         )
     return spec
 
 
 def _output_shapes(spec: UnitSpec) -> list[tuple[int, ...]]:
+    """Return the shapes of the tensors that a network returns."""
     output = next(node for node in reversed(spec.plans["eval"].graph.nodes) if node.op == "output")
     return [tuple(node.meta["val"].shape) for node in output.args[0] if isinstance(node, torch.fx.Node)]
 
 
 def _allow_any_size(model: nn.Module) -> nn.Module:
-    """Return a network that takes inputs of any size; a recorded one was made for those of its example."""
+    """Return a network that takes inputs of any size. A recorded network accepts only those of its example."""
     return model.with_free_sizes() if isinstance(model, GraphNetwork) else model

@@ -1,4 +1,4 @@
-"""The functional error: how far a coarse network's outputs are from the fine one's on calibration data."""
+"""The functional error: the distance between the outputs of a coarse and a fine network on calibration data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from netgraph.utils.pytree import build_structure, normalize_example, unflatten_
 
 
 def split_batches(data: Any, size: int) -> list[Any]:
-    """Cut inputs, nested as an example, into batches along their first dimension."""
+    """Split inputs, nested like the example, into batches along their first dimension."""
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(data), leaves)
     pieces = zip(*(leaf.split(size) for leaf in leaves), strict=True)
@@ -30,7 +30,7 @@ def split_batches(data: Any, size: int) -> list[Any]:
 
 
 def compute_outputs(network: nn.Module, batches: Sequence[Any]) -> list[list[Tensor]]:
-    """Return the tensors of a network's results in evaluation mode, batch by batch."""
+    """Return the output tensors of a network in evaluation mode, batch by batch."""
     training = network.training
     set_training_mode(network, training=False)
     try:
@@ -41,12 +41,24 @@ def compute_outputs(network: nn.Module, batches: Sequence[Any]) -> list[list[Ten
 
 
 def _call_network(network: nn.Module, batch: Any) -> Any:
+    """Call a network on a batch that is a tensor, a tuple or a dict."""
     args, kwargs = normalize_example(batch)
     return network(*args, **kwargs)
 
 
 def function_error(wanted: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> float:
-    """Return |found - wanted| / |wanted| over all floating outputs of all batches (2-norms); infinite if not finite."""
+    """Return |found - wanted| / |wanted| over all floating-point outputs of all batches.
+
+    Parameters
+    ----------
+    wanted, found : sequence of sequence of Tensor
+        Outputs of the fine and the coarse network, by batch.
+
+    Returns
+    -------
+    float
+        A ratio of 2-norms. Infinite if an output is not finite.
+    """
     pairs = [(a.double(), b.double()) for x, y in zip(wanted, found, strict=True) for a, b in zip(x, y, strict=True)]
     off = sum(float((a - b).square().sum()) for a, b in pairs)
     error = (off / max(sum(float(a.square().sum()) for a, _ in pairs), 1e-300)) ** 0.5
@@ -55,40 +67,40 @@ def function_error(wanted: Sequence[Sequence[Tensor]], found: Sequence[Sequence[
 
 @dataclass(frozen=True)
 class FunctionErrorJudge:
-    """Judges one axis' transfer by what it does to the outputs, all other axes as they are on this level.
+    """Measures the error of the outputs if one axis merges, with all other axes as they are on this level.
 
     Parameters
     ----------
     model : torch.nn.Module
         The finest network.
     spec : UnitSpec
-        Of it.
-    whole : dict of str to Transfer
-        From its units to this level's.
+        Of ``model``.
+    composed : dict of str to Transfer
+        From the units of ``model`` to those of this level.
     batches : list
         Calibration data.
     wanted : list of list of Tensor
-        What the finest network answers.
-    mend : callable ``(model, transfers, network) -> None``, optional
-        Repairs the network before it is judged.
+        Outputs of the finest network.
+    repair : callable ``(model, transfers, network) -> None``, optional
+        Repairs the network before its outputs are compared.
     rotating : container of str
         Axes whose heads are brought to one basis before they merge.
     """
 
     model: nn.Module
     spec: UnitSpec
-    whole: Mapping[str, Transfer]
+    composed: Mapping[str, Transfer]
     batches: Sequence[Any]
     wanted: Sequence[Sequence[Tensor]]
-    mend: Callable[[nn.Module, Mapping[str, Transfer], GraphNetwork], Any] | None = None
+    repair: Callable[[nn.Module, Mapping[str, Transfer], GraphNetwork], Any] | None = None
     rotating: Container[str] = ()
 
     def __call__(self, axis: str, transfer: Transfer) -> float:
         """Return the relative error of the network in which this axis alone is smaller."""
-        step = self.whole[axis].compose(transfer) if axis in self.whole else transfer
-        transfers = {**self.whole, axis: step}
-        model = rotate_to_one_basis(self.model, self.spec, {axis: step}, self.rotating)
+        to_coarse = self.composed[axis].compose(transfer) if axis in self.composed else transfer
+        transfers = {**self.composed, axis: to_coarse}
+        model = rotate_to_one_basis(self.model, self.spec, {axis: to_coarse}, self.rotating)
         network = coarse_network(model, self.spec, transfers).eval()
-        if self.mend is not None:
-            self.mend(model, transfers, network)
+        if self.repair is not None:
+            self.repair(model, transfers, network)
         return function_error(self.wanted, compute_outputs(network, self.batches))

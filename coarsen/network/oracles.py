@@ -1,8 +1,8 @@
-"""Oracles: does a coarse network compute what it should? For any model, on the user's own machine.
+"""Oracles: tests that a coarse network computes what it should, for any model, on the user's machine.
 
-*Duplicate unit*: parameters are prolonged from coarse ones, so that merged units are alike; the coarse network must
-give the network's own outputs. *Dead unit*: a unit's weights are zero; the network without it must give the same.
-Both compare the network's own forward with ours. Shapes that fit are no proof.
+*Duplicate unit*: parameters are prolonged from coarse ones, and merged units are alike. The coarse network must then give the
+network's own outputs. *Dead unit*: the weights of a unit are zero. The network without that unit must give the same outputs.
+Both compare the forward pass of the network itself with the recorded one. Shapes that fit are no proof.
 """
 
 from __future__ import annotations
@@ -29,22 +29,21 @@ from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 Progress = Callable[[str, int, int], None]
-DOUBLE = 300_000_000  # networks of more numbers are compared in their own precision
+MAX_DOUBLE = 300_000_000  # larger networks are compared in their own precision
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an oracle found.
+    """Result of an oracle.
 
     Parameters
     ----------
-    oracle : str
-        ``duplicate`` or ``dead``.
+    oracle : {"duplicate", "dead"}
     axes : tuple of str
     error : float or None
-        Largest relative difference of outputs (2-norm); None where the oracle does not apply.
-    note : str
-        Why it does not apply.
+        Largest relative difference of outputs (2-norm). None if the oracle does not apply.
+    note : str, default ""
+        The reason why it does not apply.
     """
 
     oracle: str
@@ -60,9 +59,19 @@ def check_duplicate_units(
 
     Parameters
     ----------
-    double : bool
-        Compare in double precision where the network runs in it, so that a wrong rule is not taken for roundoff, nor
-        roundoff for a wrong rule; else in the network's own.
+    model : torch.nn.Module
+    spec : UnitSpec
+    example : Tensor, tuple or dict
+    axes : iterable of Axis
+        Merged together.
+    seed : int, default 0
+    double : bool, default True
+        Compare in double precision if the network runs in it. Then a wrong rule is not taken for roundoff, and roundoff is not
+        taken for a wrong rule.
+
+    Returns
+    -------
+    Verdict
     """
     random = np.random.default_rng(seed)
     transfers = {}
@@ -81,21 +90,24 @@ def check_duplicate_units(
 def check_dead_units(
     model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
 ) -> Verdict:
-    """Zero one unit of each axis, leave it out, and compare outputs; parameters as of `check_duplicate_units`."""
+    """Zero one unit of each axis, leave it out, and compare outputs. Parameters are those of `check_duplicate_units`."""
     random = np.random.default_rng(seed)
     axes = list(axes)
-    able = [axis for axis in axes if axis.equal is None and axis.size > 1]
-    if not able:
-        why = next((axis.equal for axis in axes if axis.equal), "one unit")
-        return Verdict("dead", tuple(a.name for a in axes), None, f"a zero unit still counts: {why}")
+    removable = [axis for axis in axes if axis.equal is None and axis.size > 1]
+    if not removable:
+        reason = next((axis.equal for axis in axes if axis.equal), "one unit")
+        return Verdict("dead", tuple(a.name for a in axes), None, f"a zero unit still counts: {reason}")
     transfers = {}
-    for axis in able:
+    for axis in removable:
         kept = np.delete(np.arange(axis.size), random.integers(axis.size))
         transfers[axis.name] = Transfer.selection(kept, axis.size)
     error = _measure_difference(model, spec, transfers, example, seed, double)
     if error is None:
         return Verdict(
-            "dead", tuple(transfers), None, "the network itself is not finite with a zero unit (it divides by its norm)"
+            "dead",
+            tuple(transfers),
+            None,
+            "the network itself is not finite with a zero unit, because it divides by a norm",
         )
     return Verdict("dead", tuple(transfers), error)
 
@@ -103,26 +115,37 @@ def check_dead_units(
 def verify(
     model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0, progress: Progress | None = None
 ) -> list[Verdict]:
-    """Run both oracles on every axis of a network by itself, and on all at once.
+    """Run both oracles on every axis of a network separately, and on all axes together.
 
     Parameters
     ----------
     model : torch.nn.Module
     spec : UnitSpec
     example : Tensor, tuple or dict
-    seed : int
+    seed : int, default 0
     progress : callable (axis, done, total), optional
-        Told before the oracles of an axis.
+        Called before the oracles of an axis run.
 
     Returns
     -------
     list of Verdict
+        Two for each axis, and two for all axes together.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> example = torch.zeros(1, 4)
+    >>> verdicts = ng.verify(model, ng.trace(model, example), example)
+    >>> [(verdict.oracle, verdict.axes, verdict.error < 1e-10) for verdict in verdicts[:2]]
+    [('duplicate', ('0',), True), ('dead', ('0',), True)]
     """
     verdicts = []
-    tried = [*([axis] for axis in spec.free), spec.free]
-    for done, axes in enumerate(tried):
+    groups = [*([axis] for axis in spec.free), spec.free]
+    for done, axes in enumerate(groups):
         if progress is not None:
-            progress(axes[0].name if len(axes) == 1 else "all", done, len(tried))
+            progress(axes[0].name if len(axes) == 1 else "all", done, len(groups))
         verdicts += [
             oracle(model, spec, example, axes, seed=seed) for oracle in (check_duplicate_units, check_dead_units)
         ]
@@ -132,12 +155,12 @@ def verify(
 def _measure_difference(
     model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int, double: bool
 ) -> float | None:
-    """Return the largest relative difference; None where the network's own outputs are not numbers."""
+    """Return the largest relative difference, or None if the network's own outputs are not numbers."""
     training = model.training
     set_training_mode(model, training=False)
     state = probe_state(model, example, seed)
     try:
-        if double and sum(t.numel() for t in state.values()) < DOUBLE:
+        if double and sum(t.numel() for t in state.values()) < MAX_DOUBLE:
             try:
                 return _compare_networks(
                     model,
@@ -147,7 +170,10 @@ def _measure_difference(
                     {n: cast_to_double(t) for n, t in state.items()},
                     seed,
                 )
-            except (RuntimeError, NetgraphError):  # a cast inside the network meets double weights; judged below
+            except (
+                RuntimeError,
+                NetgraphError,
+            ):  # a cast inside the network meets double weights: compare in its own precision
                 pass
         return _compare_networks(model, spec, transfers, example, state, seed)
     finally:
@@ -155,6 +181,7 @@ def _measure_difference(
 
 
 def cast_to_double(value: Any) -> Any:
+    """Return a nested value with its floating-point tensors in double precision."""
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, (list, tuple)):
@@ -170,6 +197,10 @@ def _compare_networks(
     state: Mapping[str, Tensor],
     seed: int,
 ) -> float | None:
+    """Return the largest relative difference of outputs, and of parameters that go up and down again.
+
+    None if the network's own outputs are not numbers.
+    """
     coarse = inject(spec, transfers, state)
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()
@@ -183,17 +214,17 @@ def _compare_networks(
     ):
         expected = model(*args, **kwargs)
     with fixed_seed(seed):
-        found = run_coarse(network, example)
+        results = run_coarse(network, example)
     if any(bool(torch.isnan(t).any()) for t in collect_tensors(expected) if t.is_floating_point()):
         return None
-    again = inject(spec, transfers, fine)
-    drift = max((relative_error(coarse[name], again[name]) for name in coarse), default=0.0)
-    return max(max_relative_error(expected, found), drift)
+    round_trip = inject(spec, transfers, fine)
+    drift = max((relative_error(coarse[name], round_trip[name]) for name in coarse), default=0.0)
+    return max(max_relative_error(expected, results), drift)
 
 
 @contextlib.contextmanager
 def fixed_seed(seed: int) -> Iterator[None]:
-    """Draw the same random numbers in every block, and leave the generator as it was."""
+    """Draw the same random numbers in every block, and restore the state of the generator afterwards."""
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -203,7 +234,7 @@ def fixed_seed(seed: int) -> Iterator[None]:
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:
-    """Return ``|found - expected| / |expected|`` (2-norms); infinite where only one is finite."""
+    """Return ``|found - expected| / |expected|`` (2-norms), or infinity if an entry is finite in only one of them."""
     a, b = (t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in (expected, found))
     mask = torch.isfinite(a)
     if not torch.equal(mask, torch.isfinite(b)):
@@ -213,7 +244,7 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
 
 
 def max_relative_error(expected: Any, found: Any) -> float:
-    """Return the largest relative error over the tensors of two results; infinite where they differ in number or shape."""
+    """Return the largest relative error over the tensors of two results, or infinity if their number or shapes differ."""
     a, b = collect_tensors(expected), collect_tensors(found)
     if not a or [t.shape for t in a] != [t.shape for t in b]:
         return float("inf")
@@ -221,21 +252,21 @@ def max_relative_error(expected: Any, found: Any) -> float:
 
 
 def collect_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors of a result, in the order in which a recording has them."""
+    """Return the tensors of a result, in the order of a recording."""
     leaves: list[Tensor] = []
     build_structure(value, leaves, drop_unknown=True)
     return leaves
 
 
 def check_coarse_network(coarse: GraphNetwork, example: Any) -> None:
-    """Run a coarse network on the example: no network is handed out that has not run.
+    """Run a coarse network on the example. No network is returned to a user before it has run.
 
-    One row is enough where all inputs have one batch, whose size is free; where one row does not run, the whole example must.
+    One row is enough if all inputs have one batch of free size. If one row fails, the whole example must run.
 
     Raises
     ------
     NetgraphError
-        It does not run: a rule of netgraph is wrong.
+        The network does not run: a rule of netgraph is wrong.
     """
     training = coarse.training
     coarse.eval()
@@ -251,7 +282,7 @@ def check_coarse_network(coarse: GraphNetwork, example: Any) -> None:
 
 
 def check_example(model: nn.Module, example: Any) -> None:
-    """Run the network itself where its coarse one did not run: a wrong example is no wrong rule.
+    """Run the network itself after its coarse network has failed, to tell a wrong example from a wrong rule.
 
     Raises
     ------
@@ -264,13 +295,13 @@ def check_example(model: nn.Module, example: Any) -> None:
             model(*args, **kwargs)
     except Exception as error:  # operators raise many kinds
         raise NetgraphError(
-            f"the network itself does not run on the example ({type(error).__name__}: {str(error)[:200]}); give inputs of "
-            "the shapes and types that it takes, as in --input 2x3x224x224 or ids=2x16:int64"
+            f"the network itself does not run on the example ({type(error).__name__}: {str(error)[:200]}). Give inputs of "
+            "the shapes and types that it takes, as in --input 2x3x224x224 or ids=2x16:int64."
         ) from error
 
 
 def first_row(example: Any) -> Any:
-    """Return the first row of every tensor of an example, the example itself where tensors differ in their number of rows."""
+    """Return the first row of every tensor of an example, or the example itself if its tensors have different numbers of rows."""
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(example), leaves)
     rows = {leaf.shape[0] if leaf.ndim > 1 else 0 for leaf in leaves}
@@ -281,7 +312,13 @@ def first_row(example: Any) -> Any:
 
 
 def run_coarse(coarse: GraphNetwork, example: Any) -> Any:
-    """Return a coarse network's result; what an operator says of sizes that do not fit becomes a `NetgraphError`."""
+    """Return the result of a coarse network.
+
+    Raises
+    ------
+    NetgraphError
+        An operator fails, for example because of sizes that do not fit.
+    """
     args, kwargs = normalize_example(example)
     try:
         with torch.no_grad():
@@ -290,6 +327,6 @@ def run_coarse(coarse: GraphNetwork, example: Any) -> Any:
         raise
     except Exception as error:  # operators raise many kinds
         raise NetgraphError(
-            f"the coarse network does not run ({type(error).__name__}: {str(error)[:200]}); a rule of netgraph is wrong: "
-            "please report the network, and --keep the axis meanwhile"
+            f"the coarse network does not run ({type(error).__name__}: {str(error)[:200]}). A rule of netgraph is wrong. "
+            "Please report the network. Until it is fixed, --keep the axis."
         ) from error

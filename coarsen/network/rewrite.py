@@ -1,7 +1,7 @@
-"""The coarse network: the recorded graph written anew for fewer units, with parameters injected.
+"""The coarse network: the recorded graph rewritten for fewer units, with injected parameters.
 
-For a parameter with an outgoing and an incoming dimension the state goes down as ``W_c = R_out W P_in``: averaged
-where units are made, added up where they are read.
+A parameter with an outgoing and an incoming dimension becomes ``W_c = R_out W P_in``. It is averaged over the units that it
+makes and added up over the units that it reads.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor, fx, nn
 
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.node_graph import NodeGraph
 from netgraph.recording.serialize import serialize_graph
 from netgraph.rules.operator_call import bind_arguments, schema_arguments
 from netgraph.tracing.unit_spec import Factor, Plan, Rewrite, Term, UnitSpec, term_axes, term_size
-from netgraph.utils.runtime import gc_paused
 
 Transfers = Mapping[str, Transfer]
 
@@ -34,17 +34,30 @@ def coarse_network(
     Parameters
     ----------
     model : torch.nn.Module
-        The network that ``spec`` was traced from, or whose parameters have its names and shapes.
+        The network that ``spec`` was traced from, or one with the same names and shapes of parameters.
     spec : UnitSpec
     transfers : dict of str to Transfer
-        For each axis that shrinks, from the traced network's units to the coarse ones.
+        For each axis that shrinks, from the units of the traced network to the coarse ones.
     state : dict of str to Tensor, optional
-        Coarse parameters, where they are known already; by default those of ``model`` are injected.
+        Coarse parameters, if they are known already. By default those of ``model`` are injected.
 
     Returns
     -------
     GraphNetwork
-        In the mode of ``model``.
+        In the mode (training or evaluation) of ``model``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> spec = ng.trace(model, torch.zeros(1, 4))
+    >>> [axis.name for axis in spec.free]
+    ['0']
+    >>> coarse = ng.coarse_network(model, spec, {"0": ng.Transfer(np.array([0, 0, 1, 1, 2, 2]))})
+    >>> [tuple(p.shape) for p in coarse.parameters()]
+    [(3, 4), (3,), (2, 3), (2,)]
     """
     sizes = {**spec.sizes, **{axis: t.n_coarse for axis, t in transfers.items()}}
     graphs = {mode: serialize_graph(_rewrite_graph(plan, spec, sizes)) for mode, plan in spec.plans.items()}
@@ -67,18 +80,23 @@ def coarse_network(
 
 
 def traced_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by first name, detached."""
+    """Return parameters and buffers by their first name, detached."""
     state = {name: p.detach() for name, p in model.named_parameters()}
     state.update({name: b.detach() for name, b in model.named_buffers()})
     return state
 
 
 def _fixed_size(term: Term, spec: UnitSpec) -> int | None:
+    """Return the size of an input dimension, or None for one that may vary."""
     return None if any(axis in spec.dynamic for axis in term_axes(term)) else term_size(term, spec.sizes)
 
 
 def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.Graph:
-    """Copy a recorded graph with every size, factor and device written anew."""
+    """Copy a recorded graph with new sizes, factors and devices.
+
+    The copy takes its device as one more input, in front of the first call. A recorded graph names a fixed device where it makes
+    a constant, and this input takes its place.
+    """
     graph = NodeGraph()
     copies: dict[fx.Node, fx.Node] = {}
     by_name: dict[str, fx.Node] = {}
@@ -97,7 +115,13 @@ def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.G
 
 
 class _GraphRewriter:
-    """Writes one node after the other for new sizes."""
+    """Copies nodes one after the other for new sizes.
+
+    A recorded call holds sizes as plain numbers, and a sum or a mean over units depends on how many there are. The `Plan` of a
+    trace lists both: ``rewrites`` are arguments that are sizes, ``factors`` are powers of fine / coarse size by which a
+    result or an operand is multiplied. An axis that varies with the input has no number. Its size is read from the
+    input that ``sources`` names.
+    """
 
     def __init__(
         self,
@@ -112,19 +136,21 @@ class _GraphRewriter:
         self.counts: dict[str, fx.Node] = {}
 
     def copy(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+        """Copy a node, with its arguments and factors for the new sizes."""
         if node.op != "call_function":
             return self.graph.node_copy(node, lambda n: copies[n])
-        target, arguments = self._arguments(node, copies)
+        target, arguments = self._new_arguments(node, copies)
         for factor in self.plan.factors.get(node.name, []):
             if factor.operand is not None:
-                arguments = self._scaled_operand(arguments, factor)
+                arguments = self._scale_operand(arguments, factor)
         new = self.graph.call_function(target, *_split_arguments(target, _replace_devices(arguments, self.device)))
         for factor in self.plan.factors.get(node.name, []):
             if factor.operand is None:
-                new = self._times(new, factor)
+                new = self._multiply(new, factor)
         return new
 
-    def _arguments(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> tuple[Any, dict[str, Any]]:
+    def _new_arguments(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> tuple[Any, dict[str, Any]]:
+        """Return the operator and its arguments for the new sizes."""
         rewrites = self.plan.rewrites.get(node.name, [])
         if node.name in self.plan.retarget:
             target, arguments = self.plan.retarget[node.name]
@@ -134,28 +160,30 @@ class _GraphRewriter:
             target, arguments = node.target, bind_arguments(node)
         arguments = dict(fx.node.map_arg(dict(arguments), lambda n: copies[n]))
         for rewrite in rewrites:
-            arguments[rewrite.argument] = self._value(rewrite, arguments.get(rewrite.argument))
+            arguments[rewrite.argument] = self._new_argument(rewrite, arguments.get(rewrite.argument))
         return target, arguments
 
-    def _value(self, rewrite: Rewrite, old: Any) -> Any:
+    def _new_argument(self, rewrite: Rewrite, old: Any) -> Any:
+        """Return the new value of one argument that depends on sizes."""
         if rewrite.compute is not None:
-            return rewrite.compute(self._ratio(rewrite.terms[0] or ()))
+            return rewrite.compute(self._size_ratio(rewrite.terms[0] or ()))
         if rewrite.single:
-            return self._size(rewrite.terms[0])  # type: ignore[arg-type]
-        return [o if term is None else self._size(term) for o, term in zip(old, rewrite.terms, strict=True)]
+            return self._new_size(rewrite.terms[0])  # type: ignore[arg-type]
+        return [o if term is None else self._new_size(term) for o, term in zip(old, rewrite.terms, strict=True)]
 
-    def _size(self, term: Term) -> Any:
-        """Return a size, read from the input where a factor varies."""
+    def _new_size(self, term: Term) -> Any:
+        """Return a size. It is read from the input if a factor varies."""
         varying = [f for f in term if isinstance(f, str) and f in self.plan.sources]
         size: Any = term_size(tuple(f for f in term if f not in varying), self.coarse)
         for axis in varying:
-            count = self._count(axis)
+            count = self._read_count(axis)
             size = (
                 count if isinstance(size, int) and size == 1 else self.graph.call_function(operator.mul, (count, size))
             )
         return size
 
-    def _count(self, axis: str) -> fx.Node:
+    def _read_count(self, axis: str) -> fx.Node:
+        """Return the node that holds the number of units of a varying axis."""
         if axis not in self.counts:
             name, dim, rest = self.plan.sources[axis]
             node = self.graph.call_function(torch.ops.aten.sym_size.int, (self.by_name[name], dim))
@@ -163,28 +191,31 @@ class _GraphRewriter:
             self.counts[axis] = node if divisor == 1 else self.graph.call_function(operator.floordiv, (node, divisor))
         return self.counts[axis]
 
-    def _ratio(self, term: Term) -> float:
+    def _size_ratio(self, term: Term) -> float:
+        """Return the fine size of a term divided by its coarse size."""
         return term_size(term, self.fine) / max(term_size(term, self.coarse), 1)
 
-    def _scaled_operand(self, arguments: dict[str, Any], factor: Factor) -> dict[str, Any]:
-        if self._ratio(factor.term) == 1:
+    def _scale_operand(self, arguments: dict[str, Any], factor: Factor) -> dict[str, Any]:
+        """Multiply one operand of a call by a factor."""
+        if self._size_ratio(factor.term) == 1:
             return arguments
         operand = self.by_name[factor.operand]  # type: ignore[index]
-        scaled = self._times(operand, factor)
+        scaled = self._multiply(operand, factor)
         return fx.node.map_arg(arguments, lambda n: scaled if n is operand else n)
 
-    def _times(self, node: fx.Node, factor: Factor) -> fx.Node:
-        ratio = self._ratio(factor.term) ** factor.power
+    def _multiply(self, node: fx.Node, factor: Factor) -> fx.Node:
+        """Multiply a result by a factor, unless the factor is 1."""
+        ratio = self._size_ratio(factor.term) ** factor.power
         return node if ratio == 1 else self.graph.call_function(torch.ops.aten.mul.Tensor, (node, ratio))
 
 
 def _replace_devices(arguments: dict[str, Any], device: fx.Node | None) -> dict[str, Any]:
-    """Constants are made where the parameters are."""
+    """Replace fixed devices by the device of the parameters."""
     return {k: device if isinstance(v, torch.device) else v for k, v in arguments.items()}
 
 
 def _split_arguments(target: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return positional and keyword arguments, defaults left out."""
+    """Return positional and keyword arguments, without those that equal their default."""
     if "" in arguments:
         return arguments[""]  # type: ignore[no-any-return]
     args: list[Any] = []

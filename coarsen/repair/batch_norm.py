@@ -1,4 +1,4 @@
-"""Merging in the scale of the batch norm that follows a layer, where raw weights say little: the norm undoes their scale.
+"""Merging of a layer in the scale of the batch norm that follows it. The norm undoes the scale of raw weights.
 
 Layer and norm are one affine map, with the gain g = scale / sqrt(variance + eps) (Jacob et al., CVPR 2018, section 3.2)::
 
@@ -6,8 +6,8 @@ Layer and norm are one affine map, with the gain g = scale / sqrt(variance + eps
     F_c = R_out F P_in,   c_c = R c                              coarse: their averages
     W_c = F_c / g_c,      mean_c = bias_c - (c_c - shift_c) / g_c
 
-The coarse norm keeps its averaged variance and shift; its scale is the root mean square of its members', with the sign
-of their sum. Wang et al., "Forget the data and fine-tuning! Just fold the network to compress", ICLR 2025, merge so too.
+The coarse norm keeps its averaged variance and shift. Its scale is the root mean square of the scales of its members, with the
+sign of their sum. Wang et al., "Forget the data and fine-tuning! Just fold the network to compress", ICLR 2025, merge in this way.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ Gains = dict[str, tuple[Tensor, Tensor]]
 def merge_with_norms(
     model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork
 ) -> Gains:
-    """Merge each layer that a batch norm follows with its norm, in place; others stay as they are.
+    """Merge each layer together with the batch norm that follows it, in place. Other layers stay as they are.
 
     Parameters
     ----------
     model : torch.nn.Module
         The fine network.
     spec : UnitSpec
-        Of it.
+        Of ``model``.
     transfers : dict of str to Transfer
     coarse : GraphNetwork
 
     Returns
     -------
     dict of str to (Tensor, Tensor)
-        By weight, the gains of the fine norm (n,) and of the coarse one (k,).
+        By weight, the gains of the fine norm (n,) and of the coarse norm (k,).
     """
-    state, small, gains = traced_state(model), coarse.tensors(), dict[str, tuple[Tensor, Tensor]]()
+    state, coarse_state, gains = traced_state(model), coarse.tensors(), dict[str, tuple[Tensor, Tensor]]()
     with torch.no_grad():
         for layer in find_layers(spec):
             if layer.norm is not None and layer.axis in transfers:
-                gains[layer.weight] = _merge_layer(layer, spec, transfers, state, small)
+                gains[layer.weight] = _merge_layer(layer, spec, transfers, state, coarse_state)
     return gains
 
 
@@ -59,27 +59,30 @@ def _merge_layer(
     spec: UnitSpec,
     transfers: Mapping[str, Transfer],
     state: Mapping[str, Tensor],
-    small: Mapping[str, Tensor],
+    coarse_state: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
+    """Write the weight, scale and mean of a coarse layer and its norm, and return the gains of the fine and the coarse norm."""
     assert layer.norm is not None
     transfer = transfers[layer.axis]
     scale, shift, mean, variance = (state[name].double() for name in layer.norm)
     gain = scale / (variance + layer.eps).sqrt()
     signs = torch.where(transfer.total(scale, 0) < 0, -1.0, 1.0)
     scale_c = signs * transfer.average(scale.square(), 0).sqrt()
-    gain_c = scale_c / (small[layer.norm[3]].double() + layer.eps).sqrt()
-    gain_c = torch.where(gain_c.abs() > 1e-9, gain_c, torch.ones_like(gain_c))  # a dead norm says nothing of its input
+    gain_c = scale_c / (coarse_state[layer.norm[3]].double() + layer.eps).sqrt()
+    gain_c = torch.where(
+        gain_c.abs() > 1e-9, gain_c, torch.ones_like(gain_c)
+    )  # the output of a dead norm does not depend on its input
     bias = state[layer.bias].double() if layer.bias is not None else torch.zeros_like(shift)
-    bias_c = small[layer.bias].double() if layer.bias is not None else torch.zeros_like(scale_c)
+    bias_c = coarse_state[layer.bias].double() if layer.bias is not None else torch.zeros_like(scale_c)
     constant = transfer.average(shift + gain * (bias - mean), 0)
-    small[layer.norm[0]].copy_(scale_c)
-    small[layer.norm[2]].copy_(bias_c - (constant - small[layer.norm[1]].double()) / gain_c)
+    coarse_state[layer.norm[0]].copy_(scale_c)
+    coarse_state[layer.norm[2]].copy_(bias_c - (constant - coarse_state[layer.norm[1]].double()) / gain_c)
     weight = state[layer.weight].double()
     merged = inject(spec, transfers, {layer.weight: multiply_rows(gain, weight)})[layer.weight]
-    small[layer.weight].copy_(multiply_rows(1 / gain_c, merged))
+    coarse_state[layer.weight].copy_(multiply_rows(1 / gain_c, merged))
     return gain, gain_c
 
 
 def multiply_rows(gain: Tensor, weight: Tensor) -> Tensor:
-    """Multiply each row of a weight (n, ...) by its unit's gain (n,)."""
+    """Multiply each row of a weight (n, ...) by the gain of its unit, (n,)."""
     return weight * gain.to(weight).reshape(-1, *[1] * (weight.ndim - 1))

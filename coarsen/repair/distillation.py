@@ -1,13 +1,13 @@
-"""Tuning: a short training of a coarse network towards the fine one's outputs, on inputs without labels.
+"""Short training of a coarse network towards the outputs of the fine one, on inputs without labels.
 
-Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, with the squared error of outputs. A few hundred
-inputs are soon known by heart, so each is mixed with another, and the fine network answers the mixture::
+Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, here with the squared error of outputs. A few hundred
+inputs are soon memorized. Each is therefore mixed with another, and the target is the fine network's output for the mixture::
 
     x    = w x_i + (1 - w) x_j            w uniform in [0, 1], j another input of the batch
     loss = |f_c(x) - f(x)|² / |f(x)|²
 
-Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018; Beyer et al., "Knowledge distillation: A good teacher is
-patient and consistent", CVPR 2022, section 3. Inputs of which some are no floating-point numbers, as tokens, stay unmixed.
+Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018. Beyer et al., "Knowledge distillation: A good teacher is
+patient and consistent", CVPR 2022, section 3. Inputs that include other types than floating point, such as tokens, stay unmixed.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ from netgraph.coarsen.network.oracles import collect_tensors
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
-LR = 1e-3  # falls to 0 as a cosine
+LR = 1e-3  # decays to 0 along a cosine
 
 
 def tune_network(
     fine: GraphNetwork, coarse: GraphNetwork, data: Any, *, steps: int, batch: int = 64, seed: int = 0
 ) -> None:
-    """Train a coarse network in place towards a fine one's outputs, by Adam.
+    """Train a coarse network in place towards the outputs of a fine one, by Adam.
 
-    Batch norm keeps its statistics, and dropout is off, as both networks are in evaluation mode.
+    Both networks are in evaluation mode: batch norm keeps its statistics, and dropout is off.
 
     Parameters
     ----------
     fine, coarse : GraphNetwork
     data : Tensor, tuple or dict
-        Inputs, nested as the traced example.
-    steps, batch : int
-    seed : int
-        Of the order of the inputs and of their mixing.
+        Inputs, nested like the traced example.
+    steps : int
+    batch : int, default 64
+    seed : int, default 0
+        Order of the inputs and of their mixtures.
     """
     optimizer = torch.optim.Adam([p for p in coarse.parameters() if p.requires_grad], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for args, kwargs in draw_mixtures(data, steps, batch, torch.Generator().manual_seed(seed)):
         with torch.no_grad():
-            wanted = collect_tensors(fine(*args, **kwargs))
-        pairs = zip(collect_tensors(coarse(*args, **kwargs)), wanted, strict=True)
+            targets = collect_tensors(fine(*args, **kwargs))
+        pairs = zip(collect_tensors(coarse(*args, **kwargs)), targets, strict=True)
         losses = [
             (x - y).square().mean() / y.square().mean().clamp_min(1e-12) for x, y in pairs if y.is_floating_point()
         ]
@@ -57,22 +58,26 @@ def tune_network(
 
 
 def draw_mixtures(data: Any, steps: int, batch: int, random: torch.Generator) -> Iterator[tuple[Any, Any]]:
-    """Yield positional and named inputs of every step; a round takes each input once, but for a rest that fills no batch."""
+    """Yield positional and keyword inputs of every step.
+
+    An epoch takes each input once, except for a rest that does not fill a batch.
+    """
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(data), leaves)
-    mixing = all(leaf.is_floating_point() for leaf in leaves)
+    can_mix = all(leaf.is_floating_point() for leaf in leaves)
     batch, order = min(batch, len(leaves[0])), torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         if len(order) < batch:
             order = torch.randperm(len(leaves[0]), generator=random)
         rows, order = order[:batch], order[batch:]
-        drawn = [leaf[rows] for leaf in leaves]
-        if mixing:
+        tensors = [leaf[rows] for leaf in leaves]
+        if can_mix:
             share, other = torch.rand(batch, generator=random), torch.randperm(batch, generator=random)
-            drawn = [_mix_rows(leaf, share.to(leaf), other) for leaf in drawn]
-        yield unflatten_tree(structure, drawn)
+            tensors = [_mix_rows(leaf, share.to(leaf), other) for leaf in tensors]
+        yield unflatten_tree(structure, tensors)
 
 
 def _mix_rows(rows: Tensor, share: Tensor, other: Tensor) -> Tensor:
+    """Return ``share`` of each row plus the rest of another row."""
     share = share.reshape(-1, *[1] * (rows.ndim - 1))
     return share * rows + (1 - share) * rows[other]

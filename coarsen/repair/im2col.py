@@ -1,7 +1,8 @@
-"""What a layer's weights multiply: the patches of its input as rows of a matrix, at places drawn at random.
+"""The matrix that the weights of a layer multiply: sampled patches of its input as rows (im2col).
 
 A convolution is a linear map of patches (Chellapilla, Puri, Simard, "High performance convolutional neural networks for
-document processing", 2006, section 4.1). Neighbouring pixels say much the same, so only some places are taken.
+document processing", 2006, section 4.1). Neighbouring patches carry much the same information. Only a random sample of positions
+is taken.
 """
 
 from __future__ import annotations
@@ -17,34 +18,39 @@ from torch.nn import functional
 
 from netgraph.rules.operators import LINEAR
 
-Places = tuple[Tensor, ...]  # of each place the number of its input in the batch, then one along each further dimension
+Places = tuple[Tensor, ...]  # for each place its index in the batch, then its index along each spatial dimension
 
 
 def draw_places(output: Tensor, function: Any, n: int, random: torch.Generator) -> Places:
-    """Return at most ``n`` places of a layer's output, none twice.
+    """Sample at most ``n`` positions of the output of a layer, without repetition.
 
     Parameters
     ----------
     output : Tensor
         (batch, out, ...) of a convolution, (batch, ..., out) of a linear layer.
     function : operator
-        The layer's.
+        The layer's ATen operator.
     n : int
     random : torch.Generator
+
+    Returns
+    -------
+    tuple of Tensor
+        One index array for each dimension but that of the channels.
     """
     sizes = output.shape[:-1] if function is LINEAR else (output.shape[0], *output.shape[2:])
-    whole = math.prod(sizes)
-    flat = torch.arange(whole) if whole <= n else torch.randperm(whole, generator=random)[:n].sort().values
+    total = math.prod(sizes)
+    flat = torch.arange(total) if total <= n else torch.randperm(total, generator=random)[:n].sort().values
     return torch.unravel_index(flat.to(output.device), sizes)
 
 
 def take_places(tensor: Tensor, function: Any, places: Places) -> Tensor:
-    """Return what stands at places of a layer's output, or of a tensor of its shape: (n, out)."""
+    """Return the entries at positions of the output of a layer, or of a tensor of the same shape, (n, out)."""
     return (tensor if function is LINEAR else tensor.movedim(1, -1))[places]
 
 
 def build_columns(arguments: Sequence[Any], function: Any, places: Places) -> Tensor:
-    """Return what the weights multiply at places, (n, groups, d), with d in the order of ``weight.flatten(1)``."""
+    """Return the inputs of the weights at positions, (n, groups, d), with d in the order of ``weight.flatten(1)``."""
     x, weight = arguments[:2]
     if function is LINEAR:
         return take_places(x, function, places)[:, None]
@@ -60,11 +66,11 @@ def build_columns(arguments: Sequence[Any], function: Any, places: Places) -> Te
 
 
 def count_groups(arguments: Sequence[Any], function: Any) -> int:
-    """Return how many groups the channels of a layer come in."""
+    """Return the number of channel groups of a layer."""
     return int(arguments[6]) if function is not LINEAR and len(arguments) > 6 else 1
 
 
 def _per_dimension(arguments: Sequence[Any], index: int, dims: int) -> list[int]:
-    """Return stride, padding or dilation for each spatial dimension; PyTorch leaves out defaults."""
+    """Return stride, padding or dilation for each spatial dimension. Recorded calls leave out defaults."""
     value = list(arguments[index]) if len(arguments) > index else [0 if index == 4 else 1]
     return value * dims if len(value) == 1 else value

@@ -1,15 +1,15 @@
-"""Repair: what a coarse network can regain after merging, rung by rung.
+"""Repair of a coarse network after merging. Each rung of the ladder includes those before it, from ``norms`` on.
 
 ``none``      nothing.
-``rescale``   without data: what averaging unlike units took from their variance is given back (`netgraph.coarsen.repair.variance`).
-``norms``     every batch norm's statistics are estimated anew on calibration data. Jordan et al., "REPAIR: REnormalizing
+``rescale``   without data: give units the variance back that averaging took (`netgraph.coarsen.repair.variance`).
+``norms``     estimate the statistics of every batch norm again on calibration data. Jordan et al., "REPAIR: REnormalizing
               permuted activations for interpolation repair", ICLR 2023, section 3.
-``ridge``     besides, each layer's weights are fitted by least squares so that from the coarse network's inputs they give
-              what the fine layer answers (`netgraph.coarsen.repair.refit`), layer after layer.
-``tune``      besides, a short training towards the fine network's own outputs (`netgraph.coarsen.repair.distillation`).
+``ridge``     also fit the weights of each layer by least squares. They map the inputs of the coarse network to the outputs of
+              the fine layer (`netgraph.coarsen.repair.refit`), layer after layer.
+``tune``      also train shortly towards the outputs of the fine network (`netgraph.coarsen.repair.distillation`).
 
-The fine and the coarse network run side by side, all calibration batches at once, so each layer is repaired on inputs
-that come out of repaired layers: one pass of both networks in all.
+The fine and the coarse network run side by side, with all calibration batches at once. Each layer is repaired on inputs that
+come out of repaired layers, in one pass of both networks.
 """
 
 from __future__ import annotations
@@ -31,25 +31,24 @@ from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.interpreter import CallSite
-from netgraph.rules.operators import LAYERS, NORM
+from netgraph.rules.operators import BATCH_NORM, LAYER_OVERLOADS
 from netgraph.tracing.unit_spec import UnitSpec
-
-RUNGS = ("none", "rescale", "norms", "ridge", "tune")
+from netgraph.utils.choices import DATA_RUNGS, RUNGS
 
 
 @dataclass
 class RepairReport:
-    """What a repair did.
+    """Result of a repair.
 
     Parameters
     ----------
     rung : str
     fitted : dict of str to (float, float)
-        For each refitted weight the relative error of its answers, before and after.
+        For each refitted weight the relative error of its outputs, before and after.
     norms : int
-        Batch norms with new statistics.
+        Number of batch norms with new statistics.
     left : dict of str to str
-        Weights that were not refitted, and why.
+        Weights that were not refitted, and the reasons.
     """
 
     rung: str
@@ -76,37 +75,52 @@ def repair_network(
     Parameters
     ----------
     model : torch.nn.Module
-        The fine network; is left as it is.
+        The fine network. It stays as it is.
     spec : UnitSpec
         Of the fine network.
     transfers : dict of str to Transfer
-        From its units to the coarse network's.
+        From its units to those of the coarse network.
     coarse : GraphNetwork
-    rung : str
-        ``none``, ``rescale``, ``norms``, ``ridge`` or ``tune``.
+    rung : {"none", "rescale", "norms", "ridge", "tune"}, default "ridge"
     data : Tensor, tuple or dict, optional
-        Calibration inputs, nested as the traced example; needed from ``norms`` on.
-    batch : int
+        Calibration inputs, nested like the traced example. ``norms``, ``ridge`` and ``tune`` need them.
+    batch : int, default 64
         Rows at a time.
     strength : float, optional
-        Of the ridge, as a share of the mean square of what a layer's weights multiply; by default chosen for each layer
-        on inputs held out.
-    steps : int
-        Of the tuning.
-    seed : int
-        Of the tuning's order and mixtures.
+        Strength of the ridge, as a share of the mean square of the layer's inputs. By default it is chosen for each layer on inputs
+        that are held out.
+    steps : int, default 1000
+        Steps of ``tune``.
+    seed : int, default 0
+        Order and mixtures of inputs in ``tune``.
 
     Returns
     -------
-    Repair
+    RepairReport
 
     Raises
     ------
     NetgraphError
-        An unknown rung, or no data where it needs some.
+        The rung is unknown, or it needs data and there are none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.coarsen import repair_network
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> data = torch.randn(256, 8)
+    >>> coarse = ng.build_hierarchy(model, data[:2]).levels[1]
+    >>> report = repair_network(model, ng.trace(model, data[:2]), coarse.transfers, coarse.model, data=data)
+    >>> sorted(report.fitted)
+    ['2.weight']
+    >>> before, after = report.fitted["2.weight"]
+    >>> after < before
+    True
     """
     check_rung(rung, data)
-    done = RepairReport(rung)
+    report = RepairReport(rung)
     if rung == "rescale":
         rescale_units(model, spec, transfers, coarse)
     elif rung != "none":
@@ -116,58 +130,68 @@ def repair_network(
         coarse.eval()
         merge_with_norms(model, spec, transfers, coarse)
         _repair_layers(
-            fine, coarse, batches, Refit(spec, transfers, traced_state(model), coarse.tensors(), strength), done
+            fine, coarse, batches, Refit(spec, transfers, traced_state(model), coarse.tensors(), strength), report
         )
         if rung == "tune":
             tune_network(fine, coarse, data, steps=steps, batch=batch, seed=seed)
         coarse.train(training)
-    return done
+    return report
 
 
 def check_rung(rung: str, data: Any) -> None:
-    """Raise `NetgraphError` for a rung that does not exist, or that lacks its data."""
+    """Raise `NetgraphError` for an unknown rung, or for one that needs data and has none."""
     if rung not in RUNGS:
-        raise NetgraphError(f"no repair is called {rung!r}; choose one of {', '.join(RUNGS)}")
-    if data is None and rung in ("norms", "ridge", "tune"):
-        raise NetgraphError(f"repair {rung!r} needs calibration data; give some, or choose none or rescale")
+        raise NetgraphError(f"no repair is called {rung!r}. Choose one of {', '.join(RUNGS)}.")
+    if data is None and rung in DATA_RUNGS:
+        raise NetgraphError(f"repair {rung!r} needs calibration data. Give some, or choose none or rescale.")
 
 
 def _repair_layers(
-    fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], refit: Refit, done: RepairReport
+    fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], refit: Refit, report: RepairReport
 ) -> None:
-    ways = (network.walk(batches, (*LAYERS, NORM)) for network in (fine, coarse))
-    kept: set[str] = set()
-    for a, b in zip(*ways, strict=True):
+    """Walk both networks side by side, layer by layer, and fit or estimate each layer of the coarse one."""
+    walks = (network.walk(batches, (*LAYER_OVERLOADS, BATCH_NORM)) for network in (fine, coarse))
+    fitted_norms: set[str] = set()
+    for fine_layer, coarse_layer in zip(*walks, strict=True):
         with torch.no_grad():
-            if b.function is NORM:
-                done.norms += estimate_statistics(b, keep=b.names[3] in kept)
-            elif done.rung != "norms" and not _reads_same_input(a, b):
-                _fit_layer(a, b, refit, done, kept)
+            if coarse_layer.function is BATCH_NORM:
+                report.norms += estimate_statistics(coarse_layer, keep=coarse_layer.names[3] in fitted_norms)
+            elif report.rung != "norms" and not _reads_same_input(fine_layer, coarse_layer):
+                _fit_layer(fine_layer, coarse_layer, refit, report, fitted_norms)
 
 
 def _reads_same_input(fine: CallSite, coarse: CallSite) -> bool:
-    """Tell whether a layer reads what the fine one reads: merging then gave its best weights."""
+    """Return True if a layer reads the same input as the fine layer. Merging then gave its best weights."""
     x, y = fine.arguments[0][0], coarse.arguments[0][0]
     return x.shape == y.shape and torch.equal(x, y)
 
 
-def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, done: RepairReport, kept: set[str]) -> None:
-    """Fit a layer; say of those that cannot be fitted why."""
-    hindrance = refit.find_obstacle(coarse)
-    if hindrance is not None:
-        done.left.update([hindrance])
+def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairReport, fitted_norms: set[str]) -> None:
+    """Fit a layer, or report the reason why it cannot be fitted."""
+    obstacle = refit.find_obstacle(coarse)
+    if obstacle is not None:
+        report.left.update([obstacle])
         return
     name = coarse.names[1]
     assert name is not None
-    done.fitted[name] = refit.layer(fine, coarse)
+    report.fitted[name] = refit.layer(fine, coarse)
     if (norm := refit.norm(name)) is not None:
-        kept.add(norm[2])
+        fitted_norms.add(norm[2])
 
 
 def estimate_statistics(stop: CallSite, *, keep: bool) -> bool:
-    """Write the mean and variance of what a norm is about to see; return whether there were old ones.
+    """Set the mean and variance of a norm to those of its input.
 
-    With ``keep`` its scale and shift change too, so that it computes what it did: a fit chose that already.
+    Parameters
+    ----------
+    stop : CallSite
+    keep : bool
+        Change scale and shift too, and so keep the function of the norm: a fit has chosen it already.
+
+    Returns
+    -------
+    bool
+        True if the norm has statistics.
     """
     _, scale, shift, mean, variance, _, _, eps = stop.arguments[0][:8]
     if stop.names[3] is None or stop.names[4] is None:

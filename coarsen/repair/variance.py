@@ -1,9 +1,9 @@
-"""Repair without data: give a merged unit back the variance that averaging unlike members took from it.
+"""Repair without data: give a merged unit the variance back that averaging unlike members took from it.
 
-The mean of m members has the share r = |mean w|² / mean |w|² of their variance, as if their inputs were white: for
-members of one length and mean correlation c that is (1 + (m - 1) c) / m, the estimate of Wang et al., "Forget the data
-and fine-tuning! Just fold the network to compress", ICLR 2025, section 4 (Fold-AR). Where a batch norm follows, units
-are merged in its scale (`netgraph.coarsen.repair.batch_norm`) and its variance is multiplied by r; elsewhere weights and bias are divided by sqrt(r).
+The mean of m members has the share r = |mean w|² / mean |w|² of their variance, if their inputs are white. For members of
+equal length and mean correlation c that is (1 + (m - 1) c) / m, the estimate of Wang et al., "Forget the data and fine-tuning!
+Just fold the network to compress", ICLR 2025, section 4 (Fold-AR). If a batch norm follows, units are merged in its scale
+(`netgraph.coarsen.repair.batch_norm`) and its variance is multiplied by r. Otherwise weights and bias are divided by sqrt(r).
 """
 
 from __future__ import annotations
@@ -23,12 +23,22 @@ from netgraph.tracing.unit_spec import UnitSpec
 
 
 def rescale_units(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork) -> None:
-    """Rescale a coarse network in place; ``transfers`` lead to it from the ``spec`` of ``model``.
+    """Rescale the units of a coarse network in place.
 
-    Axes with products, with aggregates of one size (a norm over units restores their variance itself) or of layers
-    whose weights something else reads too are left alone.
+    Three kinds of axes are left alone: those with products, those with aggregates of one size (a norm over units restores their
+    variance itself), and those of layers whose weights something else reads too.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The fine network.
+    spec : UnitSpec
+        Of ``model``.
+    transfers : dict of str to Transfer
+        From its units to those of the coarse network.
+    coarse : GraphNetwork
     """
-    state, small = traced_state(model), coarse.tensors()
+    state, coarse_state = traced_state(model), coarse.tensors()
     gains = merge_with_norms(model, spec, transfers, coarse)
     entries = merge_relu_units(model, spec, transfers, coarse)
     with torch.no_grad():
@@ -39,18 +49,26 @@ def rescale_units(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Tran
             rows = state[layer.weight].flatten(1)
             if layer.weight in gains:
                 rows = multiply_rows(gains[layer.weight][0], rows)
-            r = variance_share(rows, transfer, entries.get(layer.axis))
+            share = variance_share(rows, transfer, entries.get(layer.axis))
             if layer.norm is not None:
-                small[layer.norm[3]].mul_(r.to(small[layer.norm[3]]))
+                coarse_state[layer.norm[3]].mul_(share.to(coarse_state[layer.norm[3]]))
                 continue
             for name in filter(None, (layer.weight, layer.bias)):
-                small[name].div_(r.sqrt().to(small[name]).reshape(-1, *[1] * (small[name].ndim - 1)))
+                coarse_state[name].div_(
+                    share.sqrt().to(coarse_state[name]).reshape(-1, *[1] * (coarse_state[name].ndim - 1))
+                )
 
 
 def variance_share(rows: Tensor, transfer: Transfer, entries: Tensor | None = None) -> Tensor:
-    """Return r for each aggregate, (k,), of units with the weights ``rows`` (n, d); 1 where they are all zero.
+    """Return r for each aggregate, (k,). It is 1 if all weights are zero.
 
-    ``entries`` (n,) are those of a weighted P; without, they are ones.
+    Parameters
+    ----------
+    rows : Tensor of shape (n, d)
+        Weights of the units.
+    transfer : Transfer
+    entries : Tensor of shape (n,), optional
+        Entries of a weighted P. By default they are ones.
     """
     rows = rows.double()
     p = torch.ones_like(rows[:, 0]) if entries is None else entries

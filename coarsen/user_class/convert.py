@@ -1,9 +1,9 @@
-"""The coarse network in the user's own class: proven equal to the recorded graph, or refused by name.
+"""A coarse network in the user's own class, proven equal to the recorded graph or refused with a reason.
 
-Smaller parameters in the network's own class are often silently wrong: ``view(..., -1, head_dim)`` regroups heads in
-place of failing, and looks right while logits are near zero. So a copy of the network gets the coarse parameters, what
-it remembers of its sizes is mended, and it is then run beside the graph: on random large weights, in both modes, on
-two batch sizes. It is handed out where all agree.
+Smaller parameters in the network's own class often give wrong outputs without an error. ``view(..., -1, head_dim)`` regroups
+heads instead of failing, and the result looks right while logits are near zero. A copy of the network therefore gets the
+coarse parameters, the sizes that its modules remember are corrected, and it is run next to the graph: on large random
+weights, in training and evaluation mode, on two batch sizes. It is returned if all outputs agree.
 """
 
 from __future__ import annotations
@@ -29,39 +29,52 @@ from netgraph.coarsen.user_class.module_attributes import iterate_ranks, replace
 from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
 from netgraph.io.huggingface import silence_transformers
+from netgraph.io.output_files import check_output_file, check_parent_folder
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.utils.output_files import check_output_file, check_parent_folder
 
-TRIES = 24  # choices of what attributes count
-MEND = "use levels[i].model, the recorded graph, which runs and trains"
+TRIES = 24  # assignments of sizes to attributes
+ADVICE = "Use levels[i].model, the recorded graph, which runs and trains."
 
 
 def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int = 7619) -> nn.Module:
-    """Return a coarse network in the class of the network that was given.
+    """Return a coarse network in the class of the network that was coarsened.
 
     Parameters
     ----------
     hierarchy : Hierarchy
         Its level 0 is the network in its own class.
     example : Tensor, tuple or dict
-        Inputs as `netgraph.build_hierarchy` took them: what to prove it on.
-    level : int
-        Which level; the coarsest by default.
-    seed : int
-        Of the random weights of the proof.
+        Inputs as `netgraph.build_hierarchy` took them. The outputs are compared on these.
+    level : int, default -1
+        The coarsest level by default.
+    seed : int, default 7619
+        Seed of the random weights on which both networks are compared.
 
     Returns
     -------
     torch.nn.Module
-        With the coarse level's parameters, in the mode of level 0, its state dict named as before. It shares nothing
-        with the hierarchy.
+        With the parameters of the coarse level, in the mode of level 0. The names of its state dict stay the same. It shares no
+        tensors with the hierarchy.
 
     Raises
     ------
     OwnClassError
-        The class cannot hold the sizes, fails, or gives other outputs than the recorded graph; the message says which.
+        The class cannot hold the sizes, fails, or gives other outputs than the recorded graph.
     NetgraphError
-        There is no such level, or level 0 is a recorded graph itself.
+        There is no such level, or level 0 is itself a recorded graph.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> example = torch.zeros(2, 4)
+    >>> ng.own_class(ng.build_hierarchy(model, example), example)
+    Sequential(
+      (0): Linear(in_features=4, out_features=3, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=3, out_features=2, bias=True)
+    )
     """
     fine, coarse = hierarchy.levels[0], _select_level(hierarchy, level)
     graph = coarse.model
@@ -71,97 +84,119 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
         factors = find_parameter_factors(fine.spec, coarse.spec.sizes)
         state = apply_factors(traced_state(graph), factors)
         examples, problems = build_examples(fine.model, graph, example), []
-        for own in _iterate_candidates(fine.model, state, sizes):
-            problem = find_difference(own, graph, examples, factors, seed)
+        for candidate in _iterate_candidates(fine.model, state, sizes):
+            problem = find_difference(candidate, graph, examples, factors, seed)
             if problem is None:
-                return own.train(fine.model.training)
+                return candidate.train(fine.model.training)
             problems.append(problem)
         raise OwnClassError(problems[0])
     except OwnClassError as error:
         name = type(fine.model).__name__
         raise OwnClassError(
-            f"level {level % len(hierarchy.levels)} cannot be given back as a {name}: {error}; {MEND}"
+            f"level {level % len(hierarchy.levels)} cannot be built as a {name}: {error}. {ADVICE}"
         ) from error
 
 
 def _select_level(hierarchy: Hierarchy, level: int) -> Any:
+    """Return a coarse level of a hierarchy, or raise an error that says why it has no class of its own."""
     n = len(hierarchy.levels)
     if not -n <= level < n or level % n == 0:
-        raise NetgraphError(f"level {level} is no coarse level of {n}; give one from 1 to {n - 1}")
+        raise NetgraphError(
+            f"level {level} is not a coarse level. The hierarchy has {n} levels. Give one from 1 to {n - 1}."
+        )
     if isinstance(hierarchy.levels[0].model, GraphNetwork):
         raise NetgraphError(
-            "level 0 is a recorded graph and its own class is not known; open it with arch=, as in "
-            "netgraph.load(path, arch=MyNet)"
+            "level 0 is a recorded graph, and its own class is unknown. Open it with arch=, as in "
+            "netgraph.load(path, arch=MyNet)."
         )
     above = hierarchy.levels[1 : level % n + 1]
     if any(x.chains or x.pool > 1 for x in above):
-        raise OwnClassError(f"level {level % n} has fewer blocks, or another resolution, than the class builds; {MEND}")
+        raise OwnClassError(
+            f"level {level % n} has fewer blocks, or another resolution, than the class builds. {ADVICE}"
+        )
     return hierarchy.levels[level]
 
 
 def _iterate_candidates(model: nn.Module, state: Mapping[str, Tensor], sizes: SizeChange) -> Iterator[nn.Module]:
-    """Yield networks of the user's class with coarse parameters, the likeliest first."""
+    """Yield networks of the user's class with coarse parameters, the most likely first."""
     if is_transformers_model(model):
         yield from iterate_config_networks(model, state, sizes)
         return
     for ranks in itertools.islice(iterate_ranks(model, sizes), TRIES):
-        own = _copy_network(model)
-        replace_parameters(own, state)
-        set_sizes(own, sizes, ranks)
-        yield own
+        candidate = _copy_network(model)
+        replace_parameters(candidate, state)
+        set_sizes(candidate, sizes, ranks)
+        yield candidate
 
 
 def _copy_network(model: nn.Module) -> nn.Module:
+    """Return a deep copy, or raise `OwnClassError` if the class does not allow one."""
     try:
         return copy.deepcopy(model)
-    except Exception as error:  # the class's own way of being copied
+    except Exception as error:  # a class may define its own __deepcopy__
         raise OwnClassError(f"the network cannot be copied ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 def check_own_class_path(model: nn.Module, path: Path) -> None:
-    """Say before work begins whether `save_own_class` can write a network of this class there.
+    """Check before work begins that `save_own_class` can write a network of this class to a path.
 
     Raises
     ------
     NetgraphError
-        The suffix does not fit the class, nothing can be written there, or something else is there.
+        The suffix does not fit the class, the path cannot be written, or something else is there.
     """
     if is_transformers_model(model):
         if path.suffix or (path.exists() and not (path / "config.json").is_file()):
-            raise LoadError(
-                f"{path}: a {type(model).__name__} is saved as a folder; give a name of a new one, without suffix"
-            )
+            raise LoadError(f"{path}: a {type(model).__name__} is saved as a folder. Give a new name without suffix.")
     elif path.suffix not in (".pt", ".pth"):
-        raise LoadError(f"{path}: a {type(model).__name__} is saved whole as NAME.pt; give such a name")
+        raise LoadError(f"{path}: a {type(model).__name__} is saved whole in a .pt file. Give NAME.pt.")
     else:
         check_output_file(path)
     check_parent_folder(path)
 
 
 def save_own_class(own: nn.Module, path: Path) -> None:
-    """Write a network whole, with ``torch.save``, or as a folder with config.json and safetensors if it is of transformers.
+    """Write a network whole.
+
+    ``torch.save`` writes it to a file. A network of Hugging Face transformers becomes a folder with config.json and safetensors.
+
+    Parameters
+    ----------
+    own : torch.nn.Module
+    path : pathlib.Path
 
     Raises
     ------
     LoadError
-        It cannot be pickled, because its class is made inside a function; ``own.state_dict()`` can be saved.
+        The network cannot be pickled, because its class is defined inside a function. Its ``state_dict()`` can be saved.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from netgraph.coarsen import save_own_class
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_own_class(torch.nn.Linear(2, 3), Path(folder) / "small.pt")
+    ...     torch.load(Path(folder) / "small.pt", weights_only=False)
+    Linear(in_features=2, out_features=3, bias=True)
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if is_transformers_model(own):
             import transformers
 
-            kept: Any = own  # what else a network has, torch's types do not know
+            pretrained: Any = own  # nn.Module does not declare save_pretrained
             with silence_transformers(transformers.utils.logging):
-                kept.save_pretrained(aside)
+                pretrained.save_pretrained(temporary)
             shutil.rmtree(path, ignore_errors=True)
         else:
-            torch.save(own, aside)
-        os.replace(aside, path)
+            torch.save(own, temporary)
+        os.replace(temporary, path)
     except (OSError, RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
         raise LoadError(
-            f"{path}: a {type(own).__name__} cannot be saved whole ({error}); from Python, own_class() returns it and "
-            "torch.save(own.state_dict(), path) saves its parameters"
+            f"{path}: a {type(own).__name__} cannot be saved whole ({error}). In Python, own_class() returns it, "
+            "and torch.save(own.state_dict(), path) saves its parameters."
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Does a network of the user's class compute what a recorded graph computes? Both run, on random large weights.
+"""Proof that a network of the user's class computes the same as a recorded graph. Both run on large random weights.
 
-Fresh weights prove little: logits are near zero there, softmax is nearly flat, and heads may be grouped anyhow. Here
-weights are drawn with twice the spread that keeps a layer's output as large as its input. Dropout, stochastic depth
-and the like draw their mean in place of random numbers, so that training mode can be compared as well.
+Initial weights prove little: logits are near zero, softmax is nearly flat, and a wrong grouping of heads does not show. The
+weights here have twice the standard deviation that keeps the output of a layer as large as its input. Dropout, stochastic depth
+and the like return their mean instead of random numbers, and training mode can be compared as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netgraph.coarsen.network.oracles import DOUBLE, cast_to_double, collect_tensors, fixed_seed, max_relative_error
+from netgraph.coarsen.network.oracles import MAX_DOUBLE, cast_to_double, collect_tensors, fixed_seed, max_relative_error
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.factor_folding import apply_factors
 from netgraph.errors import describe_error
@@ -33,23 +33,23 @@ SPREAD = 2.0
 def find_difference(
     own: nn.Module, graph: GraphNetwork, examples: list[Any], factors: Mapping[str, float], seed: int
 ) -> str | None:
-    """Return what tells the two networks apart; None where nothing does.
+    """Return the first difference between two networks, or None.
 
     Parameters
     ----------
     own : torch.nn.Module
-        The user's class; its parameters and buffers are named as the graph's.
+        The user's class. Its parameters and buffers have the names of the graph's.
     graph : GraphNetwork
     examples : list of Tensor, tuple or dict
     factors : dict of str to float
-        By what each parameter of ``own`` exceeds the graph's.
+        For each parameter of ``own``, its ratio to the graph's parameter.
     seed : int
     """
     odd = _find_odd_names(own, graph)
     if odd:
         return f"it has {', '.join(odd[:3])} in shapes that the coarse parameters do not have"
     state = draw_large_state(graph, seed)
-    if sum(t.numel() for t in state.values()) < DOUBLE:
+    if sum(t.numel() for t in state.values()) < MAX_DOUBLE:
         with contextlib.suppress(_PrecisionError):
             double = {name: cast_to_double(t) for name, t in state.items()}
             return _compare_outputs(own, graph, [cast_to_double(e) for e in examples], double, factors, torch.float64)
@@ -57,7 +57,7 @@ def find_difference(
 
 
 class _PrecisionError(Exception):
-    """The graph itself does not run in double precision: a cast inside it meets double weights."""
+    """The graph itself does not run in double precision, because a cast inside it meets double weights."""
 
 
 def _compare_outputs(
@@ -68,7 +68,8 @@ def _compare_outputs(
     factors: Mapping[str, float],
     dtype: torch.dtype,
 ) -> str | None:
-    theirs = apply_factors(state, factors)
+    """Run both networks in both modes on all examples, and return the first difference."""
+    own_state = apply_factors(state, factors)
     for training in (False, True):
         for example in examples:
             where = f"in {'training' if training else 'evaluation'} mode on {_format_shapes(example)}"
@@ -79,33 +80,34 @@ def _compare_outputs(
                     raise _PrecisionError from error
                 return f"the recorded graph itself fails {where} ({describe_error(error)})"
             try:
-                found = _run_network(own, theirs, example, training)
-            except Exception as error:  # whatever operators say of sizes that do not fit
+                results = _run_network(own, own_state, example, training)
+            except Exception as error:  # operators raise many kinds for sizes that do not fit
                 return f"it fails {where} ({describe_error(error)}{_find_failing_module(own, error)})"
-            difference = max_relative_error(expected, found)
+            difference = max_relative_error(expected, results)
             if not difference <= TOLERANCE[dtype]:
                 return f"its outputs differ {where} by {difference:.2g} of their norm"
     return None
 
 
 def _run_network(model: nn.Module, state: Mapping[str, Tensor], example: Any, training: bool) -> list[Tensor]:
+    """Return the output tensors of a network with a copy of the given state."""
     args, kwargs = normalize_example(example)
-    given = {name: t.clone() for name, t in state.items()}  # buffers change in training
-    means: Any = MeanDrawsMode()  # type: ignore[no-untyped-call]
+    copies = {name: t.clone() for name, t in state.items()}  # buffers change in training
+    mean_draws: Any = MeanDrawsMode()  # type: ignore[no-untyped-call]
     with (
         torch.no_grad(),
         fixed_seed(0),
         disable_fused_attention(),
         preserve_attributes(model),
-        swap_state(model, given),
-        means,
+        swap_state(model, copies),
+        mean_draws,
     ):
         set_training_mode(model, training=training)
         return collect_tensors(model(*args, **kwargs))
 
 
 class MeanDrawsMode(TorchDispatchMode):
-    """Coins of dropout and stochastic depth show their mean, which leaves what they scale as it is."""
+    """Replaces the random draws of dropout and stochastic depth by their mean. Values that they scale stay the same."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -113,12 +115,12 @@ class MeanDrawsMode(TorchDispatchMode):
             return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("p", 0.5))
         if func is ATEN.native_dropout.default:
             return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        found = func(*args, **kwargs)
-        return found.fill_(0.5) if func in UNIFORM else found
+        result = func(*args, **kwargs)
+        return result.fill_(0.5) if func in UNIFORM else result
 
 
 def draw_large_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Return random parameters, large where they are multiplied, and buffers as they are but for statistics."""
+    """Return random parameters, large for weights that multiply, and random statistics. Other buffers stay the same."""
     generator = torch.Generator().manual_seed(seed)
     state = traced_state(model)
     trained = {name for name, _ in model.named_parameters()}
@@ -127,13 +129,13 @@ def draw_large_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
         if name.endswith("running_var"):
             state[name] = 1 + 0.5 * noise.clamp(-1.5, 1.5)
         elif name in trained and tensor.is_floating_point():
-            wide = tensor.ndim > 1 and tensor[0].numel() > 0
-            state[name] = noise * SPREAD * tensor[0].numel() ** -0.5 if wide else 1 + 0.5 * noise
+            is_weight = tensor.ndim > 1 and tensor[0].numel() > 0
+            state[name] = noise * SPREAD * tensor[0].numel() ** -0.5 if is_weight else 1 + 0.5 * noise
     return state
 
 
 def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[Any]:
-    """Return the example, and where the network takes it also the example twice as long in all that is free."""
+    """Return the example, and also one that is twice as long in all free dimensions if the network accepts it."""
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(example), leaves)
     longer = []
@@ -145,29 +147,30 @@ def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[
     second = kwargs if kwargs else args
     try:
         _run_network(model, {}, second, training=False)
-    except Exception:  # two inputs that share a number of rows by chance, or one example that is all it takes
+    except Exception:  # two inputs may have equal sizes by chance, or the network may accept no other sizes
         return [example]
     return [example, second] if any(None in shape for shape in graph.input_shapes) else [example]
 
 
 def _find_odd_names(own: nn.Module, graph: GraphNetwork) -> list[str]:
-    """Return names of the user's class whose tensors the graph does not have in that shape."""
-    have = {name: t.shape for name, t in traced_state(graph).items()}
-    return [name for name, t in traced_state(own).items() if have.get(name, t.shape) != t.shape]
+    """Return the names in the user's class whose tensors have other shapes in the graph."""
+    shapes = {name: t.shape for name, t in traced_state(graph).items()}
+    return [name for name, t in traced_state(own).items() if shapes.get(name, t.shape) != t.shape]
 
 
 def _format_shapes(example: Any) -> str:
+    """Return the shapes of an example, such as ``2x3x32x32``."""
     args, kwargs = normalize_example(example)
     return " and ".join("x".join(map(str, t.shape)) for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
 
 
 def _find_failing_module(own: nn.Module, error: BaseException) -> str:
-    """Return `` in NAME, a CLASS`` of the innermost module that was running."""
+    """Return `` in NAME, a CLASS`` for the innermost module in the traceback."""
     names = {id(module): name for name, module in own.named_modules()}
     place, trace = "", error.__traceback__
     while trace is not None:
-        here = trace.tb_frame.f_locals.get("self")
-        if id(here) in names and names[id(here)]:
-            place = f" in {names[id(here)]}, a {type(here).__name__}"
+        caller = trace.tb_frame.f_locals.get("self")
+        if id(caller) in names and names[id(caller)]:
+            place = f" in {names[id(caller)]}, a {type(caller).__name__}"
         trace = trace.tb_next
     return place

@@ -1,7 +1,7 @@
 """A coarse network of Hugging Face transformers: the same class, from a config with smaller numbers.
 
-Its class is made from its config, so a copy with smaller parameters would not survive being saved. Numbers of the
-config that count something of the network become candidates; a network made on shapes alone tells which of them fit.
+The class builds its network from its config, and a copy with smaller parameters would not survive saving. The numbers in the
+config that may be sizes of the network become candidates. A network on meta tensors shows which of them fit.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TRIES = 256
 
 
 def is_transformers_model(model: nn.Module) -> bool:
-    """Tell whether a network is made from a config and saves itself with it."""
+    """Return True if a network is built from a config and saves itself with it."""
     return hasattr(model, "config") and hasattr(model, "save_pretrained") and hasattr(type(model), "config_class")
 
 
 def iterate_config_networks(model: Any, state: Mapping[str, Tensor], sizes: SizeChange) -> Iterator[nn.Module]:
-    """Yield networks of smaller configs that hold a coarse state, the likeliest first.
+    """Yield networks of smaller configs that hold a coarse state, the most likely first.
 
     Raises
     ------
@@ -46,13 +46,13 @@ def iterate_config_networks(model: Any, state: Mapping[str, Tensor], sizes: Size
             misfits.append(misfit)
     if not fits:
         raise OwnClassError(
-            f"no config makes a network of its shapes ({misfits[0]}); layers that shrink alike can be made: give one ratio, "
-            "and keep= the axes that a config has no number for"
+            f"no config makes a network of its shapes ({misfits[0]}). A config needs layers of equal sizes. Give one ratio, "
+            "and keep= the axes that have no number in the config"
         )
 
 
 def _iterate_configs(config: Any, sizes: SizeChange) -> Iterator[Any]:
-    """Yield configs with every choice of numbers changed, most of them changed first."""
+    """Yield configs with every choice of changed numbers, those with most changes first."""
     counts = sizes.counts("")
     options: dict[str, list[Any]] = {}
     for name, value in vars(config).items():
@@ -69,28 +69,30 @@ def _iterate_configs(config: Any, sizes: SizeChange) -> Iterator[Any]:
 
 
 def _find_misfit(cls: Any, config: Any, model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
-    """Say what of a config's network does not fit; nothing but shapes is made."""
+    """Return the first shape of a config's network that does not fit, or None. The network is built on meta tensors."""
     try:
         shapes = {name: t.shape for name, t in build_on_meta(cls, config).state_dict().items()}
-    except Exception as error:  # a config's own checks
+    except Exception as error:  # configs check themselves
         return f"{type(error).__name__}: {str(error)[:120]}"
     for name in model.state_dict():
-        wanted = state[name].shape if name in state else None
-        if wanted is not None and shapes.get(name) != wanted:
-            return f"{name} is {tuple(shapes.get(name, ()))} there and {tuple(wanted)} here"
+        shape = state[name].shape if name in state else None
+        if shape is not None and shapes.get(name) != shape:
+            return f"{name} is {tuple(shapes.get(name, ()))} there and {tuple(shape)} here"
     return None
 
 
-def _load_coarse_state(own: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Load a coarse state, and be of the fine network's device, precision and frozen parameters."""
+def _load_coarse_state(network: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load a coarse state, and take device, precision and frozen parameters from the fine network."""
     fine = dict(model.named_parameters())
     first = next(iter(fine.values()))
-    own = own.to(device=first.device, dtype=first.dtype)
-    missing, unexpected = own.load_state_dict({n: state[n] for n in own.state_dict() if n in state}, strict=False)
-    ties = {id(own.get_parameter(n)) for n in state if n in fine}
-    lost = [n for n in missing if n in fine or id(own.state_dict(keep_vars=True)[n]) not in ties]
-    if lost or unexpected:
-        raise OwnClassError(f"its class has {', '.join([*lost, *unexpected][:3])}, which the coarse network has not")
-    for name, parameter in own.named_parameters():
+    network = network.to(device=first.device, dtype=first.dtype)
+    missing, unexpected = network.load_state_dict(
+        {n: state[n] for n in network.state_dict() if n in state}, strict=False
+    )
+    ties = {id(network.get_parameter(n)) for n in state if n in fine}
+    absent = [n for n in missing if n in fine or id(network.state_dict(keep_vars=True)[n]) not in ties]
+    if absent or unexpected:
+        raise OwnClassError(f"its class has {', '.join([*absent, *unexpected][:3])}, which the coarse network lacks")
+    for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in fine or fine[name].requires_grad)
-    return own
+    return network

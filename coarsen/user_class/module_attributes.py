@@ -1,8 +1,8 @@
-"""Mend what modules remember of their sizes, after their parameters have become smaller.
+"""Correct the sizes that modules remember, after their parameters have become smaller.
 
-A layer of PyTorch reads its sizes from its parameters, by a row of `SIZES`. What a module of somebody else's counts is
-found by number: an attribute that equals the fine size of something its parameters run over becomes the coarse size.
-That is a guess; `netgraph.coarsen.user_class.convert` proves it.
+A layer of PyTorch reads its sizes from its parameters, by an entry of `SIZES`. For other modules, sizes are found by number: an
+attribute that equals the fine size of something that its parameters run over becomes the coarse size. That is a guess.
+`netgraph.coarsen.user_class.convert` proves it.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ Attributes = dict[str, Any]
 Attribute = tuple[type, str]
 
 
-def replace_parameters(own: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put smaller parameters and buffers in the place of a network's, by first name; ties stay ties."""
-    first = {id(t): name for name, t in [*own.named_parameters(), *own.named_buffers()]}
-    made: dict[str, Tensor] = {}
-    for module in own.modules():
+def replace_parameters(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace parameters and buffers of a network by smaller ones, by first name. Ties stay ties."""
+    first = {id(t): name for name, t in [*network.named_parameters(), *network.named_buffers()]}
+    replaced: dict[str, Tensor] = {}
+    for module in network.modules():
         for slots in (module._parameters, module._buffers):
             for key, old in list(slots.items()):
                 name = "" if old is None else first[id(old)]
                 if old is None or name not in tensors:
                     continue
-                if name not in made:
+                if name not in replaced:
                     new = tensors[name].detach().clone().to(old.dtype)
-                    made[name] = nn.Parameter(new, old.requires_grad) if slots is module._parameters else new
-                slots[key] = made[name]  # type: ignore[assignment]
+                    replaced[name] = nn.Parameter(new, old.requires_grad) if slots is module._parameters else new
+                slots[key] = replaced[name]  # type: ignore[assignment]
 
 
-def set_sizes(own: nn.Module, sizes: SizeChange, ranks: Mapping[Attribute, int] = MappingProxyType({})) -> None:
-    """Set every attribute that counts units to the number that is left.
+def set_sizes(network: nn.Module, sizes: SizeChange, ranks: Mapping[Attribute, int] = MappingProxyType({})) -> None:
+    """Set every attribute that counts units to the coarse number.
 
     Parameters
     ----------
-    own : torch.nn.Module
+    network : torch.nn.Module
         With coarse parameters and the attributes of the fine network.
-    sizes : Sizes
+    sizes : SizeChange
     ranks : dict of (class, name) to int
-        Which of the things that have an attribute's number it counts; the likeliest, 0, by default.
+        Which candidate an attribute takes. The default, 0, is the most likely.
 
     Raises
     ------
     OwnClassError
-        A recurrent layer's parameters have shapes that its class cannot hold.
+        The parameters of a recurrent layer have shapes that its class cannot hold.
     """
-    for name, module in own.named_modules():
-        row = next((make for cls, make in SIZES.items() if isinstance(module, cls)), None)
-        if row is not None:
-            for key, value in row(module, name, sizes).items():
+    for name, module in network.named_modules():
+        read_sizes = next((function for cls, function in SIZES.items() if isinstance(module, cls)), None)
+        if read_sizes is not None:
+            for key, value in read_sizes(module, name, sizes).items():
                 setattr(module, key, value)
         elif not _is_torch_module(module):
             counts = sizes.counts(name)
@@ -68,25 +68,25 @@ def set_sizes(own: nn.Module, sizes: SizeChange, ranks: Mapping[Attribute, int] 
             _check_recurrent_shapes(module, name)
 
 
-def iterate_ranks(own: nn.Module, sizes: SizeChange) -> Iterator[dict[Attribute, int]]:
-    """Yield ranks for `set_sizes`, the likeliest first: all 0, then one attribute of a class otherwise, then two."""
-    several: dict[Attribute, int] = {}
-    for name, module in own.named_modules():
+def iterate_ranks(network: nn.Module, sizes: SizeChange) -> Iterator[dict[Attribute, int]]:
+    """Yield ranks for `set_sizes`, the most likely first: all 0, then one attribute of a class changed, then two."""
+    n_options: dict[Attribute, int] = {}
+    for name, module in network.named_modules():
         if _is_torch_module(module) or isinstance(module, tuple(SIZES)):
             continue
         counts = sizes.counts(name)
         for key, value in vars(module).items():
             options, attribute = len(_list_options(key, value, counts)), (type(module), key)
             if options > 1:
-                several[attribute] = max(several.get(attribute, 0), options)
+                n_options[attribute] = max(n_options.get(attribute, 0), options)
     for n in range(3):
-        for keys in itertools.combinations(several, n):
-            for ranks in itertools.product(*(range(1, several[key]) for key in keys)):
+        for keys in itertools.combinations(n_options, n):
+            for ranks in itertools.product(*(range(1, n_options[key]) for key in keys)):
                 yield dict(zip(keys, ranks, strict=True))
 
 
 def _list_options(name: str, value: Any, counts: Counts) -> list[Any]:
-    """Return what an attribute may become, the likeliest first; equal numbers side by side are mostly geometry."""
+    """Return the candidates of an attribute, the most likely first. Equal numbers in a tuple are mostly geometry."""
     if type(value) is int:
         return list_coarse_sizes(name, value, counts)
     changed = recount_value(name, value, counts)
@@ -96,7 +96,7 @@ def _list_options(name: str, value: Any, counts: Counts) -> list[Any]:
 
 
 def recount_value(name: str, value: Any, counts: Counts) -> Any:
-    """Return a number, or a list or tuple of numbers, for the coarse network; anything else as it is."""
+    """Return a number, or a list or tuple of numbers, for the coarse network. Other values stay as they are."""
     if type(value) is int:
         return list_coarse_sizes(name, value, counts)[0]
     if type(value) in (list, tuple) and value and all(type(n) is int for n in value):
@@ -105,6 +105,7 @@ def recount_value(name: str, value: Any, counts: Counts) -> Any:
 
 
 def _is_torch_module(module: nn.Module) -> bool:
+    """Return True for the modules of torch.nn."""
     return type(module).__module__.startswith("torch.nn.")
 
 
@@ -128,8 +129,8 @@ def _conv_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
 
 
 def _batch_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    held = next((t for t in (m.weight, m.running_mean) if t is not None), None)
-    return {} if held is None else {"num_features": held.shape[0]}
+    tensor = next((t for t in (m.weight, m.running_mean) if t is not None), None)
+    return {} if tensor is None else {"num_features": tensor.shape[0]}
 
 
 def _group_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
@@ -142,7 +143,7 @@ def _group_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
 def _layer_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     if m.weight is not None:
         return {"normalized_shape": tuple(m.weight.shape)}
-    counts = sizes.counts(name.rpartition(".")[0])  # without parameters only its neighbours tell
+    counts = sizes.counts(name.rpartition(".")[0])  # without parameters, use the sizes in the module around it
     return {"normalized_shape": tuple(list_coarse_sizes("normalized_shape", n, counts)[0] for n in m.normalized_shape)}
 
 
@@ -152,8 +153,8 @@ def _embedding_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
 
 def _recurrent_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
     m._flat_weights = [getattr(m, key, None) for key in m._flat_weights_names]
-    found = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": m.weight_ih_l0.shape[0] // _count_gates(m)}
-    return found | ({"proj_size": m.weight_hr_l0.shape[0]} if m.proj_size else {})
+    attributes = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": m.weight_ih_l0.shape[0] // _count_gates(m)}
+    return attributes | ({"proj_size": m.weight_hr_l0.shape[0]} if m.proj_size else {})
 
 
 def _recurrent_cell_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
@@ -161,12 +162,12 @@ def _recurrent_cell_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
 
 
 def _attention_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    """Whole heads merge; each keeps its width."""
+    """Return the sizes of multi-head attention. Whole heads merge, and each keeps its width."""
     width = m.out_proj.weight.shape[1]
-    found = {"embed_dim": width, "num_heads": max(width // m.head_dim, 1), "kdim": width, "vdim": width}
+    attributes = {"embed_dim": width, "num_heads": max(width // m.head_dim, 1), "kdim": width, "vdim": width}
     if not m._qkv_same_embed_dim:
-        found |= {"kdim": m.k_proj_weight.shape[1], "vdim": m.v_proj_weight.shape[1]}
-    return found
+        attributes |= {"kdim": m.k_proj_weight.shape[1], "vdim": m.v_proj_weight.shape[1]}
+    return attributes
 
 
 def _prelu_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
@@ -191,15 +192,20 @@ SIZES: dict[type[nn.Module], Callable[[Any, str, SizeChange], Attributes]] = {
 
 
 def _join_name(prefix: str, name: str) -> str:
+    """Return the name of a parameter in a module."""
     return f"{prefix}.{name}" if prefix else name
 
 
 def _count_gates(m: Any) -> int:
+    """Return the number of gates of a recurrent layer."""
     return {"LSTM": 4, "GRU": 3}.get(str(m.mode), 1)
 
 
 def _check_recurrent_shapes(module: Any, name: str) -> None:
-    """Compare shapes with those of a fresh layer: its kernels do not, and read past the end of their memory."""
+    """Compare the shapes with those of a new layer.
+
+    The kernels of recurrent layers do not check shapes, and read past the end of their memory.
+    """
     options: dict[str, Any] = {"bias": module.bias}
     if isinstance(module, nn.RNNBase):
         options |= {
@@ -212,11 +218,11 @@ def _check_recurrent_shapes(module: Any, name: str) -> None:
         kind: Any = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(str(module.mode), nn.RNN)
     else:
         kind = next(cls for cls in (nn.LSTMCell, nn.GRUCell, nn.RNNCell) if isinstance(module, cls))
-    fresh = kind(module.input_size, module.hidden_size, **options, device=torch.device("meta"))
-    for key, wanted in fresh.named_parameters():
-        found = getattr(module, key)
-        if found.shape != wanted.shape:
+    reference = kind(module.input_size, module.hidden_size, **options, device=torch.device("meta"))
+    for key, expected in reference.named_parameters():
+        parameter = getattr(module, key)
+        if parameter.shape != expected.shape:
             raise OwnClassError(
-                f"{name} is a {kind.__name__} of {module.hidden_size} units, and its {key} is {tuple(found.shape)}, not "
-                f"{tuple(wanted.shape)}: its layers shrank differently"
+                f"{name} is a {kind.__name__} of {module.hidden_size} units, and its {key} is {tuple(parameter.shape)}, not "
+                f"{tuple(expected.shape)}: its layers shrank differently"
             )

@@ -1,4 +1,4 @@
-"""What a network's own attributes count, before and after merging: 64 channels become 32, four heads two."""
+"""Sizes that the attributes of a network may count, before and after merging: 64 channels become 32, four heads two."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from math import prod
 
 from netgraph.tracing.unit_spec import Term, UnitSpec, term_size
 
-Counts = dict[int, dict[str, set[int]]]  # fine number -> what counts it -> coarse numbers
+Counts = dict[int, dict[str, set[int]]]  # fine number -> kind of size -> coarse numbers
 ORDER = ("whole", "part", "head")
-GEOMETRY = re.compile(  # names of numbers that count no units
+GEOMETRY = re.compile(  # attributes with these names do not count units
     r"vocab|position|layers|_layer$|n_ctx|dropout|kernel|stride|shift|padding|dilation|image|img|patch|window|token|label|depth|in_chan"
 )
 
@@ -25,45 +25,46 @@ class SizeChange:
     spec : UnitSpec
         Of the fine network.
     coarse : dict of str to int
-        Units of every axis of the coarse one.
+        Number of units of every axis of the coarse network.
     """
 
     spec: UnitSpec
     coarse: Mapping[str, int]
 
     def leading(self, name: str, dim: int, count: int) -> int | None:
-        """Return how many of ``count`` outer units of a parameter's dimension stay; None where nothing counts them."""
-        for fine, coarse, at_start, _ in self._runs(self.term(name, dim)):
+        """Return the number of the ``count`` outer units of a dimension that stay, or None if no size equals ``count``."""
+        for fine, coarse, at_start, _ in self._iterate_runs(self.term(name, dim)):
             if at_start and fine == count:
                 return coarse
         return None
 
     def term(self, name: str, dim: int) -> Term:
-        """Return what a dimension runs over; ties share the first name's."""
+        """Return the axes of a dimension. Ties share those of the first name."""
         terms = self.spec.parameters.get(self.spec.ties.get(name, name), ())
         return terms[dim] if dim < len(terms) else ()
 
     def counts(self, prefix: str) -> Counts:
-        """Return what numbers inside the module called ``prefix`` may count."""
-        found: Counts = {}
+        """Return the sizes that numbers inside the module called ``prefix`` may count."""
+        sizes: Counts = {}
         inside = f"{prefix}." if prefix else ""
         names = [n for n in (*self.spec.parameters, *self.spec.ties) if n.startswith(inside)]
         for name in names:
             for dim in range(len(self.spec.parameters.get(self.spec.ties.get(name, name), ()))):
-                self._count(self.term(name, dim), found)
-        return found
+                self._add_sizes(self.term(name, dim), sizes)
+        return sizes
 
-    def _count(self, term: Term, found: Counts) -> None:
-        whole = term_size(term, self.spec.sizes)
-        for fine, coarse, at_start, head in self._runs(term):
-            kind = "whole" if fine == whole and at_start else "head" if head and at_start else "part"
-            found.setdefault(fine, {}).setdefault(kind, set()).add(coarse)
+    def _add_sizes(self, term: Term, sizes: Counts) -> None:
+        """Add the sizes of all runs of factors of a term."""
+        total = term_size(term, self.spec.sizes)
+        for fine, coarse, at_start, head in self._iterate_runs(term):
+            kind = "whole" if fine == total and at_start else "head" if head and at_start else "part"
+            sizes.setdefault(fine, {}).setdefault(kind, set()).add(coarse)
         for factor in term:
             for part in () if isinstance(factor, str) else factor:
-                self._count(part, found)
+                self._add_sizes(part, sizes)
 
-    def _runs(self, term: Term) -> Iterator[tuple[int, int, bool, bool]]:
-        """Yield fine and coarse sizes of runs of factors, whether they start the term, and whether with heads."""
+    def _iterate_runs(self, term: Term) -> Iterator[tuple[int, int, bool, bool]]:
+        """Yield for each run of factors its fine size, its coarse size, if it starts the term, and if the term starts with heads."""
         fine = [term_size((f,), self.spec.sizes) for f in term]
         coarse = [term_size((f,), self.coarse) for f in term]
         head = bool(term) and isinstance(term[0], str) and self.spec.axes[term[0]].kind == "head"
@@ -73,15 +74,21 @@ class SizeChange:
 
 
 def list_coarse_sizes(name: str, value: int, counts: Counts) -> list[int]:
-    """Return what an attribute may count in the coarse network, the likeliest first; itself where nothing says so.
+    """Return the coarse sizes that an attribute may have, the most likely first.
 
     Parameters
     ----------
     name : str
-        One with ``head`` and no ``dim`` in it counts heads first.
+        A name with ``head`` and without ``dim`` counts heads first.
     value : int
+        The number in the fine network.
     counts : dict
-        Of `Sizes.counts`.
+        From `SizeChange.counts`.
+
+    Returns
+    -------
+    list of int
+        The value itself if no size of the network equals it.
     """
     if GEOMETRY.search(name):
         return [value]

@@ -239,7 +239,7 @@ def test_counts_of_batch_norms_stay_whole_numbers():
 def zero_ends(model, found):
     for chain in found:
         for name in chain.ends:
-            for full in chain.family(name):
+            for full in chain.names_in_blocks(name):
                 model.get_parameter(full).data.zero_()
 
 
@@ -358,7 +358,7 @@ def test_copied_blocks_are_the_mean_and_the_whole_of_it_twice_in_the_saved_hiera
     hierarchy = ng.build_hierarchy(model, torch.randn(4, 5), directions="depth", depth_by="copy")
     ng.save(hierarchy, tmp_path / "net.hierarchy")
     for found in (hierarchy, ng.load(tmp_path / "net.hierarchy", arch=lambda: residual_chain(2))):
-        assert found.options["depth_by"] == "copy"
+        assert found.options.depth_by == "copy"
         coarse = traced_state(found.levels[1].model)
         fine = build_level_maps(found.levels[1]).prolong(
             {n: t for n, t in coarse.items() if not n.startswith("constants.")}
@@ -377,8 +377,8 @@ def test_copied_blocks_are_the_mean_and_the_whole_of_it_twice_in_the_saved_hiera
         torch.testing.assert_close(both, block(block(x)))  # two whole steps, whatever the order of units inside
 
 
-def test_there_is_no_third_way_for_blocks_to_become_several():
-    with pytest.raises(NetgraphError, match="by split or copy, not by 'halve'"):
+def test_an_unknown_depth_by_is_refused():
+    with pytest.raises(NetgraphError, match="depth_by is 'halve'. Give split or copy"):
         ng.build_hierarchy(residual_chain(2), torch.randn(4, 5), directions="depth", depth_by="halve")
 
 

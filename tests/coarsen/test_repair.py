@@ -10,12 +10,13 @@ from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.repair.batch_norm import merge_with_norms
 from netgraph.coarsen.repair.distillation import draw_mixtures
 from netgraph.coarsen.repair.im2col import build_columns, draw_places, take_places
-from netgraph.coarsen.repair.pipeline import RUNGS, repair_network
+from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.coarsen.repair.ridge import STRENGTHS, RegressionSums, choose_strength, solve_ridge
 from netgraph.coarsen.repair.variance import variance_share
 from netgraph.coarsen.transfer.parameter_maps import prolong
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.models.perceptron import mlp
+from netgraph.utils.choices import RUNGS
 
 
 def conv_net():
@@ -305,7 +306,7 @@ def test_the_fine_network_and_its_mode_are_left_alone():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"repair": "magic"}, "no repair is called 'magic'; choose one of none"),
+        ({"repair": "magic"}, "no repair is called 'magic'. Choose one of none"),
         ({"repair": "ridge"}, "repair 'ridge' needs calibration data"),
         ({"repair": "ridge", "data": torch.randn(8, 7)}, "does not run on the calibration data"),
         ({"affinity": "correlation"}, "axis '0': this affinity compares activations and was given no data"),

@@ -85,7 +85,7 @@ class ToLinear(nn.Module):
     ("network", "example", "why"),
     [
         (ToLinear(), PIXELS, "does not run at 8 x 8"),
-        (nn.Conv2d(3, 2, 3, padding=1), PIXELS, "does not grow with the input"),
+        (nn.Conv2d(3, 2, 3, padding=1), PIXELS, "needs outputs of a fixed size"),
         (vgg(width=4), torch.randn(2, 3, 32, 32), "does not run at 16 x 16"),
         (resnet(1, width=4), torch.randn(2, 3, 15, 16), "cannot be averaged 2 times lower"),
         (nn.Linear(6, 3), torch.randn(2, 6), "no input is one"),
@@ -184,7 +184,7 @@ def test_steps_are_written_with_commas_and_joined_by_plus():
     [
         ("chanels", 2, "no direction of coarsening is called 'chanels'"),
         ("", 2, "no direction"),
-        ("channels,space,depth", 3, "names 3 steps, and 3 levels have 2"),
+        ("channels,space,depth", 3, "names 3 steps, but 3 levels have only 2"),
     ],
 )
 def test_directions_that_cannot_be_taken_are_refused(asked, n_levels, why):

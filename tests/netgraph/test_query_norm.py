@@ -88,8 +88,8 @@ def test_clones_merge_exactly_and_only_values_rotate(kind):
     assert groups[0] == groups[2]
     assert max_relative_error(level.model.eval()(nets.WORDS), model(nets.WORDS)) < 1e-5
     (turn,) = find_rotations(spec, level.transfers, traced_state(model))
-    assert torch.equal(turn.attending, torch.eye(4, dtype=torch.float64).repeat(4, 1, 1))
-    assert not torch.equal(turn.moving[2], torch.eye(4, dtype=torch.float64))
+    assert torch.equal(turn.query_key, torch.eye(4, dtype=torch.float64).repeat(4, 1, 1))
+    assert not torch.equal(turn.value_out[2], torch.eye(4, dtype=torch.float64))
     assert find_rotatable_axes(model, spec, nets.WORDS, [axis]) == {axis}
 
 
