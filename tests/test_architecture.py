@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("netgraph", "coarsen", "fas", "models", "viz")
 FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a file stands before its folder
     ("netgraph/errors.py", "netgraph/utils/public_names.py", "fas/ledger.py", "models/perceptron.py"),
-    ("netgraph/utils", "fas/options.py", "models/transformer.py"),
+    ("netgraph/plugins.py", "netgraph/utils", "fas/options.py", "models/transformer.py"),
     ("netgraph/optim",),
     ("netgraph/rules", "models/cnn.py"),
     ("netgraph/recording",),
@@ -149,13 +149,13 @@ def test_the_parser_of_imports_sees_types_functions_and_modules(tmp_path, monkey
     path = tmp_path / "sample.py"
     path.write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from netgraph.fas.solver.run import Run\n"
-        "def f():\n    from netgraph.utils import plugins\n    import netgraph.errors\n"
+        "def f():\n    from netgraph import plugins\n    import netgraph.errors\n"
     )
     monkeypatch.setitem(SOURCES, "coarsen/sample.py", path)
     assert {*find_imports("coarsen/sample.py")} == {
         None,
         "fas/solver/run.py",
-        "netgraph/utils/plugins.py",
+        "netgraph/plugins.py",
         "netgraph/errors.py",
     }
 

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
+from netgraph import plugins
 from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching
 from netgraph.errors import PluginError
-from netgraph.utils import plugins
 
 GROUP = "netgraph.coarseners"
 
@@ -97,6 +97,6 @@ def test_ours_are_entry_points_like_all_others():
 
 
 def test_looking_for_plugins_imports_neither_torch_nor_numba():
-    code = "import sys; from netgraph.utils import plugins; [plugins.names(g) for g in plugins.GROUPS]; "
+    code = "import sys; from netgraph import plugins; [plugins.names(g) for g in plugins.GROUPS]; "
     code += "sys.exit(any(m in sys.modules for m in ('torch', 'numba', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

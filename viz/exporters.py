@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from netgraph import plugins
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import PluginError
-from netgraph.utils import plugins
-from netgraph.utils.output_files import check_output_file, write_atomically
+from netgraph.io.output_files import check_output_file, write_atomically
 
 GROUP = "netgraph.exporters"
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from netgraph import plugins
 from netgraph.affinity.similarity import cosine_graph
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.errors import PluginError
-from netgraph.utils import plugins
 
 RESULTS = Path(__file__).parent.parent / "results" / "coarsener_seconds.json"
 GROUP = "netgraph.coarseners"

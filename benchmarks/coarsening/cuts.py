@@ -29,10 +29,10 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy import sparse
 
+from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.metrics import quality
 from netgraph.errors import PluginError
-from netgraph.utils import plugins
 
 RESULTS = Path(__file__).parent.parent / "results" / "cuts.json"
 PARTS, SEEDS = (64, 256), (0, 1, 2)

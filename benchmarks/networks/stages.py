@@ -64,8 +64,8 @@ def _time_function(inner: Callable[..., Any], stage: str, seconds: dict[str, flo
 
 def measure_stages(make: Callable[[], Made]) -> dict[str, Any]:
     """Return processor seconds of each stage and of the whole."""
+    from netgraph import plugins
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
-    from netgraph.utils import plugins
 
     torch.manual_seed(0)
     build_hierarchy(*warm_up())

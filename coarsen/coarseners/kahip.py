@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph import plugins
 from netgraph.coarsen.coarseners.metis import scale_to_integers
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.multilevel import keep_strongest_edges
-from netgraph.utils import plugins
 
 IMBALANCE = 0.03  # KaHIP's default
 NEIGHBORS = 16  # heaviest edges of each unit that count: with all pairs 256 units took longer than is sensible

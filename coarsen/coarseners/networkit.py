@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph import plugins
 from netgraph.coarsen.coarseners.louvain import NEIGHBORS
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
@@ -23,7 +24,6 @@ from netgraph.coarsen.partition.multilevel import (
     merge_in_rounds,
     reweight_edges,
 )
-from netgraph.utils import plugins
 
 DOUBLINGS = 24  # of the resolution: by then communities of millions of edges are single units
 Ints = NDArray[np.int64]

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from netgraph import plugins
 from netgraph.coarsen.directions.depth import check_depth_by
 from netgraph.coarsen.directions.parse import DIRECTIONS, parse_directions
 from netgraph.coarsen.hierarchy.budget import Budget
+from netgraph.coarsen.hierarchy.compile_time import measure_compilation
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.level_builder import Calibration, LevelBuilder
 from netgraph.coarsen.hierarchy.loss_gap import Loss, LossGap
@@ -26,10 +28,8 @@ from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec
-from netgraph.utils import plugins
 from netgraph.utils.html_table import render_table
 from netgraph.utils.pytree import describe_example
-from netgraph.utils.runtime import measure_compilation
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.partition.contract import Coarsener, check_aggregates, leaves_out
@@ -19,7 +20,6 @@ from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits, Measure
 from netgraph.tracing.unit_spec import Axis, UnitSpec
-from netgraph.utils import plugins
 
 AUTO = ("hem", "kmeans", "ward", "graclus", "local-variation", "magnitude")  # what coarsener "auto" tries
 Judge = Callable[[str, Transfer], float]

@@ -23,9 +23,9 @@ from netgraph.fas.levels.tau import FIGURES, CoarseProblem
 from netgraph.fas.levels.vectors import assign
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength
 from netgraph.fas.solver.cycles import Visit
+from netgraph.fas.solver.random_state import get_random_state
 from netgraph.fas.solver.run import Run
 from netgraph.utils.pytree import build_structure, drop_classes, unflatten_tree
-from netgraph.utils.random_state import get_random_state
 
 COUNTERS = ("top", "at", "done", "steps", "cycles", "refused", "losses", "notes")
 Tensors = dict[str, Tensor]

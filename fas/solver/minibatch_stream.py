@@ -13,7 +13,7 @@ import torch
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.problem import count_batches
-from netgraph.utils.random_state import find_generators
+from netgraph.fas.solver.random_state import find_generators
 
 
 class MinibatchStream:

@@ -25,10 +25,10 @@ from netgraph.fas.solver.convergence import check_convergence, check_tolerance
 from netgraph.fas.solver.cycles import Visit, plan_cycles, plan_steps
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
 from netgraph.fas.solver.problem import Objective, count_batches
+from netgraph.fas.solver.random_state import set_random_state
 from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_training
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
 from netgraph.fas.solver.solution import Solution
-from netgraph.utils.random_state import set_random_state
 
 
 class FAS:

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph import plugins
 from netgraph.affinity import similarity as affinity
 from netgraph.graph.axis_units import AxisUnits
-from netgraph.utils import plugins
 
 TREES, CANDIDATES = 8, 20  # fewer than the library's own: as many found, in little more than half the time
 MANY = 32_768  # units from which half as many candidates more keep nearly all neighbours found

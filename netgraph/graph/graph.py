@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
+from netgraph import plugins
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits
 from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.tracing.unit_spec import Axis, UnitSpec, term_axes
-from netgraph.utils import plugins
 from netgraph.utils.html_table import render_table
 
 EDGES = 50_000_000  # a flat graph of more edges is refused; blocks remain

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from netgraph import plugins
 from netgraph.errors import TraceError
 from netgraph.rules.operator_call import operator_name, source_line
 from netgraph.rules.pointwise import pointwise_rule
-from netgraph.utils import plugins
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from netgraph.errors import TraceError
+from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.recorder import Recording, find_tied_names, named_state, record_network
 from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces, TraceState, operator_name, shape_of
@@ -21,7 +22,6 @@ from netgraph.rules.registry import find_rule
 from netgraph.tracing.spec_builder import build_unit_spec
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
-from netgraph.utils.runtime import gc_paused
 
 SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled")
 

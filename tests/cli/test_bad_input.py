@@ -9,12 +9,12 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 import netgraph as ng
+from netgraph import plugins
 from netgraph.cli import main as cli
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.contract import check_aggregates, leaves_out
 from netgraph.errors import NetgraphError
 from netgraph.models.perceptron import mlp
-from netgraph.utils import plugins
 
 SIZES = (64, 16, 12, 10)
 ARCH = ["--arch", "netgraph.models.perceptron:mlp", "--arch-arg", "sizes=[64,16,12,10]", "--levels", "2"]

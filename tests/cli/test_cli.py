@@ -12,9 +12,9 @@ from command_line import run
 from numba import njit
 from torch import nn
 
+from netgraph.cli.console.compilation import announce_compilation
 from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 from netgraph.models.perceptron import mlp
-from netgraph.utils.runtime import announce_compilation
 
 ARCH = ["--arch", "netgraph.models.perceptron:mlp"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from netgraph import plugins
 from netgraph.cli import main as cli
 from netgraph.cli.options import completion as completing
 from netgraph.coarsen.directions.depth import BY
@@ -23,7 +24,6 @@ from netgraph.io.model_zoo import ZOOS
 from netgraph.models.data.datasets import NAMES
 from netgraph.models.data.tokenizer import KINDS as KINDS_OF_TOKENS
 from netgraph.models.training.tasks import AUGMENTATIONS, NETWORKS
-from netgraph.utils import plugins
 
 NETGRAPH = [sys.executable, "-m", "netgraph"]
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from netgraph import plugins
 from netgraph.affinity.similarity import cosine_graph
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.contract import check_aggregates, leaves_out
 from netgraph.errors import PluginError
-from netgraph.utils import plugins
 
 GROUP = "netgraph.coarseners"
 MATCHINGS = {

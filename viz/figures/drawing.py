@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.cluster.hierarchy import leaves_list, linkage
 
+from netgraph import plugins
 from netgraph.affinity.weights import cosine
 from netgraph.coarsen.hierarchy.budget import GRID, measure_error_curves
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
@@ -16,7 +17,6 @@ from netgraph.coarsen.hierarchy.merge_plan import AUTO, MergePlan, load_coarsene
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.graph.axis_units import AxisUnits
-from netgraph.utils import plugins
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 GREY = "#9a9a9a"

@@ -12,7 +12,7 @@ from netgraph.cli.console.artifacts import write_attention_page, write_heads_fig
 from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, reject_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_output_file
+from netgraph.io.output_files import check_output_file
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 

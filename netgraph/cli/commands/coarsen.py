@@ -16,7 +16,7 @@ from netgraph.cli.options.coarsen import (
 )
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_new_folder, check_output_file
+from netgraph.io.output_files import check_new_folder, check_output_file
 
 
 @with_coarsen_options

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.options.coarsen import (
     Json,
     Seed,
 )
-from netgraph.utils.output_files import make_folder
-from netgraph.utils.runtime import announce_compilation
+from netgraph.io.output_files import make_folder
 
 
 def demo(

@@ -10,7 +10,7 @@ import typer
 from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_output_file
+from netgraph.io.output_files import check_output_file
 
 
 @with_coarsen_options

@@ -13,7 +13,7 @@ from netgraph.cli.options.coarsen import (
 
 def plugins(json_: Json = False) -> None:
     """List coarseners, affinities, rules and exporters."""
-    from netgraph.utils.plugins import GROUPS, find_distribution, list_plugins
+    from netgraph.plugins import GROUPS, find_distribution, list_plugins
 
     table = {group: {name: find_distribution(group, name) for name in sorted(list_plugins(group))} for group in GROUPS}
     if json_:

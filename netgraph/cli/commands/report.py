@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_output_file
+from netgraph.io.output_files import check_output_file
 
 FIGURES = (".svg", ".png", ".pdf")
 COLUMNS = ("run", "steps", "seconds", "FLOPs", "loss", "lowest", "accuracy", "coarse steps", "ended because")

@@ -20,7 +20,7 @@ from netgraph.cli.options.run import RunOptions, ended_by_signal
 from netgraph.cli.options.train import TrainOptions
 from netgraph.cli.options.validation import check_data_options, check_train_options, typed_options
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import check_output_file, write_atomically
+from netgraph.io.output_files import check_output_file, write_atomically
 
 
 @with_options(RunOptions, "lasting")

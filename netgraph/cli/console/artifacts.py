@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from netgraph.errors import NetgraphError
-from netgraph.utils.output_files import make_folder, write_atomically
+from netgraph.io.output_files import make_folder, write_atomically
 
 
 def make_page_writers(task: Any, hierarchy: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.options.completion import (
     BUDGETS,
@@ -24,7 +25,6 @@ from netgraph.cli.options.completion import (
 )
 from netgraph.cli.options.open_network import open_network, read_calibration_data
 from netgraph.errors import NetgraphError
-from netgraph.utils.runtime import announce_compilation
 
 Model = Annotated[
     str,
@@ -200,13 +200,13 @@ class CoarsenOptions:
 
     def check(self) -> None:
         """Refuse what no network could be asked, before one is opened."""
+        from netgraph import plugins
         from netgraph.coarsen.directions.depth import check_depth_by
         from netgraph.coarsen.directions.parse import parse_directions
         from netgraph.coarsen.hierarchy.budget import Budget
         from netgraph.coarsen.hierarchy.hierarchy import check_ratios
         from netgraph.coarsen.hierarchy.merge_plan import load_coarseners
         from netgraph.coarsen.repair.pipeline import check_rung
-        from netgraph.utils import plugins
 
         check_ratios({"*": self.ratio, **_parse_axis_ratios(self.axis_ratio or [])}, self.levels, self.round_to)
         _parse_fixed_units(self.fix or [])

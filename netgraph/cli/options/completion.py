@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from netgraph.utils import plugins
+from netgraph import plugins
 
 Complete = Callable[[str], list[str]]
 RUNGS = ("none", "rescale", "norms", "ridge", "tune")

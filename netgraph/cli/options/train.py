@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import warn_of_left_out_directions
 from netgraph.cli.options.coarsen import (
     Affinity,
@@ -41,7 +42,6 @@ from netgraph.cli.options.parsing import (
     value_or_default,
 )
 from netgraph.errors import NetgraphError
-from netgraph.utils.runtime import announce_compilation
 
 
 def _print_solver_options(wanted: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
+from netgraph import plugins
 from netgraph.errors import NetgraphError
-from netgraph.utils import plugins
 
 READ_DATA = ("norms", "ridge", "tune")
 ALONE = (

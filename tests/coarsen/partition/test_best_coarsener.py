@@ -9,6 +9,7 @@ from command_line import run
 from torch import nn
 
 import netgraph as ng
+from netgraph import plugins
 from netgraph.coarsen.hierarchy.budget import GRID
 from netgraph.coarsen.hierarchy.merge_plan import AUTO
 from netgraph.coarsen.hierarchy.report import LEFT, measure_coverage
@@ -17,7 +18,6 @@ from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits
 from netgraph.models.perceptron import mlp
-from netgraph.utils import plugins
 
 SIZES = (6, 32, 24, 4)
 

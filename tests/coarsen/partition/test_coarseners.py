@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 import netgraph as ng
+from netgraph import plugins
 from netgraph.coarsen.coarseners.baselines import magnitude
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.contract import check_aggregates, check_coarsener, ignores_edges, leaves_out
 from netgraph.errors import AggregatesError
-from netgraph.utils import plugins
 
 OURS = [n for n in plugins.list_plugins(GROUP) if plugins.find_distribution(GROUP, n) == "netgraph-coarsening"]
 NEW = [n for n in OURS if n not in MATCHINGS]

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import netgraph as ng
+from netgraph import plugins
 from netgraph.coarsen.coarseners.metis import scale_to_integers
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.contract import check_coarsener
 from netgraph.errors import PluginError
-from netgraph.utils import plugins
 
 NETWORKIT = [f"networkit-{way}" for way in ("suitor", "path-growing", "plm", "leiden")]
 
