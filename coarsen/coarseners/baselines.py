@@ -1,7 +1,6 @@
-"""Adjacent units: the baseline that goes by numbers alone, as multi-level training of transformers does.
+"""Baselines that ignore the affinities: adjacent units, random groups, and magnitude pruning.
 
-Zou, Zhang and Sun, "A multi-level framework for accelerating training transformer models", ICLR 2024, merge neurons by fixed
-matrices, whatever they compute.
+A method that reads the graph should do better than the first two. The third merges nothing: it leaves units out.
 """
 
 from __future__ import annotations
@@ -10,22 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.labels import check_equal_sizes, renumber_labels
+from netgraph.coarsen.matching.labels import renumber_labels
+from netgraph.coarsen.partition.constraints import free_and_count
 from netgraph.coarsen.partition.contract import declare_traits
+
+Ints = NDArray[np.int64]
 
 
 @declare_traits(ignores_edges=True)
-def adjacent(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Return aggregates of consecutive units, whose sizes differ by at most one.
+def adjacent(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
+    """Merge runs of consecutive units.
+
+    The units are cut into ``n_coarse`` runs whose sizes differ by at most one. Multi-level training of transformers
+    merges neurons in this way, by fixed matrices [1]_.
 
     Parameters
     ----------
     graph : AxisGraph
-        Neither edges nor weights are used; units that must stay alone do.
+        Only the number of units and the constraints are read.
     n_coarse : int
-        Aggregates; more only where more must stay alone.
-    seed : int
-        Unused.
+        Number of aggregates. There are more only if more units must stay alone.
+    seed : int, default 0
+        Not used.
 
     Returns
     -------
@@ -34,35 +39,114 @@ def adjacent(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.in
     Raises
     ------
     AggregatesError
-        Sizes must be equal, and ``n_coarse`` does not divide the number of units.
+        ``graph.equal`` is set, and ``n_coarse`` does not divide the number of units or a unit must stay alone.
+
+    Notes
+    -----
+    O(n) time.
+
+    References
+    ----------
+    .. [1] L. Zou, H. Zhang and Z. Sun, "A multi-level framework for accelerating training transformer models",
+       ICLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, adjacent
+    >>> adjacent(AxisGraph("fc1", sparse.csr_array((5, 5)), np.ones(5)), 2)
+    array([0, 0, 0, 1, 1])
     """
-    if graph.equal:
-        check_equal_sizes(graph, n_coarse)
     aggregates = np.arange(graph.n_units)
-    free = aggregates if graph.fixed is None else np.flatnonzero(~graph.fixed)
-    n_free = min(max(n_coarse - (graph.n_units - len(free)), 1), len(free))  # aggregates left for them
+    free, n_free = free_and_count(graph, n_coarse)
     if n_free:
         aggregates[free] = free[np.arange(len(free)) * n_free // len(free)]
     return renumber_labels(aggregates)
 
 
-@declare_traits(leaves_out=True, ignores_edges=True)
-def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Return -1 for all units but those that must stay alone and those of the largest features.
+@declare_traits(ignores_edges=True)
+def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
+    """Merge units at random.
+
+    The members of each aggregate are drawn without replacement, and sizes differ by at most one. At half the units the
+    aggregates are random pairs.
 
     Parameters
     ----------
     graph : AxisGraph
-        Neither edges nor weights are used.
+        Only the number of units and the constraints are read.
     n_coarse : int
-        Number of units that are kept; more only where more must stay alone.
-    seed : int
-        Unused: of equal norms the first is kept.
+        Number of aggregates. There are more only if more units must stay alone.
+    seed : int, default 0
+        Draws the members.
 
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        The units that are kept, numbered in their order; -1 for a unit that is left out.
+
+    Raises
+    ------
+    AggregatesError
+        ``graph.equal`` is set, and ``n_coarse`` does not divide the number of units or a unit must stay alone.
+
+    Notes
+    -----
+    O(n) time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, random_pairs
+    >>> random_pairs(AxisGraph("fc1", sparse.csr_array((6, 6)), np.ones(6)), 3)
+    array([0, 1, 1, 2, 0, 2])
+    """
+    aggregates = np.arange(graph.n_units)
+    free, n_free = free_and_count(graph, n_coarse)
+    if n_free:
+        aggregates[free] = free[np.random.default_rng(seed).permutation(np.arange(len(free)) % n_free)]
+    return renumber_labels(aggregates)
+
+
+@declare_traits(leaves_out=True, ignores_edges=True)
+def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
+    """Keep the units with the largest features and leave out all others, as magnitude pruning does.
+
+    The size of a unit is the 2-norm of its features. The filters of convolutions are pruned in this way by their
+    1-norm [1]_.
+
+    Parameters
+    ----------
+    graph : AxisGraph
+        Its features are read, and the units that must stay alone are kept. Edges and weights are not used.
+    n_coarse : int
+        Number of units that are kept. There are more only if more units must stay alone.
+    seed : int, default 0
+        Not used. Of equal norms the first unit is kept.
+
+    Returns
+    -------
+    aggregates : int array of shape (n_units,)
+        Kept units are numbered in their order. A unit that is left out has -1.
+
+    Notes
+    -----
+    O(n d + n log n) time for n units with d features.
+
+    References
+    ----------
+    .. [1] H. Li, A. Kadav, I. Durdanovic, H. Samet and H. P. Graf, "Pruning filters for efficient ConvNets",
+       ICLR 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, magnitude
+    >>> features = np.array([[3.0], [-5.0], [0.0], [4.0]])
+    >>> magnitude(AxisGraph("fc1", sparse.csr_array((4, 4)), np.ones(4), lambda: features), 2)
+    array([-1,  0, -1,  1])
     """
     norms = np.linalg.norm(np.asarray(graph.features, dtype=np.float64), axis=1)
     if graph.fixed is not None:
@@ -72,20 +156,3 @@ def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.i
     aggregates = np.full(graph.n_units, -1, dtype=np.int64)
     aggregates[kept] = np.arange(len(kept))
     return aggregates
-
-
-@declare_traits(ignores_edges=True)
-def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Return aggregates whose sizes differ by at most one and whose members are drawn at random.
-
-    Units that must stay alone do. Where sizes must be equal and ``n_coarse`` does not divide the number of units,
-    `AggregatesError` is raised.
-    """
-    if graph.equal:
-        check_equal_sizes(graph, n_coarse)
-    aggregates = np.arange(graph.n_units)
-    free = aggregates if graph.fixed is None else np.flatnonzero(~graph.fixed)
-    n_free = min(max(n_coarse - (graph.n_units - len(free)), 1), len(free))  # aggregates left for them
-    if n_free:
-        aggregates[free] = free[np.random.default_rng(seed).permutation(np.arange(len(free)) % n_free)]
-    return renumber_labels(aggregates)

@@ -1,4 +1,4 @@
-"""AxisGraph: one axis as a coarsener sees it."""
+"""AxisGraph: the units of one axis and their affinities, the argument of every coarsener."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from netgraph.errors import NetgraphError
 
 @dataclass(frozen=True, eq=False)
 class AxisGraph:
-    """The units of one axis, all of which may merge with one another.
+    """The graph of the units of one axis, which a coarsener partitions.
 
     Parameters
     ----------
     name : str
-        The axis.
+        Name of the axis.
     affinity : csr_array or AllPairs, of shape (n, n)
-        Edge weights: symmetric, non-negative, zero diagonal. `adjacency` is the same as a csr_array.
+        Edge weights: symmetric, non-negative, zero diagonal. `adjacency` holds the same weights as a csr_array.
     weight : array of shape (n,)
-        How many units of the finest network each stands for.
-    make_features : callable
-        Returns (n, d) numbers; called only by coarseners that ask for `features`.
-    equal : bool
-        Whether all aggregates must have one size.
+        Number of units of the finest network that each unit stands for.
+    make_features : callable, optional
+        Returns the features of the units, (n, d). It is called when a coarsener first reads `features`.
+    equal : bool, default False
+        All aggregates must have one size.
     fixed : bool array of shape (n,), optional
         Units that must stay alone.
 
@@ -38,6 +38,18 @@ class AxisGraph:
     ------
     NetgraphError
         An affinity is negative, infinite or not a number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph
+    >>> weights = np.array([[0.0, 0.9, 0.1], [0.9, 0.0, 0.2], [0.1, 0.2, 0.0]])
+    >>> graph = AxisGraph("fc1", sparse.csr_array(weights), np.ones(3))
+    >>> graph.n_units
+    3
+    >>> graph.names
+    ['fc1[0]', 'fc1[1]', 'fc1[2]']
     """
 
     name: str
@@ -49,13 +61,13 @@ class AxisGraph:
 
     def __post_init__(self) -> None:
         data = self.affinity.weights if isinstance(self.affinity, AllPairs) else self.affinity.data
-        if data.size and not (data.min() >= 0 and data.max() < np.inf):  # no comparison holds for a nan
+        if data.size and not (data.min() >= 0 and data.max() < np.inf):  # every comparison with nan is false
             data = self.adjacency.data
             entry = int((~((data >= 0) & (data < np.inf))).argmax())
             unit = int(np.searchsorted(self.adjacency.indptr, entry, side="right")) - 1
             raise NetgraphError(
                 f"axis {self.name!r} was given an affinity of {data[entry]} between units {unit} and "
-                f"{self.adjacency.indices[entry]}; affinities are finite and not negative: mend what weighs the edges"
+                f"{self.adjacency.indices[entry]}. Affinities must be finite and not negative: check the affinity function."
             )
 
     @property
@@ -65,15 +77,15 @@ class AxisGraph:
 
     @cached_property
     def adjacency(self) -> sparse.csr_array:
-        """Affinities, (n, n)."""
+        """Affinities as a sparse matrix, (n, n)."""
         return self.affinity.tocsr()
 
     @cached_property
     def features(self) -> NDArray[Any]:
-        """Numbers of each unit, (n, d)."""
+        """Features of the units, (n, d). Without ``make_features`` there are none: d = 0."""
         return np.zeros((self.n_units, 0)) if self.make_features is None else self.make_features()
 
     @property
     def names(self) -> list[str]:
-        """A name for each unit: the axis and its number."""
+        """Name of each unit: the axis and the number of the unit."""
         return [f"{self.name}[{i}]" for i in range(self.n_units)]

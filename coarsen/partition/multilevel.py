@@ -1,4 +1,7 @@
-"""Merging in rounds: a step merges some vertices, their edges are added up, and the next step sees the smaller graph."""
+"""Repeated merging on contracted graphs, the multilevel scheme that matching methods share.
+
+A round merges some vertices and adds up their edges. The next round works on the smaller graph.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,28 @@ from scipy import sparse
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.dominant import mate_weights
 from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching
-from netgraph.coarsen.matching.labels import renumber_labels
+from netgraph.coarsen.matching.labels import contract_by_sum, mirror_upper_triangle, renumber_labels
 
 Ints = NDArray[np.int64]
 Step = Callable[[sparse.csr_array, Ints], Ints]
 
 
 def merge_in_rounds(adjacency: sparse.csr_array, n_clusters: int, step: Step) -> Ints:
-    """Return the clusters of repeated steps.
+    """Merge vertices round by round until few clusters are left.
 
     Parameters
     ----------
     adjacency : csr_array of shape (n, n)
     n_clusters : int
-        Where the rounds end; they end before it where a step merges nothing.
+        The rounds end when no more clusters are left. They end earlier if a step merges nothing.
     step : callable ``(between, labels) -> merged``
-        Of the graph of clusters, (m, m), and each unit's cluster, the cluster's new one: int array of shape (m,),
-        numbered from 0.
+        One round. ``between`` is the graph of the m clusters so far, and ``labels`` (n,) holds the cluster of each
+        unit. The result is an int array of shape (m,), numbered from 0: the new cluster of each old one.
 
     Returns
     -------
-    int array of shape (n,)
+    labels : int array of shape (n,)
+        Cluster of each vertex.
     """
     labels, between = np.arange(adjacency.shape[0]), adjacency
     while (n := between.shape[0]) > n_clusters:
@@ -44,30 +48,29 @@ def merge_in_rounds(adjacency: sparse.csr_array, n_clusters: int, step: Step) ->
     return labels
 
 
-def contract_by_sum(adjacency: sparse.csr_array, labels: Ints) -> sparse.csr_array:
-    """Return the graph of clusters: the sum of the edges between their members, zero diagonal."""
-    n, k = len(labels), int(labels.max()) + 1
-    member = sparse.csr_array((np.ones(n), (np.arange(n), labels)), shape=(n, k))
-    return mirror_upper_triangle(sparse.coo_array(member.T @ adjacency @ member))
-
-
-def mirror_upper_triangle(matrix: sparse.coo_array) -> sparse.csr_array:
-    """Return the graph of the entries above the diagonal, exactly symmetric."""
-    above = matrix.row < matrix.col
-    i, j, w = matrix.row[above], matrix.col[above], matrix.data[above]
-    return sparse.csr_array((np.r_[w, w], (np.r_[i, j], np.r_[j, i])), shape=matrix.shape)
-
-
 def match_heavy_edges(weights: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
-    """Return one heavy-edge matching, as clusters of one or two; only the heaviest pairs where few must merge."""
+    """Return one heavy-edge matching as clusters of one or two vertices.
+
+    Only the heaviest pairs merge if all of them would leave fewer than ``n_clusters``.
+    """
     n = weights.shape[0]
     return heavy_edge_matching(AxisGraph("", weights, np.ones(n)), max(n_clusters, -(-n // 2)), seed=seed)
 
 
 def merge_heaviest_pairs(between: sparse.csr_array, mate: Ints, n_clusters: int) -> Ints:
-    """Return the pairs of a matching as clusters; only the heaviest where few must merge.
+    """Return the pairs of a matching as clusters.
 
-    ``mate`` (n,) is below zero, or the vertex itself, where a vertex has none.
+    Parameters
+    ----------
+    between : csr_array of shape (n, n)
+    mate : int array of shape (n,)
+        Partner of each vertex. An unmatched vertex has a negative number, or its own.
+    n_clusters : int
+        Only the heaviest pairs merge if all of them would leave fewer clusters.
+
+    Returns
+    -------
+    int array of shape (n,)
     """
     i = np.flatnonzero(mate > np.arange(len(mate)))
     i = i[np.argsort(-mate_weights(between, mate)[i], kind="stable")][: len(mate) - n_clusters]
@@ -77,7 +80,7 @@ def merge_heaviest_pairs(between: sparse.csr_array, mate: Ints, n_clusters: int)
 
 
 def reweight_edges(adjacency: sparse.csr_array, weigh: Callable[[Ints, Ints, NDArray[Any]], Any]) -> sparse.csr_array:
-    """Return the graph whose edges weigh ``weigh(i, j, w)``, arrays with i < j."""
+    """Return the graph with edge weights ``weigh(i, j, w)``, called once with arrays in which i < j."""
     edges = sparse.coo_array(adjacency)
     above = edges.row < edges.col
     i, j, w = edges.row[above], edges.col[above], edges.data[above]
@@ -85,7 +88,10 @@ def reweight_edges(adjacency: sparse.csr_array, weigh: Callable[[Ints, Ints, NDA
 
 
 def keep_strongest_edges(adjacency: sparse.csr_array, k: int) -> sparse.csr_array:
-    """Return the graph of the edges that are among the k heaviest of either end; of equal ones, the first."""
+    """Return the graph of the edges that are among the k heaviest of at least one of their ends.
+
+    Of equally heavy edges the one with the lower column comes first.
+    """
     rows = np.repeat(np.arange(adjacency.shape[0]), np.diff(adjacency.indptr))
     order = np.lexsort((adjacency.indices, -adjacency.data, rows))
     kept = order[np.arange(len(rows)) - adjacency.indptr[rows] < k]

@@ -17,9 +17,10 @@ from netgraph.coarsen.coarseners.pairwise import _pair_by_coupling
 from netgraph.coarsen.coarseners.spectral import spectral
 from netgraph.coarsen.coarseners.ward import ward
 from netgraph.coarsen.matching.axis_graph import AxisGraph
+from netgraph.coarsen.matching.labels import contract_by_sum
 from netgraph.coarsen.partition.balance import adjust_cluster_count, equalize_sizes
 from netgraph.coarsen.partition.laplacian import find_slow_signals, laplacian_matrix, normalized_adjacency
-from netgraph.coarsen.partition.multilevel import contract_by_sum, keep_strongest_edges
+from netgraph.coarsen.partition.multilevel import keep_strongest_edges
 from netgraph.errors import NetgraphError
 
 
