@@ -1,1 +1,98 @@
-"""HIERARCHY -> TRAINED NETWORK: the full approximation scheme, a nonlinear multigrid method, on levels of a network."""
+"""HIERARCHY to TRAINED NETWORK: the full approximation scheme (FAS), a nonlinear multigrid method, on levels of a network.
+
+Names load on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from netgraph.utils.public_names import load_on_first_use
+
+if TYPE_CHECKING:
+    from netgraph.fas.checkpoint.checkpoint import Checkpoints as Checkpoints
+    from netgraph.fas.checkpoint.checkpoint import resume as resume
+    from netgraph.fas.integrations.coarse_start import CoarseStart as CoarseStart
+    from netgraph.fas.integrations.lightning import LightningCoarseStart as LightningCoarseStart
+    from netgraph.fas.integrations.optimizer import Multigrid as Multigrid
+    from netgraph.fas.integrations.transformers import TransformersCoarseStart as TransformersCoarseStart
+    from netgraph.fas.ledger import Ledger as Ledger
+    from netgraph.fas.levels.maps import Maps as Maps
+    from netgraph.fas.monitoring.alert_rules import divergence as divergence
+    from netgraph.fas.monitoring.alert_rules import memory as memory
+    from netgraph.fas.monitoring.alert_rules import nonfinite as nonfinite
+    from netgraph.fas.monitoring.alert_rules import plateau as plateau
+    from netgraph.fas.monitoring.alert_rules import rejected as rejected
+    from netgraph.fas.monitoring.alert_rules import throughput as throughput
+    from netgraph.fas.monitoring.alerts import Alert as Alert
+    from netgraph.fas.monitoring.alerts import make_command_action as make_command_action
+    from netgraph.fas.monitoring.alerts import make_notify_action as make_notify_action
+    from netgraph.fas.monitoring.alerts import parse_alerts as parse_alerts
+    from netgraph.fas.monitoring.event_log import log_event as log_event
+    from netgraph.fas.monitoring.history import History as History
+    from netgraph.fas.monitoring.history import summarize_run as summarize_run
+    from netgraph.fas.monitoring.mlflow_runs import read_mlflow_runs as read_mlflow_runs
+    from netgraph.fas.monitoring.mlflow_tracking import MLflow as MLflow
+    from netgraph.fas.monitoring.mlflow_tracking import tracking_uri as tracking_uri
+    from netgraph.fas.monitoring.run_file import read_run as read_run
+    from netgraph.fas.monitoring.run_file import write_run as write_run
+    from netgraph.fas.options import Adapt as Adapt
+    from netgraph.fas.options import Gate as Gate
+    from netgraph.fas.options import Options as Options
+    from netgraph.fas.options import Smoothing as Smoothing
+    from netgraph.fas.options import Split as Split
+    from netgraph.fas.options import Tau as Tau
+    from netgraph.fas.options import Tolerance as Tolerance
+    from netgraph.fas.options import build_option_table as build_option_table
+    from netgraph.fas.options import parse_options as parse_options
+    from netgraph.fas.solver.problem import Objective as Objective
+    from netgraph.fas.solver.problem import Problem as Problem
+    from netgraph.fas.solver.problem import make_batch_loss as make_batch_loss
+    from netgraph.fas.solver.run import Run as Run
+    from netgraph.fas.solver.solution import Solution as Solution
+    from netgraph.fas.solver.solver import FAS as FAS
+
+__getattr__, __dir__, __all__ = load_on_first_use(
+    __name__,
+    {
+        "Adapt": "options",
+        "Alert": "monitoring.alerts",
+        "build_option_table": "options",
+        "Checkpoints": "checkpoint.checkpoint",
+        "CoarseStart": "integrations.coarse_start",
+        "divergence": "monitoring.alert_rules",
+        "FAS": "solver.solver",
+        "Gate": "options",
+        "History": "monitoring.history",
+        "Ledger": "ledger",
+        "LightningCoarseStart": "integrations.lightning",
+        "log_event": "monitoring.event_log",
+        "make_batch_loss": "solver.problem",
+        "make_command_action": "monitoring.alerts",
+        "make_notify_action": "monitoring.alerts",
+        "Maps": "levels.maps",
+        "memory": "monitoring.alert_rules",
+        "MLflow": "monitoring.mlflow_tracking",
+        "Multigrid": "integrations.optimizer",
+        "nonfinite": "monitoring.alert_rules",
+        "Objective": "solver.problem",
+        "Options": "options",
+        "parse_alerts": "monitoring.alerts",
+        "parse_options": "options",
+        "plateau": "monitoring.alert_rules",
+        "Problem": "solver.problem",
+        "read_mlflow_runs": "monitoring.mlflow_runs",
+        "read_run": "monitoring.run_file",
+        "rejected": "monitoring.alert_rules",
+        "resume": "checkpoint.checkpoint",
+        "Run": "solver.run",
+        "Smoothing": "options",
+        "Solution": "solver.solution",
+        "Split": "options",
+        "summarize_run": "monitoring.history",
+        "Tau": "options",
+        "throughput": "monitoring.alert_rules",
+        "Tolerance": "options",
+        "tracking_uri": "monitoring.mlflow_tracking",
+        "TransformersCoarseStart": "integrations.transformers",
+        "write_run": "monitoring.run_file",
+    },
+)

@@ -13,7 +13,7 @@ from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
 
 
-class CoarseStartCallback(Callback):
+class LightningCoarseStart(Callback):
     """Train the coarse levels of a network first, by the module's own steps, optimizer and schedule.
 
     Parameters

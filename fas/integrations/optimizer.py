@@ -21,12 +21,13 @@ from netgraph.fas.integrations.coarse_start import BorrowedSmoother, CoarseStart
 from netgraph.fas.ledger import STEP
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
-from netgraph.fas.levels.smoother import MakeOptimizer, StepResult
+from netgraph.fas.levels.smoother import StepResult
 from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.solver.adaptive import Backoff, CostAccount
 from netgraph.fas.solver.cycles import build_cycle
 from netgraph.fas.solver.problem import count_rows
 from netgraph.fas.solver.run import REFUSED, Run
+from netgraph.optim.optimizers import MakeOptimizer
 
 Closure = Callable[..., Tensor]
 Minibatch = tuple[tuple[Any, ...], Closure]

@@ -16,7 +16,7 @@ from netgraph.fas.options import Options
 COUNTED = ("num_items_in_batch",)  # what the Trainer tells networks about the loss, which coarse ones do not compute
 
 
-class CoarseStartCallback(TrainerCallback):
+class TransformersCoarseStart(TrainerCallback):
     """Train the coarse levels of a network first, by the Trainer's own steps, optimizer and schedule.
 
     The loss is the Trainer's: give it ``compute_loss_func``, since a hierarchy is traced on inputs without labels.

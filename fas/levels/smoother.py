@@ -1,6 +1,6 @@
-"""The smoother: any torch optimizer, on f(x) - <b, x>.
+"""The smoother of one level: any torch optimizer, on f(x) - <b, x>.
 
-A step is refused, and nothing written, where the loss or the gradient is not finite.
+A step whose loss or gradient is not finite is refused, and no weight changes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer
 
 from netgraph.fas.levels.vectors import Vector
 from netgraph.fas.options import Smoothing
+from netgraph.optim.optimizers import MakeOptimizer, group_by_decay
 
 Value = Callable[[nn.Module, Any], Tensor]
-MakeOptimizer = Callable[..., Optimizer]
 
 
 class StepResult(NamedTuple):
-    """What a step found: the loss, the norm of its gradient, and whether it was taken."""
+    """Outcome of one step: the loss, the norm of its gradient, and whether the step was taken."""
 
     loss: float
     norm: float
@@ -29,26 +28,26 @@ class StepResult(NamedTuple):
 
 
 class Smoother:
-    """One level's optimizer.
+    """The optimizer of one level.
 
     Parameters
     ----------
     model : torch.nn.Module
-    make : callable ``(parameter groups, lr=...) -> Optimizer``
+    make_optimizer : callable ``(parameter groups, lr=...) -> torch.optim.Optimizer``
         A class of ``torch.optim``, or a partial of one.
     lr : float
-        Its largest rate.
+        Largest learning rate.
     weight_decay : float, optional
-        Of parameters with two dimensions or more: norms and biases are let be. None: what the optimizer does by itself.
-    options : Smoothing
-    scales : dict of str to float
-        Factors of the rate for single parameters (`netgraph.fas.levels.width_scaling`).
+        Decay of parameters with two dimensions or more. Norms and biases do not decay. None leaves decay to the optimizer.
+    options : Smoothing, optional
+    scales : dict of str to float, optional
+        Factors of the learning rate by parameter name, 1 by default (`netgraph.fas.levels.width_scaling`).
     """
 
     def __init__(
         self,
         model: nn.Module,
-        make: MakeOptimizer,
+        make_optimizer: MakeOptimizer,
         lr: float,
         *,
         weight_decay: float | None = None,
@@ -57,26 +56,21 @@ class Smoother:
     ) -> None:
         self.model, self.options, self.lr = model, options or Smoothing(), lr
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.scales = [*dict.fromkeys((scales or {}).get(name, 1.0) for name in self.named)]
-        groups = []
+        scale_of = {name: (scales or {}).get(name, 1.0) for name in self.named}
+        self.scales = [*dict.fromkeys(scale_of.values())]
+        groups: list[dict[str, Any]] = []
         for scale in self.scales:
-            own = [p for name, p in self.named.items() if (scales or {}).get(name, 1.0) == scale]
-            for params, decay in (
-                ([p for p in own if p.ndim > 1], weight_decay),
-                ([p for p in own if p.ndim < 2], 0.0),
-            ):
-                if params:
-                    groups.append({"params": params, "lr": lr * scale, "scale": scale})
-                    if weight_decay is not None:
-                        groups[-1]["weight_decay"] = decay
-        self.optimizer = make(groups, lr=lr)
+            parameters = [p for name, p in self.named.items() if scale_of[name] == scale]
+            groups += [{**g, "lr": lr * scale, "scale": scale} for g in group_by_decay(parameters, weight_decay)]
+        self.optimizer = make_optimizer(groups, lr=lr)
 
     def follow(self, group: Mapping[str, Any]) -> None:
-        """Take over what a schedule has written into a parameter group: the rate as a factor, momentum as it is."""
-        for own in self.optimizer.param_groups:
-            own["lr"] = self.lr * own["scale"] * group["lr"]
-            own.update({key: group[key] for key in ("momentum", "betas") if key in group and key in own})
+        """Take over the values of a schedule: the rate as a factor, momentum and betas as they are."""
+        for own_group in self.optimizer.param_groups:
+            own_group["lr"] = self.lr * own_group["scale"] * group["lr"]
+            own_group.update({key: group[key] for key in ("momentum", "betas") if key in group and key in own_group})
 
+    # x <- optimizer step on the mean over minibatches of f(x) - <b, x>, whose gradient is grad f(x) - b
     def step(self, value: Value, batches: Sequence[Any], b: Mapping[str, Tensor]) -> StepResult:
         """Take one step on the mean over some minibatches.
 
@@ -85,9 +79,9 @@ class Smoother:
         value : callable ``(model, minibatch) -> scalar``
         batches : sequence
         b : dict of str to Tensor
-            The right-hand side; empty for zero.
+            The right-hand side, empty for zero.
         """
-        loss = backward(self.model, value, batches, bf16=self.options.bf16)
+        loss = accumulate_gradient(self.model, value, batches, bf16=self.options.bf16)
         grads = [p.grad for p in self.named.values() if p.grad is not None]
         subtract_from_gradients(b, self.named)
         norm = torch.nn.utils.get_total_norm(grads)
@@ -102,8 +96,8 @@ class Smoother:
         return StepResult(loss, size, True)
 
 
-def backward(model: nn.Module, value: Value, batches: Sequence[Any], *, bf16: bool = False) -> float:
-    """Leave the gradient of the mean over minibatches in ``.grad``, and return that mean."""
+def accumulate_gradient(model: nn.Module, value: Value, batches: Sequence[Any], *, bf16: bool = False) -> float:
+    """Write the gradient of the mean over minibatches to ``.grad``, and return that mean."""
     total = 0.0
     for batch in batches:
         loss = compute_value(model, value, batch, bf16=bf16)
@@ -121,12 +115,12 @@ def compute_value(model: nn.Module, value: Value, batch: Any, *, bf16: bool) -> 
 
 
 def subtract_from_gradients(b: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]) -> None:
-    """Subtract b from the gradients."""
+    """Subtract b from the gradients in ``.grad``."""
     pairs = [(p.grad, b[name]) for name, p in named.items() if name in b and p.grad is not None]
     if pairs:
         torch._foreach_sub_(*map(list, zip(*pairs, strict=True)))
 
 
 def read_gradients(smoother: Smoother) -> Vector:
-    """Return the gradients that lie in ``.grad`` by name, live."""
+    """Return the live gradients in ``.grad`` by parameter name."""
     return {name: p.grad for name, p in smoother.named.items() if p.grad is not None}

@@ -1,7 +1,8 @@
-"""One schedule of the learning rate over all levels (default), or one for each.
+"""One schedule of the learning rate for all levels together, or one for each level.
 
-A schedule is a torch scheduler on an optimizer of one number that nothing trains: what it writes there, the rate as a factor
-and momentum where it cycles that, every level takes over times its own largest rate. So any torch scheduler serves.
+A torch scheduler runs on an optimizer of one number that is never trained. What the scheduler writes there, the rate as a
+factor and the momentum if it cycles, every level takes over, times its own largest rate. Any torch scheduler serves.
+The schedules by name are in `netgraph.optim.schedules`.
 """
 
 from __future__ import annotations
@@ -15,38 +16,41 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import Optimizer
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.levels.smoother import MakeOptimizer
+from netgraph.optim.optimizers import MakeOptimizer
+from netgraph.optim.schedules import find_schedule
 
-NAMES = ("one-cycle", "cosine", "constant")
 MakeScheduler = Callable[[Optimizer], lr_scheduler.LRScheduler]
 
 
 class Schedule:
-    """A learning rate's factor over a run.
+    """The learning rate of a run as a factor of the largest rate.
 
     Parameters
     ----------
     kind : str or callable
-        ``one-cycle`` (Smith and Topin, 2019), ``cosine``, ``constant``, or ``(optimizer) -> LRScheduler`` for an optimizer whose
-        rate is 1.
-    make : callable
-        The optimizer's class.
+        ``one-cycle`` (Smith and Topin, 2019), ``cosine``, ``constant``, or a function ``(optimizer) -> LRScheduler`` that is
+        called with an optimizer whose rate is 1.
+    make_optimizer : callable
+        The class of the levels' optimizers.
     steps : int
-        Of the whole run.
+        Optimizer steps of the whole run.
 
     Raises
     ------
     NetgraphError
-        No schedule has that name, or it waits for a plateau: the rate is a function of the step here.
+        No schedule has that name, or the scheduler waits for a plateau. A rate must be a function of the step here.
     """
 
-    def __init__(self, kind: str | MakeScheduler, make: MakeOptimizer, steps: int) -> None:
-        if isinstance(kind, str) and kind not in NAMES:
-            raise NetgraphError(f"no schedule is called {kind!r}; there are {', '.join(NAMES)}")
-        self.optimizer = make([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-        self.scheduler = _make_scheduler(kind, self.optimizer, steps) if isinstance(kind, str) else kind(self.optimizer)
+    def __init__(self, kind: str | MakeScheduler, make_optimizer: MakeOptimizer, steps: int) -> None:
+        self.optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+        if isinstance(kind, str):
+            self.scheduler = find_schedule(kind)(self.optimizer, 1.0, steps)
+        else:
+            self.scheduler = kind(self.optimizer)
         if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
-            raise NetgraphError("ReduceLROnPlateau waits for a figure; give a schedule of the step, such as one-cycle")
+            raise NetgraphError(
+                "ReduceLROnPlateau changes the rate by a measured figure. Give a schedule of the step, such as one-cycle."
+            )
         self.steps, self.taken = steps, 0
 
     @property
@@ -55,7 +59,7 @@ class Schedule:
         return self.optimizer.param_groups[0]
 
     def tick(self, n: int = 1) -> None:
-        """Go on by n steps; beyond the last the rate stays."""
+        """Go on by n steps. After the last step the rate stays."""
         for _ in range(min(n, self.steps - 1 - self.taken)):
             self.taken += 1
             with warnings.catch_warnings():
@@ -63,18 +67,9 @@ class Schedule:
                 self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the schedule."""
+        """Return the position in the schedule."""
         return {"taken": self.taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go forward to a place; schedules are functions of the step."""
+        """Go forward to a saved position. That is enough, because a schedule is a function of the step."""
         self.tick(state["taken"] - self.taken)
-
-
-def _make_scheduler(kind: str, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
-    if kind == "one-cycle":
-        cycled = bool(optimizer.defaults.get("momentum")) or "betas" in optimizer.defaults
-        return lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=max(steps, 4), cycle_momentum=cycled)
-    if kind == "cosine":
-        return lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-    return lr_scheduler.ConstantLR(optimizer, factor=1.0)

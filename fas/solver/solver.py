@@ -17,7 +17,7 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.levels.rematch import check_rematch
-from netgraph.fas.levels.smoother import MakeOptimizer, Smoother
+from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.width_scaling import compute_rate_factors
 from netgraph.fas.options import Options
 from netgraph.fas.solver.batch_norm import check_norms
@@ -29,6 +29,7 @@ from netgraph.fas.solver.random_state import set_random_state
 from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_training
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
 from netgraph.fas.solver.solution import Solution
+from netgraph.optim.optimizers import MakeOptimizer
 
 
 class FAS:

@@ -1,31 +1,19 @@
-"""Train and judge a classifier, or a language model, on a resident data set."""
+"""Train a classifier or a language model on a data set in memory."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.optim import lr_scheduler
-from torch.optim.optimizer import Optimizer
+from torch import nn
 
 from netgraph.errors import NetgraphError
 from netgraph.models.data.augmentation import Augment, apply_augmentation
-from netgraph.models.data.batching import batch_rows, trim_padding
+from netgraph.models.data.batching import batch_rows
 from netgraph.models.data.datasets import Dataset
-from netgraph.utils.torchvision_compat import prepare_torchvision
-
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("one-cycle", "cosine", "constant")
-
-
-class Score(NamedTuple):
-    """What `evaluate` finds: the share of targets that have the largest output, and the mean cross-entropy."""
-
-    accuracy: float
-    loss: float
+from netgraph.models.training.evaluation import device_of, predict_batch
+from netgraph.optim.optimizers import find_optimizer, group_by_decay
+from netgraph.optim.schedules import find_schedule
 
 
 def fit(
@@ -44,58 +32,73 @@ def fit(
     seed: int = 7619,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train a network in place on the training split, and leave it in evaluation mode.
+    """Train a network in place on the training split.
+
+    Afterwards the network is in evaluation mode.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Takes ``data.ready(inputs)``, gives (n, classes) or, for next tokens, (n, length, tokens).
+        Maps ``data.ready(inputs)`` to (n, n_classes), or to (n, length, n_tokens) for next tokens.
     data : Dataset
-    epochs, batch : int
-    optimizer : str
-        ``adam``, ``adamw`` or ``sgd`` (Nesterov momentum 0.9).
-    lr : float
-        The largest rate of the schedule.
-    schedule : str
+        The data set.
+    epochs : int, default 30
+        Passes over the training split.
+    batch : int, default 64
+        Rows of a minibatch.
+    optimizer : str, default "adam"
+        ``adam``, ``adamw``, ``rmsprop`` or ``sgd`` (Nesterov momentum 0.9).
+    lr : float, default 2e-3
+        Largest learning rate of the schedule.
+    schedule : str, default "one-cycle"
         ``one-cycle`` (Smith and Topin, 2019), ``cosine`` or ``constant``.
-    weight_decay : float
-        Of parameters with two dimensions or more: norms and biases are let be.
-    augment : callable, or module, optional
-        As `netgraph.models.data.loader.Loader` takes it.
-    label_smoothing : float
-    bf16 : bool
-        Run products in bfloat16; parameters stay as they are.
-    seed : int
-        Of the order, of augmentation and of dropout; torch's own generator is left as it was.
-    report : callable, optional
-        ``report(epoch, mean loss)`` after every epoch.
+    weight_decay : float, default 0
+        Weight decay of parameters with two or more dimensions. Norms and biases do not decay.
+    augment : callable or torch.nn.Module, optional
+        Augmentation of a minibatch, as for `netgraph.models.Loader`.
+    label_smoothing : float, default 0
+        Label smoothing of the cross-entropy.
+    bf16 : bool, default False
+        Compute products in bfloat16. Parameters keep their dtype.
+    seed : int, default 7619
+        Seed of the order, the augmentation and dropout. The state of torch's global generator is restored afterwards.
+    report : callable ``(epoch, loss)``, optional
+        Called after every epoch with its number, from 0, and its mean loss.
 
     Raises
     ------
     NetgraphError
-        No optimizer or schedule of that name, or the loss is no number any more.
+        The optimizer or the schedule does not exist, or the loss is not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import evaluate, fit, load_dataset, mlp
+    >>> _ = torch.manual_seed(0)
+    >>> data, model = load_dataset("digits").flat(), mlp((64, 32, 10))
+    >>> fit(model, data, epochs=3, lr=0.02)
+    >>> evaluate(model, data).accuracy > 0.9
+    True
     """
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * len(batch_rows(data, data.train, batch=batch))
-    descent = _optimizer(model, optimizer, lr, weight_decay)
-    plan = _schedule(descent, schedule, lr, steps)
+    groups = group_by_decay((p for p in model.parameters() if p.requires_grad), weight_decay)
+    descent = find_optimizer(optimizer)(groups, lr=lr)
+    plan = find_schedule(schedule)(descent, lr, steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    device = _device_of(model)
+    device = device_of(model)
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for epoch in range(epochs):
             total = torch.zeros((), device=device)
             order = batch_rows(data, data.train, batch=batch, generator=generator)
-            for chosen in order:
-                inputs, targets = (
-                    apply_augmentation(augment, data.train.inputs[chosen], generator),
-                    data.train.targets[chosen],
-                )
+            for rows in order:
+                inputs = apply_augmentation(augment, data.train.inputs[rows], generator)
                 descent.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    outputs, wanted = _predict_batch(model, data, inputs, targets)
-                loss = criterion(outputs.float(), wanted)
+                    outputs, targets = predict_batch(model, data, inputs, data.train.targets[rows])
+                loss = criterion(outputs.float(), targets)
                 loss.backward()
                 descent.step()
                 plan.step()
@@ -104,97 +107,9 @@ def fit(
     model.eval()
 
 
-def _predict_batch(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return outputs (m, classes) and targets (m,) of a batch: m texts or images, or all their tokens."""
-    device = _device_of(model)
-    inputs, targets = trim_padding(data, inputs, targets)
-    return model(data.ready(inputs.to(device))).flatten(0, -2), targets.to(device).flatten()
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def _optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> Optimizer:
-    if name not in OPTIMIZERS:
-        raise NetgraphError(f"no optimizer is called {name!r}; there are {', '.join(OPTIMIZERS)}")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-    return (torch.optim.Adam if name == "adam" else torch.optim.AdamW)(groups, lr=lr)
-
-
-def _schedule(optimizer: Optimizer, name: str, lr: float, steps: int) -> lr_scheduler.LRScheduler:
-    if name not in SCHEDULES:
-        raise NetgraphError(f"no schedule is called {name!r}; there are {', '.join(SCHEDULES)}")
-    if name == "one-cycle":
-        return lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 4))  # it divides by its first 3/10, less 1
-    if name == "cosine":
-        return lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-    return lr_scheduler.ConstantLR(optimizer, factor=1.0)
-
-
 def _check_loss(loss: float, epoch: int, lr: float, report: Callable[[int, float], None] | None) -> None:
+    """Report the mean loss of an epoch, or raise an error if it is not finite."""
     if not loss < float("inf"):
-        raise NetgraphError(f"the loss of epoch {epoch + 1} is {loss}; train with a smaller lr than {lr}")
+        raise NetgraphError(f"the loss of epoch {epoch + 1} is {loss}. Train with a smaller lr than {lr}.")
     if report is not None:
         report(epoch, loss)
-
-
-def prepare_metrics() -> None:
-    """Import what `evaluate` measures with: seconds that would count as those of the first evaluation."""
-    prepare_torchvision()  # torchmetrics imports it
-    importlib.import_module("torchmetrics.classification")
-
-
-def evaluate(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 512) -> Score:
-    """Return a network's accuracy and loss, in evaluation mode; its mode is left as it was.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    data : Dataset
-    split : str
-        ``train``, ``valid`` or ``test``.
-    batch : int
-
-    Raises
-    ------
-    NetgraphError
-        No split of that name.
-    """
-    prepare_metrics()
-    from torchmetrics import MeanMetric
-    from torchmetrics.classification import MulticlassAccuracy
-
-    loss, right = MeanMetric().to(_device_of(model)), None
-    for outputs, wanted in predict_split(model, data, split=split, batch=batch):
-        right = right or MulticlassAccuracy(outputs.shape[1], average="micro", ignore_index=-100).to(outputs.device)
-        right.update(outputs, wanted)
-        loss.update(nn.functional.cross_entropy(outputs.float(), wanted), weight=(wanted != -100).sum())
-    return Score(float(right.compute()) if right else float("nan"), float(loss.compute()))
-
-
-@torch.no_grad()
-def predict_split(model: nn.Module, data: Dataset, *, split: str, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield outputs (m, classes) and targets (m,) of every batch of a split, in evaluation mode; modes are put back.
-
-    Raises
-    ------
-    NetgraphError
-        No split of that name.
-    """
-    if split not in ("train", "valid", "test"):
-        raise NetgraphError(f"no split is called {split!r}; there are train, valid and test")
-    part, modes = getattr(data, split), [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        for chosen in batch_rows(data, part, batch=batch):
-            yield _predict_batch(model, data, part.inputs[chosen], part.targets[chosen])
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -1,1 +1,1 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers and learning-rate schedules by name, for the solver, plain training and the command line."""

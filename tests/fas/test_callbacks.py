@@ -34,7 +34,7 @@ def by_hand(model, begin, clip=None):
 @pytest.mark.filterwarnings("ignore")
 def test_lightning_trains_an_epoch_that_begins_on_coarse_levels(tmp_path):
     lightning = pytest.importorskip("lightning.pytorch")
-    from netgraph.fas.integrations.lightning import CoarseStartCallback
+    from netgraph.fas.integrations.lightning import LightningCoarseStart
 
     class Classifier(lightning.LightningModule):
         def __init__(self, net):
@@ -49,7 +49,7 @@ def test_lightning_trains_an_epoch_that_begins_on_coarse_levels(tmp_path):
             return torch.optim.Adam(self.parameters(), lr=0.01)
 
     model = network()
-    callback = CoarseStartCallback(levels(model), begin=(2, 3))
+    callback = LightningCoarseStart(levels(model), begin=(2, 3))
     module = Classifier(model)
     trainer = lightning.Trainer(
         max_epochs=1, callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -77,11 +77,11 @@ class Rows(torch.utils.data.Dataset):
 def test_the_trainer_of_transformers_trains_an_epoch_that_begins_on_coarse_levels(tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from netgraph.fas.integrations.transformers import CoarseStartCallback
+    from netgraph.fas.integrations.transformers import TransformersCoarseStart
 
     model = network()
     hierarchy = ng.build_hierarchy(model, {"input": torch.randn(2, 6)}, n_levels=3)  # as the Trainer calls it
-    callback = CoarseStartCallback(hierarchy, begin=(2, 3))
+    callback = TransformersCoarseStart(hierarchy, begin=(2, 3))
     seen = []
 
     def loss(outputs, labels, num_items_in_batch=None):

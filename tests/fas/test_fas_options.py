@@ -59,7 +59,7 @@ def cycled(levels, **own):
 @pytest.mark.parametrize(("n_levels", "steps"), [(1, [48]), (2, [16, 32]), (3, [12, 12, 24])])
 def test_by_default_the_coarsest_level_has_twice_the_steps_of_each_other(n_levels, steps):
     levels = hierarchy_of(network(), max(n_levels, 2)).levels[:n_levels]
-    run = FAS("kaskade", epochs=4).begin(ng.Hierarchy(levels, {}), Problem(batches(), cross_entropy))
+    run = FAS("kaskade", epochs=4).begin(ng.Hierarchy(levels), Problem(batches(), cross_entropy))
     assert [sum(v.steps for v in run.visits if v.level == level) for level in range(n_levels)] == steps
 
 
@@ -130,13 +130,13 @@ def test_a_level_is_visited_as_often_as_the_cycles_above_it_multiply_to(cycle):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("level.1.ema", "the mean is the finest level's; give level.0.ema"),
-        ("level.0.cycles", "those of the finest level are the run's length"),
-        ("level.1.gate.gop", "a level has its own lr, pre, post"),
-        ("level.1.split.noise", "a level has its own lr, pre, post"),
-        ("level.1.gate", "a level has its own lr, pre, post"),
-        ("level.1.tau.batches", "option level.1.tau.batches is 0; give a number of 1 or more"),
-        ("level.1.tau.kind", "level.1.tau.kind is '0'; there are none, common"),
+        ("level.1.ema", "The running mean belongs to the finest level: give level.0.ema"),
+        ("level.0.cycles", "The length of the run is the number of cycles on the finest level"),
+        ("level.1.gate.gop", "A level can have its own lr, pre, post"),
+        ("level.1.split.noise", "A level can have its own lr, pre, post"),
+        ("level.1.gate", "A level can have its own lr, pre, post"),
+        ("level.1.tau.batches", "option level.1.tau.batches is 0. Give a number of 1 or more"),
+        ("level.1.tau.kind", "level.1.tau.kind is '0'. Choose one of none, common"),
     ],
 )
 def test_what_a_level_cannot_have_for_itself_is_refused(name, sentence):
@@ -147,18 +147,18 @@ def test_what_a_level_cannot_have_for_itself_is_refused(name, sentence):
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("smoothing.pre", "-1", "give a number of 0 or more"),
-        ("smoothing.accumulate", "0", "give a number of 1 or more"),
-        ("smoothing.clip", "0", "give a number above 0"),
-        ("smoothing.ema", "1", "give a number of 0 or more and below 1"),
-        ("gate.blend", "1.5", "give a number of 0 or more and of 1 or less"),
-        ("tau.batches", "0", "give a number of 1 or more"),
-        ("gate.gap", "nan", "option gate.gap is nan; give a number$"),
-        ("gate.search", "1,-0.5", "option gate.search is -0.5; give a number above 0"),
-        ("split.noise", "-1", "give a number of 0 or more"),
-        ("tolerance.max_it", "-3", "give a number of 0 or more"),
-        ("level.1.post", "-2", "option level.1.post is -2; give a number of 0 or more"),
-        ("level.1.lr", "-0.1", "option level.1.lr is -0.1; give a number above 0"),
+        ("smoothing.pre", "-1", "Give a number of 0 or more"),
+        ("smoothing.accumulate", "0", "Give a number of 1 or more"),
+        ("smoothing.clip", "0", "Give a number above 0"),
+        ("smoothing.ema", "1", "Give a number of 0 or more and below 1"),
+        ("gate.blend", "1.5", "Give a number of 0 or more and of 1 or less"),
+        ("tau.batches", "0", "Give a number of 1 or more"),
+        ("gate.gap", "nan", "option gate.gap is nan. Give a number.$"),
+        ("gate.search", "1,-0.5", "option gate.search is -0.5. Give a number above 0"),
+        ("split.noise", "-1", "Give a number of 0 or more"),
+        ("tolerance.max_it", "-3", "Give a number of 0 or more"),
+        ("level.1.post", "-2", "option level.1.post is -2. Give a number of 0 or more"),
+        ("level.1.lr", "-0.1", "option level.1.lr is -0.1. Give a number above 0"),
     ],
 )
 def test_numbers_that_can_mean_nothing_are_refused(name, text, sentence):

@@ -17,8 +17,11 @@ from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import crop_and_flip
 from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.perceptron import mlp
-from netgraph.models.training.trainer import OPTIMIZERS, SCHEDULES, evaluate, fit
-from netgraph.models.transformer import Attention, Decoder, Encoder, apply_rotary, speeds
+from netgraph.models.training.evaluation import evaluate
+from netgraph.models.training.trainer import fit
+from netgraph.models.transformer import Attention, Decoder, Encoder, apply_rotary, rotary_angles
+from netgraph.optim.optimizers import OPTIMIZERS
+from netgraph.optim.schedules import SCHEDULES
 
 SMALL = {"width": 16, "n_hidden": 24, "n_heads": 4, "length": 12}
 
@@ -131,7 +134,7 @@ def test_padding_changes_nothing():
 
 def test_rotary_attention_knows_only_distances():
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
-    q, k = (apply_rotary(x.expand(1, 1, 9, 8), speeds(8)) for x in (q, k))
+    q, k = (apply_rotary(x.expand(1, 1, 9, 8), rotary_angles(8)) for x in (q, k))
     scores = (q @ k.transpose(-1, -2))[0, 0]
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], atol=1e-5, rtol=1e-5)  # angles are single
     assert not torch.allclose(scores[0, 1], scores[0, 2])
@@ -144,7 +147,7 @@ def test_rotary_pairs_turn_like_complex_numbers():
     turn = torch.exp(1j * torch.arange(5, dtype=torch.float64)[:, None] * speed)
     wanted = torch.complex(x[..., :3], x[..., 3:]) * turn
     torch.testing.assert_close(
-        apply_rotary(x, speeds(6)), torch.cat([wanted.real, wanted.imag], -1), atol=1e-6, rtol=1e-6
+        apply_rotary(x, rotary_angles(6)), torch.cat([wanted.real, wanted.imag], -1), atol=1e-6, rtol=1e-6
     )
 
 
@@ -160,9 +163,9 @@ def test_the_decoder_sees_no_later_token_and_gives_its_embedding_back():
 
 def test_choices_that_no_transformer_has_are_refused():
     for options in ({"norm": "mid"}, {"positions": "none"}, {"pooling": "max"}, {"n_heads": 3}):
-        with pytest.raises(NetgraphError, match=r"give one of them|change one"):
+        with pytest.raises(NetgraphError, match=r"Choose one of|Change one"):
             Encoder(30, **options)
-    with pytest.raises(NetgraphError, match="13 tokens meets a network for 12"):
+    with pytest.raises(NetgraphError, match="13 tokens, and the network takes 12"):
         Decoder(30, **SMALL)(torch.ones(2, 13, dtype=torch.int64))
     assert Attention(16, 4)(torch.zeros(2, 3, 16)).shape == (2, 3, 16)
 
@@ -265,11 +268,11 @@ def test_an_encoder_learns_texts_of_many_lengths_and_its_coarse_network_judges_w
     model = Encoder(6, 2, width=16, n_hidden=24, n_heads=2, length=40, dropout=0.0)
     fit(model, data, epochs=10, batch=8, lr=0.01)
     assert evaluate(model, data).accuracy == 1.0
-    short, whole = evaluate(model, data), evaluate(model, data.whole())
+    short, whole = evaluate(model, data), evaluate(model, data.fixed_length())
     assert math.isclose(short.loss, whole.loss, abs_tol=1e-5)
     example = data.ready(data.test.inputs[:2])
     coarse = ng.build_hierarchy(model, example, n_levels=2).levels[1].model
-    assert 0 <= evaluate(coarse, data.whole()).accuracy <= 1
+    assert 0 <= evaluate(coarse, data.fixed_length()).accuracy <= 1
 
 
 def test_a_decoder_learns_to_repeat_and_its_loss_is_over_text_alone():
@@ -318,7 +321,7 @@ def test_rates_follow_the_schedule_over_all_steps_of_the_training(schedule, monk
 def test_wrong_names_and_losses_that_are_no_numbers_are_one_sentence():
     data = blobs()
     for options, match in (
-        ({"optimizer": "lion"}, "no optimizer is called 'lion'; there are adam, adamw, sgd"),
+        ({"optimizer": "lion"}, "no optimizer is called 'lion'. There are adam, adamw, rmsprop, sgd"),
         ({"schedule": "step"}, "no schedule is called 'step'"),
         ({"optimizer": "sgd", "lr": 1e30, "epochs": 5}, "train with a smaller lr"),
     ):
@@ -330,11 +333,10 @@ def test_wrong_names_and_losses_that_are_no_numbers_are_one_sentence():
 
 def test_evaluation_works_in_a_process_of_its_own():
     code = (
-        "from netgraph.models.data.datasets import load; from netgraph.models.perceptron import mlp\n"
-        "from netgraph.models.training.trainer import evaluate; print(evaluate(mlp(), load('digits').flat()))"
+        "from netgraph.models import evaluate, load_dataset, mlp\nprint(evaluate(mlp(), load_dataset('digits').flat()))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.stdout.startswith("Score("), done.stderr
+    assert done.stdout.startswith("Evaluation("), done.stderr
 
 
 @pytest.mark.data

@@ -1,0 +1,84 @@
+"""Optimizers by name, and parameter groups with and without weight decay.
+
+The solver, plain training and ``netgraph train`` take their optimizers from here. The names are in
+`netgraph.utils.choices.OPTIMIZERS`, which the shell completes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from netgraph.errors import NetgraphError
+
+MakeOptimizer = Callable[..., Optimizer]
+
+# Weight decay comes from the parameter groups (`group_by_decay`), therefore AdamW's own default of 0.01 is switched off.
+OPTIMIZERS: dict[str, MakeOptimizer] = {
+    "adam": torch.optim.Adam,
+    "adamw": partial(torch.optim.AdamW, weight_decay=0.0),
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
+
+
+def find_optimizer(name: str) -> MakeOptimizer:
+    """Return a function that makes an optimizer.
+
+    Parameters
+    ----------
+    name : str
+        ``adam``, ``adamw``, ``rmsprop`` or ``sgd``, which is SGD with a Nesterov momentum of 0.9.
+
+    Returns
+    -------
+    callable ``(parameters or groups, lr=...) -> torch.optim.Optimizer``
+
+    Raises
+    ------
+    NetgraphError
+        No optimizer has that name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> make_optimizer = find_optimizer("sgd")
+    >>> make_optimizer([torch.zeros(2, requires_grad=True)], lr=0.1).defaults["momentum"]
+    0.9
+    """
+    if name not in OPTIMIZERS:
+        raise NetgraphError(f"no optimizer is called {name!r}. There are {', '.join(OPTIMIZERS)}.")
+    return OPTIMIZERS[name]
+
+
+def group_by_decay(parameters: Iterable[nn.Parameter], weight_decay: float | None) -> list[dict[str, Any]]:
+    """Return parameter groups: weights, which decay, and then norms and biases, which do not.
+
+    Parameters
+    ----------
+    parameters : iterable of torch.nn.Parameter
+    weight_decay : float or None
+        Decay of parameters with two dimensions or more. None leaves the decay of both groups to the optimizer.
+
+    Returns
+    -------
+    groups : list of dict
+        Two groups at most. A group without parameters is left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> groups = group_by_decay(torch.nn.Linear(3, 2).parameters(), 0.1)
+    >>> [(group["params"][0].shape, group["weight_decay"]) for group in groups]
+    [(torch.Size([2, 3]), 0.1), (torch.Size([2]), 0.0)]
+    """
+    listed = list(parameters)
+    parts = (([p for p in listed if p.ndim > 1], weight_decay), ([p for p in listed if p.ndim < 2], 0.0))
+    if weight_decay is None:
+        return [{"params": part} for part, _ in parts if part]
+    return [{"params": part, "weight_decay": decay} for part, decay in parts if part]
