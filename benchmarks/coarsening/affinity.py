@@ -1,6 +1,6 @@
 """Claim: on large axes an exact graph of nearest neighbours costs half the matrix product of all pairs, or little more.
 
-`netgraph.affinity.similarity.cosine_graph`, and `netgraph.affinity.approximate.approximate_cosine_graph` with its recall on 300 units, beside the product of
+`netgraph.affinity.similarity.cosine_graph`, and `netgraph.affinity.approximate_neighbors.approximate_cosine_graph` with its recall on 300 units, beside the product of
 all pairs, made in the same blocks and threads, in turn. Units lie near 16 dimensions, with a tenth of noise in all d:
 a search by descent finds fewer neighbours in more dimensions, and one row says how many in 64. Of the largest size there is
 one round, and of its product every eighth row of blocks. Processor time of all threads; ratios within a round as
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from netgraph.affinity.approximate import approximate_cosine_graph
+from netgraph.affinity.approximate_neighbors import approximate_cosine_graph
 from netgraph.affinity.nearest_neighbors import BLOCK
 from netgraph.affinity.similarity import NEIGHBORS, cosine_graph
 from netgraph.utils.parallel import parallel_for, split_range

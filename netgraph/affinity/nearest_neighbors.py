@@ -1,8 +1,10 @@
-"""Neighbours: sparse graphs of the pairs of rows, by blocks of products of which each serves its rows and its columns.
+"""Exact nearest-neighbor graphs, from blocks of products that each serve both their rows and their columns.
 
-A block is searched against the k-th heaviest edge that a unit has so far, which hardly any entry passes once some
-blocks are seen: the search is one reading of the block (Garcia, Debreuve, Barlaud, "Fast k nearest neighbor search
-using GPU", CVPR Workshops 2008, in blocks, and with a heap for each unit in place of a sort).
+Each unit keeps a heap of its k heaviest edges so far. Once some blocks are searched, hardly any entry exceeds the
+lightest edge of a heap, and the search costs one pass over the block.
+
+Garcia, Debreuve and Barlaud, "Fast k nearest neighbor search using GPU", CVPR Workshops 2008. Here the products come
+in blocks, and heaps replace the sort.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ from scipy import sparse
 
 from netgraph.utils.parallel import parallel_for, split_range
 
-BLOCK = 768  # a block of products, in single precision, just fits a core's own cache
+BLOCK = 768  # a block of float32 products just fits the cache of a core
 SMALL = 256
-LANES = 32  # entries of a row that are compared at once
+LANES = 32  # entries of a row that are compared together
 Weigh = Callable[[NDArray[Any], slice, slice], NDArray[Any]]
 Use = Callable[[NDArray[Any], slice, slice], None]
 
 
 def build_nearest_graph(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_array:
-    """Return the graph of the k heaviest edges of each unit, those that either end keeps.
+    """Return the graph of the k heaviest edges of each unit. An edge stays if either end keeps it.
 
-    Of edges that weigh the same, those to the first units are kept.
+    Of edges with equal weights, those to units with lower numbers are kept.
 
     Parameters
     ----------
@@ -37,7 +39,8 @@ def build_nearest_graph(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_arr
     k : int
         Edges that each unit keeps.
     weigh : callable ``(products, i, j) -> weights``
-        For a block of products of rows ``i`` and ``j``; it may write into ``products``, and must be symmetric.
+        Weighs a block of products of the rows ``i`` and ``j``, both slices. It may write into ``products``, and must be
+        symmetric.
 
     Returns
     -------
@@ -64,7 +67,19 @@ def build_nearest_graph(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_arr
 
 
 def build_complete_graph(x: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
-    """Return the graph of all pairs whose weight is not zero; ``weigh`` as for `build_nearest_graph`. No n × n matrix is made."""
+    """Return the graph of all pairs with a non-zero weight, without forming an n × n matrix.
+
+    Parameters
+    ----------
+    x : array of shape (n, d)
+    weigh : callable ``(products, i, j) -> weights``
+        As in `build_nearest_graph`.
+
+    Returns
+    -------
+    csr_array of shape (n, n)
+        Symmetric, zero diagonal, sorted columns.
+    """
     n = len(x)
     degree = max(n - 1, 0)
     weights, columns = np.empty(n * degree, dtype=x.dtype), np.empty(n * degree, dtype=np.int32)
@@ -76,12 +91,12 @@ def build_complete_graph(x: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
 
 
 def _block_size(n: int) -> int:
-    """Return the size of blocks: small axes are cut up too, so that all threads have some."""
+    """Return the rows of a block. Small axes are split too, so that all threads have work."""
     return min(BLOCK, max(SMALL, -(-n // 4)))
 
 
 def _visit_blocks(x: NDArray[Any], weigh: Weigh, use: Use) -> None:
-    """Weigh the blocks on and above the diagonal; each thread keeps one block of memory."""
+    """Weigh the blocks on and above the diagonal and pass each to ``use``. Each thread reuses one block of memory."""
     parts, memory = split_range(len(x), _block_size(len(x))), local()
 
     def work(pair: tuple[slice, slice]) -> None:
@@ -90,7 +105,7 @@ def _visit_blocks(x: NDArray[Any], weigh: Weigh, use: Use) -> None:
             memory.block = np.empty(_block_size(len(x)) ** 2, dtype=x.dtype)
         size = i.stop - i.start, j.stop - j.start
         block = memory.block[: size[0] * size[1]].reshape(size)
-        np.matmul(x[i], x[j].T, out=block)  # symmetric to the last digit on the diagonal: numpy calls syrk
+        np.matmul(x[i], x[j].T, out=block)  # numpy calls syrk for diagonal blocks, which are exactly symmetric
         use(weigh(block, i, j), i, j)
 
     parallel_for(work, [(i, j) for number, i in enumerate(parts) for j in parts[number:]])
@@ -113,7 +128,7 @@ def _search_rows(block: Any, best: Any, where: Any, i: Any, j: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _search_columns(block: Any, best: Any, where: Any, i: Any) -> Any:
-    """Offer the entries of each column to its unit, row by row as they lie in memory."""
+    """Offer the entries of each column to its unit, in the order in which they lie in memory."""
     least = best[:, 0].copy()
     for r in range(block.shape[0]):
         for start in range(0, block.shape[1], LANES):
@@ -129,12 +144,13 @@ def _search_columns(block: Any, best: Any, where: Any, i: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _is_lighter(weight: Any, unit: Any, other_weight: Any, other_unit: Any) -> Any:
+    """Return True if an edge is lighter than another. Of equal weights, the edge to the higher unit is lighter."""
     return weight < other_weight or (weight == other_weight and unit > other_unit)
 
 
 @njit(nogil=True, cache=True)
 def _push_edge(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
-    """Put an edge in the place of the lightest, which stands first, if that is below it, and let it sink."""
+    """Replace the lightest edge of a heap, its root, by an edge that is heavier, and restore the heap."""
     k, at = len(heap), 0
     if not _is_lighter(heap[0], where[0], weight, unit):
         return
@@ -151,10 +167,11 @@ def _push_edge(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _keeps_edge(best: Any, where: Any, i: Any, j: Any) -> Any:
-    found = False
+    """Return True if unit i keeps an edge to unit j."""
+    keeps = False
     for s in range(best.shape[1]):
-        found |= where[i, s] == j and best[i, s] > 0
-    return found
+        keeps |= where[i, s] == j and best[i, s] > 0
+    return keeps
 
 
 @njit(nogil=True, cache=True)
@@ -170,7 +187,7 @@ def _count_edges(best: Any, where: Any, starts: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _fill_graph(best: Any, where: Any, starts: Any) -> Any:
-    """Return weights and columns of a symmetric graph; its transpose, which is itself, has sorted columns."""
+    """Return weights and sorted columns of the symmetric graph. Transposing a symmetric matrix sorts its columns."""
     n, at = best.shape[0], starts[:-1].copy()
     weights, columns = np.empty(starts[n], dtype=best.dtype), np.empty(starts[n], dtype=np.int32)
     for i in range(n):
@@ -194,7 +211,7 @@ def _fill_graph(best: Any, where: Any, starts: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _place_block(block: Any, i: Any, j: Any, degree: Any, weights: Any, columns: Any) -> Any:
-    """Write a block, and its mirror image, into a graph of all pairs."""
+    """Write a block and its mirror image into the arrays of a complete graph."""
     for r in range(block.shape[0]):
         at = (i + r) * degree
         for c in range(block.shape[1]):

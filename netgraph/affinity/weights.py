@@ -1,7 +1,7 @@
-"""The affinities that can be asked for by name: which numbers of the units are compared, and how.
+"""Named affinities on weights: each compares the units of one axis by some of their numbers.
 
-Each is ``(units, *, seed) -> csr``, with ``units`` an `AxisUnits`, or gives `AllPairs` where all pairs of a small axis
-are compared; the graphs are made in `netgraph.affinity.similarity`.
+An affinity is a function ``(units, *, seed) -> graph`` with ``units`` an `AxisUnits`. The graph is sparse, or an
+`AllPairs` where every pair of a small axis is compared. `netgraph.affinity.similarity` builds both.
 """
 
 from __future__ import annotations
@@ -12,66 +12,140 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph.affinity import similarity as affinity
 from netgraph.affinity.all_pairs import Affinity
+from netgraph.affinity.similarity import cosine_affinity, cosine_graph, normalize_rows, radial_graph
 from netgraph.graph.axis_units import AxisUnits
+from netgraph.utils.parallel import split_range
+
+EDGES = 8192  # edges whose rows are gathered at a time
 
 
 def cosine(units: AxisUnits, *, seed: int = 0) -> Affinity:
-    """Compare the directions of incoming weights and bias: what a positive factor makes of a ReLU unit does not count."""
-    return affinity.cosine_affinity(units.incoming)
+    """Compare the directions of incoming weights and bias.
+
+    A positive factor on the weights of a ReLU unit changes its scale only, and the cosine does not see it.
+
+    Parameters
+    ----------
+    units : AxisUnits
+        Units of one axis, with ``incoming`` of shape (n_units, d).
+    seed : int, default=0
+        Unused: the graph is deterministic.
+
+    Returns
+    -------
+    csr_array or AllPairs of shape (n_units, n_units)
+        ``(1 + cos) / 2``. Symmetric, zero diagonal.
+    """
+    return cosine_affinity(units.incoming)
 
 
 def radial(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
-    """Compare incoming weights and bias by distance, with a radial basis function."""
-    return affinity.radial_graph(units.incoming, seed=seed)
+    """Compare incoming weights and bias by distance, with a radial basis function.
+
+    Parameters
+    ----------
+    units : AxisUnits
+        Units of one axis.
+    seed : int, default=0
+        Draws the pairs whose median distance is the width of the function.
+
+    Returns
+    -------
+    csr_array of shape (n_units, n_units)
+        ``exp(-|x - y|² / 2 s²)``. Symmetric, zero diagonal.
+    """
+    return radial_graph(units.incoming, seed=seed)
 
 
 def both(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
-    """Compare directions of incoming and of outgoing weights: the mean of both cosines."""
-    return affinity.cosine_graph(
-        np.concatenate([_normalize_rows(units.incoming), _normalize_rows(units.outgoing)], 1), seed=seed
-    )
+    """Compare the directions of incoming and of outgoing weights: the mean of the two cosines.
+
+    Parameters
+    ----------
+    units : AxisUnits
+        Units of one axis.
+    seed : int, default=0
+        Unused: the graph is deterministic.
+
+    Returns
+    -------
+    csr_array of shape (n_units, n_units)
+        ``(1 + cos) / 2``, from 0 to 1. Symmetric, zero diagonal.
+    """
+    return cosine_graph(np.concatenate([normalize_rows(units.incoming), normalize_rows(units.outgoing)], 1), seed=seed)
 
 
 def normed(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
-    """Compare directions of incoming weights and bias with the batch norm that follows folded in."""
-    return affinity.cosine_graph(units.normed, seed=seed)
+    """Compare the directions of incoming weights and bias, with the following batch norm folded in.
+
+    Parameters
+    ----------
+    units : AxisUnits
+        Units of one axis.
+    seed : int, default=0
+        Unused: the graph is deterministic.
+
+    Returns
+    -------
+    csr_array of shape (n_units, n_units)
+        ``(1 + cos) / 2``. Symmetric, zero diagonal.
+    """
+    return cosine_graph(units.normed, seed=seed)
 
 
 def correlation(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
-    """Compare activations on calibration data: ``(1 + Pearson's correlation) / 2``.
+    """Compare activations on calibration data: ``(1 + r) / 2`` with r Pearson's correlation.
 
+    Parameters
+    ----------
+    units : AxisUnits
+        Units of one axis.
+    seed : int, default=0
+        Unused: the graph is deterministic.
+
+    Returns
+    -------
+    csr_array of shape (n_units, n_units)
+        From 0 to 1. Symmetric, zero diagonal.
+
+    References
+    ----------
     Li et al., "Convergent learning: do different neural networks learn the same representations?", ICLR 2016, section 2.
     """
-    found = units.activations
-    return affinity.cosine_graph(found - found.mean(axis=1, keepdims=True), seed=seed)
+    activations = units.activations
+    return cosine_graph(activations - activations.mean(axis=1, keepdims=True), seed=seed)
 
 
 def relu(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
-    """Compare ReLU units whatever their scales: likeness of incoming directions times likeness of outgoing ones.
+    """Compare ReLU units regardless of their scales: similarity of incoming directions times that of outgoing ones.
 
-    A ReLU unit with incoming w and outgoing a is the unit w / |w| with outgoing a |w|, so only directions say what it
-    is. Both are ``(1 + cos) / 2``, over the pairs that `cosine` joins; where nothing reads the units it is `cosine`.
+    A ReLU unit with incoming w and outgoing a equals the unit w / |w| with outgoing a |w|. Only directions
+    identify it. Both similarities are ``(1 + cos) / 2``, over the pairs that `cosine` joins. Where nothing reads the
+    units, the result is that of `cosine`.
+
+    Parameters
+    ----------
+    units : AxisUnits
+        Units of one axis.
+    seed : int, default=0
+        Unused: the graph is deterministic.
+
+    Returns
+    -------
+    csr_array of shape (n_units, n_units)
+        From 0 to 1. Symmetric, zero diagonal.
     """
-    graph = affinity.cosine_graph(units.incoming, seed=seed)
+    graph = cosine_graph(units.incoming, seed=seed)
     if not units.outgoing.size:
         return graph
-    out = _normalize_rows(units.outgoing)
+    outgoing = normalize_rows(units.outgoing)
     i, j = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr)), graph.indices
-    alike = np.concatenate([_pair_dots(out, i[s], j[s]) for s in _split_edges(len(i))] or [np.zeros(0, out.dtype)])
-    weights = graph.data * np.clip((1 + alike) / 2, 0, 1)
+    cosines = [_pair_dots(outgoing, i[s], j[s]) for s in split_range(len(i), EDGES)] or [np.zeros(0, outgoing.dtype)]
+    weights = graph.data * np.clip((1 + np.concatenate(cosines)) / 2, 0, 1)
     return sparse.csr_array((weights, graph.indices, graph.indptr), shape=graph.shape)
 
 
 def _pair_dots(x: NDArray[Any], i: NDArray[Any], j: NDArray[Any]) -> NDArray[Any]:
+    """Return the inner product of rows i[e] and j[e] for every edge e."""
     return np.asarray(np.einsum("ed,ed->e", x[i], x[j]))
-
-
-def _split_edges(n: int, size: int = 8192) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, n, size)]
-
-
-def _normalize_rows(x: NDArray[Any]) -> NDArray[Any]:
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(lengths > 0, lengths, 1))

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from netgraph.affinity import nearest_neighbors as neighbours
-from netgraph.affinity.approximate import approximate_cosine_graph
+from netgraph.affinity.approximate_neighbors import approximate_cosine_graph
 from netgraph.affinity.similarity import _number_copies, cosine_affinity, cosine_graph, radial_graph
 from netgraph.errors import NetgraphError, PluginError
 from netgraph.graph.axis_units import _join_columns, count_columns

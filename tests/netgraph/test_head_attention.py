@@ -64,7 +64,7 @@ def test_heads_that_attend_alike_merge_whatever_they_move():
 
 
 def test_without_data_it_says_so_and_units_that_are_no_heads_are_compared_by_cosine():
-    with pytest.raises(ng.NetgraphError, match="the affinity attention compares what heads attend to and was"):
+    with pytest.raises(ng.NetgraphError, match="needs calibration data and got none"):
         ng.build_hierarchy(encoder(), TOKENS, affinity="attention")
     hidden = {"ratio": {"*": 1.0, "blocks.0.up": 0.5}, "data": TOKENS}
     one, two = (ng.build_hierarchy(encoder(), TOKENS, affinity=name, **hidden) for name in ("attention", "cosine"))
