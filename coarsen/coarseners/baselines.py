@@ -47,7 +47,7 @@ def adjacent(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
     References
     ----------
-    .. [1] L. Zou, H. Zhang and Z. Sun, "A multi-level framework for accelerating training transformer models",
+    .. [1] Zou, Zhang and Deng, "A multi-level framework for accelerating training transformer models",
        ICLR 2024.
 
     Examples
@@ -136,8 +136,7 @@ def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
     References
     ----------
-    .. [1] H. Li, A. Kadav, I. Durdanovic, H. Samet and H. P. Graf, "Pruning filters for efficient ConvNets",
-       ICLR 2017.
+    .. [1] Li, Kadav, Durdanovic, Samet and Graf, "Pruning filters for efficient ConvNets", ICLR 2017.
 
     Examples
     --------

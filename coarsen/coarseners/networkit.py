@@ -1,7 +1,7 @@
-"""NetworKit's matchings and communities. Optional extra `networkit`.
+"""NetworKit: matchings and communities of large graphs (extra ``networkit``).
 
 Staudt, Sazonovs and Meyerhenke, "NetworKit: a tool suite for large-scale complex network analysis", Network Science
-4(4), 2016. It computes on one thread here, so that an answer depends on the seed only.
+4(4), 2016. NetworKit runs on one thread here, because its communities depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -25,32 +25,56 @@ from netgraph.coarsen.partition.multilevel import (
     reweight_edges,
 )
 
-DOUBLINGS = 24  # of the resolution: by then communities of millions of edges are single units
+DOUBLINGS = 24  # of the resolution: enough to make every unit of a graph with millions of edges a community
 Ints = NDArray[np.int64]
 
 
 def suitor(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
-    """Return aggregates of pairs that propose to one another; where no two edges weigh alike, the pairs of `hem`.
+    """Merge units in pairs by the suitor algorithm [1]_.
 
-    Manne and Halappanavar, "New effective multithreaded matching algorithms", IPDPS 2014.
+    Each unit proposes to its heaviest neighbour that has no better proposal, and a unit that is outbid proposes again.
+    The pairs are those of `heavy_edge_matching` if all edge weights differ. The graph of pairs is matched again by mean
+    affinities if ``n_coarse`` is below half the units.
 
     Parameters
     ----------
     graph : AxisGraph
+        Its affinities are the edge weights.
     n_coarse : int
-        Below half the units the graph of pairs is matched again, by mean affinities.
-    seed : int
-        Without effect: the matching draws nothing.
+        Number of aggregates.
+    seed : int, default 0
+        Not used, because the matching draws no random numbers.
 
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
+        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units without an edge stay alone
+        where the number allows it.
 
     Raises
     ------
     PluginError
         NetworKit is not installed.
+    AggregatesError
+        ``graph.equal`` is set, and ``n_coarse`` does not divide the number of units or a unit must stay alone.
+
+    Notes
+    -----
+    In practice O(m) time per matching for m edges.
+
+    References
+    ----------
+    .. [1] Manne and Halappanavar, "New effective multithreaded matching algorithms", IPDPS 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, suitor
+    >>> weights = np.array([3.0, 1, 3, 1, 3])
+    >>> path = sparse.csr_array(sparse.diags_array([weights, weights], offsets=[-1, 1]))
+    >>> suitor(AxisGraph("path", path, np.ones(6)), 3)  # doctest: +SKIP
+    array([0, 0, 1, 1, 2, 2])
     """
     library = _load_networkit("networkit-suitor")
     match = partial(library.matching.SuitorMatcher, sortSuitor=False)
@@ -60,10 +84,51 @@ def suitor(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 
 def path_growing(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
-    """Return aggregates of pairs along paths that grow by their heaviest edges; otherwise as `suitor`.
+    """Merge units in pairs along growing paths [1]_.
 
-    Drake and Hougardy, "A simple approximation algorithm for the weighted matching problem", Information Processing
-    Letters 85(4), 2003.
+    A path grows from a vertex by its heaviest edge to a vertex that no path has visited. Its edges go in turn to two
+    matchings, and the heavier one is taken, which weighs at least half of the heaviest matching.
+
+    Parameters
+    ----------
+    graph : AxisGraph
+        Its affinities are the edge weights.
+    n_coarse : int
+        Number of aggregates. Below half the units the graph of pairs is matched again by mean affinities.
+    seed : int, default 0
+        Not used, because the matching draws no random numbers.
+
+    Returns
+    -------
+    aggregates : int array of shape (n_units,)
+        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units without an edge stay alone
+        where the number allows it.
+
+    Raises
+    ------
+    PluginError
+        NetworKit is not installed.
+    AggregatesError
+        ``graph.equal`` is set, and ``n_coarse`` does not divide the number of units or a unit must stay alone.
+
+    Notes
+    -----
+    O(m) time per matching for m edges.
+
+    References
+    ----------
+    .. [1] Drake and Hougardy, "A simple approximation algorithm for the weighted matching problem", Information
+       Processing Letters 85(4), 2003.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, path_growing
+    >>> weights = np.array([3.0, 1, 3, 1, 3])
+    >>> path = sparse.csr_array(sparse.diags_array([weights, weights], offsets=[-1, 1]))
+    >>> path_growing(AxisGraph("path", path, np.ones(6)), 3)  # doctest: +SKIP
+    array([0, 0, 1, 1, 2, 2])
     """
     library = _load_networkit("networkit-path-growing")
     match = library.matching.PathGrowingMatcher
@@ -73,28 +138,52 @@ def path_growing(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 
 def plm(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
-    """Return the communities of Louvain's method with a second round of moves, at the resolution that gives enough.
+    """Merge the communities of Louvain's method with a second phase of moves on every level [1]_.
 
-    Staudt and Meyerhenke, "Engineering parallel algorithms for community detection in massive networks", IEEE Trans.
-    Parallel Distrib. Syst. 27(1), 2016.
+    Units move to the neighbouring community that raises the modularity most, communities are contracted, and units move
+    again on the way back. The resolution is doubled until there are at least ``n_coarse`` communities, which are then
+    joined to that number.
 
     Parameters
     ----------
     graph : AxisGraph
+        The 16 heaviest edges of each unit are kept.
     n_coarse : int
-        The resolution is doubled until there are as many communities; those too many are joined.
-    seed : int
-        Orders the visits.
+        Number of aggregates.
+    seed : int, default 0
+        Draws the order of the visits.
 
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
+        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units without an edge stay alone
+        where the number allows it.
 
     Raises
     ------
     PluginError
         NetworKit is not installed.
+    AggregatesError
+        ``graph.equal`` is set, and ``n_coarse`` does not divide the number of units or a unit must stay alone.
+
+    Notes
+    -----
+    O(m) time per pass for m edges, and at most 24 resolutions.
+
+    References
+    ----------
+    .. [1] Staudt and Meyerhenke, "Engineering parallel algorithms for community detection in massive networks", IEEE
+       Trans. Parallel Distrib. Syst. 27(1), 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, plm
+    >>> weights = np.array([3.0, 3, 1, 3, 3])
+    >>> path = sparse.csr_array(sparse.diags_array([weights, weights], offsets=[-1, 1]))
+    >>> plm(AxisGraph("path", path, np.ones(6)), 2)  # doctest: +SKIP
+    array([0, 0, 0, 1, 1, 1])
     """
     library = _load_networkit("networkit-plm")
     detect = partial(library.community.PLM, refine=True, par="none randomized")
@@ -104,9 +193,52 @@ def plm(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 
 def leiden(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
-    """Return the communities of Leiden's method, each of which is connected; otherwise as `plm`.
+    """Merge the communities of the Leiden algorithm, each of which is connected [1]_.
 
-    Traag, Waltman and van Eck, "From Louvain to Leiden: guaranteeing well-connected communities", Sci. Rep. 9, 2019.
+    Leiden refines each community into connected parts before it contracts them, and otherwise moves units as Louvain's
+    method does. The resolution is doubled until there are at least ``n_coarse`` communities, which are then joined to
+    that number.
+
+    Parameters
+    ----------
+    graph : AxisGraph
+        The 16 heaviest edges of each unit are kept.
+    n_coarse : int
+        Number of aggregates.
+    seed : int, default 0
+        Draws the order of the visits.
+
+    Returns
+    -------
+    aggregates : int array of shape (n_units,)
+        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units without an edge stay alone
+        where the number allows it.
+
+    Raises
+    ------
+    PluginError
+        NetworKit is not installed.
+    AggregatesError
+        ``graph.equal`` is set, and ``n_coarse`` does not divide the number of units or a unit must stay alone.
+
+    Notes
+    -----
+    O(m) time per pass for m edges, and at most 24 resolutions.
+
+    References
+    ----------
+    .. [1] Traag, Waltman and van Eck, "From Louvain to Leiden: guaranteeing well-connected communities", Sci. Rep. 9,
+       2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, leiden
+    >>> weights = np.array([3.0, 3, 1, 3, 3])
+    >>> path = sparse.csr_array(sparse.diags_array([weights, weights], offsets=[-1, 1]))
+    >>> leiden(AxisGraph("path", path, np.ones(6)), 2)  # doctest: +SKIP
+    array([0, 0, 0, 1, 1, 1])
     """
     library = _load_networkit("networkit-leiden")
     detect = library.community.ParallelLeiden
@@ -120,6 +252,8 @@ def _load_networkit(name: str) -> Any:
 
 
 def _merge_by_matching(library: Any, match: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
+    """Match and contract by mean affinities. ``match`` makes a matcher of NetworKit from a network."""
+
     def step(between: sparse.csr_array, labels: Ints) -> Ints:
         sizes = np.bincount(labels)
         mean = reweight_edges(between, lambda i, j, w: w / (sizes[i] * sizes[j]))
@@ -131,7 +265,7 @@ def _merge_by_matching(library: Any, match: Callable[..., Any], graph: AxisGraph
 
 
 def _find_mates(pairs: Ints) -> Ints:
-    """Return the other vertex of the same number, or the vertex itself."""
+    """Return the partner of each vertex, or the vertex itself. ``pairs`` (n,) holds one number for each pair."""
     order = np.argsort(pairs, kind="stable")
     first = np.flatnonzero(np.diff(pairs[order]) == 0)
     mate = np.arange(len(pairs))
@@ -140,12 +274,13 @@ def _find_mates(pairs: Ints) -> Ints:
 
 
 def _find_communities(library: Any, detect: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
+    """Return the communities at the first resolution 1, 2, 4, ... that gives at least ``n_clusters``."""
     network = _build_network(library, keep_strongest_edges(graph.adjacency, NEIGHBORS))
     labels = np.zeros(graph.n_units, dtype=np.int64)
-    for doubled in range(DOUBLINGS):
-        found = _run_on_one_thread(library, detect(network, gamma=2.0**doubled), seed).getPartition()
-        labels = np.array(found.getVector(), dtype=np.int64)
-        if found.numberOfSubsets() >= n_clusters:
+    for doubling in range(DOUBLINGS):
+        partition = _run_on_one_thread(library, detect(network, gamma=2.0**doubling), seed).getPartition()
+        labels = np.array(partition.getVector(), dtype=np.int64)
+        if partition.numberOfSubsets() >= n_clusters:
             break
     return labels
 
@@ -157,7 +292,7 @@ def _build_network(library: Any, adjacency: sparse.csr_array) -> Any:
 
 
 def _run_on_one_thread(library: Any, algorithm: Any, seed: int) -> Any:
-    """Run on one thread, with random numbers of this seed; the number of threads is as it was afterwards."""
+    """Run an algorithm on one thread with this seed, and restore the number of threads."""
     before = library.getMaxNumberOfThreads()
     library.setNumberOfThreads(1)
     library.setSeed(seed % 2**31, False)

@@ -1,7 +1,6 @@
-"""Ward's method: join the two clusters whose joining adds the least variance, again and again.
+"""Ward's method: repeatedly join the two clusters that add the least variance.
 
-Ward, "Hierarchical grouping to optimize an objective function", J. Amer. Statist. Assoc. 58, 1963. Joining any two clusters takes
-the distances of all pairs, n² / 2 numbers, so that many units join along edges of the affinity graph alone.
+Ward, "Hierarchical grouping to optimize an objective function", J. Amer. Statist. Assoc. 58, 1963.
 """
 
 from __future__ import annotations
@@ -21,30 +20,61 @@ PAIRS = 8192  # units up to which all pairs are compared: 256 MiB of distances
 
 @declare_traits(ignores_edges=True)
 def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
-    """Return aggregates of units whose features vary little.
+    """Cluster the features of the units by Ward's method [1]_.
+
+    Each unit is a cluster at first, and the two clusters whose union adds the least variance are joined until
+    ``n_coarse`` are left. Beyond 8,192 units only clusters with an edge between them are joined, because the distances
+    of all pairs would take too much memory.
 
     Parameters
     ----------
     graph : AxisGraph
-        Its features are clustered, each unit alike; weights are not used, and edges beyond `PAIRS` units alone.
+        Its features are clustered, and each unit counts once. Edges are used beyond 8,192 units only.
     n_coarse : int
-    seed : int
-        Unused: nothing here is random.
+        Number of aggregates.
+    seed : int, default 0
+        Not used.
 
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        As `netgraph.coarsen.partition.constraints.aggregate_with_constraints` says.
+        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units whose features are all
+        zero stay alone where the number allows it.
+
+    Raises
+    ------
+    AggregatesError
+        ``graph.equal`` is set, and ``n_coarse`` does not divide the number of units or a unit must stay alone.
+
+    Notes
+    -----
+    O(n² d) time and O(n²) memory for n units with d features. Along edges, O(m) memory for m edges.
+
+    References
+    ----------
+    .. [1] Ward, "Hierarchical grouping to optimize an objective function", J. Amer. Statist. Assoc. 58, 1963.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy import sparse
+    >>> from netgraph.coarsen import AxisGraph, ward
+    >>> points = np.array([[1.0], [1.1], [5.0], [5.2], [1.2]])
+    >>> ward(AxisGraph("fc1", sparse.csr_array((5, 5)), np.ones(5), lambda: points), 2)
+    array([0, 0, 1, 1, 0])
     """
     return aggregate_with_constraints(_cluster_by_variance, graph, n_coarse, by_features=True)
 
 
 def _cluster_by_variance(graph: AxisGraph, n_clusters: int) -> Ints:
+    """Return the clusters of scikit-learn's Ward linkage."""
     from sklearn.cluster import AgglomerativeClustering
 
     points = np.asarray(graph.features, dtype=np.float64)
     edges = graph.adjacency if graph.n_units > PAIRS else None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the number of connected components")  # it joins them by itself
-        found = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=edges).fit(points)
-    return np.asarray(found.labels_, dtype=np.int64)
+        warnings.filterwarnings(
+            "ignore", message="the number of connected components"
+        )  # scikit-learn joins them itself
+        method = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=edges).fit(points)
+    return np.asarray(method.labels_, dtype=np.int64)
