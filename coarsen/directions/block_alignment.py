@@ -74,6 +74,7 @@ def _find_orders(spec: UnitSpec, state: Mapping[str, Tensor], chain: Chain, bloc
     for name in names:
         for dim, term in enumerate(spec.parameters[name]):
             if any(axis in transfers for axis in term_axes(term)):
+                # `coarse_positions` says where each entry goes. Its inverse says which entry comes to each position.
                 orders.setdefault(name, {})[dim] = np.argsort(coarse_positions(spec, transfers, name, dim))
     return orders
 
@@ -87,10 +88,10 @@ def _find_inner_axes(spec: UnitSpec, chain: Chain, blocks: tuple[str, str]) -> d
     """Map the free axes that only the second block runs over to the corresponding axes of the first block."""
     first, other = ([list(_list_axes(spec, f"{block}.{name}")) for name in chain.names] for block in blocks)
     twins = {
-        b: a
+        axis: first_axis
         for first_axes, other_axes in zip(first, other, strict=True)
-        for a, b in zip(first_axes, other_axes, strict=True)
-        if a != b
+        for first_axis, axis in zip(first_axes, other_axes, strict=True)
+        if first_axis != axis
     }
     outside = {
         axis for name in spec.parameters if not name.startswith(f"{blocks[1]}.") for axis in _list_axes(spec, name)
@@ -110,15 +111,15 @@ def _match_units(
     """Return the unit of the second block for each position, or the present order if it agrees as well."""
     agreement = np.zeros((spec.axes[axes[0]].size,) * 2)
     for name in chain.names:
-        a, b = (
+        first_rows, second_rows = (
             list(_iterate_rows(spec, f"{block}.{name}", axis, state)) for block, axis in zip(blocks, axes, strict=True)
         )
-        for x, y in zip(a, b, strict=True):
+        for x, y in zip(first_rows, second_rows, strict=True):
             agreement += (x @ y.T / (x.norm() * y.norm()).clamp_min(1e-300)).numpy()
     _, order = linear_sum_assignment(agreement, maximize=True)
-    here = np.arange(len(order))
-    gain = agreement[here, order].sum() - agreement.trace()
-    return order if gain > MIN_GAIN * len(order) else here
+    unchanged = np.arange(len(order))
+    gain = agreement[unchanged, order].sum() - agreement.trace()
+    return order if gain > MIN_GAIN * len(order) else unchanged
 
 
 def _iterate_rows(spec: UnitSpec, name: str, axis: str, state: Mapping[str, Tensor]) -> Iterator[Tensor]:

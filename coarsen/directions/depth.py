@@ -138,7 +138,7 @@ class ParameterFamily:
 class DepthMap:
     """The maps between a network and the one with shorter chains. Parameters outside chains stay as they are.
 
-    A family is left out of a result where a vector lacks some of its members.
+    If a vector lacks a member of a family, the result lacks the whole family.
 
     Parameters
     ----------
@@ -180,6 +180,13 @@ class DepthMap:
     def zero_sum(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return zeros. The blocks of a pair read different inputs, and so diverge by themselves."""
         return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+
+    # With the members of a family stacked, R is their mean and P copies them. For ends R is their sum and P shares out.
+    #
+    #     inject = R    prolong = P    restrict = P'    distribute = R'
+    #
+    # Each map therefore divides by the size of the family either for ends alone or for all others alone. Second moments
+    # are moved by the squared entries: ``power`` is 2.
 
     def _down(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
         """Add families up. Divide by the size of the family: ends only, or all parameters but ends."""

@@ -1,4 +1,4 @@
-"""Level: one network of a hierarchy, and the way that leads to it from the finer one."""
+"""Level: one network of a hierarchy, and the step that leads to it from the finer one."""
 
 from __future__ import annotations
 
@@ -19,24 +19,33 @@ class Level:
     Parameters
     ----------
     model : torch.nn.Module
-        Level 0 is the network as given.
+        The given network on level 0, a recorded graph on coarse levels.
     spec : UnitSpec
         With this level's numbers of units.
-    transfers : dict of str to Transfer
-        From the next finer level's units to this one's; empty on level 0.
-    seconds : float
-        What making the level took, without compiling kernels.
-    flops : int
+    transfers : dict of str to Transfer, default {}
+        From the units of the next finer level to this one's. Empty on level 0.
+    seconds : float, default 0.0
+        Time to build the level, in seconds, without compiling kernels.
+    flops : int, default 0
         Operations of the products of one forward pass on the example.
-    reasons : dict
-        What was chosen by measured error, and what repair did: ``coarseners``, ``ratios``, ``curves``, ``repair``, ``error``;
-        ``unable`` holds the directions that could do nothing here, and why.
-    chains : tuple of Shortening
+    reasons : dict, default {}
+        Choices by measured error, and results of the repair: ``coarseners``, ``ratios``, ``curves``, ``repair``, ``error``.
+        ``unable`` holds the directions that could do nothing here, and the reasons.
+    chains : tuple of ChainCoarsening, default ()
         Residual blocks of the next finer level that merged here.
-    pool : int
-        How many times lower than the finest level's the resolution is; the network takes the fine input all the same.
-    compiling : float
-        Seconds in which kernels were compiled meanwhile, once on a machine.
+    pool : int, default 1
+        Ratio of the finest level's resolution to this one's. The network takes the fine input in any case.
+    compiling : float, default 0.0
+        Time in which kernels were compiled, in seconds. It is spent once on a machine.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> level = ng.build_hierarchy(model, torch.zeros(1, 4)).levels[1]
+    >>> level.n_units, level.n_parameters, level.transfers["0"].n_coarse
+    (3, 23, 3)
     """
 
     model: nn.Module
@@ -51,18 +60,18 @@ class Level:
 
     @property
     def n_units(self) -> int:
-        """Units of all axes that may merge."""
+        """Number of units of all axes that may merge."""
         return sum(axis.size for axis in self.spec.axes.values() if axis.kind != "index" and axis.kept is None)
 
     @property
     def n_parameters(self) -> int:
-        """Parameters, tied ones once."""
+        """Number of parameters. Tied ones count once."""
         return sum(p.numel() for p in self.model.parameters())
 
     def way(self, above: Level) -> str:
         """Return the directions of the step from the level above, in words."""
         blocks = [(len(step.chain.blocks), len(step.kept)) for step in self.chains]
-        said = ["channels"] * bool(self.transfers)
-        said += [f"space 1/{self.pool}"] * (self.pool != above.pool)
-        said += [f"depth {sum(n for n, _ in blocks)} -> {sum(k for _, k in blocks)}"] * bool(blocks)
-        return " + ".join(said)
+        parts = ["channels"] * bool(self.transfers)
+        parts += [f"space 1/{self.pool}"] * (self.pool != above.pool)
+        parts += [f"depth {sum(n for n, _ in blocks)} -> {sum(k for _, k in blocks)}"] * bool(blocks)
+        return " + ".join(parts)

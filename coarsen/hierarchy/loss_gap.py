@@ -1,7 +1,7 @@
-"""As few units as keep the loss: aggregates chosen so that going down changes the function little.
+"""The smallest ratio that keeps the loss: injection into the coarse network may raise it by a bounded share.
 
-A coarse correction can only pay where the injected network is nearly the fine one: (f_c(inject x) - f(x)) / |f(x)| is the
-gap that the solver's gate looks at (docs/fas.md). Here the ratio of a level follows from a bound on it.
+A coarse correction can only pay if the injected network is close to the fine one. The gap (f_c(inject x) - f(x)) / |f(x)|
+is also the criterion of the solver's gate (docs/fas.md). Here the ratio of a level follows from a bound on it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ class LossGap:
     Parameters
     ----------
     limit : float
-    loss : callable
-        ``(network) -> float``, on the same minibatch each time.
+    loss : callable ``(network) -> float``
+        Evaluates the same minibatch each time.
     """
 
     limit: float
     loss: Loss
 
     @classmethod
-    def parsed(cls, text: str, loss: Loss | None) -> LossGap:
-        """Read ``gap:0.05``.
+    def parse(cls, text: str, loss: Loss | None) -> LossGap:
+        """Read a bound such as ``gap:0.05``.
 
         Raises
         ------
         NetgraphError
-            It is not gap:NUMBER, or there is no loss.
+            The text is not gap:NUMBER, or there is no loss.
         """
         kind, _, value = text.partition(":")
         try:
@@ -46,23 +46,29 @@ class LossGap:
         except ValueError:
             limit = -1.0
         if kind != "gap" or not limit >= 0:
-            raise NetgraphError(f"ratio {text!r} is neither a number nor gap:NUMBER; give 0.5, or gap:0.05")
+            raise NetgraphError(f"ratio {text!r} is neither a number nor gap:NUMBER. Give 0.5, or gap:0.05.")
         if loss is None:
-            raise NetgraphError(f"ratio {text} needs a loss to measure; give loss=lambda network: ...")
+            raise NetgraphError(f"ratio {text} needs a loss to measure. Give loss=lambda network: ...")
         return cls(limit, loss)
 
     def ratio(
         self, fine: nn.Module, candidate: Callable[[float], nn.Module | None]
     ) -> tuple[float, dict[float, float]]:
-        """Return the smallest ratio of `GRID` within the bound, 1 where there is none, and the gaps that were measured.
+        """Return the smallest ratio of `GRID` within the bound, and the gaps that were measured.
 
-        Found by halving, as if the gap fell with the ratio; what is returned was measured itself.
+        The search is a bisection, as if the gap fell with the ratio. The gap of the result itself has been measured.
 
         Parameters
         ----------
         fine : torch.nn.Module
-        candidate : callable
-            Returns the coarse network of a ratio, None where nothing merges.
+        candidate : callable ``(ratio) -> network or None``
+            Returns the coarse network of a ratio, or None if nothing merges.
+
+        Returns
+        -------
+        ratio : float
+            1 if no ratio is within the bound.
+        gaps : dict of float to float
         """
         base, gaps = self.loss(fine), dict[float, float]()
         low, high = 0, len(GRID)  # GRID[high] is within the bound

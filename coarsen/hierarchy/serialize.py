@@ -1,4 +1,4 @@
-"""Hierarchies on disk: a folder of levels, each one safetensors file, and the aggregates between them. No pickle."""
+"""Hierarchies on disk: a folder with one safetensors file for each level and the aggregates between them. No pickle."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from netgraph.analysis.residual_chains import Chain
 from netgraph.coarsen.directions.depth import ChainCoarsening, Orders
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import LoadError, NetgraphError
@@ -28,44 +29,63 @@ from netgraph.tracing.tracer import trace
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import unflatten_tree
 
-INDEX = "hierarchy.safetensors"  # how levels hang together; digested as they are
+INDEX = "hierarchy.safetensors"  # aggregates between the levels, and options
 
 
-def save(what: Hierarchy | nn.Module, path: str | Path) -> None:
+def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
     """Write a hierarchy as a folder, or one coarse network as a ``.safetensors`` file.
+
+    Parameters
+    ----------
+    obj : Hierarchy or torch.nn.Module
+        A module must be a recorded graph, such as ``hierarchy.levels[1].model``.
+    path : str or path
 
     Raises
     ------
     LoadError
-        The folder exists and is no hierarchy, or the module is not one that netgraph made.
+        The folder exists and is not a hierarchy, or the module was not made by netgraph.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> hierarchy = ng.build_hierarchy(model, torch.zeros(1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ng.save(hierarchy, f"{folder}/model.hierarchy")
+    ...     len(ng.load(f"{folder}/model.hierarchy").levels)
+    2
     """
     path = Path(path)
-    if isinstance(what, nn.Module):
-        if not hasattr(what, "document"):
+    if isinstance(obj, nn.Module):
+        if not hasattr(obj, "document"):
             raise LoadError(
-                f"a {type(what).__name__} is saved by torch.save(model.state_dict()); netgraph saves what it made"
+                f"a {type(obj).__name__} was not made by netgraph, which saves only its own networks. Use torch.save(model.state_dict(), path)."
             )
-        write_bundle(path, what.tensors(), what.document())  # type: ignore[operator]
+        write_bundle(path, obj.tensors(), obj.document())  # type: ignore[operator]
         return
     check_destination(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.mkdir(parents=True)
-        _write_folder(what, aside)
+        temporary.mkdir(parents=True)
+        _write_folder(obj, temporary)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(aside, path)
+        os.replace(temporary, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_destination(path: Path) -> None:
-    """Raise `LoadError` where a hierarchy would take the place of something else."""
+    """Raise `LoadError` if a hierarchy would replace something else."""
     if path.exists() and not (path / INDEX).is_file():
-        raise LoadError(f"{path} exists and is no hierarchy; give another name")
+        raise LoadError(f"{path} exists and is not a hierarchy. Give another name.")
 
 
 def _write_folder(hierarchy: Hierarchy, folder: Path) -> None:
+    """Write the levels, and an index with the aggregates between them."""
     first = hierarchy.levels[0]
     models = [coarse_network(first.model, first.spec, {}), *(level.model for level in hierarchy.levels[1:])]
     aggregates, transfers = {}, []
@@ -75,8 +95,9 @@ def _write_folder(hierarchy: Hierarchy, folder: Path) -> None:
         for number, transfer in enumerate(level.transfers.values()):
             aggregates[f"{i}.{number}"] = torch.from_numpy(transfer.aggregates)
     seconds = [level.seconds for level in hierarchy.levels]
-    document = {"format": 1, "options": hierarchy.options, "transfers": transfers, "seconds": seconds}
-    if hierarchy.ways:
+    options = {**hierarchy.plain_options, "example": dict(hierarchy.example)}
+    document = {"format": 1, "options": options, "transfers": transfers, "seconds": seconds}
+    if hierarchy.direction_labels:
         document["chains"] = [
             [_chain_to_data(step, f"{i}.{n}", aggregates) for n, step in enumerate(level.chains)]
             for i, level in enumerate(hierarchy.levels)
@@ -86,84 +107,103 @@ def _write_folder(hierarchy: Hierarchy, folder: Path) -> None:
 
 
 def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hierarchy | nn.Module:
-    """Read what `save` wrote.
+    """Read a hierarchy or a network that `save` wrote.
 
     Parameters
     ----------
-    path : path
-    arch : callable, optional
-        Makes the finest network's own class; without it level 0 is its recorded graph.
+    path : str or path
+    arch : callable ``() -> torch.nn.Module``, optional
+        Makes the finest network in its own class. Without it level 0 is its recorded graph.
+
+    Returns
+    -------
+    Hierarchy or torch.nn.Module
 
     Raises
     ------
     LoadError
-        Something is missing or damaged.
+        A file is missing or damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> import netgraph as ng
+    >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ng.save(ng.build_hierarchy(make(), torch.zeros(1, 4)), f"{folder}/model.hierarchy")
+    ...     hierarchy = ng.load(f"{folder}/model.hierarchy", arch=make)
+    >>> type(hierarchy.levels[0].model).__name__
+    'Sequential'
     """
     path = Path(path)
     if path.is_file():
         return load_model(path)
     if not (path / INDEX).is_file():
-        raise LoadError(f"{path} is no hierarchy (it has no {INDEX}); give a folder that netgraph saved")
+        raise LoadError(f"{path} is not a hierarchy: it has no {INDEX}. Give a folder that netgraph saved.")
     aggregates, document = read_bundle(path / INDEX)
     try:
         return _read_hierarchy(path, document, aggregates, arch)
     except NetgraphError:
         raise
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise LoadError(f"{path} is no hierarchy of this version of netgraph ({error}); save it again") from error
+        raise LoadError(f"{path} is not a hierarchy of this version of netgraph ({error}). Save it again.") from error
 
 
 def _read_hierarchy(
     path: Path, document: Mapping[str, Any], aggregates: Mapping[str, Tensor], arch: Callable[[], nn.Module] | None
 ) -> Hierarchy:
-    options, levels = document["options"], []
+    """Build a hierarchy from its index and the files of its levels."""
+    plain, levels = document["options"], []
     models = [load_model(path / f"level{i}.safetensors") for i in range(len(document["transfers"]))]
     if arch is not None:
         models[0] = fill_network(arch(), _recorded_state(models[0]), path, getattr(arch, "__name__", "arch"))
         set_training_mode(models[0], training=False)
-    example = build_example(options["example"])
-    inside = bool(options.get("inside_heads"))
-    spec, n_levels = trace(models[0], example, inside_heads=inside), len(models)
+    example = build_example(plain["example"])
+    inside_heads = bool(plain.get("inside_heads"))
+    spec, n_levels = trace(models[0], example, inside_heads=inside_heads), len(models)
     chains = document.get("chains") or [[]] * n_levels
     pools = document.get("pools") or [1] * n_levels
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
         transfers = {name: Transfer(aggregates[f"{i}.{n}"].numpy()) for n, name in enumerate(names)}
-        short = tuple(_chain_from_data(known, f"{i}.{n}", aggregates) for n, known in enumerate(chains[i]))
-        if short or (i and pools[i] != pools[i - 1]):
-            spec = trace(model, example, inside_heads=inside)  # another graph, not the one above with other sizes
+        chain_steps = tuple(_chain_from_data(chain, f"{i}.{n}", aggregates) for n, chain in enumerate(chains[i]))
+        if chain_steps or (i and pools[i] != pools[i - 1]):
+            spec = trace(model, example, inside_heads=inside_heads)  # another graph than that of the level above
         spec = spec.with_sizes({name: t.n_coarse for name, t in transfers.items()})
         seconds = document["seconds"][i]
-        levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=short, pool=pools[i]))
-    return Hierarchy(levels, options)
+        levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=chain_steps, pool=pools[i]))
+    options = CoarsenOptions.from_plain(plain) if "coarsener" in plain else None  # else a network alone
+    return Hierarchy(levels, options, plain["example"])
 
 
 def _chain_to_data(step: ChainCoarsening, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return a chain as data; the orders of its inner units go among the tensors."""
+    """Return a chain as data. The orders of its inner units go into ``tensors``."""
     chain, orders = step.chain, [(name, dim) for name, dims in step.orders.items() for dim in dims]
     tensors |= {f"{place}.order{i}": torch.from_numpy(step.orders[name][dim]) for i, (name, dim) in enumerate(orders)}
-    known = {"blocks": list(chain.blocks), "names": list(chain.names), "ends": sorted(chain.ends)}
-    return {**known, "aggregates": step.transfer.aggregates.tolist(), "orders": orders}
+    data = {"blocks": list(chain.blocks), "names": list(chain.names), "ends": sorted(chain.ends)}
+    return {**data, "aggregates": step.transfer.aggregates.tolist(), "orders": orders}
 
 
-def _chain_from_data(known: Mapping[str, Any], place: str, tensors: Mapping[str, Tensor]) -> ChainCoarsening:
-    chain = Chain(tuple(known["blocks"]), tuple(known["names"]), frozenset(known["ends"]))
+def _chain_from_data(data: Mapping[str, Any], place: str, tensors: Mapping[str, Tensor]) -> ChainCoarsening:
+    """Read a chain from data and tensors."""
+    chain = Chain(tuple(data["blocks"]), tuple(data["names"]), frozenset(data["ends"]))
     orders: Orders = {}
-    for i, (name, dim) in enumerate(known.get("orders", ())):  # hierarchies of before have none
+    for i, (name, dim) in enumerate(data.get("orders", ())):  # older files have none
         orders.setdefault(name, {})[int(dim)] = tensors[f"{place}.order{i}"].numpy()
-    return ChainCoarsening(chain, Transfer(np.array(known["aggregates"], dtype=np.int64)), orders)
+    return ChainCoarsening(chain, Transfer(np.array(data["aggregates"], dtype=np.int64)), orders)
 
 
 def _recorded_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return what a recorded network has of the network it was recorded from."""
+    """Return the parameters and buffers that come from the original network, without recorded constants."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("constants.")}
 
 
 def build_example(description: Mapping[str, Any]) -> Any:
-    """Return an example of the described shapes, zeros; sizes are checked before memory is taken."""
+    """Return zeros of the described shapes. Sizes are checked before memory is allocated."""
     for shape, dtype in description["tensors"]:
         if dtype not in DTYPES or math.prod(shape) > LIMIT:
             raise LoadError(
-                f"the saved example is {shape} of {dtype}; inputs have at most {LIMIT:,} numbers of a known type"
+                f"the saved example is {shape} of {dtype}. Inputs may have at most {LIMIT:,} numbers of a known type."
             )
     leaves = [torch.zeros(shape, dtype=DTYPES[dtype]) for shape, dtype in description["tensors"]]
     args, kwargs = unflatten_tree(description["structure"], leaves)

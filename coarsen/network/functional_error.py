@@ -46,12 +46,12 @@ def _call_network(network: nn.Module, batch: Any) -> Any:
     return network(*args, **kwargs)
 
 
-def function_error(wanted: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> float:
-    """Return |found - wanted| / |wanted| over all floating-point outputs of all batches.
+def function_error(expected: Sequence[Sequence[Tensor]], actual: Sequence[Sequence[Tensor]]) -> float:
+    """Return |actual - expected| / |expected| over all floating-point outputs of all batches.
 
     Parameters
     ----------
-    wanted, found : sequence of sequence of Tensor
+    expected, actual : sequence of sequence of Tensor
         Outputs of the fine and the coarse network, by batch.
 
     Returns
@@ -59,7 +59,7 @@ def function_error(wanted: Sequence[Sequence[Tensor]], found: Sequence[Sequence[
     float
         A ratio of 2-norms. Infinite if an output is not finite.
     """
-    pairs = [(a.double(), b.double()) for x, y in zip(wanted, found, strict=True) for a, b in zip(x, y, strict=True)]
+    pairs = [(a.double(), b.double()) for x, y in zip(expected, actual, strict=True) for a, b in zip(x, y, strict=True)]
     off = sum(float((a - b).square().sum()) for a, b in pairs)
     error = (off / max(sum(float(a.square().sum()) for a, _ in pairs), 1e-300)) ** 0.5
     return float(error) if error == error else float("inf")
@@ -79,7 +79,7 @@ class FunctionErrorJudge:
         From the units of ``model`` to those of this level.
     batches : list
         Calibration data.
-    wanted : list of list of Tensor
+    expected : list of list of Tensor
         Outputs of the finest network.
     repair : callable ``(model, transfers, network) -> None``, optional
         Repairs the network before its outputs are compared.
@@ -91,7 +91,7 @@ class FunctionErrorJudge:
     spec: UnitSpec
     composed: Mapping[str, Transfer]
     batches: Sequence[Any]
-    wanted: Sequence[Sequence[Tensor]]
+    expected: Sequence[Sequence[Tensor]]
     repair: Callable[[nn.Module, Mapping[str, Transfer], GraphNetwork], Any] | None = None
     rotating: Container[str] = ()
 
@@ -103,4 +103,4 @@ class FunctionErrorJudge:
         network = coarse_network(model, self.spec, transfers).eval()
         if self.repair is not None:
             self.repair(model, transfers, network)
-        return function_error(self.wanted, compute_outputs(network, self.batches))
+        return function_error(self.expected, compute_outputs(network, self.batches))

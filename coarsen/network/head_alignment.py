@@ -175,13 +175,16 @@ def procrustes(wanted: Tensor, rows: Tensor, mates: Index | None = None) -> Tens
     cross = wanted @ rows.T
     if mates is None:
         return _polar_factor(cross)
-    first, second, alone = split_rotary_pairs(mates)
+    first, second, unpaired = split_rotary_pairs(mates)
     turn = torch.zeros_like(cross)
-    turn[np.ix_(alone, alone)] = _polar_factor(cross[np.ix_(alone, alone)])
+    turn[np.ix_(unpaired, unpaired)] = _polar_factor(cross[np.ix_(unpaired, unpaired)])
+    # For a pair, <T, cross> = cos a (c_11 + c_22) + sin a (c_21 - c_12). The best angle makes (cos a, sin a) parallel to the two sums.
     cos = cross[first, first] + cross[second, second]
     sin = cross[second, first] - cross[first, second]
     length = torch.hypot(cos, sin)
-    cos, sin = (torch.where(length > 0, x / length.clamp_min(1e-300), rest) for x, rest in ((cos, 1.0), (sin, 0.0)))
+    cos, sin = (
+        torch.where(length > 0, x / length.clamp_min(1e-300), default) for x, default in ((cos, 1.0), (sin, 0.0))
+    )
     turn[first, first], turn[second, second] = cos, cos
     turn[second, first], turn[first, second] = sin, -sin
     return turn
@@ -190,6 +193,7 @@ def procrustes(wanted: Tensor, rows: Tensor, mates: Index | None = None) -> Tens
 def _polar_factor(cross: Tensor) -> Tensor:
     """Return the orthogonal factor nearest to a square matrix. It is the identity for a zero matrix."""
     size = cross.shape[0]
+    # A singular matrix has no unique polar factor. A small multiple of the identity picks the one nearest to no rotation.
     tilt = 1e-12 * torch.linalg.matrix_norm(cross) if size else 0.0
     u, _, vh = torch.linalg.svd(cross + tilt * torch.eye(size, dtype=cross.dtype))
     return torch.mm(u, vh)

@@ -44,6 +44,12 @@ class Verdict:
         Largest relative difference of outputs (2-norm). None if the oracle does not apply.
     note : str, default ""
         The reason why it does not apply.
+
+    Examples
+    --------
+    >>> from netgraph.coarsen import Verdict
+    >>> Verdict("dead", ("fc1",), 1e-16)
+    Verdict(oracle='dead', axes=('fc1',), error=1e-16, note='')
     """
 
     oracle: str
@@ -99,8 +105,8 @@ def check_dead_units(
         return Verdict("dead", tuple(a.name for a in axes), None, f"a zero unit still counts: {reason}")
     transfers = {}
     for axis in removable:
-        kept = np.delete(np.arange(axis.size), random.integers(axis.size))
-        transfers[axis.name] = Transfer.selection(kept, axis.size)
+        others = np.delete(np.arange(axis.size), random.integers(axis.size))
+        transfers[axis.name] = Transfer.selection(others, axis.size)
     error = _measure_difference(model, spec, transfers, example, seed, double)
     if error is None:
         return Verdict(
@@ -143,9 +149,9 @@ def verify(
     """
     verdicts = []
     groups = [*([axis] for axis in spec.free), spec.free]
-    for done, axes in enumerate(groups):
+    for index, axes in enumerate(groups):
         if progress is not None:
-            progress(axes[0].name if len(axes) == 1 else "all", done, len(groups))
+            progress(axes[0].name if len(axes) == 1 else "all", index, len(groups))
         verdicts += [
             oracle(model, spec, example, axes, seed=seed) for oracle in (check_duplicate_units, check_dead_units)
         ]
@@ -233,9 +239,9 @@ def fixed_seed(seed: int) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def relative_error(expected: Tensor, found: Tensor) -> float:
-    """Return ``|found - expected| / |expected|`` (2-norms), or infinity if an entry is finite in only one of them."""
-    a, b = (t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in (expected, found))
+def relative_error(expected: Tensor, actual: Tensor) -> float:
+    """Return ``|actual - expected| / |expected|`` (2-norms), or infinity if an entry is finite in only one of them."""
+    a, b = (t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in (expected, actual))
     mask = torch.isfinite(a)
     if not torch.equal(mask, torch.isfinite(b)):
         return float("inf")
@@ -243,9 +249,9 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
     return float((a - b).norm() / a.norm().clamp_min(1e-30)) if a.numel() and float((a - b).norm()) else 0.0
 
 
-def max_relative_error(expected: Any, found: Any) -> float:
+def max_relative_error(expected: Any, actual: Any) -> float:
     """Return the largest relative error over the tensors of two results, or infinity if their number or shapes differ."""
-    a, b = collect_tensors(expected), collect_tensors(found)
+    a, b = collect_tensors(expected), collect_tensors(actual)
     if not a or [t.shape for t in a] != [t.shape for t in b]:
         return float("inf")
     return max(relative_error(x, y) for x, y in zip(a, b, strict=True))

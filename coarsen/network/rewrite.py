@@ -171,23 +171,21 @@ class _GraphRewriter:
             return self._new_size(rewrite.terms[0])  # type: ignore[arg-type]
         return [o if term is None else self._new_size(term) for o, term in zip(old, rewrite.terms, strict=True)]
 
-    def _new_size(self, term: Term) -> Any:
+    def _new_size(self, term: Term) -> int | fx.Node:
         """Return a size. It is read from the input if a factor varies."""
         varying = [f for f in term if isinstance(f, str) and f in self.plan.sources]
-        size: Any = term_size(tuple(f for f in term if f not in varying), self.coarse)
+        size: int | fx.Node = term_size(tuple(f for f in term if f not in varying), self.coarse)
         for axis in varying:
             count = self._read_count(axis)
-            size = (
-                count if isinstance(size, int) and size == 1 else self.graph.call_function(operator.mul, (count, size))
-            )
+            size = count if size == 1 else self.graph.call_function(operator.mul, (count, size))
         return size
 
     def _read_count(self, axis: str) -> fx.Node:
         """Return the node that holds the number of units of a varying axis."""
         if axis not in self.counts:
-            name, dim, rest = self.plan.sources[axis]
+            name, dim, other_factors = self.plan.sources[axis]
             node = self.graph.call_function(torch.ops.aten.sym_size.int, (self.by_name[name], dim))
-            divisor = term_size(rest, self.coarse)
+            divisor = term_size(other_factors, self.coarse)
             self.counts[axis] = node if divisor == 1 else self.graph.call_function(operator.floordiv, (node, divisor))
         return self.counts[axis]
 

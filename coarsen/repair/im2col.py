@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from netgraph.rules.operators import LINEAR
 Places = tuple[Tensor, ...]  # for each place its index in the batch, then its index along each spatial dimension
 
 
-def draw_places(output: Tensor, function: Any, n: int, random: torch.Generator) -> Places:
+def draw_places(output: Tensor, function: Callable[..., Any], n: int, random: torch.Generator) -> Places:
     """Sample at most ``n`` positions of the output of a layer, without repetition.
 
     Parameters
@@ -44,12 +44,12 @@ def draw_places(output: Tensor, function: Any, n: int, random: torch.Generator) 
     return torch.unravel_index(flat.to(output.device), sizes)
 
 
-def take_places(tensor: Tensor, function: Any, places: Places) -> Tensor:
+def take_places(tensor: Tensor, function: Callable[..., Any], places: Places) -> Tensor:
     """Return the entries at positions of the output of a layer, or of a tensor of the same shape, (n, out)."""
     return (tensor if function is LINEAR else tensor.movedim(1, -1))[places]
 
 
-def build_columns(arguments: Sequence[Any], function: Any, places: Places) -> Tensor:
+def build_columns(arguments: Sequence[Any], function: Callable[..., Any], places: Places) -> Tensor:
     """Return the inputs of the weights at positions, (n, groups, d), with d in the order of ``weight.flatten(1)``."""
     x, weight = arguments[:2]
     if function is LINEAR:
@@ -65,7 +65,7 @@ def build_columns(arguments: Sequence[Any], function: Any, places: Places) -> Te
     return grouped.permute(0, 2, 3, 1).flatten(2)
 
 
-def count_groups(arguments: Sequence[Any], function: Any) -> int:
+def count_groups(arguments: Sequence[Any], function: Callable[..., Any]) -> int:
     """Return the number of channel groups of a layer."""
     return int(arguments[6]) if function is not LINEAR and len(arguments) > 6 else 1
 

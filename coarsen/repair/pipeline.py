@@ -43,12 +43,18 @@ class RepairReport:
     Parameters
     ----------
     rung : str
-    fitted : dict of str to (float, float)
+    fitted : dict of str to (float, float), default {}
         For each refitted weight the relative error of its outputs, before and after.
-    norms : int
+    norms : int, default 0
         Number of batch norms with new statistics.
-    left : dict of str to str
+    left : dict of str to str, default {}
         Weights that were not refitted, and the reasons.
+
+    Examples
+    --------
+    >>> from netgraph.coarsen import RepairReport
+    >>> RepairReport("ridge", fitted={"fc2.weight": (0.3, 0.1)})
+    RepairReport(rung='ridge', fitted={'fc2.weight': (0.3, 0.1)}, norms=0, left={})
     """
 
     rung: str
@@ -174,8 +180,8 @@ def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairRep
         return
     name = coarse.names[1]
     assert name is not None
-    report.fitted[name] = refit.layer(fine, coarse)
-    if (norm := refit.norm(name)) is not None:
+    report.fitted[name] = refit.fit_layer(fine, coarse)
+    if (norm := refit.find_norm(name)) is not None:
         fitted_norms.add(norm[2])
 
 

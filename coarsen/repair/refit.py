@@ -13,7 +13,7 @@ networks in this way, residual branches included. The regression is in `netgraph
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,11 +73,11 @@ class Refit:
         tuple of (str, str) or None
             None if the layer can be fitted.
         """
-        (x, weight, *rest), name = stop.arguments[0], stop.names[1]
+        (x, weight, *bias), name = stop.arguments[0], stop.names[1]
         if name is None:
-            read = self.name_of.get(weight.data_ptr())
-            return (read, "something else reads it too") if read else ("a weight", "other operators make it")
-        if rest and rest[0] is not None and stop.names[2] is None:
+            reader = self.name_of.get(weight.data_ptr())
+            return (reader, "something else reads it too") if reader else ("a weight", "other operators make it")
+        if bias and bias[0] is not None and stop.names[2] is None:
             return name, "something else reads its bias too"
         if self.spec.sums.get((name, 0)):
             return name, "its rows are added up"
@@ -85,17 +85,17 @@ class Refit:
             return name, "its inputs come without a batch"
         return None
 
-    def norm(self, weight: str) -> tuple[str, str, str, str] | None:
+    def find_norm(self, weight: str) -> tuple[str, str, str, str] | None:
         """Return the names of the scale, shift, mean and variance of the batch norm behind a layer."""
         return self.layer_of[weight].norm if weight in self.layer_of else None
 
-    def layer(self, fine: CallSite, coarse: CallSite) -> tuple[float, float]:
+    def fit_layer(self, fine: CallSite, coarse: CallSite) -> tuple[float, float]:
         """Fit a layer and return the relative error of its outputs before and after."""
         name = coarse.names[1]
         assert name is not None
         weight, groups = coarse.arguments[0][1], count_groups(coarse.arguments[0], coarse.function)
         start = weight.double().flatten(1).unflatten(0, (groups, -1))  # (g, o, d)
-        norm = self.norm(name)
+        norm = self.find_norm(name)
         bias = coarse.arguments[0][2] if len(coarse.arguments[0]) > 2 else None
         free = bias is not None or norm is not None
         fit, held = self._accumulate_sums(fine, coarse, name, start.shape[-1])
@@ -137,7 +137,13 @@ class Refit:
             yield rows, targets.unflatten(1, (rows.shape[1], -1)), places[0] % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
 
     def _compute_targets(
-        self, name: str, function: Any, output: Tensor, places: tuple[Tensor, ...], skip: Any, skip_c: Any
+        self,
+        name: str,
+        function: Callable[..., Any],
+        output: Tensor,
+        places: tuple[Tensor, ...],
+        skip: Any,
+        skip_c: Any,
     ) -> Tensor:
         """Return the target of a coarse layer at positions, in front of its norm: (n, out)."""
         gain, constant = self._norm_gain(name, self.fine)

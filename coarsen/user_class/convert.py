@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.equivalence import build_examples, find_difference
 from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
@@ -97,7 +98,7 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
         ) from error
 
 
-def _select_level(hierarchy: Hierarchy, level: int) -> Any:
+def _select_level(hierarchy: Hierarchy, level: int) -> Level:
     """Return a coarse level of a hierarchy, or raise an error that says why it has no class of its own."""
     n = len(hierarchy.levels)
     if not -n <= level < n or level % n == 0:
@@ -155,14 +156,14 @@ def check_own_class_path(model: nn.Module, path: Path) -> None:
     check_parent_folder(path)
 
 
-def save_own_class(own: nn.Module, path: Path) -> None:
+def save_own_class(model: nn.Module, path: Path) -> None:
     """Write a network whole.
 
     ``torch.save`` writes it to a file. A network of Hugging Face transformers becomes a folder with config.json and safetensors.
 
     Parameters
     ----------
-    own : torch.nn.Module
+    model : torch.nn.Module
     path : pathlib.Path
 
     Raises
@@ -183,19 +184,19 @@ def save_own_class(own: nn.Module, path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        if is_transformers_model(own):
+        if is_transformers_model(model):
             import transformers
 
-            pretrained: Any = own  # nn.Module does not declare save_pretrained
+            pretrained: Any = model  # nn.Module does not declare save_pretrained
             with silence_transformers(transformers.utils.logging):
                 pretrained.save_pretrained(temporary)
             shutil.rmtree(path, ignore_errors=True)
         else:
-            torch.save(own, temporary)
+            torch.save(model, temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
         raise LoadError(
-            f"{path}: a {type(own).__name__} cannot be saved whole ({error}). In Python, own_class() returns it, "
+            f"{path}: a {type(model).__name__} cannot be saved whole ({error}). In Python, own_class() returns it, "
             "and torch.save(own.state_dict(), path) saves its parameters."
         ) from error
     finally:

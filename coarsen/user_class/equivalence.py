@@ -27,33 +27,35 @@ from netgraph.utils.pytree import build_structure, normalize_example, unflatten_
 ATEN = torch.ops.aten
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 UNIFORM = (ATEN.rand.default, ATEN.rand_like.default)
-SPREAD = 2.0
+SPREAD = 2.0  # standard deviation of random weights, in units of 1 / sqrt(fan in)
 
 
 def find_difference(
-    own: nn.Module, graph: GraphNetwork, examples: list[Any], factors: Mapping[str, float], seed: int
+    network: nn.Module, graph: GraphNetwork, examples: list[Any], factors: Mapping[str, float], seed: int
 ) -> str | None:
     """Return the first difference between two networks, or None.
 
     Parameters
     ----------
-    own : torch.nn.Module
+    network : torch.nn.Module
         The user's class. Its parameters and buffers have the names of the graph's.
     graph : GraphNetwork
     examples : list of Tensor, tuple or dict
     factors : dict of str to float
-        For each parameter of ``own``, its ratio to the graph's parameter.
+        For each parameter of ``network``, its ratio to the graph's parameter.
     seed : int
     """
-    odd = _find_odd_names(own, graph)
-    if odd:
-        return f"it has {', '.join(odd[:3])} in shapes that the coarse parameters do not have"
+    odd_names = _find_odd_names(network, graph)
+    if odd_names:
+        return f"it has {', '.join(odd_names[:3])} in shapes that the coarse parameters do not have"
     state = draw_large_state(graph, seed)
     if sum(t.numel() for t in state.values()) < MAX_DOUBLE:
         with contextlib.suppress(_PrecisionError):
             double = {name: cast_to_double(t) for name, t in state.items()}
-            return _compare_outputs(own, graph, [cast_to_double(e) for e in examples], double, factors, torch.float64)
-    return _compare_outputs(own, graph, examples, state, factors, torch.float32)
+            return _compare_outputs(
+                network, graph, [cast_to_double(e) for e in examples], double, factors, torch.float64
+            )
+    return _compare_outputs(network, graph, examples, state, factors, torch.float32)
 
 
 class _PrecisionError(Exception):
@@ -61,7 +63,7 @@ class _PrecisionError(Exception):
 
 
 def _compare_outputs(
-    own: nn.Module,
+    network: nn.Module,
     graph: GraphNetwork,
     examples: list[Any],
     state: Mapping[str, Tensor],
@@ -69,7 +71,7 @@ def _compare_outputs(
     dtype: torch.dtype,
 ) -> str | None:
     """Run both networks in both modes on all examples, and return the first difference."""
-    own_state = apply_factors(state, factors)
+    network_state = apply_factors(state, factors)
     for training in (False, True):
         for example in examples:
             where = f"in {'training' if training else 'evaluation'} mode on {_format_shapes(example)}"
@@ -80,9 +82,9 @@ def _compare_outputs(
                     raise _PrecisionError from error
                 return f"the recorded graph itself fails {where} ({describe_error(error)})"
             try:
-                results = _run_network(own, own_state, example, training)
+                results = _run_network(network, network_state, example, training)
             except Exception as error:  # operators raise many kinds for sizes that do not fit
-                return f"it fails {where} ({describe_error(error)}{_find_failing_module(own, error)})"
+                return f"it fails {where} ({describe_error(error)}{_find_failing_module(network, error)})"
             difference = max_relative_error(expected, results)
             if not difference <= TOLERANCE[dtype]:
                 return f"its outputs differ {where} by {difference:.2g} of their norm"
@@ -152,10 +154,10 @@ def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[
     return [example, second] if any(None in shape for shape in graph.input_shapes) else [example]
 
 
-def _find_odd_names(own: nn.Module, graph: GraphNetwork) -> list[str]:
+def _find_odd_names(network: nn.Module, graph: GraphNetwork) -> list[str]:
     """Return the names in the user's class whose tensors have other shapes in the graph."""
     shapes = {name: t.shape for name, t in traced_state(graph).items()}
-    return [name for name, t in traced_state(own).items() if shapes.get(name, t.shape) != t.shape]
+    return [name for name, t in traced_state(network).items() if shapes.get(name, t.shape) != t.shape]
 
 
 def _format_shapes(example: Any) -> str:
@@ -164,9 +166,9 @@ def _format_shapes(example: Any) -> str:
     return " and ".join("x".join(map(str, t.shape)) for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
 
 
-def _find_failing_module(own: nn.Module, error: BaseException) -> str:
+def _find_failing_module(network: nn.Module, error: BaseException) -> str:
     """Return `` in NAME, a CLASS`` for the innermost module in the traceback."""
-    names = {id(module): name for name, module in own.named_modules()}
+    names = {id(module): name for name, module in network.named_modules()}
     place, trace = "", error.__traceback__
     while trace is not None:
         caller = trace.tb_frame.f_locals.get("self")

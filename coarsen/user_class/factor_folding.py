@@ -78,8 +78,8 @@ def _fold_factor(nodes: Mapping[str, fx.Node], name: str, factor: Factor, ratio:
         return _push_into_input(operand, node, ratio)
     except _StuckError as stuck:
         raise OwnClassError(
-            f"the recorded graph multiplies by {ratio:.3g} at {name}, for {format_term(factor.term)} shrank and its aggregates "
-            f"count there, and the class does not ({stuck}); keep that axis with keep="
+            f"the recorded graph multiplies by {ratio:.3g} at {name}, because {format_term(factor.term)} shrank and its size "
+            f"counts there. The class does not multiply ({stuck}). Keep that axis with keep="
         ) from stuck
 
 
@@ -120,10 +120,10 @@ def _push_into_all(nodes: list[fx.Node], user: fx.Node, ratio: float) -> dict[st
 
 def _push_into_any(nodes: list[fx.Node], user: fx.Node, ratio: float) -> dict[str, float]:
     """Scale one operand of a product. Parameters are tried first."""
-    stuck = _StuckError("no operand")
+    last_error = _StuckError("no operand")
     for node in sorted(nodes, key=lambda n: n.op != "get_attr"):
         try:
             return _push_into_input(node, user, ratio)
         except _StuckError as error:
-            stuck = error
-    raise stuck
+            last_error = error
+    raise last_error

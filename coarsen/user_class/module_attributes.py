@@ -109,69 +109,74 @@ def _is_torch_module(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
 
 
-def _linear_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    return {"out_features": m.weight.shape[0], "in_features": m.weight.shape[1]}
+def _linear_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    return {"out_features": layer.weight.shape[0], "in_features": layer.weight.shape[1]}
 
 
-def _bilinear_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    return dict(zip(("out_features", "in1_features", "in2_features"), m.weight.shape, strict=True))
+def _bilinear_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    return dict(zip(("out_features", "in1_features", "in2_features"), layer.weight.shape, strict=True))
 
 
-def _conv_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    groups = sizes.leading(_join_name(name, "weight"), 0, m.groups) if m.groups > 1 else 1
+def _conv_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    groups = sizes.leading(_join_name(name, "weight"), 0, layer.groups) if layer.groups > 1 else 1
     groups = (
-        m.groups * m.weight.shape[0] // (m.in_channels if m.transposed else m.out_channels)
+        layer.groups * layer.weight.shape[0] // (layer.in_channels if layer.transposed else layer.out_channels)
         if groups is None
         else groups
     )
-    first, second = m.weight.shape[0], m.weight.shape[1] * groups
-    return {"groups": groups, **dict(zip(("in_channels", "out_channels") if m.transposed else ("out_channels", "in_channels"), (first, second), strict=True))}  # fmt: skip
+    first, second = layer.weight.shape[0], layer.weight.shape[1] * groups
+    return {"groups": groups, **dict(zip(("in_channels", "out_channels") if layer.transposed else ("out_channels", "in_channels"), (first, second), strict=True))}  # fmt: skip
 
 
-def _batch_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    tensor = next((t for t in (m.weight, m.running_mean) if t is not None), None)
+def _batch_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    tensor = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
     return {} if tensor is None else {"num_features": tensor.shape[0]}
 
 
-def _group_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    if m.weight is None:
+def _group_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    if layer.weight is None:
         return {}
-    groups = sizes.leading(_join_name(name, "weight"), 0, m.num_groups) if m.num_groups > 1 else 1
-    return {"num_channels": m.weight.shape[0], "num_groups": m.num_groups if groups is None else groups}
+    groups = sizes.leading(_join_name(name, "weight"), 0, layer.num_groups) if layer.num_groups > 1 else 1
+    return {"num_channels": layer.weight.shape[0], "num_groups": layer.num_groups if groups is None else groups}
 
 
-def _layer_norm_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    if m.weight is not None:
-        return {"normalized_shape": tuple(m.weight.shape)}
+def _layer_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    if layer.weight is not None:
+        return {"normalized_shape": tuple(layer.weight.shape)}
     counts = sizes.counts(name.rpartition(".")[0])  # without parameters, use the sizes in the module around it
-    return {"normalized_shape": tuple(list_coarse_sizes("normalized_shape", n, counts)[0] for n in m.normalized_shape)}
+    return {
+        "normalized_shape": tuple(list_coarse_sizes("normalized_shape", n, counts)[0] for n in layer.normalized_shape)
+    }
 
 
-def _embedding_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    return {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]}
+def _embedding_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    return {"num_embeddings": layer.weight.shape[0], "embedding_dim": layer.weight.shape[1]}
 
 
-def _recurrent_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    m._flat_weights = [getattr(m, key, None) for key in m._flat_weights_names]
-    attributes = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": m.weight_ih_l0.shape[0] // _count_gates(m)}
-    return attributes | ({"proj_size": m.weight_hr_l0.shape[0]} if m.proj_size else {})
+def _recurrent_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    layer._flat_weights = [getattr(layer, key, None) for key in layer._flat_weights_names]
+    attributes = {
+        "input_size": layer.weight_ih_l0.shape[1],
+        "hidden_size": layer.weight_ih_l0.shape[0] // _count_gates(layer),
+    }
+    return attributes | ({"proj_size": layer.weight_hr_l0.shape[0]} if layer.proj_size else {})
 
 
-def _recurrent_cell_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    return {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]}
+def _recurrent_cell_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    return {"input_size": layer.weight_ih.shape[1], "hidden_size": layer.weight_hh.shape[1]}
 
 
-def _attention_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
+def _attention_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
     """Return the sizes of multi-head attention. Whole heads merge, and each keeps its width."""
-    width = m.out_proj.weight.shape[1]
-    attributes = {"embed_dim": width, "num_heads": max(width // m.head_dim, 1), "kdim": width, "vdim": width}
-    if not m._qkv_same_embed_dim:
-        attributes |= {"kdim": m.k_proj_weight.shape[1], "vdim": m.v_proj_weight.shape[1]}
+    width = layer.out_proj.weight.shape[1]
+    attributes = {"embed_dim": width, "num_heads": max(width // layer.head_dim, 1), "kdim": width, "vdim": width}
+    if not layer._qkv_same_embed_dim:
+        attributes |= {"kdim": layer.k_proj_weight.shape[1], "vdim": layer.v_proj_weight.shape[1]}
     return attributes
 
 
-def _prelu_sizes(m: Any, name: str, sizes: SizeChange) -> Attributes:
-    return {"num_parameters": m.weight.shape[0]}
+def _prelu_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    return {"num_parameters": layer.weight.shape[0]}
 
 
 SIZES: dict[type[nn.Module], Callable[[Any, str, SizeChange], Attributes]] = {
@@ -196,9 +201,9 @@ def _join_name(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _count_gates(m: Any) -> int:
+def _count_gates(layer: Any) -> int:
     """Return the number of gates of a recurrent layer."""
-    return {"LSTM": 4, "GRU": 3}.get(str(m.mode), 1)
+    return {"LSTM": 4, "GRU": 3}.get(str(layer.mode), 1)
 
 
 def _check_recurrent_shapes(module: Any, name: str) -> None:

@@ -46,8 +46,8 @@ class SizeChange:
     def counts(self, prefix: str) -> Counts:
         """Return the sizes that numbers inside the module called ``prefix`` may count."""
         sizes: Counts = {}
-        inside = f"{prefix}." if prefix else ""
-        names = [n for n in (*self.spec.parameters, *self.spec.ties) if n.startswith(inside)]
+        dotted = f"{prefix}." if prefix else ""
+        names = [n for n in (*self.spec.parameters, *self.spec.ties) if n.startswith(dotted)]
         for name in names:
             for dim in range(len(self.spec.parameters.get(self.spec.ties.get(name, name), ()))):
                 self._add_sizes(self.term(name, dim), sizes)
@@ -64,7 +64,7 @@ class SizeChange:
                 self._add_sizes(part, sizes)
 
     def _iterate_runs(self, term: Term) -> Iterator[tuple[int, int, bool, bool]]:
-        """Yield for each run of factors its fine size, its coarse size, if it starts the term, and if the term starts with heads."""
+        """Yield (fine size, coarse size, run starts the term, term starts with heads) for each run of factors."""
         fine = [term_size((f,), self.spec.sizes) for f in term]
         coarse = [term_size((f,), self.coarse) for f in term]
         head = bool(term) and isinstance(term[0], str) and self.spec.axes[term[0]].kind == "head"

@@ -25,9 +25,8 @@ from netgraph.models.data.augmentation import random_crop
 from netgraph.models.data.datasets import Dataset, DataSplit
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
-from netgraph.models.training.evaluation import evaluate_fully
+from netgraph.models.training.evaluation import METRICS, evaluate
 from netgraph.models.training.tasks import make_task
-from netgraph.models.training.trainer import evaluate
 
 SMALL = ("--widths", "16,8", "--epochs", 2, "--levels", 2)
 
@@ -67,7 +66,7 @@ def test_plain_training_is_a_bare_loop(tmp_path, digits, one_hot):
     assert run("train", "mlp", *SMALL, *words, "-o", tmp_path / "m.pt")[0] == 0
     task = make_task("mlp", digits, widths=(16, 8))
     optimizer = torch.optim.Adam(task.network.parameters(), lr=0.01)
-    loader = Loader(task.data, task.habits.batch)
+    loader = Loader(task.data, task.defaults.batch)
     for epoch in range(2):
         loader.set_epoch(epoch)
         for inputs, targets in loader:
@@ -246,12 +245,12 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["mlp", "--optimizer", "none"], "no optimizer"),
         (["mlp", "--option", "gate.gap"], "NAME=VALUE"),
         (["mlp", "--option", "gate.none=1"], "no option is called"),
-        (["mlp", "--option", "gate.gap=wide"], "its default is 0.1"),
+        (["mlp", "--option", "gate.gap=wide"], "Its default is 0.1"),
         (["mlp", "--widths", "many"], "no list of numbers"),
-        (["mlp", "--widths", "0"], "1 or more"),
+        (["mlp", "--widths", "0"], "at least 1, got 0"),
         (["mlp", "--ema", "2"], "below 1"),
         (["mlp", "--label-smoothing", "-1"], "below 1"),
-        (["mlp", "--task", "lm"], "predicts no tokens"),
+        (["mlp", "--task", "lm"], "cannot predict tokens"),
         (["mlp", "--network-arg", "norm=post"], "mlp has no argument 'norm'"),
         (["mlp", "--network-arg", "norm"], "--network-arg 'norm' is not key=value"),
         (["mlp", "--recompute", "7"], "there are levels 0 to"),
@@ -259,17 +258,17 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["vgg", "--data", "digits", "--network-arg", "pools=4"], "halves images 4 times"),
         (
             ["torchvision:nosuch", "--data", "digits"],
-            "torchvision has no classifier called 'nosuch'; there are alexnet",
+            "torchvision has no classifier 'nosuch'. Choose one of alexnet",
         ),
         (["torchvision:resnet18", "--data", "digits"], "does not run on the images of digits, 1 × 8 × 8"),
-        (["torchvision:resnet18", "--data", "digits", "--widths", "4"], "leave widths out"),
+        (["torchvision:resnet18", "--data", "digits", "--widths", "4"], "Leave widths out"),
         (["cnn", "--data", "digits", "--recompute", "all"], "batch norm stem.1 counts each batch"),
         (["transformer", "--data", "digits"], "--data imdb"),
         (["mlp", "--augment", "none-such"], "no augmentation"),
-        (["mlp", "--batch", "0"], "1 or more"),
+        (["mlp", "--batch", "0"], "at least 1, got 0"),
         (["mlp", "-o", "m.bin"], "ends in .bin"),
         (["mlp", "--device", "nowhere"], "take cpu"),
-        (["cnn", "--data", "digits", "--widths", "3,4"], "give one"),
+        (["cnn", "--data", "digits", "--widths", "3,4"], "Give one"),
         (["mlp", "--resume"], "--checkpoints FOLDER"),
         (["mlp", "--alert", "boredom:warn"], "no rule is called"),
     ],
@@ -313,7 +312,7 @@ def test_texts_of_like_length_share_a_batch_where_training_is_plain_and_flops_ar
     how = ["--optimizer", "adam", "--schedule", "constant", "--lr", 0.01]
     code, out, _ = run("train", "transformer", "--plain", *words, *how, "--json", "-o", tmp_path / "m.pt")
     assert code == 0
-    task = make_task("transformer", data, widths=(16,), options={"dropout": 0.0, "depth": 1}, whole=False)
+    task = make_task("transformer", data, widths=(16,), options={"dropout": 0.0, "depth": 1}, fixed_length=False)
     flops = {edge: ng.trace(task.network, task.example[:, :edge]).flops / 2 for edge in (16, 64)}
     assert json.loads(out)["history"][-1]["flops"] == pytest.approx(2 * 3 * 12 * sum(flops.values()), rel=1e-6)
     optimizer, loader, seen = torch.optim.Adam(task.network.parameters(), lr=0.01), Loader(data, 8), set()
@@ -371,7 +370,7 @@ def test_other_networks_come_through_the_same_code(monkeypatch, network, data, w
         (["--coarsen", "channels+depth"], ["level 1: depth was left out: no two neighbouring blocks are alike"]),
         (
             ["--coarsen", "channels,depth", "--levels", 3],
-            ["level 1: depth was left out: no two", "2 levels, not 3: below, nothing can be merged"],
+            ["level 1: depth was left out: no two", "2 levels instead of 3: nothing more can be merged"],
         ),
     ],
 )
@@ -402,7 +401,7 @@ def test_figures_are_those_of_loops_over_the_rows():
     split = DataSplit(x, torch.randint(0, 3, (200,)))
     data = Dataset("rows", ("a", "b", "c"), split, split, split)
     model = mlp((5, 8, 3))
-    found = evaluate_fully(model, data, batch=64)
+    found = evaluate(model, data, batch=64, metrics=METRICS)
     with torch.no_grad():
         shares = model(x).softmax(1).double().numpy()
     wanted, confusion, bins = split.targets.numpy(), np.zeros((3, 3)), [[] for _ in range(15)]

@@ -15,7 +15,7 @@ import netgraph as ng
 from netgraph.cli import main as cli
 from netgraph.models.perceptron import mlp
 
-ARCH = "--arch netgraph.models.perceptron:mlp --arch-arg sizes=[64,16,12,10]"
+ARCH = "--arch netgraph.models:mlp --arch-arg sizes=[64,16,12,10]"
 GOOD = f"good.pt {ARCH} --levels 2"
 # may stand before the sentence
 NOTES = ("netgraph: guessed --input", "netgraph: torchvision", "netgraph: compiling kernels")
@@ -128,7 +128,7 @@ CASES = f"""
 1 coarsen 'bad\udcff.pt' {ARCH} -> is no UTF-8, and PyTorch opens no such file name; rename it
 1 coarsen x.xyz -> x.xyz ends in .xyz; netgraph opens .pt
 1 coarsen whole.pt -> or say --trust if you made the file
-1 coarsen whole.pt --trust {ARCH} -> whole.pt is a whole module, and --arch netgraph.models.perceptron:mlp would have no effect
+1 coarsen whole.pt --trust {ARCH} -> whole.pt is a whole module, and --arch netgraph.models:mlp would have no effect
 1 coarsen cut.safetensors -> it is truncated or damaged: fetch or save it again
 1 coarsen head.safetensors -> header too large
 1 coarsen tera.safetensors -> file not fully covered
@@ -149,7 +149,7 @@ CASES = f"""
 1 coarsen good.pt --arch syntax:f -> SyntaxError
 1 coarsen {GOOD} --arch-arg nonsense -> --arch-arg 'nonsense' is not key=value
 1 coarsen {GOOD} --arch-arg depth=3 -> unexpected keyword argument 'depth'
-1 coarsen {GOOD} --arch-arg sizes=[64,9,12,10] -> good.pt does not fit netgraph.models.perceptron:mlp: 0.weight is (16, 64), not (9, 64)
+1 coarsen {GOOD} --arch-arg sizes=[64,9,12,10] -> good.pt does not fit netgraph.models:mlp: 0.weight is (16, 64), not (9, 64)
 1 coarsen torchvision:nosuch -> Unknown model nosuch
 1 coarsen torchvision: -> names no factory
 1 coarsen torchvision:squeezenet1_1 --arch x:y -> is built by its name, and --arch x:y would have no effect
@@ -201,7 +201,7 @@ CASES = f"""
 1 coarsen {GOOD} --budget units=1e-9 -> cannot be met with 0.125 of every axis; give a larger one
 1 coarsen {GOOD} --budget units=0.5 --ratio 0.3 -> --ratio would have no effect: --budget spreads
 1 coarsen {GOOD} --budget units=0.5 --axis-ratio 0=0.3 -> --axis-ratio would have no effect: --budget spreads
-3 coarsen one.pt --arch netgraph.models.perceptron:mlp --arch-arg sizes=[64,1,1,10] -> nothing in this network can be merged
+3 coarsen one.pt --arch netgraph.models:mlp --arch-arg sizes=[64,1,1,10] -> nothing in this network can be merged
 3 coarsen odd.pt --arch mine:Odd -> mixed by an operator on whole tensors: aten.linalg_qr at
 3 coarsen linear.pt --arch mine:linear -> a dimension of output 0
 1 coarsen {GOOD} -o x.pt -> ends in .pt; give NAME.safetensors
@@ -212,7 +212,7 @@ CASES = f"""
 1 coarsen {GOOD} --export x.docx -> x.docx ends in .docx, which no exporter writes. Installed: .dot
 1 coarsen {GOOD} --export nosuch/x.html -> does not exist; make it first
 1 coarsen {GOOD} --export is.html -> is.html is a folder
-1 coarsen {GOOD} --own-class x.safetensors -> is saved whole as NAME.pt
+1 coarsen {GOOD} --own-class x.safetensors -> is saved whole in a .pt file
 1 coarsen {GOOD} --own-class nosuch/x.pt -> does not exist; make it first
 1 coarsen {GOOD} --own-class is.pt -> is.pt is a folder
 1 coarsen small.safetensors --own-class x.pt -> its own class is not known
@@ -223,21 +223,21 @@ CASES = f"""
 1 verify good.pt {ARCH} --tolerance nan -> --tolerance nan is no relative error
 1 verify good.pt {ARCH} --tolerance -1 -> --tolerance -1.0 is no relative error
 1 export none.pt x.html -> none.pt does not exist
-1 export folder x.html -> folder is no hierarchy
+1 export folder x.html -> folder is not a hierarchy
 1 export {GOOD.replace("good.pt", "good.pt x.docx")} -> which no exporter writes
 1 export {GOOD.replace("good.pt", "good.pt is.html")} -> is.html is a folder
 1 export {GOOD.replace("good.pt", "good.pt x.html")} --data rows.npy -> --data would have no effect
 1 export {GOOD.replace("good.pt", "good.pt x.level9.graphml")} -> x.level9.graphml asks for level 9
 1 export made.hierarchy x.html --levels 3 --ratio 0.2 -> --levels, --ratio would have no effect: made.hierarchy is a hierarchy
 1 demo --folder good.pt -> good.pt cannot be made a folder (File exists); give another name
-1 train nosuch -> no network to train is called 'nosuch'; there are mlp, cnn
+1 train nosuch -> no network to train is called 'nosuch'. Choose one of mlp, cnn
 1 train mlp --data nosuch -> no data set is called 'nosuch'
 1 train mlp --data mnist -> is read from a folder, and none is given
 1 train mlp --data mnist --data-root nosuch -> nosuch has no folder MNIST/raw, where mnist is looked for; --download
 1 train mlp --data-root nosuch -> --data-root would have no effect: digits ship with scikit-learn
 1 train mlp --download -> --download would have no effect: digits ship with scikit-learn
 1 train mlp --length 5 -> --length would have no effect: digits is no text
-1 train mlp --task lm -> predicts no tokens
+1 train mlp --task lm -> cannot predict tokens
 1 train mlp --widths abc -> --widths 'abc' is no list of numbers
 1 train mlp --cycle nosuch -> no cycle is called 'nosuch'
 1 train mlp --epochs nan -> epochs is nan; give a number above 0
@@ -249,14 +249,14 @@ CASES = f"""
 1 train mlp --option nosuch=1 -> no option is called 'nosuch'
 1 train mlp --option level.3.lr=1 -> is for level 3, and there are 3, numbered from 0
 1 train mlp --cycle v --option level.2.gate.gap=1 -> is about going on to a coarser level, and level 2 is the coarsest
-1 train mlp --cycle v --option level.1.ema=0.9 -> the mean is the finest level's; give level.0.ema
+1 train mlp --cycle v --option level.1.ema=0.9 -> The running mean belongs to the finest level: give level.0.ema
 1 train mlp --option level.1.gate.gap=1 -> is about coarse steps, which the cycle kaskade does not have
 1 train mlp --cycle additive --option level.1.cycles=2 -> is about cycles on coarse levels, which the cycle additive does not have
 1 train mlp --option gate.gap=1 -> is about coarse steps, which the cycle kaskade does not have
 1 train mlp --cycle v --option split.noise=1 -> is about levels that start from coarser ones, which the cycle v does not have
 1 train mlp --cycle v --share 1,1,1 -> --share would have no effect
 1 train mlp --levels 1 --ratio 0.2 -> --ratio would have no effect: --levels 1 is the network alone
-1 train mlp --option smoothing.clip=-1 -> option smoothing.clip is -1; give a number above 0
+1 train mlp --option smoothing.clip=-1 -> option smoothing.clip is -1. Give a number above 0
 1 train mlp --coarsener ward --affinity relu -> --affinity would have no effect: the coarsener ward reads no affinities
 1 train mlp --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
 1 train mlp --inside-heads -> no numbers inside heads may merge: the network has no attention of several heads; leave

@@ -73,7 +73,7 @@ def still_chains(model, example):
     """Zero the branches of all chains, where a block is what its two halves are."""
     for chain in find_chains(ng.trace(model, example))[0]:
         for name in chain.ends:
-            for full in chain.family(name):
+            for full in chain.names_in_blocks(name):
                 model.get_parameter(full).data.zero_()
     return model
 

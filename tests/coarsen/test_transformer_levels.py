@@ -151,5 +151,5 @@ def test_a_level_of_fewer_blocks_hides_padding_and_later_tokens_too():
 
 def test_post_norm_blocks_are_no_chain_and_the_message_says_so():
     model, spec = made("post-norm, first token")
-    with pytest.raises(NothingToMergeError, match="does not end in a sum with what it was given"):
+    with pytest.raises(NothingToMergeError, match="does not end in a sum with its input"):
         ng.build_hierarchy(model, TOKENS, spec=spec, directions="depth")

@@ -184,7 +184,7 @@ def test_levels_that_do_not_exist_are_refused():
     x = torch.randn(2, 6)
     hierarchy = ng.build_hierarchy(mlp((6, 16, 3)), x)
     for level in (0, 2, -2):
-        with pytest.raises(NetgraphError, match="is not a coarse level. The hierarchy has 2 levels"):
+        with pytest.raises(NetgraphError, match=r"is not a coarse level\. The hierarchy has 2 levels"):
             ng.own_class(hierarchy, x, level=level)
 
 

@@ -88,9 +88,9 @@ def test_a_hierarchy_is_saved_and_loaded_whole(tmp_path):
                 n: t.aggregates.tolist() for n, t in b.transfers.items()
             }
     (tmp_path / "other").mkdir()
-    with pytest.raises(LoadError, match="no hierarchy"):
+    with pytest.raises(LoadError, match="not a hierarchy"):
         ng.save(hierarchy, tmp_path / "other")
-    with pytest.raises(LoadError, match="no hierarchy"):
+    with pytest.raises(LoadError, match="not a hierarchy"):
         ng.load(tmp_path / "other")
     with pytest.raises(LoadError, match="state_dict"):
         ng.save(model, tmp_path / "x.safetensors")
@@ -183,7 +183,7 @@ def test_a_hierarchy_that_was_changed_or_does_not_fit_its_class_is_refused(tmp_p
     with pytest.raises(LoadError, match="at most"):
         ng.load(path)
     write_bundle(path / "hierarchy.safetensors", tensors, {"format": 1})
-    with pytest.raises(LoadError, match="no hierarchy of this version"):
+    with pytest.raises(LoadError, match="not a hierarchy of this version"):
         ng.load(path)
     data = bytearray((path / "hierarchy.safetensors").read_bytes())
     data[-3] ^= 4
