@@ -1,8 +1,8 @@
-"""Whether the graph itself shows that bases inside heads may rotate.
+"""Check on the graph that the basis inside a head may rotate.
 
-They may where queries, keys and values go nowhere but into their products, results nowhere but into the layer that reads
-them, nothing on these ways tells one number of a head from another, and nobody else reads the weights. Where the graph
-does not show it, a run has to (`netgraph.coarsen.network.head_alignment`).
+Rotating the basis of a head is safe if (1) queries, keys and values feed the attention products only, (2) the results feed only the
+layer that reads the heads, (3) every operator in between treats all numbers of a head alike, and (4) the weights have no
+other readers. Where the graph does not prove this, a run can (`netgraph.coarsen.network.head_alignment`).
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import fx
 from netgraph.analysis.row_provenance import MOVES, STILL, match_layer
 from netgraph.rules.operator_call import operator_name
 
-Edge = tuple[fx.Node, fx.Node]  # from an operand to what reads it
-SIZES = ("aten.sym_size", "aten.sym_numel")  # they read no numbers
+Edge = tuple[fx.Node, fx.Node]  # from an operand to its reader
+SIZES = ("aten.sym_size", "aten.sym_numel")  # operators that read sizes only
 
 
 def allows_head_rotation(
     graph: fx.Graph, made: Container[str], read: str, ends: Container[Edge], starts: Iterable[fx.Node]
 ) -> bool:
-    """Tell whether numbers within heads meet only one another.
+    """Return True if the numbers inside heads meet only one another.
 
     Parameters
     ----------
     graph : torch.fx.Graph
-        Recorded.
+        A recorded graph.
     made : container of str
         Weights and biases of the layers that make queries, keys and values.
     read : str
         The weight of the layer that reads the heads.
     ends : container of (Node, Node)
-        Queries, keys and values, each with the product that it goes into.
+        Queries, keys and values, each with the product that reads it.
     starts : iterable of Node
         Results of the attentions.
     """
@@ -50,13 +50,13 @@ def allows_head_rotation(
 
 
 def _are_read_only_by(layers: Container[fx.Node], weights: Container[str], graph: fx.Graph) -> bool:
-    """Tell whether nobody but some layers reads some weights."""
+    """Return True if some weights have no readers outside ``layers``."""
     leaves = [node for node in graph.nodes if node.op == "get_attr" and str(node.target) in weights]
     return all(user in layers for leaf in leaves for user in leaf.users)
 
 
 def _flows_only_to(starts: Iterable[fx.Node], ends: Container[Edge]) -> bool:
-    """Tell whether numbers are moved and scaled as a whole, and nothing else, before they come to an end."""
+    """Return True if numbers are only moved, or scaled as a whole, before they reach ``ends``."""
     seen, todo = set[fx.Node](), list(starts)
     while todo:
         node = todo.pop()
@@ -71,11 +71,12 @@ def _flows_only_to(starts: Iterable[fx.Node], ends: Container[Edge]) -> bool:
 
 
 def _reads_sizes(node: fx.Node) -> bool:
+    """Return True if a node reads the size of a tensor and none of its numbers."""
     return node.op == "call_function" and operator_name(node.target) in SIZES
 
 
 def _acts_elementwise(node: fx.Node) -> bool:
-    """Tell whether a node does to every number the same."""
+    """Return True if a node does the same to every number."""
     if node.op != "call_function":
         return False
     name = operator_name(node.target)
@@ -86,4 +87,5 @@ def _acts_elementwise(node: fx.Node) -> bool:
 
 
 def _count_elements(operand: object) -> int:
+    """Return the number of elements of an operand, 1 for a plain number."""
     return math.prod(operand.meta["val"].shape) if isinstance(operand, fx.Node) else 1

@@ -1,4 +1,4 @@
-"""Cut blocks out of a recorded network: what came before a block goes where its result went."""
+"""Remove residual blocks from a recorded network: readers of a removed block read the block before it."""
 
 from __future__ import annotations
 
@@ -17,47 +17,50 @@ from netgraph.tracing.unit_spec import UnitSpec
 
 @gc_paused()
 def drop_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection[str]) -> UnitSpec:
-    """Return the spec of a network in which blocks are left out.
+    """Return the spec of a network without some residual blocks.
 
     Parameters
     ----------
     spec : UnitSpec
     state : dict of str to Tensor
-        Parameters and buffers of the network, as `netgraph.recording.recorder.named_state` names them.
+        Parameters and buffers of the network, named as by `netgraph.recording.recorder.named_state`.
     dropped : collection of str
-        Paths of blocks, none of them the first of its chain.
+        Paths of the blocks to remove. The first block of a chain cannot be removed.
 
     Returns
     -------
     UnitSpec
-        Of the network without their parameters.
+        The spec of the shorter network, without the parameters of the removed blocks.
 
     Raises
     ------
     NetgraphError
-        A path is no block of a chain, or it is the first.
+        A path is no block of a chain, or it is the first block of one.
     """
-    found, _ = find_chains(spec)
-    unknown = set(dropped) - {block for chain in found for block in chain.blocks[1:]}
+    chains, _ = find_chains(spec)
+    unknown = set(dropped) - {block for chain in chains for block in chain.blocks[1:]}
     if unknown:
         raise NetgraphError(
-            f"{min(unknown)} is no block behind another of its chain; `netgraph.analysis.residual_chains.find_chains` finds them"
+            f"{min(unknown)} is no block behind another of its chain. `netgraph.analysis.residual_chains.find_chains` lists "
+            "the chains, and their first blocks cannot be removed"
         )
     captures = {}
     for mode, plan in spec.plans.items():
         graph = plan.graph
-        for chain in found:
+        for chain in chains:
             graph = _copy_without_blocks(graph, chain, [block for block in chain.blocks if block in dropped])
         erase_dead_nodes(graph)
         captures[mode] = Recording(graph, {}, spec.inputs, plan.outputs)
-    gone = tuple(f"{block}." for block in dropped)
-    left = {name: tensor for name, tensor in state.items() if not name.startswith(gone)}
-    ties = {name: first for name, first in spec.ties.items() if not name.startswith(gone)}
-    return trace_recordings(captures, left, ties, spec.trainable & left.keys(), inside_heads=bool(spec.inside_heads))
+    prefixes = tuple(f"{block}." for block in dropped)
+    remaining = {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
+    ties = {name: first for name, first in spec.ties.items() if not name.startswith(prefixes)}
+    return trace_recordings(
+        captures, remaining, ties, spec.trainable & remaining.keys(), inside_heads=bool(spec.inside_heads)
+    )
 
 
 def _copy_without_blocks(graph: fx.Graph, chain: Chain, dropped: Collection[str]) -> fx.Graph:
-    """Return a copy of a graph without blocks of a chain."""
+    """Return a copy of a graph without some blocks of a chain."""
     place = {node: i for i, node in enumerate(graph.nodes)}
     segments = locate_segments(graph, chain)
     skipped: set[fx.Node] = set()

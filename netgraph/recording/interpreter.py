@@ -1,6 +1,7 @@
-"""Run a document step by step. No code is made from a file: operators come from a list, everything else is data.
+"""Run a serialized graph step by step.
 
-Names in the document are only ever looked up among the nodes before them and the tensors beside it.
+No code is generated from a file. Operators come from an allow-list, and everything else is data. A name in the graph can only
+refer to an earlier node or to a tensor of the same file.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ from netgraph.recording.serialize import BUILTINS
 from netgraph.rules.registry import load_rules
 
 EXTRA = {"aten.sym_size"}
-LIMIT = 2**34  # no size, and no product of the sizes in one argument, of an honest network is larger
+LIMIT = 2**34  # bound on a size, and on the product of the sizes in one argument
 SWITCH = torch._C._set_grad_enabled
 JOINS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
-WHOLE = 2**62  # integers beyond mean "to the end" or "the least", and ask for nothing
+WHOLE = 2**62  # larger integers mean "to the end" or "the least" and ask for no memory
 
 
 @dataclass(frozen=True)
 class Ref:
-    """The result of an earlier step."""
+    """A reference to the result of an earlier step."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class RefList:
-    """A list with slots in it."""
+    """A list that contains references."""
 
     parts: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call: the function, its arguments, and the results that nothing later reads."""
+    """One call: the function, its arguments, the slot of its result, and the slots that no later step reads."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -52,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True)
 class CallSite:
-    """A halt before a call, on several batches.
+    """A pause before a call, on several batches.
 
     Parameters
     ----------
@@ -60,11 +61,11 @@ class CallSite:
     arguments : list of list
         Positional arguments, for each batch.
     names : tuple of str or None
-        For each argument the parameter or buffer that it is, if this call alone reads it.
+        For each argument the name of its parameter or buffer, if this call is the only reader.
     keywords : list of dict
-        Named arguments, for each batch.
+        Keyword arguments, for each batch.
     beside : list, optional
-        For each batch what the call's result, or that of the batch norm after it, is about to be added to, if that is there already.
+        For each batch the other summand, if the result of the call (or of the batch norm after it) is added to a tensor that exists already.
     """
 
     function: Callable[..., Any]
@@ -75,14 +76,14 @@ class CallSite:
 
 
 class Interpreter:
-    """A document, ready to run.
+    """A serialized graph, ready to run.
 
     Parameters
     ----------
     document : list
-        What `netgraph.recording.serialize.serialize_graph` wrote.
+        A graph as `netgraph.recording.serialize.serialize_graph` returns it.
     names : collection of str
-        The tensors that it may read.
+        Tensors that the graph may read.
 
     Raises
     ------
@@ -96,37 +97,39 @@ class Interpreter:
         self.reads: list[tuple[int, str]] = []
         self.results: tuple[Any, ...] | None = None
         steps = []
-        for name, what, args, kwargs in document:
+        for name, operator, args, kwargs in document:
             index = self.slots[name] = len(self.slots)
-            kind, _, target = what.partition(":")
+            kind, _, target = operator.partition(":")
             if kind == "placeholder":
                 self.inputs.append(index)
             elif kind == "get_attr":
                 self.reads.append((index, _check_name(target, names)))
             elif kind == "output":
-                self.results = tuple(self._value(v) for v in args[0])
+                self.results = tuple(self._parse_value(v) for v in args[0])
             else:
-                steps.append(self._step(what, args, kwargs, index))
+                steps.append(self._parse_step(operator, args, kwargs, index))
         if self.results is None:
-            raise LoadError("a graph of the file has no output; it is damaged or was not written by netgraph")
+            raise LoadError("a graph of the file has no output. The file is damaged or was not written by netgraph")
         self.steps = self._mark_last_reads(steps)
 
-    def _step(self, what: str, args: Any, kwargs: Any, index: int) -> Step:
-        values = tuple(self._value(v) for v in args)
-        named = tuple((str(k), self._value(v)) for k, v in kwargs["dict"].items())
-        function = _find_operator(what)
-        if "split" not in what:  # the sizes of parts add up to what is there already
-            _refuse_products((*values, *(v for _, v in named)))
-        if function in BUILTINS.values() and (named or not all(isinstance(v, (Ref, int)) for v in values)):
-            raise LoadError(f"{what} has other arguments than netgraph writes; the file is refused")
-        return Step(function, values, named, index, ())
+    def _parse_step(self, operator: str, args: Any, kwargs: Any, index: int) -> Step:
+        """Return the step of one call, with its operator and sizes checked."""
+        values = tuple(self._parse_value(v) for v in args)
+        keywords = tuple((str(k), self._parse_value(v)) for k, v in kwargs["dict"].items())
+        function = _find_operator(operator)
+        if "split" not in operator:  # the sizes of parts add up to an existing tensor
+            _refuse_products((*values, *(v for _, v in keywords)))
+        if function in BUILTINS.values() and (keywords or not all(isinstance(v, (Ref, int)) for v in values)):
+            raise LoadError(f"{operator} has other arguments than netgraph writes. The file is refused")
+        return Step(function, values, keywords, index, ())
 
-    def _value(self, value: Any) -> Any:
+    def _parse_value(self, value: Any) -> Any:
+        """Return an argument with references in the place of node names."""
         if isinstance(value, list):
-            parts = [self._value(v) for v in value]
+            parts = [self._parse_value(v) for v in value]
             return RefList(tuple(parts)) if any(isinstance(p, (Ref, RefList)) for p in parts) else parts
         if isinstance(value, int) and not isinstance(value, bool) and LIMIT < abs(value) < WHOLE:
-            raise LoadError(f"an operator asks for a size of {value}; the file is refused")
+            raise LoadError(f"an operator asks for a size of {value}. The file is refused")
         if not isinstance(value, dict):
             return value
         ((kind, content),) = value.items()
@@ -137,7 +140,7 @@ class Interpreter:
         return float(content) if kind == "float" else _parse_torch_constant(kind, content)
 
     def _mark_last_reads(self, steps: list[Step]) -> list[Step]:
-        """Note after which step each result can go: memory is that of the network itself."""
+        """Note the last reader of each result, so that peak memory equals that of the original network."""
         last: dict[int, int] = {}
         for number, step in enumerate(steps):
             for index in find_reads(step):
@@ -150,52 +153,53 @@ class Interpreter:
         return [Step(s.function, s.args, s.kwargs, s.index, tuple(d)) for s, d in zip(steps, done, strict=True)]
 
     def __call__(self, find: Callable[[str], Any], *inputs: Any) -> list[Any]:
-        """Return the results for flat inputs; ``find`` returns a tensor by name."""
-        env = self.begun(find, inputs)
+        """Return the results for flat inputs. ``find`` returns a tensor by name."""
+        slots = self.start_values(find, inputs)
         gradients = torch.is_grad_enabled()
-        # the end of a network's own no_grad was recorded as "on"; where the caller has them off they stay off
+        # The end of a no_grad block of the network was recorded as "gradients on". If the caller has gradients off,
+        # they must stay off, so the recorded switches are skipped.
         steps = self.steps if gradients else [step for step in self.steps if step.function is not SWITCH]
         try:
             for step in steps:
-                run_step(step, env)
+                run_step(step, slots)
         finally:
             torch._C._set_grad_enabled(gradients)
-        return self.answered(env)
+        return self.collect_results(slots)
 
-    def answered(self, env: list[Any]) -> list[Any]:
-        """Return the results out of their places."""
-        return [_resolve_refs(v, env) for v in self.results or ()]
+    def collect_results(self, slots: list[Any]) -> list[Any]:
+        """Return the results from the slots."""
+        return [_resolve_refs(v, slots) for v in self.results or ()]
 
     @property
-    def answers(self) -> list[int]:
-        """The places that results are made of."""
+    def result_slots(self) -> list[int]:
+        """The slots that make up the results."""
         return _collect_refs(self.results or ())
 
     def walk(
         self, find: Callable[[str], Any], batches: Sequence[Sequence[Any]], stops: Collection[Any]
     ) -> Iterator[CallSite]:
-        """Run all batches side by side, one step after the other, and halt before each step of ``stops``.
+        """Run all batches in lockstep and pause before each call of an operator in ``stops``.
 
-        What the caller writes into a tensor at a halt is what the step reads.
+        A value that the caller writes into an argument at a pause is the value that the step reads.
         """
-        envs = [self.begun(find, inputs) for inputs in batches]
+        runs = [self.start_values(find, inputs) for inputs in batches]
         names = dict(self.reads)
         readers = Counter(index for step in self.steps for index in find_reads(step))
         for step in self.steps:
             if step.function in stops:
-                slots = [v.index if isinstance(v, Ref) else -1 for v in step.args]
-                once = tuple(names.get(i) if readers[i] == 1 else None for i in slots)
-                other = self._find_summand(step.index)
-                beside = None if other is None or envs[0][other] is None else [env[other] for env in envs]
-                arguments = [[_resolve_refs(v, env) for v in step.args] for env in envs]
-                named = [{k: _resolve_refs(v, env) for k, v in step.kwargs} for env in envs]
-                yield CallSite(step.function, arguments, once, named, beside)
-            for env in envs:
+                indices = [v.index if isinstance(v, Ref) else -1 for v in step.args]
+                only_here = tuple(names.get(i) if readers[i] == 1 else None for i in indices)
+                summand = self._find_summand(step.index)
+                beside = None if summand is None or runs[0][summand] is None else [slots[summand] for slots in runs]
+                arguments = [[_resolve_refs(v, slots) for v in step.args] for slots in runs]
+                keywords = [{k: _resolve_refs(v, slots) for k, v in step.kwargs} for slots in runs]
+                yield CallSite(step.function, arguments, only_here, keywords, beside)
+            for slots in runs:
                 with torch.no_grad():
-                    run_step(step, env)
+                    run_step(step, slots)
 
     def _find_summand(self, index: int) -> int | None:
-        """Return the slot that a step's result, or that of the norm after it, is added to, if nothing else reads it."""
+        """Return the slot of the other summand, if the only reader of a result (or of the batch norm after it) is an addition."""
         for _ in range(2):
             after = [step for step in self.steps if index in find_reads(step)]
             if len(after) != 1:
@@ -208,38 +212,39 @@ class Interpreter:
             index = after[0].index
         return None
 
-    def begun(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
-        """Return a place for each result, filled with inputs and what ``find`` returns."""
-        env: list[Any] = [None] * len(self.slots)
+    def start_values(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
+        """Return the slots of a run, with inputs and the tensors from ``find`` filled in."""
+        slots: list[Any] = [None] * len(self.slots)
         for index, value in zip(self.inputs, inputs, strict=True):
-            env[index] = value
+            slots[index] = value
         for index, name in self.reads:
-            env[index] = find(name)
-        return env
+            slots[index] = find(name)
+        return slots
 
 
-def run_step(step: Step, env: list[Any]) -> None:
-    """Do one step in the places of results."""
-    args = [_resolve_refs(v, env) for v in step.args]
-    env[step.index] = step.function(*args, **{k: _resolve_refs(v, env) for k, v in step.kwargs})
+def run_step(step: Step, slots: list[Any]) -> None:
+    """Run one step on the slots and free the results that it reads last."""
+    args = [_resolve_refs(v, slots) for v in step.args]
+    slots[step.index] = step.function(*args, **{k: _resolve_refs(v, slots) for k, v in step.kwargs})
     for index in step.done:
-        env[index] = None
+        slots[index] = None
 
 
-def _resolve_refs(value: Any, env: list[Any]) -> Any:
+def _resolve_refs(value: Any, slots: list[Any]) -> Any:
+    """Return a value with the contents of slots in the place of references."""
     kind = type(value)
     if kind is Ref:
-        return env[value.index]
-    return [_resolve_refs(part, env) for part in value.parts] if kind is RefList else value
+        return slots[value.index]
+    return [_resolve_refs(part, slots) for part in value.parts] if kind is RefList else value
 
 
 def find_reads(step: Step) -> list[int]:
-    """Return the places that a step reads."""
+    """Return the slots that a step reads."""
     return _collect_refs((*step.args, *(v for _, v in step.kwargs)))
 
 
 def _collect_refs(values: Sequence[Any]) -> list[int]:
-    """Return the slots in values, nested ones included."""
+    """Return the slots in values, including nested ones."""
     out: list[int] = []
     for value in values:
         if isinstance(value, Ref):
@@ -250,41 +255,45 @@ def _collect_refs(values: Sequence[Any]) -> list[int]:
 
 
 def _check_name(name: str, names: Collection[str]) -> str:
+    """Return the name of a tensor if the file holds it."""
     if name not in names:
-        raise LoadError(f"a graph of the file reads {name[:60]!r}, which the file does not hold; it is refused")
+        raise LoadError(f"a graph of the file reads {name[:60]!r}, which the file does not hold. The file is refused")
     return name
 
 
 def _refuse_products(values: Sequence[Any]) -> None:
-    """Refuse a list of sizes, at any depth, that multiply to more than an honest network holds."""
+    """Raise for a list of sizes, at any depth, with a product beyond any real network."""
     for value in values:
         parts = value.parts if isinstance(value, RefList) else value
         if isinstance(parts, (list, tuple)):
             sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < WHOLE]
             if math.prod(sizes) > LIMIT:
-                raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers; the file is refused")
+                raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers. The file is refused")
             _refuse_products(parts)
 
 
 def _parse_torch_constant(kind: str, content: str) -> Any:
-    found = getattr(torch, content, None) if kind == "torch" else None
-    if not isinstance(found, (torch.dtype, torch.layout, torch.memory_format)):
-        raise LoadError(f"{content!r} is no dtype or layout; the file is refused")
-    return found
+    """Return a dtype, layout or memory format by name."""
+    constant = getattr(torch, content, None) if kind == "torch" else None
+    if not isinstance(constant, (torch.dtype, torch.layout, torch.memory_format)):
+        raise LoadError(f"{content!r} is no dtype or layout. The file is refused")
+    return constant
 
 
 @cache
-def _find_operator(what: str) -> Any:
-    kind, _, name = what.partition(":")
+def _find_operator(operator: str) -> Any:
+    """Return an operator of the allow-list by name."""
+    kind, _, name = operator.partition(":")
     if kind == "builtin" and name in BUILTINS:
         return BUILTINS[name]
-    parts = what.split(".")
+    parts = operator.split(".")
     packet = getattr(getattr(torch.ops, parts[0], None), parts[1], None) if len(parts) == 3 else None
     overload = getattr(packet, parts[2], None) if packet is not None else None
     if not isinstance(overload, torch._ops.OpOverload) or not _is_allowed(f"{parts[0]}.{parts[1]}", overload):
-        raise LoadError(f"operator {what[:80]!r} is not one that netgraph has a rule for; the file is refused")
+        raise LoadError(f"operator {operator[:80]!r} has no rule in netgraph. The file is refused")
     return overload
 
 
 def _is_allowed(name: str, overload: torch._ops.OpOverload) -> bool:
+    """Return True if an operator has a rule, reads a size, or is pointwise."""
     return name in load_rules() or name in EXTRA or torch.Tag.pointwise in overload.tags

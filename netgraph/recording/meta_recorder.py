@@ -1,8 +1,8 @@
-"""Record a run on meta tensors, which have shapes and nothing else: one node of a graph for each dispatched operator.
+"""Record a run on meta tensors, which have shapes and no numbers: one graph node for each dispatched operator.
 
-This is the quick way of `netgraph.recording.recorder`, several times faster than fake tensors under ``make_fx``. It takes runs that
-are plain chains of operators; where anything else happens (a number is looked at, a tensor comes from nowhere, an
-operator has no shapes for meta tensors) it gives up with `MetaRecordingError`, and a slower way is taken.
+This is the fast way of `netgraph.recording.recorder`, several times faster than fake tensors under ``make_fx``. It follows runs
+that are plain chains of operators. It raises `MetaRecordingError` where a run looks at a number, uses a tensor of unknown
+origin, or calls an operator without shapes for meta tensors. The recorder then takes a slower way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SWITCHES = {
 
 
 class MetaRecordingError(Exception):
-    """The run cannot be followed on meta tensors; another way of recording may take it."""
+    """This run cannot be recorded on meta tensors. Another way of recording may work."""
 
 
 def record_on_meta(
@@ -41,16 +41,16 @@ def record_on_meta(
     state: Mapping[str, Tensor],
     leaves: Sequence[Tensor],
 ) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """Return the graph of ``run(state, leaves)``, and the constants that it met.
+    """Return the graph of ``run(state, leaves)`` and the constants in it.
 
     Parameters
     ----------
     run : callable
-        Takes the parameters by name and the inputs, and returns the tensors of the result.
+        Takes the parameters by name and the inputs. Returns the tensors of the result.
     state : dict of str to Tensor
-        Become ``get_attr`` nodes.
+        Parameters and buffers, which become ``get_attr`` nodes.
     leaves : list of Tensor
-        Become placeholders.
+        Inputs, which become placeholders.
 
     Returns
     -------
@@ -61,12 +61,12 @@ def record_on_meta(
 
     Raises
     ------
-    UnfollowedError
-        See the head of this file.
+    MetaRecordingError
+        The run is more than a chain of operators with known shapes.
     """
     recorder = _MetaRecorder()
-    twins = {name: recorder.parameter(name, tensor) for name, tensor in state.items()}
-    inputs = [recorder.input(i, leaf) for i, leaf in enumerate(leaves)]
+    twins = {name: recorder.add_parameter(name, tensor) for name, tensor in state.items()}
+    inputs = [recorder.add_input(i, leaf) for i, leaf in enumerate(leaves)]
     with enable_python_dispatcher(), _SwitchMode(recorder.graph), recorder:  # type: ignore[arg-type]
         results = run(twins, inputs)
     recorder.graph.output([recorder.find_node(result) for result in results])
@@ -74,7 +74,7 @@ def record_on_meta(
 
 
 class _SwitchMode(PreDispatchTorchFunctionMode):
-    """Notes what turns gradients or autocast on and off; of all else it only stands in the way as shortly as it can."""
+    """A function mode that records switches of gradients and autocast, and passes every other call on at minimal cost."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in SWITCHES:
@@ -83,35 +83,39 @@ class _SwitchMode(PreDispatchTorchFunctionMode):
 
 
 class _MetaRecorder(ProxyTorchDispatchMode):
-    """The dispatch mode. PyTorch lets only its own class stand before autograd, so this is one."""
+    """The dispatch mode. It derives from the class of PyTorch because only that class may stand before autograd."""
 
     def __init__(self) -> None:
         super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
         self.graph = NodeGraph()
         self.constants: dict[str, Tensor] = {}
-        self.nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # by id; the tensor is held, so that no other takes its id
-        self.twins: dict[int, Tensor] = {}  # of constants, on the meta device
-        self.made: dict[Any, fx.Node] = {}  # made from nothing, by storage: PyTorch hands on a shallow copy of those
+        self.nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # by id, with the tensor kept alive because ids are reused
+        self.twins: dict[int, Tensor] = {}  # constants on the meta device, by id
+        self.made: dict[
+            Any, fx.Node
+        ] = {}  # nodes without inputs, by storage, because PyTorch passes on shallow copies of their results
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to make sure of it at every call costs as much as the call
+        return False  # nothing is compiled here, and the check would double the cost of every call
 
-    def parameter(self, name: str, tensor: Tensor) -> Tensor:
+    def add_parameter(self, name: str, tensor: Tensor) -> Tensor:
         return self._add_leaf(self.graph.create_node("get_attr", name), tensor)
 
-    def input(self, number: int, tensor: Tensor) -> Tensor:
+    def add_input(self, number: int, tensor: Tensor) -> Tensor:
         return self._add_leaf(self.graph.placeholder(f"input_{number}"), tensor)
 
     def _add_leaf(self, node: fx.Node, tensor: Tensor) -> Tensor:
+        """Return a meta tensor like a parameter or input, bound to its node."""
         if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer) or tensor.layout != torch.strided:
             raise MetaRecordingError(f"{node.target} is a {type(tensor).__name__}")
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
         twin.requires_grad_(tensor.requires_grad)
-        self._follow(twin, node)
+        self._register_tensor(twin, node)
         return twin
 
-    def _follow(self, tensor: Tensor, node: fx.Node) -> None:
+    def _register_tensor(self, tensor: Tensor, node: fx.Node) -> None:
+        """Remember which node made a meta tensor."""
         with no_python_dispatcher():
             node.meta["val"] = tensor.detach()
         if node.op == "call_function" and not node.all_input_nodes:
@@ -119,17 +123,19 @@ class _MetaRecorder(ProxyTorchDispatchMode):
         self.nodes[id(tensor)] = (tensor, node)
 
     def find_node(self, tensor: Tensor) -> fx.Node:
-        found = self.nodes.get(id(tensor))
-        if found is not None:
-            return found[1]
+        """Return the node that made a tensor. A plain tensor of unknown origin becomes a constant."""
+        known = self.nodes.get(id(tensor))
+        if known is not None:
+            return known[1]
         if tensor.device == META and (node := self.made.get(_storage_key(tensor))) is not None:
             self.nodes[id(tensor)] = (tensor, node)
             return node
         if tensor.device == META or type(tensor) not in (Tensor, torch.nn.Parameter):
-            raise MetaRecordingError(f"a {type(tensor).__name__} came from nowhere that was recorded")
+            raise MetaRecordingError(f"the origin of a {type(tensor).__name__} was not recorded")
         return self._add_constant(tensor)
 
     def _add_constant(self, tensor: Tensor) -> fx.Node:
+        """Add a ``get_attr`` node for a tensor with numbers, and make its twin on the meta device."""
         name = f"constants.{len(self.constants)}"
         self.constants[name] = tensor.detach().clone()
         node = self.graph.create_node("get_attr", name)
@@ -148,10 +154,11 @@ class _MetaRecorder(ProxyTorchDispatchMode):
         if not isinstance(result, (Tensor, list, tuple)) and result is not None:
             raise MetaRecordingError(f"{func} looks at numbers")
         if func is ATEN.lift_fresh.default:
-            func = ATEN.lift_fresh_copy.default  # or a later write would change the constant
+            func = ATEN.lift_fresh_copy.default  # a later write must not change the constant
         return self._add_result(self.graph.call_function(func, *arguments), result)
 
     def _replace_constants(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Replace constants in the arguments of an operator by their twins on the meta device."""
         constants: list[Tensor] = []
 
         def twin(tensor: Tensor) -> Tensor:
@@ -165,29 +172,32 @@ class _MetaRecorder(ProxyTorchDispatchMode):
         return swapped
 
     def _add_result(self, node: fx.Node, result: Any) -> Any:
+        """Bind the result of an operator to its node, one ``getitem`` node for each part of a tuple."""
         node.meta["stack_trace"] = _format_user_line()
         if isinstance(result, Tensor):
-            self._follow(result, node)
+            self._register_tensor(result, node)
         elif result is not None:
             node.meta["val"] = [t.detach() if isinstance(t, Tensor) else t for t in result]
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
-                    self._follow(part, self.graph.call_function(operator.getitem, (node, i)))
+                    self._register_tensor(part, self.graph.call_function(operator.getitem, (node, i)))
         return result
 
 
 def _run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Run an operator on meta tensors, and make what it makes there too."""
-    with no_python_dispatcher():  # its decompositions are slow, and shapes are known without them
-        found = infer_result(func, args, kwargs)
-        if found is not None:
-            return found
-        with BELOW_AUTOGRAD() if func._schema.is_mutable else nullcontext():  # what needs gradients may be a leaf here
+    """Run an operator on meta tensors. Tensors that it creates are on the meta device too."""
+    with no_python_dispatcher():  # Python decompositions are slow and not needed for shapes
+        result = infer_result(func, args, kwargs)
+        if result is not None:
+            return result
+        with (
+            BELOW_AUTOGRAD() if func._schema.is_mutable else nullcontext()
+        ):  # autograd would refuse an in-place write to a leaf
             return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
 
 
 def _map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
-    """Put something in the place of every tensor, in lists, tuples and dicts too."""
+    """Replace every tensor in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         return swap(value)
     kind = type(value)
@@ -197,11 +207,12 @@ def _map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
 
 
 def _storage_key(tensor: Tensor) -> tuple[Any, ...]:
+    """Return a key that two tensors share if they view the same part of a storage."""
     return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def _format_user_line() -> str:
-    """Return the line of the innermost frame that is neither PyTorch's nor this package's, as a traceback writes it."""
+    """Return the innermost frame of the user, outside PyTorch and netgraph, in the format of a traceback."""
     frame = sys._getframe(2)
     while frame is not None:
         if is_user_file(frame.f_code.co_filename):

@@ -1,7 +1,7 @@
-"""Shapes of the commonest operators without asking PyTorch, which works many of them out in Python, slowly.
+"""Result shapes of the commonest operators. PyTorch works many of them out in Python, which is slow.
 
-Each function takes an operator's arguments and returns what it would make of meta tensors (size, strides, dtype), or None
-where the case is not one of the plain ones written here: then PyTorch is asked.
+Each rule takes the arguments of one operator and returns meta tensors with the size, strides and dtype of its result. A rule
+returns None where a case is not one of the plain ones written here. PyTorch is asked in that case.
 """
 
 from __future__ import annotations
@@ -18,21 +18,26 @@ INTEGERS = (torch.int64, torch.int32)
 
 
 def infer_result(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Return meta tensors like those that an operator makes, or None; results that need gradients say so.
+    """Return meta tensors like the result of an operator, or None where no rule covers the call.
 
     Parameters
     ----------
     func : operator
-    args, kwargs
-        Its arguments, tensors on the meta device.
+    args, kwargs : sequence and dict
+        Arguments of the call, with tensors on the meta device.
+
+    Returns
+    -------
+    Tensor, tuple of Tensor or None
+        Floating-point results require gradients where an argument does and gradients are enabled.
     """
     rule = OWN.get(func)
-    found = None if rule is None or not isinstance(args[0], Tensor | list | tuple) else rule(*args, **kwargs)
-    if found is not None and torch.is_grad_enabled() and _needs_gradient(args):
-        for tensor in found if isinstance(found, tuple) else (found,):
+    result = None if rule is None or not isinstance(args[0], Tensor | list | tuple) else rule(*args, **kwargs)
+    if result is not None and torch.is_grad_enabled() and _needs_gradient(args):
+        for tensor in result if isinstance(result, tuple) else (result,):
             if tensor.is_floating_point() and not tensor.requires_grad:
                 tensor.requires_grad_()
-    return found
+    return result
 
 
 def _needs_gradient(args: Sequence[Any]) -> bool:
@@ -47,9 +52,9 @@ def _new_tensor(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _are_plain(*tensors: Tensor | None) -> bool:
-    """Tell whether all are contiguous floating-point tensors of one dtype."""
-    given = [t for t in tensors if t is not None]
-    return all(t.is_floating_point() and t.dtype == given[0].dtype and t.is_contiguous() for t in given)
+    """Return True if all tensors are contiguous, floating-point and of one dtype."""
+    present = [t for t in tensors if t is not None]
+    return all(t.is_floating_point() and t.dtype == present[0].dtype and t.is_contiguous() for t in present)
 
 
 def _infer_elementwise(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
@@ -152,8 +157,8 @@ def _make_pool_rule(n: int) -> Callable[..., Tensor | None]:
 def _infer_reduction(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor | None:
     if dtype is not None or not dim or not _are_plain(x):
         return None
-    gone = {d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)}
-    return _new_tensor(x, [1 if d in gone else m for d, m in enumerate(x.shape) if keepdim or d not in gone])
+    reduced = {d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)}
+    return _new_tensor(x, [1 if d in reduced else m for d, m in enumerate(x.shape) if keepdim or d not in reduced])
 
 
 def _infer_vector_norm(
@@ -197,7 +202,7 @@ def _infer_attention(
 
 
 def _infer_recurrent(x: Tensor, states: Any, params: Any, *more: Any) -> tuple[Tensor, ...] | None:
-    if not isinstance(more[0], bool) or x.ndim != 3:  # packed sequences come otherwise
+    if not isinstance(more[0], bool) or x.ndim != 3:  # packed sequences have other arguments
         return None
     listed = (states,) if isinstance(states, Tensor) else tuple(states)
     _, _, _, _, bidirectional, batch_first = more

@@ -1,7 +1,7 @@
-"""A graph of nodes that is quick to write: no code will be made from it, so names need no care and arguments no search.
+"""An fx.Graph that is fast to write, because no Python code is ever generated from it.
 
-`torch.fx.Graph.create_node` looks for symbolic numbers in every argument and for names that Python allows; that is most of
-what a recording on shapes costs, and plain graphs hold neither.
+`torch.fx.Graph.create_node` searches every argument for symbolic numbers and every name for words that Python forbids. These
+checks take most of the time of a recording on meta tensors, and such graphs need neither.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import fx
 
 
 class NodeGraph(fx.Graph):
-    """A graph whose nodes are named by their targets and numbered."""
+    """A graph that names its nodes by target and number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class NodeGraph(fx.Graph):
     def create_node(
         self, op: str, target: Any, args: Any = None, kwargs: Any = None, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
-        """Add a node at the place where the graph is written."""
+        """Insert a node at the current place of the graph."""
         node = fx.Node(self, self._make_name(name or target), op, target, args or (), kwargs or {}, type_expr)
         self._insert(node)
         self._find_nodes_lookup_table.insert(node)
@@ -30,7 +30,7 @@ class NodeGraph(fx.Graph):
         return node
 
     def _make_name(self, target: Any) -> str:
-        """Return a name that no other node has: all end in a number, and only those of one base share it."""
+        """Return an unused name. Every name ends in a number that is unique among names with the same base."""
         base = self._bases.get(target)
         if base is None:
             word = target if isinstance(target, str) else getattr(target, "__name__", str(target))

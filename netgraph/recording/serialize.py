@@ -1,4 +1,4 @@
-"""Graphs as JSON: a list of ``[name, operator, args, kwargs]``; `netgraph.recording.interpreter` runs them."""
+"""Serialize graphs as JSON: a list of ``[name, operator, args, kwargs]``. `netgraph.recording.interpreter` runs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUILTINS = {
 
 
 def serialize_graph(graph: fx.Graph) -> list[Any]:
-    """Return a graph as data that JSON can hold."""
+    """Return a graph as JSON data."""
     return [
         [node.name, _serialize_operator(node), _serialize_value(node.args), _serialize_value(dict(node.kwargs))]
         for node in graph.nodes
@@ -26,6 +26,7 @@ def serialize_graph(graph: fx.Graph) -> list[Any]:
 
 
 def _serialize_operator(node: fx.Node) -> str:
+    """Return the name under which the interpreter finds the operator of a node."""
     if node.op != "call_function":
         return f"{node.op}:{node.target}"
     for name, function in BUILTINS.items():
@@ -35,6 +36,7 @@ def _serialize_operator(node: fx.Node) -> str:
 
 
 def _serialize_value(value: Any) -> Any:
+    """Return an argument as JSON data. Anything that JSON lacks becomes a dict with one key for its kind."""
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, (list, tuple)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from netgraph.utils.text import shorten
+
 ROWS = 60  # of one table; the rest are counted
 CHARACTERS = 120  # of one cell
 
@@ -40,5 +42,4 @@ def _render_cell(value: object) -> str:
 
 
 def _shorten_text(text: str) -> str:
-    short = text if len(text) <= CHARACTERS else text[: CHARACTERS - 1] + "…"
-    return escape("".join(c if c.isprintable() else "·" for c in short))
+    return escape(shorten(text, CHARACTERS))

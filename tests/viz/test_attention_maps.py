@@ -71,11 +71,11 @@ def test_long_words_and_the_title_are_inside_the_sheet(n):
 
 def test_even_attention_is_the_middle_and_twice_as_much_as_far_from_it_as_half():
     weights = np.array([[0.1, 0.2, 0.05, 0.4, 0.025, 0.0]])
-    scale = UniformCenteredScale.of([weights], 10)
-    np.testing.assert_allclose(scale.places(weights), [[0.5, 0.75, 0.25, 1.0, 0.0, 0.0]])
-    np.testing.assert_allclose([scale.share(x) for x in (0.5, 0.75, 1)], [0.1, 0.2, 0.4])
-    nearly = UniformCenteredScale.of([np.full((2, 10), 0.1 + 1e-6)], 10)
-    assert abs(nearly.places(np.array(0.1 + 1e-6)) - 0.5) < 1e-3  # rounding errors are no pattern
+    scale = UniformCenteredScale.from_maps([weights], 10)
+    np.testing.assert_allclose(scale.to_positions(weights), [[0.5, 0.75, 0.25, 1.0, 0.0, 0.0]])
+    np.testing.assert_allclose([scale.to_share(x) for x in (0.5, 0.75, 1)], [0.1, 0.2, 0.4])
+    nearly = UniformCenteredScale.from_maps([np.full((2, 10), 0.1 + 1e-6)], 10)
+    assert abs(nearly.to_positions(np.array(0.1 + 1e-6)) - 0.5) < 1e-3  # rounding errors are no pattern
 
 
 def test_maps_are_means_over_texts_and_the_rows_of_padding_count_nothing():
@@ -100,14 +100,14 @@ def test_a_layer_that_a_shorter_level_lacks_stands_alone_and_the_network_trains_
     titles = [axes.get_title(loc="left") for axes in plot_heads(hierarchy, TOKENS).axes]
     assert titles[8:12] == [f"head {i}" for i in range(4)]
     assert plot_heads(hierarchy, TOKENS).axes[8].get_ylabel().endswith("block merged into blocks.0")
-    with pytest.raises(NetgraphError, match=r"its block merged into blocks\.2; look at layer 2"):
+    with pytest.raises(NetgraphError, match=r"its block merged into blocks\.2\. Look at layer 2"):
         plot_words(hierarchy, TOKENS, ["a"], layer=3)
     assert hierarchy.levels[0].model.training
 
 
 def test_query_heads_follow_their_groups(monkeypatch):
     units = np.array([1, -1, 0])
-    monkeypatch.setattr("netgraph.viz.figures.drawing.compose_aggregates", lambda hierarchy, axis: [units])
+    monkeypatch.setattr("netgraph.viz.figures.attention_maps.compose_aggregates", lambda hierarchy, axis: [units])
     assert _match_heads(None, "heads", 1, 6).tolist() == [2, 3, -1, -1, 0, 1]
 
 

@@ -110,20 +110,20 @@ def test_a_level_of_lower_resolution_shows_each_channel_beside_itself():
 
 def test_a_level_of_fewer_blocks_alone_says_that_there_is_nothing_to_compare():
     shorter = ng.build_hierarchy(resnet(3, width=4), torch.randn(2, 3, 16, 16), directions="depth")
-    with pytest.raises(NetgraphError, match="blocks alone have merged"):
+    with pytest.raises(NetgraphError, match="only depth was coarsened"):
         plot_features(shorter, torch.randn(2, 3, 16, 16))
 
 
 def test_what_is_not_there_is_named(hierarchy):
     x = torch.randn(2, 3, 16, 16)
     for options, message in (
-        ({"axis": "9"}, "axis '9' is not merged, or no convolution reads it; there are 0"),
+        ({"axis": "9"}, "axis '9' is not merged, or no convolution reads it. Axes to choose: 0"),
         ({"level": 3}, "no level 3"),
-        ({"image": 2}, "image 2 is asked for, and there are 2"),
+        ({"image": 2}, "there is no image 2. There are 2"),
     ):
         with pytest.raises(NetgraphError, match=message):
             plot_features(hierarchy, x, **options)
-    with pytest.raises(NetgraphError, match="feature maps are of images"):
+    with pytest.raises(NetgraphError, match="feature maps need images"):
         plot_features(hierarchy, x[0])
     dense = ng.build_hierarchy(nn.Sequential(nn.Flatten(), *mlp((12, 8, 4))), torch.randn(2, 3, 2, 2), n_levels=2)
     with pytest.raises(NetgraphError, match="no feature maps"):

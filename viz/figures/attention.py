@@ -1,8 +1,8 @@
-"""Pictures of attention: every head of every layer, and one group of heads over the words of a text, fine against coarse.
+"""Pictures of attention: every head of every layer, or one group of heads over the words of a text, fine next to coarse.
 
-Row i of a map is what token i attends to; even attention is the middle of the colours (`netgraph.viz.figures.color_scale`), and the brightest
-place of a layer is yellow. Columns of padding are left out.
-Heads that merge stand together, in one colour, with the coarse head that they became.
+Row i of a map is the attention of token i. Uniform attention has the middle colour (`netgraph.viz.figures.color_scale`), and the
+brightest entry of a layer is yellow. Columns of padding are left out.
+Heads that merge stand together in one colour, followed by their merged head.
 """
 
 from __future__ import annotations
@@ -23,27 +23,51 @@ from netgraph.viz.figures.hierarchy import FAINT, INK, STYLE, save_figure
 
 WORDS = 40  # tokens that a map of words has at most
 ACROSS = 3  # maps of words in a row
-SIDE, NEAR, APART = 0.95, 0.07, 0.16  # inches: a map of the overview, and what is between maps, and more between groups
+SIDE, NEAR, APART = (
+    0.95,
+    0.07,
+    0.16,
+)  # inches: a map of the overview, the gap between maps, and the larger gap between groups
 ROW, HEAD, MARGIN, LEAST = 1.28, 0.34, 0.4, 5.0
-CELL, SMALLEST, BETWEEN, BAR = 0.125, 1.0, 0.28, 0.75  # inches of a map over words, and of what is around it
+CELL, SMALLEST, BETWEEN, BAR = (
+    0.125,
+    1.0,
+    0.28,
+    0.75,
+)  # inches: a cell of a map over words, the smallest map, and the gaps around it
 TITLE = "What tokens (down) attend to (across): level 0, and → level {}"
 
 
 def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
-    """Return a `matplotlib.figure.Figure`: layers down, heads across, those that merge side by side and before what they became.
+    """Plot all heads: layers down, heads across, the heads of each group before their merged head.
 
     Parameters
     ----------
     hierarchy : Hierarchy
     inputs : Tensor, tuple or dict
-        As the network takes them; maps are means over the rows.
-    level : int
-        The coarse level beside level 0.
+        As the network takes them. Maps are means over the rows.
+    level : int, default -1
+        The coarse level to compare with level 0.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
     NetgraphError
-        The network has no attention whose heads are found, or the level is not there.
+        The network has no attention with known heads, or the level does not exist.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import plot_heads
+    >>> layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    >>> tokens = torch.randn(2, 5, 16)
+    >>> figure = plot_heads(ng.build_hierarchy(layer, tokens, n_levels=2), tokens)
+    >>> len(figure.axes)  # 4 heads of level 0 and 2 of level 1
+    6
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -57,49 +81,64 @@ def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
         figure = Figure(figsize=(width, height))
         figure.text(0.1 / width, 1 - 0.12 / height, TITLE.format(level), va="top", fontsize=9, weight="bold")
         for i, (layer, row) in enumerate(zip(layers, rows, strict=True)):
-            scale = UniformCenteredScale.of(layer.maps.values(), layer.seen)
+            scale = UniformCenteredScale.from_maps(layer.maps.values(), layer.n_tokens)
             bottom = height - HEAD - (i + 1) * ROW + 0.1
             for title, weights, colour, right in row:
                 box = ((MARGIN + right - SIDE) / width, bottom / height, SIDE / width, SIDE / height)
                 place: Any = figure.add_axes(box)
-                _draw_map(place, weights[: layer.seen, : layer.seen], title, colour, scale)
+                _draw_map(place, weights[: layer.n_tokens, : layer.n_tokens], title, colour, scale)
             first = figure.axes[-len(row)]
-            said = f"even {_format_percent(scale.even)}, brightest {_format_percent(scale.share(1))}"
-            said = f"block merged into {format_label(layer.merged[level], 12)}" if level in layer.merged else said
-            first.set_ylabel(f"{format_label(layer.axis, 26)}\n{said}", fontsize=5.5)
+            note = f"even {_format_percent(scale.even)}, brightest {_format_percent(scale.to_share(1))}"
+            note = f"block merged into {format_label(layer.merged[level], 12)}" if level in layer.merged else note
+            first.set_ylabel(f"{format_label(layer.axis, 26)}\n{note}", fontsize=5.5)
         return figure
 
 
 def plot_words(
     hierarchy: Hierarchy, inputs: Any, words: Sequence[str], *, layer: int = 0, head: int = 0, level: int = -1
 ) -> Any:
-    """Return a figure of one coarse head and of the heads that it was, over the words of the first text.
+    """Plot one coarse head and its fine heads over the words of the first text.
 
     Parameters
     ----------
     hierarchy, inputs, level
         As for `plot_heads`.
     words : sequence of str
-        The first text's tokens, as many as shall be seen; at most `WORDS` are. Without any, places are numbered.
-    layer, head : int
-        Which attention, in the order in which they run, and which of its coarse heads.
+        Tokens of the first text to show, at most `WORDS`. Numbers take their place if it is empty.
+    layer, head : int, default 0
+        The attention layer, in the order of the run, and the number of its coarse head.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
     NetgraphError
         There is no such layer or head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import plot_words
+    >>> layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    >>> tokens = torch.randn(1, 3, 16)
+    >>> figure = plot_words(ng.build_hierarchy(layer, tokens, n_levels=2), tokens, ["a", "good", "film"])
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['a', 'good', 'film']
     """
     import matplotlib
 
-    found = collect_layer_attention(hierarchy, split_texts(inputs, 1)[0], [level])
+    layers = collect_layer_attention(hierarchy, split_texts(inputs, 1)[0], [level])
     level %= len(hierarchy.levels)
-    chosen, merged = _choose_head(found, layer, head, level)
-    words = [format_label(word, 14) for word in words or map(str, range(chosen.seen))][:WORDS]
+    attention, merged = _choose_head(layers, layer, head, level)
+    words = [format_label(word, 14) for word in words or map(str, range(attention.n_tokens))][:WORDS]
     n = len(words)
-    members = [(f"head {i}", chosen.maps[0][i, :n, :n]) for i in np.flatnonzero(chosen.joined[level] == head)]
+    members = [(f"head {i}", attention.maps[0][i, :n, :n]) for i in np.flatnonzero(attention.joined[level] == head)]
     maps = [*members, (f"merged head {head}", merged[:n, :n])]
-    scale = UniformCenteredScale.of((weights for _, weights in maps), chosen.seen)
-    name = f"{format_label(chosen.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
+    scale = UniformCenteredScale.from_maps((weights for _, weights in maps), attention.n_tokens)
+    name = f"{format_label(attention.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
     with matplotlib.rc_context(STYLE):
         figure, places, bar = _lay_out_maps(len(maps), words, name)
         for i, (place, (title, weights)) in enumerate(zip(places, maps, strict=True)):
@@ -111,7 +150,7 @@ def plot_words(
 
 
 def _lay_out_maps(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, list[Any], Any]:
-    """Return a figure with places for maps over words and for the bar of colours: room for the longest word left of and below each."""
+    """Return a figure with axes for maps over words and for the colour bar, with room for the longest word."""
     from matplotlib.figure import Figure
 
     side, longest = max(CELL * len(words), SMALLEST), max(_measure_text(word, 6) for word in words) + 0.12
@@ -134,39 +173,41 @@ def _lay_out_maps(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, l
 
 
 def write_attention_figure(hierarchy: Hierarchy, inputs: Any, path: str | Path, **options: Any) -> None:
-    """Write `plot_words` where ``words`` are given, else `plot_heads`, as SVG, PNG or PDF."""
+    """Write `plot_words` if ``words`` is given, otherwise `plot_heads`, as SVG, PNG or PDF."""
     draw = plot_words if "words" in options else plot_heads
     save_figure(draw(hierarchy, inputs, **options), path)
 
 
 def _measure_text(text: str, size: float, **font: Any) -> float:
-    """Return how long a text is in a size of points, and some more: letters are set wider on a raster."""
+    """Return the width of a text in inches at a size in points, plus a margin, because raster output sets letters wider."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
     return float(TextPath((0, 0), text, prop=FontProperties(size=size, **font)).get_extents().width) * 1.08 / 72
 
 
-def _choose_head(found: list[LayerAttention], layer: int, head: int, level: int) -> tuple[LayerAttention, NDArray[Any]]:
+def _choose_head(
+    layers: list[LayerAttention], layer: int, head: int, level: int
+) -> tuple[LayerAttention, NDArray[Any]]:
     """Return a layer and the map of one of its coarse heads."""
-    sizes = [len(one.maps[level]) if level in one.maps else 0 for one in found]
-    if 0 <= layer < len(found) and level in found[layer].merged:
-        into = found[layer].merged[level]
-        there = next((i for i, one in enumerate(found) if one.axis.startswith(f"{into}.")), 0)
+    sizes = [len(one.maps[level]) if level in one.maps else 0 for one in layers]
+    if 0 <= layer < len(layers) and level in layers[layer].merged:
+        target = layers[layer].merged[level]
+        other = next((i for i, one in enumerate(layers) if one.axis.startswith(f"{target}.")), 0)
         raise NetgraphError(
-            f"layer {layer}, {found[layer].axis}, has no heads of its own on level {level}: its block merged into {into}; look at "
-            f"layer {there}, which is that block's"
+            f"layer {layer}, {layers[layer].axis}, has no heads of its own on level {level}, because its block merged into {target}. "
+            f"Look at layer {other}, which belongs to that block"
         )
-    if not 0 <= layer < len(found) or not 0 <= head < sizes[layer]:
+    if not 0 <= layer < len(layers) or not 0 <= head < sizes[layer]:
         raise NetgraphError(
-            f"there is no head {head} of layer {layer}; level {level} has {len(found)} layers with "
+            f"there is no head {head} of layer {layer}. Level {level} has {len(layers)} layers with "
             f"{', '.join(map(str, sizes))} heads, counted from 0"
         )
-    return found[layer], found[layer].maps[level][head]
+    return layers[layer], layers[layer].maps[level][head]
 
 
 def _group_heads(layer: LayerAttention, level: int) -> Iterator[tuple[str, NDArray[Any], str, float]]:
-    """Yield title, map, colour and right end: the heads of each aggregate, and the coarse head that they became."""
+    """Yield title, map, colour and right end of each head, fine heads of a group before their merged head."""
     fine, groups = layer.maps[0], layer.joined.get(level, np.full(len(layer.maps[0]), -1))
     right = 0.0
     for k, merged in enumerate(layer.maps.get(level, ())):
@@ -181,11 +222,13 @@ def _group_heads(layer: LayerAttention, level: int) -> Iterator[tuple[str, NDArr
 
 
 def _choose_color(head: int) -> str:
+    """Return the colour of a group of heads."""
     return OKABE_ITO[head % len(OKABE_ITO)]
 
 
 def _draw_map(place: Any, weights: NDArray[Any], title: str, colour: str, scale: UniformCenteredScale) -> Any:
-    image = place.imshow(scale.places(weights), vmin=0, vmax=1, interpolation="nearest")
+    """Draw one map with a frame in the colour of its group."""
+    image = place.imshow(scale.to_positions(weights), vmin=0, vmax=1, interpolation="nearest")
     bold = "→" in title or "merged" in title
     place.set_title(title, fontsize=7, color=INK, fontweight="bold" if bold else "normal")
     place.set_xticks([])
@@ -196,12 +239,14 @@ def _draw_map(place: Any, weights: NDArray[Any], title: str, colour: str, scale:
 
 
 def _format_percent(share: float) -> str:
+    """Return a share in percent, with one decimal below 10 %."""
     return f"{100 * share:.{0 if share >= 0.1 else 1}f}%"
 
 
 def _draw_color_bar(figure: Any, image: Any, place: Any, scale: UniformCenteredScale) -> None:
+    """Draw the colour bar with the ends and the middle of the scale."""
     bar = figure.colorbar(image, cax=place)
-    least, even, most = (_format_percent(scale.share(x)) for x in (0, 0.5, 1))
+    least, even, most = (_format_percent(scale.to_share(x)) for x in (0, 0.5, 1))
     bar.set_ticks([0, 0.5, 1], labels=[f"≤ {least}", f"{even}, even", most])
     bar.ax.tick_params(labelsize=6)
     bar.outline.set_visible(False)

@@ -1,6 +1,6 @@
-"""Colours of attention around what even attention would give: as many times 1/n above the middle as below.
+"""A logarithmic colour scale of attention whose middle is uniform attention, 1/n of n tokens.
 
-Untrained and shallow heads attend almost evenly, and on a scale from zero all their places look alike.
+Untrained and shallow heads attend almost uniformly, and a linear scale from zero shows them all in the same colour.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST = 0.25  # octaves at least: rounding errors are no pattern
+LEAST = 0.25  # smallest number of octaves, so that rounding errors show no pattern
 
 
 @dataclass(frozen=True)
 class UniformCenteredScale:
-    """A logarithmic scale from the even share / 2^octaves, place 0, to the even share * 2^octaves, place 1.
+    """A logarithmic scale from the uniform share / 2^octaves at position 0 to the uniform share * 2^octaves at position 1.
 
     Parameters
     ----------
     even : float
-        One over the number of tokens.
+        The uniform share: one over the number of tokens.
     octaves : float
+        Half the range of the scale, in powers of two.
     """
 
     even: float
     octaves: float
 
     @classmethod
-    def of(cls, maps: Iterable[NDArray[Any]], n: int) -> UniformCenteredScale:
-        """Return the scale whose end is the largest share in some maps over n tokens."""
+    def from_maps(cls, maps: Iterable[NDArray[Any]], n: int) -> UniformCenteredScale:
+        """Return the scale that ends at the largest share in some maps over n tokens."""
         most = max(float(weights.max(initial=0)) for weights in maps)
         return cls(1 / n, max(LEAST, float(np.log2(max(most * n, 1)))))
 
-    def places(self, weights: NDArray[Any]) -> NDArray[np.float64]:
-        """Return where shares stand, 0 to 1; what is smaller than the scale, such as zero, stands at its beginning."""
+    def to_positions(self, weights: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the positions of shares, 0 to 1. Shares below the scale, such as zero, are at position 0."""
         smallest = self.even * 2.0**-self.octaves
         times = np.log2(np.maximum(weights, smallest) / self.even)
         return np.asarray(np.clip(0.5 + times / (2 * self.octaves), 0, 1))
 
-    def share(self, place: float) -> float:
-        """Return the share that stands at a place."""
-        return float(self.even * 2 ** (self.octaves * (2 * place - 1)))
+    def to_share(self, position: float) -> float:
+        """Return the share at a position."""
+        return float(self.even * 2 ** (self.octaves * (2 * position - 1)))

@@ -1,4 +1,4 @@
-"""One function for each figure: it draws on a matplotlib figure, or on a part of one, that it is given."""
+"""Drawing functions of single figures. Each draws on a given matplotlib figure or subfigure."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from netgraph.affinity.weights import cosine
 from netgraph.coarsen.hierarchy.budget import GRID, measure_error_curves
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.merge_plan import AUTO, MergePlan, load_coarseners
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.graph.axis_units import AxisUnits
+from netgraph.utils.text import shorten
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 GREY = "#9a9a9a"
-PIXELS = 512  # units a side of an affinity picture; more are averaged
-LEAVES = 96  # units of a dendrogram; of more, the first aggregates are drawn
-ORDERED = 2048  # aggregates that are put in order by likeness; more stand by number
+PIXELS = 512  # largest side of an affinity image, above which units are averaged
+LEAVES = 96  # most leaves of a dendrogram, which shows the first aggregates of a larger axis
+ORDERED = 2048  # most aggregates to order by similarity, above which they are ordered by number
 
 
 def format_label(name: str, length: int = 32) -> str:
-    """Return a name as matplotlib can draw it: in one line, short, and no formula."""
-    name = "".join(c if c.isprintable() else "·" for c in name)  # what turns the direction of a line is not, either
-    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
+    """Return a name for matplotlib: one line, at most ``length`` characters, and no formula."""
+    return shorten(name, length).replace("$", r"\$")
 
 
 def compose_aggregates(hierarchy: Hierarchy, axis: str) -> list[NDArray[np.int64]]:
-    """Return for each coarser level which unit of that level each unit of level 0 joins, (n,), -1 where left out."""
-    now = np.arange(hierarchy.levels[0].spec.axes[axis].size)
+    """Return for each coarser level the unit that each unit of level 0 joins, (n,), or -1 where it was left out."""
+    joined = np.arange(hierarchy.levels[0].spec.axes[axis].size)
     out = []
     for level in hierarchy.levels[1:]:
         if axis in level.transfers:
-            now = np.where(now >= 0, level.transfers[axis].aggregates[now], -1)
-        out.append(now)
+            joined = np.where(joined >= 0, level.transfers[axis].aggregates[joined], -1)
+        out.append(joined)
     return out
 
 
 def order_units(hierarchy: Hierarchy, axis: str, affinity: sparse.csr_array) -> NDArray[np.int64]:
-    """Return units in an order that keeps every aggregate together, and like aggregates near one another."""
+    """Return an order of units that keeps every aggregate together and similar aggregates close."""
     groups = compose_aggregates(hierarchy, axis)
     last = np.where(groups[-1] >= 0, groups[-1], groups[-1].max(initial=-1) + 1)
     place = np.arange(int(last.max()) + 1)
@@ -56,13 +57,13 @@ def order_units(hierarchy: Hierarchy, axis: str, affinity: sparse.csr_array) -> 
 
 
 def compute_affinity(hierarchy: Hierarchy, axis: str) -> sparse.csr_array:
-    """Return the affinity of an axis' units on level 0, by the cosine of their weights."""
+    """Return the affinity of the units of an axis on level 0, by the cosine of their weights."""
     level = hierarchy.levels[0]
     return cosine(AxisUnits(level.spec, traced_state(level.model), axis), seed=0).tocsr()
 
 
 def downsample_matrix(matrix: sparse.csr_array) -> NDArray[Any]:
-    """Return a matrix as an image of at most `PIXELS` a side, each pixel a mean; what has no edge is nan."""
+    """Return a matrix as an image of at most `PIXELS` a side. A pixel is a mean, or nan where there is no edge."""
     n = matrix.shape[0]
     width = -(-n // PIXELS)
     coo = matrix.tocoo()
@@ -75,15 +76,15 @@ def downsample_matrix(matrix: sparse.csr_array) -> NDArray[Any]:
 
 
 def draw_affinity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
-    """Draw the affinity matrix of an axis as it is, and with units in the order of their aggregates."""
+    """Draw the affinity matrix of an axis, unordered and ordered by aggregates."""
     matrix = compute_affinity(hierarchy, axis)
     order = order_units(hierarchy, axis, matrix)
     n, k = len(order), int(compose_aggregates(hierarchy, axis)[-1].max(initial=-1)) + 1
     low, high = np.percentile(matrix.data, [1, 99]) if matrix.nnz else (0.0, 1.0)
     panels = figure.subplots(1, 2)
     titles = (f"axis {format_label(axis)}\n{n:,} units as they are", f"\nordered by {k:,} aggregates")
-    for ax, title, drawn in zip(panels, titles, (matrix, matrix[order][:, order]), strict=True):
-        image = ax.imshow(downsample_matrix(drawn), vmin=low, vmax=high, interpolation="nearest", extent=(0, n, n, 0))
+    for ax, title, shown in zip(panels, titles, (matrix, matrix[order][:, order]), strict=True):
+        image = ax.imshow(downsample_matrix(shown), vmin=low, vmax=high, interpolation="nearest", extent=(0, n, n, 0))
         ax.set_title(title)
         ax.spines[:].set_visible(False)
         ax.locator_params(nbins=5, integer=True)
@@ -93,7 +94,7 @@ def draw_affinity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 
 
 def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
-    """Draw which units join on which level, a leaf for each unit of level 0."""
+    """Draw the merges of every level as a tree whose leaves are the units of level 0."""
     ax = figure.subplots()
     groups = compose_aggregates(hierarchy, axis)
     order = order_units(hierarchy, axis, compute_affinity(hierarchy, axis))
@@ -102,9 +103,9 @@ def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     ax.plot(at, np.zeros(len(at)), "o", ms=2.2, color=OKABE_ITO[0], clip_on=False)
     for height, group in enumerate(groups, 1):
         at = _draw_joins(ax, at, group[order], height)
-    n, drawn = len(groups[-1]), len(order)
-    some = "" if drawn == n else f" ({drawn} of {n:,} units drawn)"
-    ax.set_title(f"axis {format_label(axis)}: what joins on which level{some}")
+    n, n_drawn = len(groups[-1]), len(order)
+    note = "" if n_drawn == n else f" ({n_drawn} of {n:,} units drawn)"
+    ax.set_title(f"axis {format_label(axis)}: what joins on which level{note}")
     sizes = [n, *(int(g.max(initial=-1)) + 1 for g in groups)]
     ax.set_yticks(range(len(sizes)), [f"level {i}\n{s:,} units" for i, s in enumerate(sizes)])
     ax.set_xticks([])
@@ -115,7 +116,7 @@ def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 
 
 def _cut_at_aggregates(order: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first units of an order, about `LEAVES` of them, that make whole aggregates."""
+    """Return the first units of an order, about `LEAVES` of them, up to the end of an aggregate."""
     if len(order) <= LEAVES:
         return order
     ends = np.flatnonzero(np.diff(last[order])) + 1
@@ -124,7 +125,7 @@ def _cut_at_aggregates(order: NDArray[np.int64], last: NDArray[np.int64]) -> NDA
 
 
 def _draw_joins(ax: Any, at: NDArray[Any], group: NDArray[np.int64], height: int) -> NDArray[Any]:
-    """Draw one level's brackets; return where each leaf's aggregate stands (nan where it was left out)."""
+    """Draw the brackets of one level. Return the position of each aggregate at its leaves, nan where one was left out."""
     kept = (group >= 0) & ~np.isnan(at)
     out = np.full(len(at), np.nan)
     for g in np.unique(group[kept]):
@@ -134,13 +135,13 @@ def _draw_joins(ax: Any, at: NDArray[Any], group: NDArray[np.int64], height: int
         ax.vlines(members, height - 1, height, color=OKABE_ITO[0] if len(members) > 1 else GREY, lw=0.8)
         ax.plot([middle], [height], "o", ms=2.2, color=OKABE_ITO[0], clip_on=False)
         out[group == g] = middle
-    gone = at[(group < 0) & ~np.isnan(at)]
-    ax.plot(gone, np.full(len(gone), height - 0.5), "x", ms=4, color=OKABE_ITO[3])
+    left_out = at[(group < 0) & ~np.isnan(at)]
+    ax.plot(left_out, np.full(len(left_out), height - 0.5), "x", ms=4, color=OKABE_ITO[3])
     return out
 
 
 def draw_complexity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
-    """Draw units, parameters and FLOPs of every level, in shares of the finest."""
+    """Draw units, parameters and FLOPs of every level as shares of the finest."""
     ax = figure.subplots()
     counts = {
         "units": [level.n_units for level in hierarchy.levels],
@@ -163,9 +164,9 @@ def draw_complexity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 
 
 def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
-    """Draw for each axis what merging it alone costs at each ratio: the six that cost most by name, the others grey."""
+    """Draw the error of merging one axis alone, against the ratio. The six worst axes are named and the others grey."""
     ax = figure.subplots()
-    curves, how = _measure_errors(hierarchy)
+    curves, label = _measure_errors(hierarchy)
     worst = sorted(curves, key=lambda name: -sum(curves[name]))
     for i, name in reversed(list(enumerate(worst))):
         named = i < len(OKABE_ITO)
@@ -187,7 +188,7 @@ def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     ax.legend(handles, labels, fontsize=8, loc="upper right")
     ax.set_title("Error against ratio, one axis at a time")
     ax.set_xlabel("share of units that stay")
-    ax.set_ylabel(how)
+    ax.set_ylabel(label)
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
     ax.grid(axis="y")
@@ -195,30 +196,28 @@ def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 
 
 def _measure_errors(hierarchy: Hierarchy) -> tuple[dict[str, list[float]], str]:
-    """Return each axis' error over `GRID`, and what was measured: by data where a budget did, else by weights."""
-    made = hierarchy.levels[1].reasons.get("curves")
-    if made:
+    """Return the error of each axis over `GRID` and a label: errors on data where a budget measured them, otherwise of weights."""
+    measured = hierarchy.levels[1].reasons.get("curves")
+    if measured:
         by_data = "error" in hierarchy.levels[1].reasons
-        return made, f"relative {'function' if by_data else 'weight'} error"
-    options = hierarchy.options
-    name = options.get("coarsener", "hem")
+        return measured, f"relative {'function' if by_data else 'weight'} error"
+    options = hierarchy.options or CoarsenOptions(seed=0)
+    name = options.coarsener_name
     name = name if name in plugins.list_plugins("netgraph.coarseners") else AUTO[0]
     finest = hierarchy.levels[0]
-    way = MergePlan(
-        load_coarseners(name), cosine, {"*": 0.5}, set(options.get("keep", ())), seed=options.get("seed", 0)
-    )
+    plan = MergePlan(load_coarseners(name), cosine, {"*": 0.5}, set(options.keep), seed=options.seed)
     return measure_error_curves(
-        way.down(finest.spec, traced_state(finest.model), {}, None)
+        plan.begin_step(finest.spec, traced_state(finest.model), {}, None)
     ), f"relative weight error by {name}"
 
 
 def draw_sparsity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
-    """Draw where the entries of P and R of one axis stand, from level 0 to level 1."""
+    """Draw the nonzeros of P and R of one axis, from level 0 to level 1."""
     transfer = hierarchy.levels[1].transfers[axis]
     n, k = transfer.n_fine, transfer.n_coarse
-    left, right = figure.subplots(1, 2, width_ratios=[1, 2])
+    P_axes, R_axes = figure.subplots(1, 2, width_ratios=[1, 2])
     size = float(np.clip(4000 / max(n, 1) ** 1.2, 0.4, 12))
-    for ax, matrix, name in ((left, transfer.P, "P prolongs"), (right, transfer.R, "R restricts")):
+    for ax, matrix, name in ((P_axes, transfer.P, "P prolongs"), (R_axes, transfer.R, "R restricts")):
         coo = matrix.tocoo()
         ax.scatter(coo.col, coo.row, s=size, marker="s", lw=0, color=OKABE_ITO[0], rasterized=coo.nnz > 5000)
         ax.set_title(f"{name}\n{matrix.shape[0]:,} × {matrix.shape[1]:,}, {matrix.nnz:,} entries", fontsize=9)

@@ -1,8 +1,8 @@
-"""Figures of a hierarchy: what is alike, what merges, what it costs and what it saves.
+"""Figures of a hierarchy: similarity of units, merges, costs and savings.
 
-``net.svg`` is all of them on one sheet; ``net.affinity.svg``, ``net.dendrogram.png``, ``net.complexity.pdf``,
-``net.error.svg`` and ``net.sparsity.png`` are one each. Colours are those of Okabe and Ito, "Color universal design",
-2008, and cividis (Nuñez, Anderton, Renslow, PLOS ONE 13(7), 2018): both read the same to colour-blind eyes.
+``net.svg`` holds all figures on one sheet. ``net.affinity.svg``, ``net.dendrogram.png``, ``net.complexity.pdf``,
+``net.error.svg`` and ``net.sparsity.png`` hold one each. Colours are those of Okabe and Ito, "Color universal design",
+2008, and cividis (Nuñez, Anderton, Renslow, PLOS ONE 13(7), 2018). Both stay readable with colour vision deficiency.
 """
 
 from __future__ import annotations
@@ -33,65 +33,97 @@ STYLE: Any = {
 }  # fmt: skip
 
 
-def plot_hierarchy(hierarchy: Hierarchy, what: str = "overview", *, axis: str | None = None) -> Any:
-    """Return a `matplotlib.figure.Figure`.
+def plot_hierarchy(hierarchy: Hierarchy, kind: str = "overview", *, axis: str | None = None) -> Any:
+    """Plot one figure of a hierarchy, or all of them on one sheet.
 
     Parameters
     ----------
     hierarchy : Hierarchy
-    what : str
+    kind : str, default "overview"
         ``affinity``, ``dendrogram``, ``complexity``, ``error``, ``sparsity``, or ``overview`` for all of them.
     axis : str, optional
-        Whose affinity, dendrogram and sparsity; by default the largest axis that was merged.
+        Axis of the affinity, the dendrogram and the sparsity. By default the largest merged axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
     NetgraphError
         There is no such figure, or no merged axis of that name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import plot_hierarchy
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> hierarchy = ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2)
+    >>> figure = plot_hierarchy(hierarchy, "affinity", axis="0")
+    >>> print(figure.axes[0].get_title(loc="left"))
+    axis 0
+    32 units as they are
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    if what != "overview" and what not in FIGURES:
-        raise NetgraphError(f"no figure is called {what!r}; there are overview, {', '.join(FIGURES)}")
+    if kind != "overview" and kind not in FIGURES:
+        raise NetgraphError(f"no figure is called {kind!r}; there are overview, {', '.join(FIGURES)}")
     axis = _choose_axis(hierarchy, axis)
     with matplotlib.rc_context(STYLE):
-        if what != "overview":
-            draw, size = FIGURES[what]
-            whole = Figure(figsize=size, layout="constrained")
-            draw(whole, hierarchy, axis)
-            return whole
-        whole = Figure(figsize=(13, 11.6), layout="constrained")
-        rows: Any = whole.subfigures(3, 1, height_ratios=[4.5, 3.0, 4.0], hspace=0.06)
+        if kind != "overview":
+            draw, size = FIGURES[kind]
+            figure = Figure(figsize=size, layout="constrained")
+            draw(figure, hierarchy, axis)
+            return figure
+        figure = Figure(figsize=(13, 11.6), layout="constrained")
+        rows: Any = figure.subfigures(3, 1, height_ratios=[4.5, 3.0, 4.0], hspace=0.06)
         first: Any = rows[0].subfigures(1, 2, width_ratios=[2.1, 1.0], wspace=0.04)
         third: Any = rows[2].subfigures(1, 2, width_ratios=[1.0, 1.2], wspace=0.04)
         places = {"affinity": first[0], "complexity": first[1], "dendrogram": rows[1], "error": third[0]}
         for name, place in {**places, "sparsity": third[1]}.items():
             FIGURES[name][0](place, hierarchy, axis)
-        return whole
+        return figure
 
 
 def _choose_axis(hierarchy: Hierarchy, axis: str | None) -> str:
+    """Return the requested axis if it is merged, or the largest merged axis."""
     merged = {name: t.n_fine for level in hierarchy.levels[1:2] for name, t in level.transfers.items()}
     if not merged:
-        raise NothingToMergeError("the hierarchy has one level, and there is nothing to draw; ask for two or more")
+        raise NothingToMergeError("the hierarchy has one level, so there is nothing to draw. Ask for two or more")
     if axis is not None and axis not in merged:
         raise NetgraphError(
-            f"axis {axis!r} is not merged from level 0 to level 1; merged are {', '.join(merged)[:300]}"
+            f"axis {axis!r} is not merged from level 0 to level 1. Merged axes: {', '.join(merged)[:300]}"
         )
     return axis or max(merged, key=merged.__getitem__)
 
 
 def write_figure(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write the figure that a file's name asks for, as SVG, PNG or PDF."""
-    asked = [word[1:] for word in Path(path).suffixes[:-1] if word[1:] in FIGURES]
-    save_figure(plot_hierarchy(hierarchy, asked[-1] if asked else "overview"), path)
+    """Write the figure that the name of a file asks for, as SVG, PNG or PDF.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    path : path
+        ``net.dendrogram.svg`` holds one figure, ``net.svg`` all of them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import write_figure
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> write_figure(ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2), "net.complexity.svg")
+    """
+    kinds = [word[1:] for word in Path(path).suffixes[:-1] if word[1:] in FIGURES]
+    save_figure(plot_hierarchy(hierarchy, kinds[-1] if kinds else "overview"), path)
 
 
-def save_figure(drawn: Any, path: str | Path) -> None:
-    """Write a figure by the suffix; the same figure makes the same bytes."""
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Save a figure in the format of the suffix. Equal figures give equal bytes, because no date is written."""
     import matplotlib
 
     dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower(), {})
     with matplotlib.rc_context(STYLE):
-        drawn.savefig(path, dpi=200, metadata=dated)
+        figure.savefig(path, dpi=200, metadata=dated)

@@ -18,6 +18,7 @@ from scipy import sparse
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
 from netgraph.graph.graph import UnitGraph, unit_graph
+from netgraph.utils.text import shorten
 
 SHOWN = 80  # characters of an axis' name in a label; the name itself stands whole beside it
 
@@ -61,7 +62,7 @@ class FlatGraph:
 
     def labels(self) -> list[str]:
         """Return a short name for each node: ``fc1[3]``."""
-        short = [name if len(name) <= SHOWN else name[: SHOWN - 1] + "…" for name in self.names]
+        short = [shorten(name, SHOWN, substitute=None) for name in self.names]
         return [f"{short[a]}[{i}]" for a, i in zip(self.axis.tolist(), self.index.tolist(), strict=True)]
 
     def relations(self) -> list[str]:

@@ -1,6 +1,6 @@
-"""What the page knows of attention, as data for JSON: each head's map over the first words of a few texts, 8 bits a number.
+"""Attention as JSON data for the page: maps of every head over the first words of a few texts, 8 bits a number.
 
-A number is where a share of attention stands on a scale around the even share (`netgraph.viz.figures.color_scale`), which goes with them.
+A number is the position of a share of attention on the colour scale (`netgraph.viz.figures.color_scale`). The scale is part of the data.
 """
 
 from __future__ import annotations
@@ -19,32 +19,39 @@ from netgraph.viz.page.page_data import pack_integers
 
 
 def build_attention_data(hierarchy: Hierarchy, texts: Sequence[tuple[Sequence[str], Any]]) -> list[dict[str, Any]]:
-    """Return what the page shows of texts: their words, and for every layer the maps of all levels.
+    """Return the words of some texts and the maps of all levels for every layer.
 
     Parameters
     ----------
     hierarchy : Hierarchy
     texts : sequence of (words, inputs)
-        Inputs are of one row, as the network takes them; without words their places are numbered.
+        Inputs hold one row each, as the network takes them. Without words, tokens are numbered.
+
+    Returns
+    -------
+    list of dict
+        One for each text, as `netgraph.viz.write_page` takes them.
 
     Raises
     ------
     NetgraphError
-        The network has no attention whose heads are found, or does not run on a text.
+        The network has no attention with known heads, or it does not run on a text.
     """
     return [_encode_text(hierarchy, words, inputs) for words, inputs in texts]
 
 
 def _encode_text(hierarchy: Hierarchy, words: Sequence[str], inputs: Any) -> dict[str, Any]:
+    """Return one text with its words and layers."""
     layers = collect_layer_attention(hierarchy, inputs, range(1, len(hierarchy.levels)))
-    n = min(WORDS, len(words) or layers[0].seen)
+    n = min(WORDS, len(words) or layers[0].n_tokens)
     shown = list(words[:n]) or [str(i) for i in range(n)]
     return {"words": [word[:40] for word in shown], "layers": [_encode_layer(layer, n) for layer in layers]}
 
 
 def _encode_layer(layer: LayerAttention, n: int) -> dict[str, Any]:
+    """Return one layer with its scale, its packed maps and the matching of its heads."""
     cut = {level: maps[:, :n, :n] for level, maps in layer.maps.items()}
-    scale = UniformCenteredScale.of(cut.values(), layer.seen)
+    scale = UniformCenteredScale.from_maps(cut.values(), layer.n_tokens)
     return {
         "axis": layer.axis,
         "even": scale.even,
@@ -56,4 +63,5 @@ def _encode_layer(layer: LayerAttention, n: int) -> dict[str, Any]:
 
 
 def _pack_map(weights: NDArray[Any], scale: UniformCenteredScale) -> list[Any]:
-    return pack_integers(np.rint(255 * scale.places(weights)).astype(np.uint8).ravel())
+    """Return a map as positions on the scale, 8 bits each."""
+    return pack_integers(np.rint(255 * scale.to_positions(weights)).astype(np.uint8).ravel())

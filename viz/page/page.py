@@ -1,8 +1,8 @@
-"""One HTML page of a hierarchy that asks for nothing from anywhere: levels side by side, aggregates that open.
+"""The HTML page of a hierarchy: one offline file with levels as columns and aggregates that open.
 
 The page is ``assets/`` and cytoscape.js (Franz et al., Bioinformatics 39(1), 2023; MIT, in ``vendor/``) in one file.
-Its content security policy names the digests of its own two scripts and its style, and allows nothing else; names from
-the network stand in JSON, and come on the page as text only.
+Its content security policy lists the digests of its two scripts and its style, and allows nothing else. Names from the
+network are stored as JSON and shown as text only.
 """
 
 from __future__ import annotations
@@ -29,14 +29,22 @@ def write_page(hierarchy: Hierarchy, path: str | Path, *, attention: list[dict[s
     hierarchy : Hierarchy
     path : path
     attention : list of dict, optional
-        What `netgraph.viz.page.attention_data.build_attention_data` returned: the page shows it beside the units.
+        Attention maps to show with the units, from `netgraph.viz.build_attention_data`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import write_page
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> write_page(ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2), "net.html")
     """
     data = build_page_data(hierarchy) | ({"attention": attention} if attention else {})
     Path(path).write_text(render_page(data), encoding="utf-8")
 
 
 def render_page(data: dict[str, Any]) -> str:
-    """Return the page of what `netgraph.viz.page.page_data.build_page_data` returned."""
+    """Return the HTML of the page for the data from `netgraph.viz.page.page_data.build_page_data`."""
     library = (HERE / "vendor" / "cytoscape.min.js").read_text(encoding="utf-8")
     style, script = (
         read_asset("theme.css") + read_asset("page.css") + read_asset("attention.css"),
@@ -56,12 +64,12 @@ def read_asset(name: str) -> str:
 
 
 def join_scripts(*names: str) -> str:
-    """Return files of ``assets/`` as one script that leaves no names behind."""
+    """Return files of ``assets/`` as one script that defines no global names."""
     return f'(() => {{\n"use strict";\n{"".join(map(read_asset, names))}}})();\n'
 
 
 def fill_template(name: str, parts: Mapping[str, str]) -> str:
-    """Return a page of ``assets/`` with its parts in their places; what they hold is never looked through for places."""
+    """Return a template of ``assets/`` with each ``{{name}}`` replaced. Replacements are not searched for further names."""
     pieces = [piece.partition("}}") for piece in read_asset(name).split("{{")]
     return pieces[0][0] + "".join(parts[part] + rest for part, _, rest in pieces[1:])
 
@@ -72,6 +80,6 @@ def policy_digest(text: str) -> str:
 
 
 def escape_json(data: Any) -> str:
-    """Return data as ASCII JSON in which no tag can begin or end."""
+    """Return data as ASCII JSON in which no HTML tag can begin or end."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,7 +1,7 @@
-"""What the page knows of a hierarchy, as data for JSON: axes whole, units packed, and of connections the strongest.
+"""A hierarchy as JSON data for the page: all axes, packed units, and the strongest connections.
 
-Numbers of units are packed as base64 of little-endian integers, unpacked in the browser when an axis is opened. Weights
-and affinities are 8 bits each: they become colours and widths.
+Arrays over units are base64 of little-endian integers. The browser unpacks them when an axis is opened. Weights and affinities
+have 8 bits, because they are shown as colours and widths.
 """
 
 from __future__ import annotations
@@ -22,41 +22,43 @@ from netgraph.graph.axis_units import AxisUnits
 from netgraph.graph.graph import unit_graph
 from netgraph.tracing.unit_spec import UnitSpec, term_axes
 
-KEPT = 2  # connections that each unit keeps of each pair of axes, from both its ends
-EDGES = 100_000  # connections of a level, in all
-ROWS = 1 << 16  # units whose numbers are compared at a time
+KEPT = 2  # strongest connections of each unit, for each pair of axes and from both ends
+EDGES = 100_000  # most connections of a level
+ROWS = 1 << 16  # units in memory at a time
 
 
 def build_page_data(hierarchy: Hierarchy) -> dict[str, Any]:
-    """Return all that the page shows."""
+    """Return the data of the page."""
     spec = hierarchy.levels[0].spec
     everywhere = set.intersection(
         *(set(level.spec.axes) for level in hierarchy.levels)
-    )  # blocks that merge lose theirs
-    names = [n for n in order_axes(spec) if n in everywhere and spec.axes[n].kind != "index"]  # places are no units
-    share, why = measure_coverage(hierarchy)
+    )  # merged blocks lose their axes
+    names = [n for n in order_axes(spec) if n in everywhere and spec.axes[n].kind != "index"]  # positions are no units
+    share, reasons = measure_coverage(hierarchy)
+    options = {} if hierarchy.options is None else hierarchy.options.to_plain()
     return {
         "name": type(hierarchy.levels[0].model).__name__,
         "complexity": [hierarchy.operator_complexity, hierarchy.grid_complexity],
-        "options": {k: str(v) for k, v in hierarchy.options.items() if k in ("coarsener", "ratio", "budget", "repair")},
+        "options": {k: str(v) for k, v in options.items() if k in ("coarsener", "ratio", "budget", "repair")},
         "merged": share,
-        "kept": why[:12],
+        "kept": reasons[:12],
         "axes": [_describe_axis(hierarchy, name) for name in names],
         "levels": [_describe_level(hierarchy, i, names) for i in range(len(hierarchy.levels))],
     }
 
 
 def order_axes(spec: UnitSpec) -> list[str]:
-    """Return the axes of the unit graph in the order of the parameters, those that are read before those that are made."""
+    """Return the axes of the unit graph in the order of the parameters, inputs of a layer before its outputs."""
     order: dict[str, None] = {}
     for name, terms in spec.parameters.items():
-        found = [(a not in spec.sums.get((name, d), ()), a) for d, t in enumerate(terms) for a in term_axes(t)]
-        if not all(made for made, _ in found):
-            order |= dict.fromkeys(a for _, a in sorted(found, key=lambda pair: pair[0]))
+        axes = [(a not in spec.sums.get((name, d), ()), a) for d, t in enumerate(terms) for a in term_axes(t)]
+        if not all(is_output for is_output, _ in axes):
+            order |= dict.fromkeys(a for _, a in sorted(axes, key=lambda pair: pair[0]))
     return list(order | dict.fromkeys(spec.used))
 
 
 def _describe_axis(hierarchy: Hierarchy, name: str) -> dict[str, Any]:
+    """Return name, kind, sizes and parameters of an axis."""
     axis = hierarchy.levels[0].spec.axes[name]
     readers = hierarchy.levels[0].spec.readers(name)
     return {
@@ -70,6 +72,7 @@ def _describe_axis(hierarchy: Hierarchy, name: str) -> dict[str, Any]:
 
 
 def _describe_level(hierarchy: Hierarchy, i: int, names: list[str]) -> dict[str, Any]:
+    """Return the counts, units and connections of a level."""
     level = hierarchy.levels[i]
     below = hierarchy.levels[i + 1].transfers if i + 1 < len(hierarchy.levels) else {}
     links, edges = _summarize_connections(level, names)
@@ -85,7 +88,7 @@ def _describe_level(hierarchy: Hierarchy, i: int, names: list[str]) -> dict[str,
 
 
 def _describe_units(level: Level, name: str, transfer: Transfer | None) -> dict[str, Any]:
-    """Return the weight of each unit, what it joins, and how like its aggregate it is, (1 + cos) / 2."""
+    """Return the weight of each unit, the aggregate it joins, and its similarity to that aggregate, (1 + cos) / 2."""
     x = AxisUnits(level.spec, traced_state(level.model), name).incoming
     lengths = np.nan_to_num(np.linalg.norm(x, axis=1) if x.shape[1] else np.zeros(len(x)), posinf=0)
     largest = float(lengths.max(initial=0))
@@ -97,13 +100,13 @@ def _describe_units(level: Level, name: str, transfer: Transfer | None) -> dict[
     if transfer is None:
         return out
     alike = compare_with_aggregates(x, transfer, lengths)
-    joins = pack_integers((transfer.aggregates + 1).astype(np.uint32))  # 0: left out
+    joins = pack_integers((transfer.aggregates + 1).astype(np.uint32))  # 0 for units that are left out
     likely = pack_integers(np.rint(alike * 255).astype(np.uint8))
     return {**out, "joins": joins, "affinity": likely, "meanAffinity": float(alike.mean())}
 
 
 def compare_with_aggregates(x: NDArray[Any], transfer: Transfer, lengths: NDArray[Any]) -> NDArray[Any]:
-    """Return ``(1 + cos) / 2`` between each unit and the mean of its aggregate, (n,); 0 for a unit left out."""
+    """Return ``(1 + cos) / 2`` between each unit and the mean of its aggregate, (n,), or 0 for a unit that is left out."""
     means = transfer.R.astype(x.dtype) @ x  # (k, n) @ (n, d)
     norms = np.linalg.norm(means, axis=1)
     out = np.zeros(len(x))
@@ -117,7 +120,7 @@ def compare_with_aggregates(x: NDArray[Any], transfer: Transfer, lengths: NDArra
 
 
 def _summarize_connections(level: Level, names: list[str]) -> tuple[list[Any], list[Any]]:
-    """Return the root mean square of the weights between each two axes, and the strongest between their units."""
+    """Return the root mean square weight between each two axes, and the strongest connections between units."""
     graph = unit_graph(level.model, level.spec, affinity=_no_affinity)
     number = {name: i for i, name in enumerate(names)}
     kept = min(KEPT, EDGES // max(sum(sum(block.shape) for block in graph.blocks.values()), 1))
@@ -135,12 +138,13 @@ def _summarize_connections(level: Level, names: list[str]) -> tuple[list[Any], l
 
 
 def _no_affinity(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
+    """An affinity without edges, because the page compares units with their aggregates only."""
     n = units.spec.axes[units.axis].size
     return sparse.csr_array((n, n))
 
 
 def find_strongest(block: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return rows and columns of the entries that are among the k largest of their row or of their column."""
+    """Return rows and columns of the entries that are among the k largest of their row or column."""
     chosen = np.zeros(block.shape, dtype=bool)
     for matrix, marks in ((block, chosen), (block.T, chosen.T)):
         n = matrix.shape[1]
@@ -151,7 +155,7 @@ def find_strongest(block: NDArray[Any], k: int) -> tuple[NDArray[Any], NDArray[A
 
 
 def pack_integers(numbers: NDArray[Any]) -> list[Any]:
-    """Return non-negative integers as [bytes each, base64], in the smallest width that holds them."""
+    """Return non-negative integers as [bytes each, base64], in the smallest sufficient width."""
     largest = int(numbers.max(initial=0))
     width = 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
     return [width, base64.b64encode(numbers.astype(f"<u{width}").tobytes()).decode("ascii")]

@@ -1,7 +1,7 @@
-"""Charts of training runs, by plotly: loss against cost, the trace of cycles, costs, tau, coarse steps, learning rates.
+"""Plotly charts of training runs: loss against cost, the trace of cycles, costs, tau, coarse steps and learning rates.
 
-One run has a colour for each level; of several runs each has its own. Times are
-those of training, matching counted, compiling, evaluation and callbacks not (`netgraph.fas.ledger`).
+A single run has one colour for each level. Several runs have one colour each. Times are training times: they include
+matching but not compilation, evaluation and callbacks (`netgraph.fas.monitoring.ledger`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import numpy as np
 from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import ASIDE, KINDS
 from netgraph.fas.monitoring.history import Curve, History
+from netgraph.utils.text import shorten
 from netgraph.viz.figures.drawing import GREY, OKABE_ITO
 
 INK, MARKED = "#222222", "lines+markers"
 FATES = {"taken": ("triangle-up", OKABE_ITO[2]), "rejected": ("x", OKABE_ITO[3]), "not begun": ("circle-open", GREY)}
 DASHES = ("solid", "dash", "dot", "dashdot")
-POINTS = 5000  # of one line; of longer ones some are left out
-TRACED = 2000  # visits of a trace; of longer runs the first are drawn
-MISSING = "the report is drawn by plotly, which is not installed; pip install 'netgraph-coarsening[report]'"
+POINTS = 5000  # most points of a line, above which it is thinned
+TRACED = 2000  # most visits of a trace, of which the first are drawn
+MISSING = "the report needs plotly, which is not installed. Run pip install 'netgraph-coarsening[report]'"
 
 
 def import_plotly() -> Any:
@@ -42,13 +43,13 @@ def import_plotly() -> Any:
 
 
 def escape_label(name: str, length: int = 40) -> str:
-    """Return a name as plotly shows it: text in one line, whose tags are none."""
+    """Return a name for plotly: one line, at most ``length`` characters, with HTML escaped."""
     name = re.sub(r"[^\S ]|[^\x20-\U0010ffff]|[\ud800-\udfff\x7f]", "·", name)
-    return escape(name if len(name) <= length else name[: length - 1] + "…", quote=False)
+    return escape(shorten(name, length, substitute=None), quote=False)
 
 
 def draw_loss(histories: Sequence[History], against: str) -> Any:
-    """Draw the loss of the evaluations, of one run also the training loss by level, against ``seconds`` or ``flops``."""
+    """Draw the validation loss against ``seconds`` or ``flops``. A single run also shows the training loss of each level."""
     column = 1 if against == "seconds" else 2
     figure = import_plotly().Figure()
     if len(histories) == 1:
@@ -65,7 +66,7 @@ def draw_loss(histories: Sequence[History], against: str) -> Any:
 
 
 def draw_accuracy(histories: Sequence[History]) -> Any:
-    """Draw the accuracy of the evaluations against seconds; None where none was measured."""
+    """Draw the accuracy of the evaluations against seconds. Return None if there is none."""
     figure = import_plotly().Figure()
     for i, history in enumerate(histories):
         curve = _thin_curve(history.evaluation_curve("accuracy"))
@@ -77,7 +78,7 @@ def draw_accuracy(histories: Sequence[History]) -> Any:
 
 
 def draw_trace(histories: Sequence[History]) -> Any:
-    """Draw on which level each step was taken, level 0 on top: the V and W of cycles; marks say what came of coarse steps."""
+    """Draw the level of every step, level 0 on top, so that V- and W-cycles show. Markers give the outcome of coarse steps."""
     import_plotly()
     from plotly.subplots import make_subplots
 
@@ -94,45 +95,45 @@ def draw_trace(histories: Sequence[History]) -> Any:
 
 
 def _add_trace(figure: Any, history: History, i: int) -> None:
-    """Draw the trace of one run, in the i-th row."""
+    """Draw the trace of one run in row i."""
     trace = history.trace()[:TRACED]
     if not len(trace):
         return
     steps, levels = np.r_[0, trace[:, 0]], np.r_[trace[0, 1], trace[:, 1]]
     line = {"color": OKABE_ITO[0], "width": 1.6, "shape": "vh"}
-    own = {"row": i + 1, "col": 1, "showlegend": i == 0}
-    figure.add_scatter(x=steps, y=levels, mode="lines", name="level at work", legendgroup="line", line=line, **own)
-    for what, (symbol, color) in FATES.items():
-        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == what]
+    place = {"row": i + 1, "col": 1, "showlegend": i == 0}
+    figure.add_scatter(x=steps, y=levels, mode="lines", name="level at work", legendgroup="line", line=line, **place)
+    for outcome, (symbol, color) in FATES.items():
+        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == outcome]
         x, y = np.array([mark for mark in marks if mark[0] <= steps[-1]]).reshape(-1, 2).T
         marker = {"symbol": symbol, "size": 9, "color": color, "line": {"width": 1.5, "color": color}}
-        named = {"name": f"coarse step {what}", "legendgroup": what, "mode": "markers", "marker": marker}
-        figure.add_scatter(x=x, y=y, **named, **own)
+        named = {"name": f"coarse step {outcome}", "legendgroup": outcome, "mode": "markers", "marker": marker}
+        figure.add_scatter(x=x, y=y, **named, **place)
 
 
-def draw_costs(histories: Sequence[History], what: str) -> Any:
-    """Draw ``seconds`` or ``flops`` of each run and level, parted by what they were spent on; None where nobody kept them."""
+def draw_costs(histories: Sequence[History], unit: str) -> Any:
+    """Draw ``seconds`` or ``flops`` of each run and level by kind of work. Return None if no costs were recorded."""
     go = import_plotly()
     figure = go.Figure()
     rows = [(h, row) for h in histories for row in h.costs if row["kind"] not in ASIDE]
     for j, kind in enumerate(k for k in KINDS if k not in ASIDE):
-        own = [
-            (_make_line_name(histories, h, f"level {row['level']}"), row[what])
+        bars = [
+            (_make_line_name(histories, h, f"level {row['level']}"), row[unit])
             for h, row in rows
             if row["kind"] == kind
         ]
-        if any(value for _, value in own):
+        if any(value for _, value in bars):
             bar = {"marker": {"color": OKABE_ITO[j % len(OKABE_ITO)]}, "orientation": "h", "name": kind}
-            figure.add_trace(go.Bar(y=[name for name, _ in own], x=[value for _, value in own], **bar))
+            figure.add_trace(go.Bar(y=[name for name, _ in bars], x=[value for _, value in bars], **bar))
     order = list(dict.fromkeys(_make_line_name(histories, h, f"level {row['level']}") for h, row in rows))
-    unit = "seconds" if what == "seconds" else "FLOPs"
-    _set_titles(figure, unit, "").update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False)
+    title = "seconds" if unit == "seconds" else "FLOPs"
+    _set_titles(figure, title, "").update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False)
     figure.update_layout(barmode="stack", height=_bars_height(len(order)))
     return figure if figure.data else None
 
 
 def draw_tau(histories: Sequence[History]) -> Any:
-    """Draw |tau| over |restrict grad f| at each look at a coarse step, by level; None where no level went down."""
+    """Draw |tau| over |restrict grad f| at each evaluation of the gate, by level. Return None if there is none."""
     figure = import_plotly().Figure()
     for i, history in enumerate(histories):
         for level in history.levels:
@@ -145,7 +146,7 @@ def draw_tau(histories: Sequence[History]) -> Any:
 
 
 def draw_coarse_steps(histories: Sequence[History]) -> Any:
-    """Draw how many coarse steps of each level were taken, rejected and not begun; None where none was asked for."""
+    """Draw the number of coarse steps of each level that were taken, rejected and not begun. Return None if there are none."""
     go = import_plotly()
     rows = [
         (_make_line_name(histories, h, f"level {i}"), steps) for h in histories for i, steps in h.coarse_steps().items()
@@ -153,12 +154,12 @@ def draw_coarse_steps(histories: Sequence[History]) -> Any:
     if not rows:
         return None
     figure, names = go.Figure(), [name for name, _ in rows]
-    for what, (_, color) in FATES.items():
-        values = [getattr(steps, what.replace(" ", "_")) for _, steps in rows]
-        why = ["<br>".join(f"{n} × {escape_label(w, 90)}" for w, n in s.why.items()) for _, s in rows]
-        told = {"hovertext": why} if what == "not begun" else {}
+    for outcome, (_, color) in FATES.items():
+        values = [getattr(steps, outcome.replace(" ", "_")) for _, steps in rows]
+        reasons = ["<br>".join(f"{n} × {escape_label(w, 90)}" for w, n in s.why.items()) for _, s in rows]
+        hover = {"hovertext": reasons} if outcome == "not begun" else {}
         marker = {"color": color}
-        figure.add_trace(go.Bar(y=names, x=values, orientation="h", name=what, marker=marker, **told))
+        figure.add_trace(go.Bar(y=names, x=values, orientation="h", name=outcome, marker=marker, **hover))
     _set_titles(figure, "coarse steps", "").update_yaxes(
         categoryorder="array", categoryarray=names[::-1], showgrid=False
     )
@@ -166,7 +167,7 @@ def draw_coarse_steps(histories: Sequence[History]) -> Any:
 
 
 def draw_rates(histories: Sequence[History]) -> Any:
-    """Draw the learning rate, of one run by level."""
+    """Draw the learning rate, by level for a single run."""
     figure = import_plotly().Figure()
     for i, history in enumerate(histories):
         for level in history.levels if len(histories) == 1 else [None]:
@@ -180,31 +181,32 @@ def draw_rates(histories: Sequence[History]) -> Any:
 
 
 CHARTS: tuple[tuple[str, str, Callable[[Sequence[History]], Any]], ...] = (
-    ("Loss against time", "On the validation split, on the finest level reached; of one run also the training loss of each level.", lambda h: draw_loss(h, "seconds")),
-    ("Loss against FLOPs", "The same against the operations that were spent.", lambda h: draw_loss(h, "flops")),
+    ("Loss against time", "On the validation split, on the finest level reached. A single run also shows the training loss of each level.", lambda h: draw_loss(h, "seconds")),
+    ("Loss against FLOPs", "The same against the number of operations.", lambda h: draw_loss(h, "flops")),
     ("Accuracy", "On the validation split, on the finest level reached.", draw_accuracy),
-    ("Learning rates", "As the schedule gave them.", draw_rates),
-    ("Cycles", "The level of every step, the finest on top. Triangles: coarse steps taken; crosses: rejected; rings: not begun.", draw_trace),
-    ("Time per level", "What each level's seconds were spent on; evaluation is left out.", lambda h: draw_costs(h, "seconds")),
-    ("FLOPs per level", "What each level's operations were spent on.", lambda h: draw_costs(h, "flops")),
-    ("Tau", "The norm of tau over that of the restricted gradient, at each look at a coarse step: above 1 tau rules.", draw_tau),
-    ("Coarse steps", "Taken, rejected by the line search, and not begun because a gate was closed; hover for reasons.", draw_coarse_steps),
+    ("Learning rates", "As set by the schedule.", draw_rates),
+    ("Cycles", "The level of every step, the finest on top. Coarse steps taken are triangles, rejected ones crosses, and those not begun rings.", draw_trace),
+    ("Time per level", "Seconds of each level by kind of work, without evaluation.", lambda h: draw_costs(h, "seconds")),
+    ("FLOPs per level", "Operations of each level by kind of work.", lambda h: draw_costs(h, "flops")),
+    ("Tau", "The norm of tau over that of the restricted gradient, each time a coarse step is considered. Above 1, tau dominates.", draw_tau),
+    ("Coarse steps", "Taken, rejected by the line search, and not begun because a gate was closed. Hover for the reasons.", draw_coarse_steps),
 )  # fmt: skip
 
 
 def choose_line_style(histories: Sequence[History], i: int, level: int) -> tuple[str, str]:
-    """Return the colour and dash of a level's line in the i-th run."""
+    """Return colour and dash of the line of a level in run i."""
     if len(histories) == 1:
         return OKABE_ITO[level % len(OKABE_ITO)], "solid"
     return OKABE_ITO[i % len(OKABE_ITO)], DASHES[level % len(DASHES)]
 
 
-def _make_line_name(histories: Sequence[History], history: History, what: str) -> str:
-    return f"{escape_label(history.name)} · {what}" if len(histories) > 1 else what
+def _make_line_name(histories: Sequence[History], history: History, text: str) -> str:
+    """Return the legend entry of a line, with the name of its run if there are several."""
+    return f"{escape_label(history.name)} · {text}" if len(histories) > 1 else text
 
 
 def _thin_curve(curve: Curve) -> Curve:
-    """Return at most `POINTS` rows, the first and the last among them."""
+    """Return at most `POINTS` rows, including the first and the last."""
     if len(curve) <= POINTS:
         return curve
     kept: Curve = curve[np.linspace(0, len(curve) - 1, POINTS).round().astype(int)]
@@ -214,6 +216,7 @@ def _thin_curve(curve: Curve) -> Curve:
 def _add_line(
     figure: Any, x: Curve, y: Curve, name: str, color: str, dash: str, *, width: float, mode: str = "lines",
 ) -> None:  # fmt: skip
+    """Add a line to a figure unless it is empty."""
     if len(x):
         line = {"color": color, "dash": dash, "width": width}
         trace = {"x": x.tolist(), "y": y.tolist(), "mode": mode, "name": name, "line": line}
@@ -221,24 +224,26 @@ def _add_line(
 
 
 def _set_titles(figure: Any, x: str, y: str, *, log_y: bool = False) -> Any:
+    """Set the titles of both axes."""
     figure.update_xaxes(title_text=x, rangemode="tozero")
     figure.update_yaxes(title_text=y, **(_make_log_axis(figure) if log_y else {}))
     return figure
 
 
 def _make_log_axis(figure: Any) -> dict[str, Any]:
-    """Return a logarithmic axis with ticks at 1, 2 and 5; a narrow one, where none of these may lie, has plotly's own."""
+    """Return a logarithmic axis with ticks at 1, 2 and 5. A narrow range may contain none of these and has default ticks."""
     values = [y for trace in figure.data for y in trace.y or () if y is not None and y > 0]
     wide = bool(values) and max(values) >= 5 * min(values)
     return {"type": "log", "tickformat": "~g", **({"dtick": "D2"} if wide else {})}
 
 
 def _bars_height(n: int) -> int:
+    """Return the height of a chart of n bars in pixels."""
     return max(220, 110 + 30 * n)
 
 
 def classify_step(record: Mapping[str, Any]) -> str:
-    """Return what became of a coarse step, which an ``up`` or a ``skip`` tells."""
+    """Return the outcome of a coarse step from its ``up`` or ``skip`` record."""
     if record["event"] == "skip":
         return "not begun"
     return "taken" if (record.get("length") or 0) > 0 else "rejected"

@@ -1,7 +1,7 @@
-"""One HTML page of training runs that asks for nothing from anywhere: their numbers, charts, and costs side by side.
+"""The HTML report of training runs: one offline file with their numbers, charts and costs.
 
-plotly's script comes from the installed package and stands in the page once. Its content security policy names the
-digests of the scripts; names of runs stand in JSON, and come on the page as text.
+The plotly script comes from the installed package and is in the page once. The content security policy lists the
+digests of the scripts. Names of runs are stored as JSON and shown as text.
 """
 
 from __future__ import annotations
@@ -22,36 +22,48 @@ COLUMNS = {
     "seconds_to_common_loss": "seconds to the loss all reached", "flops_to_common_loss": "FLOPs to it",
     "coarse": "coarse steps taken", "test_accuracy": "test accuracy", "test_loss": "test loss", "reason": "ended because",
 }  # fmt: skip
-WHOLE = ("Cycles",)  # charts that take the whole width
+WHOLE = ("Cycles",)  # charts over the whole width
 
 
 def write_run_page(histories: Sequence[History], path: str | Path) -> None:
-    """Write runs as one HTML file.
+    """Write the report of training runs as one HTML file.
 
     Parameters
     ----------
     histories : sequence of History
-        The first names the page where there is one only.
+        A single run gives the page its name.
     path : path
 
     Raises
     ------
     NetgraphError
         plotly is not installed, or there is no run.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import History
+    >>> from netgraph.viz import write_run_page
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    >>> batches = [(torch.randn(4, 8), torch.randint(0, 4, (4,)))]
+    >>> problem = ng.Problem(batches, torch.nn.functional.cross_entropy)
+    >>> solution = ng.FAS("v", cycles=1).solve(ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2), problem)
+    >>> write_run_page([History.of(solution, "one V-cycle")], "report.html")
     """
     Path(path).write_text(render_run_page(histories), encoding="utf-8")
 
 
 def render_run_page(histories: Sequence[History]) -> str:
-    """Return the page of some runs."""
+    """Return the HTML of the report."""
     if not histories:
-        raise NetgraphError("a report is of runs, and none is given; name one or more")
+        raise NetgraphError("a report needs at least one run, got none. Name one or more")
     import_plotly()
     from plotly.offline import get_plotlyjs
 
     library, style = get_plotlyjs(), read_asset("theme.css") + read_asset("run.css")
     script = join_scripts("run.js")
-    # plotly brings style sheets of its own, other ones with each version; nothing that they name can be fetched
+    # Style sheets of plotly change with every version, so inline styles are allowed. They cannot fetch anything.
     policy = (
         f"default-src 'none'; script-src {policy_digest(library)} {policy_digest(script)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -62,18 +74,20 @@ def render_run_page(histories: Sequence[History]) -> str:
 
 
 def build_report_data(histories: Sequence[History]) -> dict[str, Any]:
-    """Return what the page's script fills it with."""
-    drawn = [(title, caption, draw(histories)) for title, caption, draw in CHARTS]
+    """Return the data that the script of the page shows."""
+    figures = [(title, caption, draw(histories)) for title, caption, draw in CHARTS]
     charts = [
         {"title": title, "caption": caption, "text": figure.to_json(), "whole": title in WHOLE}
-        for title, caption, figure in drawn
+        for title, caption, figure in figures
         if figure is not None
     ]
     title = histories[0].name if len(histories) == 1 else f"{len(histories)} runs"
-    said = str(histories[0].facts.get("reason") or "") if len(histories) == 1 else ", ".join(h.name for h in histories)
+    subtitle = (
+        str(histories[0].facts.get("reason") or "") if len(histories) == 1 else ", ".join(h.name for h in histories)
+    )
     return {
         "title": title,
-        "said": said,
+        "said": subtitle,
         "charts": charts,
         "numbers": tabulate_results(histories),
         "costs": tabulate_costs(histories),
@@ -81,36 +95,38 @@ def build_report_data(histories: Sequence[History]) -> dict[str, Any]:
 
 
 def tabulate_results(histories: Sequence[History]) -> dict[str, Any]:
-    """Return the table of what runs are compared by, as text; columns that are empty are left out."""
+    """Return the comparison table of runs as text, without empty columns."""
     loss = common_loss(histories) if len(histories) > 1 else None
     rows = [summarize_run(history, loss) for history in histories]
     for row in rows:
-        asked = row["corrections_taken"] + row["corrections_rejected"] + row["coarse_steps_not_begun"]
-        row["coarse"] = f"{row['corrections_taken']:,} of {asked:,}" if asked else None
+        n_steps = row["corrections_taken"] + row["corrections_rejected"] + row["coarse_steps_not_begun"]
+        row["coarse"] = f"{row['corrections_taken']:,} of {n_steps:,}" if n_steps else None
     used = [key for key in COLUMNS if any(row[key] is not None for row in rows)]
     text = [[format_number(key, row[key]) for key in used] for row in rows]
-    note = "Seconds and FLOPs are those of training: matching counted, compiling, evaluation and callbacks not."
+    note = (
+        "Seconds and FLOPs are those of training. They include matching, but not compilation, evaluation and callbacks."
+    )
     if loss is not None:
         note = f"The lowest loss that all runs reached is {loss:.4g}. {note}"
     return {"caption": "Runs", "head": [COLUMNS[key] for key in used], "rows": text, "note": note}
 
 
 def tabulate_costs(histories: Sequence[History]) -> dict[str, Any]:
-    """Return the table of the ledgers, as text: a row for each run and level, seconds by what they were spent on."""
+    """Return the cost table as text: one row for each run and level, seconds by kind of work."""
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for h in histories for row in h.costs)]
     rows = []
     for history in histories:
         for level in sorted({row["level"] for row in history.costs}):
-            own = {row["kind"]: row for row in history.costs if row["level"] == level}
-            seconds = [f"{own[kind]['seconds']:.2f}" if kind in own else "" for kind in kinds]
-            flops = sum(row["flops"] for kind, row in own.items() if kind != "evaluate")
+            costs_by_kind = {row["kind"]: row for row in history.costs if row["level"] == level}
+            seconds = [f"{costs_by_kind[kind]['seconds']:.2f}" if kind in costs_by_kind else "" for kind in kinds]
+            flops = sum(row["flops"] for kind, row in costs_by_kind.items() if kind != "evaluate")
             rows.append([history.name, str(level), *seconds, f"{flops:.3g}"])
     head = ["run", "level", *kinds, "FLOPs"]
-    return {"caption": "Seconds by level and what they were spent on", "head": head, "rows": rows, "note": ""}
+    return {"caption": "Seconds by level and kind of work", "head": head, "rows": rows, "note": ""}
 
 
 def format_number(key: str, value: Any) -> str:
-    """Return one cell of the table."""
+    """Return one cell of the comparison table as text."""
     if value is None:
         return ""
     if "accuracy" in key:

@@ -1,4 +1,4 @@
-"""Training runs on one sheet, by matplotlib: for papers, and for trackers that show pictures."""
+"""Training runs on one matplotlib sheet, for papers and for trackers that show images."""
 
 from __future__ import annotations
 
@@ -15,29 +15,51 @@ from netgraph.viz.figures.drawing import GREY, OKABE_ITO, format_label
 from netgraph.viz.figures.hierarchy import INK, STYLE, save_figure
 from netgraph.viz.reports.charts import FATES, TRACED, choose_line_style, classify_step
 
-LINES = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dashdot"}  # plotly's words and matplotlib's
+LINES = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dashdot"}  # plotly names to matplotlib names
 MARKS = {"triangle-up": "^", "x": "x", "circle-open": "o"}
 
 
 def plot_runs(histories: Sequence[History]) -> Any:
-    """Return a `matplotlib.figure.Figure` of loss against time and FLOPs, cycles, costs, tau and learning rates.
+    """Plot loss against time and FLOPs, cycles, costs, tau and learning rates of training runs on one sheet.
+
+    Parameters
+    ----------
+    histories : sequence of History
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
     NetgraphError
         There is no run.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import History
+    >>> from netgraph.viz import plot_runs
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    >>> batches = [(torch.randn(4, 8), torch.randint(0, 4, (4,)))]
+    >>> problem = ng.Problem(batches, torch.nn.functional.cross_entropy)
+    >>> solution = ng.FAS("v", cycles=1).solve(ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2), problem)
+    >>> figure = plot_runs([History.of(solution, "one V-cycle")])
+    >>> figure.axes[0].get_title(loc="left")
+    'Loss against seconds'
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     if not histories:
-        raise NetgraphError("a figure is of runs, and none is given; name one or more")
+        raise NetgraphError("a figure of runs needs at least one, got none. Name one or more")
     with matplotlib.rc_context(STYLE):
         n = len(histories)
-        whole = Figure(
+        figure = Figure(
             figsize=(10.5, 6.4 + 1.1 * n + 0.3 * min(sum(len(h.levels) for h in histories), 24)), layout="constrained"
         )
-        rows: Any = whole.subfigures(
+        rows: Any = figure.subfigures(
             4, 1, height_ratios=[3.0, 0.4 + 1.1 * n, 0.9 + 0.3 * sum(len(h.levels) for h in histories), 2.6]
         )
         for ax, unit in zip(rows[0].subplots(1, 2, sharey=True), ("seconds", "FLOPs"), strict=True):
@@ -49,16 +71,16 @@ def plot_runs(histories: Sequence[History]) -> Any:
         left, right = rows[3].subplots(1, 2)
         draw_tau(left, histories)
         draw_rates(right, histories)
-        return whole
+        return figure
 
 
 def write_run_figure(histories: Sequence[History], path: str | Path) -> None:
-    """Write the sheet as SVG, PNG or PDF."""
+    """Write `plot_runs` as SVG, PNG or PDF."""
     save_figure(plot_runs(histories), path)
 
 
 def draw_loss(ax: Any, histories: Sequence[History], unit: str) -> None:
-    """Draw the loss of the evaluations, of one run also the training loss by level."""
+    """Draw the validation loss. A single run also shows the training loss of each level."""
     column = 1 if unit == "seconds" else 2
     if len(histories) == 1:
         for level in histories[0].levels:
@@ -79,16 +101,16 @@ def draw_loss(ax: Any, histories: Sequence[History], unit: str) -> None:
 
 
 def draw_trace(ax: Any, history: History, *, titled: bool) -> None:
-    """Draw on which level each step was taken, the finest on top, and what came of coarse steps."""
+    """Draw the level of every step, the finest on top, and the outcome of coarse steps."""
     trace = history.trace()[:TRACED]
     if len(trace):
         ax.step(np.r_[0, trace[:, 0]], np.r_[trace[0, 1], trace[:, 1]], where="pre", lw=1, color=OKABE_ITO[0])
-    for what, (symbol, color) in FATES.items():
-        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == what]
+    for outcome, (symbol, color) in FATES.items():
+        marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == outcome]
         kept = np.array([m for m in marks if m[0] <= trace[-1:, 0].max(initial=0)]).reshape(-1, 2)
         face = "none" if symbol == "circle-open" else color
         style = {"marker": MARKS[symbol], "color": color, "mfc": face, "ms": 4, "ls": "none"}
-        ax.plot(*kept.T, **style, label=f"coarse step {what}" if len(kept) else None)
+        ax.plot(*kept.T, **style, label=f"coarse step {outcome}" if len(kept) else None)
     ax.set_yticks(range(max(history.levels, default=0) + 1))
     ax.set_ylim(max(history.levels, default=0) + 0.4, -0.4)
     ax.set_ylabel("level")
@@ -101,13 +123,13 @@ def draw_trace(ax: Any, history: History, *, titled: bool) -> None:
 
 
 def draw_costs(ax: Any, histories: Sequence[History], unit: str) -> None:
-    """Draw what each level cost, by what it was spent on."""
-    what, kinds = unit.lower(), [kind for kind in KINDS if kind not in ASIDE]
+    """Draw the cost of each level by kind of work."""
+    key, kinds = unit.lower(), [kind for kind in KINDS if kind not in ASIDE]
     rows = [(h, row) for h in histories for row in h.costs if row["kind"] in kinds]
     bars = list(dict.fromkeys((i, row["level"]) for i, h in enumerate(histories) for k, row in rows if k is h))
     left = np.zeros(len(bars))
     for j, kind in enumerate(kinds):
-        spent = {(histories.index(h), row["level"]): row[what] for h, row in rows if row["kind"] == kind}
+        spent = {(histories.index(h), row["level"]): row[key] for h, row in rows if row["kind"] == kind}
         width = np.array([spent.get(bar, 0.0) for bar in bars])
         if width.any():
             ax.barh(range(len(bars)), width, 0.7, left, color=_choose_color(j), label=kind)
@@ -126,7 +148,7 @@ def draw_costs(ax: Any, histories: Sequence[History], unit: str) -> None:
 
 
 def draw_tau(ax: Any, histories: Sequence[History]) -> None:
-    """Draw |tau| over the restricted gradient at each look at a coarse step."""
+    """Draw |tau| over the restricted gradient at each evaluation of the gate."""
     for i, history in enumerate(histories):
         for level in history.levels:
             line, (color, dash) = history.tau_share(level), choose_line_style(histories, i, level)
@@ -162,7 +184,7 @@ def draw_rates(ax: Any, histories: Sequence[History]) -> None:
 
 
 def _set_log_axis(ax: Any) -> None:
-    """Make the axis logarithmic, with ticks at 1, 2 and 5 as plain numbers."""
+    """Make the y axis logarithmic, with plain numbers at 1, 2 and 5."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     ax.set_yscale("log")
@@ -172,4 +194,5 @@ def _set_log_axis(ax: Any) -> None:
 
 
 def _choose_color(i: int) -> str:
+    """Return colour i of the palette."""
     return OKABE_ITO[i % len(OKABE_ITO)]
