@@ -1,7 +1,8 @@
-"""Convolutional networks for images of 32 × 32 pixels: VGG-like, ResNet and WideResNet.
+"""Convolutional networks for images of 32 × 32 pixels: VGG, ResNet and WideResNet.
 
-Simonyan and Zisserman, ICLR 2015, with batch norm; He et al., CVPR 2016, section 4.2, with 1 × 1 projections where sizes
-change (option B: option A pads with zeros, which no unit computes); Zagoruyko and Komodakis, BMVC 2016.
+VGG with batch norm (Simonyan and Zisserman, ICLR 2015). ResNet for CIFAR (He et al., CVPR 2016, section 4.2), with 1 × 1
+projections where sizes change (option B), because option A pads with zeros, and no unit computes these channels.
+WideResNet (Zagoruyko and Komodakis, BMVC 2016).
 """
 
 from __future__ import annotations
@@ -15,10 +16,33 @@ from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
 def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3, pools: int = 5) -> nn.Sequential:
-    """Return eight convolutions with batch norm, of one to eight times ``width`` channels, and one linear layer.
+    """Build a VGG network: eight convolutions with batch norm and one linear layer.
 
-    Sizes are those of VGG-11; its three linear layers, made for 224 pixels, are one. The first ``pools`` of five stages halve
-    images, whose sides are 2^pools pixels or more: with four, those of CIFAR can be halved once before.
+    The convolutions are those of VGG-11. Its three linear layers, which fit images of 224 pixels, become one.
+
+    Parameters
+    ----------
+    n_classes : int, default 10
+        Number of outputs.
+    width : int, default 64
+        Channels of the first convolution. The last has eight times as many.
+    channels : int, default 3
+        Channels of the images.
+    pools : int, default 5
+        Number of the five stages, from the first on, that halve the image. Its sides must have at least ``2 ** pools``
+        pixels. With four pools, images of CIFAR can be halved once before.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The network with random weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import vgg
+    >>> vgg(width=8)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     prepare_torchvision()
     from torchvision.models.vgg import make_layers
@@ -37,17 +61,95 @@ def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3, pools: int =
 
 
 def resnet20(n_classes: int = 10, *, width: int = 16, channels: int = 3) -> nn.Sequential:
-    """Return the ResNet of 20 layers for CIFAR: 0.27 million parameters at its own width."""
+    """Build the ResNet of 20 layers for CIFAR, of 0.27 million parameters at the default width.
+
+    Parameters
+    ----------
+    n_classes : int, default 10
+        Number of outputs.
+    width : int, default 16
+        Channels of the first stage.
+    channels : int, default 3
+        Channels of the images.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The network with random weights.
+
+    References
+    ----------
+    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2.
+
+    Examples
+    --------
+    >>> from netgraph.models import resnet20
+    >>> round(sum(p.numel() for p in resnet20().parameters()) / 1e6, 2)
+    0.27
+    """
     return resnet(3, n_classes, width=width, channels=channels)
 
 
 def resnet56(n_classes: int = 10, *, width: int = 16, channels: int = 3) -> nn.Sequential:
-    """Return the ResNet of 56 layers for CIFAR: 0.86 million parameters at its own width."""
+    """Build the ResNet of 56 layers for CIFAR, of 0.86 million parameters at the default width.
+
+    Parameters
+    ----------
+    n_classes : int, default 10
+        Number of outputs.
+    width : int, default 16
+        Channels of the first stage.
+    channels : int, default 3
+        Channels of the images.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The network with random weights.
+
+    References
+    ----------
+    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2.
+
+    Examples
+    --------
+    >>> from netgraph.models import resnet56
+    >>> round(sum(p.numel() for p in resnet56().parameters()) / 1e6, 2)
+    0.86
+    """
     return resnet(9, n_classes, width=width, channels=channels)
 
 
 def resnet(n_blocks: int, n_classes: int = 10, *, width: int = 16, channels: int = 3) -> nn.Sequential:
-    """Return three stages of ``n_blocks`` blocks each, of ``width``, twice and four times as many channels."""
+    """Build a ResNet for CIFAR: three stages of residual blocks.
+
+    Parameters
+    ----------
+    n_blocks : int
+        Blocks of each stage. The network has ``6 * n_blocks + 2`` layers.
+    n_classes : int, default 10
+        Number of outputs.
+    width : int, default 16
+        Channels of the first stage. The second has twice and the third four times as many.
+    channels : int, default 3
+        Channels of the images.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The network with random weights.
+
+    References
+    ----------
+    He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import resnet
+    >>> resnet(1, width=8)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
     prepare_torchvision()
     from torchvision.models.resnet import BasicBlock
 
@@ -65,13 +167,14 @@ def resnet(n_blocks: int, n_classes: int = 10, *, width: int = 16, channels: int
 
 
 def _build_projection(n_in: int, n_out: int, stride: int) -> nn.Module | None:
+    """Return the 1 × 1 projection of a shortcut whose size changes, None if it does not change."""
     if n_in == n_out and stride == 1:
         return None
     return nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
 
 
 class WideBlock(nn.Module):
-    """Norm, activation and convolution, twice, beside a shortcut."""
+    """Norm, activation and convolution, twice, with a shortcut around them."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -85,22 +188,45 @@ class WideBlock(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (n, n_out, height / stride, width / stride)."""
         x = functional.relu(self.norm1(inputs))
-        beside = inputs if self.shortcut is None else self.shortcut(x)
+        shortcut = inputs if self.shortcut is None else self.shortcut(x)
         x = self.conv2(self.dropout(functional.relu(self.norm2(self.conv1(x)))))
-        return beside + x  # type: ignore[no-any-return]
+        return shortcut + x  # type: ignore[no-any-return]
 
 
 def wide_resnet(
     depth: int = 16, widen: int = 4, *, n_classes: int = 10, width: int = 16, channels: int = 3, dropout: float = 0.0
 ) -> nn.Sequential:
-    """Return a WideResNet; by default WRN-16-4, of 2.7 million parameters.
+    """Build a WideResNet, by default WRN-16-4 of 2.7 million parameters.
 
     Parameters
     ----------
-    depth : int
-        Six times the blocks of a stage, and 4.
-    widen : int
-        Channels of the first stage over ``width``.
+    depth : int, default 16
+        Number of layers: ``6 * n + 4`` for n blocks in each of the three stages.
+    widen : int, default 4
+        Factor of the first stage's channels over ``width``.
+    n_classes : int, default 10
+        Number of outputs.
+    width : int, default 16
+        Channels of the first convolution.
+    channels : int, default 3
+        Channels of the images.
+    dropout : float, default 0
+        Dropout between the convolutions of a block.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The network with random weights.
+
+    References
+    ----------
+    Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016.
+
+    Examples
+    --------
+    >>> from netgraph.models import wide_resnet
+    >>> round(sum(p.numel() for p in wide_resnet().parameters()) / 1e6, 1)
+    2.7
     """
     n_blocks = (depth - 4) // 6
     layers: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Conv2d(channels, width, 3, padding=1, bias=False))
@@ -117,12 +243,13 @@ def wide_resnet(
 
 
 def _add_head(layers: OrderedDict[str, nn.Module], n_in: int, n_classes: int) -> nn.Sequential:
+    """Return the layers as a network that ends with global pooling and a linear layer."""
     layers.update(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), head=nn.Linear(n_in, n_classes))
     return nn.Sequential(layers)
 
 
 def _init_convolutions(model: nn.Sequential) -> nn.Sequential:
-    """Draw convolutions as He et al. (ICCV 2015) do."""
+    """Initialize convolutions as He et al. (ICCV 2015) do, and return the network."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,7 +1,7 @@
 """Transformers: an encoder that classifies texts, and a decoder that predicts the next token.
 
-Vaswani et al., NeurIPS 2017; norms before or after (Xiong et al., ICML 2020); rotary positions (Su et al.,
-arXiv:2104.09864, 2021); tied embeddings (Press and Wolf, EACL 2017).
+Vaswani et al., NeurIPS 2017. Norms stand before or after the layers (Xiong et al., ICML 2020). Positions are learned or
+rotary (Su et al., arXiv:2104.09864, 2021). The decoder ties its embeddings (Press and Wolf, EACL 2017).
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ PAD = 0
 
 
 class Attention(nn.Module):
-    """Attention of several heads among the tokens of a text.
+    """Multi-head attention among the tokens of a text.
 
     Parameters
     ----------
-    width, n_heads : int
-    rotary : bool
-        Turn queries and keys by their positions.
-    causal : bool
-        Let no token see later ones.
+    width : int
+        Size of a token.
+    n_heads : int
+        Number of heads. It divides the width.
+    rotary : bool, default False
+        Rotate queries and keys by their positions.
+    causal : bool, default False
+        Hide later tokens from earlier ones.
     """
 
     speeds: Tensor | None
@@ -34,11 +37,12 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads, self.causal = n_heads, causal
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        # pairs merge with their speeds; counted out in forward, they would be as many on every level
-        self.register_buffer("speeds", speeds(width // n_heads) if rotary else None, persistent=False)
+        # A buffer, so that a coarse level merges the angles together with their pairs. Computed in forward, the angles would
+        # have the fine size on every level.
+        self.register_buffer("speeds", rotary_angles(width // n_heads) if rotary else None, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (n, length, width); ``mask`` (n, length) is true where a token may be seen."""
+        """Return (n, length, width). ``mask`` (n, length) is True for visible tokens."""
         n, length, _ = x.shape
         q, k, v = (f(x).view(n, length, self.n_heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
         if self.speeds is not None:
@@ -48,24 +52,23 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-def speeds(size: int) -> Tensor:
-    """Return the angles, (size / 2), by which the pairs of a head of ``size`` numbers turn from one position to the next."""
+def rotary_angles(size: int) -> Tensor:
+    """Return the angles (size / 2,) by which the pairs of a head of ``size`` numbers rotate from one position to the next."""
     half = size // 2
     return 10_000 ** (-torch.arange(half) / half)
 
 
-def apply_rotary(x: Tensor, speeds: Tensor) -> Tensor:
-    """Return (n, heads, length, size) with pairs of numbers turned by angles that grow with the position."""
-    half = speeds.shape[0]
-    angle = (
-        torch.arange(x.shape[2], device=x.device)[:, None] * speeds.float()
-    )  # whatever x is: halves hold no large angles
+def apply_rotary(x: Tensor, angles: Tensor) -> Tensor:
+    """Return x (n, heads, length, size) with each pair of numbers rotated by its angle times the position."""
+    half = angles.shape[0]
+    positions = torch.arange(x.shape[2], device=x.device)[:, None]
+    angle = positions * angles.float()  # single precision for every dtype of x: half precision has no large angles
     cos, sin = (torch.cat([f, f], -1).to(x.dtype) for f in (angle.cos(), angle.sin()))
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
 
 class Block(nn.Module):
-    """Attention and two linear layers, each beside a shortcut and with a norm before or after it."""
+    """Attention and two linear layers, each with a shortcut and a norm before or after it."""
 
     def __init__(
         self, width: int, n_heads: int, n_hidden: int, *, before: bool, rotary: bool, causal: bool, dropout: float
@@ -90,29 +93,37 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embedded tokens through blocks: what `Encoder` and `Decoder` have in common.
+    """The common part of `Encoder` and `Decoder`: embedded tokens and blocks.
 
     Parameters
     ----------
     vocabulary : int
-    width, depth, n_heads, n_hidden : int
-        Numbers of a token, blocks, heads, and units between a block's two linear layers.
-    length : int
-        Tokens of a text at most, where positions are learned.
-    norm : str
-        ``pre`` or ``post``.
-    positions : str
+        Number of tokens in the vocabulary.
+    width : int, default 128
+        Size of a token.
+    depth : int, default 2
+        Number of blocks.
+    n_heads : int, default 4
+        Heads of a block. They divide the width.
+    n_hidden : int, default 256
+        Units between the two linear layers of a block.
+    length : int, default 256
+        Largest number of tokens of a text, if positions are learned.
+    norm : str, default "pre"
+        ``pre`` or ``post``: norms before or after the layers.
+    positions : str, default "learned"
         ``learned`` or ``rotary``.
-    dropout : float
+    dropout : float, default 0.1
+        Dropout of embeddings and layers.
 
     Raises
     ------
     NetgraphError
-        A choice of another name, or heads that do not divide the width.
+        A choice does not exist, or the heads do not divide the width.
     """
 
     causal = False
-    recompute = False  # whether blocks run again in the backward pass in place of keeping activations
+    recompute = False  # True: blocks run again in the backward pass, and their activations are not stored
 
     def __init__(
         self, vocabulary: int, *, width: int = 128, depth: int = 2, n_heads: int = 4, n_hidden: int = 256,
@@ -133,39 +144,74 @@ class Transformer(nn.Module):
                 nn.init.normal_(table.weight, std=width**-0.5)
 
     def hidden(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Return (n, length, width) of tokens (n, length)."""
+        """Return the last block's output (n, length, width) for tokens (n, length)."""
         x = self.embedding(tokens)
         if self.positions is not None:
             if tokens.shape[1] > self.length:
                 raise NetgraphError(
-                    f"a text of {tokens.shape[1]} tokens meets a network for {self.length}; cut it, or give length"
+                    f"a text has {tokens.shape[1]} tokens, and the network takes {self.length}. Cut the text, or build the network "
+                    "with a larger length."
                 )
             x = x + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         x = self.dropout(x)
         for block in self.blocks:
-            again = self.recompute and torch.is_grad_enabled()
-            x = checkpoint(block, x, mask, use_reentrant=False) if again else block(x, mask)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask, use_reentrant=False)
+            else:
+                x = block(x, mask)
         return self.norm(x)  # type: ignore[no-any-return]
 
 
 def _check_choices(width: int, n_heads: int, norm: str, positions: str) -> None:
-    for given, choices in ((norm, ("pre", "post")), (positions, ("learned", "rotary"))):
-        if given not in choices:
-            raise NetgraphError(f"{given!r} is none of {', '.join(choices)}; give one of them")
+    for choice, choices in ((norm, ("pre", "post")), (positions, ("learned", "rotary"))):
+        if choice not in choices:
+            raise NetgraphError(f"{choice!r} does not exist. Choose one of {', '.join(choices)}.")
     if width % n_heads or (positions == "rotary" and width // n_heads % 2):
         raise NetgraphError(
-            f"{n_heads} heads do not part a width of {width} into equal (for rotary positions, even) sizes; change one"
+            f"{n_heads} heads do not divide a width of {width} into equal sizes (even sizes for rotary positions). Change "
+            "one of them."
         )
 
 
 class Encoder(Transformer):
-    """A classifier of texts; parameters as `Transformer`'s, and these.
+    """A transformer that classifies texts.
 
     Parameters
     ----------
-    n_classes : int
-    pooling : str
-        ``mean`` of the text's tokens, or ``cls``, its first token.
+    vocabulary : int, default 20,000
+        Number of tokens in the vocabulary.
+    n_classes : int, default 2
+        Number of outputs.
+    pooling : str, default "mean"
+        ``mean`` over the tokens of a text, or ``cls`` for its first token.
+    width : int, default 128
+        Size of a token.
+    depth : int, default 2
+        Number of blocks.
+    n_heads : int, default 4
+        Heads of a block. They divide the width.
+    n_hidden : int, default 256
+        Units between the two linear layers of a block.
+    length : int, default 256
+        Largest number of tokens of a text, if positions are learned.
+    norm : str, default "pre"
+        ``pre`` or ``post``: norms before or after the layers.
+    positions : str, default "learned"
+        ``learned`` or ``rotary``.
+    dropout : float, default 0.1
+        Dropout of embeddings and layers.
+
+    Raises
+    ------
+    NetgraphError
+        A choice does not exist, or the heads do not divide the width.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import Encoder
+    >>> Encoder(100, n_classes=3, width=16)(torch.ones(2, 12, dtype=torch.int64)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(
@@ -178,12 +224,12 @@ class Encoder(Transformer):
             positions=positions, dropout=dropout,
         )  # fmt: skip
         if pooling not in ("mean", "cls"):
-            raise NetgraphError(f"{pooling!r} is none of mean, cls; give one of them")
+            raise NetgraphError(f"{pooling!r} does not exist. Choose one of mean, cls.")
         self.pooling = pooling
         self.head = nn.Linear(width, n_classes)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (n, classes) of tokens (n, length); ``mask`` is true where there is text, by default off padding."""
+        """Return (n, n_classes) for tokens (n, length). ``mask`` is True for text, by default for all but padding."""
         mask = tokens != PAD if mask is None else mask.bool()
         x = self.hidden(tokens, mask)
         if self.pooling == "cls":
@@ -193,10 +239,44 @@ class Encoder(Transformer):
 
 
 class Decoder(Transformer):
-    """A language model whose last layer is its embedding; parameters as `Transformer`'s."""
+    """A causal transformer that predicts the next token. Its last layer is its embedding.
+
+    Parameters
+    ----------
+    vocabulary : int
+        Number of tokens in the vocabulary.
+    width : int, default 128
+        Size of a token.
+    depth : int, default 2
+        Number of blocks.
+    n_heads : int, default 4
+        Heads of a block. They divide the width.
+    n_hidden : int, default 256
+        Units between the two linear layers of a block.
+    length : int, default 256
+        Largest number of tokens of a text, if positions are learned.
+    norm : str, default "pre"
+        ``pre`` or ``post``: norms before or after the layers.
+    positions : str, default "learned"
+        ``learned`` or ``rotary``.
+    dropout : float, default 0.1
+        Dropout of embeddings and layers.
+
+    Raises
+    ------
+    NetgraphError
+        A choice does not exist, or the heads do not divide the width.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import Decoder
+    >>> Decoder(100, width=16)(torch.ones(2, 12, dtype=torch.int64)).shape
+    torch.Size([2, 12, 100])
+    """
 
     causal = True
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return (n, length, vocabulary): what may follow each token of (n, length)."""
+        """Return logits (n, length, vocabulary) of the token that follows each token of (n, length)."""
         return functional.linear(self.hidden(tokens, None), self.embedding.weight)

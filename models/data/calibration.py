@@ -1,6 +1,6 @@
-"""Calibration data: inputs that a network is to be judged by, from a data set, pictures or a file, made to fit it.
+"""Calibration data: inputs from a data set, an image folder or a tensor file, in the form that a network takes.
 
-Whatever is wrong with them is said before work begins, and sizes are read before memory is taken.
+Everything is checked before work begins, and sizes are read before memory is allocated.
 """
 
 from __future__ import annotations
@@ -21,11 +21,29 @@ from netgraph.models.data.readers.image_folder import find_images, read_images
 from netgraph.models.data.readers.tensor_file import ENDINGS, read_tensors
 from netgraph.models.data.tokenizer import attention_mask, encode_texts, padding_id
 
-LIMIT = 2**31  # numbers in all
+LIMIT = 2**31  # largest number of values in all rows together
 
 
 class CalibrationData(NamedTuple):
-    """Inputs in the form of the network's example, their targets where the source has them, and of text its tokenizer."""
+    """Calibration inputs of a network, with targets and tokenizer if the source has them.
+
+    Parameters
+    ----------
+    inputs : Tensor, tuple or dict
+        Rows in the form of the network's example.
+    targets : Tensor, optional
+        Class or value of each row.
+    tokenizer : tokenizers.Tokenizer, optional
+        Tokenizer of the texts.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import load_calibration
+    >>> inputs, targets, tokenizer = load_calibration("digits", example=torch.zeros(2, 1, 8, 8), n=20)
+    >>> inputs.shape, targets.shape, tokenizer
+    (torch.Size([20, 1, 8, 8]), torch.Size([20]), None)
+    """
 
     inputs: Any
     targets: Tensor | None
@@ -41,57 +59,70 @@ def load_calibration(
     root: str | Path | None = None,
     tokenizer: Any = None,
 ) -> CalibrationData:
-    """Return at most ``n`` rows of calibration data, drawn at random, that fit a network's example.
+    """Draw rows of calibration data at random, in the form of a network's example.
 
     Parameters
     ----------
     source : str or path
-        ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10`` or ``imdb`` (their training split), a folder of pictures,
-        or a ``.npy``, ``.pt`` or ``.safetensors`` file of one tensor, or of tensors ``inputs`` and ``targets``.
-    example : Tensor, or tuple or dict of one Tensor (of two for text: tokens and their mask)
-        What the network takes, (rows, ...). Images become vectors where it takes vectors, which a warning says.
-    n : int
-    seed : int
+        ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10`` or ``imdb`` (rows of the training split), an image folder, or
+        a ``.npy``, ``.pt`` or ``.safetensors`` file. A file holds one tensor, or the tensors ``inputs`` and ``targets``.
+    example : Tensor, or tuple or dict of tensors
+        Input of the network, of shape (rows, ...). Networks for text may take two tensors: tokens and their mask. For a
+        network on vectors, images are flattened and a warning says so.
+    n : int, default 512
+        Largest number of rows.
+    seed : int, default 7619
+        Seed of the draw.
     root : path, optional
-        The folder of data sets; the environment variable ``NETGRAPH_DATA`` by default.
+        Folder of the data sets. By default the environment variable ``NETGRAPH_DATA`` names it.
     tokenizer : tokenizers.Tokenizer, optional
-        For ``imdb``; it should be the network's own.
+        Tokenizer of the network, for ``imdb``.
 
     Returns
     -------
-    Calibration
-        ``inputs`` is a tensor, tuple or dict like the example, of its dtype.
+    CalibrationData
+        ``inputs`` is a tensor, tuple or dict like the example, of the same dtype. ``targets`` is None if the source has none.
 
     Raises
     ------
     DataError
-        Source and network do not fit, the file is damaged, or a number is not finite.
+        The source does not fit the network, a file is damaged, or a value is not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import load_calibration
+    >>> load_calibration("digits", example=torch.zeros(2, 1, 8, 8), n=128).inputs.shape
+    torch.Size([128, 1, 8, 8])
     """
     tensors = _example_tensors(example)
-    wanted = tensors[0]
-    if n < 1 or n * max(math.prod(wanted.shape[1:]), 1) > LIMIT:
+    like = tensors[0]
+    if n < 1 or n * max(math.prod(like.shape[1:]), 1) > LIMIT:
         raise DataError(
-            f"n = {n:,} rows of {_format_shape(wanted)} are asked for; at least one and at most {LIMIT:,} numbers can be: change n"
+            f"{n:,} rows were asked for, and inputs have the shape {_format_shape(like)}. Change n to at least 1 row, and to at "
+            f"most {LIMIT:,} values in all."
         )
     if len(tensors) > 2 or (len(tensors) == 2 and str(source) != "imdb"):
         raise DataError(
-            f"the network takes {len(tensors)} tensors and {source} gives one; only imdb gives tokens and mask"
+            f"the network takes {len(tensors)} tensors, and {source} gives one. Only imdb gives two, tokens and their mask."
         )
-    found = _read_source(source, wanted, n, seed, root, tokenizer)
-    inputs = _fit_to_example(found.inputs, wanted, str(source))
-    mask = [attention_mask(inputs, padding_id(found.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
-    return found._replace(inputs=_pack_like(example, [inputs, *mask]))
+    data = _read_source(source, like, n, seed, root, tokenizer)
+    inputs = _fit_to_example(data.inputs, like, str(source))
+    mask = [attention_mask(inputs, padding_id(data.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
+    return data._replace(inputs=_pack_like(example, [inputs, *mask]))
 
 
 def encode_like_example(texts: Sequence[str], *, example: Any, tokenizer: Any) -> Any:
-    """Return texts in the form of a network's example, cut or filled up to its number of tokens.
+    """Return texts in the form of a network's example, cut or filled to its number of tokens.
 
     Parameters
     ----------
     texts : sequence of str
-    example : Tensor, or tuple or dict of tokens and perhaps their mask
+        The texts.
+    example : Tensor, or tuple or dict of tokens and optionally their mask
+        Input of the network, tokens of shape (rows, length).
     tokenizer : tokenizers.Tokenizer
-        The network's own.
+        Tokenizer of the network.
 
     Raises
     ------
@@ -99,130 +130,140 @@ def encode_like_example(texts: Sequence[str], *, example: Any, tokenizer: Any) -
         The network takes no tokens.
     """
     tensors = _example_tensors(example)
-    wanted = tensors[0]
-    if wanted.is_floating_point() or wanted.ndim != 2 or len(tensors) > 2:
+    like = tensors[0]
+    if like.is_floating_point() or like.ndim != 2 or len(tensors) > 2:
         raise DataError(
-            f"the network takes {len(tensors)} tensors, the first {wanted.dtype} of {_format_shape(wanted)}; texts are whole "
-            "numbers (rows, tokens), and perhaps their mask"
+            f"the network takes {len(tensors)} tensors, the first {like.dtype} of {_format_shape(like)}. A network for texts "
+            "takes whole numbers (rows, tokens), and optionally their mask."
         )
-    tokens = encode_texts(tokenizer, texts, length=wanted.shape[1])
+    tokens = encode_texts(tokenizer, texts, length=like.shape[1])
     lengths = torch.tensor([len(tokenizer.encode(text).ids) for text in texts])[:, None]
-    mask = [(torch.arange(wanted.shape[1]) < lengths).to(tensors[1].dtype)] if len(tensors) == 2 else []
-    return _pack_like(example, [tokens.to(wanted.dtype), *mask])
+    mask = [(torch.arange(like.shape[1]) < lengths).to(tensors[1].dtype)] if len(tensors) == 2 else []
+    return _pack_like(example, [tokens.to(like.dtype), *mask])
 
 
 def _example_tensors(example: Any) -> list[Tensor]:
+    """Return the tensors of an example: itself, or the entries of a tuple or dict."""
     values = list(example.values()) if isinstance(example, Mapping) else example
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     if not values or not all(isinstance(v, Tensor) and v.ndim > 1 for v in values):
-        raise DataError("the example is no tensor of rows, nor a tuple or dict of such; give what the network takes")
+        raise DataError("the example must be a tensor of shape (rows, ...), or a tuple or dict of such tensors.")
     return values
 
 
 def _pack_like(example: Any, tensors: Sequence[Tensor]) -> Any:
+    """Return tensors in the form of an example: alone, in a tuple, or in a dict with its keys."""
     if isinstance(example, Tensor):
         return tensors[0]
     return dict(zip(example, tensors, strict=True)) if isinstance(example, Mapping) else tuple(tensors)
 
 
 def _read_source(
-    source: str | Path, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
+    source: str | Path, like: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
 ) -> CalibrationData:
+    """Return at most ``n`` rows of a source, not yet in the shape and dtype of the network's example ``like``."""
     path = Path(source)
     if str(source) in NAMES:
-        return _read_dataset(str(source), wanted, n, seed, root, tokenizer)
+        return _read_dataset(str(source), like, n, seed, root, tokenizer)
     if path.is_dir():
         files, classes = find_images(path)
         rows = draw_rows(len(files), n, seed)
-        inputs = read_images([files[i] for i in rows.tolist()], _image_shape(wanted, path))
+        inputs = read_images([files[i] for i in rows.tolist()], _image_shape(like, path))
         return CalibrationData(inputs, None if classes is None else torch.tensor(classes)[rows])
     if path.suffix not in ENDINGS:
         raise DataError(
-            f"{source} is neither a data set ({', '.join(NAMES)}), nor a folder, nor a {', '.join(ENDINGS)} file; give one of these"
+            f"{source} is neither a data set ({', '.join(NAMES)}), a folder, or a file that ends in {', '.join(ENDINGS)}. "
+            "Give one of these."
         )
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give a file that does, or one of {', '.join(NAMES)}")
-    inputs, found = read_tensors(path)
-    _check_shape(inputs, wanted, str(path))
+        raise DataError(f"{path} does not exist. Give an existing file, or one of {', '.join(NAMES)}.")
+    inputs, targets = read_tensors(path)
+    _check_shape(inputs, like, str(path))
     rows = draw_rows(len(inputs), n, seed)
-    return CalibrationData(inputs[rows], None if found is None else found[rows].clone())
+    return CalibrationData(inputs[rows], None if targets is None else targets[rows].clone())
 
 
 def draw_rows(n_rows: int, n: int, seed: int) -> Tensor:
-    """Return at most n of ``n_rows`` row numbers, in rising order; memory is that of n."""
+    """Return at most ``n`` different row numbers below ``n_rows``, in rising order. Memory grows with ``n`` alone."""
     rows = np.random.default_rng(seed).choice(n_rows, min(n, n_rows), replace=False, shuffle=False)
     return torch.from_numpy(np.sort(rows))
 
 
 def _read_dataset(
-    name: str, wanted: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
+    name: str, like: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
 ) -> CalibrationData:
-    if (name == "imdb") == wanted.is_floating_point() or (name == "imdb" and wanted.ndim != 2):
+    """Return rows of the training split, as a network is trained on them."""
+    if (name == "imdb") == like.is_floating_point() or (name == "imdb" and like.ndim != 2):
+        form = "text, as whole numbers (rows, tokens)" if name == "imdb" else "images, as floats"
         raise DataError(
-            f"{name} is {'text, as whole numbers (rows, tokens)' if name == 'imdb' else 'images, as floats'}, and the network "
-            f"takes {wanted.dtype} of {_format_shape(wanted)}; choose a source that fits it"
+            f"{name} is {form}, and the network takes {like.dtype} of {_format_shape(like)}. Choose a source that fits it."
         )
-    data = load_dataset(name, root=root, tokenizer=tokenizer, length=wanted.shape[1])
+    data = load_dataset(name, root=root, tokenizer=tokenizer, length=like.shape[1])
     rows = draw_rows(len(data.train), n, seed)
     return CalibrationData(data.ready(data.train.inputs[rows]), data.train.targets[rows], data.tokenizer)
 
 
-def _image_shape(wanted: Tensor, path: Path) -> tuple[int, int, int]:
-    """Return channels, height and width that pictures must have: those of the example, or of a square as a vector."""
-    if wanted.ndim == 4 and wanted.is_floating_point():
-        return wanted.shape[1], wanted.shape[2], wanted.shape[3]
+def _image_shape(like: Tensor, path: Path) -> tuple[int, int, int]:
+    """Return channels, height and width of the images that an example holds. A vector counts as a square image."""
+    if like.ndim == 4 and like.is_floating_point():
+        return like.shape[1], like.shape[2], like.shape[3]
     for channels in (1, 3):
-        side = math.isqrt(wanted.shape[1] // channels)
-        if wanted.ndim == 2 and wanted.is_floating_point() and channels * side**2 == wanted.shape[1]:
+        side = math.isqrt(like.shape[1] // channels)
+        if like.ndim == 2 and like.is_floating_point() and channels * side**2 == like.shape[1]:
             return channels, side, side
     raise DataError(
-        f"{path} holds pictures, and the network takes {wanted.dtype} of {_format_shape(wanted)}; give a tensor file"
+        f"{path} holds images, and the network takes {like.dtype} of {_format_shape(like)}. Give a tensor file."
     )
 
 
-def _check_shape(inputs: Tensor, wanted: Tensor, source: str) -> None:
-    """Refuse inputs that are not the network's, before a row is read."""
+def _check_shape(inputs: Tensor, like: Tensor, source: str) -> None:
+    """Reject inputs of another shape or kind than the network's example, before a row is read."""
     if inputs.ndim > 0 and len(inputs) == 0:
-        raise DataError(f"{source} holds no rows; give a file that has some")
-    fits = inputs.ndim > 0 and (inputs.shape[1:] == wanted.shape[1:] or _can_flatten(inputs, wanted))
+        raise DataError(f"{source} holds no rows. Give a file that holds some.")
+    fits = inputs.ndim > 0 and (inputs.shape[1:] == like.shape[1:] or _can_flatten(inputs, like))
     if not fits:
         raise DataError(
-            f"{source} holds {_format_shape(inputs)} inputs, and the network takes {_format_shape(wanted)}; give data of that shape"
+            f"{source} holds {_format_shape(inputs)} inputs, and the network takes {_format_shape(like)}. Give data of that shape."
         )
-    if _number_kind(inputs) != _number_kind(wanted):
+    if _number_kind(inputs) != _number_kind(like):
         raise DataError(
-            f"{source} holds {inputs.dtype} inputs, and the network takes {wanted.dtype}; convert them: images are floats in [0, 1]"
+            f"{source} holds {inputs.dtype} inputs, and the network takes {like.dtype}. Convert them: images are floats in [0, 1]."
         )
 
 
-def _can_flatten(inputs: Tensor, wanted: Tensor) -> bool:
-    return wanted.ndim == 2 and inputs.ndim > 2 and math.prod(inputs.shape[1:]) == wanted.shape[1]
+def _can_flatten(inputs: Tensor, like: Tensor) -> bool:
+    """Return True if rows flatten to the vectors that a network takes."""
+    return like.ndim == 2 and inputs.ndim > 2 and math.prod(inputs.shape[1:]) == like.shape[1]
 
 
-def _fit_to_example(inputs: Tensor, wanted: Tensor, source: str) -> Tensor:
-    """Return inputs as the network takes them: of its shape and dtype, and finite."""
-    _check_shape(inputs, wanted, source)
-    if _can_flatten(inputs, wanted):
+def _fit_to_example(inputs: Tensor, like: Tensor, source: str) -> Tensor:
+    """Return inputs in the shape and dtype of the network's example, after a check that they are finite."""
+    _check_shape(inputs, like, source)
+    if _can_flatten(inputs, like):
         warnings.warn(
-            f"{source}: inputs of {_format_shape(inputs)} are flattened to {wanted.shape[1]} numbers", stacklevel=3
+            f"{source}: inputs of {_format_shape(inputs)} are flattened to {like.shape[1]} numbers", stacklevel=3
         )
         inputs = inputs.flatten(1)
-    found = inputs.to(wanted.dtype)
-    if not found.is_floating_point() and not torch.equal(found.to(inputs.dtype), inputs):
-        raise DataError(f"{source} holds whole numbers beyond {wanted.dtype}; give the network's own")
-    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
-        rows = int((~torch.isfinite(found)).flatten(1).any(1).sum())
+    values = inputs.to(like.dtype)
+    if not values.is_floating_point() and not torch.equal(values.to(inputs.dtype), inputs):
         raise DataError(
-            f"{source} holds numbers that are not finite, in {rows:,} of {len(found):,} rows; mend or leave them out"
+            f"{source} holds whole numbers outside the range of {like.dtype}. Give the network's own inputs."
         )
-    return found.clone()
+    if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+        rows = int((~torch.isfinite(values)).flatten(1).any(1).sum())
+        raise DataError(
+            f"{source} holds numbers that are not finite, in {rows:,} of {len(values):,} rows. Correct or remove these rows."
+        )
+    return values.clone()
 
 
 def _number_kind(tensor: Tensor) -> str:
+    """Return ``float``, ``whole``, or the dtype's own name for bool and complex."""
     if tensor.dtype == torch.bool or tensor.is_complex():
         return str(tensor.dtype)
     return "float" if tensor.is_floating_point() else "whole"
 
 
 def _format_shape(tensor: Tensor) -> str:
+    """Return the shape of a tensor of rows as text, such as ``rows × 3 × 32 × 32``."""
     return " × ".join(["rows", *(f"{size:,}" for size in tensor.shape[1:])]) if tensor.ndim else "single-number"

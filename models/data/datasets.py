@@ -1,4 +1,7 @@
-"""Data sets by name, resident in memory: scikit-learn's digits, and MNIST, Fashion-MNIST, CIFAR-10 and IMDB from a folder."""
+"""Data sets by name, held in memory.
+
+scikit-learn's digits need no file. MNIST, Fashion-MNIST, CIFAR-10 and IMDB are read from a folder.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from netgraph.models.data import tokenizer as text
 from netgraph.models.data.readers import cifar, idx, imdb
 from netgraph.models.data.readers.imdb import fetch_imdb
 
-SEED = 7619  # of the validation split: the same one for everybody
+SEED = 7619  # of the validation split, which is the same in every run
 FOLDERS = {
     "mnist": ("MNIST/raw",),
     "fashion-mnist": ("FashionMNIST/raw",),
@@ -32,12 +35,21 @@ _CLOTHES = (
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Inputs and their targets.
+    """Inputs and targets of one part of a data set.
 
     Parameters
     ----------
-    inputs : Tensor, (n, ...)
-    targets : Tensor, (n,) or, for next tokens, (n, length)
+    inputs : Tensor of shape (n, ...)
+        One row for each example.
+    targets : Tensor of shape (n,) or (n, length)
+        Class of each example, or the next token of each token.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import DataSplit
+    >>> len(DataSplit(torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)))
+    5
     """
 
     inputs: Tensor
@@ -49,21 +61,32 @@ class DataSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """A data set in memory, in three splits.
 
     Parameters
     ----------
     name : str
+        Name of the data set.
     classes : tuple of str
-    train, valid, test : Split
-        Grey images are float32 in [0, 1], (n, 1, height, width); CIFAR's are uint8, (n, 3, 32, 32), a quarter of the
-        memory; text is int32 token numbers, (n, length). What a network takes is ``ready(inputs)``.
-    mean, std : tuple of float
-        Of the channels, taken off and divided by in `ready`; empty where images stay in [0, 1].
+        Names of the classes, in the order of their numbers.
+    train, valid, test : DataSplit
+        Grey images are float32 in [0, 1] of shape (n, 1, height, width). CIFAR-10's images are uint8 of shape
+        (n, 3, 32, 32), a quarter of the memory. Texts are int32 tokens of shape (n, length).
+    mean, std : tuple of float, default ()
+        Mean and standard deviation of each channel, by which `ready` standardizes. Empty: images stay in [0, 1].
     padding : int, optional
-        The token that fills up short texts; batches are cut to the texts in them.
+        Token that fills up short texts. Batches are then cut to the longest text in them.
     tokenizer : tokenizers.Tokenizer, optional
-        What made the tokens.
+        Tokenizer of the texts.
+
+    Examples
+    --------
+    >>> from netgraph.models import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> len(digits.train), len(digits.valid), len(digits.test)
+    (1213, 135, 449)
+    >>> digits.ready(digits.test.inputs[:2]).shape
+    torch.Size([2, 1, 8, 8])
     """
 
     name: str
@@ -77,7 +100,18 @@ class Dataset:
     tokenizer: Any = None
 
     def ready(self, inputs: Tensor) -> Tensor:
-        """Return inputs as a network takes them: float32 images, standardised where ``mean`` says so; int64 tokens."""
+        """Return inputs in the form that a network takes.
+
+        Parameters
+        ----------
+        inputs : Tensor
+            Rows of a split.
+
+        Returns
+        -------
+        Tensor
+            Images as float32, standardized if the data set has ``mean`` and ``std``. Tokens as int64.
+        """
         if inputs.dtype == torch.int32:
             return inputs.long()
         values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
@@ -90,20 +124,23 @@ class Dataset:
         """Return the data set with each image as one vector."""
         return self._map_splits(lambda split: DataSplit(split.inputs.flatten(1), split.targets))
 
-    def whole(self) -> Dataset:
-        """Return the data set with texts of one length: a coarse network takes that of the example it was traced on."""
+    def fixed_length(self) -> Dataset:
+        """Return the data set with all texts at their full length.
+
+        A coarse network takes texts of one length, that of the example on which its network was traced.
+        """
         return replace(self, padding=None)
 
     def next_tokens(self) -> Dataset:
-        """Return the data set for a language model: each token's target is the next one, -100 where there is none.
+        """Return the data set for a language model: the target of each token is the next token, -100 if there is none.
 
         Raises
         ------
         DataError
-            It is no text.
+            The data set has no texts.
         """
         if self.padding is None:
-            raise DataError(f"{self.name} is no text, so that no next token can be asked for; load imdb")
+            raise DataError(f"{self.name} has no texts, and a language model needs them. Load imdb.")
         return self._map_splits(self._shift_targets)
 
     def _shift_targets(self, split: DataSplit) -> DataSplit:
@@ -122,28 +159,42 @@ def load_dataset(
     tokenizer: Any = None,
     length: int = 256,
 ) -> Dataset:
-    """Return a data set; its validation split is the same for everybody.
+    """Load a data set by its name.
 
     Parameters
     ----------
-    name : str
-        ``digits`` (ships with scikit-learn), ``mnist``, ``fashion-mnist``, ``cifar10`` or ``imdb``.
+    name : str, default "digits"
+        ``digits`` (part of scikit-learn), ``mnist``, ``fashion-mnist``, ``cifar10`` or ``imdb``.
     root : path, optional
-        The folder of data sets; the environment variable ``NETGRAPH_DATA`` by default.
-    download : bool
-        Fetch what is missing: images by torchvision, ``imdb`` from its authors.
+        Folder of the data sets. By default the environment variable ``NETGRAPH_DATA`` names it.
+    download : bool, default False
+        Fetch missing files: images through torchvision, IMDB from its authors.
     tokenizer : str or tokenizers.Tokenizer, optional
-        For ``imdb``: ``word`` (by default) or ``bpe``, trained on the training split, or one at hand.
-    length : int
-        Tokens of a text at most.
+        For ``imdb``. A tokenizer, or the kind that is trained on the training split: ``word`` (the default) or ``bpe``.
+    length : int, default 256
+        Largest number of tokens of a text.
+
+    Returns
+    -------
+    Dataset
+        Its validation split is the same in every run.
 
     Raises
     ------
     DataError
-        The name is unknown, or a file is missing or not the published one.
+        The name is unknown, or a file is missing or differs from the published one.
+
+    Examples
+    --------
+    >>> from netgraph.models import load_dataset
+    >>> data = load_dataset("digits")
+    >>> data.train.inputs.shape
+    torch.Size([1213, 1, 8, 8])
+    >>> data.flat().train.inputs.shape
+    torch.Size([1213, 64])
     """
     if name not in NAMES:
-        raise DataError(f"no data set is called {name!r}; there are {', '.join(NAMES)}")
+        raise DataError(f"no data set is called {name!r}. Choose one of {', '.join(NAMES)}.")
     if name == "digits":
         return _load_digits()
     folder = _find_folder(name, _find_root(name, root), download)
@@ -156,32 +207,36 @@ def load_dataset(
 
 
 def _find_root(name: str, root: str | Path | None) -> Path:
-    given = root or os.environ.get("NETGRAPH_DATA")
-    if not given:
+    """Return the folder of data sets: ``root``, or the folder that NETGRAPH_DATA names."""
+    folder = root or os.environ.get("NETGRAPH_DATA")
+    if not folder:
         raise DataError(
-            f"{name} is read from a folder, and none is given; set NETGRAPH_DATA to it (or give --data-root, or root=), or take digits, "
-            "which need none"
+            f"{name} is read from a folder, and no folder was given. Pass --data-root (root= in Python), set NETGRAPH_DATA, "
+            "or choose digits, which needs no folder."
         )
-    return Path(given)
+    return Path(folder)
 
 
 def _find_folder(name: str, root: Path, download: bool) -> Path:
-    """Return the first folder that holds a data set, after fetching it where that is asked for and possible."""
+    """Return the first folder that holds a data set. Fetch the data set if it is missing and ``download`` is True."""
     choices = [root / folder for folder in FOLDERS[name]]
-    found = next((folder for folder in choices if folder.is_dir()), None)
-    if found is not None:
-        return found
+    existing = next((folder for folder in choices if folder.is_dir()), None)
+    if existing is not None:
+        return existing
     if download and name == "imdb":
         fetch_imdb(root)
         return root / "aclImdb"
     if download:
         _download_images(name, root)
         return choices[0]
-    mend = f"--download, or load({name!r}, root=..., download=True), fetches it"
-    raise DataError(f"{root} has no folder {' or '.join(FOLDERS[name])}, where {name} is looked for; {mend}")
+    raise DataError(
+        f"{root} has no folder {' or '.join(FOLDERS[name])} for {name}. Fetch it with --download, or with "
+        f"load_dataset({name!r}, root=..., download=True)."
+    )
 
 
 def _download_images(name: str, root: Path) -> None:
+    """Fetch images through torchvision."""
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
@@ -190,14 +245,15 @@ def _download_images(name: str, root: Path) -> None:
     kinds = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
     try:
         kinds[name](str(root), download=True)
-    except Exception as error:  # of the network, of the disk, of the archive
-        said = (str(error).splitlines() or [""])[0].rstrip(":")
+    except Exception as error:  # network, disk and archive raise many classes
+        reason = (str(error).splitlines() or [""])[0].rstrip(":")
         raise DataError(
-            f"{name} cannot be fetched to {root} ({type(error).__name__}: {said}); try again, or copy it there"
+            f"{name} cannot be fetched to {root} ({type(error).__name__}: {reason}). Try again, or copy the files there."
         ) from error
 
 
 def _load_digits() -> Dataset:
+    """Return scikit-learn's digits, a quarter of them for testing."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -210,12 +266,14 @@ def _load_digits() -> Dataset:
 
 
 def _load_grey_images(name: str, classes: tuple[str, ...], arrays: tuple[Tensor, ...]) -> Dataset:
+    """Return MNIST or Fashion-MNIST from images and labels of both files."""
     images, labels, test, test_labels = arrays
     train, valid = _split_train_valid(images.float() / 255, labels.long(), 5000)
     return Dataset(name, classes, train, valid, DataSplit(test.float() / 255, test_labels.long()))
 
 
 def _load_cifar10(folder: Path) -> Dataset:
+    """Return CIFAR-10, whose images stay uint8 until `Dataset.ready`."""
     images, labels, test, test_labels = cifar.read_batches(folder)
     train, valid = _split_train_valid(images, labels.long(), 5000)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the 50,000 training images
@@ -223,21 +281,21 @@ def _load_cifar10(folder: Path) -> Dataset:
 
 
 def _load_imdb(folder: Path, tokenizer: Any, length: int) -> Dataset:
+    """Return IMDB as tokens. A tokenizer given by its kind is trained on the training split alone."""
     read = imdb.read_folder if (folder / "train").is_dir() else imdb.read_csv
     (texts, labels), (test, test_labels) = read(folder, "train"), read(folder, "test")
-    chosen, held = _split_rows(len(texts), 2500)
+    train_rows, valid_rows = _split_rows(len(texts), 2500)
     if tokenizer is None or isinstance(tokenizer, str):
-        tokenizer = text.train_tokenizer([texts[i] for i in chosen.tolist()], kind=tokenizer or "word")
+        tokenizer = text.train_tokenizer([texts[i] for i in train_rows.tolist()], kind=tokenizer or "word")
     tokens, targets = text.encode_texts(tokenizer, texts, length=length), torch.tensor(labels)
-    last = DataSplit(text.encode_texts(tokenizer, test, length=length), torch.tensor(test_labels))
-    train, valid = DataSplit(tokens[chosen], targets[chosen]), DataSplit(tokens[held], targets[held])
-    return Dataset(
-        "imdb", ("negative", "positive"), train, valid, last, padding=text.padding_id(tokenizer), tokenizer=tokenizer
-    )
+    test_split = DataSplit(text.encode_texts(tokenizer, test, length=length), torch.tensor(test_labels))
+    train, valid = (DataSplit(tokens[rows], targets[rows]) for rows in (train_rows, valid_rows))
+    padding = text.padding_id(tokenizer)
+    return Dataset("imdb", ("negative", "positive"), train, valid, test_split, padding=padding, tokenizer=tokenizer)
 
 
 def _split_rows(n: int, n_valid: int) -> tuple[Tensor, Tensor]:
-    """Return which of n are for training and which are held out for validation."""
+    """Return the rows of n for training and the rows for validation, by the seed `SEED`."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(SEED))
     return order[n_valid:], order[:n_valid]
 

@@ -1,4 +1,4 @@
-"""Ready minibatches of a resident data set, pass after pass; the order is a function of the seed and the pass alone."""
+"""Minibatches of a data set in memory. Their order is a function of the seed and the number of the pass alone."""
 
 from __future__ import annotations
 
@@ -15,34 +15,46 @@ from netgraph.models.data.datasets import Dataset
 
 
 class Loader:
-    """Minibatches ``(inputs, targets)`` of a data set's training split, as a network takes them.
+    """Minibatches ``(inputs, targets)`` of the training split, in the form that a network takes.
 
-    Like a ``DataLoader`` with a ``DistributedSampler`` it gives the same pass again until ``set_epoch`` is called. Nothing is
-    collated row by row: a minibatch is one indexing of a tensor in memory.
+    Like a ``DataLoader`` with a ``DistributedSampler``, it repeats the same pass until ``set_epoch`` is called. Rows are not
+    collated one by one: a minibatch is one indexing of a tensor in memory.
 
     Parameters
     ----------
     data : Dataset
+        The data set.
     batch : int
-        Rows; the last minibatch has what is left.
-    augment : callable, or module, optional
-        ``(inputs, generator) -> inputs`` on a minibatch as it is kept, such as `netgraph.models.data.augmentation.crop_and_flip`; a
+        Rows of a minibatch. The last minibatch has the remaining rows.
+    augment : callable or torch.nn.Module, optional
+        ``(inputs, generator) -> inputs`` on the stored rows of a minibatch, such as `netgraph.models.crop_and_flip`. A
         module, such as a transform of `torchvision.transforms.v2`, is called image by image.
-    one_hot : bool
-        Give targets as rows of zeros and a one, which cross-entropy takes as well.
-    seed : int
+    one_hot : bool, default False
+        Give targets as rows of zeros with a single one. Cross-entropy accepts this form too.
+    seed : int, default 7619
+        Seed of the order and of the augmentation.
 
     Raises
     ------
     NetgraphError
         ``batch`` is below 1.
+
+    Examples
+    --------
+    >>> from netgraph.models import Loader, load_dataset
+    >>> loader = Loader(load_dataset("digits"), 64)
+    >>> len(loader)
+    19
+    >>> inputs, targets = next(iter(loader))
+    >>> inputs.shape, targets.shape
+    (torch.Size([64, 1, 8, 8]), torch.Size([64]))
     """
 
     def __init__(
         self, data: Dataset, batch: int, *, augment: Augment | None = None, one_hot: bool = False, seed: int = 7619
     ) -> None:
         if batch < 1:
-            raise NetgraphError(f"a minibatch of {batch} rows is none; give 1 or more")
+            raise NetgraphError(f"batch must be at least 1, got {batch}.")
         self.data, self.batch, self.augment, self.one_hot, self.seed = data, batch, augment, one_hot, seed
         self.epoch = 0
         self._length = len(batch_rows(data, data.train, batch=batch))
@@ -51,16 +63,22 @@ class Loader:
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass that is given next."""
+        """Choose the pass that the next iteration gives.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the pass.
+        """
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        drawn = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(drawn[0] >> 1))
+        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0] >> 1))
         train = self.data.train
-        for chosen in batch_rows(self.data, train, batch=self.batch, generator=generator):
-            inputs = apply_augmentation(self.augment, train.inputs[chosen], generator)
-            inputs, targets = trim_padding(self.data, inputs, train.targets[chosen])
+        for rows in batch_rows(self.data, train, batch=self.batch, generator=generator):
+            inputs = apply_augmentation(self.augment, train.inputs[rows], generator)
+            inputs, targets = trim_padding(self.data, inputs, train.targets[rows])
             yield self.data.ready(inputs), self._encode_targets(targets)
 
     def _encode_targets(self, targets: Tensor) -> Tensor:

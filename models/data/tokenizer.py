@@ -1,6 +1,6 @@
-"""Text to numbers: word-level or BPE tokenizers of the library tokenizers, kept as JSON.
+"""Word-level and byte-pair tokenizers of the library tokenizers, stored as JSON.
 
-Byte-pair encoding: Sennrich, Haddow and Birch, ACL 2016. Every text begins with ``[CLS]``, so that none is empty.
+Byte-pair encoding: Sennrich, Haddow and Birch, ACL 2016. Every text begins with ``[CLS]``, so no text is empty.
 """
 
 from __future__ import annotations
@@ -14,37 +14,46 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import DataError
+from netgraph.utils.choices import TOKENIZERS
 
 PAD, UNKNOWN, CLS = 0, 1, 2
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]")
 LIMIT = 2**26  # bytes of a tokenizer's file
-KINDS = ("word", "bpe")
 _AT_ONCE = 1000
 
 
 def train_tokenizer(texts: Sequence[str], *, kind: str = "word", vocabulary: int = 20_000) -> Any:
-    """Return a tokenizer trained on texts; the same texts give the same one.
+    """Train a tokenizer on texts. The same texts give the same tokenizer.
 
     Parameters
     ----------
     texts : sequence of str
-    kind : str
-        ``word``: lower-case words and marks, the most frequent kept. ``bpe``: byte pairs, without unknown words.
-    vocabulary : int
-        Tokens at most, the special ones included.
+        Training texts.
+    kind : str, default "word"
+        ``word``: the most frequent lower-case words and punctuation marks. ``bpe``: byte pairs, without unknown words.
+    vocabulary : int, default 20,000
+        Largest number of tokens, special tokens included.
 
     Returns
     -------
     tokenizers.Tokenizer
+        The trained tokenizer.
 
     Raises
     ------
     DataError
-        Another kind, or the library is not installed.
+        The kind does not exist, or the library is not installed.
+
+    Examples
+    --------
+    >>> from netgraph.models import train_tokenizer
+    >>> tokenizer = train_tokenizer(["a fine film", "a dull film"], vocabulary=50)
+    >>> tokenizer.encode("a fine film").tokens
+    ['[CLS]', 'a', 'fine', 'film']
     """
     library = _import_tokenizers()
-    if kind not in KINDS:
-        raise DataError(f"no tokenizer is called {kind!r}; there are {' and '.join(KINDS)}")
+    if kind not in TOKENIZERS:
+        raise DataError(f"no tokenizer is called {kind!r}. Choose {' or '.join(TOKENIZERS)}.")
     tokenizer, trainer = (_word_tokenizer if kind == "word" else _bpe_tokenizer)(library, vocabulary)
     tokenizer.post_processor = library.processors.TemplateProcessing(
         single="[CLS] $A", special_tokens=[(SPECIAL[CLS], CLS)]
@@ -54,6 +63,7 @@ def train_tokenizer(texts: Sequence[str], *, kind: str = "word", vocabulary: int
 
 
 def _word_tokenizer(library: Any, vocabulary: int) -> tuple[Any, Any]:
+    """Return an untrained word-level tokenizer and its trainer."""
     tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
     kinds = library.normalizers
     tokenizer.normalizer = kinds.Sequence([kinds.Replace("<br />", " "), kinds.NFC(), kinds.Lowercase()])
@@ -65,6 +75,7 @@ def _word_tokenizer(library: Any, vocabulary: int) -> tuple[Any, Any]:
 
 
 def _bpe_tokenizer(library: Any, vocabulary: int) -> tuple[Any, Any]:
+    """Return an untrained byte-pair tokenizer and its trainer."""
     tokenizer = library.Tokenizer(library.models.BPE())
     kinds = library.normalizers
     tokenizer.normalizer = kinds.Sequence([kinds.Replace("<br />", " "), kinds.NFC()])
@@ -78,55 +89,118 @@ def _bpe_tokenizer(library: Any, vocabulary: int) -> tuple[Any, Any]:
 
 
 def save_tokenizer(tokenizer: Any, path: str | Path) -> None:
-    """Write a tokenizer as JSON."""
-    try:
-        Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}); give a folder that exists and has room") from error
+    """Write a tokenizer as JSON.
 
-
-def load_tokenizer(path: str | Path) -> Any:
-    """Read what `save_tokenizer` wrote.
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        The tokenizer.
+    path : str or path
+        File to write.
 
     Raises
     ------
     DataError
-        The file is missing, damaged, or its special tokens are not ours.
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from netgraph.models import load_tokenizer, save_tokenizer, train_tokenizer
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tokenizer(train_tokenizer(["a fine film"]), Path(folder) / "words.json")
+    ...     load_tokenizer(Path(folder) / "words.json").get_vocab_size()
+    6
+    """
+    try:
+        Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}). Give an existing folder with free space.") from error
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """Read a tokenizer that `save_tokenizer` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        JSON file.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        The tokenizer. Its special tokens are ``[PAD]`` 0, ``[UNK]`` 1 and ``[CLS]`` 2.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or its special tokens have other numbers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from netgraph.models import load_tokenizer, save_tokenizer, train_tokenizer
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tokenizer(train_tokenizer(["a fine film"]), Path(folder) / "words.json")
+    ...     load_tokenizer(Path(folder) / "words.json").encode("a film").ids
+    [2, 3, 4]
     """
     tokenizer = open_tokenizer(path)
-    found = [tokenizer.token_to_id(token) for token in SPECIAL]
-    if found != [PAD, UNKNOWN, CLS]:
-        raise DataError(f"{path} numbers {', '.join(SPECIAL)} {found}, not [0, 1, 2]; train it with train_tokenizer")
+    numbers = [tokenizer.token_to_id(token) for token in SPECIAL]
+    if numbers != [PAD, UNKNOWN, CLS]:
+        raise DataError(f"{path} numbers {', '.join(SPECIAL)} {numbers}, not [0, 1, 2]. Train it with train_tokenizer.")
     return tokenizer
 
 
 def open_tokenizer(path: str | Path) -> Any:
-    """Read the JSON of any tokenizer, such as the ``tokenizer.json`` beside a network of Hugging Face.
+    """Read the JSON file of any tokenizer, such as the ``tokenizer.json`` of a Hugging Face model.
+
+    Parameters
+    ----------
+    path : str or path
+        JSON file of at most 64 MiB.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        The tokenizer.
 
     Raises
     ------
     DataError
-        The file is missing or damaged.
+        The file is missing, too large or damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from netgraph.models import open_tokenizer, save_tokenizer, train_tokenizer
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tokenizer(train_tokenizer(["a fine film"]), Path(folder) / "words.json")
+    ...     open_tokenizer(Path(folder) / "words.json").encode("a film").tokens
+    ['[CLS]', 'a', 'film']
     """
     path = Path(path)
     if not path.is_file() or path.stat().st_size > LIMIT:
-        raise DataError(f"{path} is no tokenizer: a JSON file of at most {LIMIT:,} bytes is needed; save one there")
+        raise DataError(f"{path} is no tokenizer. Give a JSON file of at most {LIMIT:,} bytes.")
     try:
         return _import_tokenizers().Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except DataError:
         raise
-    except Exception as error:  # the library's errors have no class of their own
-        raise DataError(f"{path} cannot be read as a tokenizer ({str(error)[:200]}); save it again") from error
+    except Exception as error:  # the library's errors have no common class
+        raise DataError(f"{path} cannot be read as a tokenizer ({str(error)[:200]}). Save it again.") from error
 
 
 def decode_tokens(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
-    """Return each token as one reads it."""
-    kept = (tokenizer.decode([int(token)], skip_special_tokens=False).strip() for token in tokens)
-    return [word or str(tokenizer.id_to_token(int(token))) for word, token in zip(kept, tokens, strict=True)]
+    """Return each token as readable text, its name in the vocabulary if it decodes to nothing."""
+    words = (tokenizer.decode([int(token)], skip_special_tokens=False).strip() for token in tokens)
+    return [word or str(tokenizer.id_to_token(int(token))) for word, token in zip(words, tokens, strict=True)]
 
 
 def padding_id(tokenizer: Any) -> int:
-    """Return the token that fills up short texts, ``PAD`` where a tokenizer names none, or there is none."""
+    """Return the padding token of a tokenizer, ``PAD`` if it has none or there is no tokenizer."""
     if tokenizer is None:
         return PAD
     named = [tokenizer.token_to_id(name) for name in (SPECIAL[PAD], "<pad>")]
@@ -135,24 +209,67 @@ def padding_id(tokenizer: Any) -> int:
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> Tensor:
-    """Return token numbers (n, length), int32, cut at ``length`` and filled up with the tokenizer's padding, else ``PAD``."""
-    own = type(tokenizer).from_str(tokenizer.to_str())  # cutting is a setting of the tokenizer
-    own.no_padding()
-    own.enable_truncation(length)
+    """Encode texts as tokens of one length.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        The tokenizer. Its own settings of truncation and padding are left as they are.
+    texts : sequence of str
+        The texts.
+    length : int, default 256
+        Tokens of each text. Longer texts are cut, shorter texts are filled with the padding token.
+
+    Returns
+    -------
+    Tensor of shape (n, length)
+        Tokens as int32.
+
+    Examples
+    --------
+    >>> from netgraph.models import encode_texts, train_tokenizer
+    >>> texts = ["a fine film", "a film"]
+    >>> encode_texts(train_tokenizer(texts), texts, length=5).tolist()
+    [[2, 3, 5, 4, 0], [2, 3, 4, 0, 0]]
+    """
+    cutting = type(tokenizer).from_str(tokenizer.to_str())  # a copy, because truncation is a setting of the tokenizer
+    cutting.no_padding()
+    cutting.enable_truncation(length)
     tokens = np.full((len(texts), length), padding_id(tokenizer), np.int32)
-    for i, ids in enumerate(_encode_in_batches(own, texts)):
+    for i, ids in enumerate(_encode_in_batches(cutting, texts)):
         tokens[i, : len(ids)] = ids
     return torch.from_numpy(tokens)
 
 
 def _encode_in_batches(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the tokens of each text."""
     for start in range(0, len(texts), _AT_ONCE):
-        for found in tokenizer.encode_batch(list(texts[start : start + _AT_ONCE])):
-            yield found.ids
+        for encoding in tokenizer.encode_batch(list(texts[start : start + _AT_ONCE])):
+            yield encoding.ids
 
 
 def attention_mask(tokens: Tensor, padding: int = PAD) -> Tensor:
-    """Return which tokens are text, bool of the tokens' shape."""
+    """Mark the tokens that are text.
+
+    Parameters
+    ----------
+    tokens : Tensor of int
+        Tokens of any shape.
+    padding : int, default 0
+        The padding token.
+
+    Returns
+    -------
+    Tensor of bool
+        True for every token but padding, in the same shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import attention_mask
+    >>> attention_mask(torch.tensor([[2, 7, 0]])).tolist()
+    [[True, True, False]]
+    """
     return torch.ne(tokens, padding)
 
 
@@ -161,6 +278,6 @@ def _import_tokenizers() -> Any:
         import tokenizers
     except ImportError as error:
         raise DataError(
-            "text needs the library tokenizers; pip install 'netgraph-coarsening[text]' brings it"
+            "texts need the library tokenizers. Install it with pip install 'netgraph-coarsening[text]'."
         ) from error
     return tokenizers

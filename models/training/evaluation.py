@@ -1,33 +1,45 @@
-"""What a trained classifier is judged by: accuracy, loss, calibration error and the confusion matrix."""
+"""Evaluate a classifier or a language model on one split of a data set: one pass, with the metrics that are asked for."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from netgraph.errors import NetgraphError
+from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import Dataset
-from netgraph.models.training.trainer import predict_split
 from netgraph.utils.torchvision_compat import prepare_torchvision
+
+METRICS = ("calibration_error", "confusion")  # on request; accuracy and loss are always measured
+SPLITS = ("train", "valid", "test")
+IGNORED = -100  # target of a token that has no next token
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one network on one split.
+    """Accuracy and loss of one network on one split, and further metrics on request.
 
     Parameters
     ----------
     accuracy : float
-        The share of targets that have the largest output.
+        Share of the targets that have the largest output.
     loss : float
-        The mean cross-entropy.
+        Mean cross-entropy in nats.
     calibration_error : float, optional
-        Mean difference between confidence and accuracy over 15 bins (Guo et al., ICML 2017, eq. 3); like the confusion
-        matrix left out for next tokens, whose classes are the vocabulary.
-    confusion : Tensor, (classes, classes), optional
-        How many of each class (rows) were taken for which (columns).
+        Mean difference between confidence and accuracy over 15 bins (Guo et al., ICML 2017, eq. 3).
+    confusion : Tensor of shape (n_classes, n_classes), optional
+        Counts of targets: the true class gives the row, the predicted class the column.
+
+    Examples
+    --------
+    >>> from netgraph.models import Evaluation
+    >>> Evaluation(accuracy=0.75, loss=0.5).figures()
+    {'accuracy': 0.75, 'loss': 0.5}
     """
 
     accuracy: float
@@ -35,53 +47,131 @@ class Evaluation:
     calibration_error: float | None = None
     confusion: Tensor | None = None
 
+    def figures(self) -> dict[str, float]:
+        """Return accuracy and loss by name, in the form that ``Problem(valid=...)`` takes."""
+        return {"accuracy": self.accuracy, "loss": self.loss}
+
     def document(self) -> dict[str, Any]:
-        """Return the figures as data for JSON."""
+        """Return all metrics as plain data for JSON."""
         confusion = None if self.confusion is None else self.confusion.tolist()
         return {**vars(self), "confusion": confusion}
 
 
-def evaluate_fully(model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 512) -> Evaluation:
-    """Return a network's figures on a split, in evaluation mode; its mode is left as it was.
+def evaluate(
+    model: nn.Module, data: Dataset, *, split: str = "test", batch: int = 512, metrics: Sequence[str] = ()
+) -> Evaluation:
+    """Evaluate a network on one split of a data set.
+
+    The network runs in evaluation mode. Afterwards every module is in the mode that it had before.
 
     Parameters
     ----------
     model : torch.nn.Module
+        Maps ``data.ready(inputs)`` to (n, n_classes), or to (n, length, n_tokens) for next tokens.
     data : Dataset
-    split : str
+        The data set.
+    split : str, default "test"
         ``train``, ``valid`` or ``test``.
-    batch : int
+    batch : int, default 512
+        Rows of a batch.
+    metrics : sequence of str, default ()
+        Metrics beside accuracy and loss: ``calibration_error``, ``confusion``. Both are left out for next tokens,
+        because their classes are the whole vocabulary.
+
+    Returns
+    -------
+    Evaluation
+        A metric that was not measured is None. Accuracy and loss of an empty split are NaN.
 
     Raises
     ------
     NetgraphError
-        No split of that name.
+        The split or a metric does not exist.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import evaluate, load_dataset, mlp
+    >>> _ = torch.manual_seed(0)
+    >>> evaluation = evaluate(mlp(), load_dataset("digits").flat(), metrics=["confusion"])
+    >>> evaluation.loss > 2  # untrained: about log(10) for ten classes
+    True
+    >>> int(evaluation.confusion.sum())  # the test split has 449 images
+    449
     """
-    metrics: Any = None
-    tokens = data.test.targets.ndim > 1
-    total, n = torch.zeros((), dtype=torch.float64), 0
-    for outputs, wanted in predict_split(model, data, split=split, batch=batch):
-        metrics = metrics or _build_metrics(outputs.shape[1], outputs.device, tokens=tokens)
-        metrics.update(outputs.float(), wanted)
-        total += nn.functional.cross_entropy(outputs.float(), wanted, reduction="sum").cpu()
-        n += int((wanted != -100).sum())
-    found = {} if metrics is None else metrics.compute()
-    error, confusion = found.get("calibration"), found.get("confusion")
+    _check_metrics(metrics)
+    prepare_metrics()
+    from torchmetrics import MeanMetric
+
+    loss, measured = MeanMetric().to(device_of(model)), None
+    further = () if data.test.targets.ndim > 1 else metrics
+    for outputs, targets in predict_split(model, data, split=split, batch=batch):
+        measured = measured or _build_metrics(outputs.shape[1], further).to(outputs.device)
+        measured.update(outputs.float(), targets)
+        loss.update(nn.functional.cross_entropy(outputs.float(), targets), weight=(targets != IGNORED).sum())
+    values = {} if measured is None else measured.compute()
+    error, confusion = values.get("calibration_error"), values.get("confusion")
     return Evaluation(
-        float(found.get("accuracy", float("nan"))),
-        float(total) / max(n, 1),
+        float(values.get("accuracy", float("nan"))),
+        float(loss.compute()),
         None if error is None else float(error),
         None if confusion is None else confusion.cpu(),
     )
 
 
-def _build_metrics(n_classes: int, device: torch.device, *, tokens: bool) -> Any:
-    prepare_torchvision()  # torchmetrics imports it
+def _check_metrics(metrics: Sequence[str]) -> None:
+    for name in metrics:
+        if name not in METRICS:
+            raise NetgraphError(f"no metric is called {name!r}. Choose among {', '.join(METRICS)}.")
+
+
+def _build_metrics(n_classes: int, names: Sequence[str]) -> Any:
+    """Return a torchmetrics collection of accuracy and the named metrics."""
     from torchmetrics import MetricCollection
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
-    kinds: dict[str, Any] = {"accuracy": MulticlassAccuracy(n_classes, average="micro", ignore_index=-100)}
-    if not tokens:
-        kinds["calibration"] = MulticlassCalibrationError(n_classes, n_bins=15)
-        kinds["confusion"] = MulticlassConfusionMatrix(n_classes)
-    return MetricCollection(kinds, compute_groups=False).to(device)
+    collection: dict[str, Any] = {"accuracy": MulticlassAccuracy(n_classes, average="micro", ignore_index=IGNORED)}
+    if "calibration_error" in names:
+        collection["calibration_error"] = MulticlassCalibrationError(n_classes, n_bins=15)
+    if "confusion" in names:
+        collection["confusion"] = MulticlassConfusionMatrix(n_classes)
+    return MetricCollection(collection, compute_groups=False)
+
+
+def prepare_metrics() -> None:
+    """Import torchmetrics now, because the import takes seconds that would count as those of the first evaluation."""
+    prepare_torchvision()  # torchmetrics imports torchvision
+    importlib.import_module("torchmetrics.classification")
+
+
+@torch.no_grad()
+def predict_split(model: nn.Module, data: Dataset, *, split: str, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield outputs (m, n_classes) and targets (m,) of every batch of a split, in evaluation mode.
+
+    Raises
+    ------
+    NetgraphError
+        The split does not exist.
+    """
+    if split not in SPLITS:
+        raise NetgraphError(f"no split is called {split!r}. Choose one of {', '.join(SPLITS)}.")
+    part, modes = getattr(data, split), [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for rows in batch_rows(data, part, batch=batch):
+            yield predict_batch(model, data, part.inputs[rows], part.targets[rows])
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def predict_batch(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return outputs (m, n_classes) and targets (m,) of a batch of m texts or images, or of all its m tokens."""
+    device = device_of(model)
+    inputs, targets = trim_padding(data, inputs, targets)
+    return model(data.ready(inputs.to(device))).flatten(0, -2), targets.to(device).flatten()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters, the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Where products in bfloat16 pay."""
+"""Devices on which products in bfloat16 are fast."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 
 
 def supports_bf16(device: str | torch.device = "cpu") -> bool:
-    """Return whether a device has units for bfloat16; without them float32 is many times faster.
+    """Return True if a device multiplies bfloat16 in hardware. In software it is many times slower than float32.
 
     Parameters
     ----------
-    device : str or torch.device
-        Of processors, AVX-512 BF16, AMX and Arm's extension count.
+    device : str or torch.device, default "cpu"
+        A processor needs AVX-512 BF16, AMX or the bfloat16 extension of Arm.
     """
     kind = torch.device(device).type
     if kind == "cpu":

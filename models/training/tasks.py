@@ -1,4 +1,4 @@
-"""What ``netgraph train`` can train: a network by name, the data made to fit it, and how one usually trains it."""
+"""Training tasks by name: an untrained network, data in its form, and the usual training settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,29 @@ AUGMENTATIONS: dict[str, Augment | None] = {
 
 @dataclass(frozen=True)
 class TrainingDefaults:
-    """How a network is usually trained on a data set."""
+    """The usual training settings of a network on a data set.
+
+    Parameters
+    ----------
+    epochs : float, default 10
+        Passes over the training split.
+    batch : int, default 128
+        Rows of a minibatch.
+    optimizer : str, default "adamw"
+        Name of the optimizer.
+    lr : float, default 2e-3
+        Largest learning rate.
+    weight_decay : float, default 0
+        Weight decay.
+    augment : str, default "none"
+        Name of the augmentation.
+
+    Examples
+    --------
+    >>> from netgraph.models import TrainingDefaults
+    >>> TrainingDefaults().optimizer
+    'adamw'
+    """
 
     epochs: float = 10.0
     batch: int = 128
@@ -45,70 +67,113 @@ class TrainingDefaults:
 
 @dataclass(frozen=True)
 class Task:
-    """A network that has not been trained yet, and its data.
+    """An untrained network, data in the form that it takes, and the usual training settings.
 
     Parameters
     ----------
     name : str
+        Name of the network.
     network : torch.nn.Module
+        The network with random weights.
     data : Dataset
-        Such that ``network(data.ready(inputs))`` runs.
-    habits : Habits
+        The data set. ``network(data.ready(inputs))`` runs.
+    defaults : TrainingDefaults
+        Training settings to start from.
+
+    Examples
+    --------
+    >>> from netgraph.models import load_dataset, make_task
+    >>> task = make_task("mlp", load_dataset("digits"))
+    >>> task.example.shape, task.defaults.epochs
+    (torch.Size([2, 64]), 30)
     """
 
     name: str
     network: nn.Module
     data: Dataset
-    habits: TrainingDefaults
+    defaults: TrainingDefaults
 
     @property
     def example(self) -> Tensor:
-        """Two inputs, as the network takes them."""
+        """Two inputs in the form that the network takes."""
         return self.data.ready(self.data.train.inputs[:2])
 
     @property
     def evaluation_batch(self) -> int:
-        """Rows of a batch whose outputs fit in memory: a language model's are its vocabulary for each token."""
+        """Rows of a batch whose outputs fit in memory. A language model has one output per token of its vocabulary."""
         return 16 if isinstance(self.network, Decoder) else 512
 
 
 def make_cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of outputs (n, classes) and targets (n,), one-hot (n, classes) or, for next tokens, (n, length)."""
+    """Build a cross-entropy loss for classes, one-hot rows and next tokens.
+
+    Parameters
+    ----------
+    label_smoothing : float, default 0
+        Share of the probability that is spread over all classes.
+
+    Returns
+    -------
+    callable ``(outputs, targets) -> Tensor``
+        Outputs have shape (n, n_classes) and targets (n,) or one-hot (n, n_classes). For next tokens, outputs have shape
+        (n, length, n_tokens) and targets (n, length).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import make_cross_entropy
+    >>> loss = make_cross_entropy()
+    >>> loss(torch.zeros(3, 4), torch.tensor([0, 1, 2]))
+    tensor(1.3863)
+    """
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        wanted = targets if targets.is_floating_point() else targets.flatten()
-        return functional.cross_entropy(outputs.flatten(0, -2).float(), wanted, label_smoothing=label_smoothing)
+        flat = targets if targets.is_floating_point() else targets.flatten()
+        return functional.cross_entropy(outputs.flatten(0, -2).float(), flat, label_smoothing=label_smoothing)
 
     return loss
 
 
 def make_task(
     name: str, data: Dataset, *, widths: Sequence[int] = (), goal: str = "classify", seed: int = 7619,
-    options: Mapping[str, Any] = MappingProxyType({}), whole: bool = True,
+    options: Mapping[str, Any] = MappingProxyType({}), fixed_length: bool = True,
 ) -> Task:  # fmt: skip
-    """Return a network with random weights and the data that fit it.
+    """Build an untrained network for a data set, and bring the data into its form.
 
     Parameters
     ----------
     name : str
-        One of `NETWORKS`, or ``torchvision:NAME``: one of its classifiers, without trained weights.
+        ``mlp``, ``cnn``, ``resnet20``, ``resnet56``, ``vgg``, ``wide-resnet``, ``transformer``, or ``torchvision:NAME`` for
+        a classifier of torchvision without trained weights.
     data : Dataset
-        As `netgraph.models.data.datasets.load_dataset` gives it.
-    widths : sequence of int
-        Of an MLP, its hidden layers'; of the others one number, from which all widths follow. Empty: the usual ones.
-    goal : str
-        ``classify``, or ``lm``: predict the next token.
-    seed : int
-        Of the weights.
-    options : dict
-        More of the network's own arguments, such as ``{"norm": "post", "depth": 4}`` of a transformer.
-    whole : bool
-        Give texts one length, which coarse networks need; else those of like length share a batch.
+        A data set from `load_dataset`.
+    widths : sequence of int, default ()
+        Hidden widths of an MLP. Other networks take one number, and all their widths follow from it. Empty: the usual widths.
+    goal : str, default "classify"
+        ``classify``, or ``lm`` for a language model that predicts the next token.
+    seed : int, default 7619
+        Seed of the weights.
+    options : mapping, default {}
+        Further arguments of the network, such as ``{"norm": "post", "depth": 4}`` for a transformer.
+    fixed_length : bool, default True
+        Keep all texts at one length, which coarse networks need. Otherwise texts of similar length share a batch.
+
+    Returns
+    -------
+    Task
+        The network, the data and the usual training settings.
 
     Raises
     ------
     NetgraphError
-        No network has that name, the data or widths are not of its kind, or it has no such argument.
+        The network does not exist, does not fit the data or the widths, or has no such argument.
+
+    Examples
+    --------
+    >>> from netgraph.models import load_dataset, make_task
+    >>> task = make_task("mlp", load_dataset("digits"), widths=(32,))
+    >>> task.network(task.example).shape
+    torch.Size([2, 10])
     """
     _check_task(name, data, widths, goal)
     data = data.next_tokens() if goal == "lm" else data
@@ -117,45 +182,47 @@ def make_task(
         if name == "mlp":
             return _mlp_task(data, widths, options)
         if name == "transformer":
-            return _transformer_task(data.whole() if whole else data, widths, goal, options)
+            return _transformer_task(data.fixed_length() if fixed_length else data, widths, goal, options)
         if name.startswith(TORCHVISION):
             return _torchvision_task(name, data, options)
         return _cnn_task(name, data, widths, options)
 
 
-def _build_network(make: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
-    """Return a network; an argument that it does not have is the user's mistake."""
-    taken = inspect.signature(make).parameters
+def _build_network(build: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
+    """Build a network, after a check that it has all the arguments that the user gave."""
+    parameters = inspect.signature(build).parameters
     for name in options:
-        if name not in taken:
-            raise NetgraphError(f"{make.__name__} has no argument {name!r}; it takes {', '.join(taken)}")
-    return make(*args, **options)
+        if name not in parameters:
+            raise NetgraphError(f"{build.__name__} has no argument {name!r}. It takes {', '.join(parameters)}.")
+    return build(*args, **options)
 
 
 def _check_task(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
+    """Check that network, data, widths and goal fit one another."""
     if name not in NETWORKS and not name.startswith(TORCHVISION):
         raise NetgraphError(
-            f"no network to train is called {name!r}; there are {', '.join(NETWORKS)} and {TORCHVISION}NAME"
+            f"no network to train is called {name!r}. Choose one of {', '.join(NETWORKS)} or {TORCHVISION}NAME."
         )
     if goal not in ("classify", "lm"):
-        raise NetgraphError(f"no task is called {goal!r}; there are classify and lm")
+        raise NetgraphError(f"no task is called {goal!r}. Choose classify or lm.")
     is_text = data.padding is not None
     if is_text != (name == "transformer"):
         fitting = "imdb" if name == "transformer" else "digits, mnist, fashion-mnist or cifar10"
-        raise NetgraphError(f"{name} does not read {data.name}; give --data {fitting}")
+        raise NetgraphError(f"{name} cannot read {data.name}. Give --data {fitting}.")
     if goal == "lm" and name != "transformer":
-        raise NetgraphError(f"{name} predicts no tokens; train a transformer, or leave the task at classify")
+        raise NetgraphError(f"{name} cannot predict tokens. Train a transformer, or leave the task at classify.")
     if any(width < 1 for width in widths):
-        raise NetgraphError(f"widths are {', '.join(map(str, widths))}; give numbers of 1 or more")
+        raise NetgraphError(f"widths must be at least 1, got {', '.join(map(str, widths))}.")
     if name.startswith(TORCHVISION) and widths:
         raise NetgraphError(
-            f"{name} has the widths that torchvision gives it; leave widths out, or give its own arguments"
+            f"{name} has the widths that torchvision gives it. Leave widths out, or give arguments of the network."
         )
     if name != "mlp" and len(widths) > 1:
-        raise NetgraphError(f"the widths of {name} follow from one number, and {len(widths)} are given; give one")
+        raise NetgraphError(f"all widths of {name} follow from one number, got {len(widths)} numbers. Give one.")
 
 
 def _mlp_task(data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
+    """Return a perceptron on flat images."""
     small = data.name == "digits"
     hidden = tuple(widths) or ((128, 64) if small else (1024, 1024))
     flat = data.flat()
@@ -164,12 +231,13 @@ def _mlp_task(data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) 
 
 
 def _cnn_task(name: str, data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
+    """Return a convolutional network on images."""
     _, channels, *sides = data.train.inputs.shape
     pools = options.get("pools", 5)
     if name == "vgg" and min(sides) < 2**pools:
         raise NetgraphError(
-            f"vgg halves images {pools} times, and those of {data.name} are {sides[0]} × {sides[1]}; give --data cifar10, fewer "
-            "pools, or cnn"
+            f"vgg halves images {pools} times, and those of {data.name} are {sides[0]} × {sides[1]}. Give --data cifar10, fewer "
+            "pools, or cnn."
         )
     sizes = {"n_classes": len(data.classes), "channels": channels, **({"width": widths[0]} if widths else {})}
     network = _build_network(CNNS[name], **{**sizes, **options})
@@ -177,45 +245,47 @@ def _cnn_task(name: str, data: Dataset, widths: Sequence[int], options: Mapping[
 
 
 def _image_defaults(data: Dataset) -> TrainingDefaults:
-    habits = TrainingDefaults(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
-    return replace(habits, augment="crop-flip") if data.name == "cifar10" else habits
+    """Return the usual settings for images: SGD, and for CIFAR-10 crops and flips."""
+    defaults = TrainingDefaults(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
+    return replace(defaults, augment="crop-flip") if data.name == "cifar10" else defaults
 
 
 def _torchvision_task(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:
-    """Return a classifier of torchvision for the data's classes, run once on it in training mode."""
+    """Return a classifier of torchvision for the data's classes, after one run on the data in training mode."""
     prepare_torchvision()
     from torchvision import models
 
     known = models.list_models(module=models)
-    own = name.removeprefix(TORCHVISION)
-    if own not in known:
-        raise NetgraphError(f"torchvision has no classifier called {own!r}; there are {', '.join(known)}")
+    model_name = name.removeprefix(TORCHVISION)
+    if model_name not in known:
+        raise NetgraphError(f"torchvision has no classifier {model_name!r}. Choose one of {', '.join(known)}.")
     n_classes = len(data.classes)
     try:
-        network = models.get_model(own, **{"weights": None, "num_classes": n_classes, **options})
+        network = models.get_model(model_name, **{"weights": None, "num_classes": n_classes, **options})
         with torch.no_grad():
-            answers = copy.deepcopy(network).train()(data.ready(data.train.inputs[:2]))
-    except Exception as error:  # anything: the arguments are the user's, and so are the data
+            outputs = copy.deepcopy(network).train()(data.ready(data.train.inputs[:2]))
+    except Exception as error:  # any class: the arguments and the data come from the user
         sizes = " × ".join(map(str, data.train.inputs.shape[1:]))
         raise NetgraphError(
-            f"{name} does not run on the images of {data.name}, {sizes} ({str(error)[:200]}); give --data cifar10, arguments of the "
-            "network that fit, or cnn"
+            f"{name} does not run on the images of {data.name}, {sizes} ({str(error)[:200]}). Give --data cifar10, arguments of "
+            "the network that fit, or cnn."
         ) from error
-    if not isinstance(answers, Tensor) or answers.shape != (2, n_classes):
+    if not isinstance(outputs, Tensor) or outputs.shape != (2, n_classes):
         raise NetgraphError(
-            f"{name} answers a {type(answers).__name__} in training, where one number for each class is wanted; give arguments of "
-            "the network that leave the others out (aux_logits=False), or another network"
+            f"{name} returns a {type(outputs).__name__} in training, and one number for each class is needed. Give arguments "
+            "that leave further outputs out (aux_logits=False), or another network."
         )
     return Task(name, network, data, _image_defaults(data))
 
 
 def _transformer_task(data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:
+    """Return an encoder that classifies texts, or a decoder that predicts next tokens."""
     n_tokens = int(max(data.train.inputs.max(), data.valid.inputs.max(), data.test.inputs.max())) + 1
     length = data.train.inputs.shape[1]
     sizes: dict[str, Any] = {"width": widths[0], "n_hidden": 2 * widths[0]} if widths else {}
     sizes = {"length": length, **sizes, **options}
-    habits = TrainingDefaults(epochs=5, batch=64, lr=1e-3)
+    defaults = TrainingDefaults(epochs=5, batch=64, lr=1e-3)
     if goal == "lm":
-        return Task("transformer", _build_network(Decoder, n_tokens, **sizes), data, replace(habits, batch=16))
+        return Task("transformer", _build_network(Decoder, n_tokens, **sizes), data, replace(defaults, batch=16))
     network = _build_network(Encoder, n_tokens, len(data.classes), **sizes)
-    return Task("transformer", network, data, habits)
+    return Task("transformer", network, data, defaults)

@@ -126,7 +126,7 @@ def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_pat
         load_calibration(tmp_path / "x.npy", example=VECTORS)
     torch.save(torch.ones(1, 6).expand(2**20, 6), tmp_path / "x.pt")
     assert load_calibration(tmp_path / "x.pt", example=VECTORS, n=3).inputs.tolist() == [[1.0] * 6] * 3
-    with pytest.raises(DataError, match="change n"):
+    with pytest.raises(DataError, match="Change n"):
         load_calibration(tmp_path / "x.pt", example=VECTORS, n=2**31)
 
 
@@ -170,7 +170,7 @@ def test_text_comes_as_tokens_of_the_examples_length_with_its_mask_where_one_is_
         load_calibration("imdb", example=torch.zeros(2, 7), root=tmp_path)
     with pytest.raises(DataError, match="digits is images"):
         load_calibration("digits", example=example["ids"])
-    with pytest.raises(DataError, match="takes 2 tensors and digits gives one"):
+    with pytest.raises(DataError, match="takes 2 tensors, and digits gives one"):
         load_calibration("digits", example=example)
 
 
@@ -214,8 +214,8 @@ def test_folders_of_pictures_name_their_classes(tmp_path):
     ("example", "match"),
     [
         (torch.zeros(2, 5, 8, 8), "takes 5 channels"),
-        (torch.zeros(2, 65), "holds pictures, and the network takes torch.float32 of rows × 65"),
-        (torch.zeros(2, 16, dtype=torch.int64), "holds pictures, and the network takes torch.int64"),
+        (torch.zeros(2, 65), "holds images, and the network takes torch.float32 of rows × 65"),
+        (torch.zeros(2, 16, dtype=torch.int64), "holds images, and the network takes torch.int64"),
     ],
 )
 def test_a_network_that_takes_no_pictures_is_told(example, match, tmp_path):
@@ -247,8 +247,8 @@ def test_sources_that_are_nothing_are_refused_before_anything_is_read(tmp_path):
     ):
         with pytest.raises(DataError, match=match):
             load_calibration(source, example=VECTORS)
-    with pytest.raises(DataError, match="at least one"):
+    with pytest.raises(DataError, match="at least 1 row"):
         load_calibration("digits", example=VECTORS, n=0)
     for example in (3.0, torch.zeros(3), (), {}):
-        with pytest.raises(DataError, match="the example is no tensor of rows"):
+        with pytest.raises(DataError, match="the example must be a tensor of shape"):
             load_calibration("digits", example=example)

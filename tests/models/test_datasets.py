@@ -25,6 +25,7 @@ from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import NAMES, Dataset, DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.data.readers import cifar, idx, imdb
+from netgraph.utils.choices import TOKENIZERS
 
 LAYOUTS = {
     "mnist": (write_idx, {}, "MNIST/raw/t10k-labels-idx1-ubyte"),
@@ -97,7 +98,7 @@ def text_words(original):
 @pytest.mark.usefixtures("small")
 def test_a_tokenizer_asked_for_by_name_is_trained_on_the_training_split(tmp_path, monkeypatch):
     texts, _ = write_imdb(tmp_path, monkeypatch)
-    for kind in text.KINDS:
+    for kind in TOKENIZERS:
         wanted = text.train_tokenizer(texts[3:], kind=kind)
         assert load_dataset("imdb", root=tmp_path, tokenizer=kind).tokenizer.to_str() == wanted.to_str()
 
@@ -185,7 +186,7 @@ def test_a_data_set_that_is_not_there_is_one_sentence_with_the_folder_and_the_me
     with pytest.raises(DataError, match=r"download=True|aclImdb_v1.tar.gz") as caught:
         load_dataset(name)
     assert str(tmp_path) in str(caught.value)
-    with pytest.raises(DataError, match="no data set is called 'svhn'; there are digits, mnist"):
+    with pytest.raises(DataError, match=r"no data set is called 'svhn'\. Choose one of digits, mnist"):
         load_dataset("svhn")
 
 

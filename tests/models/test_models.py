@@ -286,7 +286,7 @@ def test_a_decoder_learns_to_repeat_and_its_loss_is_over_text_alone():
     assert math.isclose(before.loss, -logs[row, place, targets[row, place]].mean(), rel_tol=1e-5)
     fit(model, data, epochs=8, batch=8, lr=0.01)
     assert evaluate(model, data).accuracy > 0.95
-    with pytest.raises(NetgraphError, match="digits is no text"):
+    with pytest.raises(NetgraphError, match="digits has no texts"):
         load_dataset("digits").next_tokens()
 
 
@@ -323,7 +323,7 @@ def test_wrong_names_and_losses_that_are_no_numbers_are_one_sentence():
     for options, match in (
         ({"optimizer": "lion"}, "no optimizer is called 'lion'. There are adam, adamw, rmsprop, sgd"),
         ({"schedule": "step"}, "no schedule is called 'step'"),
-        ({"optimizer": "sgd", "lr": 1e30, "epochs": 5}, "train with a smaller lr"),
+        ({"optimizer": "sgd", "lr": 1e30, "epochs": 5}, "Train with a smaller lr"),
     ):
         with pytest.raises(NetgraphError, match=match):
             fit(mlp((4, 8, 3)), data, **options)
