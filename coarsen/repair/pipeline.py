@@ -135,9 +135,8 @@ def repair_network(
         training = coarse.training
         coarse.eval()
         merge_with_norms(model, spec, transfers, coarse)
-        _repair_layers(
-            fine, coarse, batches, Refit(spec, transfers, traced_state(model), coarse.tensors(), strength), report
-        )
+        refit = Refit(spec, transfers, traced_state(model), coarse.tensors(), strength)
+        _repair_layers(fine, coarse, batches, refit, report)
         if rung == "tune":
             tune_network(fine, coarse, data, steps=steps, batch=batch, seed=seed)
         coarse.train(training)
@@ -156,6 +155,8 @@ def _repair_layers(
     fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], refit: Refit, report: RepairReport
 ) -> None:
     """Walk both networks side by side, layer by layer, and fit or estimate each layer of the coarse one."""
+    # Both walks pause before the same calls, in the same order. A layer of the coarse network is changed while it waits for
+    # its call, and so all later layers read its repaired outputs.
     walks = (network.walk(batches, (*LAYER_OVERLOADS, BATCH_NORM)) for network in (fine, coarse))
     fitted_norms: set[str] = set()
     for fine_layer, coarse_layer in zip(*walks, strict=True):
@@ -206,7 +207,7 @@ def estimate_statistics(stop: CallSite, *, keep: bool) -> bool:
     n = sum(x.shape[1] for x in flat)
     m = sum(x.sum(1) for x in flat) / n
     v = sum((x - m[:, None]).square().sum(1) for x in flat) / max(n - 1, 1)
-    if keep:
+    if keep:  # new scale / sqrt(v + eps) = gain, and new shift - gain m = shift - gain mean
         gain = scale.double() / (variance.double() + eps).sqrt()
         scale.copy_(gain * (v + eps).sqrt())
         shift.add_(gain * (m - mean))

@@ -48,11 +48,8 @@ def merge_relu_units(
         By axis, the entries of P, (n,).
     """
     state, coarse_state = traced_state(model), coarse.tensors()
-    entries = {
-        a: _compute_entries(layer, state, transfers[a])
-        for a, layer in find_scalable_axes(spec).items()
-        if a in transfers
-    }
+    makers = {axis: layer for axis, layer in find_scalable_axes(spec).items() if axis in transfers}
+    entries = {axis: _compute_entries(layer, state, transfers[axis]) for axis, layer in makers.items()}
     factors = {axis: (_compute_shares(p, transfers[axis]), p) for axis, p in entries.items()}
     names = [n for n, terms in spec.parameters.items() if any(entries.keys() & {*term_axes(t)} for t in terms)]
     with torch.no_grad():
@@ -92,25 +89,19 @@ def _adds_up(spec: UnitSpec, weight: str, axis: str) -> bool:
 
 def _find_readers(spec: UnitSpec, weight: str) -> set[str] | None:
     """Return the weights that read the output of a layer, or None if a positive factor does not pass an operator between."""
-    call = next(
-        n
-        for n in spec.plans["eval"].graph.nodes
-        if n.target in LAYER_OVERLOADS and _attribute_name(n.args[1]) == weight
-    )
+    calls = (node for node in spec.plans["eval"].graph.nodes if node.target in LAYER_OVERLOADS)
+    call = next(node for node in calls if _attribute_name(node.args[1]) == weight)
     readers, queue = set[str](), [call]
     while queue:
         node = queue.pop()
         for user in node.users:
             if passes_positive_factor(user) and user.args[0] is node and node not in user.args[1:]:
                 queue.append(user)
-            elif (
-                operator_name(user.target) in LAYERS
-                and user.args[0] is node
-                and _attribute_name(user.args[1]) is not None
-            ):
-                readers.add(str(_attribute_name(user.args[1])))
-            else:
+                continue
+            reader = _attribute_name(user.args[1]) if operator_name(user.target) in LAYERS else None
+            if reader is None or user.args[0] is not node:
                 return None
+            readers.add(reader)
     return readers
 
 
@@ -130,6 +121,5 @@ def _compute_entries(layer: Layer, state: Mapping[str, Tensor], transfer: Transf
 def _compute_shares(p: Tensor, transfer: Transfer) -> Tensor:
     """Return the weight of each unit in a mean over its aggregate, (n,). The weighted mean applies R."""
     square = transfer.copy(transfer.average(p.square(), 0), 0)
-    return torch.where(
-        square > 0, p / square.clamp_min(1e-300), torch.zeros_like(p)
-    )  # zero for a unit that is left out
+    shares = p / square.clamp_min(1e-300)
+    return torch.where(square > 0, shares, torch.zeros_like(p))  # zero for a unit that is left out

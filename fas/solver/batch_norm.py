@@ -15,7 +15,7 @@ from netgraph.coarsen.repair.pipeline import estimate_statistics
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
 from netgraph.fas.solver.problem import count_rows
-from netgraph.rules.operators import NORM
+from netgraph.rules.operators import BATCH_NORM
 
 if TYPE_CHECKING:
     from netgraph.fas.solver.run import Run
@@ -43,7 +43,7 @@ def estimate_norms(run: Run, level: int) -> None:
         batches = [run.placed(batch, grid) for batch in run.stream.take(run.options.split.norms)]
     with run.ledger.clock(level, "statistics"), torch.no_grad():
         network = coarse_network(here.model, here.spec, {}, state=traced_state(here.model))  # of the same tensors
-        for stop in network.walk([_get_inputs(batch) for batch in batches], (NORM,)):
+        for stop in network.walk([_get_inputs(batch) for batch in batches], (BATCH_NORM,)):
             estimate_statistics(stop, keep=False)
     rows = sum(count_rows(batch) for batch in batches)
     run.ledger.spend(level, "statistics", rows * run.maps.flops[level])

@@ -61,11 +61,11 @@ class Heads:
     mates : int array of shape (size,) or None
         For each number of a query or key, the number within the head that rotary positions rotate it with, or the number
         itself if it is not rotated. None without rotary positions.
-    confined : bool
+    can_rotate : bool
         Whether the graph proves that bases inside heads may rotate (`netgraph.analysis.head_rotation`).
     normed : bool
         Whether a norm stands between queries or keys and their product. Its gains tell the numbers of a head apart.
-    whole : bool
+    complete : bool
         Whether all numbers inside the heads remain. On coarse levels some may have merged.
     """
 
@@ -74,9 +74,9 @@ class Heads:
     value: HeadSlice
     out: HeadSlice
     mates: Index | None
-    confined: bool = False
+    can_rotate: bool = False
     normed: bool = False
-    whole: bool = True
+    complete: bool = True
 
 
 def find_heads(spec: UnitSpec, axis: str) -> list[Heads]:
@@ -138,15 +138,14 @@ def _place_on_axis(recorded: Heads, spec: UnitSpec, axis: str) -> Heads | None:
     parts = [pair[0] for pair in placed if pair is not None]
     if len(parts) < len(placed):
         return None
-    remaining = [
-        pair[1] for pair in placed if pair is not None
-    ]  # masks of the numbers of a head that have not merged into others
+    # For each weight, a mask of the numbers of a head that have not merged into others.
+    remaining = [pair[1] for pair in placed if pair is not None]
     mates = None if recorded.mates is None else _renumber_mates(recorded.mates, remaining[0])
     if (remaining[0] != remaining[1]).any() or (remaining[2] != remaining[3]).any():
         return None
     query, key, value, out = parts
     complete = bool(remaining[0].all() and remaining[2].all())
-    return Heads(query, key, value, out, mates, recorded.confined, recorded.normed, complete)
+    return Heads(query, key, value, out, mates, recorded.can_rotate, recorded.normed, complete)
 
 
 def _place_slice(
@@ -230,7 +229,7 @@ def _find_attentions(graph: fx.Graph) -> tuple[Heads, ...]:
             heads = _read_heads(walk, query, key, value, out)
             if heads is not None:
                 recorded.append((heads, ends))
-    return tuple(replace(heads, confined=_allows_rotation(graph, heads, recorded)) for heads, _ in recorded)
+    return tuple(replace(heads, can_rotate=_allows_rotation(graph, heads, recorded)) for heads, _ in recorded)
 
 
 def _allows_rotation(graph: fx.Graph, heads: Heads, recorded: Sequence[tuple[Heads, Sequence[Edge]]]) -> bool:
@@ -294,19 +293,19 @@ def _find_value_product(node: fx.Node) -> fx.Node | None:
 
 def _read_heads(walk: RowWalk, query: fx.Node, key: fx.Node, value: fx.Node, out: fx.Node) -> Heads | None:
     """Return the heads of one attention product, or None where rows cannot be followed to weights."""
-    q, k, v = (walk.rows(node) for node in (query, key, value))
+    q, k, v = (walk.find_rows(node) for node in (query, key, value))
     if (
         not (isinstance(q, RowIds) and isinstance(k, RowIds) and isinstance(v, RowIds))
         or v.mate is not None
         or v.normed
     ):
         return None
-    if _varies_by_token(k.own):  # a product written by hand transposes the keys
+    if _varies_by_token(k.rows):  # a product written by hand transposes the keys
         k = k.columns
     *lead, length, size = out.meta["val"].shape
     ids = torch.arange(math.prod(lead) * size).view(*lead, 1, size).expand(*lead, length, size)
     reader = find_reader(out, ids)
-    rows = [_list_rows_per_head(x.own, lead) for x in (q, k, v)]
+    rows = [_list_rows_per_head(x.rows, lead) for x in (q, k, v)]
     if reader is None or any(row_ids is None for row_ids in rows):
         return None
     places = torch.full((math.prod(lead) * size,), -1)
@@ -357,7 +356,7 @@ def _match_mates(q: RowIds, k: RowIds, lead: Sequence[int], complete: Tensor) ->
         return False
     partners = []
     for x in (q, k):
-        rows, mate = _list_rows_per_head(x.own, lead), _list_rows_per_head(x.mate, lead)  # type: ignore[arg-type]
+        rows, mate = _list_rows_per_head(x.rows, lead), _list_rows_per_head(x.mate, lead)  # type: ignore[arg-type]
         if rows is None or mate is None:
             return False
         rows, mate = rows[complete], mate[complete]

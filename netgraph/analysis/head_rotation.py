@@ -20,7 +20,7 @@ SIZES = ("aten.sym_size", "aten.sym_numel")  # operators that read sizes only
 
 
 def allows_head_rotation(
-    graph: fx.Graph, made: Container[str], read: str, ends: Container[Edge], starts: Iterable[fx.Node]
+    graph: fx.Graph, producers: Container[str], reader_weight: str, ends: Container[Edge], starts: Iterable[fx.Node]
 ) -> bool:
     """Return True if the numbers inside heads meet only one another.
 
@@ -28,22 +28,24 @@ def allows_head_rotation(
     ----------
     graph : torch.fx.Graph
         A recorded graph.
-    made : container of str
+    producers : container of str
         Weights and biases of the layers that make queries, keys and values.
-    read : str
+    reader_weight : str
         The weight of the layer that reads the heads.
     ends : container of (Node, Node)
         Queries, keys and values, each with the product that reads it.
     starts : iterable of Node
         Results of the attentions.
     """
-    makers = [node for node in graph.nodes if (layer := match_layer(node)) is not None and layer[1][0] in made]
+    makers = [node for node in graph.nodes if (layer := match_layer(node)) is not None and layer[1][0] in producers]
     readers = {
-        (layer[0], node) for node in graph.nodes if (layer := match_layer(node)) is not None and layer[1][0] == read
+        (layer[0], node)
+        for node in graph.nodes
+        if (layer := match_layer(node)) is not None and layer[1][0] == reader_weight
     }
     return (
-        _are_read_only_by({*makers}, made, graph)
-        and _are_read_only_by({node for _, node in readers}, (read,), graph)
+        _are_read_only_by({*makers}, producers, graph)
+        and _are_read_only_by({node for _, node in readers}, (reader_weight,), graph)
         and _flows_only_to(makers, ends)
         and _flows_only_to(starts, readers)
     )

@@ -32,23 +32,23 @@ class RowIds:
     ----------
     source : (str, int, str or None)
         Weight of the layer, its outgoing dimension, and bias.
-    own : int Tensor
+    rows : int Tensor
         Row of each number.
     mate : int Tensor, optional
         Row of the number that rotary positions add.
     normed : bool
-        Whether a norm stands between.
+        Whether a norm lies between the layer and the tensor.
     """
 
     source: tuple[str, int, str | None]
-    own: Tensor
+    rows: Tensor
     mate: Tensor | None = None
     normed: bool = False
 
     @property
     def columns(self) -> RowIds:
         """The same row numbers with the last two dimensions exchanged."""
-        return replace(self, own=self.own.mT, mate=None if self.mate is None else self.mate.mT)
+        return replace(self, rows=self.rows.mT, mate=None if self.mate is None else self.mate.mT)
 
 
 def find_reader(node: fx.Node, ids: Tensor) -> tuple[tuple[str, int, str | None], Tensor] | None:
@@ -56,9 +56,9 @@ def find_reader(node: fx.Node, ids: Tensor) -> tuple[tuple[str, int, str | None]
     for user in node.users:
         if user.op != "call_function":
             continue
-        started = match_layer(user)
-        if started is not None and started[0] is node:
-            weight, dim, _ = started[1]
+        layer = match_layer(user)
+        if layer is not None and layer[0] is node:
+            weight, dim, _ = layer[1]
             return (weight, 1 - dim, None), ids.reshape(-1, ids.shape[-1])[0]
         moved = _apply_move(user, {node: ids})
         if isinstance(moved, Tensor) and (reader := find_reader(user, moved)) is not None:
@@ -149,7 +149,7 @@ class RowWalk:
     def __init__(self) -> None:
         self.known: dict[fx.Node, Any] = {}
 
-    def rows(self, node: Any) -> Any:
+    def find_rows(self, node: Any) -> Any:
         """Return the `RowIds` of a node, a list of them for several tensors, or None where the node is no move of rows."""
         if not isinstance(node, fx.Node) or node.op != "call_function":
             return None
@@ -159,12 +159,12 @@ class RowWalk:
 
     def _compute_rows(self, node: fx.Node) -> Any:
         """Return the row numbers of a node from those of its operands."""
-        started = match_layer(node)
-        if started is not None:
+        layer = match_layer(node)
+        if layer is not None:
             shape = node.meta["val"].shape
-            return RowIds(started[1], torch.arange(shape[-1]).expand(shape))
+            return RowIds(layer[1], torch.arange(shape[-1]).expand(shape))
         name = operator_name(node.target)
-        operands = {n: r for n in node.all_input_nodes if (r := self.rows(n)) is not None}
+        operands = {n: r for n in node.all_input_nodes if (r := self.find_rows(n)) is not None}
         if not operands:
             return None
         normed = self._pass_norm(node, name)
@@ -182,27 +182,39 @@ class RowWalk:
         vectors = (
             node.args[0] if name in NORMS else _find_scaled_vectors(node) if name in ("aten.mul", "aten.div") else None
         )
-        rows = self.rows(vectors)
+        rows = self.find_rows(vectors)
         return replace(rows, normed=True) if isinstance(rows, RowIds) else None
 
-    def _add_mates(self, own: Any, mate: Any) -> RowIds | None:
+    def _add_mates(self, numbers: Any, mates: Any) -> RowIds | None:
         """Combine the numbers of one layer with their mates."""
-        plain = isinstance(own, RowIds) and isinstance(mate, RowIds) and own.mate is None and mate.mate is None
-        if not plain or own.source != mate.source:
+        plain = (
+            isinstance(numbers, RowIds) and isinstance(mates, RowIds) and numbers.mate is None and mates.mate is None
+        )
+        if not plain or numbers.source != mates.source:
             return None
-        return RowIds(own.source, own.own, mate.own, own.normed or mate.normed)
+        return RowIds(numbers.source, numbers.rows, mates.rows, numbers.normed or mates.normed)
 
     def _move_rows(self, node: fx.Node, operands: Mapping[fx.Node, Any], source: Any) -> Any:
         """Apply a move to row numbers and to mates."""
-        own = _apply_move(node, {n: _map_rows(rows, lambda r: r.own) for n, rows in operands.items()})
-        if own is None:
+        moved = _apply_move(node, {n: _map_rows(operand, lambda r: r.rows) for n, operand in operands.items()})
+        if moved is None:
             return None
-        each = [r for rows in operands.values() for r in (rows if isinstance(rows, list) else [rows])]
-        has_mates, normed = (any(flags) for flags in zip(*((r.mate is not None, r.normed) for r in each), strict=True))
-        mate = _apply_move(node, {n: _map_rows(rows, _get_mate) for n, rows in operands.items()}) if has_mates else None
-        if isinstance(own, (list, tuple)):
-            return [RowIds(source, x, None if mate is None else mate[i], normed) for i, x in enumerate(own)]
-        return RowIds(source, own, mate, normed)
+        operand_rows = [
+            r for operand in operands.values() for r in (operand if isinstance(operand, list) else [operand])
+        ]
+        has_mates, normed = (
+            any(flags) for flags in zip(*((r.mate is not None, r.normed) for r in operand_rows), strict=True)
+        )
+        moved_mates = (
+            _apply_move(node, {n: _map_rows(operand, _get_mate) for n, operand in operands.items()})
+            if has_mates
+            else None
+        )
+        if isinstance(moved, (list, tuple)):
+            return [
+                RowIds(source, x, None if moved_mates is None else moved_mates[i], normed) for i, x in enumerate(moved)
+            ]
+        return RowIds(source, moved, moved_mates, normed)
 
 
 def _map_rows(rows: Any, take: Any) -> Any:
@@ -212,4 +224,4 @@ def _map_rows(rows: Any, take: Any) -> Any:
 
 def _get_mate(rows: RowIds) -> Tensor:
     """Return the mates, -1 where there are none."""
-    return torch.full_like(rows.own, -1) if rows.mate is None else rows.mate
+    return torch.full_like(rows.rows, -1) if rows.mate is None else rows.mate

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.rules.operators import LAYERS, LINEAR
+from netgraph.rules.operators import LAYER_OVERLOADS, LINEAR
 from netgraph.tracing.unit_spec import UnitSpec
 
 SEEN = 4096  # activations of a unit that are kept
@@ -27,7 +27,7 @@ def collect_activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence
     batches : list
     """
     found: dict[str, list[Tensor]] = {}
-    for stop in network.walk(batches, LAYERS):
+    for stop in network.walk(batches, LAYER_OVERLOADS):
         name = stop.names[1]
         if name is None:
             continue

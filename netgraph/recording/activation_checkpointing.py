@@ -85,7 +85,7 @@ def _run_in_segments(steps: Interpreter, find: Callable[[str], Any], *inputs: An
         for index, value in zip(makes, results, strict=True):
             slots[index] = value
         for step in segment:
-            for index in step.done:
+            for index in step.freed:
                 slots[index] = None
     return steps.collect_results(slots)
 
@@ -131,7 +131,7 @@ def split_segments(steps: Interpreter) -> list[tuple[list[Step], list[int], list
 def _find_border(part: Sequence[Step], steps: Interpreter) -> tuple[list[int], list[int]]:
     """Return the slots that a segment reads from outside and those that it fills for later segments."""
     written = {step.index for step in part}
-    freed = {index for step in part for index in step.done}
+    freed = {index for step in part for index in step.freed}
     reads = {index for step in part for index in find_reads(step)} - written
     unread = written - {index for step in steps.steps for index in find_reads(step)} - set(steps.result_slots)
     return sorted(reads), sorted(written - freed - unread)

@@ -44,8 +44,8 @@ def contract_matrices(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
     na, nb = len(call.shape(a)), len(call.shape(b))
     call.contract(a, na - 1, b, max(nb - 2, 0))
     sa, sb = call.spaces(a), call.spaces(b)
-    if a in call.trail.from_input and b in call.trail.from_input:
-        call.trail.inner += sb[-1:]  # of attention's weights times values
+    if a in call.state.from_input and b in call.state.from_input:
+        call.state.head_dims += sb[-1:]  # of attention's weights times values
     batch = call.broadcast([sa[:-2], sb[:-2]])
     return batch + sa[-2:-1] + (sb[-1:] if nb > 1 else [])
 
@@ -141,7 +141,7 @@ def _sum_letters(call: Call, terms: list[str], operands: list[fx.Node], output: 
         holders = [(n, t.index(letter)) for t, n in zip(terms, operands, strict=True) if letter in t]
         if len(holders) == 2 and len({n for n, _ in holders}) == 2:
             call.contract(holders[0][0], holders[0][1], holders[1][0], holders[1][1])
-        elif len(holders) == 1 and holders[0][0] not in call.trail.origins:
+        elif len(holders) == 1 and holders[0][0] not in call.state.origins:
             call.equal(axes[letter], "summed over")
             call.scale(holders[0][0], axes[letter], 1.0)
         else:
@@ -194,7 +194,7 @@ def attention_rule(call: Call) -> Spaces:
     call.unite(query[-1], key[-1])
     power = 0.5 if call["scale"] is None else 1.0
     call.contract_activations(call["query"], query[-1], "query and key are contracted with each other", power)
-    call.trail.inner.append(value[-1])
+    call.state.head_dims.append(value[-1])
     call.unite(key[-2], value[-2])
     call.pin(key[-2], "attended over")
     for i in range(3, len(query) + 1):

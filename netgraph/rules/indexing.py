@@ -10,6 +10,7 @@ from torch import fx
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, Space
 from netgraph.rules.operator_call import Call, Spaces, bind_arguments, operator_name
+from netgraph.rules.operators import COPIES, EXPANSIONS, VIEWS
 
 
 def index_select_rule(call: Call) -> Spaces:
@@ -66,7 +67,7 @@ def advanced_index_rule(call: Call) -> Spaces:
     return out
 
 
-RESHAPED = {"aten.unsqueeze", "aten.view", "aten.reshape", "aten.to", "aten._to_copy", "aten.alias", "aten.expand"}
+RESHAPED = COPIES | VIEWS | EXPANSIONS  # along its own dimension, ``arange`` still counts up
 
 
 def _find_arange_space(call: Call, index: fx.Node, size: int) -> Space | None:
@@ -89,7 +90,7 @@ def _make_mask_space(call: Call) -> Space:
     space = call.new_pinned_space(call.shape()[0], "as many as a mask lets through")
     for atom in sp.iter_atoms(space):
         atom.dynamic = True
-    call.trail.sources.append((space, call.node, 0))
+    call.state.sources.append((space, call.node, 0))
     return space
 
 

@@ -1,4 +1,9 @@
-"""One operator call as a rule sees it: its arguments by name, the axes of its operands, and what it may say of them."""
+"""One operator call as a rule sees it: its arguments by name, the spaces of its operands, and the verbs of a rule.
+
+A rule makes three kinds of statement. It *relates spaces* (`Call.unite`, `Call.pin`, `Call.contract`, `Call.sums`), it names
+the *arguments that hold sizes* (`Call.resize`, `Call.rewrite`), and it names the *factors* that keep a sum right when fewer
+units are summed (`Call.scale`). The statements are collected in one `TraceState` for each recording.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +24,42 @@ Spaces = list[Space]
 
 @dataclass
 class ParameterUse:
-    """A parameter dimension that one operator call consumes, and the atoms along which it sums it."""
+    """One dimension of a parameter that an operator call reads.
 
-    leaf: str
+    Parameters
+    ----------
+    parameter : str
+    dim : int
+        Dimension of the parameter.
+    node : torch.fx.Node
+        The call.
+    operand : torch.fx.Node
+        The operand of the call that holds the numbers of the parameter.
+    summed : list of Space
+        The spaces that the call sums over along this dimension.
+    """
+
+    parameter: str
     dim: int
     node: fx.Node
     operand: fx.Node
-    dual: list[Space] = field(default_factory=list)
+    summed: list[Space] = field(default_factory=list)
 
 
 @dataclass
 class SizeEdit:
-    """What has to be written anew in a node when sizes change.
+    """An argument of a node that depends on sizes.
 
-    ``argument`` names the schema argument, ``spaces`` the spaces whose sizes it holds (one for an integer; None
-    leaves an entry of a list alone), ``compute`` makes it from the ratio fine size / coarse size of ``spaces``.
+    Parameters
+    ----------
+    argument : str
+        Name of the argument in the operator's schema.
+    spaces : list of Space or None
+        The spaces whose sizes the argument holds. None leaves an entry of a list as it is.
+    compute : callable, optional
+        Computes the argument from the ratio fine size / coarse size of the space.
+    single : bool, default False
+        Whether the argument is one integer instead of a list.
     """
 
     argument: str
@@ -44,7 +70,7 @@ class SizeEdit:
 
 @dataclass
 class SizeFactor:
-    """Multiply an operand (or the result, where ``operand`` is None) by (fine size / coarse size) ** ``power``."""
+    """A factor (fine size / coarse size) ** ``power`` on an operand, or on the result if ``operand`` is None."""
 
     operand: fx.Node | None
     space: Space
@@ -53,18 +79,39 @@ class SizeFactor:
 
 @dataclass
 class TraceState:
-    """What has been worked out so far, for all nodes of one recording."""
+    """Spaces and statements about the nodes of one recording, as far as its graph has been walked.
+
+    Parameters
+    ----------
+    spaces : dict of Node to list of Space
+        One space for each dimension of a node's tensor, or a list of such lists for several tensors.
+    origins : dict of Node to (str, list of frozenset of int)
+        For a node that holds the numbers of a parameter under other dimensions: the parameter, and for each dimension of
+        the node the dimensions of the parameter that its numbers may come from.
+    uses, edits, scales : collections
+        The statements of the rules: `ParameterUse`, `SizeEdit` and `SizeFactor`.
+    replacements : dict of Node to (operator, dict)
+        Calls that another operator replaces, and its arguments.
+    sources : list of (Space, Node, int)
+        Where the size of a variable space can be read at run time: a node and its dimension.
+    from_input : set of Node
+        The nodes that depend on an input of the network.
+    inside_heads : bool
+        Whether dimensions inside attention heads may merge.
+    head_dims : list of Space
+        Those dimensions.
+    """
 
     spaces: dict[fx.Node, Any] = field(default_factory=dict)
     origins: dict[fx.Node, tuple[str, list[frozenset[int]]]] = field(default_factory=dict)
     uses: list[ParameterUse] = field(default_factory=list)
     edits: dict[fx.Node, list[SizeEdit]] = field(default_factory=dict)
     scales: dict[fx.Node, list[SizeFactor]] = field(default_factory=dict)
-    retarget: dict[fx.Node, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
+    replacements: dict[fx.Node, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     sources: list[tuple[Space, fx.Node, int]] = field(default_factory=list)
     from_input: set[fx.Node] = field(default_factory=set)
-    inside_heads: bool = False  # whether numbers inside heads may merge
-    inner: list[Space] = field(default_factory=list)  # those numbers
+    inside_heads: bool = False
+    head_dims: list[Space] = field(default_factory=list)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -74,25 +121,30 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 
 class Call:
-    """An operator call: what a rule reads, and the verbs it speaks.
+    """One call of an operator, the only argument of a rule.
 
-    Arguments are read by their schema names, ``call["weight"]``; defaults are filled in.
+    ``call["weight"]`` reads an argument by its name in the operator's schema. Defaults are filled in.
+
+    Parameters
+    ----------
+    node : torch.fx.Node
+        The call in the recorded graph.
+    state : TraceState
+        Collects the statements of the rule.
     """
 
-    def __init__(self, node: fx.Node, trail: TraceState) -> None:
+    def __init__(self, node: fx.Node, state: TraceState) -> None:
         self.node = node
-        self.trail = trail
+        self.state = state
         self.arguments: dict[str, Any] = bind_arguments(node)
         self.summed: dict[fx.Node, dict[int, Space]] = {}
         self.is_alias = False
-
-    # reading
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
 
     def has(self, name: str) -> bool:
-        """Tell whether an argument is given and not None."""
+        """Return whether an argument is given and not None."""
         return self.arguments.get(name) is not None
 
     @property
@@ -102,13 +154,13 @@ class Call:
 
     @property
     def operands(self) -> list[fx.Node]:
-        """Tensor operands in order, those inside lists included."""
+        """Tensor operands in order, including those inside lists."""
         return [n for n in self.node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
 
     def spaces(self, operand: str | fx.Node) -> Spaces:
         """Return the spaces of an operand's dimensions."""
         node = self.arguments[operand] if isinstance(operand, str) else operand
-        return [sp.resolve(space) for space in self.trail.spaces[node]]
+        return [sp.resolve(space) for space in self.state.spaces[node]]
 
     def shape(self, operand: str | fx.Node | None = None) -> tuple[int, ...]:
         """Return the recorded shape of an operand, or of the result."""
@@ -126,16 +178,16 @@ class Call:
         return int(self.arguments[name]) % max(ndim, 1)
 
     def dims(self, name: str, ndim: int) -> list[int]:
-        """Return a list of dimensions counted from the front; all of them where the argument is empty."""
+        """Return a list of dimensions counted from the front. An empty argument means all dimensions."""
         value = self.arguments.get(name)
         if isinstance(value, int):
             value = [value]
         return sorted(d % max(ndim, 1) for d in value) if value else list(range(ndim))
 
-    # saying what is the same, kept, summed
+    # Relations between spaces
 
     def unite(self, a: Space, b: Space) -> None:
-        """Say that two spaces are the same; what no structure explains is pinned with this operator's name."""
+        """State that two spaces are the same. Without a common structure, pin both and give this operator as the reason."""
         try:
             sp.unite(a, b)
         except MisfitError as misfit:
@@ -143,29 +195,29 @@ class Call:
             self.pin(b, f"no common structure ({misfit})")
 
     def pin(self, space: Space, reason: str) -> None:
-        """Keep a space as it is; the reason is completed by the operator's name and source line."""
-        sp.pin(space, f"{reason}: {self.name}{self.place()}")
+        """Keep the units of a space as they are. The operator's name and source line complete the reason."""
+        sp.pin(space, f"{reason}: {self.name}{self.location()}")
 
-    def place(self) -> str:
-        """Return `` at file:line`` of the call in the network's own source, or nothing."""
+    def location(self) -> str:
+        """Return `` at file:line`` of the call in the source of the network, or nothing."""
         return source_line(self.node)
 
     def new_pinned_space(self, size: int, reason: str) -> Space:
-        """Return a new space that stays as it is."""
-        return sp.new_space(size, f"{reason}: {self.name}{self.place()}")
+        """Return a new space whose units stay as they are."""
+        return sp.new_space(size, f"{reason}: {self.name}{self.location()}")
 
     def equal(self, space: Space, reason: str) -> None:
-        """Ask for aggregates of one size along a space."""
-        sp.require_equal(space, f"{reason}: {self.name}{self.place()}")
+        """Require that all aggregates along a space have the same size."""
+        sp.require_equal(space, f"{reason}: {self.name}{self.location()}")
 
     def sums(self, operand: fx.Node, dim: int, space: Space | None = None) -> None:
-        """Say that an operand is summed over along one dimension (it is dual there).
+        """State that the operator sums an operand over one of its dimensions.
 
-        A parameter is then injected by sums. What is computed from parameters is a value like any other, so
-        its terms must all count the same: aggregates of one size, and a factor at run time.
+        Merged units of a parameter then add up: injection takes sums along that dimension. A value computed from
+        parameters has no such choice. It needs aggregates of one size and a factor at run time.
         """
         space = self.spaces(operand)[dim] if space is None else space
-        if operand in self.trail.origins:
+        if operand in self.state.origins:
             self.summed.setdefault(operand, {})[dim] = space
         else:
             self.equal(space, "summed over")
@@ -175,26 +227,26 @@ class Call:
         """Sum the product of two operands over one dimension of each."""
         sa, sb = self.spaces(a)[dim_a], self.spaces(b)[dim_b]
         self.unite(sa, sb)
-        if b in self.trail.origins:
+        if b in self.state.origins:
             self.sums(b, dim_b)
-        elif a in self.trail.origins:
+        elif a in self.state.origins:
             self.sums(a, dim_a)
-        elif a in self.trail.from_input and b in self.trail.from_input:
+        elif a in self.state.from_input and b in self.state.from_input:
             self.contract_activations(a, sa, "contracted between two activations")
         else:
-            self.sums(b if a in self.trail.from_input else a, dim_b if a in self.trail.from_input else dim_a)
+            self.sums(b if a in self.state.from_input else a, dim_b if a in self.state.from_input else dim_a)
 
     def contract_activations(self, a: fx.Node, space: Space, reason: str, power: float = 1.0) -> None:
-        """Say that two activations are contracted over a space: it is kept, or inside heads its aggregates have one size."""
-        if not self.trail.inside_heads or self.operands.count(a) > 1:
+        """State that two activations are contracted over a space. Pin it, or inside heads require aggregates of one size."""
+        if not self.state.inside_heads or self.operands.count(a) > 1:
             self.pin(space, reason)
             return
         self.equal(space, reason)
         self.scale(a, space, power)
-        self.trail.inner.append(space)
+        self.state.head_dims.append(space)
 
     def broadcast(self, operands: Iterable[Spaces]) -> Spaces:
-        """Unite dimensions from the last on, as broadcasting does; a dimension of one index meets any."""
+        """Unite dimensions from the last on, as broadcasting does. A dimension of size one fits any space."""
         out: Spaces = []
         for spaces in operands:
             out = [sp.ONE] * (len(spaces) - len(out)) + out
@@ -206,7 +258,7 @@ class Call:
         return out
 
     def reshape(self, spaces: Sequence[Space], sizes: Sequence[int]) -> Spaces:
-        """Regroup dimensions; leading ones that stay are kept even where the rest has to be pinned."""
+        """Regroup dimensions into the given sizes. If that splits units, keep the unchanged leading dimensions and pin the rest."""
         try:
             return sp.reshape(spaces, sizes)
         except MisfitError as misfit:
@@ -217,29 +269,29 @@ class Call:
                 self.pin(space, f"reshaped across units ({misfit})")
             return list(spaces[:n]) + [self.new_pinned_space(size, "reshaped across units") for size in sizes[n:]]
 
-    # saying what to write anew
+    # Arguments that depend on sizes, and factors
 
     def resize(self, argument: str, spaces: Sequence[Space | None] | Space, *, single: bool = False) -> None:
-        """Say that an argument holds the sizes of spaces; ``single`` where it is one integer of one space."""
+        """State that an argument holds the sizes of spaces, or with ``single`` the size of one space as an integer."""
         listed = [spaces] if single else list(spaces)
-        self.trail.edits.setdefault(self.node, []).append(SizeEdit(argument, listed, None, single))  # type: ignore[arg-type]
+        self.state.edits.setdefault(self.node, []).append(SizeEdit(argument, listed, None, single))  # type: ignore[arg-type]
 
     def rewrite(self, argument: str, space: Space, compute: Callable[[float], Any]) -> None:
-        """Say that an argument is a function of fine size / coarse size of a space."""
-        self.trail.edits.setdefault(self.node, []).append(SizeEdit(argument, [space], compute, True))
+        """State that an argument is a function of fine size / coarse size of a space."""
+        self.state.edits.setdefault(self.node, []).append(SizeEdit(argument, [space], compute, True))
 
     def scale(self, operand: fx.Node | None, space: Space, power: float) -> None:
         """Multiply an operand, or the result, by (fine size / coarse size) ** power of a space."""
-        self.trail.scales.setdefault(self.node, []).append(SizeFactor(operand, space, power))
+        self.state.scales.setdefault(self.node, []).append(SizeFactor(operand, space, power))
 
     def replace_operator(self, target: Any, arguments: dict[str, Any]) -> None:
-        """Write the call anew as another operator, one whose arguments can hold unequal sizes."""
-        self.trail.retarget[self.node] = (target, arguments)
+        """Replace the call by one of another operator, whose arguments can hold unequal sizes."""
+        self.state.replacements[self.node] = (target, arguments)
 
     def alias(self, operand: fx.Node, dims: Sequence[int | Sequence[int] | None]) -> None:
-        """Say that the result is the operand's own numbers; ``dims[i]`` names the operand's dimensions in result i."""
+        """State that the result holds the operand's numbers, with ``dims[i]`` the operand dimensions in dimension i of the result."""
         self.is_alias = True
-        origin = self.trail.origins.get(operand)
+        origin = self.state.origins.get(operand)
         if origin is None:
             return
         leaf, of = origin
@@ -247,12 +299,12 @@ class Call:
         for entry in dims:
             several = [entry] if isinstance(entry, int) else list(entry or ())
             mapped.append(frozenset().union(*(of[d] for d in several)) if several else frozenset())
-        self.trail.origins[self.node] = (leaf, mapped)
+        self.state.origins[self.node] = (leaf, mapped)
 
     def record_uses(self) -> None:
-        """Note every parameter dimension that this call consumes, summed or as it is."""
+        """Record every parameter dimension that this call reads, with the spaces that it sums over."""
         for operand in self.node.all_input_nodes:
-            origin = self.trail.origins.get(operand)
+            origin = self.state.origins.get(operand)
             if origin is None or (self.is_alias and operand not in self.summed):
                 continue
             leaf, dims = origin
@@ -260,7 +312,7 @@ class Call:
                 summed = self.summed.get(operand, {}).get(dim)
                 for leaf_dim in of:
                     use = ParameterUse(leaf, leaf_dim, self.node, operand, [] if summed is None else [summed])
-                    self.trail.uses.append(use)
+                    self.state.uses.append(use)
 
 
 @cache
@@ -283,7 +335,7 @@ class SchemaArgument:
 
 @cache
 def schema_arguments(target: Any) -> tuple[SchemaArgument, ...] | None:
-    """Return the arguments of an operator, None where it has no schema; PyTorch makes its own list anew at each look."""
+    """Return the arguments of an operator, or None if it has no schema. Cached: PyTorch rebuilds its list at each access."""
     schema = getattr(target, "_schema", None)
     if schema is None:
         return None
@@ -291,13 +343,13 @@ def schema_arguments(target: Any) -> tuple[SchemaArgument, ...] | None:
 
 
 def bind_arguments(node: fx.Node) -> dict[str, Any]:
-    """Return a node's arguments by schema name, defaults filled in."""
+    """Return a node's arguments by schema name, with defaults filled in."""
     parameters = schema_arguments(node.target)
-    given, named = node.args, node.kwargs
+    positional, named = node.args, node.kwargs
     if parameters is None:
-        return {**{str(i): a for i, a in enumerate(given)}, **named}
+        return {**{str(i): a for i, a in enumerate(positional)}, **named}
     bound = {p.name: named.get(p.name, p.default) for p in parameters}
-    bound.update(zip(bound, given, strict=False))
+    bound.update(zip(bound, positional, strict=False))
     return bound
 
 

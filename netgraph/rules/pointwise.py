@@ -53,7 +53,7 @@ def where_rule(call: Call) -> Spaces:
     """
     if "other" not in call.arguments:
         raise TraceError(
-            f"the network looks up the places of a condition{call.place()}, as many as its numbers decide, and the recording "
+            f"the network looks up the places of a condition{call.location()}, as many as its numbers decide, and the recording "
             "would hold for this example only; write torch.where(condition, a, b), or a product with the mask"
         )
     return pointwise_rule(call)

@@ -1,6 +1,6 @@
-"""The products of a recorded graph, as spaces: a multiply-add for each index of each space, two operations each.
+"""The matrix products of a recorded graph as spaces: one multiply-add, or two operations, for each index of a space.
 
-Matrix products, convolutions, attention and recurrent cells are counted; pointwise work and einsum are not.
+Matrix products, convolutions, attention and recurrent cells are counted. Pointwise operators and einsum are not.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from netgraph.rules.operator_call import bind_arguments, operator_name
 
 
 def find_products(graph: fx.Graph, spaces: Mapping[fx.Node, Any]) -> list[Space]:
-    """Return one space for each product of one forward pass; its size is the number of multiply-adds."""
-    found = []
+    """Return one space for each product of a forward pass. The size of a space is its number of multiply-adds."""
+    products: list[Space] = []
     for node in graph.nodes:
         if node.op == "call_function":
-            found += [tuple(f for space in dims for f in space) for dims in _find_node_products(node, spaces)]
-    return found
+            products += [tuple(f for space in dims for f in space) for dims in _find_node_products(node, spaces)]
+    return products
 
 
 def _find_node_products(node: fx.Node, spaces: Mapping[fx.Node, Any]) -> list[list[Space]]:

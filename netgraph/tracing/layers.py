@@ -1,4 +1,4 @@
-"""The layers of a recorded graph: which weight and bias make units, and which batch norm follows."""
+"""The layers of a recorded graph: the weight and bias that make units, and the batch norm that follows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from netgraph.rules.operators import LAYERS, NORM
+from netgraph.rules.operators import BATCH_NORM, LAYER_OVERLOADS
 from netgraph.tracing.unit_spec import UnitSpec
 
 
@@ -18,13 +18,15 @@ class Layer:
     Parameters
     ----------
     axis : str
-        Over which the first dimension of the weight runs.
+        The axis of the first dimension of the weight.
     weight : str
+        Name of the weight.
     bias : str or None
+        Name of the bias.
     norm : tuple of str or None
-        Scale, shift, mean and variance of the batch norm that follows, where it has all four.
-    eps : float
-        What that norm adds to its variance.
+        Names of scale, shift, mean and variance of the batch norm that follows, if it has all four.
+    eps : float, default 0.0
+        The number that this norm adds to its variance.
     """
 
     axis: str
@@ -35,9 +37,9 @@ class Layer:
 
 
 def find_layers(spec: UnitSpec) -> Iterator[Layer]:
-    """Yield the layers of the evaluation graph whose weights nothing else reads and whose units are one axis."""
+    """Yield the layers of the evaluation graph whose units are one axis and whose weights have no other reader."""
     for node in spec.plans["eval"].graph.nodes:
-        if node.op != "call_function" or node.target not in LAYERS:
+        if node.op != "call_function" or node.target not in LAYER_OVERLOADS:
             continue
         weight, bias = (_name_if_read_once(a) for a in (*node.args[1:3], None)[:2])
         if weight is None or spec.sums.get((weight, 0)):
@@ -49,7 +51,7 @@ def find_layers(spec: UnitSpec) -> Iterator[Layer]:
 
 
 def _find_batch_norm(node: fx.Node) -> tuple[tuple[str, str, str, str] | None, float]:
-    after = [user for user in node.users if user.target is NORM]
+    after = [user for user in node.users if user.target is BATCH_NORM]
     if len(node.users) != 1 or not after:
         return None, 0.0
     names = [_name_if_read_once(a) for a in after[0].args[1:5]]
@@ -57,7 +59,7 @@ def _find_batch_norm(node: fx.Node) -> tuple[tuple[str, str, str, str] | None, f
 
 
 def _name_if_read_once(value: object) -> str | None:
-    """Return the name of a parameter or buffer that one call alone reads."""
+    """Return the name of a parameter or buffer if it has exactly one reader, else None."""
     if not isinstance(value, fx.Node) or value.op != "get_attr" or len(value.users) != 1:
         return None
     return str(value.target)

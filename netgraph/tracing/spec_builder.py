@@ -1,4 +1,4 @@
-"""Write down what a trace found: atoms become named axes, spaces become terms, and plain data remains."""
+"""Build the `UnitSpec` of a trace: atoms become named axes, spaces become terms, and the result is plain data."""
 
 from __future__ import annotations
 
@@ -17,81 +17,112 @@ ORDERED = ("convolved over", "a position in space", "a gate")  # counts places, 
 
 
 def build_unit_spec(
-    captures: Mapping[str, Recording],
-    trails: Mapping[str, TraceState],
+    recordings: Mapping[str, Recording],
+    traces: Mapping[str, TraceState],
     leaves: Mapping[str, Spaces],
     inputs: list[Spaces],
     state: Mapping[str, Tensor],
     ties: dict[str, str],
     trainable: frozenset[str],
 ) -> UnitSpec:
-    """Return the `UnitSpec` of two walked recordings."""
-    read = {str(n.target) for c in captures.values() for n in c.graph.nodes if n.op == "get_attr"}
+    """Return the `UnitSpec` of two recordings whose spaces are known.
+
+    Parameters
+    ----------
+    recordings : dict of str to Recording
+        The recordings under ``"train"`` and ``"eval"``.
+    traces : dict of str to TraceState
+        The spaces and statements of each recording.
+    leaves : dict of str to list of Space
+        The space of each dimension of each parameter and buffer.
+    inputs : list of list of Space
+        The same for each input tensor.
+    state : dict of str to Tensor
+        Parameters and buffers.
+    ties : dict of str to str
+        Other names of tied tensors.
+    trainable : frozenset of str
+        Names of the parameters that require gradients.
+
+    Returns
+    -------
+    UnitSpec
+    """
+    read = {str(n.target) for r in recordings.values() for n in r.graph.nodes if n.op == "get_attr"}
     for name in set(leaves) - read:
         for space in leaves[name]:
             sp.pin(space, "never read in the run on the example")
-    summed = _find_summed_atoms(trails, leaves)
+    summed = _find_summed_atoms(traces, leaves)
     _pin_squares(leaves)
     parameters = frozenset(name for name, tensor in state.items() if isinstance(tensor, nn.Parameter))
-    inside = {a for t in trails.values() if t.inside_heads for space in t.inner for a in sp.iter_atoms(space)}
-    naming = _AxisNames(state, leaves, summed, parameters, inside)
-    plans = {mode: _build_plan(captures[mode], trails[mode], naming) for mode in captures}
-    terms = {name: tuple(naming.term(s) for s in spaces) for name, spaces in leaves.items()}
-    sums = {key: frozenset(naming.name(a) for a in found) for key, found in summed.items() if found}
+    inside = {
+        a for trace in traces.values() if trace.inside_heads for space in trace.head_dims for a in sp.iter_atoms(space)
+    }
+    names = _AxisNames(state, leaves, summed, parameters, inside)
+    plans = {mode: _build_plan(recordings[mode], traces[mode], names) for mode in recordings}
+    terms = {name: tuple(names.build_term(s) for s in spaces) for name, spaces in leaves.items()}
+    sums = {key: frozenset(names.axis_name(a) for a in atoms) for key, atoms in summed.items() if atoms}
     dynamic = frozenset(axis for plan in plans.values() for axis in plan.sources)
-    input_terms = tuple(tuple(naming.term(s) for s in spaces) for spaces in inputs)
+    input_terms = tuple(tuple(names.build_term(s) for s in spaces) for spaces in inputs)
     return UnitSpec(
-        axes=naming.axes(),
+        axes=names.build_axes(),
         parameters=terms,
         sums=sums,
         plans=plans,
-        inputs=captures["eval"].inputs,
+        inputs=recordings["eval"].inputs,
         input_terms=input_terms,
         ties=ties,
         trainable=trainable,
         untraced=tuple(name for name in state if name not in read),
         dynamic=dynamic,
-        inside_heads=frozenset(naming.name(atom) for atom in inside if not atom.pinned and atom in naming.made),
+        inside_heads=frozenset(
+            names.axis_name(atom) for atom in inside if not atom.pinned and atom in names.parametrized
+        ),
     )
 
 
 def _find_summed_atoms(
-    trails: Mapping[str, TraceState], leaves: Mapping[str, Spaces]
+    traces: Mapping[str, TraceState], leaves: Mapping[str, Spaces]
 ) -> dict[tuple[str, int], set[Atom]]:
-    """Decide for every parameter dimension along which atoms its entries add up.
+    """Return for every parameter dimension the atoms along which merged entries add up.
 
-    Where one reader sums over an atom and another takes it as it is (a tied embedding), the entries are averaged,
-    and the summing reader multiplies by fine / coarse size, which is one number if aggregates have equal size.
+    They add up along an atom if every reader sums over it. In a tied embedding one reader sums over an atom and another
+    one does not. Such entries are averaged, and the summing reader multiplies by fine size / coarse size. This is one
+    number only if all aggregates have the same size, so equal sizes are required.
     """
     by_dim: dict[tuple[str, int], list[tuple[TraceState, ParameterUse, set[Atom]]]] = {}
-    for trail in trails.values():
-        for use in trail.uses:
-            found = {a for space in use.dual for a in sp.iter_atoms(space)}
-            by_dim.setdefault((use.leaf, use.dim), []).append((trail, use, found))
+    for trace in traces.values():
+        for use in trace.uses:
+            atoms = {a for space in use.summed for a in sp.iter_atoms(space)}
+            by_dim.setdefault((use.parameter, use.dim), []).append((trace, use, atoms))
     summed: dict[tuple[str, int], set[Atom]] = {}
     for key, uses in by_dim.items():
-        every = set(sp.iter_atoms(leaves[key[0]][key[1]]))
-        by_all = every.intersection(*(found for _, _, found in uses))
-        summed[key] = by_all
-        for trail, use, found in uses:
-            for atom in (found & every) - by_all:
-                sp.require_equal((atom,), f"{use.leaf} is both summed over and taken as it is")
-                trail.scales.setdefault(use.node, []).append(SizeFactor(use.operand, (atom,), 1.0))
+        parameter, dim = key
+        dim_atoms = set(sp.iter_atoms(leaves[parameter][dim]))
+        summed[key] = dim_atoms.intersection(*(atoms for _, _, atoms in uses))
+        for trace, use, atoms in uses:
+            for atom in (atoms & dim_atoms) - summed[key]:
+                sp.require_equal((atom,), f"{use.parameter} is both summed over and taken as it is")
+                trace.scales.setdefault(use.node, []).append(SizeFactor(use.operand, (atom,), 1.0))
     return summed
 
 
 def _pin_squares(leaves: Mapping[str, Spaces]) -> None:
-    """A product of an axis with itself has no one transfer per factor; keep it."""
+    """Pin atoms that occur twice in one dimension: a product of an axis with itself cannot be merged factor by factor."""
     for name, spaces in leaves.items():
         for space in spaces:
-            seen = [f for f in sp.resolve(space) if isinstance(f, Atom)]
-            for atom in seen:
-                if seen.count(atom) > 1:
+            factors = [f for f in sp.resolve(space) if isinstance(f, Atom)]
+            for atom in factors:
+                if factors.count(atom) > 1:
                     sp.pin((atom,), f"{name} runs over its square")
 
 
 class _AxisNames:
-    """Names for atoms: after the first parameter that makes the units, or a number."""
+    """Names and properties of the axes that atoms become.
+
+    An axis has the name of the first parameter that makes its units, else of the first one that reads them with ``.in``
+    appended, else a number.
+    """
 
     def __init__(
         self,
@@ -101,13 +132,13 @@ class _AxisNames:
         parameters: frozenset[str],
         inside: set[Atom],
     ) -> None:
-        self.inside = inside  # numbers inside heads that may merge
+        self.inside = inside  # atoms inside heads that may merge
         self.names: dict[Atom, str] = {}
         self.parameters = parameters
-        self.taken: set[str] = set()
+        self.used_names: set[str] = set()
         self.kinds: dict[Atom, str] = {}
-        self.inner: dict[Atom, Atom] = {}
-        self.made: set[Atom] = set()
+        self.inner: dict[Atom, Atom] = {}  # inner atom: the atom whose units contain it
+        self.parametrized: set[Atom] = set()  # atoms that a floating-point parameter runs over
         for incoming in (False, True):
             for leaf, spaces in leaves.items():
                 for dim, space in enumerate(spaces):
@@ -117,15 +148,17 @@ class _AxisNames:
         resolved = sp.resolve(space)
         for atom in sp.iter_atoms(resolved):
             if tensor.is_floating_point() and leaf in self.parameters:
-                self.made.add(atom)
+                self.parametrized.add(atom)
             if atom not in self.names and (atom in summed) == incoming:
-                self.names[atom] = self._unique(leaf.removesuffix(".weight").removesuffix(".bias") + ".in" * incoming)
+                self.names[atom] = self._unique_name(
+                    leaf.removesuffix(".weight").removesuffix(".bias") + ".in" * incoming
+                )
             if tensor.ndim > 2 and atom not in summed:
                 self.kinds.setdefault(atom, "channel")
         self._record_nesting(resolved)
 
     def _record_nesting(self, space: Space) -> None:
-        """Note which atoms lie inside a unit of another: whole outer units merge."""
+        """Record which atoms lie inside the units of another. Units of the outer atom merge as a whole."""
         outer: Atom | None = None
         for factor in space:
             if isinstance(factor, Atom):
@@ -139,64 +172,65 @@ class _AxisNames:
         if outer is not None and len(space) > 1:
             self.kinds.setdefault(outer, "head")
 
-    def _unique(self, name: str) -> str:
+    def _unique_name(self, name: str) -> str:
         candidate, n = name, 1
-        while candidate in self.taken:
+        while candidate in self.used_names:
             n += 1
             candidate = f"{name}#{n}"
-        self.taken.add(candidate)
+        self.used_names.add(candidate)
         return candidate
 
-    def name(self, atom: Atom) -> str:
+    def axis_name(self, atom: Atom) -> str:
         if atom not in self.names:
-            self.names[atom] = self._unique(f"index{len(self.names)}")
+            self.names[atom] = self._unique_name(f"index{len(self.names)}")
         return self.names[atom]
 
-    def term(self, space: Space) -> Term:
+    def build_term(self, space: Space) -> Term:
         return tuple(
-            self.name(f) if isinstance(f, Atom) else Join(self.term(part) for part in f) for f in sp.resolve(space)
+            self.axis_name(f) if isinstance(f, Atom) else Join(self.build_term(part) for part in f)
+            for f in sp.resolve(space)
         )
 
     def _is_outermost(self, atom: Atom, outer: Atom) -> bool:
-        """Where a shuffle puts two axes inside each other, the larger one merges."""
+        """Return whether an atom merges first although each of two atoms lies inside the other. The larger one does."""
         return self.inner.get(outer) is atom and (atom.size, atom.id) > (outer.size, outer.id)
 
-    def axes(self) -> dict[str, Axis]:
+    def build_axes(self) -> dict[str, Axis]:
         return {name: self._build_axis(atom, name) for atom, name in self.names.items()}
 
     def _build_axis(self, atom: Atom, name: str) -> Axis:
         kept = atom.pinned
-        if kept is None and atom not in self.made:
+        if kept is None and atom not in self.parametrized:
             kept = "no parameter runs over it"
         outer = self.inner.get(atom)
         free = outer is None or outer.pinned or self._is_outermost(atom, outer) or atom in self.inside
         if kept is None and not free:
             assert outer is not None
-            kept = f"inside {self.name(outer)}, whose units merge whole"
+            kept = f"inside {self.axis_name(outer)}, whose units merge whole"
         ordered = kept is not None and kept.startswith(ORDERED)
-        kind = self.kinds.get(atom, "neuron") if atom in self.made and not ordered else "index"
+        kind = self.kinds.get(atom, "neuron") if atom in self.parametrized and not ordered else "index"
         return Axis(name, atom.size, kind, kept, atom.equal)
 
 
-def _build_plan(taken: Recording, trail: TraceState, naming: _AxisNames) -> Plan:
-    multiplied = [naming.term(space) for space in find_products(taken.graph, trail.spaces)]
-    plan = Plan(taken.graph, outputs=taken.outputs, products=multiplied)
-    for space, node, dim in trail.sources:
+def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> Plan:
+    multiplied = [names.build_term(space) for space in find_products(recording.graph, trace.spaces)]
+    plan = Plan(recording.graph, outputs=recording.outputs, products=multiplied)
+    for space, node, dim in trace.sources:
         factors = sp.resolve(space)
         if factors and isinstance(factors[0], Atom) and factors[0].dynamic:
-            plan.sources.setdefault(naming.name(factors[0]), (node.name, dim, naming.term(factors[1:])))
-    for node, edits in trail.edits.items():
-        plan.rewrites[node.name] = [_build_rewrite(edit, naming) for edit in edits]
-    for node, scales in trail.scales.items():
+            plan.sources.setdefault(names.axis_name(factors[0]), (node.name, dim, names.build_term(factors[1:])))
+    for node, edits in trace.edits.items():
+        plan.rewrites[node.name] = [_build_rewrite(edit, names) for edit in edits]
+    for node, scales in trace.scales.items():
         plan.factors[node.name] = [
-            Factor(s.operand.name if s.operand is not None else None, naming.term(s.space), s.power)
+            Factor(s.operand.name if s.operand is not None else None, names.build_term(s.space), s.power)
             for s in scales
             if any(not a.pinned for a in sp.iter_atoms(s.space))
         ]
-    plan.retarget = {node.name: change for node, change in trail.retarget.items()}
+    plan.retarget = {node.name: change for node, change in trace.replacements.items()}
     return plan
 
 
-def _build_rewrite(edit: SizeEdit, naming: _AxisNames) -> Rewrite:
-    terms = tuple(None if space is None else naming.term(space) for space in edit.spaces)
+def _build_rewrite(edit: SizeEdit, names: _AxisNames) -> Rewrite:
+    terms = tuple(None if space is None else names.build_term(space) for space in edit.spaces)
     return Rewrite(edit.argument, terms, edit.compute, edit.single)

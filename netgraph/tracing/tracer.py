@@ -1,7 +1,7 @@
-"""Trace a network into a `UnitSpec`: which dimensions of which parameters run over the same units.
+"""Trace a network into a `UnitSpec`: the axis that each dimension of each parameter runs over.
 
-Every operator of the recorded graph has a small rule in `netgraph.rules`. This file walks the graph, calls the
-rules, and writes down the outcome. Inputs and outputs keep their units; what no rule explains is refused by name.
+Every operator of the recorded graph has a small rule in `netgraph.rules`. The tracer walks the graph and calls the
+rules. Inputs and outputs keep their units. An operator without a rule is refused by name.
 """
 
 from __future__ import annotations
@@ -32,35 +32,51 @@ def trace(
 ) -> UnitSpec:
     """Trace a network on an example input.
 
-    The network runs on shapes alone, once as in training and once as in evaluation, and is left as it was.
+    The network runs on meta tensors, once in training and once in evaluation mode. It stays unchanged.
 
     Parameters
     ----------
     model : torch.nn.Module
+        The network.
     example : Tensor, tuple of arguments, or dict of keyword arguments
-        What the network's forward takes. The first dimension of every tensor may differ later; other sizes
-        are those of the example. Give two rows or more: a batch of one cannot be told from no batch.
+        Arguments of the network's forward. The first dimension of every tensor is the batch, whose size stays free.
+        All other sizes are fixed to those of the example. A batch of one row is doubled.
     before : callable, optional
-        What to do to every input first; it becomes part of the recorded network.
-    inside_heads : bool
-        Whether the numbers inside attention's heads may merge, those of queries with those of keys; else heads merge whole.
+        A map of one tensor that is applied to every input and becomes part of the recorded network. Default: none.
+    inside_heads : bool, default False
+        Whether dimensions inside attention heads may merge, those of queries together with those of keys. By default
+        heads merge as a whole.
 
     Returns
     -------
     UnitSpec
+        The axes of the network, the terms of its parameters, and its recorded graphs.
 
     Raises
     ------
     TraceError
-        The network does not run on the example, decides by numbers, or uses an operator that has no rule.
+        The network does not run on the example, branches on numbers, or uses an operator without a rule.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> print(ng.trace(model, torch.zeros(2, 5)))
+    0.weight (0, 0.in)  sums over 0.in
+    0.bias (0)
+    2.weight (2, 0)  sums over 0
+    2.bias (2)
     """
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
-    captures = _record_modes(model, example, before)
-    return trace_recordings(captures, named_state(model), find_tied_names(model), trainable, inside_heads=inside_heads)
+    recordings = _record_modes(model, example, before)
+    return trace_recordings(
+        recordings, named_state(model), find_tied_names(model), trainable, inside_heads=inside_heads
+    )
 
 
 def trace_recordings(
-    captures: Mapping[str, Recording],
+    recordings: Mapping[str, Recording],
     state: Mapping[str, Tensor],
     ties: dict[str, str],
     trainable: frozenset[str],
@@ -71,14 +87,20 @@ def trace_recordings(
 
     Parameters
     ----------
-    captures : dict of str to Capture
-        Of ``"train"`` and ``"eval"``.
+    recordings : dict of str to Recording
+        The recordings under ``"train"`` and ``"eval"``.
     state : dict of str to Tensor
         Parameters and buffers, as `netgraph.recording.recorder.named_state` names them.
     ties : dict of str to str
         Other names of tied tensors.
-    trainable : set of str
-    inside_heads : bool
+    trainable : frozenset of str
+        Names of the parameters that require gradients.
+    inside_heads : bool, default False
+        Whether dimensions inside attention heads may merge.
+
+    Returns
+    -------
+    UnitSpec
 
     Raises
     ------
@@ -86,35 +108,35 @@ def trace_recordings(
         An operator has no rule.
     """
     leaves = {name: [sp.new_space(n) for n in tensor.shape] for name, tensor in state.items()}
-    inputs = _make_input_spaces(captures["eval"])
-    trails = {
-        mode: _walk_graph(taken, leaves, inputs, state, TraceState(inside_heads=inside_heads))
-        for mode, taken in captures.items()
+    inputs = _make_input_spaces(recordings["eval"])
+    traces = {
+        mode: _walk_graph(recording, leaves, inputs, state, TraceState(inside_heads=inside_heads))
+        for mode, recording in recordings.items()
     }
-    return build_unit_spec(captures, trails, leaves, inputs, state, ties, trainable)
+    return build_unit_spec(recordings, traces, leaves, inputs, state, ties, trainable)
 
 
 def _record_modes(
     model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None = None
 ) -> dict[str, Recording]:
-    """Record both modes; an example of one row is doubled, because a batch of one cannot be told from none."""
+    """Record both modes. An example of one row is doubled: the recording must tell a batch from a dimension of one."""
 
-    def both(rows: Any) -> dict[str, Recording]:
+    def record_both(rows: Any) -> dict[str, Recording]:
         return {
             mode: record_network(model, rows, training=mode == "train", before=before) for mode in ("eval", "train")
         }
 
     doubled = double_single_row(example)
     try:
-        return both(doubled)
+        return record_both(doubled)
     except TraceError:
         if doubled is example:
             raise
-        return both(example)
+        return record_both(example)
 
 
 def double_single_row(example: Any) -> Any:
-    """Return an example with every tensor given twice, if each has one row; else the example itself."""
+    """Return an example with the row of every tensor repeated, or the example itself if a tensor has more rows."""
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(example), leaves)
     if not leaves or any(leaf.ndim == 0 or leaf.shape[0] != 1 for leaf in leaves):
@@ -123,10 +145,10 @@ def double_single_row(example: Any) -> Any:
     return kwargs if kwargs else args
 
 
-def _make_input_spaces(taken: Recording) -> list[Spaces]:
-    """Inputs keep their units; the first dimension is read from the input at run time."""
+def _make_input_spaces(recording: Recording) -> list[Spaces]:
+    """Return pinned spaces for the inputs. The size of the first dimension is read from the input at run time."""
     spaces = []
-    for i, node in enumerate(n for n in taken.graph.nodes if n.op == "placeholder"):
+    for i, node in enumerate(n for n in recording.graph.nodes if n.op == "placeholder"):
         dims = [sp.new_space(n, f"dimension {d} of input {i}") for d, n in enumerate(shape_of(node))]
         for atom in sp.iter_atoms(dims[0]) if dims else ():
             atom.dynamic = True
@@ -135,72 +157,79 @@ def _make_input_spaces(taken: Recording) -> list[Spaces]:
 
 
 def _walk_graph(
-    taken: Recording, leaves: dict[str, Spaces], inputs: list[Spaces], state: Mapping[str, Tensor], trail: TraceState
+    recording: Recording,
+    leaves: dict[str, Spaces],
+    inputs: list[Spaces],
+    state: Mapping[str, Tensor],
+    trace_state: TraceState,
 ) -> TraceState:
-    given = iter(inputs)
-    for node in taken.graph.nodes:
+    """Work out the spaces of every node in order, and return the filled trace state."""
+    remaining_inputs = iter(inputs)
+    for node in recording.graph.nodes:
         if node.op == "placeholder":
-            trail.spaces[node] = next(given)
-            trail.from_input.add(node)
-            if trail.spaces[node]:
-                trail.sources.append((trail.spaces[node][0], node, 0))
+            trace_state.spaces[node] = next(remaining_inputs)
+            trace_state.from_input.add(node)
+            if trace_state.spaces[node]:
+                trace_state.sources.append((trace_state.spaces[node][0], node, 0))
         elif node.op == "get_attr":
-            _visit_parameter(node, trail, leaves, state)
+            _visit_parameter(node, trace_state, leaves, state)
         elif node.op == "call_function":
-            _apply_rule(node, trail)
+            _apply_rule(node, trace_state)
         elif node.op == "output":
-            _pin_output(node, trail)
-    return trail
+            _pin_output(node, trace_state)
+    return trace_state
 
 
-def _visit_parameter(node: fx.Node, trail: TraceState, leaves: dict[str, Spaces], state: Mapping[str, Tensor]) -> None:
+def _visit_parameter(
+    node: fx.Node, trace_state: TraceState, leaves: dict[str, Spaces], state: Mapping[str, Tensor]
+) -> None:
     name = str(node.target)
     if name in leaves:
-        trail.spaces[node] = leaves[name]
-        trail.origins[node] = (name, [frozenset([d]) for d in range(len(leaves[name]))])
+        trace_state.spaces[node] = leaves[name]
+        trace_state.origins[node] = (name, [frozenset([d]) for d in range(len(leaves[name]))])
         if not state[name].is_floating_point():
             for space in leaves[name]:
                 sp.pin(space, f"{name} holds {str(state[name].dtype).removeprefix('torch.')} numbers")
     else:
-        trail.spaces[node] = [sp.new_space(n, "a constant tensor") for n in shape_of(node)]
+        trace_state.spaces[node] = [sp.new_space(n, "a constant tensor") for n in shape_of(node)]
 
 
-def _apply_rule(node: fx.Node, trail: TraceState) -> None:
-    if any(source in trail.from_input for source in node.all_input_nodes):
-        trail.from_input.add(node)
+def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
+    if any(source in trace_state.from_input for source in node.all_input_nodes):
+        trace_state.from_input.add(node)
     if node.target is operator.getitem:
-        _visit_getitem(node, trail)
+        _visit_getitem(node, trace_state)
         return
     name = operator_name(node.target)
     if name.rsplit(".", 1)[-1] in SKIPPED:
         return
-    call = Call(node, trail)
+    call = Call(node, trace_state)
     _refuse_loops_over_data(call)
-    trail.spaces[node] = find_rule(node)(call)
+    trace_state.spaces[node] = find_rule(node)(call)
     call.record_uses()
 
 
-def _visit_getitem(node: fx.Node, trail: TraceState) -> None:
+def _visit_getitem(node: fx.Node, trace_state: TraceState) -> None:
     source, index = node.args
-    trail.spaces[node] = trail.spaces[source][index]  # type: ignore[index]
-    if source in trail.origins:
-        trail.origins[node] = trail.origins[source]  # type: ignore[index]
+    trace_state.spaces[node] = trace_state.spaces[source][index]  # type: ignore[index]
+    if source in trace_state.origins:
+        trace_state.origins[node] = trace_state.origins[source]  # type: ignore[index]
 
 
 def _refuse_loops_over_data(call: Call) -> None:
-    """A loop over entries that numbers decided was unrolled for this example only."""
+    """Raise `TraceError` for an unrolled loop over a dimension of variable length."""
     if call.name == "aten.unbind":
         spaces = call.spaces("self")
         if spaces and any(a.dynamic for a in sp.iter_atoms(spaces[call.dim("dim", len(spaces))])):
             raise TraceError(
-                f"the network loops over a dimension whose length the input decides{call.place()}, and the recording "
-                "would hold for this length only; write the loop as one operator, or trace its body by itself"
+                f"the network loops over a dimension whose length depends on the input{call.location()}, and the recording "
+                "would hold for this length only. Write the loop as one operator, or trace its body by itself."
             )
 
 
-def _pin_output(node: fx.Node, trail: TraceState) -> None:
+def _pin_output(node: fx.Node, trace_state: TraceState) -> None:
     results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
     for i, result in enumerate(results):
         if isinstance(result, fx.Node):
-            for space in trail.spaces[result]:
+            for space in trace_state.spaces[result]:
                 sp.pin(space, f"a dimension of output {i}")

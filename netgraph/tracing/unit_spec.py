@@ -1,7 +1,7 @@
-"""UnitSpec: for every dimension of every parameter, the axis it runs over.
+"""UnitSpec: the axis that each dimension of each parameter runs over.
 
-A *term* is what a dimension runs over, in axis names: a tuple of factors, row-major, where a factor is the name
-of an axis or a `Join` of terms laid end to end. ``("head", "head_dim")`` prints as ``(head · head_dim)``.
+A *term* describes one dimension by axis names. It is a tuple of factors in row-major order, and a factor is the name of an
+axis or a `Join`, a concatenation of terms. The term ``("head", "head_dim")`` prints as ``(head · head_dim)``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from netgraph.utils.html_table import render_table
 
 
 class Join(tuple[tuple[Any, ...], ...]):
-    """Terms laid end to end."""
+    """A concatenation of terms."""
 
     __slots__ = ()
 
@@ -33,15 +33,15 @@ class Axis:
     Parameters
     ----------
     name : str
-        After the parameter that makes the units.
+        The name of the parameter that makes the units.
     size : int
         Number of units.
-    kind : str
-        ``neuron``, ``channel``, ``head``, or ``index`` for what no parameter makes.
-    kept : str or None
-        Why no two units may merge; None where they may.
-    equal : str or None
-        Why all aggregates must have one size; None where sizes are free.
+    kind : str, default "neuron"
+        ``neuron``, ``channel``, ``head``, or ``index`` for positions that no parameter makes.
+    kept : str or None, default None
+        The reason why no two units may merge, or None if they may.
+    equal : str or None, default None
+        The reason why all aggregates must have the same size, or None if sizes are free.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """An argument of a node that depends on sizes; see `netgraph.rules.operator_call.SizeEdit`."""
+    """An argument of a node that depends on sizes, like `netgraph.rules.operator_call.SizeEdit` but with terms."""
 
     argument: str
     terms: tuple[Term | None, ...]
@@ -63,7 +63,7 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Factor:
-    """A node's operand, or its result, that is multiplied by (fine / coarse) ** power."""
+    """A factor (fine size / coarse size) ** power on a node's operand, or on its result if ``operand`` is None."""
 
     operand: str | None
     term: Term
@@ -72,7 +72,24 @@ class Factor:
 
 @dataclass
 class Plan:
-    """One recorded graph and all that has to be written anew in it for other sizes."""
+    """One recorded graph and the changes that other sizes of axes require.
+
+    Parameters
+    ----------
+    graph : torch.fx.Graph
+    rewrites : dict of str to list of Rewrite
+        By node, the arguments that depend on sizes.
+    factors : dict of str to list of Factor
+        By node, the factors on operands and results.
+    retarget : dict of str to (operator, dict)
+        By node, the operator and arguments that replace the recorded call.
+    sources : dict of str to (str, int, Term)
+        By axis of variable size, the node, its dimension, and the rest of that dimension's term.
+    outputs : nested structure
+        The structure of the network's result.
+    products : list of Term
+        The multiply-adds of a forward pass. One product has as many as its term has indices.
+    """
 
     graph: fx.Graph
     rewrites: dict[str, list[Rewrite]] = field(default_factory=dict)
@@ -84,12 +101,12 @@ class Plan:
 
 
 def term_size(term: Term, sizes: Mapping[str, int]) -> int:
-    """Return the number of indices of a term, given the sizes of axes."""
+    """Return the number of indices of a term for given sizes of axes."""
     return math.prod(sizes[f] if isinstance(f, str) else sum(term_size(part, sizes) for part in f) for f in term)
 
 
 def term_axes(term: Term) -> Iterator[str]:
-    """Yield the axes of a term, repeats included."""
+    """Yield the axes of a term, including repeats."""
     for factor in term:
         if isinstance(factor, str):
             yield factor
@@ -99,33 +116,53 @@ def term_axes(term: Term) -> Iterator[str]:
 
 
 def format_term(term: Term) -> str:
-    """Write a term as text: ``head · head_dim``, ``a + b``, ``1``."""
+    """Return a term as text, such as ``head · head_dim``, ``(a + b)`` or ``1``."""
     words = [f if isinstance(f, str) else "(" + " + ".join(format_term(part) for part in f) + ")" for f in term]
     return " · ".join(words) or "1"
 
 
 @dataclass(frozen=True)
 class UnitSpec:
-    """A network as its axes.
+    """The axes of a network, and the axes that each parameter runs over. `netgraph.trace` makes one.
 
     Parameters
     ----------
     axes : dict of str to Axis
+        All axes by name.
     parameters : dict of str to tuple of Term
-        For every traced parameter and buffer, by qualified name, the term of each dimension.
+        For every parameter and buffer by qualified name, the term of each dimension.
     sums : dict of (str, int) to frozenset of str
-        Axes along which a parameter's dimension is summed over by all who read it (it is *incoming* there), so
-        that merged units add up; along all others they are averaged.
+        For a dimension of a parameter, the axes that all its readers sum over. The dimension is *incoming* along these
+        axes, and entries of merged units are added. Along all other axes they are averaged.
     plans : dict of str to Plan
         The recorded computation for ``"train"`` and ``"eval"``.
+    inputs : nested structure
+        The structure of the network's arguments.
+    input_terms : tuple of tuple of Term
+        For every input tensor, the term of each dimension.
     ties : dict of str to str
         Other names of tied parameters.
-    untraced : tuple of str
+    trainable : frozenset of str
+        Names of the parameters that require gradients.
+    untraced : tuple of str, default ()
         Parameters and buffers that the run on the example never read.
+    dynamic : frozenset of str, default frozenset()
+        Axes whose size is read from the input at run time.
     traced : dict of str to int, optional
-        Numbers of units of the network that was recorded, where this spec has others.
-    inside_heads : frozenset of str
-        Axes of the numbers inside heads that may merge; none where heads were asked to merge whole.
+        Sizes of the axes when the network was recorded, if this spec has other sizes.
+    inside_heads : frozenset of str, default frozenset()
+        Axes inside attention heads that may merge. Empty if heads merge as a whole.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> spec = ng.trace(model, torch.zeros(2, 5))
+    >>> spec.sizes["0"], [axis.name for axis in spec.free]
+    (8, ['0'])
+    >>> spec.readers("0")
+    [('0.weight', 0), ('0.bias', 0), ('2.weight', 1)]
     """
 
     axes: dict[str, Axis]
@@ -153,13 +190,13 @@ class UnitSpec:
 
     @property
     def used(self) -> dict[str, Axis]:
-        """The axes that parameters run over: those of the unit graph, in its order."""
+        """The axes that parameters run over, in the order of the unit graph."""
         named = {a for terms in self.parameters.values() for t in terms for a in term_axes(t)}
         return {name: axis for name, axis in self.axes.items() if name in named}
 
     @property
     def flops(self) -> int:
-        """Operations of the products of one forward pass on the example, two for each multiply-add."""
+        """Operations in the matrix products of one forward pass on the example, two for each multiply-add."""
         sizes = self.sizes
         return sum(2 * term_size(term, sizes) for term in self.plans["eval"].products)
 
@@ -169,12 +206,12 @@ class UnitSpec:
 
     @cached_property
     def _readers_by_axis(self) -> dict[str, list[tuple[str, int]]]:
-        found: dict[str, list[tuple[str, int]]] = {}
+        readers: dict[str, list[tuple[str, int]]] = {}
         for name, terms in self.parameters.items():
             for dim, term in enumerate(terms):
                 for axis in dict.fromkeys(term_axes(term)):
-                    found.setdefault(axis, []).append((name, dim))
-        return found
+                    readers.setdefault(axis, []).append((name, dim))
+        return readers
 
     def with_sizes(self, sizes: Mapping[str, int]) -> UnitSpec:
         """Return the spec of the same network with other numbers of units."""
@@ -194,7 +231,7 @@ class UnitSpec:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """Parameters and axes as tables for notebooks."""
+        """Return the parameters and axes as HTML tables for notebooks."""
         parameters = [
             (name, ", ".join(format_term(term) for term in terms), ", ".join(sorted(self._summed_axes(name))))
             for name, terms in self.parameters.items()
