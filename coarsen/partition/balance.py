@@ -1,8 +1,8 @@
-"""Turn any clustering into as many clusters as asked for, and those into aggregates of one size.
+"""Balance of clusters: split or join them to a given number, and make their sizes equal.
 
-What a method has found is kept where it can be: clusters are split and joined by average linkage (`hem`), and for
-equal sizes only the units that a cluster holds too many of move, each to where the sum of affinities is largest: a
-transportation problem, as in Malinen and Fränti, "Balanced k-means for clustering", S+SSPR 2014.
+The clusters of a method change as little as possible. They are split and joined by average linkage. For equal sizes
+only the surplus units of large clusters move. Their new places maximize the sum of affinities, a transportation problem
+as in Malinen and Fränti, "Balanced k-means for clustering", S+SSPR 2014.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching
 from netgraph.coarsen.matching.labels import contract_by_mean, renumber_labels
 
-BATCH = 2048  # units that move together; the assignment of one batch costs its number squared times the free places
+BATCH = 2048  # units that move at once: assigning b units to p free places takes O(b² p)
 Ints = NDArray[np.int64]
 Likeness = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
 def adjust_cluster_count(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
-    """Return a clustering of exactly ``n_clusters`` clusters, at most the number of units.
+    """Split or join clusters until there are exactly ``n_clusters``.
 
     Parameters
     ----------
     labels : int array of shape (n,)
-        Any numbers; units of one cluster share one.
+        Cluster of each unit, any numbers.
     graph : AxisGraph
-        Whose affinities say what is split off and what is joined.
+        Its affinities decide on the units that are split off and the clusters that are joined.
     n_clusters : int
+        At most the number of units.
 
     Returns
     -------
@@ -41,14 +42,14 @@ def adjust_cluster_count(labels: Ints, graph: AxisGraph, n_clusters: int) -> Int
         Numbered 0 .. n_clusters - 1.
     """
     labels = renumber_labels(labels)
-    found = int(labels.max(initial=-1)) + 1
-    if found < n_clusters:
+    n_labels = int(labels.max(initial=-1)) + 1
+    if n_labels < n_clusters:
         return _split_clusters(labels, graph, n_clusters)
-    return _join_clusters(labels, graph, n_clusters) if found > n_clusters else labels
+    return _join_clusters(labels, graph, n_clusters) if n_labels > n_clusters else labels
 
 
 def _split_clusters(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
-    """Split the clusters that hold the most units a part."""
+    """Split the clusters that hold the most units per part, each by average linkage of its members."""
     labels = labels.copy()
     sizes = np.bincount(labels)
     parts = _allot_parts(sizes, n_clusters)
@@ -56,14 +57,14 @@ def _split_clusters(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
     for cluster in np.flatnonzero(parts > 1).tolist():
         members = np.flatnonzero(labels == cluster)
         inside = AxisGraph(graph.name, induced_subgraph(graph.adjacency, members), graph.weight[members])
-        found = _join_clusters(heavy_edge_matching(inside, int(parts[cluster])), inside, int(parts[cluster]))
-        labels[members[found > 0]] = following - 1 + found[found > 0]
+        part = _join_clusters(heavy_edge_matching(inside, int(parts[cluster])), inside, int(parts[cluster]))
+        labels[members[part > 0]] = following - 1 + part[part > 0]
         following += int(parts[cluster]) - 1
     return renumber_labels(labels)
 
 
 def _allot_parts(sizes: Ints, n_clusters: int) -> Ints:
-    """Return how many parts each cluster is cut to: one more for the largest parts, again and again."""
+    """Return the number of parts of each cluster: repeatedly one more for the cluster with the largest parts."""
     parts = np.ones(len(sizes), dtype=np.int64)
     heap = [(-float(size), cluster) for cluster, size in enumerate(sizes.tolist())]
     heapq.heapify(heap)
@@ -76,23 +77,24 @@ def _allot_parts(sizes: Ints, n_clusters: int) -> Ints:
 
 
 def induced_subgraph(adjacency: sparse.csr_array, units: Ints) -> sparse.csr_array:
-    """Return the graph of some units and the edges between them."""
+    """Return the graph of some units and the edges between them. The result may be ``adjacency`` itself."""
     return adjacency if len(units) == adjacency.shape[0] else sparse.csr_array(adjacency[units][:, units])
 
 
 def _join_clusters(labels: Ints, graph: AxisGraph, n_clusters: int) -> Ints:
-    """Join the clusters that are most alike; those without edges between them, the smallest first."""
+    """Join the clusters with the largest mean affinity. If none have an edge between them, the smallest are joined."""
     ones = np.ones(len(labels), dtype=np.int64)
-    while (found := int(labels.max()) + 1) > n_clusters:
+    while (n_labels := int(labels.max()) + 1) > n_clusters:
         between = AxisGraph(graph.name, contract_by_mean(graph.adjacency, labels, ones), np.bincount(labels))
         step = heavy_edge_matching(between, n_clusters)
-        if step.max() + 1 == found:
+        if step.max() + 1 == n_labels:
             return _pack_clusters(labels, n_clusters)
         labels = step[labels]
     return renumber_labels(labels)
 
 
 def _pack_clusters(labels: Ints, n_clusters: int) -> Ints:
+    """Repeatedly join the two smallest clusters."""
     sizes = np.bincount(labels)
     step = np.arange(len(sizes))
     heap = [(size, cluster) for cluster, size in enumerate(sizes.tolist())]
@@ -106,28 +108,32 @@ def _pack_clusters(labels: Ints, n_clusters: int) -> Ints:
 
 
 def equalize_sizes(labels: Ints, graph: AxisGraph, points: NDArray[Any] | None = None) -> Ints:
-    """Return aggregates of one size that differ from the clusters as little as that allows.
+    """Move surplus units so that all clusters have one size.
 
-    Each cluster keeps the units most alike to it, up to the size; the others go where there is room, so that the sum of
-    their likenesses is the largest there is (for up to `BATCH` of them at a time).
+    Each cluster keeps the n / k units that are most alike to it. The other units go to clusters with room. Their places
+    maximize the sum of likenesses, for up to `BATCH` units at a time.
 
     Parameters
     ----------
     labels : int array of shape (n,)
-        Numbered 0 .. k - 1, where k divides n.
+        Clusters, numbered 0 .. k - 1. k divides n.
     graph : AxisGraph
-        Likeness is the mean affinity to a cluster's members.
+        The likeness of a unit and a cluster is its mean affinity to the members.
     points : array of shape (n, d), optional
-        Likeness is the nearness to a cluster's mean instead.
+        If given, likeness is minus the squared distance to the mean of the cluster.
 
     Returns
     -------
     int array of shape (n,)
+        Aggregates of n / k units, numbered 0 .. k - 1.
     """
     k = int(labels.max()) + 1
     size = len(labels) // k
-    own, likeness = _measure_affinity(labels, graph.adjacency) if points is None else _measure_nearness(labels, points)
-    order = np.lexsort((np.arange(len(labels)), -own, labels))
+    if points is None:
+        inner, likeness = _measure_affinity(labels, graph.adjacency)
+    else:
+        inner, likeness = _measure_nearness(labels, points)
+    order = np.lexsort((np.arange(len(labels)), -inner, labels))
     starts = np.cumsum(np.bincount(labels, minlength=k)) - np.bincount(labels, minlength=k)
     surplus = order[np.arange(len(labels)) - starts[labels[order]] >= size]
     out = labels.copy()
@@ -139,7 +145,7 @@ def equalize_sizes(labels: Ints, graph: AxisGraph, points: NDArray[Any] | None =
 
 
 def _assign_surplus(units: Ints, room: Ints, likeness: Likeness) -> Ints:
-    """Return the cluster with room that each unit goes to."""
+    """Return a cluster for each unit. ``room`` (k,) holds the number of free places of each cluster."""
     from scipy.optimize import linear_sum_assignment
 
     clusters = np.flatnonzero(room)
@@ -149,21 +155,21 @@ def _assign_surplus(units: Ints, room: Ints, likeness: Likeness) -> Ints:
 
 
 def _measure_affinity(labels: Ints, adjacency: sparse.csr_array) -> tuple[NDArray[Any], Likeness]:
-    """Return the affinity of each unit to the rest of its cluster, and the mean affinity to any cluster."""
+    """Return the affinity of each unit to its own cluster, and a function for the mean affinity to any cluster."""
     n, sizes = len(labels), np.bincount(labels)
     member = sparse.csr_array((1 / sizes[labels], (np.arange(n), labels)), shape=(n, len(sizes)))
     edges = adjacency.tocoo()
     inside = labels[edges.row] == labels[edges.col]
-    own = np.bincount(edges.row[inside], edges.data[inside], n)
+    inner = np.bincount(edges.row[inside], edges.data[inside], n)
 
     def likeness(units: NDArray[Any], clusters: NDArray[Any]) -> NDArray[Any]:
         return np.asarray((adjacency[units] @ member)[:, clusters].toarray())
 
-    return own, likeness
+    return inner, likeness
 
 
 def _measure_nearness(labels: Ints, points: NDArray[Any]) -> tuple[NDArray[Any], Likeness]:
-    """Return each unit's nearness to its cluster's mean, and the nearness to any cluster's mean."""
+    """Return the nearness of each unit to the mean of its cluster, and a function for the nearness to any mean."""
     from scipy.spatial.distance import cdist
 
     n, sizes = len(labels), np.bincount(labels)

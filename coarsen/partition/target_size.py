@@ -1,4 +1,4 @@
-"""How many units an axis should have on the next level."""
+"""Target size: the number of units that an axis should have on the next level."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ from netgraph.tracing.unit_spec import Axis
 
 
 def target_count(size: int, ratio: float, round_to: int = 1) -> int:
-    """Return the share of a number of units, as a multiple where they are enough for one."""
-    aim = max(1, round(size * ratio))
+    """Return ``size * ratio``, at least 1, rounded to a multiple of ``round_to`` if the size exceeds it."""
+    target = max(1, round(size * ratio))
     if round_to > 1 and size > round_to:
-        aim = min(max(round_to, round(aim / round_to) * round_to), size)
-    return aim
+        target = min(max(round_to, round(target / round_to) * round_to), size)
+    return target
 
 
 def choose_n_coarse(axis: Axis, ratio: float, round_to: int = 1) -> int:
     """Return the number of aggregates to aim for.
 
-    Where aggregates must have one size it is a divisor of the number of units, the nearest to the aim; a prime
-    number of such units stays.
+    If the aggregates must have one size, this is the divisor of the number of units that is nearest to the target. An
+    axis with a prime number of such units keeps its size.
 
     Parameters
     ----------
     axis : Axis
     ratio : float
         Share of units that stay.
-    round_to : int
-        Multiple wanted; given up where the axis is smaller, or no divisor is such a multiple.
+    round_to : int, default 1
+        The number should be a multiple of this. The wish is dropped if the axis is smaller, or if no divisor is such a
+        multiple.
+
+    Returns
+    -------
+    int
     """
-    aim = target_count(axis.size, ratio, round_to)
+    target = target_count(axis.size, ratio, round_to)
     if axis.equal is None:
-        return aim
+        return target
     divisors = [d for d in range(1, axis.size + 1) if axis.size % d == 0]
     if ratio < 1:
         divisors = [d for d in divisors if 0.5 * ratio * axis.size <= d < axis.size] or [axis.size]
     fitting = [d for d in divisors if d % round_to == 0] or divisors
-    return min(fitting, key=lambda d: (abs(d - aim), d))
+    return min(fitting, key=lambda d: (abs(d - target), d))

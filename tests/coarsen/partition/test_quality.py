@@ -136,5 +136,5 @@ def test_without_data_the_error_is_that_of_the_weights_and_unasked_nothing_is_me
     assert "weight_error" in measured
     assert not {"function_error", "eigenvalue_error"} & measured.keys()
     assert "quality" not in ng.build_hierarchy(model, x).levels[1].reasons
-    with pytest.raises(NetgraphError, match="number of eigenvalues to compare, is -1; give 0 or more"):
+    with pytest.raises(NetgraphError, match="number of eigenvalues to compare, is -1. Give 0 or more"):
         ng.build_hierarchy(model, x, quality=-1)
