@@ -68,7 +68,7 @@ class Level:
         """Number of parameters. Tied ones count once."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def way(self, above: Level) -> str:
+    def describe_step(self, above: Level) -> str:
         """Return the directions of the step from the level above, in words."""
         blocks = [(len(step.chain.blocks), len(step.kept)) for step in self.chains]
         parts = ["channels"] * bool(self.transfers)

@@ -227,6 +227,8 @@ class LevelBuilder:
         self, transfers: Mapping[str, Transfer]
     ) -> tuple[dict[str, Tensor], dict[str, Transfer], GraphNetwork, list[HeadRotation]]:
         """Return coarse parameters, the transfers from the base to them, their network, and the rotations of heads before merging."""
+        # Two index spaces meet here. `transfers` lead from the units of the last level, `composed` from those of the base.
+        # Parameters go down from level to level, and the graph is always rewritten from the base.
         spec = self._level_spec()
         rotating = {axis: t for axis, t in transfers.items() if axis in self.rotating}
         rotations = find_rotations(spec, rotating, self.state)

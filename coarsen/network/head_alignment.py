@@ -280,7 +280,7 @@ def find_rotatable_axes(
     heads = {
         axis: [h for h in find_heads(spec, axis) if _belong_to_units(h, spec.axes[axis].size)] for axis in head_axes
     }
-    safe = {axis for axis, attentions in heads.items() if attentions and all(h.confined for h in attentions)}
+    safe = {axis for axis, attentions in heads.items() if attentions and all(h.can_rotate for h in attentions)}
     rotations = {
         axis: _draw_rotations(spec, axis, seed) for axis, attentions in heads.items() if attentions and axis not in safe
     }
@@ -330,4 +330,4 @@ def _preserves_outputs(
 
 def _belong_to_units(heads: Heads, n: int) -> bool:
     """Return True if each unit has its own queries, keys and values, and none of their dimensions have merged."""
-    return heads.whole and all(len(part.index) == n for part in (heads.query, heads.key, heads.value, heads.out))
+    return heads.complete and all(len(part.index) == n for part in (heads.query, heads.key, heads.value, heads.out))

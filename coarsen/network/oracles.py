@@ -152,9 +152,8 @@ def verify(
     for index, axes in enumerate(groups):
         if progress is not None:
             progress(axes[0].name if len(axes) == 1 else "all", index, len(groups))
-        verdicts += [
-            oracle(model, spec, example, axes, seed=seed) for oracle in (check_duplicate_units, check_dead_units)
-        ]
+        for oracle in (check_duplicate_units, check_dead_units):
+            verdicts.append(oracle(model, spec, example, axes, seed=seed))
     return verdicts
 
 
@@ -168,19 +167,10 @@ def _measure_difference(
     try:
         if double and sum(t.numel() for t in state.values()) < MAX_DOUBLE:
             try:
-                return _compare_networks(
-                    model,
-                    spec,
-                    transfers,
-                    cast_to_double(example),
-                    {n: cast_to_double(t) for n, t in state.items()},
-                    seed,
-                )
-            except (
-                RuntimeError,
-                NetgraphError,
-            ):  # a cast inside the network meets double weights: compare in its own precision
-                pass
+                double_state = {name: cast_to_double(tensor) for name, tensor in state.items()}
+                return _compare_networks(model, spec, transfers, cast_to_double(example), double_state, seed)
+            except (RuntimeError, NetgraphError):
+                pass  # a cast inside the network meets double weights: compare in its own precision
         return _compare_networks(model, spec, transfers, example, state, seed)
     finally:
         set_training_mode(model, training=training)
@@ -207,6 +197,8 @@ def _compare_networks(
 
     None if the network's own outputs are not numbers.
     """
+    # Prolonged parameters are exactly alike on the units of an aggregate. The fine network with these parameters must
+    # compute the same as the coarse network. R P = I: injecting them again must give the coarse parameters.
     coarse = inject(spec, transfers, state)
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()

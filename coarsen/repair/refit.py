@@ -62,6 +62,7 @@ class Refit:
 
     def __post_init__(self) -> None:
         self.layer_of = {layer.weight: layer for layer in find_layers(self.spec)}
+        # A recorded call names a parameter only if no other call reads it. Storage addresses find the names of shared ones.
         self.name_of = {tensor.data_ptr(): name for name, tensor in self.coarse.items() if tensor.numel()}
         self.random = torch.Generator().manual_seed(0)
 
@@ -131,7 +132,7 @@ class Refit:
         for i, (fine_arguments, coarse_arguments) in enumerate(zip(fine.arguments, coarse.arguments, strict=True)):
             output = fine.function(*fine_arguments)
             places = draw_places(output, fine.function, -(-n // len(fine.arguments)), self.random)
-            skips = [None if stop.beside is None else stop.beside[i] for stop in (fine, coarse)]
+            skips = [None if stop.summand is None else stop.summand[i] for stop in (fine, coarse)]
             targets = self._compute_targets(name, fine.function, output, places, *skips)
             rows = build_columns(coarse_arguments, coarse.function, places)
             yield rows, targets.unflatten(1, (rows.shape[1], -1)), places[0] % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1

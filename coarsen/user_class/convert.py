@@ -156,7 +156,7 @@ def check_own_class_path(model: nn.Module, path: Path) -> None:
     check_parent_folder(path)
 
 
-def save_own_class(model: nn.Module, path: Path) -> None:
+def save_own_class(model: nn.Module, path: str | Path) -> None:
     """Write a network whole.
 
     ``torch.save`` writes it to a file. A network of Hugging Face transformers becomes a folder with config.json and safetensors.
@@ -164,7 +164,7 @@ def save_own_class(model: nn.Module, path: Path) -> None:
     Parameters
     ----------
     model : torch.nn.Module
-    path : pathlib.Path
+    path : str or path
 
     Raises
     ------
@@ -174,14 +174,14 @@ def save_own_class(model: nn.Module, path: Path) -> None:
     Examples
     --------
     >>> import tempfile
-    >>> from pathlib import Path
     >>> import torch
     >>> from netgraph.coarsen import save_own_class
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_own_class(torch.nn.Linear(2, 3), Path(folder) / "small.pt")
-    ...     torch.load(Path(folder) / "small.pt", weights_only=False)
+    ...     save_own_class(torch.nn.Linear(2, 3), f"{folder}/small.pt")
+    ...     torch.load(f"{folder}/small.pt", weights_only=False)
     Linear(in_features=2, out_features=3, bias=True)
     """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if is_transformers_model(model):

@@ -1,4 +1,4 @@
-"""Blocks of a pair are averaged unit by unit: whatever order their inner units have, copies merge back, and maps keep their laws."""
+"""Block alignment: copies merge back in any order of their inner units, and the maps keep their laws."""
 
 import copy
 import itertools
@@ -21,8 +21,8 @@ PIXELS = torch.randn(4, 3, 16, 16)
 TOKENS = torch.randint(1, 50, (4, 8))
 
 
-def renumbered(block, order):
-    """Put the inner channels of a residual block in another order, as its owner would."""
+def permute_channels(block, order):
+    """Permute the inner channels of a residual block."""
     with torch.no_grad():
         block.conv1.weight.copy_(block.conv1.weight[order])
         block.conv2.weight.copy_(block.conv2.weight[:, order])
@@ -39,12 +39,12 @@ def twins(order):
         for tensor in model.stage1[0].bn1.running_mean, model.stage1[0].bn1.weight, model.stage1[0].bn1.bias:
             tensor += 0.3 * torch.randn_like(tensor)
     model.stage1[1].load_state_dict(model.stage1[0].state_dict())
-    renumbered(model.stage1[1], order)
+    permute_channels(model.stage1[1], order)
     return model.eval()
 
 
 @pytest.mark.parametrize("directions", ["depth", "depth,channels", "channels,depth"])
-def test_copies_whose_inner_channels_are_numbered_otherwise_merge_into_what_they_are(directions):
+def test_copies_with_permuted_inner_channels_merge_into_the_original(directions):
     """The judge is the hierarchy of the same network with both blocks numbered alike."""
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     levels = [
@@ -58,7 +58,7 @@ def test_copies_whose_inner_channels_are_numbered_otherwise_merge_into_what_they
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_blocks_that_are_numbered_alike_stay_as_they_are():
+def test_blocks_in_the_same_order_stay_bit_for_bit_the_same():
     hierarchy = ng.build_hierarchy(twins(torch.arange(6)), PIXELS, directions="depth")
     assert all("stage1" not in name for step in hierarchy.levels[1].chains for name in step.orders)
 
@@ -108,8 +108,8 @@ def test_maps_with_orders_hold_the_laws_and_keep_the_function_of_zero_branches(n
     )
 
 
-def test_a_block_put_in_order_computes_what_it_did():
-    """Every axis of an encoder's block, heads and their inner dimensions included, by its own forward."""
+def test_a_permuted_block_computes_the_same():
+    """Permute every axis of an encoder block, heads and their inner dimensions included. The judge is its own forward pass."""
     torch.manual_seed(4)
     model = Encoder(50, 2, depth=2, width=16, n_hidden=12, n_heads=8, length=8).eval()
     (step,) = ng.build_hierarchy(model, TOKENS, directions="depth").levels[1].chains

@@ -1,4 +1,4 @@
-"""Depth: chains of alike residual blocks are found, cut as if by hand, and moved by maps that hold the laws of transfers."""
+"""Depth: chains of residual blocks are found and cut like by hand, and their maps obey the laws of transfers."""
 
 import copy
 
@@ -49,8 +49,8 @@ def residual_chain(n_blocks, **sizes):
     return nn.Sequential(nn.Linear(5, 6), *(Residual(**sizes) for _ in range(n_blocks)), nn.Linear(6, 3))
 
 
-def shaken(model):
-    """Give norms numbers of their own, so that nothing is alike by being new."""
+def randomize_norms(model):
+    """Randomize norms, because new ones are all alike."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and tensor.ndim == 1:
             tensor.data += 0.1 * torch.rand_like(tensor) if "var" in name else 0.1 * torch.randn_like(tensor)
@@ -58,7 +58,7 @@ def shaken(model):
 
 
 NETWORKS = {
-    "resnet": (lambda: shaken(resnet(3, width=4)), PIXELS, ["stage1.0", "stage1.1", "stage1.2"], "stage1.{}"),
+    "resnet": (lambda: randomize_norms(resnet(3, width=4)), PIXELS, ["stage1.0", "stage1.1", "stage1.2"], "stage1.{}"),
     "encoder": (lambda: Encoder(50, 2, depth=4, **SMALL), TOKENS, [f"blocks.{i}" for i in range(4)], "blocks.{}"),
     "decoder": (lambda: Decoder(50, depth=3, **SMALL), TOKENS, [f"blocks.{i}" for i in range(3)], "blocks.{}"),
     "layers": (lambda: residual_chain(3), torch.randn(4, 5), ["1", "2", "3"], "{}"),
@@ -98,7 +98,7 @@ class After(Residual):
 
 
 class Branching(nn.Module):
-    """A decoder that reads what is inside a chain of blocks, as a U-Net does."""
+    """A decoder that reads the results inside a chain of blocks, like a U-Net."""
 
     def __init__(self):
         super().__init__()
@@ -137,8 +137,8 @@ def test_a_block_whose_result_is_read_elsewhere_ends_a_chain():
     assert [chain.blocks for chain in found] == [("blocks.1", "blocks.2")]
 
 
-def by_hand(model, pattern, dropped):
-    """Take modules out of a copy, as its owner would."""
+def remove_by_hand(model, pattern, dropped):
+    """Remove modules from a copy by hand."""
     own = copy.deepcopy(model)
     for block in dropped:
         parent = own.get_submodule(pattern.format("").rstrip("."))
@@ -148,18 +148,18 @@ def by_hand(model, pattern, dropped):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_cut_network_is_the_one_whose_owner_took_the_blocks_out(name, training):
+def test_a_cut_network_equals_the_one_with_blocks_removed_by_hand(name, training):
     make, example, blocks, pattern = NETWORKS[name]
     model, dropped = make(), blocks[1:2]
     spec = drop_blocks(ng.trace(model, example), named_state(model), dropped)
     state = {n: t.clone() for n, t in traced_state(model).items() if n in spec.parameters}
-    cut, owner = coarse_network(model, spec, {}, state=state).train(training), by_hand(model, pattern, dropped)
+    cut, owner = coarse_network(model, spec, {}, state=state).train(training), remove_by_hand(model, pattern, dropped)
     owner.train(training)
     torch.manual_seed(1)
     wanted = owner(example)
     torch.manual_seed(1)
     torch.testing.assert_close(cut(example), wanted)
-    for n, t in owner.state_dict().items():  # what batch norms have seen too
+    for n, t in owner.state_dict().items():  # running statistics too
         if pattern != "{}":
             torch.testing.assert_close(cut.state_dict()[n], t)
 
@@ -177,7 +177,7 @@ def aggregates_of(cuts):
     return Transfer(np.cumsum([0, *cuts]))
 
 
-def a_state(n_blocks, generator):
+def random_state(n_blocks, generator):
     shapes = {"up.weight": (3, 2), "up.bias": (3,), "down.weight": (2, 3)}
     return {
         f"body.{i}.{name}": torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -192,7 +192,7 @@ def test_maps_of_depth_hold_the_laws_of_transfers(ends, cuts, seed):
     n = len(cuts) + 1
     chain = Chain(tuple(f"body.{i}" for i in range(n)), ("up.weight", "up.bias", "down.weight"), ends)
     maps, generator = DepthMap([ChainCoarsening(chain, aggregates_of(cuts))]), torch.Generator().manual_seed(seed)
-    fine = a_state(n, generator)
+    fine = random_state(n, generator)
     coarse = {name: torch.randn_like(t) for name, t in maps.inject(fine).items()}
 
     def inner(a, b):
@@ -220,7 +220,7 @@ def test_second_moments_go_by_the_squared_entries_of_the_matrices():
     assert {n: float(t) for n, t in up.items()} == {"a.w": 2.0, "b.w": 2.0, "a.end": 8.0, "b.end": 8.0}
 
 
-def test_a_family_that_is_not_whole_is_left_out():
+def test_an_incomplete_family_is_left_out():
     chain = Chain(("a", "b"), ("w",), frozenset())
     maps = DepthMap([ChainCoarsening(chain, Transfer(np.array([0, 0])))])
     assert maps.restrict({"a.w": torch.ones(1), "c": torch.ones(1)}).keys() == {"c"}
@@ -233,7 +233,7 @@ def test_counts_of_batch_norms_stay_whole_numbers():
     assert coarse["stage1.0.bn1.num_batches_tracked"].dtype == torch.int64
 
 
-# what prolongation keeps
+# prolongation and the function
 
 
 def zero_ends(model, found):
@@ -265,7 +265,7 @@ def test_where_branches_are_zero_prolongation_keeps_the_function(name, direction
     assert float(((found_ - wanted).norm() / wanted.norm()).detach()) < 1e-5
 
 
-def test_the_prolonged_pair_is_off_by_half_of_the_derivative_along_half_the_branch():
+def test_the_prolonged_pair_differs_by_a_quarter_of_the_derivative_along_the_branch():
     """x + f/2 + f(x + f/2)/2 - (x + f) = f' f / 4 + O(f^3), for f of size eps: a closed form by forward derivatives."""
     block, x = Residual().double(), torch.randn(4, 6, dtype=torch.float64)
     errors = []
@@ -326,7 +326,7 @@ def test_blocks_that_are_alike_merge_and_only_neighbours_do():
 
 
 @pytest.mark.parametrize("n", range(2, 10))
-def test_half_of_any_chain_is_half_of_its_blocks_or_one_more(n):
+def test_half_of_a_chain_is_half_of_its_blocks_rounded_up(n):
     chain = Chain(tuple(f"b.{i}" for i in range(n)), ("w",), frozenset())
     found = coarsen_chain(chain, {f"b.{i}.w": torch.randn(8) for i in range(n)}, 0.5)
     assert found is not None
@@ -338,7 +338,7 @@ def test_half_of_any_chain_is_half_of_its_blocks_or_one_more(n):
 
 
 def test_a_hierarchy_of_every_direction_is_saved_and_found_again(tmp_path):
-    model = shaken(resnet(3, width=4))
+    model = randomize_norms(resnet(3, width=4))
     hierarchy = ng.build_hierarchy(model, PIXELS, directions="channels+space,depth", n_levels=3)
     assert "depth 7 -> 4" in str(hierarchy)
     ng.save(hierarchy, tmp_path / "net.hierarchy")
@@ -353,8 +353,8 @@ def test_a_hierarchy_of_every_direction_is_saved_and_found_again(tmp_path):
             state = maps.inject(level, state)
 
 
-def test_copied_blocks_are_the_mean_and_the_whole_of_it_twice_in_the_saved_hierarchy_too(tmp_path):
-    model = shaken(residual_chain(2))
+def test_copied_blocks_are_averaged_and_copied_in_a_saved_hierarchy_too(tmp_path):
+    model = randomize_norms(residual_chain(2))
     hierarchy = ng.build_hierarchy(model, torch.randn(4, 5), directions="depth", depth_by="copy")
     ng.save(hierarchy, tmp_path / "net.hierarchy")
     for found in (hierarchy, ng.load(tmp_path / "net.hierarchy", arch=lambda: residual_chain(2))):
@@ -382,7 +382,7 @@ def test_an_unknown_depth_by_is_refused():
         ng.build_hierarchy(residual_chain(2), torch.randn(4, 5), directions="depth", depth_by="halve")
 
 
-def test_blocks_that_have_merged_to_unlike_sizes_are_no_chain_any_more():
+def test_blocks_that_have_merged_to_different_sizes_form_no_chain():
     ratios = {"*": 0.5, "2.up": 0.25}
     hierarchy = ng.build_hierarchy(
         residual_chain(4, n_hidden=8), torch.randn(4, 5), directions="channels,depth", n_levels=3, ratio=ratios
@@ -421,7 +421,7 @@ def test_levels_with_channels_innermost_train_as_others_do():
     torch.testing.assert_close(*trained)
 
 
-def test_what_shows_units_leaves_out_those_of_merged_blocks_or_says_so(tmp_path):
+def test_pages_and_figures_leave_out_units_of_merged_blocks(tmp_path):
     hierarchy = ng.build_hierarchy(resnet(3, width=4), PIXELS, directions="channels,depth", n_levels=3)
     ng.export(hierarchy, tmp_path / "net.html")
     ng.export(hierarchy, tmp_path / "net.level1.P.mtx")

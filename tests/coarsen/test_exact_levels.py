@@ -24,7 +24,7 @@ ALL = "channels+space+depth"
 
 
 def language_model(kind, **sizes):
-    """Return a network of transformers whose output is its embedding, without dropout, which two modes would part."""
+    """Return a network of transformers whose output is its embedding, without dropout, which would differ between the modes."""
     prepare_torchvision()
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, f"{kind}Config")(
@@ -60,8 +60,8 @@ NETWORKS = {
 CASES = [(name, directions) for name, (_, _, every) in NETWORKS.items() for directions in every]
 
 
-def lived_in(model):
-    """Give norms numbers and statistics of their own."""
+def randomize_norms(model):
+    """Randomize the parameters and statistics of norms."""
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point() and tensor.ndim == 1:
@@ -69,8 +69,8 @@ def lived_in(model):
     return model
 
 
-def still_chains(model, example):
-    """Zero the branches of all chains, where a block is what its two halves are."""
+def zero_branches(model, example):
+    """Zero the branches of all chains. A block then equals two half blocks."""
     for chain in find_chains(ng.trace(model, example))[0]:
         for name in chain.ends:
             for full in chain.names_in_blocks(name):
@@ -83,7 +83,7 @@ def built(model, example, directions):
 
 
 def answers(model, inputs, *, training):
-    """Outputs, and what batch norms have seen meanwhile; the network stays as it was."""
+    """Return outputs and new batch-norm statistics. The network stays the same."""
     own = copy.deepcopy(model).train(training)
     found = own(inputs)
     return getattr(found, "logits", found).detach(), dict(own.named_buffers())
@@ -96,8 +96,8 @@ def relative(a, b):
 @pytest.mark.parametrize(("name", "directions"), CASES)
 def test_what_was_copied_merges_back_and_prolongation_keeps_the_function(name, directions):
     make, example, _ = NETWORKS[name]
-    model = lived_in(make())
-    model = still_chains(model, example) if "depth" in directions else model
+    model = randomize_norms(make())
+    model = zero_branches(model, example) if "depth" in directions else model
     first = built(model, example, directions)
     coarse = first.levels[-1]
     state = {n: t.clone() for n, t in traced_state(coarse.model).items() if not n.startswith("constants.")}

@@ -1,4 +1,4 @@
-"""First weights of coarse levels: distributed as those of a network of that size, and exact where units are alike."""
+"""Initial weights of coarse levels have the distribution of a network of that size, and are exact for units that are alike."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SIZES = {"width": 64, "n_heads": 4, "n_hidden": 128, "depth": 2, "length": 8}
 
 
 def drawn(model, example, **options):
-    """A hierarchy of random pairs, which are not alike, with first weights of its own."""
+    """Build a hierarchy of random pairs, which are not alike, and initialize its coarse weights."""
     hierarchy = ng.build_hierarchy(model, example, coarsener="random", **options)
     ng.init_coarse_weights(hierarchy)
     return hierarchy
@@ -44,7 +44,7 @@ def test_a_layer_is_selected_rows_and_added_columns():
     ],
     ids=["perceptron", "transformer", "residual network"],
 )
-def test_weights_are_as_large_as_those_of_a_network_made_at_that_size(make, example):
+def test_weights_have_the_variance_of_a_network_of_that_size(make, example):
     torch.manual_seed(0)
     model = make()
     level, fine = drawn(model, example, n_levels=2).levels[1], dict(model.named_parameters())
@@ -72,7 +72,7 @@ def test_every_coarser_level_keeps_what_reaches_its_units():
         assert float((x.square().mean() / wanted).detach()) == pytest.approx(1, abs=0.25)
 
 
-def test_where_units_are_alike_nothing_changes():
+def test_weights_of_units_that_are_alike_do_not_change():
     torch.manual_seed(0)
     model = mlp((10, 16, 4))
     with torch.no_grad():

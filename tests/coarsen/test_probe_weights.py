@@ -1,4 +1,4 @@
-"""Laws of the numbers on which oracles compare."""
+"""Laws of the weights on which the oracles compare networks."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from netgraph.utils.module_state import swap_state
 
 
 def gated(depth: int = 6) -> nn.Module:
-    """A residual chain that doubles its signal, with a gate behind each normalisation."""
+    """A residual chain that doubles its signal, with a gate behind each norm."""
     torch.manual_seed(0)
 
     class Block(nn.Module):
@@ -44,14 +44,14 @@ def test_trained_statistics_stay_as_they_are():
             assert torch.equal(state[name], tensor)
 
 
-def test_a_network_keeps_its_own_numbers_when_its_statistics_were_settled():
+def test_estimating_statistics_does_not_change_the_network():
     model, x = gated(2).eval(), torch.randn(4, 8, 9, 9, dtype=torch.float64)
     before = {name: tensor.clone() for name, tensor in traced_state(model).items()}
     probe_state(model, x, 0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in traced_state(model).items())
 
 
-def test_verify_tells_how_far_it_is_and_asks_both_oracles_about_every_axis_and_all():
+def test_verify_reports_progress_and_runs_both_oracles_on_every_axis_and_on_all():
     model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(3, 6)
     spec, told = ng.trace(model, x), []
     verdicts = ng.verify(model, spec, x, progress=lambda *words: told.append(words))

@@ -1,4 +1,4 @@
-"""ReLU units merge whatever their scale: exactly where they are multiples, by the pseudo-inverse of P everywhere."""
+"""ReLU units of any scale merge exactly if they are multiples, and by the pseudo-inverse of P otherwise."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Repair, judged by least squares on dense matrices, by torch's own batch norm, and by networks that need none."""
+"""Repair, judged by dense least squares, by torch's batch norm, and by networks that need no repair."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def error(model, coarse, data):
 
 @pytest.mark.parametrize("name", ["perceptron", "encoder"])
 @pytest.mark.parametrize("rung", ["rescale", "norms", "ridge"])
-def test_what_lost_nothing_is_left_as_it_is(name, rung):
+def test_a_network_that_lost_nothing_stays_the_same(name, rung):
     model, spec, transfers, coarse, data = merged(name, alike=True)
     before = {n: t.clone() for n, t in coarse.tensors().items()}
     repair_network(model, spec, transfers, coarse, rung=rung, data=data)
@@ -68,7 +68,7 @@ def test_what_lost_nothing_is_left_as_it_is(name, rung):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_each_rung_with_data_comes_nearer_to_the_function(name):
+def test_each_rung_with_data_reduces_the_error(name):
     errors = {}
     for rung in ("none", "ridge", "tune"):
         torch.manual_seed(1)
@@ -111,7 +111,7 @@ def test_columns_in_single_precision_far_from_zero_fit_as_in_double():
     assert sums[0].error(*found) == pytest.approx(sums[1].error(*wanted), rel=1e-3)
 
 
-def test_the_strength_that_errs_least_on_inputs_held_out_is_chosen():
+def test_the_strength_with_the_smallest_error_on_held_out_inputs_is_chosen():
     start = torch.zeros(1, 1, 30).double()
     for noise, wanted in ((0.0, STRENGTHS[0]), (100.0, STRENGTHS[-1])):
         C = torch.randn(80, 1, 30).double()
@@ -130,7 +130,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("function", "x", "weight", "rest"), LAYERS)
-def test_weights_times_columns_are_what_torch_answers_at_those_places(function, x, weight, rest):
+def test_weights_times_columns_equal_torch_at_the_sampled_places(function, x, weight, rest):
     output = function(x, weight, *rest)
     for n in (11, 10**6):
         places = draw_places(output, function, n, torch.Generator().manual_seed(0))
@@ -176,7 +176,7 @@ def test_mixtures_lie_between_two_inputs_of_a_round_and_tokens_stay_whole():
     data, random = torch.eye(10).double(), torch.Generator().manual_seed(0)
     drawn = [args[0] for args, _ in draw_mixtures(data, 4, 5, random)]
     assert all(len(rows) == 5 and bool((rows >= 0).all()) for rows in drawn)
-    for rows in drawn:  # inputs are unit vectors, so that rows tell the shares they are made of
+    for rows in drawn:  # inputs are unit vectors, and rows show the shares of each input
         torch.testing.assert_close(rows.sum(1), torch.ones(5).double())
         assert int((rows > 0).sum(1).max()) == 2
     seen = [set((torch.cat(pair) > 0).any(0).nonzero().flatten().tolist()) for pair in (drawn[:2], drawn[2:])]
@@ -220,7 +220,7 @@ def test_grouped_and_depthwise_convolutions_are_fitted_group_by_group(groups):
     assert all(after < 0.99 * before for before, after in done.fitted.values())
 
 
-def test_a_weight_that_is_read_twice_is_named_as_left():
+def test_a_weight_that_is_read_twice_is_reported_as_not_refitted():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -254,7 +254,7 @@ def fused(weights, conv, norm, eps=1e-5):
     )
 
 
-def test_a_layer_and_its_norm_are_averaged_as_the_one_map_that_they_are():
+def test_a_layer_and_its_norm_are_averaged_as_one_map():
     model, spec, transfers, coarse, _ = merged("convolutions")
     with torch.no_grad():
         model[1].weight.uniform_(-2, 2)
@@ -309,12 +309,12 @@ def test_the_fine_network_and_its_mode_are_left_alone():
         ({"repair": "magic"}, "no repair is called 'magic'. Choose one of none"),
         ({"repair": "ridge"}, "repair 'ridge' needs calibration data"),
         ({"repair": "ridge", "data": torch.randn(8, 7)}, "does not run on the calibration data"),
-        ({"affinity": "correlation"}, "axis '0': this affinity compares activations and was given no data"),
+        ({"affinity": "correlation"}, "axis '0': this affinity compares activations, and there are no calibration data"),
         ({"budget": "parameters"}, "is not KIND=SHARE"),
         ({"budget": "parameters=1.5"}, "is not KIND=SHARE"),
         ({"budget": "parameters=0.001"}, "cannot be met"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(options, says):
+def test_wrong_options_are_refused_with_the_reason(options, says):
     with pytest.raises(ng.NetgraphError, match=says):
         ng.build_hierarchy(mlp((6, 16, 12, 4)), torch.randn(2, 6), **options)

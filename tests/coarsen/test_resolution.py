@@ -1,4 +1,4 @@
-"""Space: a level of lower resolution is the network itself on averaged inputs; directions combine level by level."""
+"""Space: a level of lower resolution is the network itself on averaged inputs. Directions combine level by level."""
 
 import copy
 
@@ -23,7 +23,7 @@ def relative(a, b):
 
 
 def seen(model):
-    """Let batch norms see data, so that their statistics are not those of new ones."""
+    """Run batch norms in training mode, because the statistics of new ones are trivial."""
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.randn(8, 3, 16, 16))
@@ -47,13 +47,13 @@ def test_a_level_of_lower_resolution_is_the_network_on_averaged_inputs(name, tra
         own = copy.deepcopy(model).train(training)
         coarse = copy.deepcopy(level.model).train(training)
         assert relative(coarse(PIXELS), own(avg_pool2d(PIXELS, 2**i))) < 1e-6
-        for key, tensor in own.state_dict().items():  # and batch norms have seen the same
+        for key, tensor in own.state_dict().items():  # with the same running statistics
             torch.testing.assert_close(coarse.state_dict()[key], tensor)
         assert level.pool == 2**i
         assert f"space 1/{2**i}" in str(hierarchy)
 
 
-def test_parameters_go_between_resolutions_as_they_are():
+def test_parameters_move_between_resolutions_unchanged():
     model = resnet(2, width=4)
     level = ng.build_hierarchy(model, PIXELS, directions="space").levels[1]
     state = traced_state(model)
@@ -96,7 +96,7 @@ def test_networks_that_have_one_resolution_are_refused_with_the_reason(network, 
         ng.build_hierarchy(network, example, directions="space")
 
 
-def test_a_network_that_netgraph_wrote_is_coarsened_in_space_too(tmp_path):
+def test_a_recorded_network_is_coarsened_in_space_too(tmp_path):
     model = seen(resnet(2, width=4))
     narrow = ng.build_hierarchy(model, PIXELS).levels[1].model
     ng.save(narrow, tmp_path / "narrow.safetensors")
@@ -111,7 +111,7 @@ def test_a_network_that_netgraph_wrote_is_coarsened_in_space_too(tmp_path):
 @pytest.mark.parametrize("directions", ["channels", "channels+space", "channels,space", "space,channels"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_cloned_channels_merge_back_alone_and_with_space(name, directions, training):
-    """The network is made of clones by prolongation; coarse levels then compute what it does at their resolution."""
+    """The network is made of clones by prolongation. Coarse levels then compute the same at their resolution."""
     model = seen(NETWORKS[name]())
     hierarchy = ng.build_hierarchy(model, PIXELS, directions=directions, n_levels=2 + directions.count(","))
     coarse = hierarchy.levels[-1]
@@ -130,7 +130,7 @@ def test_cloned_channels_merge_back_alone_and_with_space(name, directions, train
     assert relative(coarse.model.train(training)(PIXELS), wanted) < 1e-5
 
 
-def test_statistics_that_coarse_units_have_seen_move_with_the_networks_own_momentum():
+def test_running_statistics_of_coarse_levels_move_with_the_momentum_of_the_network():
     """running = (1 - momentum) running + momentum batch, on every level, and prolonged where units are copied."""
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -158,7 +158,7 @@ def test_statistics_that_coarse_units_have_seen_move_with_the_networks_own_momen
         torch.testing.assert_close(dict(coarse.named_buffers()), frozen, rtol=0, atol=0)
 
 
-def test_norms_are_estimated_anew_for_the_resolution_that_a_level_sees():
+def test_norms_are_estimated_again_at_the_resolution_of_a_level():
     model = seen(resnet(2, width=4))
     data = torch.randn(64, 3, 16, 16)
     level = ng.build_hierarchy(model, PIXELS, directions="space", repair="norms", data=data).levels[1]
@@ -197,7 +197,7 @@ def test_a_budget_for_units_that_do_not_merge_is_refused():
         ng.build_hierarchy(resnet(1, width=4), PIXELS, directions="space", budget="units=0.5")
 
 
-def test_a_direction_that_can_do_nothing_is_told_and_the_others_go_on():
+def test_a_direction_that_can_do_nothing_is_reported_and_the_others_go_on():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     level = ng.build_hierarchy(model, PIXELS, directions="channels+depth").levels[1]
     assert "alike residual blocks" in level.reasons["unable"]["depth"]
@@ -205,7 +205,7 @@ def test_a_direction_that_can_do_nothing_is_told_and_the_others_go_on():
         ng.build_hierarchy(model, PIXELS, directions="depth")
 
 
-def test_a_class_is_not_asked_to_hold_what_it_cannot():
+def test_a_class_that_cannot_hold_a_level_is_refused():
     hierarchy = ng.build_hierarchy(resnet(2, width=4), PIXELS, directions="space")
     with pytest.raises(NetgraphError, match="another resolution"):
         ng.own_class(hierarchy, PIXELS)

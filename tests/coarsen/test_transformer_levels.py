@@ -19,7 +19,7 @@ SIZES = {"width": 32, "n_heads": 4, "n_hidden": 24, "length": 12, "depth": 2}
 
 
 class Gated(Decoder):
-    """A decoder as Llama has it: root mean square norms, rotary positions, and gated feed-forward layers."""
+    """A decoder like Llama: root mean square norms, rotary positions, and gated feed-forward layers."""
 
     def __init__(self):
         super().__init__(40, positions="rotary", **SIZES)
@@ -68,7 +68,7 @@ def test_prolongation_keeps_the_function_of_the_coarse_network(name):
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "post", "pooling": "cls", "positions": "rotary"}])
-def test_what_stands_under_the_mask_changes_no_answer_on_any_level(options):
+def test_masked_tokens_change_no_output_on_any_level(options):
     torch.manual_seed(1)
     mask = PADDED > 0
     hierarchy = ng.build_hierarchy(Encoder(40, 3, **{**SIZES, **options}), (PADDED, mask))
@@ -104,7 +104,7 @@ def test_dropout_drops_the_same_share_on_every_level_and_nothing_in_evaluation()
     assert all(share == [0.25, True] for share in shares)
 
 
-def test_the_scale_of_attention_stays_the_fine_head_s():
+def test_the_scale_of_attention_stays_that_of_the_fine_head():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -123,7 +123,7 @@ def test_the_scale_of_attention_stays_the_fine_head_s():
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("post")])
-def test_half_of_the_blocks_computes_what_all_did_where_the_others_add_nothing(name):
+def test_half_of_the_blocks_compute_the_same_if_the_others_add_nothing(name):
     model, spec = made(name)
     last = ("attention.out", "down")
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_a_level_of_fewer_blocks_hides_padding_and_later_tokens_too():
     torch.testing.assert_close(decoder(TOKENS)[:, :8], decoder(later)[:, :8])
 
 
-def test_post_norm_blocks_are_no_chain_and_the_message_says_so():
+def test_post_norm_blocks_form_no_chain_and_the_message_says_so():
     model, spec = made("post-norm, first token")
     with pytest.raises(NothingToMergeError, match="does not end in a sum with its input"):
         ng.build_hierarchy(model, TOKENS, spec=spec, directions="depth")

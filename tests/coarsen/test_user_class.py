@@ -1,4 +1,4 @@
-"""The coarse network in the user's own class: equal to the recorded graph on weights that tell, or refused by name."""
+"""The coarse network in the user's own class equals the recorded graph on large random weights, or is refused."""
 
 import copy
 import pickle
@@ -40,7 +40,7 @@ def outputs(model, state, args, training):
 
 
 class Attention(nn.Module):
-    """Written by hand: how it views its projections is for it to remember."""
+    """Attention written by hand. It remembers the sizes with which it views its projections."""
 
     def __init__(self, dim=16, heads=4, head_dim=4):
         super().__init__()
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
 
 class Regrouping(Attention):
-    """Fits any width, and takes the wrong numbers for heads."""
+    """Accepts any width, but groups the wrong dimensions as heads."""
 
     def forward(self, x):
         q, k, v = self.qkv(x).view(*x.shape[:2], 3, 4, -1).permute(2, 0, 3, 1, 4)
@@ -64,7 +64,7 @@ class Regrouping(Attention):
 
 
 @pytest.mark.parametrize(("name", "model", "example"), list(nets()), ids=lambda v: v if isinstance(v, str) else "")
-def test_what_comes_back_computes_what_the_graph_computes_and_nothing_else_comes_back(name, model, example):
+def test_every_returned_network_equals_the_recorded_graph(name, model, example):
     hierarchy = ng.build_hierarchy(model, example)
     graph = hierarchy.levels[1].model
     try:
@@ -82,7 +82,7 @@ def test_what_comes_back_computes_what_the_graph_computes_and_nothing_else_comes
         assert max_relative_error(expected, found) < 1e-3
 
 
-def test_most_of_the_small_networks_come_back_in_their_own_class():
+def test_most_small_networks_are_built_in_their_own_class():
     came, refused = 0, []
     for name, model, example in nets():
         try:
@@ -93,7 +93,7 @@ def test_most_of_the_small_networks_come_back_in_their_own_class():
     assert came > 2 * len(refused), refused
 
 
-def test_a_step_of_training_in_the_own_class_is_that_of_the_graph():
+def test_a_training_step_in_the_own_class_equals_one_of_the_graph():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.Linear(128, 3)
@@ -106,7 +106,7 @@ def test_a_step_of_training_in_the_own_class_is_that_of_the_graph():
         torch.testing.assert_close(value, ours[key])
 
 
-def test_layers_tell_their_new_sizes_and_the_state_dict_saves(tmp_path):
+def test_layers_have_their_new_sizes_and_the_state_dict_can_be_saved(tmp_path):
     model = nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.PReLU(16), nn.Linear(16, 3))
     x = torch.randn(2, 6)
     own = ng.own_class(ng.build_hierarchy(model, x), x)
@@ -118,7 +118,7 @@ def test_layers_tell_their_new_sizes_and_the_state_dict_saves(tmp_path):
     assert torch.equal(again(x), own(x))
 
 
-def test_heads_of_a_hand_written_attention_are_counted_anew():
+def test_the_head_count_of_a_hand_written_attention_is_corrected():
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(Attention(), WORDS)
     own = ng.own_class(hierarchy, WORDS)
@@ -127,7 +127,7 @@ def test_heads_of_a_hand_written_attention_are_counted_anew():
     torch.testing.assert_close(own(WORDS), hierarchy.levels[1].model(WORDS))
 
 
-def test_heads_that_would_be_grouped_otherwise_are_never_handed_back():
+def test_a_network_that_groups_heads_wrongly_is_refused():
     hierarchy = ng.build_hierarchy(Regrouping(), WORDS)
     with pytest.raises(OwnClassError, match="its outputs differ in evaluation mode on 2x6x16 by"):
         ng.own_class(hierarchy, WORDS)
@@ -144,7 +144,7 @@ def test_recurrent_layers_that_shrank_differently_are_refused_before_they_run(ki
         set_sizes(model, SizeChange(spec, spec.sizes))
 
 
-def test_tied_embeddings_come_back_tied_with_their_factor_in_the_norm():
+def test_tied_embeddings_stay_tied_with_their_factor_in_the_norm():
     torch.manual_seed(0)
 
     class Tied(nn.Module):
@@ -188,7 +188,7 @@ def test_levels_that_do_not_exist_are_refused():
             ng.own_class(hierarchy, x, level=level)
 
 
-def test_a_hierarchy_without_the_class_says_how_to_open_it_with(tmp_path):
+def test_a_hierarchy_without_the_class_says_how_to_open_it_with_one(tmp_path):
     x = torch.randn(2, 6)
     ng.save(ng.build_hierarchy(mlp((6, 16, 3)), x), tmp_path / "m.hierarchy")
     with pytest.raises(NetgraphError, match="arch="):
@@ -197,7 +197,7 @@ def test_a_hierarchy_without_the_class_says_how_to_open_it_with(tmp_path):
     assert own[0].out_features == 8
 
 
-def test_what_cannot_be_pickled_is_named_and_leaves_nothing(tmp_path):
+def test_a_class_that_cannot_be_pickled_is_refused_and_leaves_no_file(tmp_path):
     class Local(nn.Module):
         pass
 
@@ -219,7 +219,7 @@ def test_what_cannot_be_pickled_is_named_and_leaves_nothing(tmp_path):
         ("LlamaForCausalLM", {"intermediate_size": 128, "num_key_value_heads": 2}),
     ],
 )
-def test_networks_of_transformers_come_back_with_a_config_and_are_saved_and_loaded_by_it(cls, options, tmp_path, capfd):
+def test_transformers_networks_get_a_smaller_config_and_are_saved_and_loaded_with_it(cls, options, tmp_path, capfd):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     made = getattr(transformers, cls)
