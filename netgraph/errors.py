@@ -1,52 +1,68 @@
-"""The errors netgraph raises: one sentence that says what was asked, what was found, and what to do."""
+"""Exceptions that netgraph raises.
+
+A message says what was asked, what was found and what to do. The command line prints it and exits with ``exit_code``.
+"""
 
 
 class NetgraphError(ValueError):
-    """Anything that a user can mend; the command line prints it and exits with ``exit_code``."""
+    """Base class of all errors that a user can correct.
+
+    Examples
+    --------
+    >>> import netgraph as ng
+    >>> try:
+    ...     ng.load_model("missing.pt")
+    ... except ng.NetgraphError as error:
+    ...     print(error)
+    missing.pt does not exist. Give a .pt, .pth, .safetensors or .pt2 file, or a name like torchvision:resnet50.
+    """
 
     exit_code = 1
 
 
 class LoadError(NetgraphError):
-    """A file or an architecture that cannot be opened as asked."""
+    """A file or an architecture cannot be opened as asked."""
 
 
 class UntrustedError(LoadError):
-    """Opening the file would run code that came with it, and nobody said that may be."""
+    """Opening a file would run code that came with it, and this was not allowed."""
 
 
 class DataError(NetgraphError):
-    """A data set or calibration data that is missing, damaged, or does not fit the network."""
+    """A data set or calibration data is missing, damaged, or does not fit the network."""
 
 
 class TraceError(NetgraphError):
-    """The network's computation cannot be followed; names the operator and its place."""
+    """The computation of a network cannot be followed. The message names the operator and its place."""
 
 
 class AggregatesError(NetgraphError):
-    """A coarsener returned something that is no partition of the units."""
+    """A coarsener returned an array that is not a partition of the units."""
 
 
 class PluginError(NetgraphError):
-    """No plug-in of that name, or one that fails to import."""
+    """A plug-in does not exist, or its import fails."""
 
 
 class OwnClassError(NetgraphError):
-    """The network's own class cannot hold the coarse network, or was not proven to compute what it computes."""
+    """The class of a network cannot hold the coarse network, or equality of their outputs was not proven."""
 
 
 class NothingToMergeError(NetgraphError):
-    """Every axis of the network is kept, so that a coarse network would be the network itself."""
+    """Every axis of the network is kept, which leaves no units to merge."""
 
     exit_code = 3
 
 
 class AlertError(NetgraphError):
-    """A rule that watches a run, and was told to raise, has spoken."""
+    """An alert rule of a run fired, and its action is to raise."""
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the kind of somebody else's error and its first line, for a sentence of ours."""
+    """Return the type of an error of another library and its first line.
+
+    The second line is added if the first ends with a colon, since some libraries state the reason there.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some put what matters on the second line
+    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some libraries put the reason on the second line
     return f"{type(error).__name__}: {first[:200]}".removesuffix(": ")

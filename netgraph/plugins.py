@@ -1,6 +1,6 @@
-"""Plug-ins by entry point: coarseners, affinities, rules and exporters, ours and everyone's in one list.
+"""Plug-ins by entry point: coarseners, affinities, rules and exporters of this and of other distributions in one list.
 
-Some of ours need a library that is an optional extra; it is imported when they are used.
+Some plug-ins of this distribution need an optional library. It is imported when the plug-in runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from netgraph.errors import PluginError
+from netgraph.installation import warn_of_conflict
 
 KINDS = {
     "netgraph.coarseners": "coarsener",
@@ -23,18 +24,20 @@ GROUPS = tuple(KINDS)
 
 @cache
 def _find_entry_points(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name."""
     if group not in KINDS:
-        raise PluginError(f"no group of plug-ins is called {group!r}. Groups: {', '.join(GROUPS)}")
+        raise PluginError(f"no group of plug-ins named {group!r}. Groups: {', '.join(GROUPS)}")
+    warn_of_conflict()
     return {point.name: point for point in entry_points(group=group)}
 
 
 def list_plugins(group: str) -> list[str]:
-    """Return the names that are installed in a group, without importing any."""
+    """Return the names of the installed plug-ins of a group, without importing any."""
     return list(_find_entry_points(group))
 
 
 def find_distribution(group: str, name: str) -> str:
-    """Return the name of the distribution that brings a plug-in."""
+    """Return the name of the distribution that provides a plug-in."""
     point = _find_entry_points(group)[name]
     return point.dist.name if point.dist is not None else "unknown"
 
@@ -48,11 +51,18 @@ def load_plugin(group: str, name: str) -> Any:
     group : str
         One of `GROUPS`.
     name : str
+        Name of the plug-in.
 
     Raises
     ------
     PluginError
-        No plug-in has that name, two distributions bring one, or its import fails.
+        No plug-in has that name, two distributions provide one, or its import fails.
+
+    Examples
+    --------
+    >>> from netgraph.plugins import load_plugin
+    >>> load_plugin("netgraph.affinities", "cosine").__name__
+    'cosine'
     """
     point = _find_entry_points(group).get(name)
     if point is None:
@@ -60,27 +70,36 @@ def load_plugin(group: str, name: str) -> Any:
         raise PluginError(f"no {KINDS[group]} named {name!r}. Installed: {installed}")
     rivals = sorted({p.dist.name for p in entry_points(group=group, name=name) if p.dist is not None})
     if len(rivals) > 1:
-        raise PluginError(f"{' and '.join(rivals)} each bring a {KINDS[group]} named {name!r}; uninstall all but one")
+        raise PluginError(f"{' and '.join(rivals)} each bring a {KINDS[group]} named {name!r}. Uninstall all but one.")
     try:
         return point.load()
-    except (Exception, SystemExit) as error:  # a stranger's module may fail in any way; the others go on
+    except (Exception, SystemExit) as error:  # a foreign module may fail in any way, and the other plug-ins still work
         raise PluginError(
-            f"plug-in {name!r} of {find_distribution(group, name)} does not import: {type(error).__name__}: {error}; "
-            "mend or uninstall that distribution"
+            f"plug-in {name!r} of {find_distribution(group, name)} does not import: {type(error).__name__}: {error}. "
+            "Repair or uninstall that distribution."
         ) from error
 
 
-def import_library(module: str, *, called: str, plugin: str) -> Any:
-    """Return the library that a plug-in of ours needs; the extra that brings it has the name of its module.
+def import_library(module: str, *, title: str, plugin: str) -> Any:
+    """Import the optional library that a plug-in of this distribution needs.
+
+    Parameters
+    ----------
+    module : str
+        Name of the module, which is also the name of the extra that installs it.
+    title : str
+        Name of the library, for the error message.
+    plugin : str
+        Name of the plug-in, for the error message.
 
     Raises
     ------
     PluginError
-        It is not installed.
+        The library is not installed.
     """
     try:
         return import_module(module)
     except ImportError as error:
         raise PluginError(
-            f"{plugin} needs {called}, which is not installed; pip install 'netgraph-coarsening[{module}]'"
+            f"{plugin} needs {title}, which is not installed. Run: pip install 'netgraph-coarsening[{module}]'"
         ) from error

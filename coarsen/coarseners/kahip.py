@@ -70,7 +70,7 @@ def kahip(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     >>> kahip(AxisGraph("path", path, np.ones(6)), 2)  # doctest: +SKIP
     array([0, 0, 0, 1, 1, 1])
     """
-    library = plugins.import_library("kahip", called="KaHIP", plugin="coarsener 'kahip'")
+    library = plugins.import_library("kahip", title="KaHIP", plugin="coarsener 'kahip'")
     return aggregate_with_constraints(lambda part, k: _partition_with_kahip(library, part, k, seed), graph, n_coarse)
 
 
@@ -139,7 +139,7 @@ def mtkahypar(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     >>> mtkahypar(AxisGraph("path", path, np.ones(6)), 2)  # doctest: +SKIP
     array([0, 0, 0, 1, 1, 1])
     """
-    library = plugins.import_library("mtkahypar", called="Mt-KaHyPar", plugin="coarsener 'mtkahypar'")
+    library = plugins.import_library("mtkahypar", title="Mt-KaHyPar", plugin="coarsener 'mtkahypar'")
     return aggregate_with_constraints(
         lambda part, k: _partition_with_mtkahypar(library, part, k, seed), graph, n_coarse
     )

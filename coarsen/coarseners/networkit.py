@@ -248,7 +248,7 @@ def leiden(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 
 def _load_networkit(name: str) -> Any:
-    return plugins.import_library("networkit", called="NetworKit", plugin=f"coarsener {name!r}")
+    return plugins.import_library("networkit", title="NetworKit", plugin=f"coarsener {name!r}")
 
 
 def _merge_by_matching(library: Any, match: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:

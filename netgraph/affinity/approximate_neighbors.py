@@ -71,7 +71,7 @@ def approximate_cosine_graph(features: NDArray[Any], *, k: int | None = None, se
     NetgraphError
         A feature is not finite, or ``k`` is below 1.
     """
-    library = plugins.import_library("pynndescent", called="PyNNDescent", plugin="affinity 'approximate'")
+    library = plugins.import_library("pynndescent", title="PyNNDescent", plugin="affinity 'approximate'")
     if len(features) <= DENSE or (k is not None and k < 1):
         return cosine_graph(features, k=k, seed=seed)
     x, alive = find_directions(features)

@@ -91,7 +91,7 @@ def build_complete_graph(x: NDArray[Any], weigh: Weigh) -> sparse.csr_array:
 
 
 def _block_size(n: int) -> int:
-    """Return the rows of a block. Small axes are split too, so that all threads have work."""
+    """Return the rows of a block. Small axes are split too, to give all threads work."""
     return min(BLOCK, max(SMALL, -(-n // 4)))
 
 

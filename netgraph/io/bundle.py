@@ -1,4 +1,4 @@
-"""netgraph's own file: tensors and a JSON document in one ``.safetensors`` file, with sha256 sums of both. No pickle."""
+"""netgraph's file format: tensors and a JSON document in one ``.safetensors`` file, with sha256 sums and without pickle."""
 
 from __future__ import annotations
 
@@ -21,27 +21,38 @@ DOCUMENT_LIMIT = 64 * 2**20
 
 
 def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Write tensors and a document, whole or not at all.
+    """Write tensors and a document to a file, completely or not at all.
+
+    The file is written under a temporary name, flushed to disk and renamed. Then the folder is flushed.
 
     Parameters
     ----------
-    path : path
-        Written aside, flushed to disk, then renamed, and the folder flushed too.
-    tensors : dict of str to Tensor
-        One tensor under two names is stored once, and is one tensor again when read.
-    document : dict
-        Anything JSON can hold.
+    path : str or path
+        File to write. Its folder must exist.
+    tensors : mapping of str to Tensor
+        A tensor under two names is stored once, and read back as one tensor.
+    document : mapping
+        Data that JSON can hold.
 
     Raises
     ------
     LoadError
         The document is too long to be read again, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from netgraph.io import read_bundle, write_bundle
+    >>> path = f"{tempfile.mkdtemp()}/network.safetensors"
+    >>> write_bundle(path, {"weight": torch.ones(2)}, {"format": 1})
+    >>> read_bundle(path)
+    ({'weight': tensor([1., 1.])}, {'format': 1})
     """
     path = Path(path)
     text = json.dumps(document, sort_keys=True)
     if len(text) > DOCUMENT_LIMIT:
         raise LoadError(
-            f"{path}: a document of {len(text):,} bytes is too long; at most {DOCUMENT_LIMIT:,} can be read"
+            f"{path}: a document of {len(text):,} bytes is too long, at most {DOCUMENT_LIMIT:,} can be read"
         )
     aliases = _find_aliases(tensors)
     plain = {n: t.detach().to("cpu").contiguous().clone() for n, t in tensors.items() if n not in aliases}
@@ -52,7 +63,7 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
 
 
 def _find_aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the first name of every tensor that has another."""
+    """Return the first name of every tensor that has several names, by its other names."""
     first: dict[tuple[Any, ...], str] = {}
     aliases = {}
     for name, t in tensors.items():
@@ -63,25 +74,26 @@ def _find_aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a file under a temporary name and rename it. Nothing remains of a failed attempt."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.touch()
         mode = aside.stat().st_mode
         save_file(tensors, aside, metadata=metadata)
-        aside.chmod(mode)  # the library's files are the writer's alone
+        aside.chmod(mode)  # safetensors makes files that only their owner can read
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
         _flush_folder(path.parent)
     except (OSError, safetensors.SafetensorError) as error:
-        raise LoadError(f"{path} cannot be written ({error}); give a folder that exists and has room") from error
+        raise LoadError(f"{path} cannot be written ({error}). Give a folder that exists and has space.") from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Bring a renaming to disk; systems that open no folders do so by themselves."""
+    """Flush a rename to disk. Systems that cannot open folders do this by themselves."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -92,49 +104,68 @@ def _flush_folder(folder: Path) -> None:
 
 
 def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_bundle` wrote.
+    """Read the tensors and the document of a file that `write_bundle` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    document : dict
 
     Raises
     ------
     LoadError
-        The file is damaged, or not netgraph's.
+        The file is damaged, or was not written by netgraph.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from netgraph.io import read_bundle, write_bundle
+    >>> path = f"{tempfile.mkdtemp()}/network.safetensors"
+    >>> write_bundle(path, {"weight": torch.ones(2)}, {"format": 1})
+    >>> read_bundle(path)[1]
+    {'format': 1}
     """
     metadata = read_metadata(path)
     if "netgraph" not in metadata or "sha256" not in metadata:
-        raise LoadError(f"{path} was not written by netgraph; give --arch to read it as a state dict")
+        raise LoadError(f"{path} was not written by netgraph. Give --arch to read it as a state dict.")
     text = metadata["netgraph"]
     if len(text) > DOCUMENT_LIMIT:
-        raise LoadError(f"{path} has a document of {len(text):,} bytes; at most {DOCUMENT_LIMIT:,} are read")
+        raise LoadError(f"{path} has a document of {len(text):,} bytes, at most {DOCUMENT_LIMIT:,} are read")
     try:
         tensors = load_file(str(path))
         fits = _hash_contents(tensors, metadata) == metadata["sha256"]
         document, aliases = json.loads(text), json.loads(metadata.get("aliases", "{}"))
         tensors |= {name: tensors[first] for name, first in aliases.items()}
-    except Exception as error:  # whatever a file of the right form and the wrong contents does to its reader
-        raise LoadError(f"{path} is damaged ({type(error).__name__}: {error}); fetch or save it again") from error
+    except Exception as error:  # wrong contents may raise any error in the reader
+        raise LoadError(f"{path} is damaged ({type(error).__name__}: {error}). Download or save it again.") from error
     if not fits or not isinstance(document, dict):
-        raise LoadError(f"{path} is damaged: its contents do not fit its sha256; fetch or save it again")
+        raise LoadError(f"{path} is damaged: its contents do not fit its sha256. Download or save it again.")
     return tensors, document
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file, empty where it has none.
+    """Return the metadata of a safetensors file, empty if it has none.
 
     Raises
     ------
     LoadError
-        The file is no whole safetensors file.
+        The file is not a complete safetensors file.
     """
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             return file.metadata() or {}
-    except Exception as error:  # the library's errors for headers have no common class
+    except Exception as error:  # errors of safetensors for headers have no common class
         raise LoadError(
-            f"{path} is no whole safetensors file ({error}); it is truncated or damaged: fetch or save it again"
+            f"{path} is not a complete safetensors file ({error}). It is truncated or damaged. Download or save it again."
         ) from error
 
 
 def _hash_contents(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the sha256 of the document and of all tensors."""
     digest = hashlib.sha256((metadata["netgraph"] + metadata.get("aliases", "")).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

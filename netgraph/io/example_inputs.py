@@ -1,4 +1,4 @@
-"""Example inputs: from their text form, ``2x3x224x224`` or ``input_ids=2x16:int64``, or guessed from the network."""
+"""Example inputs: parsed from texts like ``2x3x224x224`` or ``input_ids=2x16:int64``, or guessed from the network."""
 
 from __future__ import annotations
 
@@ -26,16 +26,32 @@ LIMIT = 2**31
 
 
 def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
-    """Return the example that text forms describe.
+    """Return the example that texts describe.
 
     Parameters
     ----------
     specs : sequence of str
-        ``SIZES[:DTYPE]`` each, or ``NAME=SIZES[:DTYPE]`` each. Floats are standard normal, integers zeros and ones.
+        Each is ``SIZES[:DTYPE]``, or each is ``NAME=SIZES[:DTYPE]``. Floats are standard normal. Integers are 0 or 1.
+    seed : int, default=7619
+        Seed of the random numbers.
+
+    Returns
+    -------
+    Tensor, tuple of Tensor or dict of str to Tensor
+        One tensor, several without names, or tensors by name.
 
     Raises
     ------
     LoadError
+        A text cannot be read, or asks for too many numbers.
+
+    Examples
+    --------
+    >>> from netgraph.io import parse_inputs
+    >>> parse_inputs(["2x3x8x8"]).shape
+    torch.Size([2, 3, 8, 8])
+    >>> sorted(parse_inputs(["input_ids=2x16:int64", "attention_mask=2x16:int64"]))
+    ['attention_mask', 'input_ids']
     """
     named = [re.fullmatch(r"(?:([A-Za-z_]\w*)=)?([\dx]+)(?::(\w+))?", spec) for spec in specs]
     for spec, match in zip(specs, named, strict=True):
@@ -45,9 +61,9 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
             )
     names = [m[1] for m in named if m]
     if any(names) and not all(names):
-        raise LoadError("--input: some inputs have names and some have none; name every input or none")
+        raise LoadError("--input: some inputs have names and some have none. Name every input or none.")
     if any(names) and len(set(names)) < len(names):
-        raise LoadError(f"--input: {', '.join(str(n) for n in names)} names an input twice; name each once")
+        raise LoadError(f"--input: {', '.join(str(n) for n in names)} names an input twice. Name each once.")
     generator = torch.Generator().manual_seed(seed)
     tensors = [_make_tensor(m[0], m[2], m[3] or "float32", generator) for m in named if m]
     if all(names):
@@ -56,26 +72,45 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
 
 
 def _make_tensor(spec: str, sizes: str, dtype: str, generator: torch.Generator) -> Tensor:
+    """Return the tensor that a text describes."""
     if dtype not in DTYPES:
-        raise LoadError(f"--input {spec!r}: no dtype is called {dtype!r}; there are {', '.join(DTYPES)}")
+        raise LoadError(f"--input {spec!r}: there is no dtype {dtype!r}. Use one of {', '.join(DTYPES)}.")
     parts = sizes.split("x")
     if not all(p.isdigit() and len(p) < 20 and int(p) > 0 for p in parts):
         raise LoadError(f"--input {spec!r}: sizes are positive numbers joined by x, as in 2x3x224x224")
     shape = [int(p) for p in parts]
     if math.prod(shape) > LIMIT:
-        raise LoadError(f"--input {spec!r} has {math.prod(shape):,} numbers; at most {LIMIT:,} are made")
+        raise LoadError(f"--input {spec!r} has {math.prod(shape):,} numbers, at most {LIMIT:,} are allowed")
     if DTYPES[dtype].is_floating_point:
         return torch.randn(shape, generator=generator).to(DTYPES[dtype])
     return torch.randint(0, 2, shape, generator=generator).to(DTYPES[dtype])
 
 
 def guess_input(model: nn.Module) -> tuple[Any, str]:
-    """Guess an example from the first layer, try it on shapes alone, and return it with its text form.
+    """Guess an example from the first layer of a network, and try it on shapes alone.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    example : Tensor, tuple of Tensor or dict of str to Tensor
+    text : str
+        The example as options of the command line.
 
     Raises
     ------
     LoadError
-        Nothing that was tried runs.
+        The network runs on none of the guesses.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.io import guess_input
+    >>> example, text = guess_input(torch.nn.Linear(6, 3))
+    >>> text
+    '--input 2x6'
     """
     tried = []
     for specs in _guess_specs(model):
@@ -84,11 +119,12 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
             return example, " ".join(f"--input {spec}" for spec in specs)
         tried.append(" ".join(specs))
     raise LoadError(
-        f"the network's input cannot be guessed (tried {', '.join(tried) or 'nothing'}); give --input, as in --input 2x3x224x224"
+        f"the input of the network cannot be guessed (tried {', '.join(tried) or 'nothing'}). Give --input, as in --input 2x3x224x224."
     )
 
 
 def _guess_specs(model: nn.Module) -> Iterator[list[str]]:
+    """Yield guesses for a network, the most likely first."""
     if hasattr(model, "input_shapes"):  # a network saved by netgraph knows its inputs
         yield from _recorded_specs(model)
     if hasattr(model, "config") and hasattr(model, "main_input_name"):
@@ -109,7 +145,7 @@ def _guess_specs(model: nn.Module) -> Iterator[list[str]]:
 
 
 def _recorded_specs(model: Any) -> Iterator[list[str]]:
-    """Yield inputs by the shapes and keywords of a recorded graph; which of them are integers is found by trying."""
+    """Yield inputs with the shapes and keywords of a recorded graph. Dtypes are not recorded, so all combinations follow."""
     shapes = model.input_shapes
     names = {part["tensor"]: f"{name}=" for name, part in model.input_keywords.items() if "tensor" in part}
     sizes = [names.get(i, "") + "x".join("2" if n is None else str(n) for n in s) for i, s in enumerate(shapes)]
@@ -118,6 +154,7 @@ def _recorded_specs(model: Any) -> Iterator[list[str]]:
 
 
 def _image_specs(module: nn.Module) -> Iterator[list[str]]:
+    """Yield inputs for a convolution, with usual sizes of images, sounds and clips."""
     channels = int(module.in_channels)  # type: ignore[arg-type]
     if isinstance(module, nn.Conv1d):
         yield from ([f"2x{channels}x{n}"] for n in (64, 1024, 16000))
@@ -128,6 +165,7 @@ def _image_specs(module: nn.Module) -> Iterator[list[str]]:
 
 
 def _huggingface_specs(model: Any) -> Iterator[list[str]]:
+    """Yield inputs for a network of transformers, by the name of its main input."""
     config, name = model.config, model.main_input_name
     size = getattr(config, "image_size", 224)
     size = size[0] if isinstance(size, (list, tuple)) else size
@@ -137,7 +175,7 @@ def _huggingface_specs(model: Any) -> Iterator[list[str]]:
         yield ["input_ids=2x16:int64", "attention_mask=2x16:int64"]
         yield ["input_ids=2x16:int64"]
         yield ["input_ids=2x16:int64", "decoder_input_ids=2x16:int64"]
-    elif name == "input_values":  # a second of sound
+    elif name == "input_values":  # one second of sound
         yield ["input_values=2x16000"]
     dummies = model.dummy_inputs if isinstance(getattr(model, "dummy_inputs", None), Mapping) else {}
     specs = [f"{key}={_format_spec(value)}" for key, value in dummies.items() if isinstance(value, Tensor)]
@@ -146,11 +184,13 @@ def _huggingface_specs(model: Any) -> Iterator[list[str]]:
 
 
 def _format_spec(tensor: Tensor) -> str:
+    """Return shape and dtype of a tensor as text."""
     return "x".join(map(str, tensor.shape)) + f":{tensor.dtype}".replace("torch.", "")
 
 
 def _runs_on_shapes(model: nn.Module, example: Any) -> bool:
-    quiet = silence_logger("torch._subclasses.fake_tensor")  # logs the traceback of a guess that does not run
+    """Return True if a network runs on an example, computed on shapes alone."""
+    quiet = silence_logger("torch._subclasses.fake_tensor")  # it logs a traceback for a guess that does not run
     try:
         with preserve_attributes(model), quiet, FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
             set_training_mode(model, training=False)
@@ -161,5 +201,5 @@ def _runs_on_shapes(model: nn.Module, example: Any) -> bool:
             with swap_state(model, fake):
                 model(*args, **kwargs)
         return True
-    except Exception:  # a guess that does not run is the next guess's turn
+    except Exception:  # then the next guess is tried
         return False

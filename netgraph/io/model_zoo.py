@@ -1,4 +1,4 @@
-"""Networks by name: of torchvision, timm and transformers, and of factories in the user's own code."""
+"""Networks by name: from torchvision, timm and transformers, and from factories in the code of the user."""
 
 from __future__ import annotations
 
@@ -14,14 +14,25 @@ from typing import Any
 from torch import nn
 
 from netgraph.errors import LoadError, NetgraphError, describe_error
-from netgraph.io import huggingface as configs
+from netgraph.io import huggingface
 from netgraph.utils.torchvision_compat import prepare_torchvision
-
-ZOOS = ("torchvision", "timm", "hf")
 
 
 def build_network(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
-    """Make the network that a name stands for: with fresh weights, or with those of an ``hf:FOLDER`` that has some.
+    """Build the network of a name, with random weights or with those of an ``hf:FOLDER``.
+
+    Parameters
+    ----------
+    arch : str
+        ``torchvision:NAME``, ``timm:NAME``, ``hf:PATH`` or ``package.module:factory``.
+    arch_args : dict
+        Keyword arguments of the factory.
+    weights : bool, default=False
+        Load the weights of an ``hf:FOLDER`` that has some.
+
+    Returns
+    -------
+    torch.nn.Module
 
     Raises
     ------
@@ -30,29 +41,30 @@ def build_network(arch: str, arch_args: Mapping[str, Any], *, weights: bool = Fa
     """
     package, _, name = arch.partition(":")
     if not name:
-        raise LoadError(f"--arch {arch!r} names no factory; write package.module:factory or torchvision:NAME")
-    prepare_torchvision()  # timm, transformers and the user's own code may import it
+        raise LoadError(f"--arch {arch!r} names no factory. Write package.module:factory or torchvision:NAME.")
+    prepare_torchvision()  # timm, transformers and code of the user may import it
     try:
         if package == "torchvision":
             model = _build_torchvision(name, arch_args)
         elif package == "timm":
             model = _import_extra("timm").create_model(name, **{"pretrained": False, **arch_args})
         elif package == "hf":
-            model = configs.build_from_config(_import_extra("transformers"), Path(name), arch_args, weights=weights)
+            model = huggingface.build_from_config(_import_extra("transformers"), Path(name), arch_args, weights=weights)
         else:
             model = _find_factory(package, name)(**arch_args)
     except NetgraphError:
         raise
-    except (Exception, SystemExit) as error:  # the factory is the user's own
-        raise LoadError(f"making {arch} fails ({describe_error(error)}); check the name and --arch-arg") from error
+    except (Exception, SystemExit) as error:  # a factory of the user may fail in any way
+        raise LoadError(f"building {arch} fails ({describe_error(error)}). Check the name and --arch-arg.") from error
     if not isinstance(model, nn.Module):
         raise LoadError(
-            f"{arch} made {model!r:.40}, a value of type {type(model).__name__}; it has to make a torch.nn.Module"
+            f"{arch} returned {model!r:.40} of type {type(model).__name__}. It must return a torch.nn.Module."
         )
     return model
 
 
 def _build_torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
+    """Build a network of torchvision without downloading weights."""
     import torchvision
 
     options = dict(arch_args)
@@ -67,47 +79,50 @@ def _build_torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
 
 
 def _import_extra(package: str) -> Any:
+    """Import an optional package, or raise an error that says how to install it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise LoadError(
-            f"{package} is not installed; pip install 'netgraph-coarsening[{package}]' brings it"
-        ) from error
+        raise LoadError(f"{package} is not installed. Run: pip install 'netgraph-coarsening[{package}]'") from error
 
 
 def _find_factory(module: str, name: str) -> Any:
+    """Return the callable that a module holds under a dotted name."""
     _check_same_module(module.partition(".")[0])
     try:
-        found: Any = importlib.import_module(module)
+        value: Any = importlib.import_module(module)
     except ImportError as error:
-        raise LoadError(f"--arch {module}:{name}: {error}; give --code-dir if the module is elsewhere") from error
+        raise LoadError(
+            f"--arch {module}:{name}: {error}. Give --code-dir if the module is in another folder."
+        ) from error
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
+        value = getattr(value, part, None)
+    if not callable(value):
         raise LoadError(f"--arch {module}:{name}: module {module} has no callable {name}")
-    return found
+    return value
 
 
 def _check_same_module(top: str) -> None:
-    """Refuse a module imported before from elsewhere: ``models`` of one repository is not that of the next."""
+    """Refuse a module that was imported from another folder: two repositories may both have a ``models``."""
     importlib.invalidate_caches()
     here, cached = importlib.machinery.PathFinder.find_spec(top), getattr(sys.modules.get(top), "__spec__", None)
     if here is None or cached is None or _module_origin(here) == _module_origin(cached):
         return
     raise LoadError(
-        f"--arch {top}: found in {_module_origin(here)}, and a module of that name is already imported from {_module_origin(cached)}; "
-        "open this network in a process of its own"
+        f"--arch {top}: found in {_module_origin(here)}, but a module of that name is already imported from "
+        f"{_module_origin(cached)}. Open this network in a process of its own."
     )
 
 
 def _module_origin(spec: importlib.machinery.ModuleSpec) -> str:
+    """Return the file or folder of a module."""
     folders = list(spec.submodule_search_locations or ())
     return str(Path(spec.origin or (folders[0] if folders else spec.name)).resolve())
 
 
 @contextlib.contextmanager
 def search_folder_first(folder: Path) -> Iterator[None]:
-    """Look for modules in the user's folder first, as ``python script.py`` there would."""
+    """Search modules in a folder first within a block, as ``python script.py`` in that folder does."""
     sys.path.insert(0, str(folder.resolve()))
     try:
         yield
@@ -117,7 +132,18 @@ def search_folder_first(folder: Path) -> Iterator[None]:
 
 
 def parse_arch_args(pairs: Sequence[str], *, option: str = "--arch-arg") -> dict[str, Any]:
-    """Read ``depth=3`` and ``name=foo`` as Python values, or as text where they are none.
+    """Read ``depth=3`` and ``name=foo`` as Python values, or as text if they are not Python literals.
+
+    Parameters
+    ----------
+    pairs : sequence of str
+        Texts of the form ``key=value``.
+    option : str, default="--arch-arg"
+        Name of the option, for the error message.
+
+    Returns
+    -------
+    dict
 
     Raises
     ------
@@ -128,7 +154,7 @@ def parse_arch_args(pairs: Sequence[str], *, option: str = "--arch-arg") -> dict
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise LoadError(f"{option} {pair!r} is not key=value")
+            raise LoadError(f"{option} {pair!r} is not of the form key=value")
         try:
             out[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

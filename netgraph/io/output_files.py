@@ -1,4 +1,4 @@
-"""Where files are to be written: asked before work begins, and nothing half-written where it fails."""
+"""Output files: check the destination before work begins, and never leave a half-written file."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from netgraph.errors import NetgraphError
 
 
 def check_output_file(path: Path) -> None:
-    """Refuse a place where no file can be written.
+    """Raise an error if a file cannot be written at a path.
 
     Raises
     ------
     NetgraphError
-        Its folder does not exist or takes no files, or the path is a folder itself.
+        The folder does not exist or is not writable, or the path is a folder.
     """
     check_parent_folder(path)
     if path.is_dir():
-        raise NetgraphError(f"{path} is a folder, and a file is to be written there; give another name")
+        raise NetgraphError(f"{path} is a folder, and a file is to be written there. Give another name.")
 
 
 def check_new_folder(path: Path) -> None:
-    """Refuse a place where no folder can be made: as `check_output_file`, and where a file stands.
+    """Raise an error if a folder cannot be created at a path.
 
     Raises
     ------
     NetgraphError
+        The folder above does not exist or is not writable, or the path is a file.
     """
     check_parent_folder(path)
     if path.is_file():
-        raise NetgraphError(f"{path} is a file, and a folder is to be made there; give another name")
+        raise NetgraphError(f"{path} is a file, and a folder is to be created there. Give another name.")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it; one that is there may be.
+    """Create a folder and the folders above it, unless it exists.
 
     Raises
     ------
@@ -46,13 +47,15 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NetgraphError(f"{path} cannot be made a folder ({error.strerror or error}); give another name") from error
+        raise NetgraphError(
+            f"{path} cannot be created as a folder ({error.strerror or error}). Give another name."
+        ) from error
     if not os.access(path, os.W_OK):
-        raise NetgraphError(f"the folder {path} is not yours to write in; give another one")
+        raise NetgraphError(f"the folder {path} is not writable. Give another one.")
 
 
 def check_parent_folder(path: Path) -> None:
-    """Refuse a place whose folder does not exist or takes nothing new.
+    """Raise an error if the folder of a path does not exist or is not writable.
 
     Raises
     ------
@@ -60,18 +63,23 @@ def check_parent_folder(path: Path) -> None:
     """
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise NetgraphError(f"{path}: the folder {folder} does not exist; make it first")
+        raise NetgraphError(f"{path}: the folder {folder} does not exist. Create it first.")
     if not os.access(folder, os.W_OK):
-        raise NetgraphError(f"{path}: the folder {folder} is not yours to write in; give another one")
+        raise NetgraphError(f"{path}: the folder {folder} is not writable. Give another one.")
 
 
 def write_atomically(write: Callable[[Path], object], path: Path) -> None:
-    """Let ``write`` make a file under its own name in a folder aside, and put it in its place when it is whole.
+    """Let ``write`` create a file in a temporary folder, then move the file to its place.
+
+    Parameters
+    ----------
+    write : callable ``(path) -> object``
+    path : path
 
     Raises
     ------
     NetgraphError
-        The system refuses: no room, no right to.
+        The system refuses, for lack of space or permission.
     """
     try:
         with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".netgraph-") as aside:
@@ -79,4 +87,4 @@ def write_atomically(write: Callable[[Path], object], path: Path) -> None:
             os.replace(Path(aside) / path.name, path)
     except OSError as error:
         reason = error.strerror or error
-        raise NetgraphError(f"{path} cannot be written ({reason}); give a name in a folder that has room") from error
+        raise NetgraphError(f"{path} cannot be written ({reason}). Give a name in a folder that has space.") from error

@@ -1,7 +1,7 @@
-"""Read a pickle's opcodes before anything obeys them: few opcodes can ask for much memory or for ever.
+"""Check the opcodes of a pickle before it is unpickled: a few opcodes can ask for much memory or endless time.
 
-A memo index of 2**31 makes the unpickler clear 16 GiB; a tuple of a tuple twice over, thirty deep, takes 2**30 steps to
-hash; a million deep, it overflows the stack. None of these occur in what `torch.save` writes.
+A memo index of 2**31 makes the unpickler clear 16 GiB. A tuple that holds a tuple twice, nested thirty deep, takes 2**30
+steps to hash. Nested a million deep, it overflows the stack. `torch.save` writes none of these.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import IO, Any
 
 from netgraph.errors import LoadError
 
-N_OPCODES = 10**6  # torch.save writes about thirty a tensor; so many are read in a second
-N_GLOBALS = 10_000  # each is looked up by name, which is slow; torch.save writes each name once
-HEAVIEST_TUPLE = 20_000  # values in one tuple and the tuples in it, each as often as it stands there
-LONGEST_INT = 96  # bits; PyTorch's magic number has 77
+N_OPCODES = 10**6  # read in about a second. torch.save writes about thirty a tensor.
+N_GLOBALS = 10_000  # each is looked up by name, which is slow. torch.save writes each name once.
+HEAVIEST_TUPLE = 20_000  # values of a tuple and of the tuples in it, counted with repetitions
+LONGEST_INT = 96  # bits. The magic number of PyTorch has 77.
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _REFUSED = {
@@ -25,36 +25,36 @@ _REFUSED = {
 
 
 def check_opcodes(file: IO[bytes], path: Path, *, n_pickles: int = 1) -> None:
-    """Refuse pickles that make much out of few bytes.
+    """Refuse pickles that create large objects from few bytes.
 
     Parameters
     ----------
     file : binary file
-        Stands at the first pickle.
+        Positioned at the first pickle.
     path : path
-        Named in errors.
-    n_pickles : int
-        How many pickles follow one another.
+        Name of the file, for error messages.
+    n_pickles : int, default=1
+        Number of pickles that follow one another.
 
     Raises
     ------
     LoadError
-        An opcode, a number of them, or what they would make is not of a PyTorch file.
+        An opcode, the number of opcodes, or the size of an object does not occur in files of PyTorch.
     """
     steps = itertools.chain.from_iterable(pickletools.genops(file) for _ in range(n_pickles))
-    weigher = _StackWeigher()
+    stack = _StackWeigher()
     for count, (opcode, argument, _) in enumerate(steps):
-        problem = weigher.problem(opcode.name, argument)
+        problem = stack.find_problem(opcode.name, argument)
         if problem is None and count == N_OPCODES:
             problem = f"more than {N_OPCODES:,} opcodes"
         if problem is not None:
             raise LoadError(
-                f"{path} holds a pickle with {problem}, which torch.save does not write; save a state dict, or use .safetensors"
+                f"{path} holds a pickle with {problem}, which torch.save does not write. Save a state dict, or use .safetensors."
             )
 
 
 def _stack_effect(opcode: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
-    """Return how much an opcode takes from the stack, whether also all down to the last mark, and how much it leaves."""
+    """Return how many values an opcode pops, whether it also pops down to the last mark, and how many it pushes."""
     before = opcode.stack_before
     if pickletools.markobject in before:
         return before.index(pickletools.markobject), True, len(opcode.stack_after)
@@ -65,7 +65,7 @@ _EFFECTS = {opcode.name: _stack_effect(opcode) for opcode in pickletools.opcodes
 
 
 class _StackWeigher:
-    """Follows the unpickler's stack, but keeps the weights of tuples in the place of values."""
+    """Replay the stack of the unpickler with the sizes of tuples in place of values."""
 
     def __init__(self) -> None:
         self.stack: list[int] = []
@@ -73,8 +73,8 @@ class _StackWeigher:
         self.memo: dict[int, int] = {}
         self.n_globals = 0
 
-    def problem(self, name: str, argument: Any) -> str | None:
-        """Take one step and say what is wrong with it."""
+    def find_problem(self, name: str, argument: Any) -> str | None:
+        """Take one step and return a description of its problem, or None."""
         if name in _PUTS:
             index = len(self.memo) if argument is None else argument
             self.memo[index] = self.stack[-1]
@@ -96,10 +96,11 @@ class _StackWeigher:
         return self._replace_top(name)
 
     def _replace_top(self, name: str) -> str | None:
-        n_taken, to_mark, n_left = _EFFECTS[name]
-        start = (self.marks.pop() if to_mark else len(self.stack)) - n_taken
+        """Pop and push as the opcode does, and return a description of a tuple that is too large."""
+        n_popped, to_mark, n_pushed = _EFFECTS[name]
+        start = (self.marks.pop() if to_mark else len(self.stack)) - n_popped
         if start < 0:
-            raise ValueError("it takes more from the stack than it put there")
+            raise ValueError("an opcode pops more values than the stack has")
         weight = 1 + sum(self.stack[start:]) if "TUPLE" in name else 1
-        self.stack[start:] = [weight] * n_left
+        self.stack[start:] = [weight] * n_pushed
         return f"a tuple of {weight:,} values" if weight > HEAVIEST_TUPLE else None

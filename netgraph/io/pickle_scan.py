@@ -1,7 +1,8 @@
-"""Look into a ``.pt`` file without unpickling it: only tensors, only known names, no size beyond the file's own.
+"""Inspect a ``.pt`` file without unpickling it: it may hold only tensors, known names and sizes within the file.
 
-`torch.load(weights_only=True)` runs no stranger's code, but it takes the memory and the time that a file asks for.
-Here the archive is measured, then the opcodes (`netgraph.io.pickle_opcodes`), and then the pickle is replayed with inert stand-ins.
+`torch.load(weights_only=True)` runs no code of a file, but takes all the memory and time that the file asks for. Here the
+archive is measured first, then the opcodes (`netgraph.io.pickle_opcodes`). At last the pickle is replayed with inert
+stand-ins for its objects.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from netgraph.errors import LoadError, UntrustedError
 from netgraph.io.pickle_opcodes import check_opcodes
 
-MEMORY = 64 * 2**20  # largest pickle (names and shapes, no numbers) that is looked at
-MAGIC = 0x1950A86A20F9469CFC6C  # opens a file from before PyTorch 1.6
+MEMORY = 64 * 2**20  # largest pickle that is scanned. It holds names and shapes, no numbers.
+MAGIC = 0x1950A86A20F9469CFC6C  # first value of a file from before PyTorch 1.6
 _CONTAINERS = {"collections.OrderedDict", "collections.Counter"}
 _VALUES = {
     "torch.Size", "torch.device", "builtins.set", "builtins.complex", "torch.nn.parameter.Parameter",
@@ -29,14 +30,28 @@ _TENSORS = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", 
 
 
 def scan_pickle(path: Path) -> None:
-    """Refuse a ``.pt`` file that is damaged, holds more than weights, or asks for more memory than it has bytes.
+    """Refuse a ``.pt`` file that is damaged, holds more than weights, or asks for more memory than its size.
+
+    Parameters
+    ----------
+    path : path
+        File to scan.
 
     Raises
     ------
     LoadError
-        The file is damaged or crafted, or no PyTorch file.
+        The file is damaged or crafted, or not a PyTorch file.
     UntrustedError
-        It holds more than weights; the sentence names what.
+        The file holds more than weights. The message names the first such object.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from pathlib import Path
+    >>> from netgraph.io import scan_pickle
+    >>> path = Path(tempfile.mkdtemp()) / "weights.pt"
+    >>> torch.save({"weight": torch.ones(2)}, path)
+    >>> scan_pickle(path)  # passes
     """
     size = path.stat().st_size
     try:
@@ -46,25 +61,26 @@ def scan_pickle(path: Path) -> None:
             _scan_legacy(path, size)
     except LoadError:
         raise
-    except Exception as error:  # whatever a broken pickle does to its reader
+    except Exception as error:  # a broken pickle may raise any error in its reader
         reason = f"{type(error).__name__}: {error}"[:120]
         raise LoadError(
-            f"{path} cannot be read as a PyTorch file ({reason}); it is truncated or not one: fetch or save it again"
+            f"{path} cannot be read as a PyTorch file ({reason}). It is truncated or of another type. Download or save it again."
         ) from error
 
 
 def is_archive(path: Path) -> bool:
-    """Tell a zip file as `torch.load` does, by its first bytes; `zipfile.is_zipfile` looks at the last ones."""
+    """Return True if a file starts like a zip file, as `torch.load` checks. `zipfile.is_zipfile` looks at the end."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def _scan_archive(path: Path, size: int) -> None:
+    """Scan a zip file of `torch.save`: entries, checksums, opcodes, objects, protocol."""
     with zipfile.ZipFile(path) as archive:
         _check_entries(archive, path, size)
         damaged = archive.testzip()
     if damaged is not None:
-        raise LoadError(f"{path} is damaged: the checksum of {damaged} does not fit; fetch or save it again")
+        raise LoadError(f"{path} is damaged: the checksum of {damaged} does not fit. Download or save it again.")
     records, data = _read_records(path)
     check_opcodes(io.BytesIO(data), path)
     _Scanner(io.BytesIO(data), path, lambda key, n: n <= records.get(f"data/{key}", -1)).load()
@@ -72,25 +88,26 @@ def _scan_archive(path: Path, size: int) -> None:
 
 
 def _check_entries(archive: zipfile.ZipFile, path: Path, size: int) -> None:
+    """Check the entries of an archive: plainly stored, without duplicates, of a total size within the file."""
     entries = archive.infolist()
     inside = [entry.filename.partition("/")[2] for entry in entries]
     if "constants.pkl" in inside:
-        raise UntrustedError(f"{path} is a TorchScript program, not weights; save a state dict, or say --trust")
+        raise UntrustedError(f"{path} is a TorchScript program, not weights. Save a state dict, or give --trust.")
     if "data.pkl" not in inside:
         raise LoadError(
-            f"{path} is a zip file but not one that PyTorch wrote (no data.pkl); give a .pt or .safetensors file"
+            f"{path} is a zip file that PyTorch did not write (no data.pkl). Give a .pt or .safetensors file."
         )
     stored = sum(entry.file_size for entry in entries)
     if stored > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise LoadError(
-            f"{path} unpacks to {stored:,} bytes from {size:,}; PyTorch stores files plainly: save it again with torch.save"
+            f"{path} unpacks to {stored:,} bytes from {size:,}. PyTorch does not compress files. Save it again with torch.save."
         )
-    twins = len({entry.filename.lower() for entry in entries}) < len(entries)  # PyTorch's reader knows no case
-    if twins or archive.comment or min(entry.header_offset for entry in entries):
-        raise LoadError(f"{path} is a zip file that PyTorch did not write; save it again with torch.save")
+    duplicates = len({entry.filename.lower() for entry in entries}) < len(entries)  # PyTorch ignores case
+    if duplicates or archive.comment or min(entry.header_offset for entry in entries):
+        raise LoadError(f"{path} is a zip file that PyTorch did not write. Save it again with torch.save.")
     contents = archive.getinfo(entries[inside.index("data.pkl")].filename).file_size
     if contents > MEMORY:
-        raise LoadError(f"{path} has a table of contents of {contents:,} bytes; at most {MEMORY:,} are read")
+        raise LoadError(f"{path} has a table of contents of {contents:,} bytes, at most {MEMORY:,} are read")
 
 
 def _read_records(path: Path) -> tuple[dict[str, int], bytes]:
@@ -99,29 +116,30 @@ def _read_records(path: Path) -> tuple[dict[str, int], bytes]:
     records = {name: reader.get_record_size(name) for name in reader.get_all_records()}
     with zipfile.ZipFile(path) as archive:
         measured = {entry.filename.partition("/")[2]: entry.file_size for entry in archive.infolist()}
-    if records != measured:  # two readers, two directories: what was measured is not what would be read
-        raise LoadError(f"{path} is a zip file that reads in two ways; save it again with torch.save")
+    if records != measured:  # two directories in one file: PyTorch would read other sizes than were measured
+        raise LoadError(f"{path} is a zip file with two contradicting directories. Save it again with torch.save.")
     return records, reader.get_record("data.pkl")
 
 
 def _check_protocol(data: bytes, path: Path) -> None:
+    """Refuse pickle protocols that PyTorch opens only with ``weights_only=False``."""
     if data[:1] == b"\x80" and data[1] > 3:
         raise LoadError(
-            f"{path} is pickled by protocol {data[1]}, which PyTorch opens only as code; save it again without pickle_protocol"
+            f"{path} is pickled by protocol {data[1]}, which PyTorch opens only as code. Save it again without pickle_protocol."
         )
 
 
 def _scan_legacy(path: Path, size: int) -> None:
-    """Files from before PyTorch 1.6: several pickles in a row, then the numbers."""
+    """Scan a file from before PyTorch 1.6, which is several pickles followed by the numbers."""
     with path.open("rb") as file:
         head = file.read(min(size, MEMORY))
     if head[:1] != b"\x80":
         raise LoadError(
-            f"{path} is no PyTorch file; give a .pt state dict, a .safetensors file, or a name like torchvision:resnet50"
+            f"{path} is not a PyTorch file. Give a .pt state dict, a .safetensors file, or a name like torchvision:resnet50."
         )
     check_opcodes(io.BytesIO(head), path)
     scanner = _Scanner(io.BytesIO(head), path, _StorageClaims(size))
-    if scanner.load() == MAGIC:  # protocol, system, the object and its storages' keys follow
+    if scanner.load() == MAGIC:  # then follow protocol, system, the object and the keys of its storages
         check_opcodes(io.BytesIO(head), path, n_pickles=5)
         for _ in range(4):
             scanner.load()
@@ -129,7 +147,7 @@ def _scan_legacy(path: Path, size: int) -> None:
 
 
 class _StorageClaims:
-    """What the storages of a legacy file ask for; PyTorch makes each as large as its first mention says."""
+    """Storage sizes that a legacy file asks for. PyTorch allocates each by its first mention."""
 
     def __init__(self, limit: int) -> None:
         self.left, self.first = limit, dict[str, int]()
@@ -142,17 +160,17 @@ class _StorageClaims:
 
 
 class _StandIn:
-    """Stands in for what the pickle would make or call; nothing can be done to it."""
+    """Inert stand-in for any object that a pickle creates or calls."""
 
     def __call__(self, *args: Any) -> _StandIn:
         return _StandIn()
 
-    def __setstate__(self, state: Any) -> NoReturn:  # of a tensor, this would put it on other memory
+    def __setstate__(self, state: Any) -> NoReturn:  # a state would put a tensor on other memory
         raise pickle.UnpicklingError("only containers have a state")
 
 
 class _DictStandIn(_StandIn):
-    """Stands in for a dict: takes items and attributes, and keeps none."""
+    """Stand-in for a dict. It accepts items and attributes and keeps none."""
 
     def __call__(self, *args: Any) -> _DictStandIn:
         return _DictStandIn()
@@ -162,7 +180,7 @@ class _DictStandIn(_StandIn):
 
 
 class _DtypeStandIn(_StandIn):
-    """Stands in for a dtype or a class of storages; a call of it would take memory."""
+    """Stand-in for a dtype or a storage class. Calling a storage class would allocate memory."""
 
     def __init__(self, itemsize: int) -> None:
         self.itemsize = itemsize
@@ -172,12 +190,14 @@ class _DtypeStandIn(_StandIn):
 
 
 class _StorageStandIn(_StandIn):
+    """Stand-in for a storage. It knows its size in bytes and the size of an item."""
+
     def __init__(self, nbytes: int, itemsize: int) -> None:
         self.nbytes, self.itemsize = nbytes, itemsize
 
 
 class _EncodeStandIn(_StandIn):
-    """Stands in for ``_codecs.encode``, by which old pickles hold bytes."""
+    """Stand-in for ``_codecs.encode``, which old pickles use for bytes."""
 
     def __call__(self, *args: Any) -> _StandIn:
         if args[1:] != ("latin1",):
@@ -186,7 +206,7 @@ class _EncodeStandIn(_StandIn):
 
 
 class _TensorStandIn(_StandIn):
-    """Stands in for the functions that lay a tensor on a storage, and holds them to its end."""
+    """Stand-in for functions that make a tensor on a storage. It checks that the tensor ends within the storage."""
 
     def __call__(self, *args: Any) -> _StandIn:
         storage, offset, sizes, strides = args[:4]
@@ -197,7 +217,7 @@ class _TensorStandIn(_StandIn):
 
 
 def _fits_storage(numel: int, offset: int, sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Tell whether a view of a storage of ``numel`` entries stays inside it."""
+    """Return True if a view lies within a storage of ``numel`` entries."""
     if not all(type(n) is int and n >= 0 for n in (offset, *sizes, *strides)):
         return False
     if 0 in sizes:
@@ -208,7 +228,13 @@ def _fits_storage(numel: int, offset: int, sizes: tuple[int, ...], strides: tupl
 class _Scanner(pickle.Unpickler):
     """Replay a pickle with stand-ins.
 
-    ``fits(key, nbytes)`` says whether the file has the storage that is asked for.
+    Parameters
+    ----------
+    file : binary file
+    path : path
+        Name of the file, for error messages.
+    fits : callable ``(key, nbytes) -> bool``
+        Returns True if the file has such a storage.
     """
 
     def __init__(self, file: io.BytesIO, path: Path, fits: Callable[[str, int], bool]) -> None:
@@ -216,23 +242,23 @@ class _Scanner(pickle.Unpickler):
         self.path, self.fits = path, fits
 
     def find_class(self, module: str, name: str) -> Any:
-        found = _find_stand_in(module, name)
-        if found is None:
+        stand_in = _find_stand_in(module, name)
+        if stand_in is None:
             raise UntrustedError(
-                f"{self.path} holds {module}.{name}, which is more than weights, and opening it can run code that came with it; "
-                "save a state dict and give --arch, or say --trust if you made the file"
+                f"{self.path} holds {module}.{name}, which is more than weights, and opening it can run code that came with it. "
+                "Save a state dict and give --arch, or give --trust if you made the file."
             )
-        return found
+        return stand_in
 
     def persistent_load(self, pid: Any) -> _StorageStandIn:
-        what, kind, key, _, numel, *view = pid
-        if what != "storage" or type(key) is not str or type(numel) is not int or numel < 0:
+        tag, kind, key, _, numel, *view = pid
+        if tag != "storage" or type(key) is not str or type(numel) is not int or numel < 0:
             raise pickle.UnpicklingError("a storage has a name and a size")
         nbytes = numel * kind.itemsize
         if not self.fits(key, nbytes):
             raise LoadError(
-                f"{self.path} asks for {nbytes:,} bytes for tensor storage {key[:20]!r}, more than it has; it is damaged or "
-                "crafted: save it again"
+                f"{self.path} asks for {nbytes:,} bytes for tensor storage {key[:20]!r}, more than it has. It is damaged or "
+                "crafted. Save it again."
             )
         if view and view[0] is not None:
             _, offset, length = view[0]
@@ -243,6 +269,7 @@ class _Scanner(pickle.Unpickler):
 
 
 def _find_stand_in(module: str, name: str) -> _StandIn | None:
+    """Return the stand-in of a global name, or None for a name that files of weights do not hold."""
     full = f"{module}.{name}"
     for names, stand_in in ((_TENSORS, _TensorStandIn), (_CONTAINERS, _DictStandIn), (_VALUES, _StandIn)):
         if full in names:
@@ -261,5 +288,5 @@ def _find_dtype(name: str) -> _DtypeStandIn | None:
             return _DtypeStandIn(torch.storage._get_dtype_from_pickle_storage_type(name).itemsize)
         except KeyError:
             return None
-    found = getattr(torch, name, None)
-    return _DtypeStandIn(found.itemsize) if isinstance(found, torch.dtype) else None
+    dtype = getattr(torch, name, None)
+    return _DtypeStandIn(dtype.itemsize) if isinstance(dtype, torch.dtype) else None

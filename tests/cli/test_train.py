@@ -252,7 +252,7 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["mlp", "--label-smoothing", "-1"], "below 1"),
         (["mlp", "--task", "lm"], "cannot predict tokens"),
         (["mlp", "--network-arg", "norm=post"], "mlp has no argument 'norm'"),
-        (["mlp", "--network-arg", "norm"], "--network-arg 'norm' is not key=value"),
+        (["mlp", "--network-arg", "norm"], "--network-arg 'norm' is not of the form key=value"),
         (["mlp", "--recompute", "7"], "there are levels 0 to"),
         (["vgg", "--data", "digits"], "halves images"),
         (["vgg", "--data", "digits", "--network-arg", "pools=4"], "halves images 4 times"),

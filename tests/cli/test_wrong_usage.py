@@ -118,36 +118,36 @@ CASES = f"""
 2 ui --port 99999999 -> less than or equal to 65535
 2 plugins extra -> unexpected extra argument
 2 demo --seed x -> (found 'x')
-1 coarsen none.pt -> none.pt does not exist; give a .pt
-1 coarsen folder -> folder is a folder; give hf:folder
-1 coarsen empty.pt -> empty.pt is empty; save the network again
-1 coarsen cut.pt {ARCH} -> truncated or not one: fetch or save it again
+1 coarsen none.pt -> none.pt does not exist. Give a .pt
+1 coarsen folder -> folder is a folder. Give hf:folder
+1 coarsen empty.pt -> empty.pt is empty. Save the network again.
+1 coarsen cut.pt {ARCH} -> truncated or of another type. Download or save it again.
 1 coarsen flip.pt {ARCH} -> the checksum of
-1 coarsen text.pt {ARCH} -> text.pt is no PyTorch file; give a .pt state dict
+1 coarsen text.pt {ARCH} -> text.pt is not a PyTorch file. Give a .pt state dict
 1 coarsen deep.pt {ARCH} -> deep.pt unpacks to 67,108,864 bytes
-1 coarsen 'bad\udcff.pt' {ARCH} -> is no UTF-8, and PyTorch opens no such file name; rename it
-1 coarsen x.xyz -> x.xyz ends in .xyz; netgraph opens .pt
-1 coarsen whole.pt -> or say --trust if you made the file
+1 coarsen 'bad\udcff.pt' {ARCH} -> is not UTF-8, and PyTorch cannot open it. Rename the file.
+1 coarsen x.xyz -> x.xyz ends in .xyz. netgraph opens .pt
+1 coarsen whole.pt -> or give --trust if you made the file
 1 coarsen whole.pt --trust {ARCH} -> whole.pt is a whole module, and --arch netgraph.models:mlp would have no effect
-1 coarsen cut.safetensors -> it is truncated or damaged: fetch or save it again
+1 coarsen cut.safetensors -> It is truncated or damaged. Download or save it again.
 1 coarsen head.safetensors -> header too large
 1 coarsen tera.safetensors -> file not fully covered
 1 coarsen damaged.safetensors -> its contents do not fit its sha256
-1 coarsen small.safetensors --arch x:y -> has its network in it, and --arch x:y would have no effect
-1 coarsen small.safetensors --arch-arg a=1 -> has its network in it, and --arch-arg would have no effect
+1 coarsen small.safetensors --arch x:y -> contains its network, and --arch x:y would have no effect
+1 coarsen small.safetensors --arch-arg a=1 -> contains its network, and --arch-arg would have no effect
 1 coarsen small.safetensors --trust -> --trust would have no effect: small.safetensors is opened without running code
 1 coarsen good.safetensors -> --arch package.module:factory
 1 coarsen good.pt -> --arch package.module:factory
 1 coarsen good.pt --arch torchvision:squeezenet1_1 -> good.pt does not fit torchvision:squeezenet1_1: missing
-1 coarsen good.pt --arch netgraph.models.perceptron -> names no factory; write package.module:factory
-1 coarsen good.pt --arch nosuchmodule:f -> No module named 'nosuchmodule'; give --code-dir
+1 coarsen good.pt --arch netgraph.models.perceptron -> names no factory. Write package.module:factory
+1 coarsen good.pt --arch nosuchmodule:f -> No module named 'nosuchmodule'. Give --code-dir
 1 coarsen good.pt --arch mine:nothing -> module mine has no callable nothing
 1 coarsen good.pt --arch mine:value -> module mine has no callable value
-1 coarsen good.pt --arch mine:boom -> making mine:boom fails (RuntimeError: first line); check the name and --arch-arg
-1 coarsen good.pt --arch mine:three -> mine:three made 3, a value of type int; it has to make a torch.nn.Module
-1 coarsen good.pt --arch mine:leaves -> making mine:leaves fails (SystemExit: 5)
+1 coarsen good.pt --arch mine:boom -> building mine:boom fails (RuntimeError: first line). Check the name and --arch-arg.
+1 coarsen good.pt --arch mine:three -> mine:three returned 3 of type int. It must return a torch.nn.Module.
+1 coarsen good.pt --arch mine:leaves -> building mine:leaves fails (SystemExit: 5)
 1 coarsen good.pt --arch syntax:f -> SyntaxError
-1 coarsen {GOOD} --arch-arg nonsense -> --arch-arg 'nonsense' is not key=value
+1 coarsen {GOOD} --arch-arg nonsense -> --arch-arg 'nonsense' is not of the form key=value
 1 coarsen {GOOD} --arch-arg depth=3 -> unexpected keyword argument 'depth'
 1 coarsen {GOOD} --arch-arg sizes=[64,9,12,10] -> good.pt does not fit netgraph.models:mlp: 0.weight is (16, 64), not (9, 64)
 1 coarsen torchvision:nosuch -> Unknown model nosuch
@@ -155,15 +155,15 @@ CASES = f"""
 1 coarsen torchvision:squeezenet1_1 --arch x:y -> is built by its name, and --arch x:y would have no effect
 1 coarsen torchvision:squeezenet1_1 --trust -> --trust would have no effect: torchvision:squeezenet1_1 is the name
 1 coarsen torchvision:squeezenet1_1 --code-dir folder -> --code-dir would have no effect
-1 coarsen {GOOD} --code-dir nosuch -> --code-dir nosuch is no folder
+1 coarsen {GOOD} --code-dir nosuch -> --code-dir nosuch is not a folder
 1 coarsen {GOOD} --input 2x63 -> mat1 and mat2 shapes cannot be multiplied (2x63 and 64x16)
 1 coarsen {GOOD} --input 2x64:int64 -> must have the same dtype, but got Long and Float
-1 coarsen {GOOD} --input 2x64:int7 -> no dtype is called 'int7'
+1 coarsen {GOOD} --input 2x64:int7 -> there is no dtype 'int7'
 1 coarsen {GOOD} --input 2,64 -> --input '2,64' is not SIZES[:DTYPE]
 1 coarsen {GOOD} --input 2x64 --input 2x64 -> takes 2 positional arguments but 3 were given
 1 coarsen {GOOD} --input x=2x64 -> unexpected keyword argument 'x'
 1 coarsen {GOOD} --input 2x0 -> sizes are positive numbers
-1 coarsen {GOOD} --input 99999999x64 -> at most 2,147,483,648 are made
+1 coarsen {GOOD} --input 99999999x64 -> at most 2,147,483,648 are allowed
 1 coarsen odd.pt --arch mine:Branch --input 2x64 -> the network branches on numbers
 1 coarsen {GOOD} --ratio 0 -> is 0.0; give one above 0 and at most 1
 1 coarsen {GOOD} --ratio -1 -> is -1.0; give one above 0 and at most 1
@@ -206,14 +206,14 @@ CASES = f"""
 3 coarsen linear.pt --arch mine:linear -> a dimension of output 0
 1 coarsen {GOOD} -o x.pt -> ends in .pt; give NAME.safetensors
 1 coarsen {GOOD} -o folder -> ends in nothing; give NAME.safetensors
-1 coarsen {GOOD} -o nosuch/x.safetensors -> does not exist; make it first
+1 coarsen {GOOD} -o nosuch/x.safetensors -> does not exist. Create it first.
 1 coarsen {GOOD} -o is.safetensors -> is.safetensors is a folder, and a file is to be written there
 1 coarsen {GOOD} -o is-a.hierarchy -> is-a.hierarchy is a file, and a folder is to be made there
 1 coarsen {GOOD} --export x.docx -> x.docx ends in .docx, which no exporter writes. Installed: .dot
-1 coarsen {GOOD} --export nosuch/x.html -> does not exist; make it first
+1 coarsen {GOOD} --export nosuch/x.html -> does not exist. Create it first.
 1 coarsen {GOOD} --export is.html -> is.html is a folder
 1 coarsen {GOOD} --own-class x.safetensors -> is saved whole in a .pt file
-1 coarsen {GOOD} --own-class nosuch/x.pt -> does not exist; make it first
+1 coarsen {GOOD} --own-class nosuch/x.pt -> does not exist. Create it first.
 1 coarsen {GOOD} --own-class is.pt -> is.pt is a folder
 1 coarsen small.safetensors --own-class x.pt -> its own class is not known
 1 inspect none.pt -> does not exist
@@ -229,7 +229,7 @@ CASES = f"""
 1 export {GOOD.replace("good.pt", "good.pt x.html")} --data rows.npy -> --data would have no effect
 1 export {GOOD.replace("good.pt", "good.pt x.level9.graphml")} -> x.level9.graphml asks for level 9
 1 export made.hierarchy x.html --levels 3 --ratio 0.2 -> --levels, --ratio would have no effect: made.hierarchy is a hierarchy
-1 demo --folder good.pt -> good.pt cannot be made a folder (File exists); give another name
+1 demo --folder good.pt -> good.pt cannot be created as a folder (File exists). Give another name.
 1 train nosuch -> no network to train is called 'nosuch'. Choose one of mlp, cnn
 1 train mlp --data nosuch -> no data set is called 'nosuch'
 1 train mlp --data mnist -> is read from a folder, and none is given
@@ -266,7 +266,7 @@ CASES = f"""
 1 train mlp --device nosuch -> --device nosuch is not to be had here
 1 train mlp --alert nosuch:warn -> no rule is called 'nosuch'
 1 train mlp -o x.txt -> ends in .txt; give NAME.safetensors or NAME.pt
-1 train mlp -o nosuch/x.pt -> does not exist; make it first
+1 train mlp -o nosuch/x.pt -> does not exist. Create it first.
 """
 
 

@@ -57,7 +57,7 @@ def test_the_input_is_guessed_from_the_first_layer(model, text):
 
 
 def test_an_input_that_cannot_be_guessed_is_asked_for():
-    with pytest.raises(LoadError, match="give --input"):
+    with pytest.raises(LoadError, match="Give --input"):
         guess_input(nn.Sequential(nn.Linear(3, 4), nn.Linear(7, 2)))
     with pytest.raises(LoadError, match="key=value"):
         parse_arch_args(["depth"])

@@ -15,7 +15,7 @@ from netgraph.io.load import load_model
 from netgraph.io.model_zoo import parse_arch_args
 from netgraph.models.perceptron import mlp
 
-ARCH = "netgraph.models.perceptron:mlp"
+ARCH = "netgraph.models:mlp"
 
 
 def test_a_state_dict_opens_with_its_architecture_and_arguments(tmp_path):
@@ -117,7 +117,7 @@ def test_a_program_that_is_none_is_one_sentence_without_torchs_traceback(tmp_pat
 
 
 def test_a_folder_is_told_how_to_be_opened(tmp_path):
-    with pytest.raises(LoadError, match=rf"is a folder; give hf:{re.escape(str(tmp_path))}"):
+    with pytest.raises(LoadError, match=rf"is a folder. Give hf:{re.escape(str(tmp_path))}"):
         load_model(tmp_path)
 
 
@@ -165,5 +165,5 @@ def test_a_second_folder_called_models_is_not_mistaken_for_the_first(tmp_path, m
 
 
 def test_a_folder_of_code_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(LoadError, match="no folder"):
+    with pytest.raises(LoadError, match="not a folder"):
         load_model("m.pt", arch="one:One", code_dir=tmp_path / "nosuch")

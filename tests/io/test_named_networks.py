@@ -15,7 +15,7 @@ from netgraph.io.example_inputs import guess_input
 from netgraph.io.huggingface import build_on_meta
 from netgraph.io.load import describe_origin, load_model
 
-ARCH = "netgraph.models.perceptron:mlp"
+ARCH = "netgraph.models:mlp"
 
 
 def test_a_torchvision_network_goes_round_by_its_name(tmp_path):
@@ -129,7 +129,7 @@ def test_torchvision_and_what_imports_it_open_in_a_fresh_process():
 @pytest.mark.parametrize("case", ["native", "missing"])
 def test_nothing_is_declared_where_torchvision_loads_or_is_not_there(case):
     mock = {
-        "native": "t._native_loads = lambda folder: True",
+        "native": "t._loads_natively = lambda folder: True",
         "missing": "t.importlib.util.find_spec = lambda name: None",
     }[case]
     done = _fresh(
@@ -152,7 +152,7 @@ def test_names_build_networks_and_wrong_ones_are_refused(tmp_path):
     with pytest.raises(LoadError, match=r"ends in \.xyz"):
         load_model(tmp_path / "m.xyz")
     (tmp_path / "m.pt").write_text("hello, this is no network")
-    with pytest.raises(LoadError, match="no PyTorch file"):
+    with pytest.raises(LoadError, match="not a PyTorch file"):
         load_model(tmp_path / "m.pt", arch=ARCH)
     (tmp_path / "e.pt").write_text("")
     with pytest.raises(LoadError, match="empty"):

@@ -16,7 +16,7 @@ from netgraph.errors import LoadError, UntrustedError
 from netgraph.io.load import load_model
 from netgraph.io.pickle_scan import scan_pickle
 
-ARCH = "netgraph.models.perceptron:mlp"
+ARCH = "netgraph.models:mlp"
 
 
 class HugeTensor:
@@ -112,7 +112,7 @@ resource.setrlimit(resource.RLIMIT_AS, (taken + 512 * 2**20,) * 2)
 for path in sys.argv[1:]:
     started = time.process_time()
     try:
-        load_model(path, arch="netgraph.models.perceptron:mlp")
+        load_model(path, arch="netgraph.models:mlp")
     except LoadError as error:
         print(f"{time.process_time() - started:.3f} {error}")
 """

@@ -196,7 +196,7 @@ def test_axes_whose_names_differ_by_a_dot_only_stay_two_types_of_nodes():
     [
         ("net.xyz", PluginError, "which no exporter writes. Installed: .dot"),
         ("net", PluginError, "ends in nothing"),
-        ("none/net.dot", NetgraphError, "does not exist; make it first"),
+        ("none/net.dot", NetgraphError, "does not exist. Create it first."),
         ("net.level9.dot", NetgraphError, "the hierarchy has 3, numbered from 0"),
         ("net.level0.P.mtx", NetgraphError, "there is no finer level"),
     ],

@@ -244,7 +244,7 @@ def test_train_leaves_a_report_and_runs_are_compared(tmp_path):
     assert rows[0]["test_accuracy"] == json.loads((tmp_path / "fas" / "run.json").read_text())["test"]["accuracy"]
     for row, line in zip(rows, shown.splitlines()[1:], strict=False):
         assert f"{row['loss']:.4f}" in line
-    for words, message in ((["-o", "x.bin"], "ends in .bin"), (["-o", tmp_path / "no" / "x.html"], "make it first")):
+    for words, message in ((["-o", "x.bin"], "ends in .bin"), (["-o", tmp_path / "no" / "x.html"], "Create it first")):
         code, _, err = run("report", *both, *words)
         assert (code, message in err) == (1, True)
 
