@@ -1,4 +1,4 @@
-"""What the units of a network answer on calibration data, for affinities that ask for it."""
+"""Activations of the units of a network on calibration data, for affinities that compare them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from netgraph.recording.graph_module import GraphNetwork
 from netgraph.rules.operators import LAYER_OVERLOADS, LINEAR
 from netgraph.tracing.unit_spec import UnitSpec
 
-SEEN = 4096  # activations of a unit that are kept
+MAX_SAMPLES = 4096  # activations of each unit that are kept
 
 
 def collect_activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
-    """Return what the units of each axis answer, (n_units, samples), as linear layers and convolutions read them.
+    """Return the activations of each axis' units, as linear layers and convolutions read them.
 
     Parameters
     ----------
     network : GraphNetwork
+        The network to run.
     spec : UnitSpec
-        With the network's sizes.
-    batches : list
+        Its spec, with the sizes of this network.
+    batches : sequence
+        Inputs of calibration data.
+
+    Returns
+    -------
+    dict of str to Tensor of shape (n_units, samples)
+        By axis, at most `MAX_SAMPLES` samples.
     """
-    found: dict[str, list[Tensor]] = {}
+    activations: dict[str, list[Tensor]] = {}
     for stop in network.walk(batches, LAYER_OVERLOADS):
         name = stop.names[1]
         if name is None:
@@ -34,11 +41,11 @@ def collect_activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence
         for axis in sorted(spec.sums.get((name, 1), ())):
             for arguments in stop.arguments:
                 dim = arguments[0].ndim - 1 if stop.function is LINEAR else 1
-                found.setdefault(axis, []).extend(
+                activations.setdefault(axis, []).extend(
                     iter_unit_rows(arguments[0], dim, spec.parameters[name][1], axis, spec.sizes)
                 )
-    return {axis: _subsample_columns(torch.cat(parts, 1)) for axis, parts in found.items()}
+    return {axis: _subsample_columns(torch.cat(parts, 1)) for axis, parts in activations.items()}
 
 
 def _subsample_columns(matrix: Tensor) -> Tensor:
-    return matrix[:, :: -(-matrix.shape[1] // SEEN)]
+    return matrix[:, :: -(-matrix.shape[1] // MAX_SAMPLES)]

@@ -1,4 +1,4 @@
-"""The numbers that belong to each unit of an axis, wherever in the parameters they stand."""
+"""The weights of each unit of an axis, gathered from all parameters: the features that an affinity compares."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph.errors import NetgraphError
+from netgraph.graph.activations import collect_activations
 from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.tracing.layers import Layer, find_layers
 from netgraph.tracing.unit_spec import UnitSpec
@@ -24,19 +25,22 @@ Measure = Callable[[Any, UnitSpec, Sequence[Any]], Mapping[str, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class AxisUnits:
-    """The units of one axis as an affinity sees them; everything is worked out when it is asked for.
+    """The units of one axis as an affinity sees them. Every property is computed on first use.
 
     Parameters
     ----------
     spec : UnitSpec
+        The axes and parameters of this level.
     state : dict of str to Tensor
         Parameters and buffers of this level.
     axis : str
-    seed : int
-        Draws the columns that stand for very many.
+        Name of the axis.
+    seed : int, default 0
+        Seed of the random signs and columns, which keep very long features short.
     seen : callable, optional
-        Runs the level's network on calibration data: ``seen(measure)`` is what ``measure(network, spec, batches)`` returns by
-        axis, and is worked out once (`netgraph.graph.activations`, `netgraph.affinity.head_attention`).
+        Runs the network of this level on calibration data. ``seen(measure)`` returns the result of
+        ``measure(network, spec, batches)``, a dict by axis, and computes it once for all axes. Measures are
+        `netgraph.graph.activations.collect_activations` and those of `netgraph.affinity.head_attention`.
     """
 
     spec: UnitSpec
@@ -47,19 +51,19 @@ class AxisUnits:
 
     @cached_property
     def incoming(self) -> NDArray[np.floating]:
-        """Incoming weights and bias, (n_units, d); where nothing makes the units, what reads them."""
+        """Incoming weights and bias, (n_units, d). If no parameter makes the units, the weights that read them."""
         return unit_features(self.spec, self.state, self.axis, seed=self.seed)
 
     @cached_property
     def outgoing(self) -> NDArray[np.floating]:
-        """The weights that read the units, (n_units, d); no columns where nothing does."""
+        """Weights that read the units, (n_units, d), with d = 0 if there are none."""
         return _join_columns(
             _find_matrices(self.spec, self.state, self.axis, read=True), self.spec.axes[self.axis].size, self.seed
         )
 
     @cached_property
     def normed(self) -> NDArray[np.floating]:
-        """Incoming weights and bias with the batch norm that follows folded in, (n_units, d); `incoming` where none does."""
+        """Incoming weights and bias with the following batch norm folded in, (n_units, d). Without one, `incoming`."""
         made = [layer for layer in find_layers(self.spec) if layer.axis == self.axis]
         if not made or any(layer.norm is None for layer in made):
             return self.incoming
@@ -69,28 +73,28 @@ class AxisUnits:
 
     @cached_property
     def activations(self) -> NDArray[np.floating]:
-        """What the units answer on calibration data, (n_units, samples).
+        """Activations of the units on calibration data, (n_units, samples).
 
         Raises
         ------
         NetgraphError
-            There are no data, or no layer that reads the units.
+            There are no calibration data, or no layer reads the units.
         """
-        from netgraph.graph.activations import collect_activations  # which needs this file
-
         if self.seen is None:
-            raise NetgraphError("this affinity compares activations and was given no data; give some, or take another")
-        found = self.seen(collect_activations).get(self.axis)
-        if found is None:
             raise NetgraphError(
-                "this affinity compares activations, and no linear layer or convolution reads these units; "
-                "keep the axis, or take another affinity"
+                "this affinity compares activations, and there are no calibration data. Give data or choose another affinity."
             )
-        return np.asarray(found.float().numpy())
+        activations = self.seen(collect_activations).get(self.axis)
+        if activations is None:
+            raise NetgraphError(
+                "this affinity compares activations, and no linear layer or convolution reads these units. "
+                "Keep the axis or choose another affinity."
+            )
+        return np.asarray(activations.float().numpy())
 
 
 def _fold_batch_norm(layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
-    """Return the rows and bias of a layer and its batch norm in one (Jacob et al., CVPR 2018, section 3.2)."""
+    """Return the weights and bias of a layer with its batch norm folded in (Jacob et al., CVPR 2018, section 3.2)."""
     assert layer.norm is not None
     scale, shift, mean, variance = (state[name].double() for name in layer.norm)
     gain = scale / (variance + layer.eps).sqrt()
@@ -100,47 +104,65 @@ def _fold_batch_norm(layer: Layer, state: Mapping[str, Tensor]) -> Tensor:
     )
 
 
-COLUMNS = 8192  # numbers a unit that small axes compare
-FEWEST = 1024  # and that the largest do
-PRODUCTS = 1 << 20  # products for each unit between: what comparing it may cost
-READ = 8  # times as many are read, and those beyond left out
+# Comparing n units by d numbers each takes n d products for every unit. The length d therefore falls as n grows, within
+# two bounds. Longer features are folded to that length, and of very long ones only a random part is read.
+MAX_COLUMNS = 8192  # numbers of each unit on small axes
+MIN_COLUMNS = 1024  # numbers of each unit on large axes
+MAX_PRODUCTS = 1 << 20  # products for each unit between these bounds
+READ_RATIO = 8  # how many times as many numbers are read as compared
 
 
 def unit_features(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, seed: int = 0) -> NDArray[np.floating]:
-    """Return what makes each unit of an axis: its incoming weights and bias, (n_units, d), d at most `count_columns`.
+    """Return the incoming weights and bias of each unit of an axis.
 
-    Where nothing makes the units (they are only read), the weights that read them stand in.
+    Parameters
+    ----------
+    spec : UnitSpec
+    state : dict of str to Tensor
+        Parameters and buffers.
+    axis : str
+    seed : int, default 0
+        Seed of the random signs and columns.
+
+    Returns
+    -------
+    array of shape (n_units, d)
+        d is at most `count_columns`. If no parameter makes the units, the rows hold the weights that read them.
     """
-    made = _find_matrices(spec, state, axis, read=False) or _find_matrices(spec, state, axis, read=True)
-    return _join_columns(made, spec.axes[axis].size, seed)
+    matrices = _find_matrices(spec, state, axis, read=False) or _find_matrices(spec, state, axis, read=True)
+    return _join_columns(matrices, spec.axes[axis].size, seed)
 
 
 def count_columns(n: int) -> int:
-    """Return how many numbers a unit are compared on an axis of n units."""
-    return max(FEWEST, min(COLUMNS, PRODUCTS // max(n, 1)))
+    """Return the number of features of each unit on an axis of n units."""
+    return max(MIN_COLUMNS, min(MAX_COLUMNS, MAX_PRODUCTS // max(n, 1)))
 
 
-def _join_columns(made: list[Tensor], n: int, seed: int) -> NDArray[np.floating]:
-    """Lay matrices of n rows side by side; where they are wider than `count_columns` together, they are folded to that width.
+def _join_columns(matrices: list[Tensor], n: int, seed: int) -> NDArray[np.floating]:
+    """Return matrices of n rows side by side, folded to the width `count_columns` if they are wider.
 
-    Each number is added, with a random sign, to one of the columns: products of rows stay what they are on average,
-    copies stay copies, and zeros zero (Weinberger et al., "Feature hashing for large scale multitask learning", ICML
-    2009, section 3, with a regular hash, since the signs alone make it unbiased).
+    Folding adds each number, with a random sign, to one of the columns. The products of rows keep their expectation, equal
+    rows stay equal, and zero rows stay zero.
+
+    References
+    ----------
+    Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009, section 3. The hash here is regular,
+    since the random signs alone make the products unbiased.
     """
-    width, most = sum(m.shape[1] for m in made), count_columns(n)
-    if width <= most:
-        parts = [m.detach().to("cpu", torch.float32) for m in made] or [torch.zeros(n, 0)]
-        return np.asarray(torch.cat(parts, 1).numpy())  # never the network's own memory
-    generator, out, at = torch.Generator().manual_seed(seed), np.zeros((n, most), dtype=np.float32), 0
-    for matrix in made:
-        if width > READ * most:
-            matrix = _sample_columns(matrix, max(1, matrix.shape[1] * READ * most // width), generator)
+    width, limit = sum(m.shape[1] for m in matrices), count_columns(n)
+    if width <= limit:
+        parts = [m.detach().to("cpu", torch.float32) for m in matrices] or [torch.zeros(n, 0)]
+        return np.asarray(torch.cat(parts, 1).numpy())  # a copy: the result never shares memory with the network
+    generator, out, at = torch.Generator().manual_seed(seed), np.zeros((n, limit), dtype=np.float32), 0
+    for matrix in matrices:
+        if width > READ_RATIO * limit:
+            matrix = _sample_columns(matrix, max(1, matrix.shape[1] * READ_RATIO * limit // width), generator)
         signs = torch.randint(0, 2, (matrix.shape[1],), generator=generator, dtype=torch.float32) * 2 - 1
         source = np.ascontiguousarray(matrix.detach().to("cpu", torch.float32).numpy())
         parallel_for(
             partial(_fold_rows, source, signs.numpy(), out, at), split_range(n, max(1, (1 << 18) // max(len(signs), 1)))
         )
-        at = (at + len(signs)) % most
+        at = (at + len(signs)) % limit
     return out
 
 

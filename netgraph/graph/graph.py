@@ -1,8 +1,8 @@
 """UnitGraph: a network as a weighted graph of its units.
 
 Nodes are the units of every axis that a parameter runs over. Edges between axes are connections, weighted by the
-parameters that join two units; edges within an axis are affinities. Connections stay in blocks, one for each pair of
-axes, until one matrix is asked for.
+parameters that join two units. Edges within an axis are affinities. Connections are stored in blocks, one for each pair
+of axes, and only `UnitGraph.to_scipy` and its siblings build one large matrix.
 """
 
 from __future__ import annotations
@@ -25,21 +25,32 @@ from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.tracing.unit_spec import Axis, UnitSpec, term_axes
 from netgraph.utils.html_table import render_table
 
-EDGES = 50_000_000  # a flat graph of more edges is refused; blocks remain
+MAX_EDGES = 50_000_000  # a flat graph of more edges is refused, because it takes gigabytes of memory
 
 
 @dataclass(frozen=True)
 class UnitGraph:
-    """Units, connections and affinities.
+    """A weighted graph of the units of a network. `unit_graph` makes one.
 
     Parameters
     ----------
     axes : dict of str to Axis
-        In the order of their units in flat matrices.
+        The axes, in the order of their units in flat matrices.
     blocks : dict of (str, str) to array of shape (n_from, n_to)
-        Connections from the units of one axis to those of another: root mean square of the joining weights.
-    affinities : dict of str to csr_array
-        Within each axis that may merge.
+        Connections from the units of one axis to those of another: the root mean square of the joining weights.
+    affinities : dict of str to csr_array of shape (n_units, n_units)
+        For each axis whose units may merge, the affinities of its units.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> graph = ng.unit_graph(model, ng.trace(model, torch.zeros(2, 5)))
+    >>> graph.n_units, graph.n_connections, graph.offsets()
+    (16, 64, {'0': 0, '2': 8, '0.in': 11})
+    >>> graph.to_scipy().shape
+    (16, 16)
     """
 
     axes: dict[str, Axis]
@@ -48,7 +59,7 @@ class UnitGraph:
 
     @property
     def n_units(self) -> int:
-        """Number of nodes."""
+        """Number of nodes of the graph."""
         return sum(axis.size for axis in self.axes.values())
 
     @property
@@ -57,37 +68,55 @@ class UnitGraph:
         return sum(int(np.count_nonzero(b)) for b in self.blocks.values())
 
     def offsets(self) -> dict[str, int]:
-        """Return the number of each axis' first unit in flat matrices."""
+        """Return the row of each axis' first unit in flat matrices."""
         ends = np.cumsum([0] + [axis.size for axis in self.axes.values()])
         return dict(zip(self.axes, ends.tolist(), strict=False))
 
     def to_scipy(self) -> sparse.csr_array:
-        """Return connections and affinities as one symmetric sparse matrix (n_units, n_units).
+        """Return connections and affinities as one symmetric sparse matrix.
+
+        Returns
+        -------
+        csr_array of shape (n_units, n_units)
 
         Raises
         ------
         NetgraphError
-            The graph has more than `EDGES` edges.
+            The graph has more than `MAX_EDGES` edges.
         """
         edges = self.n_connections + sum(a.nnz for a in self.affinities.values())
-        if edges > EDGES:
+        if edges > MAX_EDGES:
             raise NetgraphError(
-                f"a flat graph would have {edges:,} edges, more than {EDGES:,}; use .blocks and .affinities"
+                f"one matrix of this graph would have {edges:,} edges, and at most {MAX_EDGES:,} are allowed. "
+                "Use .blocks and .affinities instead."
             )
-        at, parts = self.offsets(), []
+        offsets, parts = self.offsets(), []
         for (a, b), block in self.blocks.items():
             i, j = np.nonzero(block)
-            parts += [(block[i, j], i + at[a], j + at[b]), (block[i, j], j + at[b], i + at[a])]
+            rows, columns = i + offsets[a], j + offsets[b]
+            parts += [(block[i, j], rows, columns), (block[i, j], columns, rows)]
         for name, affinity in self.affinities.items():
             coo = affinity.tocoo()
-            parts.append((coo.data, coo.row + at[name], coo.col + at[name]))
+            parts.append((coo.data, coo.row + offsets[name], coo.col + offsets[name]))
         if not parts:
             return sparse.csr_array((self.n_units, self.n_units))
         data, i, j = (np.concatenate([p[k] for p in parts]) for k in range(3))
         return sparse.csr_array((data, (i, j)), shape=(self.n_units, self.n_units))
 
     def to_networkx(self) -> Any:
-        """Return a `networkx.Graph`; nodes are (axis, index) with ``kind`` and ``weight``, edges have ``relation``."""
+        """Return the graph as a `networkx.Graph`.
+
+        Returns
+        -------
+        networkx.Graph
+            Nodes are pairs (axis, index) with the attributes ``kind``, ``axis``, ``index`` and ``weight``. Edges have
+            ``weight`` and ``relation``, which is ``connection`` or ``affinity``.
+
+        Raises
+        ------
+        NetgraphError
+            The graph has more than `MAX_EDGES` edges.
+        """
         import networkx
 
         graph = networkx.Graph()
@@ -96,29 +125,35 @@ class UnitGraph:
                 ((name, i), {"kind": axis.kind, "axis": name, "index": i, "weight": 1}) for i in range(axis.size)
             )
         nodes = list(graph)
-        edges = sparse.triu(self.to_scipy(), 1, format="coo")  # two axes may be joined both ways: the weights add up
+        edges = sparse.triu(
+            self.to_scipy(), 1, format="coo"
+        )  # two axes may be joined in both directions, and their weights add up
         for i, j, w in zip(edges.row.tolist(), edges.col.tolist(), edges.data.tolist(), strict=True):
             relation = "affinity" if nodes[i][0] == nodes[j][0] else "connection"
             graph.add_edge(nodes[i], nodes[j], weight=w, relation=relation)
         return graph
 
     def to_pyg(self) -> Any:
-        """Return a `torch_geometric.data.HeteroData`: a node type for each axis, an edge type for each relation.
+        """Return the graph as a `torch_geometric.data.HeteroData`.
 
-        Types are named after axes with ``_`` for each dot; the axis itself stands in each node type's ``axis``.
+        Returns
+        -------
+        torch_geometric.data.HeteroData
+            A node type for each axis and an edge type for each relation of two axes. A type has the name of its axis
+            with ``_`` for each dot, and the attribute ``axis`` of a node type has the original name.
         """
         from torch_geometric.data import HeteroData
 
-        data, words = HeteroData(), _unique_words(self.axes)
+        data, type_names = HeteroData(), _make_type_names(self.axes)
         for name, axis in self.axes.items():
-            data[words[name]].num_nodes = axis.size
-            data[words[name]].axis = name
+            data[type_names[name]].num_nodes = axis.size
+            data[type_names[name]].axis = name
         for (a, b), block in self.blocks.items():
             i, j = np.nonzero(block)
-            _fill_edges(data[words[a], "connection", words[b]], i, j, block[i, j])
+            _fill_edges(data[type_names[a], "connection", type_names[b]], i, j, block[i, j])
         for name, affinity in self.affinities.items():
             coo = affinity.tocoo()
-            _fill_edges(data[words[name], "affinity", words[name]], coo.row, coo.col, coo.data)
+            _fill_edges(data[type_names[name], "affinity", type_names[name]], coo.row, coo.col, coo.data)
         return data
 
     def __repr__(self) -> str:
@@ -129,7 +164,7 @@ class UnitGraph:
         )
 
     def _repr_html_(self) -> str:
-        """Axes and connections as tables for notebooks."""
+        """Return the axes and connections as HTML tables for notebooks."""
         axes = [
             (name, x.size, x.kind, self.affinities[name].nnz // 2 if name in self.affinities else "–")
             for name, x in self.axes.items()
@@ -144,16 +179,16 @@ def _fill_edges(store: Any, i: Any, j: Any, weight: Any) -> None:
     store.edge_weight = torch.from_numpy(np.asarray(weight, dtype=np.float32))
 
 
-def _unique_words(names: Iterable[str]) -> dict[str, str]:
-    """Return a word without dots for each name, no two alike."""
-    out: dict[str, str] = {}
-    for name in names:
-        word, taken = name.replace(".", "_") or "root", set(out.values())
-        same = itertools.count(2)
-        while word in taken:
-            word = f"{name.replace('.', '_')}_{next(same)}"
-        out[name] = word
-    return out
+def _make_type_names(axes: Iterable[str]) -> dict[str, str]:
+    """Return a distinct name without dots for each axis."""
+    type_names: dict[str, str] = {}
+    for axis in axes:
+        candidate, used_names = axis.replace(".", "_") or "root", set(type_names.values())
+        numbers = itertools.count(2)
+        while candidate in used_names:
+            candidate = f"{axis.replace('.', '_')}_{next(numbers)}"
+        type_names[axis] = candidate
+    return type_names
 
 
 def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosine", seed: int = 0) -> UnitGraph:
@@ -162,10 +197,34 @@ def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosin
     Parameters
     ----------
     model : torch.nn.Module
+        The network.
     spec : UnitSpec
-    affinity : str or callable
-        An entry point of ``netgraph.affinities``, or ``(units, *, seed) -> csr`` (`netgraph.graph.axis_units.AxisUnits`).
-    seed : int
+        The trace of the network.
+    affinity : str or callable, default "cosine"
+        The name of an entry point of ``netgraph.affinities``, or a callable ``(units, *, seed) -> csr_array`` of an
+        `netgraph.graph.axis_units.AxisUnits`.
+    seed : int, default 0
+        Seed of the random choices that some affinities make.
+
+    Returns
+    -------
+    UnitGraph
+
+    Raises
+    ------
+    PluginError
+        No affinity has this name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> graph = ng.unit_graph(model, ng.trace(model, torch.zeros(2, 5)))
+    >>> graph
+    UnitGraph(16 units of 3 axes, 64 connections, 28 affinities)
+    >>> graph.blocks["0", "2"].shape
+    (8, 3)
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weigh = plugins.load_plugin("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
@@ -184,7 +243,7 @@ def _build_blocks(spec: UnitSpec, state: Mapping[str, Tensor]) -> dict[tuple[str
 
 
 def _iter_connections(spec: UnitSpec, name: str, terms: tuple[Any, ...], tensor: Tensor) -> Any:
-    """Yield mean squares of a parameter for each incoming and outgoing axis that it joins."""
+    """Yield the mean squares of a parameter for each pair of an incoming and an outgoing axis."""
     incoming = [(d, a) for d in range(len(terms)) for a in sorted(spec.sums.get((name, d), ()))]
     for d_in, a in incoming:
         for d_out in range(len(terms)):
@@ -199,7 +258,7 @@ def _iter_connections(spec: UnitSpec, name: str, terms: tuple[Any, ...], tensor:
 def _mean_square(
     spec: UnitSpec, terms: Any, tensor: Tensor, one: tuple[int, str], two: tuple[int, str]
 ) -> Tensor | None:
-    """Return (n_one, n_two) mean squares of the entries in which a unit of each axis meets the other."""
+    """Return the mean squares (n_one, n_two) of the entries that join a unit of one axis to a unit of the other."""
     (d1, a), (d2, b) = one, two
     square = (
         tensor.detach().to("cpu", torch.float32).square().movedim((d1, d2), (0, 1)).flatten(2).mean(2)
@@ -216,18 +275,40 @@ def _mean_square(
 
 
 def contract(graph: UnitGraph, transfers: Mapping[str, Any]) -> UnitGraph:
-    """Merge the units of a graph: connections and affinities are averaged over aggregates (``R A R'``)."""
+    """Merge the units of a graph. Connections and affinities are averaged over aggregates: ``R A R'``.
 
-    def restricted(matrix: Any, a: str, b: str) -> Any:
+    Parameters
+    ----------
+    graph : UnitGraph
+        The fine graph.
+    transfers : dict of str to Transfer
+        By axis, the aggregates of its units. Other axes stay as they are.
+
+    Returns
+    -------
+    UnitGraph
+        The coarse graph. Affinities of a unit to itself are dropped.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> graph = ng.unit_graph(model, ng.trace(model, torch.zeros(2, 5)))
+    >>> ng.contract(graph, {"0": ng.Transfer([0, 0, 1, 1, 2, 2, 3, 3])})
+    UnitGraph(12 units of 3 axes, 32 connections, 6 affinities)
+    """
+
+    def restrict_block(matrix: Any, a: str, b: str) -> Any:
         if a in transfers:
             matrix = transfers[a].R @ matrix
         return matrix @ transfers[b].R.T if b in transfers else matrix
 
     axes = {n: replace(x, size=transfers[n].n_coarse) if n in transfers else x for n, x in graph.axes.items()}
-    blocks = {(a, b): restricted(m, a, b) for (a, b), m in graph.blocks.items()}
+    blocks = {(a, b): restrict_block(m, a, b) for (a, b), m in graph.blocks.items()}
     affinities = {}
     for name, matrix in graph.affinities.items():
-        coarse = sparse.lil_array(restricted(matrix, name, name))
+        coarse = sparse.lil_array(restrict_block(matrix, name, name))
         coarse.setdiag(0)
         affinities[name] = sparse.csr_array(coarse)
     return UnitGraph(axes, blocks, affinities)

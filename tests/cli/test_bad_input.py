@@ -17,7 +17,7 @@ from netgraph.errors import NetgraphError
 from netgraph.models.perceptron import mlp
 
 SIZES = (64, 16, 12, 10)
-ARCH = ["--arch", "netgraph.models.perceptron:mlp", "--arch-arg", "sizes=[64,16,12,10]", "--levels", "2"]
+ARCH = ["--arch", "netgraph.models:mlp", "--arch-arg", "sizes=[64,16,12,10]", "--levels", "2"]
 COARSENERS = sorted(
     {*plugins.list_plugins("netgraph.coarseners")} - {"kahip", "mtkahypar"}
 )  # their libraries are extras
@@ -78,8 +78,8 @@ def run(folder, *words):
         (["good.pt", *ARCH, "--repair", "ridge", "--data", "whole.npy"], 1, "torch.int64"),
         (["good.pt", *ARCH, "--repair", "ridge", "--data", "text.npy"], 1, "cannot be read"),
         (["good.pt", *ARCH, "--repair", "ridge", "--data", "none.npy"], 1, "does not exist"),
-        (["good.pt", *ARCH, "--data", "good.npy", "--samples", "0"], 1, "change n"),
-        (["good.pt", *ARCH, "--affinity", "correlation"], 1, "was given no data"),
+        (["good.pt", *ARCH, "--data", "good.npy", "--samples", "0"], 1, "Change n"),
+        (["good.pt", *ARCH, "--affinity", "correlation"], 1, "there are no calibration data"),
         (["good.pt", *ARCH, "--round-to", "0"], 1, "give a multiple"),
     ],
 )

@@ -189,7 +189,7 @@ CASES = f"""
 1 coarsen {GOOD} --coarsen depth --depth-by nosuch -> blocks become several by split or copy, not by 'nosuch'
 1 coarsen {GOOD} --affinity nosuch -> no affinity named 'nosuch'
 1 coarsen {GOOD} --coarsener kmeans --affinity relu -> --affinity would have no effect: the coarsener kmeans reads no affinities
-1 coarsen {GOOD} --affinity correlation -> was given no data
+1 coarsen {GOOD} --affinity correlation -> there are no calibration data
 1 coarsen {GOOD} --repair nosuch -> no repair is called 'nosuch'; choose one of none, rescale
 1 coarsen {GOOD} --repair ridge -> needs calibration data
 1 coarsen {GOOD} --data nosuch -> neither a data set (digits
@@ -232,8 +232,8 @@ CASES = f"""
 1 demo --folder good.pt -> good.pt cannot be created as a folder (File exists). Give another name.
 1 train nosuch -> no network to train is called 'nosuch'. Choose one of mlp, cnn
 1 train mlp --data nosuch -> no data set is called 'nosuch'
-1 train mlp --data mnist -> is read from a folder, and none is given
-1 train mlp --data mnist --data-root nosuch -> nosuch has no folder MNIST/raw, where mnist is looked for; --download
+1 train mlp --data mnist -> is read from a folder, and no folder was given
+1 train mlp --data mnist --data-root nosuch -> nosuch has no folder MNIST/raw for mnist. Fetch it with --download
 1 train mlp --data-root nosuch -> --data-root would have no effect: digits ship with scikit-learn
 1 train mlp --download -> --download would have no effect: digits ship with scikit-learn
 1 train mlp --length 5 -> --length would have no effect: digits is no text
@@ -260,7 +260,7 @@ CASES = f"""
 1 train mlp --coarsener ward --affinity relu -> --affinity would have no effect: the coarsener ward reads no affinities
 1 train mlp --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
 1 train mlp --inside-heads -> no numbers inside heads may merge: the network has no attention of several heads; leave
-1 train transformer --tokenizer nosuch -> nosuch is no tokenizer: a JSON file
+1 train transformer --tokenizer nosuch -> nosuch is no tokenizer. Give a JSON file
 1 train mlp --every 2 -> --every would have no effect: no checkpoints are kept
 1 train mlp --resume -> give --checkpoints FOLDER too
 1 train mlp --device nosuch -> --device nosuch is not to be had here

@@ -101,7 +101,7 @@ def build_flat_graph(hierarchy: Hierarchy, level: int = 0) -> FlatGraph:
     Raises
     ------
     NetgraphError
-        A weight is not finite, or there are more edges than `netgraph.graph.graph.EDGES`.
+        A weight is not finite, or there are more edges than `netgraph.graph.graph.MAX_EDGES`.
     """
     graph = unit_graph(hierarchy.levels[level].model, hierarchy.levels[level].spec)
     return flatten_unit_graph(graph, compose_aggregates(hierarchy, graph, level))
