@@ -48,7 +48,7 @@ class Step:
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...]
     index: int
-    done: tuple[int, ...]
+    freed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class CallSite:
         For each argument the name of its parameter or buffer, if this call is the only reader.
     keywords : list of dict
         Keyword arguments, for each batch.
-    beside : list, optional
+    summand : list, optional
         For each batch the other summand, if the result of the call (or of the batch norm after it) is added to a tensor that exists already.
     """
 
@@ -72,7 +72,7 @@ class CallSite:
     arguments: list[list[Any]]
     names: tuple[str | None, ...]
     keywords: list[dict[str, Any]]
-    beside: list[Any] | None = None
+    summand: list[Any] | None = None
 
 
 class Interpreter:
@@ -146,11 +146,11 @@ class Interpreter:
             for index in find_reads(step):
                 last[index] = number
         kept = set(_collect_refs(self.results or ()))
-        done: list[list[int]] = [[] for _ in steps]
+        freed: list[list[int]] = [[] for _ in steps]
         for index, number in last.items():
             if index not in kept:
-                done[number].append(index)
-        return [Step(s.function, s.args, s.kwargs, s.index, tuple(d)) for s, d in zip(steps, done, strict=True)]
+                freed[number].append(index)
+        return [Step(s.function, s.args, s.kwargs, s.index, tuple(d)) for s, d in zip(steps, freed, strict=True)]
 
     def __call__(self, find: Callable[[str], Any], *inputs: Any) -> list[Any]:
         """Return the results for flat inputs. ``find`` returns a tensor by name."""
@@ -189,11 +189,13 @@ class Interpreter:
             if step.function in stops:
                 indices = [v.index if isinstance(v, Ref) else -1 for v in step.args]
                 only_here = tuple(names.get(i) if readers[i] == 1 else None for i in indices)
-                summand = self._find_summand(step.index)
-                beside = None if summand is None or runs[0][summand] is None else [slots[summand] for slots in runs]
+                other_slot = self._find_summand(step.index)
+                summands = (
+                    None if other_slot is None or runs[0][other_slot] is None else [slots[other_slot] for slots in runs]
+                )
                 arguments = [[_resolve_refs(v, slots) for v in step.args] for slots in runs]
                 keywords = [{k: _resolve_refs(v, slots) for k, v in step.kwargs} for slots in runs]
-                yield CallSite(step.function, arguments, only_here, keywords, beside)
+                yield CallSite(step.function, arguments, only_here, keywords, summands)
             for slots in runs:
                 with torch.no_grad():
                     run_step(step, slots)
@@ -201,15 +203,15 @@ class Interpreter:
     def _find_summand(self, index: int) -> int | None:
         """Return the slot of the other summand, if the only reader of a result (or of the batch norm after it) is an addition."""
         for _ in range(2):
-            after = [step for step in self.steps if index in find_reads(step)]
-            if len(after) != 1:
+            readers = [step for step in self.steps if index in find_reads(step)]
+            if len(readers) != 1:
                 return None
-            if after[0].function in JOINS and not after[0].kwargs:
-                others = [v.index for v in after[0].args if isinstance(v, Ref) and v.index != index]
+            if readers[0].function in JOINS and not readers[0].kwargs:
+                others = [v.index for v in readers[0].args if isinstance(v, Ref) and v.index != index]
                 return others[0] if len(others) == 1 else None
-            if after[0].function is not torch.ops.aten.batch_norm.default:
+            if readers[0].function is not torch.ops.aten.batch_norm.default:
                 return None
-            index = after[0].index
+            index = readers[0].index
         return None
 
     def start_values(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
@@ -226,7 +228,7 @@ def run_step(step: Step, slots: list[Any]) -> None:
     """Run one step on the slots and free the results that it reads last."""
     args = [_resolve_refs(v, slots) for v in step.args]
     slots[step.index] = step.function(*args, **{k: _resolve_refs(v, slots) for k, v in step.kwargs})
-    for index in step.done:
+    for index in step.freed:
         slots[index] = None
 
 

@@ -269,7 +269,7 @@ def test_the_graph_shows_no_freedom_to_rotate_where_numbers_get_out(what):
     for name, free in (("nothing", True), (what, False)):
         spec = ng.trace(Handmade(name), nets.WORDS)
         found = [heads for axis in spec.free if axis.kind == "head" for heads in find_heads(spec, axis.name)]
-        assert all(heads.confined is free for heads in found)
+        assert all(heads.can_rotate is free for heads in found)
         assert found or not free
 
 
@@ -277,7 +277,7 @@ def test_the_graph_shows_no_freedom_to_rotate_where_numbers_get_out(what):
 def test_what_the_graph_shows_to_rotate_freely_does_so_in_a_run(name):
     model, example, spec, axis = made(name)
     turns = gauge._draw_rotations(spec, axis, 0)
-    assert all(turn.heads.confined is (turn.heads.mates is None) for turn in turns)
+    assert all(turn.heads.can_rotate is (turn.heads.mates is None) for turn in turns)
     assert gauge._preserves_outputs(model, spec, example, traced_state(model), turns)
 
 

@@ -99,7 +99,7 @@ def test_levels_below_find_their_heads_and_a_saved_hierarchy_opens_with_all_axes
     for level, n in zip(hierarchy.levels, (4, 2, 1), strict=True):
         (heads,) = find_heads(level.spec, "blocks.0.attention.query")
         assert heads.query.index.shape == (n, 1, 8 // (4 // n))
-        assert heads.whole == (n == 4)
+        assert heads.complete == (n == 4)
     own = own_class(hierarchy, example)
     torch.testing.assert_close(own.eval()(example), hierarchy.levels[2].model.eval()(example))
     ng.save(hierarchy, tmp_path / "m.hierarchy")

@@ -35,7 +35,7 @@ CELL, SMALLEST, BETWEEN, BAR = (
     0.28,
     0.75,
 )  # inches: a cell of a map over words, the smallest map, and the gaps around it
-TITLE = "What tokens (down) attend to (across): level 0, and → level {}"
+TITLE = "Attention of tokens (down) to tokens (across): level 0, and → level {}"
 
 
 def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
@@ -138,7 +138,7 @@ def plot_words(
     members = [(f"head {i}", attention.maps[0][i, :n, :n]) for i in np.flatnonzero(attention.joined[level] == head)]
     maps = [*members, (f"merged head {head}", merged[:n, :n])]
     scale = UniformCenteredScale.from_maps((weights for _, weights in maps), attention.n_tokens)
-    name = f"{format_label(attention.axis, 60)}: what each word (left) attends to (below), level 0 and level {level}"
+    name = f"{format_label(attention.axis, 60)}: attention of each word (left) to the words below, level 0 and level {level}"
     with matplotlib.rc_context(STYLE):
         figure, places, bar = _lay_out_maps(len(maps), words, name)
         for i, (place, (title, weights)) in enumerate(zip(places, maps, strict=True)):

@@ -105,7 +105,7 @@ def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
         at = _draw_joins(ax, at, group[order], height)
     n, n_drawn = len(groups[-1]), len(order)
     note = "" if n_drawn == n else f" ({n_drawn} of {n:,} units drawn)"
-    ax.set_title(f"axis {format_label(axis)}: what joins on which level{note}")
+    ax.set_title(f"axis {format_label(axis)}: merges of each level{note}")
     sizes = [n, *(int(g.max(initial=-1)) + 1 for g in groups)]
     ax.set_yticks(range(len(sizes)), [f"level {i}\n{s:,} units" for i, s in enumerate(sizes)])
     ax.set_xticks([])

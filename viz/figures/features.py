@@ -129,7 +129,7 @@ def plot_features(
     image = min(image, len(inputs) - 1)
     fine_maps = collect_feature_maps(coarse_network(finest.model, finest.spec, {}).eval(), finest.spec, inputs)
     coarse_maps = collect_feature_maps(_check_recorded(coarse.model), coarse.spec, inputs)
-    axis = _choose_axis(axis, fine_maps, coarse_maps, coarse.way(finest))
+    axis = _choose_axis(axis, fine_maps, coarse_maps, coarse.describe_step(finest))
     inputs, groups = inputs.detach().float().cpu(), compose_aggregates(hierarchy, axis)[level - 1]
     rows = _choose_aggregates(groups, coarse_maps[axis][image])
     responses = [(maps[axis], compute_receptive_patterns(maps[axis], inputs)) for maps in (coarse_maps, fine_maps)]

@@ -1,8 +1,8 @@
-// What is on the stage: which axes and aggregates are open, and the nodes and edges that follow from it.
+// The stage: open axes and aggregates, and the nodes and edges that follow from them.
 
-const PAGE = 400;   // units of an axis that are shown at once; the rest is a page further
-const MOST = 400;  // connections between the units of two axes that are drawn, the heaviest
-const NUMBERED = 100; // units of one box that carry their numbers
+const PAGE = 400;   // units of an axis on one page
+const MOST = 400;  // most connections to draw between the units of two axes
+const NUMBERED = 100; // most units of a box that show their numbers
 const openAxes = new Map();   // "level:axis" -> first unit shown
 const openUnits = new Set();  // ids of open aggregates
 
@@ -36,7 +36,7 @@ function unitTree(panel, level, axis, unit) {
   return { ...data, children };
 }
 
-// Data of the nodes of a tree, boxes before what is in them; `box` is the id of a node's box, `z` how deep it lies.
+// Data of the nodes of a tree, boxes before their contents. `box` is the id of the box of a node and `z` its depth.
 function nodesOf(tree, box, z, at, out) {
   const { children, title, ...data } = tree, { w, h } = at.get(tree.id);
   out.set(tree.id, { ...data, box, z, w, h, open: children ? 1 : 0, first: children && children[0].id });
@@ -45,23 +45,23 @@ function nodesOf(tree, box, z, at, out) {
 }
 
 function headOf(level) {
-  const found = DATA.levels[level];
-  const label = `Level ${level}\n${found.units.toLocaleString("en")} units\n${found.parameters.toLocaleString("en")} parameters`;
+  const data = DATA.levels[level];
+  const label = `Level ${level}\n${data.units.toLocaleString("en")} units\n${data.parameters.toLocaleString("en")} parameters`;
   return { id: "h:" + level, type: "head", level, panel: level, z: 0, label };
 }
 
-// An edge with its width and opacity: heavy ones stand out, most where there are many.
+// An edge with width and opacity. Heavy edges stand out.
 function edge(id, source, target, kind, weight) {
   const [width, fade] = { link: [0.6 + 3 * weight, 0.15 + 0.6 * weight], transfer: [1.5, 0.7], affinity: [0.5 + 2 * weight, 0.8] }[kind]
     || [0.4 + 1.6 * weight ** 2, 0.05 + 0.6 * weight ** 2];
   return { id, source, target, kind, weight, width, fade };
 }
 
-// Connections between two open axes: the heaviest that both have on the stage.
-function unitEdges(panel, found, out) {
-  const [a, b, , rows, columns, weights] = found;
+// The heaviest connections between the visible units of two open axes.
+function unitEdges(panel, connections, out) {
+  const [a, b, , rows, columns, weights] = connections;
   const from = openAxes.get(panel + ":" + a), to = openAxes.get(panel + ":" + b);
-  const i = unpacked(rows), j = unpacked(columns), w = unpacked(weights), seen = [];
+  const i = unpack(rows), j = unpack(columns), w = unpack(weights), seen = [];
   for (let e = 0; e < i.length; e++) {
     if (i[e] >= from && i[e] < from + PAGE && j[e] >= to && j[e] < to + PAGE) seen.push(e);
   }
@@ -72,7 +72,7 @@ function unitEdges(panel, found, out) {
   }
 }
 
-// Affinities in an open aggregate: its most alike member, joined to each of the others.
+// Affinities in an open aggregate: edges from its most typical member to the others.
 function mateEdges(id, z, out) {
   const [panel, level, axis, unit] = id.split(":").slice(1).map(Number);
   const members = membersOf(level, axis, unit).slice(0, PAGE);
@@ -93,7 +93,7 @@ function edgesOf(nodes) {
       const id = `l:${panel}:${a}:${b}`;
       if (!both(a, b) || !level.edges.length) out.set(id, edge(id, axisId(panel, a), axisId(panel, b), "link", weight / most));
     }
-    for (const found of level.edges) if (both(found[0], found[1])) unitEdges(panel, found, out);
+    for (const connections of level.edges) if (both(connections[0], connections[1])) unitEdges(panel, connections, out);
     DATA.axes.forEach((_, a) => {
       if (isMerged(panel, a)) out.set(`t:${panel}:${a}`, edge(`t:${panel}:${a}`, axisId(panel - 1, a), axisId(panel, a), "transfer", 1));
     });
@@ -102,10 +102,10 @@ function edgesOf(nodes) {
   return out;
 }
 
-// Everything that should stand on the stage now, and where.
-function staged() {
+// All nodes and edges of the current stage, with their positions.
+function buildStage() {
   const trees = DATA.levels.map((_, panel) => DATA.axes.map((_, axis) => axisTree(panel, axis)));
-  const nodes = new Map(), at = positions(trees);
+  const nodes = new Map(), at = computePositions(trees);
   DATA.levels.forEach((_, level) => nodes.set("h:" + level, headOf(level)));
   for (const column of trees) for (const tree of column) nodesOf(tree, undefined, 0, at, nodes);
   return { nodes, edges: edgesOf(nodes), at };

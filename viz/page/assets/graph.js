@@ -1,9 +1,9 @@
-// The stage: cytoscape, its look, and opening and closing.
+// The cytoscape stage: styles, updates, opening and closing.
 
 const OKABE_ITO = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"];
 const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
 const KINDS = ["neuron", "channel", "head"];
-const READABLE = 0.65; // the zoom below which labels are too small to read
+const READABLE = 0.65; // smallest zoom with readable labels
 let colorBy = "axis";
 
 const cssVar = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -13,7 +13,7 @@ function ramp(t) {
   return `rgb(${CIVIDIS[i].map((c, k) => Math.round(c + (CIVIDIS[i + 1][k] - c) * (at - i))).join(",")})`;
 }
 
-// Black or white, whichever is further from a colour in luminance (WCAG 2.2, relative luminance).
+// Black or white, by the larger contrast with a colour (WCAG 2.2, relative luminance).
 const inks = new Map();
 function inkOn(color) {
   if (!inks.has(color)) {
@@ -25,12 +25,12 @@ function inkOn(color) {
 }
 
 function colorOf({ type, level, axis, unit }) {
-  const found = DATA.levels[level].axes[axis], one = type === "unit";
+  const data = DATA.levels[level].axes[axis], one = type === "unit";
   if (colorBy === "kind") return OKABE_ITO[KINDS.indexOf(DATA.axes[axis].kind) % OKABE_ITO.length] || OKABE_ITO[5];
   if (colorBy === "level") return OKABE_ITO[level % OKABE_ITO.length];
-  if (colorBy === "weight") return ramp((one ? weightOf(level, axis, unit) : found.meanWeight) / (found.largest || 1));
+  if (colorBy === "weight") return ramp((one ? weightOf(level, axis, unit) : data.meanWeight) / (data.largest || 1));
   if (colorBy === "affinity") {
-    const alike = one ? likenessOf(level, axis, unit) : found.meanAffinity ?? DATA.levels[Math.max(level - 1, 0)].axes[axis].meanAffinity;
+    const alike = one ? likenessOf(level, axis, unit) : data.meanAffinity ?? DATA.levels[Math.max(level - 1, 0)].axes[axis].meanAffinity;
     return alike === null || alike === undefined ? cssVar("--none") : ramp(alike);
   }
   return OKABE_ITO[axis % OKABE_ITO.length];
@@ -38,11 +38,11 @@ function colorOf({ type, level, axis, unit }) {
 
 function labelOf(node) {
   const { level, axis, open } = node.data();
-  const size = counted(DATA.axes[axis].sizes[level], DATA.axes[axis].kind);
-  return open ? `${plain(DATA.axes[axis].name)} · ${size}` : `${plain(DATA.axes[axis].name)}\n${size}`;
+  const size = formatCount(DATA.axes[axis].sizes[level], DATA.axes[axis].kind);
+  return open ? `${shorten(DATA.axes[axis].name)} · ${size}` : `${shorten(DATA.axes[axis].name)}\n${size}`;
 }
 
-function look() {
+function buildStyle() {
   const ink = cssVar("--ink"), soft = cssVar("--soft"), surface = cssVar("--surface"), line = cssVar("--line");
   const accent = cssVar("--accent"), back = cssVar("--back"), box = cssVar("--box");
   const font = { "font-family": "system-ui, sans-serif", "text-wrap": "wrap", "text-valign": "center", "min-zoomed-font-size": 6 };
@@ -57,7 +57,7 @@ function look() {
     { selector: "node[type='more'], node[type='note']", style: { width: "data(w)", label: "data(label)", ...font, "background-opacity": 0, color: accent, "font-size": 10 } },
     { selector: "node[type='head']", style: { label: "data(label)", ...font, "background-opacity": 0, width: 10, height: 10, color: ink, "font-size": 13, "line-height": 1.5, "font-weight": 600, events: "no" } },
     { selector: "edge", style: { width: "data(width)", "line-color": soft, opacity: "data(fade)", "curve-style": "straight", "z-compound-depth": "bottom", events: "no" } },
-    { selector: "edge[kind='link']", style: { "curve-style": "unbundled-bezier", "control-point-distances": bend, "control-point-weights": 0.5, "target-arrow-shape": "triangle", "target-arrow-color": soft, "arrow-scale": 0.7, "source-endpoint": "outside-to-node-or-label" } },
+    { selector: "edge[kind='link']", style: { "curve-style": "unbundled-bezier", "control-point-distances": bendEdge, "control-point-weights": 0.5, "target-arrow-shape": "triangle", "target-arrow-color": soft, "arrow-scale": 0.7, "source-endpoint": "outside-to-node-or-label" } },
     { selector: "edge[kind='transfer']", style: { "line-style": "dotted" } },
     { selector: "edge[kind='affinity']", style: { "line-color": accent, "curve-style": "haystack", "haystack-radius": 0, "z-compound-depth": "auto", "z-index-compare": "manual", "z-index": "data(z)" } },
     { selector: "edge[kind='connection']", style: { "curve-style": "haystack", "haystack-radius": 0, "line-color": ink } },
@@ -68,8 +68,8 @@ function look() {
   ];
 }
 
-// Edges that skip rows bow out, the further the more.
-function bend(e) {
+// Edges over several rows are curved, longer ones more.
+function bendEdge(e) {
   const [, , a, b] = e.id().split(":").map(Number);
   return Math.abs(b - a) <= 1 ? 0 : Math.sign(b - a) * Math.min(30 + 14 * Math.abs(b - a), 130);
 }
@@ -81,56 +81,56 @@ const cy = cytoscape({
 
 let stage = { nodes: new Map(), edges: new Map(), at: new Map() };
 let threshold = 0;
-let sought = null; // axes that were searched for, null where nothing was
-const isDim = ({ axis, source, target }) => sought !== null && (source === undefined ? axis !== undefined && !sought.has(axis) : [source, target].every((id) => isDim(stage.nodes.get(id))));
+let matching = null; // axes that match the search, null without a search
+const isDim = ({ axis, source, target }) => matching !== null && (source === undefined ? axis !== undefined && !matching.has(axis) : [source, target].every((id) => isDim(stage.nodes.get(id))));
 const isLight = ({ kind, weight }) => kind !== "transfer" && weight < threshold;
 
-// Bring the stage to what is open now. Only what differs is touched: all else keeps its style and its picture.
-function restage() {
+// Update the stage to the open axes and aggregates. Unchanged elements are not touched and keep their styles.
+function updateStage() {
   const before = stage, fresh = [];
-  stage = staged();
-  const gone = [...before.edges.keys(), ...before.nodes.keys()].filter((id) => !stage.nodes.has(id) && !stage.edges.has(id));
+  stage = buildStage();
+  const removed = [...before.edges.keys(), ...before.nodes.keys()].filter((id) => !stage.nodes.has(id) && !stage.edges.has(id));
   cy.batch(() => {
-    cy.collection(gone.map((id) => cy.getElementById(id)[0])).remove();
+    cy.collection(removed.map((id) => cy.getElementById(id)[0])).remove();
     for (const [id, data] of stage.nodes) {
-      if (before.nodes.has(id)) { changed(id, before); continue; }
+      if (before.nodes.has(id)) { updateNode(id, before); continue; }
       const { x, y } = stage.at.get(id);
-      fresh.push({ group: "nodes", data: { ...data, ...shade(data) }, position: { x, y }, classes: isDim(data) ? "dim" : "" });
+      fresh.push({ group: "nodes", data: { ...data, ...colorNode(data) }, position: { x, y }, classes: isDim(data) ? "dim" : "" });
     }
     for (const [id, data] of stage.edges) if (!before.edges.has(id)) fresh.push({ group: "edges", data, classes: `${isLight(data) ? "light" : ""} ${isDim(data) ? "dim" : ""}` });
     cy.add(fresh);
   });
-  toldBeyond();
+  showBeyond();
 }
 
-function shade(data) {
+function colorNode(data) {
   if (data.axis === undefined) return {};
   const color = colorOf(data);
   return { color, ink: inkOn(color), kept: DATA.axes[data.axis].kept ? 1 : 0 };
 }
 
-function changed(id, before) {
-  const data = stage.nodes.get(id), old = before.nodes.get(id), { x, y } = stage.at.get(id), was = before.at.get(id);
+function updateNode(id, before) {
+  const data = stage.nodes.get(id), old = before.nodes.get(id), { x, y } = stage.at.get(id), oldPosition = before.at.get(id);
   const differs = ["open", "label", "w", "h"].filter((key) => data[key] !== old[key]);
   if (differs.length) cy.getElementById(id).data(Object.fromEntries(differs.map((key) => [key, data[key]])));
-  if (x !== was.x || y !== was.y) cy.getElementById(id).position({ x, y });
+  if (x !== oldPosition.x || y !== oldPosition.y) cy.getElementById(id).position({ x, y });
 }
 
-function recolored() {
-  cy.batch(() => cy.nodes().forEach((n) => { n.data(shade(n.data())); }));
+function recolor() {
+  cy.batch(() => cy.nodes().forEach((n) => { n.data(colorNode(n.data())); }));
 }
 
-// Hide edges lighter than the threshold.
-function sift() {
+// Hide edges below the threshold.
+function hideLightEdges() {
   cy.batch(() => cy.edges().forEach((e) => { if (isLight(e.data()) !== e.hasClass("light")) e.toggleClass("light"); }));
 }
 
 function openAxis(panel, axis, start = 0) {
   openAxes.set(panel + ":" + axis, Math.floor(start / PAGE) * PAGE);
-  restage();
+  updateStage();
 }
 
-// Open or close what a node stands for; true where that did something.
+// Open or close a node. Return true if anything changed.
 function toggle(node) {
   const { type, panel, level, axis, unit, id, open } = node.data();
   const key = panel + ":" + axis;
@@ -138,12 +138,12 @@ function toggle(node) {
   else if (type === "more") openAxes.set(key, (openAxes.get(key) + PAGE) % (Math.ceil(DATA.axes[axis].sizes[panel] / PAGE) * PAGE));
   else if (type === "unit" && isMerged(level, axis)) open ? openUnits.delete(id) : openUnits.add(id);
   else return false;
-  restage();
+  updateStage();
   return true;
 }
 
-// Show everything; at first only where it can still be read, else its upper part.
-function fitted(first = false) {
+// Fit the view. The first view shows the upper part of the stage if the whole would be too small to read.
+function fitView(first = false) {
   const box = cy.elements().boundingBox(), pad = 28;
   const wide = (cy.width() - 2 * pad) / box.w, all = Math.min(1.25, wide, (cy.height() - 2 * pad) / box.h);
   const zoom = first && all < READABLE ? Math.min(wide, 0.95) : all;
@@ -151,14 +151,14 @@ function fitted(first = false) {
   cy.viewport({ zoom, pan: { x: (cy.width() - zoom * (box.x1 + box.x2)) / 2, y: top ? pad - zoom * box.y1 : (cy.height() - zoom * (box.y1 + box.y2)) / 2 } });
 }
 
-// Draw now, not at the next frame: a browser that only takes a picture may have none.
-function drawnNow() {
+// Draw without waiting for a frame, because a browser that takes a screenshot may never have one.
+function drawNow() {
   const renderer = cy.renderer();
   renderer.flushRenderedStyleQueue();
   renderer.render();
 }
 
-// Move the view as little as it takes to see a node.
+// Pan the view by the least amount that shows a node.
 function reveal(id) {
   const { x, y, w, h } = stage.at.get(id), pad = 40, zoom = cy.zoom(), pan = cy.pan();
   const past = (middle, size, shift, room) => {
@@ -169,8 +169,8 @@ function reveal(id) {
   if (by.x || by.y) cy.panBy(by);
 }
 
-// Say how many axes lie below what is seen; a press goes there.
-function toldBeyond() {
+// Show how many axes lie below the view. The button scrolls there.
+function showBeyond() {
   const bottom = (cy.height() - cy.pan().y) / cy.zoom();
   const below = DATA.axes.filter((_, a) => stage.at.get(axisId(0, a)).y > bottom).length;
   byId("beyond").hidden = !below;

@@ -1,4 +1,4 @@
-// What stands beside the stage: what is selected, the tables, the architecture and the legend. Text only, never markup.
+// The panels: selection, tables, architecture and legend. Names are set as text, never as markup.
 
 function el(tag, properties = {}, ...children) {
   const out = Object.assign(document.createElement(tag), properties);
@@ -8,44 +8,44 @@ function el(tag, properties = {}, ...children) {
 const byId = (id) => document.getElementById(id);
 const say = (text) => { byId("said").textContent = text; };
 
-function described(node) {
+function describe(node) {
   const { type, level, axis, unit, open, label } = node.data();
   if (type === "more") return `units ${label} Enter shows the next.`;
   if (type === "note") return label;
-  const name = plain(DATA.axes[axis].name, 60);
+  const name = shorten(DATA.axes[axis].name, 60);
   if (type === "axis") {
-    const size = counted(DATA.axes[axis].sizes[level], DATA.axes[axis].kind);
+    const size = formatCount(DATA.axes[axis].sizes[level], DATA.axes[axis].kind);
     return `Axis ${name}, level ${level}, ${size}, ${open ? "open" : "closed"}.`;
   }
   const merged = isMerged(level, axis) ? `, ${membersOf(level, axis, unit).length} members, ${open ? "open" : "closed"}` : "";
   return `${name}[${unit}], level ${level}${merged}.`;
 }
 
-function pairs(rows) {
+function buildFacts(rows) {
   const list = el("dl");
   for (const [term, value] of rows) if (value !== null && value !== undefined) list.append(el("dt", { textContent: term }), ...[value].flat().map((line) => el("dd", { textContent: line })));
   return list;
 }
 
 // The heaviest connections of a unit on its level, as text.
-function heaviest(level, axis, unit) {
-  const found = [];
+function listHeaviest(level, axis, unit) {
+  const connections = [];
   for (const [a, b, largest, rows, columns, weights] of DATA.levels[level].edges) {
     if (a !== axis && b !== axis) continue;
-    const mine = unpacked(a === axis ? rows : columns), other = unpacked(a === axis ? columns : rows), w = unpacked(weights);
-    for (let e = 0; e < mine.length; e++) {
-      if (mine[e] === unit) found.push([(w[e] / 255) * largest, `${a === axis ? "to" : "from"} ${plain(DATA.axes[a === axis ? b : a].name)}[${other[e]}]`]);
+    const ends = unpack(a === axis ? rows : columns), otherEnds = unpack(a === axis ? columns : rows), w = unpack(weights);
+    for (let e = 0; e < ends.length; e++) {
+      if (ends[e] === unit) connections.push([(w[e] / 255) * largest, `${a === axis ? "to" : "from"} ${shorten(DATA.axes[a === axis ? b : a].name)}[${otherEnds[e]}]`]);
     }
   }
-  return found.sort((x, y) => y[0] - x[0]).slice(0, 6).map(([w, text]) => `${digits(w)} ${text}`);
+  return connections.sort((x, y) => y[0] - x[0]).slice(0, 6).map(([w, text]) => `${formatNumber(w)} ${text}`);
 }
 
 function axisFacts(level, axis) {
-  const found = DATA.axes[axis], here = DATA.levels[level].axes[axis];
+  const data = DATA.axes[axis], averages = DATA.levels[level].axes[axis];
   return [
-    ["level", level], ["kind", found.kind], ["units", found.sizes.map((n) => n.toLocaleString("en")).join(" → ")],
-    ["kept", found.kept], ["mean affinity with its aggregate", here.meanAffinity === undefined ? null : digits(here.meanAffinity)],
-    ["mean weight", digits(here.meanWeight)], ["runs over", [...found.parameters.map((p) => plain(p, 60)), ...(found.more ? [`and ${found.more} more`] : [])]],
+    ["level", level], ["kind", data.kind], ["units", data.sizes.map((n) => n.toLocaleString("en")).join(" → ")],
+    ["kept", data.kept], ["mean affinity with its aggregate", averages.meanAffinity === undefined ? null : formatNumber(averages.meanAffinity)],
+    ["mean weight", formatNumber(averages.meanWeight)], ["runs over", [...data.parameters.map((p) => shorten(p, 60)), ...(data.more ? [`and ${data.more} more`] : [])]],
   ];
 }
 
@@ -53,32 +53,32 @@ function unitFacts(level, axis, unit) {
   const members = isMerged(level, axis) ? membersOf(level, axis, unit) : null, join = joinOf(level, axis, unit);
   const joined = level === COARSEST ? null : join === null ? "left out" : `unit ${join} of level ${level + 1}`;
   return [
-    ["level", level], ["weight", digits(weightOf(level, axis, unit))],
-    ["affinity with its aggregate", affinityOf(level, axis, unit) === null ? null : digits(affinityOf(level, axis, unit))],
+    ["level", level], ["weight", formatNumber(weightOf(level, axis, unit))],
+    ["affinity with its aggregate", affinityOf(level, axis, unit) === null ? null : formatNumber(affinityOf(level, axis, unit))],
     ["joins", joined], ["members", members && `${members.length}: ${members.slice(0, 12).join(", ")}${members.length > 12 ? ", …" : ""}`],
-    ["connections", heaviest(level, axis, unit)],
+    ["connections", listHeaviest(level, axis, unit)],
   ];
 }
 
 function showSelected(node) {
   const panel = byId("selected"), { type, level, axis, unit, open } = node.data();
   if (type !== "axis" && type !== "unit") return;
-  const name = plain(DATA.axes[axis].name, 40), can = type === "axis" || isMerged(level, axis);
+  const name = shorten(DATA.axes[axis].name, 40), can = type === "axis" || isMerged(level, axis);
   const title = el("h2", { textContent: type === "axis" ? name : `${name}[${unit}]`, title: DATA.axes[axis].name.slice(0, 300) });
-  const facts = pairs(type === "axis" ? axisFacts(level, axis) : unitFacts(level, axis, unit));
+  const facts = buildFacts(type === "axis" ? axisFacts(level, axis) : unitFacts(level, axis, unit));
   const act = el("button", { type: "button", textContent: open ? "Close" : "Open", onclick: () => { toggle(node); focusOn(cy.getElementById(node.id())); } });
   panel.replaceChildren(title, facts, ...(can ? [act] : []));
 }
 
-// The units above and below a unit, on whichever level they are shown.
+// The aggregates and members of a unit, on all levels where they are shown.
 let marked = [];
-function unmarked() {
+function unmarkKin() {
   for (const id of marked) cy.getElementById(id).removeClass("kin");
   marked = [];
 }
 
 function markKin(node) {
-  unmarked();
+  unmarkKin();
   const { type, level, axis, unit } = node.data();
   if (type !== "unit") return;
   const kin = new Set([level + ":" + unit]);
@@ -96,18 +96,18 @@ function row(cells, tag = "td") {
 function showTables() {
   byId("levels").append(
     el("thead", {}, row(["level", "units", "parameters", "FLOPs", "seconds"], "th")),
-    el("tbody", {}, ...DATA.levels.map((l, i) => row([String(i), l.units.toLocaleString("en"), l.parameters.toLocaleString("en"), digits(l.flops), l.seconds.toFixed(2)]))));
+    el("tbody", {}, ...DATA.levels.map((l, i) => row([String(i), l.units.toLocaleString("en"), l.parameters.toLocaleString("en"), formatNumber(l.flops), l.seconds.toFixed(2)]))));
   const head = ["axis", "kind", ...DATA.levels.map((_, i) => "level " + i), "mean affinity", "state"];
   byId("axes").append(el("thead", {}, row(head, "th")), el("tbody", {}, ...DATA.axes.map((axis, a) => {
-    const button = el("button", { type: "button", className: "link", textContent: plain(axis.name, 60), title: axis.name.slice(0, 300), onclick: () => goTo(COARSEST, a) });
+    const button = el("button", { type: "button", className: "link", textContent: shorten(axis.name, 60), title: axis.name.slice(0, 300), onclick: () => goTo(COARSEST, a) });
     const state = axis.kept ? "kept: " + axis.kept : new Set(axis.sizes).size > 1 ? "merged" : "not merged";
-    return row([button, axis.kind, ...axis.sizes.map((n) => n.toLocaleString("en")), digits(DATA.levels[0].axes[a].meanAffinity), plain(state, 200)]);
+    return row([button, axis.kind, ...axis.sizes.map((n) => n.toLocaleString("en")), formatNumber(DATA.levels[0].axes[a].meanAffinity), shorten(state, 200)]);
   })));
-  const kept = DATA.kept.map(([why, share]) => el("li", { textContent: `${(100 * share).toFixed(1)} % kept: ${plain(why, 200)}` }));
+  const kept = DATA.kept.map(([why, share]) => el("li", { textContent: `${(100 * share).toFixed(1)} % kept: ${shorten(why, 200)}` }));
   byId("kept").append(el("p", { textContent: `${(100 * DATA.merged).toFixed(1)} % of the parameters have a merged dimension.` }), el("ul", {}, ...kept));
 }
 
-// Axes by the modules that make them: a tree of details, a button for each axis.
+// Axes by module: a tree of details elements with a button for each axis.
 function showArchitecture() {
   const root = { parts: new Map() };
   DATA.axes.forEach((axis, a) => {
@@ -124,21 +124,21 @@ const unitsIn = (part) => (part.axis === undefined ? 0 : DATA.axes[part.axis].si
 const countIn = (part) => el("span", { className: "count", textContent: unitsIn(part).toLocaleString("en") });
 
 function branch(part, open) {
-  const own = part.axis === undefined ? [] : [leaf("itself", { axis: part.axis, parts: new Map() })];
-  return el("ul", { className: "tree" }, ...own, ...[...part.parts].map(([word, inner]) => twig(word, inner, open)));
+  const axisLeaf = part.axis === undefined ? [] : [leaf("itself", { axis: part.axis, parts: new Map() })];
+  return el("ul", { className: "tree" }, ...axisLeaf, ...[...part.parts].map(([word, inner]) => twig(word, inner, open)));
 }
 
-// A module with nothing but one part stands on one line with it.
+// A module with a single part shares its line.
 function twig(word, part, open) {
   if (!part.parts.size) return leaf(word, part);
   const [[next, inner]] = part.parts;
   if (part.axis === undefined && part.parts.size === 1) return twig(`${word}.${next}`, inner, open);
-  return el("li", {}, el("details", { open }, el("summary", { textContent: plain(word, 28) }, countIn(part)), branch(part, open)));
+  return el("li", {}, el("details", { open }, el("summary", { textContent: shorten(word, 28) }, countIn(part)), branch(part, open)));
 }
 
 function leaf(word, part) {
   const { name } = DATA.axes[part.axis], go = () => goTo(0, part.axis);
-  return el("li", {}, el("button", { type: "button", className: "link", textContent: plain(word, 28), title: name.slice(0, 300), onclick: go }), countIn(part));
+  return el("li", {}, el("button", { type: "button", className: "link", textContent: shorten(word, 28), title: name.slice(0, 300), onclick: go }), countIn(part));
 }
 
 function showLegend() {

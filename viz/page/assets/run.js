@@ -1,17 +1,17 @@
-// Fills the page of training runs: tables as text, charts by plotly in the colours of the theme.
+// The report of training runs: tables as text, plotly charts in the colours of the theme.
 const byId = (id) => document.getElementById(id);
 const report = JSON.parse(byId("report").textContent);
-// on a dark ground the darker colours of Okabe and Ito are lifted
+// lighter versions of the dark Okabe-Ito colours for the dark theme
 const LIFTED = { "#0072B2": "#4aa3df", "#D55E00": "#f0803c", "#009E73": "#2fc49a", "#222222": "#e9e9e6" };
 
 function element(tag, text, className) {
-  const found = document.createElement(tag);
-  if (text !== undefined) found.textContent = text;
-  if (className) found.className = className;
-  return found;
+  const created = document.createElement(tag);
+  if (text !== undefined) created.textContent = text;
+  if (className) created.className = className;
+  return created;
 }
 
-function filledTable(place, { caption, head, rows, note }) {
+function fillTable(place, { caption, head, rows, note }) {
   const table = element("table"), top = table.createTHead().insertRow(), body = table.createTBody();
   table.append(element("caption", caption));
   const isText = head.map((_, i) => i === 0 || rows.some((row) => row[i] !== "" && !/^[-−]?[\d.,]+([e][-+]?\d+)?( ?%)?( of [\d,]+)?$/.test(row[i])));
@@ -30,9 +30,9 @@ function filledTable(place, { caption, head, rows, note }) {
 const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-function themedChart(text, width) {
+function themeChart(text, width) {
   const dark = isDark();
-  const chart = JSON.parse(dark ? text.replace(/#0072B2|#D55E00|#009E73|#222222/g, (found) => LIFTED[found]) : text);
+  const chart = JSON.parse(dark ? text.replace(/#0072B2|#D55E00|#009E73|#222222/g, (color) => LIFTED[color]) : text);
   const ink = colour("--ink"), line = colour("--line"), axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, title: { standoff: 8 } };
   const layout = chart.layout;
   const entries = new Set(chart.data.filter((t) => t.showlegend !== false).map((t) => t.name)).size;
@@ -47,10 +47,10 @@ function themedChart(text, width) {
   return chart;
 }
 
-function drawn() {
+function drawCharts() {
   byId("theme").textContent = isDark() ? "Light" : "Dark";
   return Promise.all(report.charts.map(({ text }, i) => {
-    const { data, layout } = themedChart(text, byId(`chart${i}`).clientWidth);
+    const { data, layout } = themeChart(text, byId(`chart${i}`).clientWidth);
     return Plotly.react(`chart${i}`, data, layout, { responsive: true, displaylogo: false, displayModeBar: false });
   }));
 }
@@ -58,18 +58,18 @@ function drawn() {
 byId("name").textContent = report.title;
 byId("said").textContent = report.said;
 document.title = `${report.title} · training report`;
-filledTable(byId("numbers"), report.numbers);
-if (report.costs.rows.length) filledTable(byId("costs"), report.costs); else byId("costs").remove();
+fillTable(byId("numbers"), report.numbers);
+if (report.costs.rows.length) fillTable(byId("costs"), report.costs); else byId("costs").remove();
 report.charts.forEach(({ title, caption, whole }, i) => {
-  const figure = element("figure", undefined, whole ? "whole" : ""), told = element("figcaption"), place = element("div", undefined, "chart");
+  const figure = element("figure", undefined, whole ? "whole" : ""), heading = element("figcaption"), place = element("div", undefined, "chart");
   place.id = `chart${i}`;
-  told.id = `caption${i}`;
-  told.append(element("h2", title), element("p", caption));
+  heading.id = `caption${i}`;
+  heading.append(element("h2", title), element("p", caption));
   figure.setAttribute("role", "group");
-  figure.setAttribute("aria-labelledby", told.id);
-  figure.append(told, place);
+  figure.setAttribute("aria-labelledby", heading.id);
+  figure.append(heading, place);
   byId("charts").append(figure);
 });
-byId("theme").addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; drawn(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawn);
-drawn().then(() => { document.documentElement.dataset.ready = "yes"; });
+byId("theme").addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; drawCharts(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawCharts);
+drawCharts().then(() => { document.documentElement.dataset.ready = "yes"; });
