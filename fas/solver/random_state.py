@@ -1,4 +1,4 @@
-"""The random numbers of torch, numpy and Python as tensors, to be found again where a run goes on."""
+"""States of the random number generators of torch, numpy and Python as tensors, to resume a run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 
 
 def get_random_state() -> dict[str, Tensor]:
-    """Return the state of every generator that training may draw from."""
-    found = {"torch": torch.get_rng_state()}
+    """Return the states of all generators that training may draw from."""
+    state = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        found |= {f"cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+        state |= {f"cuda.{i}": part for i, part in enumerate(torch.cuda.get_rng_state_all())}
     _, keys, *place = np.random.get_state(legacy=True)
-    found["numpy.keys"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
-    found["numpy.place"] = torch.tensor([float(p) for p in place], dtype=torch.float64)
+    state["numpy.keys"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    state["numpy.place"] = torch.tensor([float(p) for p in place], dtype=torch.float64)
     version, words, gauss = random.getstate()
-    found["python.words"] = torch.tensor([version, *words])
-    found["python.gauss"] = torch.tensor([] if gauss is None else [gauss], dtype=torch.float64)
-    return found
+    state["python.words"] = torch.tensor([version, *words])
+    state["python.gauss"] = torch.tensor([] if gauss is None else [gauss], dtype=torch.float64)
+    return state
 
 
 def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Put every generator where it was; GPUs that this machine lacks are passed over."""
+    """Restore all generators. States of GPUs that this machine lacks are skipped."""
     torch.set_rng_state(state["torch"])
     for i in range(torch.cuda.device_count()):
         if f"cuda.{i}" in state:
@@ -35,12 +35,12 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
     keys = state["numpy.keys"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, int(position), int(has_gauss), gauss))
     version, *words = state["python.words"].tolist()
-    drawn = state["python.gauss"].tolist()
-    random.setstate((version, tuple(words), drawn[0] if drawn else None))
+    gauss_next = state["python.gauss"].tolist()
+    random.setstate((version, tuple(words), gauss_next[0] if gauss_next else None))
 
 
 def find_generators(batches: Any) -> list[torch.Generator]:
-    """Return the generators of its own that a ``DataLoader``, its sampler or an iterable like them draws from."""
-    places = (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None))
-    found = [getattr(place, "generator", None) for place in places]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+    """Return the generators that a ``DataLoader``, its sampler, or a similar iterable owns."""
+    owners = (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None))
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())

@@ -1,4 +1,4 @@
-"""Tables for notebooks: what ``_repr_html_`` of our nouns returns. No script, no style sheet, no request; all text escaped."""
+"""HTML tables for notebooks, which ``_repr_html_`` methods return. They have no script, style sheet or request, and all text is escaped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from html import escape
 
 from netgraph.utils.text import shorten
 
-ROWS = 60  # of one table; the rest are counted
-CHARACTERS = 120  # of one cell
+ROWS = 60  # rows of a table. The others are counted.
+CHARACTERS = 120  # characters of a cell
 
 
 def render_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], *, foot: str = "") -> str:
@@ -18,15 +18,27 @@ def render_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[obje
     ----------
     caption : str
     head : sequence of str
+        Titles of the columns.
     rows : iterable of sequences
-        Numbers are aligned to the right, with commas; text is escaped, and cut after `CHARACTERS`.
-    foot : str
-        A line below.
+        Numbers are aligned to the right, with commas. Text is escaped and cut after `CHARACTERS`. Rows after the first `ROWS`
+        are only counted.
+    foot : str, default=""
+        Line below the table.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from netgraph.utils.html_table import render_table
+    >>> "<td style='text-align:right'>1,200</td>" in render_table("Axes", ["units"], [[1200]])
+    True
     """
-    found = list(rows)
-    body = "".join(f"<tr>{''.join(map(_render_cell, row))}</tr>" for row in found[:ROWS])
-    if len(found) > ROWS:
-        body += f"<tr><td colspan='{len(head)}'>and {len(found) - ROWS:,} more</td></tr>"
+    lines = list(rows)
+    body = "".join(f"<tr>{''.join(map(_render_cell, row))}</tr>" for row in lines[:ROWS])
+    if len(lines) > ROWS:
+        body += f"<tr><td colspan='{len(head)}'>and {len(lines) - ROWS:,} more</td></tr>"
     top = "".join(f"<th scope='col' style='text-align:left'>{_shorten_text(word)}</th>" for word in head)
     below = f"<p>{_shorten_text(foot)}</p>" if foot else ""
     title = f"<caption style='text-align:left;font-weight:600'>{_shorten_text(caption)}</caption>"
@@ -34,6 +46,7 @@ def render_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def _render_cell(value: object) -> str:
+    """Return one cell: numbers to the right, text to the left."""
     if isinstance(value, int):
         return f"<td style='text-align:right'>{value:,}</td>"
     if isinstance(value, float):
@@ -42,4 +55,5 @@ def _render_cell(value: object) -> str:
 
 
 def _shorten_text(text: str) -> str:
+    """Return text on one line, cut and escaped."""
     return escape(shorten(text, CHARACTERS))

@@ -1,4 +1,4 @@
-"""Logging through the standard module: what the logger ``netgraph`` says goes to stderr, as sentences or as JSON lines."""
+"""Logging with the standard module: the logger ``netgraph`` writes to stderr, as sentences or as JSON lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LOGGER = logging.getLogger("netgraph")
 
 
 def setup_logging(json: bool = False, *, level: int = logging.INFO) -> None:
-    """Send what netgraph logs to stderr; called again, it replaces what it set up before.
+    """Write the log of netgraph to stderr. A second call replaces the first.
 
     Parameters
     ----------
-    json : bool
-        One JSON object a line in place of a sentence.
-    level : int
-        Of the standard module: ``logging.DEBUG`` shows every event of a run.
+    json : bool, default=False
+        Write one JSON object a line instead of sentences.
+    level : int, default=logging.INFO
+        Level of the standard module. ``logging.DEBUG`` shows every event of a run.
     """
     for old in [handler for handler in LOGGER.handlers if isinstance(handler, _StderrHandler)]:
         LOGGER.removeHandler(old)
@@ -30,12 +30,20 @@ def setup_logging(json: bool = False, *, level: int = logging.INFO) -> None:
     handler.setFormatter(JsonLinesFormatter() if json else SentenceFormatter())
     LOGGER.addHandler(handler)
     LOGGER.setLevel(level)
-    LOGGER.propagate = False  # the root logger would say it a second time
+    LOGGER.propagate = False  # the root logger would write it a second time
 
 
 @contextmanager
 def silence_logger(name: str, *, below: int = logging.CRITICAL + 1) -> Iterator[None]:
-    """Keep a library's logger quiet where what it would tell is told in one sentence; what is as grave as ``below`` is told."""
+    """Silence the logger of a library in a block.
+
+    Parameters
+    ----------
+    name : str
+        Name of the logger.
+    below : int, default=logging.CRITICAL + 1
+        Records of this level and above are still written.
+    """
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(below)
@@ -46,34 +54,34 @@ def silence_logger(name: str, *, below: int = logging.CRITICAL + 1) -> Iterator[
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is then: a progress bar exchanges it while it stands."""
+    """Write to the current ``sys.stderr``, which a progress bar replaces while it is shown."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
-        """The standard error of the moment."""
+        """The current standard error."""
         return sys.stderr
 
 
 class SentenceFormatter(logging.Formatter):
-    """``netgraph: what happened``, with the level in front of warnings and errors."""
+    """Format records as ``netgraph: message``, with the level in front of warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a line for people."""
-        loud = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        record.message = f"netgraph: {loud}{record.getMessage()}"
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        record.message = f"netgraph: {prefix}{record.getMessage()}"
         return (
             record.message if record.exc_info is None else f"{record.message}\n{self.formatException(record.exc_info)}"
         )
 
 
 class JsonLinesFormatter(logging.Formatter):
-    """One JSON object a record: time, level, logger and message, and under ``event`` what a run told."""
+    """Format records as JSON: time, level, logger, message, and the data of a run under ``event``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a line for programs; numbers that are not finite are null."""
+        """Return a line for programs. Numbers that are not finite become null."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -88,7 +96,14 @@ class JsonLinesFormatter(logging.Formatter):
 
 
 def replace_nonfinite(value: Any) -> Any:
-    """Return data with None for numbers that JSON does not have."""
+    """Return data with None in place of numbers that JSON cannot hold.
+
+    Examples
+    --------
+    >>> from netgraph.utils.logging import replace_nonfinite
+    >>> replace_nonfinite({"loss": [0.5, float("nan")]})
+    {'loss': [0.5, None]}
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

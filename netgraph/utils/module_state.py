@@ -1,7 +1,7 @@
-"""Run a network on other parameters than its own, and give it back its own.
+"""Run a network on other parameters than its own, and restore its own afterwards.
 
-`torch.func.functional_call` leaves its stand-ins behind in modules that are registered under two names; here each
-module's slot is visited once.
+`torch.func.functional_call` leaves replaced tensors behind in modules that are registered under two names. Here each slot
+of a module is visited once.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from torch import Tensor, nn
 
 @contextlib.contextmanager
 def swap_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """Put tensors in the place of parameters and buffers by first name; ties follow.
+    """Replace parameters and buffers in a block. Tied tensors follow.
 
     Parameters
     ----------
     model : torch.nn.Module
-    state : dict of str to Tensor
-        As `netgraph.recording.recorder.named_state` names them.
+    state : mapping of str to Tensor
+        Tensors by the first name of a parameter or buffer, as in `netgraph.recording.recorder.named_state`.
     """
-    stand_in = {id(tensor): state[name] for name, tensor in _named_tensors(model) if name in state}
-    taken: list[tuple[dict[str, Any], str, Any]] = []
+    replacements = {id(tensor): state[name] for name, tensor in _named_tensors(model) if name in state}
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in model.modules():
             for slots in (module._parameters, module._buffers):
-                for key, own in list(slots.items()):
-                    if own is not None and id(own) in stand_in:
-                        taken.append((slots, key, own))
-                        slots[key] = stand_in[id(own)]  # type: ignore[assignment]
+                for key, tensor in list(slots.items()):
+                    if tensor is not None and id(tensor) in replacements:
+                        replaced.append((slots, key, tensor))
+                        slots[key] = replacements[id(tensor)]  # type: ignore[assignment]
         yield model
     finally:
-        for slots, key, own in taken:
-            slots[key] = own
+        for slots, key, tensor in replaced:
+            slots[key] = tensor
 
 
 def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return parameters and buffers, each with its first name."""
     return [*model.named_parameters(), *model.named_buffers()]
 
 
 def set_training_mode(model: nn.Module, *, training: bool) -> None:
-    """Put a network in training or evaluation mode; an exported program has one mode and stays in it."""
+    """Set a network to training or evaluation mode. An exported program has one fixed mode and keeps it."""
     with contextlib.suppress(NotImplementedError):
         model.train(training)

@@ -1,7 +1,7 @@
-"""Shares: one piece of work for many parts, on as many threads as torch computes with.
+"""Run one function on many parts of an array, with as many threads as torch uses.
 
-Kernels release the interpreter's lock; each part writes what no other does, and products of matrices within a part
-take one thread. So results do not depend on threads, and a core that others keep busy holds up its own parts only.
+Kernels release the global interpreter lock. Each part writes to its own memory, and matrix products within a part use one
+thread. Results therefore do not depend on the number of threads, and a busy core delays only its own parts.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ Part = TypeVar("Part")
 
 
 def split_range(n: int, step: int) -> list[slice]:
-    """Return slices of ``step`` that cover 0 .. n."""
+    """Return slices of length ``step`` that cover 0 .. n.
+
+    Examples
+    --------
+    >>> from netgraph.utils.parallel import split_range
+    >>> split_range(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def parallel_for(work: Callable[[Part], object], parts: Sequence[Part]) -> None:
-    """Call ``work`` once for each part."""
+    """Call ``work`` once for each part, on as many threads as torch uses."""
     workers = min(torch.get_num_threads(), len(parts))
     with _blas_controller().limit(limits=1, user_api="blas"):
         if workers > 1:
@@ -34,12 +41,13 @@ def parallel_for(work: Callable[[Part], object], parts: Sequence[Part]) -> None:
 
 @cache
 def _thread_pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Return threads that stay: to start some takes longer than many a part. A forked process has none of its parent's."""
+    """Return a pool of threads that is reused, since starting threads costs more than many parts. A fork gets its own pool."""
     return ThreadPoolExecutor(workers, thread_name_prefix=f"netgraph-{process}")
 
 
 @cache
 def _blas_controller() -> Any:
+    """Return the controller that limits the threads of BLAS."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

@@ -1,7 +1,7 @@
-"""How tensors nest in a call's arguments and results, as plain data that JSON can hold.
+"""Nesting of tensors in arguments and results of a call, as plain data for JSON.
 
-A structure is ``{"tensor": i}``, ``{"value": v}``, ``{"list": [...]}``, ``{"tuple": [...]}`` or ``{"dict": {...}}``;
-a dict may remember, in memory only, the class that the network returned (the outputs of Hugging Face networks).
+A structure is ``{"tensor": i}``, ``{"value": v}``, ``{"list": [...]}``, ``{"tuple": [...]}`` or ``{"dict": {...}}``. In memory
+only, a dict also holds the class that the network returned, such as the outputs of Hugging Face networks.
 """
 
 from __future__ import annotations
@@ -19,12 +19,34 @@ _PLAIN = (int, float, str, bool, type(None))
 
 
 def build_structure(value: Any, leaves: list[Any], *, drop_unknown: bool = False) -> Structure:
-    """Describe a nested value and append its tensors to ``leaves``.
+    """Return the structure of a nested value and append its tensors to ``leaves``.
+
+    Parameters
+    ----------
+    value : object
+    leaves : list
+        Extended by the tensors of ``value``.
+    drop_unknown : bool, default=False
+        Replace leaves of other types by None, such as the cache in the output of a language model.
+
+    Returns
+    -------
+    dict
 
     Raises
     ------
     TraceError
-        A leaf is neither tensor nor plain value, and ``drop_unknown`` is not set.
+        A leaf is neither a tensor nor a plain value, and ``drop_unknown`` is False.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.utils.pytree import build_structure
+    >>> leaves = []
+    >>> build_structure([torch.ones(2), 3], leaves)
+    {'list': [{'tensor': 0}, {'value': 3}]}
+    >>> len(leaves)
+    1
     """
     if isinstance(value, Tensor):
         leaves.append(value)
@@ -45,15 +67,15 @@ def build_structure(value: Any, leaves: list[Any], *, drop_unknown: bool = False
     if is_dataclass(value) and drop_unknown:
         items = {f.name: build_structure(getattr(value, f.name), leaves, drop_unknown=True) for f in fields(value)}
         return {"dict": items, "class": type(value)}
-    if drop_unknown:  # a cache object beside the result: the coarse network makes none
+    if drop_unknown:  # for example a cache, which a coarse network does not return
         return {"value": None}
     raise TraceError(
-        f"the example holds a {type(value).__name__}; tensors, numbers, strings, lists and dicts can be traced"
+        f"the example holds a {type(value).__name__}. Only tensors, numbers, strings, lists and dicts can be traced."
     )
 
 
 def unflatten_tree(structure: Structure, leaves: Sequence[Any]) -> Any:
-    """Put tensors back where `build_structure` found them."""
+    """Return the value of a structure, with ``leaves`` in the places of its tensors."""
     if "tensor" in structure:
         return leaves[structure["tensor"]]
     if "value" in structure:
@@ -67,12 +89,12 @@ def unflatten_tree(structure: Structure, leaves: Sequence[Any]) -> Any:
 
 
 def flatten_tree(structure: Structure, value: Any) -> list[Any]:
-    """Return the tensors of a value in the order of a structure; a missing key or a plain value in a tensor's place raises.
+    """Return the tensors of a value in the order of a structure.
 
     Raises
     ------
     TraceError
-        The value does not nest as the traced example did.
+        The value is not nested like the traced example.
     """
     leaves: list[Any] = []
     _collect_leaves(structure, value, leaves, "input")
@@ -80,29 +102,32 @@ def flatten_tree(structure: Structure, value: Any) -> list[Any]:
 
 
 def _collect_leaves(structure: Structure, value: Any, leaves: list[Any], path: str) -> None:
+    """Append the tensors of a value to ``leaves``. ``path`` names the place of a misfit."""
     if "tensor" in structure:
         if not isinstance(value, Tensor):
-            raise TraceError(f"{path} is a {type(value).__name__}; the network was traced with a tensor there")
+            raise TraceError(f"{path} is a {type(value).__name__}, but the network was traced with a tensor there")
         leaves.append(value)
     elif "dict" in structure:
         if not isinstance(value, Mapping) or set(value) != set(structure["dict"]):
-            found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
-            raise TraceError(f"{path} is {found}; the network was traced with the names {sorted(structure['dict'])}")
+            names = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise TraceError(
+                f"{path} is {names}, but the network was traced with the names {sorted(structure['dict'])}"
+            )
         for key, part in structure["dict"].items():
             _collect_leaves(part, value[key], leaves, f"{path}[{key!r}]")
     elif "value" in structure:
         if value != structure["value"]:
-            raise TraceError(f"{path} is {value!r}; the network was traced with {structure['value']!r} there")
+            raise TraceError(f"{path} is {value!r}, but the network was traced with {structure['value']!r} there")
     else:
         parts = structure["list" if "list" in structure else "tuple"]
         if not isinstance(value, (list, tuple)) or len(value) != len(parts):
-            raise TraceError(f"{path} does not have the {len(parts)} parts that the network was traced with")
+            raise TraceError(f"{path} does not have {len(parts)} parts, as in the traced example")
         for i, (part, item) in enumerate(zip(parts, value, strict=True)):
             _collect_leaves(part, item, leaves, f"{path}[{i}]")
 
 
 def drop_classes(structure: Structure) -> Structure:
-    """Return a structure that JSON can hold: classes become plain dicts."""
+    """Return a structure that JSON can hold: outputs of other classes become plain dicts."""
     if "dict" in structure:
         return {"dict": {k: drop_classes(v) for k, v in structure["dict"].items()}}
     for kind in ("list", "tuple"):
@@ -121,7 +146,7 @@ def normalize_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def describe_example(example: Any) -> dict[str, Any]:
-    """Return an example's nesting, shapes and dtypes as data for JSON."""
+    """Return structure, shapes and dtypes of an example as data for JSON."""
     leaves: list[Tensor] = []
     structure = drop_classes(build_structure(normalize_example(example), leaves))
     return {"structure": structure, "tensors": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in leaves]}

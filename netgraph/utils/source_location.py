@@ -1,4 +1,4 @@
-"""Whose line it is: errors name the user's own, not PyTorch's, the standard library's or this package's."""
+"""Locations in source code: errors name lines of the user, not of PyTorch, the standard library or this package."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from pathlib import Path
 import torch
 
 _HERE = Path(__file__).parent.parent
-_ROOMS = [_HERE, *((_HERE / room).resolve() for room in ("coarsen", "fas", "viz"))]  # links, in a checkout
-_OURS = tuple(f"{folder}/" for folder in (*_ROOMS, Path(torch.__file__).parent))
+_PACKAGES = [_HERE, *((_HERE / package).resolve() for package in ("coarsen", "fas", "viz"))]  # links in a checkout
+_OURS = tuple(f"{folder}/" for folder in (*_PACKAGES, Path(torch.__file__).parent))
 _STANDARD = f"{sysconfig.get_path('stdlib')}/"
 
 
 @cache
 def is_user_file(name: str) -> bool:
-    """Tell whether a file, as a frame names it, is neither made up nor of a library that errors should look through."""
-    if name.startswith(f"{_HERE / 'models'}/"):  # networks to try, as good as the user's
+    """Return True if a file of a stack frame belongs to the user. False for libraries and generated code."""
+    if name.startswith(f"{_HERE / 'models'}/"):  # networks to try out count as code of the user
         return True
     standard = name.startswith(_STANDARD) and "/site-packages/" not in name
     return not standard and not name.startswith(("<", *_OURS))
 
 
 def format_location(name: str, number: int | str) -> str:
-    """Return `` at file:line``: what is said may be read on another machine, where only a package's or project's own path tells.
+    """Return `` at file:line``, with a path that also makes sense on another machine.
 
     Parameters
     ----------
     name : str
-        A file, as a frame names it; from its package, or from the working directory where it lies in there.
+        File of a stack frame. It is shown relative to ``site-packages`` or to the working directory.
     number : int or str
+        Number of the line.
     """
     _, _, packaged = name.rpartition("/site-packages/")
     path, here = Path(packaged), Path.cwd()

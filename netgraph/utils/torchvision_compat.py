@@ -1,8 +1,8 @@
-"""Let torchvision import where its compiled half cannot load.
+"""Import torchvision where its compiled part cannot be loaded.
 
-Its wheels on the package index are linked to CUDA; beside a CPU build of torch they fail, and ``import torchvision``
-stops at ``torchvision::nms``. Declaring the two operators that it registers fake kernels for is enough for data sets,
-transforms and the model zoo. Where the native library loads, nothing is declared.
+Wheels of torchvision on the package index are linked to CUDA. Next to a CPU build of torch they fail, and ``import
+torchvision`` stops at ``torchvision::nms``. It is enough to declare the two operators that torchvision registers fake
+kernels for: data sets, transforms and the model zoo then work. Nothing is declared where the native library loads.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_kept: list[torch.library.Library] = []  # a declaration lives as long as its Library
+_kept: list[torch.library.Library] = []  # a declaration lives as long as its Library object
 
 
 @cache
 def prepare_torchvision() -> None:
-    """Declare ``torchvision::nms`` and ``qnms`` unless torchvision brings them; call before its first import."""
+    """Declare ``torchvision::nms`` and ``qnms`` unless torchvision has them. Call this before its first import."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None or _loads_natively(Path(spec.origin).parent):
         return
@@ -32,6 +32,7 @@ def prepare_torchvision() -> None:
 
 
 def _loads_natively(folder: Path) -> bool:
+    """Return True if the compiled part of torchvision loads."""
     for path in sorted(folder.glob("_C*.so")) + sorted(folder.glob("_C*.pyd")):
         try:
             ctypes.CDLL(str(path))

@@ -234,7 +234,7 @@ def test_a_picture_that_is_damaged_huge_or_something_else_is_named(tmp_path, mon
             load_calibration(tmp_path, example=example)
     (tmp_path / "0.png").write_bytes(data)
     monkeypatch.setattr("netgraph.models.data.readers.image_folder.PIXELS", 4095)
-    with pytest.raises(DataError, match=r"0\.png has 64 × 64 pixels; at most 4,095"):
+    with pytest.raises(DataError, match=r"0\.png has 64 × 64 pixels, at most 4,095"):
         load_calibration(tmp_path, example=example)
 
 
@@ -243,7 +243,7 @@ def test_sources_that_are_nothing_are_refused_before_anything_is_read(tmp_path):
         ("svhn", "neither a data set"),
         (tmp_path / "x.csv", "neither a data set"),
         (tmp_path / "x.npy", "does not exist"),
-        (tmp_path, "holds no picture"),
+        (tmp_path, "holds no image"),
     ):
         with pytest.raises(DataError, match=match):
             load_calibration(source, example=VECTORS)

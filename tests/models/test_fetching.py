@@ -90,6 +90,6 @@ def test_members_that_would_leave_the_folder_or_are_links_are_not_unpacked(serve
 def test_a_host_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "URL", "http://127.0.0.1:9/aclImdb_v1.tar.gz")
     with pytest.raises(
-        DataError, match=r"imdb cannot be fetched from http://127.0.0.1:9/.*try again, or unpack aclImdb_v1"
+        DataError, match=r"imdb cannot be fetched from http://127.0.0.1:9/.*Try again, or unpack aclImdb_v1"
     ):
         load_dataset("imdb", root=tmp_path, download=True)

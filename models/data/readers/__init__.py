@@ -1,1 +1,1 @@
-"""Readers of file formats."""
+"""Readers of file formats and of published data sets."""

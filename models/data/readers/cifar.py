@@ -1,7 +1,9 @@
-"""CIFAR-10 (Krizhevsky, technical report, University of Toronto, 2009), from the official batches or a packed form.
+"""CIFAR-10, from the official batches or from a packed form.
 
-The official batches are pickles. Their MD5 is published and checked before anything is unpickled, from the same bytes,
-and what is unpickled may name numpy's array and nothing else.
+The official batches are pickles. Their published MD5 is checked on the bytes that are then unpickled, and the pickles may
+name only numpy's array.
+
+Krizhevsky, "Learning multiple layers of features from tiny images", technical report, University of Toronto, 2009.
 """
 
 from __future__ import annotations
@@ -45,17 +47,24 @@ Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def read_batches(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images (n, 3, 32, 32) and labels (n,) of both splits, uint8: training first, in official order.
+    """Return images and labels of both splits, training first, in official order.
 
     Parameters
     ----------
     folder : path
-        With the official ``data_batch_1`` (or ``data_batch_1.npz``) and its neighbours.
+        Folder with ``data_batch_1`` (or ``data_batch_1.npz``) and the other batches.
+
+    Returns
+    -------
+    images : uint8 Tensor of shape (50000, 3, 32, 32)
+    labels : uint8 Tensor of shape (50000,)
+    test_images : uint8 Tensor of shape (10000, 3, 32, 32)
+    test_labels : uint8 Tensor of shape (10000,)
 
     Raises
     ------
     DataError
-        A file is missing or not the published one.
+        A file is missing, or is not the published one.
     """
     if (folder / "data_batch_1.npz").exists():
         batches = [
@@ -71,7 +80,7 @@ def read_batches(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def unpack_batch(data: bytes, path: Path) -> Batch:
     """Return images and labels of a packed batch.
 
-    ``residual`` holds red and blue less green, then differences to the left and to the upper neighbour, modulo 256.
+    The array ``residual`` holds red and blue minus green, then differences to the left and to the upper pixel, modulo 256.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         residual, labels = arrays["residual"], arrays["labels"]
@@ -83,21 +92,22 @@ def unpack_batch(data: bytes, path: Path) -> Batch:
 
 def unpickle_batch(data: bytes, path: Path) -> Batch:
     """Return images and labels of an official batch."""
-    found = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
-    images = np.asarray(found["data"], np.uint8).reshape(-1, 3, 32, 32)
-    return _check_batch(images.copy(), np.asarray(found["labels"], np.uint8), path)
+    batch = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
+    images = np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32)
+    return _check_batch(images.copy(), np.asarray(batch["labels"], np.uint8), path)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Make arrays, lists and dicts, and refuse any other name."""
+    """Unpickle arrays, lists and dicts, and refuse any other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
-            raise DataError(f"the batch names {module}.{name}, which is no array; fetch CIFAR-10 again")
+            raise DataError(f"the batch names {module}.{name}, which is not an array. Fetch CIFAR-10 again.")
         return _ARRAYS[module, name]
 
 
 def _check_batch(images: NDArray[np.uint8], labels: NDArray[np.uint8], path: Path) -> Batch:
+    """Return images and labels, or raise an error if their shapes do not fit."""
     if images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
-        raise DataError(f"{path} holds images {images.shape} and labels {labels.shape}; fetch CIFAR-10 again")
+        raise DataError(f"{path} holds images {images.shape} and labels {labels.shape}. Fetch CIFAR-10 again.")
     return images, labels

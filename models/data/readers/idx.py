@@ -1,6 +1,6 @@
-"""MNIST and Fashion-MNIST in idx files, laid out as torchvision does.
+"""MNIST and Fashion-MNIST from idx files, in the folders that torchvision uses.
 
-LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86(11), 1998; Xiao, Rasul and Vollgraf, arXiv:1708.07747, 2017.
+LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86(11), 1998. Xiao, Rasul and Vollgraf, arXiv:1708.07747, 2017.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from netgraph.models.data.readers.checksum import read_checked_bytes
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One idx file.
+    """Shape and published digests of one idx file.
 
     Parameters
     ----------
     shape : tuple of int
-        Of its array.
+        Shape of the array.
     zipped : str
-        Published MD5 of the ``.gz``.
+        Published MD5 of the ``.gz`` file.
     plain : str, optional
-        MD5 of the contents, where it is published.
+        MD5 of the unzipped file, if it is published.
     """
 
     shape: tuple[int, ...]
@@ -59,33 +59,47 @@ FASHION = {
 
 
 def read_idx(folder: Path, files: dict[str, IdxFile]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return images (n, 1, 28, 28) and labels (n,) of both splits, uint8: training first.
+    """Return images and labels of both splits, training first.
+
+    Parameters
+    ----------
+    folder : path
+    files : dict of str to IdxFile
+        `MNIST` or `FASHION`.
+
+    Returns
+    -------
+    images : uint8 Tensor of shape (60000, 1, 28, 28)
+    labels : uint8 Tensor of shape (60000,)
+    test_images : uint8 Tensor of shape (10000, 1, 28, 28)
+    test_labels : uint8 Tensor of shape (10000,)
 
     Raises
     ------
     DataError
-        A file is missing or not the published one.
+        A file is missing, or is not the published one.
     """
     train, train_labels, test, test_labels = (_read_array(folder / name, file) for name, file in files.items())
     return train[:, None], train_labels, test[:, None], test_labels
 
 
 def _read_array(path: Path, file: IdxFile) -> Tensor:
+    """Return the array of a file."""
     data = _read_contents(path, file)
-    start = 4 + 4 * len(file.shape)  # the magic number, then the sizes, big-endian
+    start = 4 + 4 * len(file.shape)  # a magic number and the big-endian sizes come first
     sizes = tuple(np.frombuffer(data, ">i4", len(file.shape), 4)) if len(data) >= start else ()
     if sizes != file.shape or len(data) != start + int(np.prod(file.shape)):
-        raise DataError(f"{path} holds {len(data):,} bytes that are no idx array of {file.shape}; fetch it again")
+        raise DataError(
+            f"{path} holds {len(data):,} bytes that are not an idx array of shape {file.shape}. Fetch it again."
+        )
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(file.shape).copy())
 
 
 def _read_contents(path: Path, file: IdxFile) -> bytes:
-    """Return an array's file: as it is where its digest is published, else from the ``.gz`` beside it."""
+    """Return the unzipped contents: from the plain file if its digest is published, otherwise from the ``.gz`` file."""
     zipped = path.with_name(path.name + ".gz")
     if file.plain is not None and path.exists():
         return read_checked_bytes(path, file.plain)
     if not zipped.exists() and path.exists():
-        raise DataError(
-            f"{path} has no published digest, and {zipped.name}, which has one, is not beside it; fetch that"
-        )
+        raise DataError(f"{path} has no published digest. Also fetch {zipped.name}, which has one.")
     return gzip.decompress(read_checked_bytes(zipped, file.zipped))

@@ -1,4 +1,4 @@
-"""A folder of pictures as one tensor: decoded by Pillow, cut and resized to what a network takes."""
+"""A folder of images as one tensor: decoded by Pillow, cropped and resized to the input of a network."""
 
 from __future__ import annotations
 
@@ -13,22 +13,31 @@ from torch import Tensor
 from netgraph.errors import DataError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # Pillow knows others, some of which start programs
-PIXELS = 2**26  # of a picture before it is resized
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # some other formats of Pillow start programs
+PIXELS = 2**26  # pixels of an image before it is resized
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def find_images(folder: Path) -> tuple[list[Path], list[int] | None]:
-    """Return the pictures of a folder, sorted, and their classes where each lies in a folder of its class.
+    """Return the images of a folder, sorted, and their classes if each lies in the folder of its class.
+
+    Parameters
+    ----------
+    folder : path
+
+    Returns
+    -------
+    files : list of path
+    classes : list of int or None
 
     Raises
     ------
     DataError
-        There is none.
+        The folder has no images.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if not files:
-        raise DataError(f"{folder} holds no picture ({', '.join(sorted(ENDINGS))}); give a folder that does")
+        raise DataError(f"{folder} holds no image ({', '.join(sorted(ENDINGS))}). Give a folder with images.")
     kinds = [path.relative_to(folder).parts[:-1] for path in files]
     if not all(len(kind) == 1 for kind in kinds):
         return files, None
@@ -37,17 +46,28 @@ def find_images(folder: Path) -> tuple[list[Path], list[int] | None]:
 
 
 def read_images(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
-    """Return pictures (n, channels, height, width), float32 in [0, 1]: the middle of each, resized.
+    """Return the center of each image, resized.
+
+    Parameters
+    ----------
+    files : list of path
+    shape : tuple of int
+        Channels, height and width.
+
+    Returns
+    -------
+    float32 Tensor of shape (n, channels, height, width)
+        From 0 to 1.
 
     Raises
     ------
     DataError
-        A picture is damaged or too large, or the number of channels is not 1, 3 or 4.
+        An image is damaged or too large, or the number of channels is not 1, 3 or 4.
     """
     channels, height, width = shape
     if channels not in MODES:
         raise DataError(
-            f"the network takes {channels} channels and pictures have 1, 3 or 4; give a tensor file instead"
+            f"the network takes {channels} channels, but images have 1, 3 or 4. Give a tensor file instead."
         )
     out = torch.empty((len(files), channels, height, width))
     for row, path in zip(out, files, strict=True):
@@ -56,24 +76,26 @@ def read_images(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
 
 
 def _read_image(path: Path, mode: str, height: int, width: int) -> Tensor:
+    """Return one image as a tensor of shape (channels, height, width)."""
     from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we have a limit of our own
-            with Image.open(path, formats=FORMATS) as picture:
-                _check_pixels(picture, path)
-                fitted = ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling.BILINEAR)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `PIXELS` is the limit
+            with Image.open(path, formats=FORMATS) as image:
+                _check_pixels(image, path)
+                resized = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BILINEAR)
     except DataError:
         raise
-    except Exception as error:  # decoders raise many kinds
+    except Exception as error:  # decoders raise errors of many types
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise DataError(f"{path} cannot be decoded ({reason}); mend the picture or take it out") from error
-    values = torch.from_numpy(np.array(fitted, np.float32)) / 255
+        raise DataError(f"{path} cannot be decoded ({reason}). Repair or remove the image.") from error
+    values = torch.from_numpy(np.array(resized, np.float32)) / 255
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
 
 
-def _check_pixels(picture: Any, path: Path) -> None:
-    width, height = picture.size
+def _check_pixels(image: Any, path: Path) -> None:
+    """Raise an error if an image has too many pixels."""
+    width, height = image.size
     if width * height > PIXELS:
-        raise DataError(f"{path} has {width:,} × {height:,} pixels; at most {PIXELS:,} are decoded: make it smaller")
+        raise DataError(f"{path} has {width:,} × {height:,} pixels, at most {PIXELS:,} are decoded. Make it smaller.")

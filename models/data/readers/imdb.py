@@ -1,7 +1,10 @@
-"""The Large Movie Review Dataset (Maas et al., ACL-HLT 2011): 25,000 reviews a split, half of them positive.
+"""The Large Movie Review Dataset (IMDB): 25,000 reviews a split, half of them positive.
 
-Read from ``train.csv.xz`` and ``test.csv.xz`` (columns id, label, rating, text), or from the folder ``aclImdb`` as it is
-published. Single reviews have no published digest; the digest of a whole split, written as csv, judges both.
+It is read from ``train.csv.xz`` and ``test.csv.xz`` (columns id, label, rating, text), or from the published folder
+``aclImdb``. Single reviews have no published digest. Both forms are checked by the digest of a whole split, written as csv.
+The published archive can be fetched. It is unpacked only if its size and digest are the published ones.
+
+Maas et al., "Learning word vectors for sentiment analysis", ACL-HLT 2011.
 """
 
 from __future__ import annotations
@@ -29,18 +32,18 @@ CONTENTS = {
     "train": "2ab83a7792c8c9787ba2c7797d12a58110f547ebe806344be0c0573803b3aef5",
     "test": "6d7a3f968abfd888ef6de41909638c482f2e305ecb17f8996a846068d8b31e31",
 }
-LONGEST = 2**20  # bytes of a review; the longest has 14,106
+LONGEST = 2**20  # bytes of a review. The longest has 14,106.
 Reviews = tuple[list[str], list[int]]
-Row = tuple[int, int, int, str]  # label, id, rating, text: in this order the rows of the csv are sorted
+Row = tuple[int, int, int, str]  # label, id, rating, text. Rows of the csv are sorted in this order.
 
 
 def read_csv(folder: Path, split: str) -> Reviews:
-    """Return texts and labels (1 positive) of a split from its ``.csv.xz``.
+    """Return texts and labels of a split from its ``.csv.xz``. The label 1 is positive.
 
     Raises
     ------
     DataError
-        The file is missing or not the known one.
+        The file is missing, or is not the known one.
     """
     path = folder / f"{split}.csv.xz"
     text = lzma.decompress(read_checked_bytes(path, FILES[split], algorithm="sha256"))
@@ -50,12 +53,12 @@ def read_csv(folder: Path, split: str) -> Reviews:
 
 
 def read_folder(folder: Path, split: str) -> Reviews:
-    """Return texts and labels (1 positive) of a split from ``aclImdb/SPLIT/pos`` and ``neg``, in the csv's order.
+    """Return texts and labels of a split from ``aclImdb/SPLIT/pos`` and ``neg``, in the order of the csv.
 
     Raises
     ------
     DataError
-        A review is missing, damaged or too many.
+        A review is missing, damaged or added.
     """
     rows = [row for label, kind in enumerate(("neg", "pos")) for row in _read_rows(folder / split / kind, label)]
     rows.sort()
@@ -64,21 +67,24 @@ def read_folder(folder: Path, split: str) -> Reviews:
 
 
 def _read_rows(folder: Path, label: int) -> list[Row]:
+    """Return the reviews of one folder."""
     rows = []
     for path in folder.glob("*.txt"):
         number, _, rating = path.stem.partition("_")
         if not (number.isdigit() and rating.isdigit()) or path.stat().st_size > LONGEST:
-            raise DataError(f"{path} is no review of this data set (ID_RATING.txt); fetch aclImdb again")
+            raise DataError(f"{path} is not a review of this data set (ID_RATING.txt). Fetch aclImdb again.")
         try:
             text = path.read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise DataError(f"{path} is damaged: it is no UTF-8 text ({error.reason}); fetch aclImdb again") from error
+            raise DataError(
+                f"{path} is damaged: it is not UTF-8 text ({error.reason}). Fetch aclImdb again."
+            ) from error
         rows.append((label, int(number), int(rating), text))
     return rows
 
 
 def encode_csv(rows: list[Row]) -> bytes:
-    """Return reviews as the csv file whose digest is known."""
+    """Return reviews as the csv file that has the known digest."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -87,11 +93,12 @@ def encode_csv(rows: list[Row]) -> bytes:
 
 
 def _check_contents(text: bytes, split: str, path: Path) -> None:
-    found = hashlib.sha256(text).hexdigest()
-    if found != CONTENTS[split]:
+    """Raise an error if the reviews of a split have another digest."""
+    digest = hashlib.sha256(text).hexdigest()
+    if digest != CONTENTS[split]:
         raise DataError(
-            f"{path} is damaged: the SHA-256 of its reviews, {len(text):,} bytes as csv, is {found}, not {CONTENTS[split]}; "
-            "fetch it again"
+            f"{path} is damaged: the SHA-256 of its reviews, {len(text):,} bytes as csv, is {digest}, not {CONTENTS[split]}. "
+            "Fetch it again."
         )
 
 
@@ -103,12 +110,17 @@ KINDS = ("train/neg", "train/pos", "test/neg", "test/pos")  # reviews with a rat
 
 
 def fetch_imdb(root: Path) -> None:
-    """Fetch the archive and unpack its rated reviews as ``root/aclImdb``; a try that fails leaves nothing.
+    """Download the archive and unpack its rated reviews to ``root/aclImdb``. A failed attempt leaves nothing behind.
+
+    Parameters
+    ----------
+    root : path
+        Folder of data sets, created if needed.
 
     Raises
     ------
     DataError
-        It cannot be fetched or unpacked, or is not the published one.
+        The archive cannot be fetched or unpacked, or is not the published one.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -120,13 +132,13 @@ def fetch_imdb(root: Path) -> None:
             shutil.move(Path(aside) / "aclImdb", root)
     except (OSError, EOFError, tarfile.TarError, shutil.Error) as error:  # of the network, of the disk, of the archive
         raise DataError(
-            f"imdb cannot be fetched from {URL} to {root} ({type(error).__name__}: {error}); try again, or unpack "
-            f"{URL.rpartition('/')[2]} there"
+            f"imdb cannot be fetched from {URL} to {root} ({type(error).__name__}: {error}). Try again, or unpack "
+            f"{URL.rpartition('/')[2]} there."
         ) from error
 
 
 def _download_archive(archive: Path) -> str:
-    """Write the archive, no more of it than there is, and return its digest."""
+    """Write the archive and return its digest. Downloads stop soon after the published size."""
     digest, seen = hashlib.sha256(), 0
     with urllib.request.urlopen(URL, timeout=WAIT) as answer, archive.open("wb") as file:
         while seen <= SIZE and (chunk := answer.read(CHUNK)):
@@ -136,17 +148,18 @@ def _download_archive(archive: Path) -> str:
 
 
 def _check_archive(archive: Path, digest: str) -> None:
+    """Raise an error if the archive has another size or digest than published."""
     size = archive.stat().st_size
     if (size, digest) != (SIZE, SHA256):
         more = " or more" * (size > SIZE)
         raise DataError(
-            f"{URL} is not the published file: of {size:,} bytes{more} and SHA-256 {digest}, not {SIZE:,} and {SHA256}; "
-            "try again later"
+            f"{URL} is not the published file: of {size:,} bytes{more} and SHA-256 {digest}, not {SIZE:,} and {SHA256}. "
+            "Try again later."
         )
 
 
 def _select_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """Leave out what is no rated review, and refuse links and what would leave the folder."""
+    """Return rated reviews only. Links, and paths outside of the folder, are refused."""
     folder, name = os.path.split(member.name)
     wanted = member.isreg() and name.endswith(".txt") and folder in {f"aclImdb/{kind}" for kind in KINDS}
     return tarfile.data_filter(member, path) if wanted else None

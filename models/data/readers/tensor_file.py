@@ -1,4 +1,4 @@
-"""Files of tensors, opened so that no code of theirs runs and nothing is read before it is asked for."""
+"""Files of tensors, opened without running code, and read only when rows are taken."""
 
 from __future__ import annotations
 
@@ -17,34 +17,42 @@ ENDINGS = (".npy", ".pt", ".pth", ".safetensors")
 
 
 def read_tensors(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Return the inputs of a file and their targets, where it has them; numbers stay on disk until rows are taken.
+    """Return the inputs of a file, and its targets if it has some. Numbers stay on disk until rows are taken.
 
     Parameters
     ----------
     path : path
-        A ``.npy`` array; a ``.pt`` or ``.safetensors`` file of one tensor, or of ``inputs`` and ``targets``.
+        A ``.npy`` array, or a ``.pt`` or ``.safetensors`` file with one tensor or with ``inputs`` and ``targets``.
+
+    Returns
+    -------
+    inputs : Tensor
+    targets : Tensor or None
 
     Raises
     ------
     NetgraphError
-        The file is damaged, holds anything but tensors, or other ones than these.
+        The file is damaged, or holds anything else.
     """
     try:
         value = _open_file(path)
     except NetgraphError:
         raise
-    except Exception as error:  # three libraries, each with kinds of its own
+    except Exception as error:  # three libraries raise errors of many types
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        raise DataError(f"{path} cannot be read ({reason}); it is damaged or no such file: save it again") from error
+        raise DataError(
+            f"{path} cannot be read ({reason}). It is damaged or of another type. Save it again."
+        ) from error
     inputs, targets = _split_pair(value, path)
     if targets is not None and (targets.ndim == 0 or inputs.ndim == 0 or len(targets) != len(inputs)):
         raise DataError(
-            f"{path} holds inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}; give one target for each input"
+            f"{path} holds inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}. Give one target for each input."
         )
     return inputs, targets
 
 
 def _open_file(path: Path) -> Any:
+    """Return the contents of a file of tensors."""
     if path.suffix == ".npy":
         return _open_numpy(path)
     if path.suffix == ".safetensors":
@@ -56,18 +64,22 @@ def _open_file(path: Path) -> Any:
 
 
 def _open_numpy(path: Path) -> Tensor:
-    array = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch wants memory that may be written
+    """Return a ``.npy`` array as a tensor that is mapped into memory."""
+    array = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch needs writable memory
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{path} is a .npz archive by another name; save one array with numpy.save")
+        raise DataError(f"{path} is a .npz archive with the suffix .npy. Save one array with numpy.save.")
     if not array.dtype.isnative:
-        raise DataError(f"{path} holds {array.dtype} numbers of the other byte order; save them in this machine's")
+        raise DataError(
+            f"{path} holds {array.dtype} numbers of the other byte order. Save them in the byte order of this machine."
+        )
     try:
         return torch.from_numpy(array)
     except TypeError as error:
-        raise DataError(f"{path} holds {array.dtype} entries, which torch has not; save numbers") from error
+        raise DataError(f"{path} holds {array.dtype} entries, which torch does not have. Save numbers.") from error
 
 
 def _split_pair(value: Any, path: Path) -> tuple[Tensor, Tensor | None]:
+    """Return inputs and targets of the contents of a file."""
     if isinstance(value, Tensor):
         return _check_plain(value, path), None
     if isinstance(value, (tuple, list)):
@@ -78,10 +90,11 @@ def _split_pair(value: Any, path: Path) -> tuple[Tensor, Tensor | None]:
         if len(value) == 1:
             return _check_plain(next(iter(value.values())), path), None
     names = sorted(map(str, value))[:5] if isinstance(value, Mapping) else type(value).__name__
-    raise DataError(f"{path} holds {names}; one tensor, or tensors inputs and targets, are needed")
+    raise DataError(f"{path} holds {names}. Save one tensor, or tensors inputs and targets.")
 
 
 def _check_plain(tensor: Tensor, path: Path) -> Tensor:
+    """Return a tensor, or raise an error if it is sparse, quantized or without numbers."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise DataError(f"{path} holds a tensor that is {tensor.layout} on {tensor.device}; save a plain one")
+        raise DataError(f"{path} holds a tensor that is {tensor.layout} on {tensor.device}. Save a plain tensor.")
     return tensor.detach()
