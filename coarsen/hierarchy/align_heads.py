@@ -28,6 +28,7 @@ def align(hierarchy: Hierarchy, example: Any) -> int:
     Parameters
     ----------
     hierarchy : Hierarchy
+        Parameters of its level 0 are written to.
     example : Tensor, tuple or dict
         Inputs as `netgraph.build_hierarchy` took them.
 

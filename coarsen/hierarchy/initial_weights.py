@@ -28,6 +28,7 @@ def init_coarse_weights(hierarchy: Hierarchy) -> None:
     Parameters
     ----------
     hierarchy : Hierarchy
+        Hierarchy of a network that has not been trained. Its coarse levels are written to.
 
     Notes
     -----

@@ -40,6 +40,7 @@ def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
     obj : Hierarchy or torch.nn.Module
         A module must be a recorded graph, such as ``hierarchy.levels[1].model``.
     path : str or path
+        The folder of a hierarchy, or the ``.safetensors`` file of one network.
 
     Raises
     ------
@@ -112,6 +113,7 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
     Parameters
     ----------
     path : str or path
+        A folder with a hierarchy, or a ``.safetensors`` file with one network.
     arch : callable ``() -> torch.nn.Module``, optional
         Makes the finest network in its own class. Without it level 0 is its recorded graph.
 

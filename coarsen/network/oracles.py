@@ -40,6 +40,7 @@ class Verdict:
     ----------
     oracle : {"duplicate", "dead"}
     axes : tuple of str
+        Axes whose units were merged or left out.
     error : float or None
         Largest relative difference of outputs (2-norm). None if the oracle does not apply.
     note : str, default ""
@@ -66,11 +67,15 @@ def check_duplicate_units(
     Parameters
     ----------
     model : torch.nn.Module
+        The network.
     spec : UnitSpec
+        Trace of the network.
     example : Tensor, tuple or dict
+        Inputs as `netgraph.trace` takes them.
     axes : iterable of Axis
         Merged together.
     seed : int, default 0
+        Seed of the weights and of the pairs of units.
     double : bool, default True
         Compare in double precision if the network runs in it. Then a wrong rule is not taken for roundoff, and roundoff is not
         taken for a wrong rule.
@@ -126,9 +131,13 @@ def verify(
     Parameters
     ----------
     model : torch.nn.Module
+        The network. Its parameters stay as they are.
     spec : UnitSpec
+        Trace of the network.
     example : Tensor, tuple or dict
+        Inputs as `netgraph.trace` takes them.
     seed : int, default 0
+        Seed of the weights and of the pairs of units.
     progress : callable (axis, done, total), optional
         Called before the oracles of an axis run.
 

@@ -36,6 +36,7 @@ def coarse_network(
     model : torch.nn.Module
         The network that ``spec`` was traced from, or one with the same names and shapes of parameters.
     spec : UnitSpec
+        Trace of the network.
     transfers : dict of str to Transfer
         For each axis that shrinks, from the units of the traced network to the coarse ones.
     state : dict of str to Tensor, optional

@@ -69,6 +69,7 @@ def check_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out
     aggregates : array-like
         Answer of a coarsener.
     graph : AxisGraph
+        The axis that the coarsener was given.
     name : str
         Name of the coarsener, for messages.
     leaves_out : bool, default False

@@ -43,6 +43,7 @@ class RepairReport:
     Parameters
     ----------
     rung : str
+        Rung of the ladder that was applied.
     fitted : dict of str to (float, float), default {}
         For each refitted weight the relative error of its outputs, before and after.
     norms : int, default 0
@@ -87,7 +88,9 @@ def repair_network(
     transfers : dict of str to Transfer
         From its units to those of the coarse network.
     coarse : GraphNetwork
+        The coarse network.
     rung : {"none", "rescale", "norms", "ridge", "tune"}, default "ridge"
+        Rung of the ladder.
     data : Tensor, tuple or dict, optional
         Calibration inputs, nested like the traced example. ``norms``, ``ridge`` and ``tune`` need them.
     batch : int, default 64

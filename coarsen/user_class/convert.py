@@ -164,7 +164,9 @@ def save_own_class(model: nn.Module, path: str | Path) -> None:
     Parameters
     ----------
     model : torch.nn.Module
+        The network.
     path : str or path
+        A ``.pt`` or ``.pth`` file, or the folder of a network of transformers.
 
     Raises
     ------
