@@ -1,9 +1,8 @@
 """Augmentation: exchanges of a few edges that make a matching heavier.
 
 Exchanges around one edge: Pettie and Sanders, "A simpler linear time 2/3 - ε approximation for maximum weight matching",
-Information Processing Letters 91(6), 2004. Longer paths grow as tours do in Lin and Kernighan, "An effective heuristic
-algorithm for the traveling-salesman problem", Operations Research 21(2), 1973: by the best edge at hand, though it
-loses, and the heaviest state on the way is kept. Once over all of them halves what exchanges leave to the optimum.
+Information Processing Letters 91(6), 2004. Longer paths: Lin and Kernighan, "An effective heuristic algorithm for the
+traveling-salesman problem", Operations Research 21(2), 1973.
 """
 
 from __future__ import annotations
@@ -17,16 +16,44 @@ from scipy import sparse
 
 from netgraph.coarsen.matching.dominant import mate_weights
 
-LENGTH = 8  # edges that a path takes in; 16 gain less than a thousandth more
-ROUNDS = 50  # of exchanges, only around what changed; seven or so until none gains
+# Terms. An arm is an edge (v, a) outside the matching, and it gains its weight minus the weight of the matched edge of a,
+# which it replaces. `weight[v]` is the weight of the matched edge of v, zero if v is free, and `mate[v]` is its partner.
+#
+# Exchange around an edge (v, m). The edge leaves, the best arm of v and the best arm of m come in, and the matched edges at
+# their other ends leave as well. If both arms end at one matched pair, its edge leaves once: a cycle of four. Each side
+# therefore keeps its two best arms, to different pairs, and two arms that do not meet are chosen among them. An exchange is
+# made only if it gains more than 1e-9 of the weight at stake, so the matching grows strictly heavier and rounding cannot
+# make the search go round in circles.
+#
+# Why only a few rounds are needed. The gain of an exchange around v depends on v, its neighbours, and their matched edges.
+# `due[v]` marks the vertices where one of these changed, and later rounds visit only those. After about seven rounds no
+# exchange gains.
+#
+# Longer paths, once between the first and the second round. A path grows from both ends by the arm that gains most, even
+# if it loses, and the heaviest state on the way is kept, as tours grow in Lin and Kernighan. One pass over all edges halves
+# the gap to the optimum that exchanges leave.
+#
+# The kernels run on one thread in an order drawn from the seed, because an exchange reads what the one before it wrote.
+LENGTH = 8  # most edges that a path takes in: 16 gain less than a thousandth more
+ROUNDS = 50  # most rounds of exchanges
 
 
 def augment_matching(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed: int = 0) -> NDArray[np.int32]:
-    """Return a matching at least as heavy, in which no exchange around one edge gains.
+    """Make a matching heavier by exchanges around single edges and along short paths.
 
-    An exchange takes up to two edges in for one or two or three that leave: paths and cycles of at most five vertices
-    or so around one matched edge. Between the first and the second round of exchanges, paths of up to `LENGTH` edges
-    that come in, and cycles, are tried from every edge and every free vertex once. Orders are drawn from ``seed``.
+    Parameters
+    ----------
+    adjacency : csr_array of shape (n, n)
+        Symmetric weights.
+    mate : int32 array of shape (n,)
+        Partner of each vertex, -1 for an unmatched one.
+    seed : int, default 0
+        Draws the orders in which vertices are visited.
+
+    Returns
+    -------
+    mate : int32 array of shape (n,)
+        A matching at least as heavy, in which no exchange around one edge gains.
     """
     graph = adjacency.indptr, adjacency.indices, adjacency.data
     mate, weight = mate.copy(), mate_weights(adjacency, mate).astype(np.float64)
@@ -34,25 +61,25 @@ def augment_matching(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed:
     marked, due = np.zeros(n), np.ones(n, dtype=np.bool_)
     path = np.full(n, -1, dtype=np.int32), np.empty((LENGTH + 1, 2), dtype=np.int32), np.empty(LENGTH + 1)
     rng = np.random.default_rng(seed)
-    for done in range(ROUNDS):
-        if done == 1:
+    for number in range(ROUNDS):
+        if number == 1:
             _exchange_along_paths(graph, mate, weight, rng.permutation(n).astype(np.int32), due, path)
         mark = np.full(n, -1, dtype=np.int32)
         gained = _exchange_around_edges(graph, mate, weight, rng.permutation(n).astype(np.int32), mark, marked, due)
-        if not gained and done:
+        if not gained and number:
             break
     return mate
 
 
 @njit(nogil=True, cache=True)
 def _exchange_around_edges(graph: Any, mate: Any, weight: Any, order: Any, mark: Any, marked: Any, due: Any) -> Any:
-    """Make the best exchange around every edge of the matching and every free vertex that is due; return how many gained."""
+    """Make the best exchange around every matched edge and every free vertex that is due. Return the number of gains."""
     indptr, indices, data = graph
     gained = 0
     for v in order:
         m = mate[v]
         if m > v or not (due[v] or (m >= 0 and due[m])):
-            continue  # an edge is the centre once
+            continue  # the other end of the edge is its centre
         due[v] = False
         a1, g1, w1, a2, g2, w2 = _find_two_arms(indptr, indices, data, v, mate, weight, mark, marked)
         if m < 0:
@@ -79,7 +106,7 @@ def _exchange_around_edges(graph: Any, mate: Any, weight: Any, order: Any, mark:
 
 @njit(nogil=True, cache=True)
 def _find_two_arms(indptr: Any, indices: Any, data: Any, v: Any, mate: Any, weight: Any, mark: Any, marked: Any) -> Any:
-    """Return the two edges of v that gain most for what their other ends lose, to two pairs; mark v's neighbours."""
+    """Return the two best arms of v, to different matched pairs, and mark the neighbours of v with their weights."""
     a1, g1, w1, a2, g2, w2 = np.int32(-1), 0.0, 0.0, np.int32(-1), 0.0, 0.0
     for e in range(indptr[v], indptr[v + 1]):
         a, w = indices[e], float(data[e])
@@ -112,7 +139,7 @@ def _choose_disjoint_arms(
     x2: Any,
     mate: Any,
 ) -> Any:
-    """Return the gain and ends of the two best arms that do not meet."""
+    """Return the joint gain of the best two arms that do not meet, and their ends and weights."""
     if a1 < 0 or b1 < 0 or (a1 != b1 and mate[a1] != b1):
         return g1 + h1, a1, w1, b1, x1
     if g1 + h2 >= g2 + h1:
@@ -122,7 +149,7 @@ def _choose_disjoint_arms(
 
 @njit(nogil=True, cache=True)
 def _match_pair(graph: Any, v: Any, a: Any, w: Any, mate: Any, weight: Any, due: Any) -> Any:
-    """Match v, which is free, and a, whose mate is freed."""
+    """Match v, which is free, with a, and free the mate of a."""
     _unmatch_vertex(graph, a, mate, weight, due)
     mate[v], mate[a] = a, v
     weight[v] = weight[a] = w
@@ -132,7 +159,7 @@ def _match_pair(graph: Any, v: Any, a: Any, w: Any, mate: Any, weight: Any, due:
 
 @njit(nogil=True, cache=True)
 def _unmatch_vertex(graph: Any, v: Any, mate: Any, weight: Any, due: Any) -> Any:
-    """Take v's edge out of the matching, if it has one."""
+    """Remove the edge of v from the matching, if there is one."""
     m = mate[v]
     if m >= 0:
         mate[v] = mate[m] = -1
@@ -143,7 +170,7 @@ def _unmatch_vertex(graph: Any, v: Any, mate: Any, weight: Any, due: Any) -> Any
 
 @njit(nogil=True, cache=True)
 def _mark_due(graph: Any, v: Any, due: Any) -> Any:
-    """Make v and its neighbours due: what they gain may have changed."""
+    """Mark v and its neighbours as due, because their gains may have changed."""
     indptr, indices, _ = graph
     due[v] = True
     for e in range(indptr[v], indptr[v + 1]):
@@ -152,7 +179,7 @@ def _mark_due(graph: Any, v: Any, due: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _exchange_along_paths(graph: Any, mate: Any, weight: Any, order: Any, due: Any, path: Any) -> Any:
-    """Exchange along the heaviest path or cycle met while one grows from every edge and every free vertex."""
+    """Grow a path from every matched edge and every free vertex, and exchange along its heaviest state."""
     _, taken, took = path
     for v in order:
         if mate[v] > v:
@@ -167,18 +194,16 @@ def _exchange_along_paths(graph: Any, mate: Any, weight: Any, order: Any, due: A
 
 @njit(nogil=True, cache=True)
 def _grow_path(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
-    """Grow a path from v and its mate, and return how many of the edges ``taken`` are to come in.
-
-    The end whose arm gains more, or loses less, goes on from the mate of that arm's other end; ``met[u]`` is v where
-    the path has been at u. The edge that closes a cycle waits in the last row.
-    """
+    """Grow a path from v and its mate, and return the number of edges in ``taken`` that come in."""
+    # The end whose arm gains more takes it, and goes on from the mate of the other end of that arm. met[u] == v marks the
+    # vertices that the path has visited. The edge that would close the heaviest cycle waits in the last row of `taken`.
     met, taken, took = path
     length, total, most, kept, closed = len(took) - 1, -weight[v], 0.0, 0, False
     ends, arms, gains, weights = np.empty(2, np.int32), np.empty(2, np.int32), np.empty(2), np.empty(2)
     for side, end in enumerate((v, mate[v])):
         ends[side], arms[side], gains[side] = end, end, -np.inf
         if end >= 0:
-            met[end] = v  # and arms that are met are looked for
+            met[end] = v  # a visited arm makes the loop below search for a new one
     for n in range(length):
         for side in range(2):
             if arms[side] >= 0 and met[arms[side]] == v:
@@ -206,7 +231,7 @@ def _grow_path(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _find_arm(graph: Any, end: Any, other: Any, weight: Any, met: Any, v: Any) -> Any:
-    """Return the edge from ``end`` that gains most for what its other end loses, and the weight of the edge to ``other``."""
+    """Return the best arm of ``end`` to an unvisited vertex, and the weight of the edge from ``end`` to ``other``."""
     indptr, indices, data = graph
     best, most, heavy, back = np.int32(-1), -np.inf, 0.0, 0.0
     for e in range(indptr[end], indptr[end + 1]):

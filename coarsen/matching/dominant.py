@@ -1,14 +1,7 @@
-"""Locally dominant matching: take the heaviest edge whose ends are free, again and again, of all edges at once.
+"""Locally dominant matching: the greedy matching by weight, found for all vertices at once.
 
-Edges have one total order, by weight and then by a hash of their ends, so the matching is one and the same whoever
-chooses first (Preis, STACS 1999). Rounds: Birn, Osipov, Sanders, Schulz, Sitchinava, "Efficient parallel and external
-matching", Euro-Par 2013, section 3: each vertex points to its first edge, those that point to each other are
-matched, and edges with a matched end are dropped. Three of four edges go in a round, so the first reading of the
-graph, and one of half its rows, is nearly all the work. Where all pairs are edges, rows whose first is taken are read anew, with
-no columns to look up. What hardly shrinks (a path of growing weights) is sorted.
-
-Most rows are short, so a branch that the processor cannot foretell costs as much as several edges: hence sums where one
-would write ``if``, and indices without a sign in the inner loops, which spare the test for counting from the end.
+Preis, "Linear time 1/2-approximation algorithm for maximum weighted matching in general graphs", STACS 1999. Rounds:
+Birn, Osipov, Sanders, Schulz and Sitchinava, "Efficient parallel and external matching", Euro-Par 2013, section 3.
 """
 
 from __future__ import annotations
@@ -22,44 +15,64 @@ from scipy import sparse
 
 from netgraph.affinity.all_pairs import Affinity, AllPairs
 
-VERTEX = 0xFFFFFFFF  # the lower half of a key; the upper has the first 32 bits of the weight, which keep its order
+# Invariant. Edges have one total order: by falling weight, then by a hash of their ends. An edge that is the first edge of
+# both its ends belongs to the greedy matching, because no edge that meets it comes earlier. Taking all such edges at once
+# and repeating on the rest therefore gives the greedy matching. It depends on the weights and the seed only. The order in
+# which vertices are visited does not matter, so threads could not change the result either.
+#
+# Rounds. Each vertex points to its first edge. Two vertices that point to each other are matched, and edges with a matched
+# end are dropped. On typical graphs three of four edges go in a round, so almost all the work is one pass over the graph
+# (`_point_to_first_edges`) and one over half of its rows, which copies the remaining edges (`_copy_free_edges`). Later
+# rounds filter the copy in place. If all pairs are edges, rows are read again instead of copied (`_reread_rows`), because
+# their columns need not be looked up. A graph that hardly shrinks, such as a path of growing weights, is sorted.
+#
+# Keys. The first 32 bits of a positive float, read as an integer, have the order of the float. A key holds these bits in
+# its upper half and the vertex at the other end in its lower half, so the maximum of the keys of a row is its heaviest
+# edge. A row keeps two maxima: `high` prefers the last vertex among equal bits, and `low`, with the lower half inverted,
+# the first. If they name the same vertex, the first edge is known. Otherwise, or if the bits are those of zero, infinity or
+# nan, the row is read once more with exact weights and hashes (`_find_first_edge`).
+#
+# Branches. Most rows are short, and a branch that the processor cannot predict costs as much as several edges. The inner
+# loops therefore have none: a key is made negative where a vertex is not free, and a position moves on by 0 or 1. Unsigned
+# indices spare the test for counting from the end.
+VERTEX = 0xFFFFFFFF  # lower half of a key
 UNDECIDED = -2
-LEAST, RANGE = 1 << 32, 0x7F7FFFFF << 32  # keys of weights that are finite and above zero: LEAST <= key < LEAST + RANGE
+LEAST, RANGE = 1 << 32, 0x7F7FFFFF << 32  # LEAST <= key < LEAST + RANGE: bits above zero, below infinity in float32
 Mates = NDArray[np.int32]
 
 
 def dominant_matching(affinity: Affinity, seed: int = 0) -> Mates:
-    """Return the matching that takes the heaviest edge whose ends are free, again and again.
+    """Return the greedy matching: repeatedly the heaviest edge whose two ends are free.
 
     Parameters
     ----------
     affinity : csr_array or AllPairs, of shape (n, n)
-        Symmetric weights; those that are not above zero, and the diagonal, are no edges.
-    seed : int
+        Symmetric weights. An entry on the diagonal, or one that is not above zero, is not an edge.
+    seed : int, default 0
         Seeds the hash that orders edges of equal weight.
 
     Returns
     -------
     mate : int32 array of shape (n,)
-        -1 where a vertex has none.
+        Partner of each vertex, -1 for an unmatched one.
     """
     indptr, indices, data = _read_rows(affinity)
-    hashed, shared = np.uint64(seed % 2**64), isinstance(affinity, AllPairs)
+    hash_seed, shared = np.uint64(seed % 2**64), isinstance(affinity, AllPairs)
     words = data.itemsize // 4
     first_bits = data.view(np.int32) if words == 1 else data.view(np.int32)[1::2]
-    mate, rows = _match_in_rounds(indptr, indices, data, first_bits, shared, hashed)
+    mate, rows = _match_in_rounds(indptr, indices, data, first_bits, shared, hash_seed)
     if len(rows):
-        _match_sorted_edges(affinity.tocsr(), rows, mate, hashed)
+        _match_sorted_edges(affinity.tocsr(), rows, mate, hash_seed)
     return np.asarray(mate)
 
 
 def mate_weights(adjacency: sparse.csr_array, mate: NDArray[Any]) -> NDArray[Any]:
-    """Return the weight of the edge to each vertex' mate, (n,), zero where it has none."""
+    """Return the weight of the edge from each vertex to its mate, (n,), zero for an unmatched vertex."""
     return np.asarray(_look_up_weights(adjacency.indptr, adjacency.indices, adjacency.data, mate))
 
 
 def _read_rows(affinity: Affinity) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return where rows start, columns and weights; all rows of `AllPairs` share the columns of one."""
+    """Return the arrays indptr, indices and data. All rows of `AllPairs` share the columns of one."""
     if isinstance(affinity, AllPairs):
         n = len(affinity.weights)
         starts = np.arange(n + 1, dtype=np.int32 if n < 1 << 15 else np.int64) * n
@@ -68,16 +81,16 @@ def _read_rows(affinity: Affinity) -> tuple[NDArray[Any], NDArray[Any], NDArray[
 
 
 def _to_ordered_floats(data: NDArray[Any]) -> NDArray[Any]:
-    """Return little-endian weights of 4 or 8 bytes, in which numbers above zero are ordered as their bits are."""
+    """Return little-endian weights of 4 or 8 bytes, so that positive numbers have the order of their bits."""
     return np.ascontiguousarray(data, dtype="<f4" if data.dtype == np.float32 else "<f8")
 
 
 def _match_sorted_edges(adjacency: sparse.csr_array, rows: Mates, mate: Mates, seed: Any) -> None:
-    """Match the free vertices ``rows`` by their edges in order."""
+    """Match the free vertices ``rows`` greedily, with their edges sorted."""
     free = np.zeros(len(mate), dtype=np.bool_)
     free[rows] = True
-    some = sparse.coo_array(adjacency[rows])
-    i, j, weight = rows[some.row], some.col, some.data
+    edges = sparse.coo_array(adjacency[rows])
+    i, j, weight = rows[edges.row], edges.col, edges.data
     kept = free[j] & (i < j) & (weight > 0)
     i, j, weight = i[kept], j[kept].astype(np.int32), weight[kept]
     _match_greedily(i, j, np.lexsort((hash_edges(i, j, seed), -weight)), mate)
@@ -85,7 +98,7 @@ def _match_sorted_edges(adjacency: sparse.csr_array, rows: Mates, mate: Mates, s
 
 @njit(nogil=True, cache=True, inline="always")
 def hash_edge(i: Any, j: Any, seed: Any) -> Any:
-    """Mix the ends of an edge (splitmix64, Steele, Lea and Flood, OOPSLA 2014): its place among equals."""
+    """Hash the ends of an edge (splitmix64, Steele, Lea and Flood, OOPSLA 2014), which orders edges of equal weight."""
     x = np.uint64(0x9E3779B97F4A7C15) * np.uint64(min(i, j)) + np.uint64(max(i, j)) + seed
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -103,7 +116,7 @@ def hash_edges(i: Any, j: Any, seed: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _match_in_rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any) -> Any:
-    """Return each vertex' mate, and the vertices that are free still, because rounds did not shrink the graph."""
+    """Return the mate of each vertex, and the vertices that are still free because a round hardly shrank the graph."""
     n = len(indptr) - 1
     mate, free = np.empty(n, dtype=np.int32), np.ones(n, dtype=np.uint8)
     _point_to_first_edges(indptr, indices, data, first_bits, shared, seed, mate, free)
@@ -121,7 +134,7 @@ def _match_in_rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shar
 def _reread_rows(
     indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any
 ) -> Any:
-    """Go round over all pairs, and return the rows still free: read anew, without looking up columns, they cost less than copied."""
+    """Repeat rounds over all pairs, and return the rows that are still free. Only rows whose first end is taken are read."""
     before = 2 * len(rows)
     while len(rows) < before - before // 16:
         before, taken = len(rows), free.astype(np.int64) - 1  # below zero where a vertex is not free
@@ -142,7 +155,7 @@ def _reread_rows(
 def _shrink_rows(
     indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any, entries: Any
 ) -> Any:
-    """Go round over copies of the edges between free vertices, fewer each time, and return the rows still free."""
+    """Repeat rounds over a copy of the edges between free vertices, and return the rows that are still free."""
     keys = np.empty(entries + 1, dtype=np.int64)
     starts, stops = np.empty(len(free), dtype=np.int64), np.empty(len(free), dtype=np.int64)
     before, entries = (
@@ -158,14 +171,14 @@ def _shrink_rows(
 
 @njit(nogil=True, cache=True, inline="always")
 def _read_row(indptr: Any, indices: Any, values: Any, shared: Any, u: Any) -> Any:
-    """Return the values and columns of u's edges."""
+    """Return the values and columns of the edges of u."""
     start, stop = indptr[u], indptr[u + 1]
     return values[start:stop], indices[: stop - start] if shared else indices[start:stop]
 
 
 @njit(nogil=True, cache=True)
 def _find_waiting(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
-    """Return those of ``rows`` that no mate points back to, though they have an edge, and the sum of their degrees."""
+    """Return the rows that have an edge but are not pointed back to, and the sum of their degrees. Update ``free``."""
     left, at, entries = np.empty(len(rows), dtype=np.int32), np.int64(0), np.int64(0)
     for v in rows:
         place = np.uint32(v)
@@ -182,10 +195,7 @@ def _find_waiting(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
 def _point_to_first_edges(
     indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any, mate: Any, free: Any
 ) -> Any:
-    """Point each vertex to its first edge: a stream of weights, with no look at other vertices.
-
-    The loop has no branch: ``high`` gets the last and ``low`` the first vertex of those whose bits are the largest.
-    """
+    """Point each vertex to its first edge, in one pass over the weights that looks up no other vertex."""
     for u in range(len(mate)):
         high, low = np.int64(0), np.int64(0)
         bits, columns = _read_row(indptr, indices, first_bits, shared, u)
@@ -211,7 +221,7 @@ def _copy_free_edges(
     stops: Any,
     keys: Any,
 ) -> Any:
-    """Copy the edges between free vertices as keys, and point each vertex to its first."""
+    """Copy the edges between free vertices as keys, and point each vertex to its first edge."""
     at = np.int64(0)
     for u in rows:
         place = np.uint32(u)
@@ -236,7 +246,7 @@ def _copy_free_edges(
 def _filter_free_edges(
     indptr: Any, indices: Any, data: Any, seed: Any, mate: Any, free: Any, rows: Any, starts: Any, stops: Any, keys: Any
 ) -> Any:
-    """Keep the edges between free vertices in their array, and point each vertex to its first."""
+    """Drop the keys of edges to matched vertices in place, and point each vertex to its first edge."""
     entries = np.int64(0)
     for u in rows:
         place = np.uint32(u)
@@ -258,14 +268,14 @@ def _filter_free_edges(
 
 @njit(nogil=True, cache=True, inline="always")
 def _decode_keys(high: Any, low: Any, u: Any) -> Any:
-    """Return the end of u's first edge, -1 where there is none, `UNDECIDED` where keys do not tell."""
+    """Return the other end of the first edge of u, -1 if u has no edge, or `UNDECIDED`."""
     alone = (high ^ low) == VERTEX and np.uint64(high - LEAST) < np.uint64(RANGE) and (high & VERTEX) != u
     return np.int32(high & VERTEX) if alone else np.int32(UNDECIDED if low > 0 else -1)
 
 
 @njit(nogil=True, cache=True)
 def _find_first_edge(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, seed: Any, free: Any) -> Any:
-    """Return the end of u's first edge to a free vertex, by exact weights and ranks; -1 where there is none."""
+    """Return the other end of the first edge from u to a free vertex, by exact weights and hashes, or -1."""
     best, heaviest, rank = np.int32(-1), data.dtype.type(0), np.uint64(0)
     weights, columns = _read_row(indptr, indices, data, shared, u)
     for e in range(len(weights)):
@@ -280,6 +290,7 @@ def _find_first_edge(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, 
 
 @njit(nogil=True, cache=True)
 def _match_greedily(i: Any, j: Any, order: Any, mate: Any) -> Any:
+    """Match the edges whose two ends are free, in this order."""
     for e in order:
         if mate[i[e]] < 0 and mate[j[e]] < 0:
             mate[i[e]], mate[j[e]] = j[e], i[e]
@@ -287,6 +298,7 @@ def _match_greedily(i: Any, j: Any, order: Any, mate: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _look_up_weights(indptr: Any, indices: Any, data: Any, mate: Any) -> Any:
+    """Search the row of one end of each matched edge."""
     out = np.zeros(len(mate), dtype=data.dtype)
     for u in range(len(mate)):
         if mate[u] > u:

@@ -59,9 +59,9 @@ def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0, augme
 
     References
     ----------
-    .. [1] G. Karypis and V. Kumar, "A fast and high quality multilevel scheme for partitioning irregular graphs",
+    .. [1] Karypis and Kumar, "A fast and high quality multilevel scheme for partitioning irregular graphs",
        SIAM J. Sci. Comput. 20(1), 1998, section 3.1.
-    .. [2] R. Preis, "Linear time 1/2-approximation algorithm for maximum weighted matching in general graphs",
+    .. [2] Preis, "Linear time 1/2-approximation algorithm for maximum weighted matching in general graphs",
        STACS 1999.
 
     Examples
@@ -114,7 +114,7 @@ def random_order_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> 
 
     References
     ----------
-    .. [1] G. Karypis and V. Kumar, "A fast and high quality multilevel scheme for partitioning irregular graphs",
+    .. [1] Karypis and Kumar, "A fast and high quality multilevel scheme for partitioning irregular graphs",
        SIAM J. Sci. Comput. 20(1), 1998, section 3.1.
 
     Examples

@@ -1,16 +1,13 @@
-"""Moving the parameters of a whole network between levels.
+"""Maps of all parameters of a network between two levels.
 
-Parameters and corrections are primal, gradients and momentum dual (docs/transfers.md)::
+Parameters and corrections are primal, gradients and momentum are dual::
 
-    inject    W_c = R_out W P_in          state down
-    prolong   E   = P_out E_c R_in        correction up          inject(prolong(E)) = E
-    restrict  G_c = P_out' G R_in'        gradient down          = prolong'
-    distribute  G = R_out' G_c P_in'      momentum up            = inject'   restrict(distribute(G)) = G
+    inject      W_c = R_out W P_in        parameters down
+    prolong     E   = P_out E_c R_in      corrections up         inject(prolong(E)) = E
+    restrict    G_c = P_out' G R_in'      gradients down         = prolong'
+    distribute  G   = R_out' G_c P_in'    momentum up            = inject'     restrict(distribute(G)) = G
 
-Second moments are squared duals: the same two maps with squared entries, which never make them negative.
-
-Dimensions are worked two at a time in one pass over the numbers (`netgraph.coarsen.transfer.kernels`); on other devices, and
-for integers and complex numbers, one by one, as a scatter or a gather. No matrix is formed.
+Second moments are squared duals. They are moved by the same two maps with squared entries, so they never become negative.
 """
 
 from __future__ import annotations
@@ -24,13 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from netgraph.coarsen.transfer import kernels as onepass
-from netgraph.coarsen.transfer.kernels import IDENTITY, IndexMap
+from netgraph.coarsen.transfer.kernels import IDENTITY, IndexMap, Shape, copy_to_members, sum_into_aggregates
 from netgraph.coarsen.transfer.transfer import HALVES, Transfer
 from netgraph.errors import NetgraphError
 from netgraph.tracing.unit_spec import Join, Term, UnitSpec, term_axes, term_size
 
-WIDE = 64  # numbers in a row from which copying whole rows pays
+# No matrix is formed. A dimension may be a product of axes, or axes laid end to end, so the map of a dimension is composed
+# from the transfers of its axes: an `IndexMap` (`_build_index_map`). Floats on the CPU are moved two dimensions at a time by
+# the compiled kernels. Everything else is moved one dimension at a time by torch, as a scatter or a gather (`_map_dim`).
+WIDE = 64  # from this many numbers in a row it pays to copy whole rows
 Transfers = Mapping[str, Transfer]
 Move = Callable[[Any, bool, Tensor, int], Tensor]
 
@@ -38,18 +37,18 @@ Move = Callable[[Any, bool, Tensor, int], Tensor]
 def inject(
     spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, out: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Take parameters down: averaged along outgoing axes, added up along incoming ones.
+    """Take parameters down: average along outgoing axes, add up along incoming axes.
 
     Parameters
     ----------
     spec : UnitSpec
-        With the sizes of the fine level.
+        Axes of each parameter, with the sizes of the fine level.
     transfers : dict of str to Transfer
-        For each axis that shrinks.
+        Transfer of each axis that shrinks.
     state : dict of str to Tensor
         Fine parameters and buffers by name.
     out : dict of str to Tensor, optional
-        Tensors by name that the result is written to: to touch new memory takes as long as the sums.
+        Tensors by name that take the result. Touching new memory costs as much time as the sums.
 
     Returns
     -------
@@ -58,7 +57,20 @@ def inject(
     Raises
     ------
     NetgraphError
-        A tensor of ``out`` has not the shape of its result.
+        A tensor of ``out`` has another shape than its result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> import netgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4, bias=False), torch.nn.Linear(4, 1, bias=False))
+    >>> spec = ng.trace(model, torch.ones(1, 2))
+    >>> transfers = {"0": ng.Transfer(np.array([0, 0, 1, 1]))}
+    >>> state = {"0.weight": torch.arange(8.0).reshape(4, 2), "1.weight": torch.ones(1, 4)}
+    >>> coarse = inject(spec, transfers, state)
+    >>> coarse["0.weight"].tolist(), coarse["1.weight"].tolist()
+    ([[1.0, 2.0], [5.0, 6.0]], [[2.0, 2.0]])
     """
     return _map_state(
         spec,
@@ -74,7 +86,28 @@ def inject(
 def prolong(
     spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor], *, out: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Take corrections up: copied along outgoing axes, shared out along incoming ones; ``out`` as for `inject`."""
+    """Take corrections up: copy along outgoing axes, share along incoming axes.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+        Axes of each parameter, with the sizes of the fine level.
+    transfers : dict of str to Transfer
+        Transfer of each axis that shrinks.
+    state : dict of str to Tensor
+        Coarse corrections by name.
+    out : dict of str to Tensor, optional
+        Tensors by name that take the result. Touching new memory costs as much time as the sums.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    NetgraphError
+        A tensor of ``out`` has another shape than its result.
+    """
     return _map_state(
         spec,
         transfers,
@@ -94,7 +127,30 @@ def restrict(
     squared: bool = False,
     out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Take gradients down: the transpose of `prolong`; ``squared`` takes second moments."""
+    """Take gradients down, by the transpose of `prolong`.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+        Axes of each parameter, with the sizes of the fine level.
+    transfers : dict of str to Transfer
+        Transfer of each axis that shrinks.
+    state : dict of str to Tensor
+        Fine gradients by name.
+    squared : bool, default False
+        Use squared entries, as second moments of gradients need.
+    out : dict of str to Tensor, optional
+        Tensors by name that take the result. Touching new memory costs as much time as the sums.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    NetgraphError
+        A tensor of ``out`` has another shape than its result.
+    """
 
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return (t.average_sq if squared else t.average)(x, d) if summed else t.total(x, d)
@@ -110,7 +166,30 @@ def distribute(
     squared: bool = False,
     out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Take gradient-like state up: the transpose of `inject`; ``squared`` takes second moments."""
+    """Take momentum and other gradient-like state up, by the transpose of `inject`.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+        Axes of each parameter, with the sizes of the fine level.
+    transfers : dict of str to Transfer
+        Transfer of each axis that shrinks.
+    state : dict of str to Tensor
+        Coarse state by name.
+    squared : bool, default False
+        Use squared entries, as second moments of gradients need.
+    out : dict of str to Tensor, optional
+        Tensors by name that take the result. Touching new memory costs as much time as the sums.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    NetgraphError
+        A tensor of ``out`` has another shape than its result.
+    """
 
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return t.copy(x, d) if summed else (t.share_sq if squared else t.share)(x, d)
@@ -121,13 +200,13 @@ def distribute(
 def scale_units(
     spec: UnitSpec, factors: Mapping[str, tuple[Tensor, Tensor]], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return parameters whose units are multiplied, where an axis is outgoing and where it is incoming.
+    """Multiply the units of parameters by factors.
 
     Parameters
     ----------
     spec : UnitSpec
     factors : dict of str to (Tensor, Tensor)
-        By axis, for outgoing and for incoming dimensions, (n,) each.
+        For each axis the factors of its units in outgoing and in incoming dimensions, (n,) each.
     state : dict of str to Tensor
 
     Returns
@@ -142,7 +221,7 @@ def scale_units(
 
 
 def inject_first_members(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take parameters down as `inject` does, but along outgoing axes an aggregate takes its first member's in place of the mean."""
+    """Take parameters down as `inject` does, with the first member of each aggregate in place of the mean."""
 
     def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
         return t.total(x, d) if summed else t.first(x, d)
@@ -153,7 +232,7 @@ def inject_first_members(spec: UnitSpec, transfers: Transfers, state: Mapping[st
 def _map_each_dim(
     spec: UnitSpec, by_axis: Mapping[str, Any], state: Mapping[str, Tensor], move: Move
 ) -> dict[str, Tensor]:
-    """Work every dimension of every tensor in turn, whatever an axis has."""
+    """Map every dimension of every tensor in turn by ``move``. ``by_axis`` holds any value for an axis."""
     out = {}
     for name, tensor in state.items():
         for dim, term in enumerate(spec.parameters.get(name, ())):
@@ -164,10 +243,11 @@ def _map_each_dim(
 
 
 def zero_sum_part(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return fine tensors less their mean over each aggregate along incoming axes; zero where no such axis merges.
+    """Return fine tensors minus their mean over each aggregate along incoming axes.
 
-    Added to a prolonged network they change nothing that it computes, because merged units give the same numbers, and
-    make copies differ: the split weights W / 2 + D and W / 2 - D of Net2Net with noise (Chen et al., ICLR 2016).
+    A tensor without such an axis becomes zero. Added to a prolonged network, the result makes copies of a unit differ but
+    does not change the output, because the merged units that it weighs are equal. These are the split weights W / 2 + D
+    and W / 2 - D of Net2Net with noise (Chen et al., ICLR 2016).
     """
     out = {}
     for name, tensor in state.items():
@@ -186,6 +266,7 @@ def zero_sum_part(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tens
 
 
 def _copy_mean(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+    """Replace each entry by the mean over its aggregate."""
     return t.copy(t.average(x, d), d)
 
 
@@ -200,10 +281,10 @@ def _map_state(
     power: int = 1,
     out: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Move each tensor; axes that are summed over are divided by sizes ** power if ``shares``, all others if not."""
-    fine = spec.sizes  # once: where there are many small tensors, a look at all axes for each would show
+    """Map each tensor. Incoming axes are divided by sizes ** power if ``shares`` is set, outgoing axes otherwise."""
+    fine = spec.sizes  # read once, because a property costs time with many small tensors
     sizes = {**fine, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
-    moved, ways = {}, dict[Any, IndexMap]()
+    moved, maps = {}, dict[Any, IndexMap]()
     for name, tensor in state.items():
         into = None if out is None else out.get(name)
         dims = {
@@ -213,9 +294,9 @@ def _map_state(
         }
         if dims and tensor.device.type == "cpu" and tensor.is_floating_point():
             for key in dims.values():
-                if key not in ways:
-                    ways[key] = _build_index_map(*key, transfers, fine, shares, power)
-            tensor = _map_with_kernels(tensor, {dim: ways[key] for dim, key in dims.items()}, down, into)
+                if key not in maps:
+                    maps[key] = _build_index_map(*key, transfers, fine, shares, power)
+            tensor = _map_with_kernels(tensor, {dim: maps[key] for dim, key in dims.items()}, down, into)
         else:
             for dim, (term, summed) in dims.items():
                 tensor = _map_dim(tensor, dim, term, transfers, summed, sizes, move)
@@ -223,16 +304,16 @@ def _map_state(
     return moved
 
 
-def _write_result(name: str, tensor: Tensor, into: Tensor | None, given: Tensor) -> Tensor:
-    """Return what was moved, in the place that was asked for and never in the tensor that was given."""
+def _write_result(name: str, tensor: Tensor, into: Tensor | None, source: Tensor) -> Tensor:
+    """Return the result in the memory ``into``, or in new memory, but never in that of ``source``."""
     if into is None:
-        return tensor.clone() if tensor is given else tensor
+        return tensor.clone() if tensor is source else tensor
     if into is tensor:
         return tensor
     if into.shape != tensor.shape:
         raise NetgraphError(
-            f"out[{name!r}] has shape {tuple(into.shape)} and the result {tuple(tensor.shape)}; "
-            "give tensors of the level that is written to"
+            f"out[{name!r}] has shape {tuple(into.shape)}, but the result has shape {tuple(tensor.shape)}. "
+            "Give tensors of the level that is written to."
         )
     with torch.no_grad():
         return into.copy_(tensor)
@@ -241,70 +322,71 @@ def _write_result(name: str, tensor: Tensor, into: Tensor | None, given: Tensor)
 def _build_index_map(
     term: Term, summed: frozenset[str], transfers: Transfers, sizes: Mapping[str, int], shares: bool, power: int
 ) -> IndexMap:
-    """Return the aggregates of a whole dimension: products of factors, concatenations of parts."""
+    """Return the map of a dimension: the Kronecker product of its factors. A factor may be parts laid end to end."""
     if len(term) == 1 and isinstance(term[0], str) and term[0] in transfers:
-        return transfers[term[0]].ways[power if (term[0] in summed) == shares else 0]
+        return transfers[term[0]].index_maps[power if (term[0] in summed) == shares else 0]
     aggregates, scale = np.zeros(1, dtype=np.int64), np.ones(1)
     for factor in term:
         if not isinstance(factor, str):
-            way = _concatenate_maps(
-                [_build_index_map(part, summed, transfers, sizes, shares, power) for part in factor]
+            part = _concatenate_maps(
+                [_build_index_map(inner, summed, transfers, sizes, shares, power) for inner in factor]
             )
         elif factor in transfers:
-            way = transfers[factor].ways[power if (factor in summed) == shares else 0]
+            part = transfers[factor].index_maps[power if (factor in summed) == shares else 0]
         else:
-            way = IndexMap(np.arange(sizes[factor]), np.ones(sizes[factor]))
-        both = aggregates[:, None] * len(way.scale) + way.aggregates
-        kept = (aggregates[:, None] >= 0) & (way.aggregates >= 0)
-        aggregates, scale = np.where(kept, both, -1).ravel(), np.outer(scale, way.scale).ravel()
+            part = IndexMap(np.arange(sizes[factor]), np.ones(sizes[factor]))
+        both = aggregates[:, None] * len(part.scale) + part.aggregates
+        kept = (aggregates[:, None] >= 0) & (part.aggregates >= 0)
+        aggregates, scale = np.where(kept, both, -1).ravel(), np.outer(scale, part.scale).ravel()
     return IndexMap(aggregates, scale)
 
 
 def coarse_positions(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> NDArray[np.int64]:
-    """Return where each number along a whole dimension of a parameter goes, products and parts included, (n,)."""
+    """Return the coarse position of each entry along a dimension of a parameter, (n,)."""
     return _build_index_map(spec.parameters[name][dim], frozenset(), transfers, spec.sizes, False, 0).aggregates
 
 
-def _concatenate_maps(ways: list[IndexMap]) -> IndexMap:
-    starts = np.cumsum([0] + [len(way.scale) for way in ways])
-    parts = [np.where(w.aggregates >= 0, w.aggregates + at, -1) for w, at in zip(ways, starts, strict=False)]
-    return IndexMap(np.concatenate(parts), np.concatenate([way.scale for way in ways]))
+def _concatenate_maps(maps: list[IndexMap]) -> IndexMap:
+    """Return the map of parts laid end to end."""
+    starts = np.cumsum([0] + [len(part.scale) for part in maps])
+    aggregates = [np.where(m.aggregates >= 0, m.aggregates + start, -1) for m, start in zip(maps, starts, strict=False)]
+    return IndexMap(np.concatenate(aggregates), np.concatenate([part.scale for part in maps]))
 
 
-def _map_with_kernels(tensor: Tensor, ways: Mapping[int, IndexMap], down: bool, into: Tensor | None) -> Tensor:
-    """Move two dimensions at a time, the last of them into the memory given; halves by way of single precision."""
+def _map_with_kernels(tensor: Tensor, maps: Mapping[int, IndexMap], down: bool, into: Tensor | None) -> Tensor:
+    """Map two dimensions at a time, the last two into the memory ``into``. Half precision is worked in single."""
     work = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
-    left, go = sorted(ways), onepass.sum_into_aggregates if down else onepass.copy_to_members
+    left, kernel = sorted(maps), sum_into_aggregates if down else copy_to_members
     while left:
         shape = list(work.shape)
-        first, second, flat = _choose_kernel_shape(shape, left[:2], ways)
+        first, second, flat = _choose_kernel_shape(shape, left[:2], maps)
         for dim in left[:2]:
-            shape[dim] = len(ways[dim].scale) if down else len(ways[dim].aggregates)
+            shape[dim] = len(maps[dim].scale) if down else len(maps[dim].aggregates)
         left = left[2:]
         if not left and _can_write_into(into, shape, work, tensor):
             assert into is not None
-            go(work.contiguous().numpy(), flat, first, second, into.detach().numpy())
+            kernel(work.contiguous().numpy(), flat, first, second, into.detach().numpy())
             return into
-        found = go(work.contiguous().numpy(), flat, first, second)
-        work = torch.from_numpy(found).view(shape)
+        moved = kernel(work.contiguous().numpy(), flat, first, second)
+        work = torch.from_numpy(moved).view(shape)
     return work.to(tensor.dtype)
 
 
 def _choose_kernel_shape(
-    shape: list[int], dims: list[int], ways: Mapping[int, IndexMap]
-) -> tuple[IndexMap, IndexMap, onepass.Shape]:
-    """Return the ways of one or two dimensions, and the shape in which they are axes 1 and 3."""
+    shape: list[int], dims: list[int], maps: Mapping[int, IndexMap]
+) -> tuple[IndexMap, IndexMap, Shape]:
+    """Return the maps of one or two dimensions, and the shape in which these are axes 1 and 3."""
     d, e = dims[0], dims[-1]
     inner = prod(shape[e + 1 :])
     if d < e:
-        return ways[d], ways[e], (prod(shape[:d]), shape[d], prod(shape[d + 1 : e]), shape[e], inner)
+        return maps[d], maps[e], (prod(shape[:d]), shape[d], prod(shape[d + 1 : e]), shape[e], inner)
     if inner < WIDE:
-        return IDENTITY, ways[d], (1, 1, prod(shape[:d]), shape[d], inner)
-    return ways[d], IDENTITY, (prod(shape[:d]), shape[d], 1, 1, inner)
+        return IDENTITY, maps[d], (1, 1, prod(shape[:d]), shape[d], inner)
+    return maps[d], IDENTITY, (prod(shape[:d]), shape[d], 1, 1, inner)
 
 
 def _can_write_into(into: Tensor | None, shape: list[int], work: Tensor, tensor: Tensor) -> bool:
-    """Whether the kernel can write there; ``tensor`` is read while it does."""
+    """Return True if the kernel can write to ``into`` directly, while it reads ``tensor``."""
     return (
         into is not None
         and list(into.shape) == shape
@@ -324,7 +406,7 @@ def _map_dim(
     sizes: Mapping[str, int],
     move: Move,
 ) -> Tensor:
-    """Move one dimension: factor by factor of a product, part by part of a concatenation."""
+    """Map one dimension by torch: factor by factor of a product, part by part of axes laid end to end."""
     if not term:
         return tensor
     if len(term) == 1:
@@ -345,6 +427,7 @@ def _map_factor(
     sizes: Mapping[str, int],
     move: Move,
 ) -> Tensor:
+    """Map one factor of a dimension: an axis, or parts laid end to end."""
     if isinstance(factor, str):
         transfer = transfers.get(factor)
         return tensor if transfer is None else move(transfer, factor in summed, tensor, dim)
@@ -354,7 +437,7 @@ def _map_factor(
 
 
 def dense_prolongation(spec: UnitSpec, transfers: Transfers, name: str, dim: int) -> Tensor:
-    """Return P of one dimension of a parameter as a dense matrix (fine, coarse), products and parts included."""
+    """Return P of one dimension of a parameter as a dense matrix, (fine, coarse)."""
     term = spec.parameters[name][dim]
     sizes = {**spec.sizes, **{axis: t.n_coarse for axis, t in transfers.items()}}
     identity = torch.eye(term_size(term, sizes), dtype=torch.float64)

@@ -1,8 +1,7 @@
-"""Transfer: aggregates as sparse matrices P and R of one axis, and as scatters on tensors.
+"""Transfer: the prolongation P and the restriction R of one axis, as sparse matrices and as maps of tensors.
 
-``P`` (n, k) prolongs, ``R`` (k, n) restricts, ``R P = I``. ``P`` copies a coarse unit to the units of its aggregate;
-``R`` averages them. Brezina, Vanek, "Algebraic multigrid by smoothed aggregation", Computing 56, 1996, section 2,
-with piecewise constant interpolation.
+Vanek, Mandel and Brezina, "Algebraic multigrid by smoothed aggregation for second and fourth order elliptic problems",
+Computing 56, 1996, section 2.
 """
 
 from __future__ import annotations
@@ -20,38 +19,66 @@ from torch import Tensor
 from netgraph.coarsen.transfer.kernels import IndexMap
 from netgraph.errors import AggregatesError
 
-HALVES = (torch.float16, torch.bfloat16)  # summed in single precision: they overflow, or stop growing
-FEW = 4  # aggregates up to this size are added up by gathers
+HALVES = (torch.float16, torch.bfloat16)  # added up in single precision, because sums overflow or stop growing
+FEW = 4  # aggregates of at most this size are added up by gathers
 
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
-    """The way between the units of one axis and their aggregates.
+    """Transfer between the n units of one axis and their k aggregates.
+
+    ``P`` (n, k) copies a coarse unit to the units of its aggregate, and ``R`` (k, n) averages over each aggregate, so
+    ``R P = I``. This is the piecewise constant interpolation of smoothed aggregation, without the smoothing [1]_.
 
     Parameters
     ----------
     aggregates : int array of shape (n,)
-        The coarse unit that each unit joins, numbered 0 .. k - 1; -1 for a unit that is left out.
+        Coarse unit that each unit joins, numbered 0 .. k - 1, or -1 for a unit that is left out.
 
     Raises
     ------
     AggregatesError
-        A number is skipped, or is none.
+        The array has another shape or dtype, or a number is skipped.
+
+    References
+    ----------
+    .. [1] Vanek, Mandel and Brezina, "Algebraic multigrid by smoothed aggregation for second and fourth order elliptic
+       problems", Computing 56, 1996, section 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import netgraph as ng
+    >>> transfer = ng.Transfer(np.array([0, 0, 1, 2, 2]))
+    >>> transfer
+    Transfer(5 -> 3)
+    >>> transfer.P.toarray()
+    array([[1., 0., 0.],
+           [1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.],
+           [0., 0., 1.]])
+    >>> (transfer.R @ transfer.P).toarray()
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.]])
     """
 
     aggregates: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        found = np.asarray(self.aggregates)
-        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
-            raise AggregatesError(f"aggregates are an int array of shape (n_units,), not {found.dtype} {found.shape}")
-        present = np.unique(found[found != -1])
+        array = np.asarray(self.aggregates)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise AggregatesError(
+                f"aggregates must be an int array of shape (n_units,), got {array.dtype} of shape {array.shape}."
+            )
+        present = np.unique(array[array != -1])
         if not np.array_equal(present, np.arange(len(present))):
             raise AggregatesError(
-                f"aggregates run from {present[0]} to {present[-1]} and are {len(present)}; number them from 0 with none "
-                "skipped, as numpy.unique(x, return_inverse=True)[1] does"
+                f"aggregates must be numbered from 0 with none skipped, got {len(present)} numbers from {present[0]} to "
+                f"{present[-1]}. numpy.unique(x, return_inverse=True)[1] renumbers any array that way."
             )
-        object.__setattr__(self, "aggregates", found.astype(np.int64))
+        object.__setattr__(self, "aggregates", array.astype(np.int64))
 
     @classmethod
     def identity(cls, n: int) -> Transfer:
@@ -60,7 +87,19 @@ class Transfer:
 
     @classmethod
     def selection(cls, kept: NDArray[Any], n: int) -> Transfer:
-        """Return the transfer that leaves out all units but ``kept``, a mask or the units' numbers in their new order."""
+        """Return the transfer that keeps some units only.
+
+        Parameters
+        ----------
+        kept : bool array of shape (n,) or int array
+            A mask, or the numbers of the kept units in their new order.
+        n : int
+            Number of fine units.
+
+        Returns
+        -------
+        Transfer
+        """
         units = np.asarray(kept)
         units = np.flatnonzero(units) if units.dtype == bool else units
         aggregates = np.full(n, -1, dtype=np.int64)
@@ -84,12 +123,12 @@ class Transfer:
 
     @property
     def is_identity(self) -> bool:
-        """Whether every unit stays itself."""
+        """True if every unit is its own aggregate, in order."""
         return bool(np.array_equal(self.aggregates, np.arange(self.n_fine)))
 
     @cached_property
     def P(self) -> Any:
-        """Prolongation, sparse CSR (n, k): one entry of one in the row of each unit that is kept."""
+        """Prolongation, sparse CSR (n, k): a single 1 in the row of each unit that is not left out."""
         rows = np.flatnonzero(self.aggregates >= 0)
         ones = np.ones(len(rows))
         return sparse.csr_array((ones, (rows, self.aggregates[rows])), shape=(self.n_fine, self.n_coarse))
@@ -100,10 +139,10 @@ class Transfer:
         return sparse.csr_array(sparse.diags_array(1.0 / self.sizes) @ self.P.T)
 
     @cached_property
-    def ways(self) -> tuple[IndexMap, IndexMap, IndexMap]:
-        """The aggregates for passes over arrays: as they are, divided by their sizes, and by the squares of these."""
-        plain, each, square = (IndexMap(self.aggregates, 1.0 / self.sizes**power) for power in range(3))
-        return plain, each, square
+    def index_maps(self) -> tuple[IndexMap, IndexMap, IndexMap]:
+        """Maps for the compiled kernels, with the factors 1, 1 / size and 1 / size² of each aggregate."""
+        plain, mean, square = (IndexMap(self.aggregates, 1.0 / self.sizes**power) for power in range(3))
+        return plain, mean, square
 
     def P_torch(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return P as a sparse torch tensor in CSR layout."""
@@ -114,15 +153,18 @@ class Transfer:
         return _to_torch_csr(self.R, dtype)
 
     def compose(self, coarser: Transfer) -> Transfer:
-        """Return the transfer of two levels in one step; means weigh fine units alike only if sizes are equal."""
+        """Return the transfer over two levels at once.
+
+        Its R averages over the finest units. This is the product of both R only if all aggregates have one size.
+        """
         out = self.aggregates.copy()
         out[out >= 0] = coarser.aggregates[out[out >= 0]]
         return Transfer(out)
 
-    # the four maps along one dimension of a tensor
+    # Four maps along one dimension of a tensor: P' (total), R (average), P (copy) and R' (share).
 
     def total(self, tensor: Tensor, dim: int) -> Tensor:
-        """Apply P' along a dimension: add up each aggregate."""
+        """Apply P' along a dimension: the sum over each aggregate."""
         dim %= tensor.ndim
         if tensor.dtype in HALVES:
             return self.total(tensor.float(), dim).to(tensor.dtype)
@@ -135,7 +177,7 @@ class Transfer:
 
     @cached_property
     def _members(self) -> NDArray[np.int64]:
-        """The units of each aggregate, (k, largest size), -1 where it has fewer; no columns where some are large."""
+        """Units of each aggregate, (k, largest size), filled up with -1. There are no columns if the largest exceeds `FEW`."""
         largest = int(self.sizes.max(initial=0))
         if largest > FEW:
             return np.empty((self.n_coarse, 0), dtype=np.int64)
@@ -147,20 +189,20 @@ class Transfer:
         return members
 
     def _total_of_few(self, tensor: Tensor, dim: int) -> Tensor:
-        """Gather the first members, the second, and so on: in parallel, where a scatter is not."""
+        """Gather the first members, then the second, and so on. Gathers run in parallel, and scatters do not."""
         out = None
         for column in self._members.T:
             index = torch.as_tensor(np.maximum(column, 0), device=tensor.device)
-            found = tensor.index_select(dim, index)
+            part = tensor.index_select(dim, index)
             if (column < 0).any():
                 absent = torch.as_tensor(np.flatnonzero(column < 0), device=tensor.device)
-                found = found.index_fill_(dim, absent, 0)
-            out = found if out is None else out.add_(found)
+                part = part.index_fill_(dim, absent, 0)
+            out = part if out is None else out.add_(part)
         assert out is not None
         return out
 
     def average(self, tensor: Tensor, dim: int) -> Tensor:
-        """Apply R along a dimension: the mean of each aggregate; integers stay themselves where units agree."""
+        """Apply R along a dimension: the mean over each aggregate. Means of integers are rounded."""
         dim %= tensor.ndim
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return self.average(tensor.double(), dim).round().to(tensor.dtype)
@@ -169,44 +211,46 @@ class Transfer:
         return self.total(tensor, dim) / self._sizes(tensor, dim)
 
     def first(self, tensor: Tensor, dim: int) -> Tensor:
-        """Take the entry of the first unit of each aggregate along a dimension."""
+        """Return the entry of the first unit of each aggregate along a dimension."""
         _, units = np.unique(self.aggregates[self.aggregates >= 0], return_index=True)
         chosen = np.flatnonzero(self.aggregates >= 0)[units]
         return tensor.index_select(dim, torch.as_tensor(chosen, device=tensor.device))
 
     def copy(self, tensor: Tensor, dim: int) -> Tensor:
-        """Apply P along a dimension: each unit takes its aggregate's entry; a unit left out takes zero."""
+        """Apply P along a dimension: each unit gets the entry of its aggregate, and a unit that is left out gets zero."""
         dim %= tensor.ndim
         index, kept = self._index(tensor)
-        found = tensor.index_select(dim, index)
+        copies = tensor.index_select(dim, index)
         if kept is None:
-            return found
+            return copies
         shape = [*tensor.shape[:dim], self.n_fine, *tensor.shape[dim + 1 :]]
-        return tensor.new_zeros(shape).index_copy_(dim, kept, found)
+        return tensor.new_zeros(shape).index_copy_(dim, kept, copies)
 
     def share(self, tensor: Tensor, dim: int) -> Tensor:
-        """Apply R' along a dimension: each unit takes an equal share of its aggregate's entry."""
+        """Apply R' along a dimension: each unit gets an equal share of the entry of its aggregate."""
         dim %= tensor.ndim
         if tensor.dtype in HALVES:
             return self.share(tensor.float(), dim).to(tensor.dtype)
         return self.copy(tensor / self._sizes(tensor, dim), dim)
 
-    # second moments go by the squared entries of the same matrices; those of P are its own, so total and copy serve
+    # Second moments are moved by the same matrices with squared entries. The entries of P are their own squares.
 
     def average_sq(self, tensor: Tensor, dim: int) -> Tensor:
-        """Apply R with squared entries along a dimension."""
+        """Apply R with squared entries along a dimension (second moments going down)."""
         return self.average(tensor, dim) / self._sizes(tensor, dim % tensor.ndim)
 
     def share_sq(self, tensor: Tensor, dim: int) -> Tensor:
-        """Apply R', with squared entries, along a dimension."""
+        """Apply R' with squared entries along a dimension (second moments going up)."""
         return self.share(tensor / self._sizes(tensor, dim % tensor.ndim), dim)
 
     def _index(self, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the aggregates of the kept units, and these units, or None if all are kept."""
         kept = np.flatnonzero(self.aggregates >= 0)
         index = torch.as_tensor(self.aggregates[kept], device=tensor.device)
         return index, None if len(kept) == self.n_fine else torch.as_tensor(kept, device=tensor.device)
 
     def _sizes(self, tensor: Tensor, dim: int) -> Tensor:
+        """Return the sizes of the aggregates, shaped to broadcast along a dimension."""
         shape = [1] * tensor.ndim
         shape[dim] = self.n_coarse
         return torch.as_tensor(self.sizes, dtype=tensor.dtype, device=tensor.device).reshape(shape)

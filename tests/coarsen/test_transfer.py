@@ -20,9 +20,10 @@ partitions = st.lists(st.integers(0, 5), min_size=1, max_size=24).map(lambda x: 
 
 def without(left_out):
     """Return a transfer of these aggregates, in which -1 leaves a unit out."""
-    found = np.array(left_out)
-    found[found >= 0] = renumber_labels(found[found >= 0]) if (found >= 0).any() else found[found >= 0]
-    return Transfer(found)
+    aggregates = np.array(left_out)
+    kept = aggregates >= 0
+    aggregates[kept] = renumber_labels(aggregates[kept]) if kept.any() else aggregates[kept]
+    return Transfer(aggregates)
 
 
 selections = st.lists(st.integers(-1, 5), min_size=1, max_size=24).map(without)
@@ -72,10 +73,10 @@ def test_composition_is_the_product_of_prolongations(t, seed):
 @given(partitions, st.integers(0, 1000))
 def test_composition_averages_over_the_finest_units(t, seed):
     second = Transfer(renumber_labels(np.random.default_rng(seed).integers(0, 3, t.n_coarse)))
-    whole = t.compose(second)
-    np.testing.assert_allclose(whole.R.toarray(), dense_R(second.aggregates[t.aggregates]), atol=1e-15)
+    composed = t.compose(second)
+    np.testing.assert_allclose(composed.R.toarray(), dense_R(second.aggregates[t.aggregates]), atol=1e-15)
     if len(set(t.sizes)) == 1:
-        np.testing.assert_allclose(whole.R.toarray(), (second.R @ t.R).toarray(), atol=1e-15)
+        np.testing.assert_allclose(composed.R.toarray(), (second.R @ t.R).toarray(), atol=1e-15)
 
 
 @given(selections)
@@ -89,7 +90,7 @@ def test_composition_with_the_identity_changes_nothing(t):
 def test_the_four_maps_keep_the_dtype_and_their_argument(dtype):
     t = Transfer(np.array([0, 0, 0, 0, 0, 1]))
     x, y = torch.ones(6, 2, dtype=dtype), torch.ones(2, 2, dtype=dtype)
-    found = [
+    results = [
         t.average(x, 0),
         t.total(x, 0),
         t.copy(y, 0),
@@ -97,7 +98,7 @@ def test_the_four_maps_keep_the_dtype_and_their_argument(dtype):
         t.average_sq(x, 0),
         t.share_sq(y, 0),
     ]
-    assert {f.dtype for f in found} == {dtype}
+    assert {result.dtype for result in results} == {dtype}
     assert (x == 1).all()
     assert (y == 1).all()
 
@@ -111,7 +112,7 @@ def test_averages_in_half_precision_neither_overflow_nor_stop_growing():
 
 
 @pytest.mark.parametrize("wrong", [[0, 0, 2], [1, 1], [0, -2], [0.0, 1.0], [[0], [1]]])
-def test_what_is_no_partition_makes_no_transfer(wrong):
+def test_an_array_that_is_no_partition_makes_no_transfer(wrong):
     with pytest.raises(AggregatesError):
         Transfer(np.array(wrong))
 
@@ -149,13 +150,13 @@ def _network(seed):
 def test_laws_of_moving_whole_networks(seed):
     _, spec, transfers, state = _network(seed)
     coarse = inject(spec, transfers, state)
-    judged = dense_inject(spec, transfers, state)
+    wanted = dense_inject(spec, transfers, state)
     error = {n: torch.randn_like(v) for n, v in coarse.items()}
     gradient = {n: torch.randn_like(v) for n, v in state.items()}
     up, down = prolong(spec, transfers, error), restrict(spec, transfers, gradient)
     again = inject(spec, transfers, up)
     for name in state:
-        torch.testing.assert_close(coarse[name], judged[name], atol=1e-12, rtol=0)
+        torch.testing.assert_close(coarse[name], wanted[name], atol=1e-12, rtol=0)
         torch.testing.assert_close(again[name], error[name], atol=1e-12, rtol=0)
     left = sum(float((up[n] * gradient[n]).sum()) for n in state)
     right = sum(float((error[n] * down[n]).sum()) for n in state)
@@ -164,21 +165,21 @@ def test_laws_of_moving_whole_networks(seed):
 
 @settings(max_examples=60, deadline=None)
 @given(st.tuples(*[st.integers(1, n) for n in (2, 6, 3, 6, 4)]), st.integers(1, 4), st.integers(0, 10**6))
-def test_one_pass_is_the_product_with_both_matrices_whatever_is_inside_and_left_out(shape, k, seed):
+def test_the_kernels_equal_the_product_with_both_matrices_for_any_shape_and_any_units_left_out(shape, k, seed):
     rng = np.random.default_rng(seed)
-    ways, matrices = [], []
+    maps, matrices = [], []
     for n in (shape[1], shape[3]):
         drawn = rng.integers(-1, k, n)
         drawn[0] = 0
         aggregates = np.where(drawn < 0, -1, np.searchsorted(np.unique(drawn[drawn >= 0]), drawn))
-        ways.append(IndexMap(aggregates, rng.random(aggregates.max() + 1)))
-        matrices.append(np.where(aggregates == np.arange(aggregates.max() + 1)[:, None], ways[-1].scale[:, None], 0))
+        maps.append(IndexMap(aggregates, rng.random(aggregates.max() + 1)))
+        matrices.append(np.where(aggregates == np.arange(aggregates.max() + 1)[:, None], maps[-1].scale[:, None], 0))
     x = rng.random(shape)
     coarse = np.einsum("ip,jq,apmqb->aimjb", *matrices, x)
-    np.testing.assert_allclose(sum_into_aggregates(x, shape, *ways), coarse.ravel(), atol=1e-14)
+    np.testing.assert_allclose(sum_into_aggregates(x, shape, *maps), coarse.ravel(), atol=1e-14)
     fine = np.einsum("ip,jq,aimjb->apmqb", *matrices, coarse)
     out = np.full(x.size, 9.0)
-    assert np.shares_memory(copy_to_members(coarse, coarse.shape, *ways, out), out)
+    assert np.shares_memory(copy_to_members(coarse, coarse.shape, *maps, out), out)
     np.testing.assert_allclose(out, fine.ravel(), atol=1e-14)
 
 
