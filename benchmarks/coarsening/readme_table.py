@@ -47,7 +47,9 @@ def select_rows(network: str, ratio: float, whole_streams: bool) -> list[dict[st
 
 def main() -> None:
     """Print the table as Markdown."""
-    print("| Network | Units kept | Parameters | FLOPs per sample | Accuracy | Seconds | Seeds |\n|---|---|---|---|---|---|---|")
+    print(
+        "| Network | Units kept | Parameters | FLOPs per sample | Accuracy | Seconds | Seeds |\n|---|---|---|---|---|---|---|"
+    )
     for title, network, example, ratio, whole_streams in ROWS:
         fine, coarse = count_sizes(network, example, ratio, whole_streams)
         rows = select_rows(network, ratio, whole_streams)
