@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from netgraph.errors import NetgraphError
 
-
 # How one option is declared
 
 

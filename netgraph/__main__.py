@@ -1,4 +1,4 @@
-"""``python -m netgraph``."""
+"""Run the command line as ``python -m netgraph``."""
 
 from netgraph.cli.main import main
 

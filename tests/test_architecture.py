@@ -18,7 +18,14 @@ import netgraph as ng
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("netgraph", "coarsen", "fas", "models", "viz")
 FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a file stands before its folder
-    ("netgraph/errors.py", "netgraph/utils/public_names.py", "fas/ledger.py", "models/perceptron.py"),
+    (
+        "netgraph/errors.py",
+        "netgraph/installation.py",
+        "netgraph/utils/choices.py",
+        "netgraph/utils/public_names.py",
+        "fas/ledger.py",
+        "models/perceptron.py",
+    ),
     ("netgraph/plugins.py", "netgraph/utils", "fas/options.py", "models/transformer.py"),
     ("netgraph/optim",),
     ("netgraph/rules", "models/cnn.py"),

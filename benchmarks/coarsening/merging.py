@@ -34,10 +34,11 @@ import netgraph as ng
 from netgraph.coarsen.network.functional_error import compute_outputs, function_error
 from netgraph.coarsen.network.head_alignment import find_rotatable_axes, rotate_to_one_basis
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.repair.pipeline import RUNGS, repair_network
+from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.models.data.datasets import Dataset
 from netgraph.tracing.layers import find_layers
 from netgraph.tracing.unit_spec import UnitSpec
+from netgraph.utils.choices import RUNGS
 
 RESULTS = Path(__file__).parent.parent / "results" / "merging.jsonl"
 RATIOS = {

@@ -39,7 +39,7 @@ from netgraph.models.cnn import resnet20, vgg
 from netgraph.models.data.augmentation import crop_and_flip
 from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
-from netgraph.models.training.trainer import evaluate
+from netgraph.models.training.evaluation import evaluate
 
 RESULTS = Path(__file__).parent.parent / "results" / "cifar10_cnn.jsonl"
 PICTURE = Path(__file__).parent.parent.parent / "docs" / "pictures" / "cifar10_cnn.svg"
@@ -100,7 +100,7 @@ class Method:
         )
         for level in levels:
             level.model.to(memory_format=torch.channels_last)
-        return ng.Hierarchy(levels, found.options)
+        return replace(found, levels=levels)
 
 
 NESTED = (0.3, 0.7)
@@ -144,7 +144,7 @@ class Validation:
 
     def __call__(self, network: torch.nn.Module) -> dict[str, float]:
         begun = NOW()
-        figures = evaluate(network, self.few, split="valid")._asdict()
+        figures = evaluate(network, self.few, split="valid").figures()
         self.seconds.append(begun - self.begun - self.own)
         self.own += NOW() - begun
         return figures

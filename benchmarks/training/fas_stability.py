@@ -17,6 +17,7 @@ import math
 import platform
 import statistics
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def train_pair(data: Dataset, gate: str, name: str, coarsener: str, seed: int) -
     many, one = build_levels(seed, coarsener, data), build_levels(seed, coarsener, data)
     start = training_loss(one.levels[0].model, data)
     cycled = FAS("v", optimizer, lr, epochs=EPOCHS, seed=seed, options=Options(gate=GATES[gate])).solve(many, problem)
-    alone = ng.Hierarchy(one.levels[:1], one.options)
+    alone = replace(one, levels=one.levels[:1])
     an_epoch = 3 * len(data.train) * one.levels[0].flops / 2
     same = make_plain_solver(optimizer=optimizer, lr=lr, epochs=cycled.flops / an_epoch, seed=seed).solve(
         alone, problem

@@ -38,8 +38,8 @@ from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.data.datasets import DataSplit as Part
 from netgraph.models.data.loader import Loader
 from netgraph.models.data.tokenizer import UNKNOWN
+from netgraph.models.training.evaluation import evaluate
 from netgraph.models.training.tasks import make_cross_entropy
-from netgraph.models.training.trainer import evaluate
 from netgraph.models.transformer import Decoder, Encoder
 
 RESULTS = Path(__file__).parent.parent / "results" / "imdb_transformer.jsonl"
@@ -171,7 +171,7 @@ class Validation:
     def __call__(self, network: torch.nn.Module) -> dict[str, float]:
         self.taken.append(self.seconds)
         begun = time.process_time()
-        figures = evaluate(network, self.data, split="valid", batch=self.batch)._asdict()
+        figures = evaluate(network, self.data, split="valid", batch=self.batch).figures()
         self.away += time.process_time() - begun
         return figures
 

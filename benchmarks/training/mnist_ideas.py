@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import netgraph as ng
+from netgraph.coarsen.hierarchy.hierarchy import BuildInputs
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
 from netgraph.fas.options import Adapt, Gate
@@ -45,10 +47,9 @@ class GapBounded(Method):
         def loss(network: torch.nn.Module) -> float:
             return float(functional.cross_entropy(network(inputs), targets))
 
-        def again() -> ng.Hierarchy:
-            return ng.build_hierarchy(model, inputs[:2], n_levels=2, ratio="gap:0.05", loss=loss)
-
-        return replace(super().make(model, data), again=again)
+        hierarchy = super().make(model, data)
+        options = CoarsenOptions(n_levels=2, ratio="gap:0.05")
+        return replace(hierarchy, options=options, inputs=BuildInputs(inputs[:2], loss=loss))
 
 
 class RidgeRepaired(Method):

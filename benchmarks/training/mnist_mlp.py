@@ -34,7 +34,7 @@ from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
-from netgraph.models.training.trainer import evaluate
+from netgraph.models.training.evaluation import evaluate
 from netgraph.viz.figures.drawing import OKABE_ITO
 
 RESULTS = Path(__file__).parent.parent / "results" / "mnist_mlp.jsonl"
@@ -70,7 +70,7 @@ class Method:
         found = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=max(self.levels, 2), **self.hierarchy)
         if self.drawn:
             ng.init_coarse_weights(found)
-        return found if self.levels > 1 else ng.Hierarchy(found.levels[:1], found.options)
+        return found if self.levels > 1 else replace(found, levels=found.levels[:1])
 
 
 def cycle_solver(
@@ -131,7 +131,7 @@ def train_once(
     def valid(network: torch.nn.Module) -> dict[str, float]:
         nonlocal evaluating
         begun = time.process_time()
-        figures = evaluate(network, data, split="valid")._asdict()
+        figures = evaluate(network, data, split="valid").figures()
         evaluating += time.process_time() - begun
         return figures
 

@@ -70,7 +70,7 @@ class ChainCoarsening:
         return tuple(block for block in self.chain.blocks if block not in self.kept)
 
     def members(self, kept: str) -> tuple[str, ...]:
-        """Return the blocks of the aggregate whose coarse block is called ``kept``."""
+        """Return the blocks that merge into the coarse block called ``kept``."""
         aggregate = self.transfer.aggregates[self.chain.blocks.index(kept)]
         return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == aggregate))
 

@@ -1,7 +1,7 @@
 """One budget for a whole network, spread over its axes by the cost of merging each of them.
 
-The error of each axis is measured at the ratios of `GRID`. Axes then shrink one step of the grid at a time. The axis whose next step
-adds the least squared error for its savings comes first, until the budget is met: a greedy knapsack. Errors of several axes
+The error of each axis is measured at the ratios of `GRID`. Axes then shrink one step of the grid at a time. The next is
+always the axis that adds the least squared error for its savings, until the budget is met: a greedy knapsack. Errors of several axes
 add up as squares, as if they were independent. The error of the result is measured and reported. He et al., "AMC: AutoML for model
 compression", ECCV 2018, also choose ratios by layer, with reinforcement learning.
 """

@@ -1,7 +1,7 @@
-"""Maps: how state, gradients and moments of one level become those of the next.
+"""Maps between levels: state, gradients and moments of one level become those of the next.
 
-The cycle knows levels by this protocol alone, so that a network's hierarchy and a grid of a differential equation
-are solved by the same code.
+The solver knows levels by the protocol `Maps` alone. The same code therefore trains a hierarchy of networks and solves a
+differential equation on a hierarchy of grids.
 """
 
 from __future__ import annotations
@@ -18,37 +18,67 @@ from netgraph.fas.levels.vectors import Vector
 
 
 class Maps(Protocol):
-    """Levels and the way between them; ``level`` is always the finer of the two.
+    """Levels and the maps between them. ``level`` is always the finer of the two.
 
-    A coarse level has no parameter or buffer whose name the finer one lacks. One may stand for several of the finer one's, its
-    family, where blocks have merged; maps take and give whole families.
+    Every parameter and buffer of a coarse level has a name that the finer level has too. If blocks have merged, it stands for
+    several of the finer level's, its family. Maps take and return whole families.
+
+    Examples
+    --------
+    Two quadratics with one unknown and with two, between which P copies and R takes the mean:
+
+    >>> import torch
+    >>> from netgraph.fas import FAS, Options, Problem, Smoothing
+    >>> class Quadratic(torch.nn.Module):
+    ...     def __init__(self, n):
+    ...         super().__init__()
+    ...         self.x, self.weight = torch.nn.Parameter(torch.zeros(n)), 2 / n
+    ...     def forward(self):
+    ...         return self.weight * (self.x - 1).square().sum() / 2
+    >>> class TwoLevels:
+    ...     models, flops = [Quadratic(2), Quadratic(1)], [2.0, 1.0]
+    ...     def inject(self, level, state):
+    ...         return {name: x.mean(0, keepdim=True) for name, x in state.items()}
+    ...     def prolong(self, level, correction):
+    ...         return {name: x.expand(2).clone() for name, x in correction.items()}
+    ...     def restrict(self, level, gradient, *, squared=False):
+    ...         return {name: g.sum(0, keepdim=True) for name, g in gradient.items()}
+    ...     def family(self, level, name):
+    ...         return (name,)
+    >>> class Energy:
+    ...     batches = (None,)  # one minibatch without data
+    ...     def value(self, model, batch):
+    ...         return model()
+    >>> solver = FAS("v", torch.optim.SGD, 0.5, cycles=2, schedule="constant", options=Options(Smoothing(2, 2, 4)))
+    >>> solver.solve(TwoLevels(), Energy()).model.x.data
+    tensor([0.9998, 0.9998])
     """
 
     @property
     def models(self) -> Sequence[nn.Module]:
-        """Networks, finest first."""
+        """Models of the levels, finest first."""
 
     @property
     def flops(self) -> Sequence[float]:
         """Operations of one forward pass for one sample."""
 
     def inject(self, level: int, state: Mapping[str, Tensor]) -> Vector:
-        """State down."""
+        """Carry state down."""
 
     def prolong(self, level: int, correction: Mapping[str, Tensor]) -> Vector:
-        """Corrections up."""
+        """Carry corrections up."""
 
     def restrict(self, level: int, gradient: Mapping[str, Tensor], *, squared: bool = False) -> Vector:
-        """Gradients down: the transpose of `prolong`; ``squared`` for second moments."""
+        """Carry gradients down, by the transpose of `prolong`. ``squared`` maps take second moments."""
 
     def distribute(self, level: int, dual: Mapping[str, Tensor], *, squared: bool = False) -> Vector:
-        """Gradient-like state up: the transpose of `inject`."""
+        """Carry gradient-like state up, by the transpose of `inject`."""
 
     def zero_sum(self, level: int, noise: Mapping[str, Tensor]) -> Vector:
-        """The part of a fine vector that a prolonged network does not feel."""
+        """Return the part of fine noise that does not change the function of a prolonged network."""
 
     def family(self, level: int, name: str) -> tuple[str, ...]:
-        """The fine parameters that a coarse one stands for."""
+        """Return the fine parameters that a coarse one stands for."""
 
 
 class HierarchyMaps:
@@ -92,12 +122,12 @@ class HierarchyMaps:
 
 
 def _count_example_rows(hierarchy: Hierarchy) -> int:
-    """Return the rows that FLOPs were counted for: those of the example, a single one being recorded twice."""
-    shapes = [shape for shape, _ in hierarchy.options.get("example", {}).get("tensors", ())]
+    """Return the rows that FLOPs were counted for: those of the example, where a single row is recorded twice."""
+    shapes = [shape for shape, _ in hierarchy.example.get("tensors", ())]
     return max(int(shapes[0][0]), 2) if shapes and shapes[0] else 1
 
 
 def live_state(model: nn.Module, names: Sequence[str] | None = None) -> Vector:
-    """Return the live parameters and buffers of a level by name, those of ``names`` that it has where given."""
+    """Return the live parameters and buffers of a level by name. With ``names``, return those of them that it has."""
     state = traced_state(model)
     return state if names is None else {name: state[name] for name in names if name in state}

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -26,23 +26,27 @@ def check_rematch(maps: Maps) -> None:
     NetgraphError
         They are no hierarchy, or one that was read from a file.
     """
-    if not isinstance(maps, HierarchyMaps) or maps.hierarchy.again is None:
+    if not isinstance(maps, HierarchyMaps) or maps.hierarchy.inputs is None:
         raise NetgraphError(
             "adapt.rematch makes the hierarchy again from the trained weights, which needs one of build_hierarchy in "
             "this process, not a loaded one; set it to 0"
         )
-    if maps.hierarchy.ways:
+    if maps.hierarchy.direction_labels:
         raise NetgraphError(
             "adapt.rematch makes levels of merged units again, and this hierarchy has levels of other directions "
-            f"({', '.join(way for way in maps.hierarchy.ways if way)}); set it to 0"
+            f"({', '.join(way for way in maps.hierarchy.direction_labels if way)}); set it to 0"
         )
 
 
 def rebuild_levels(maps: HierarchyMaps) -> HierarchyMaps | str:
     """Return the levels made again from the finest network as it is now, or in words why there are fewer of them."""
-    assert maps.hierarchy.again is not None
+    hierarchy, inputs = maps.hierarchy, maps.hierarchy.inputs
+    assert inputs is not None  # by check_rematch
     try:
-        found: Hierarchy = maps.hierarchy.again()
+        found = build_hierarchy(
+            hierarchy.levels[0].model, inputs.example, options=hierarchy.options, data=inputs.data, loss=inputs.loss,
+            spec=inputs.spec,
+        )  # fmt: skip
     except NothingToMergeError as error:
         return str(error)
     if len(found.levels) < len(maps.hierarchy.levels):
@@ -61,7 +65,9 @@ def compute_signatures(maps: Maps) -> list[str]:
     """Return of each coarse level how it came from the one above, with a digest of its aggregates; nothing of levels of your own."""
     if not isinstance(maps, HierarchyMaps):
         return []
-    return [f"{level.way(above)} {_hash_aggregates(level)}" for above, level in pairwise(maps.hierarchy.levels)]
+    return [
+        f"{level.describe_step(above)} {_hash_aggregates(level)}" for above, level in pairwise(maps.hierarchy.levels)
+    ]
 
 
 def _hash_aggregates(level: Level) -> str:

@@ -1,21 +1,51 @@
 """Cycles as lists of visits, in the letters of the full approximation scheme::
 
-    fine      grad f(x) = b
-    coarse    grad f_c(y) = b_c,   b_c = grad f_c(inject x) + restrict(b - grad f(x))
-    then      x <- x + s prolong(y - inject x)
+    smooth    x <- steps of the optimizer on f(x) - <b, x>
+    down      b_c = grad f_c(inject x) + restrict(b - grad f(x)),   y = inject x
+    up        x <- x + s prolong(y - inject x)
+    start     x <- prolong(y)
 
-Brandt, "Multi-level adaptive solutions to boundary-value problems", Math. Comp. 31, 1977, section 5; Briggs, Henson,
-McCormick, "A multigrid tutorial", 2000, chapter 6. The recursion is unrolled before work begins: a place in the
-list is a place in the cycle, which is what a checkpoint in the middle of one needs.
+x and f belong to a level, y and f_c to the next coarser one. Level 0 is the finest.
+
+A V-cycle is defined by recursion: smooth a level, go down, do a V-cycle on the next level, come up, smooth again. On the
+coarsest level it only smooths. `multiplicative_cycle` yields these visits in order, and `build_cycle` writes them to a list
+before work begins. A position in the list is a position in the cycle, which is all that a checkpoint in its middle needs.
+`format_visits` draws a list on one line.
+
+Brandt, "Multi-level adaptive solutions to boundary-value problems", Math. Comp. 31, 1977, section 5. Briggs, Henson,
+McCormick, "A multigrid tutorial", 2000, chapter 6.
+
+Examples
+--------
+Three levels, one step before and after each coarse step, two steps on the coarsest level. A number is a level, the steps on it
+follow after the colon.
+
+>>> from netgraph.fas.options import Smoothing
+>>> def smoothing(level):
+...     return Smoothing(pre=1, post=1, coarse=2)
+>>> print(format_visits(build_cycle("v", 0, 2, smoothing)))
+0:1 ↘ 1:1 ↘ 2:2 ↗ 1:1 ↗ 0:1 |
+>>> print(format_visits(build_cycle("w", 0, 2, smoothing)))
+0:1 ↘ 1:1 ↘ 2:2 ↗ 1:1 1:1 ↘ 2:2 ↗ 1:1 ↗ 0:1 |
+>>> print(format_visits(build_cycle("f", 0, 2, smoothing)))
+0:1 ↘ 1:1 ↘ 2:2 ↗ 1:1 1:1 ↘ 2:2 ↗ 1:1 ↗ 0:1 |
+>>> print(format_visits(plan_cycles("full", 3, 1, smoothing)))
+2:2 | ⇑ 1:1 ↘ 2:2 ↗ 1:1 | ⇑ 0:1 ↘ 1:1 ↘ 2:2 ↗ 1:1 ↗ 0:1 |
+
+W and F differ from four levels on: on level 2 W has four cycles, F three.
+
+>>> [[v[:2] for v in build_cycle(kind, 0, 3, smoothing)].count(("down", 2)) for kind in "vwf"]
+[1, 4, 3]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.options import CYCLES, Smoothing
+from netgraph.fas.options import Smoothing
+from netgraph.utils.choices import CYCLES
 
 
 class Visit(NamedTuple):
@@ -24,11 +54,11 @@ class Visit(NamedTuple):
     Parameters
     ----------
     kind : str
-        ``smooth``: steps of the optimizer; ``down``: form b_c from this level's x, and leave it; ``up``: correct this
-        level's x; ``start``: begin this level with the coarser one's solution; ``end``: a cycle is over.
+        ``smooth``: take steps of the optimizer. ``down``: form b_c from x of this level, and go to the coarser one. ``up``:
+        correct x of this level. ``start``: begin this level with the solution of the coarser one. ``end``: the cycle is over.
     level : int
-    steps : int
-        Of smoothing.
+    steps : int, default 0
+        Optimizer steps of a ``smooth``.
     """
 
     kind: str
@@ -36,11 +66,17 @@ class Visit(NamedTuple):
     steps: int = 0
 
 
-Smoothings = Callable[[int], Smoothing]
+SmoothingOf = Callable[[int], Smoothing]  # the number of steps on each level
 
 
-def multiplicative_cycle(level: int, coarsest: int, smoothing: Smoothings, gamma: int) -> Iterator[Visit]:
-    """Yield a V-cycle (gamma = 1) or a W-cycle (gamma = 2) from a level down; a level may have its own gamma, ``cycles``."""
+# One cycle
+
+
+def multiplicative_cycle(level: int, coarsest: int, smoothing: SmoothingOf, gamma: int) -> Iterator[Visit]:
+    """Yield a V-cycle (gamma = 1) or a W-cycle (gamma = 2) from a level down.
+
+    The next level has gamma cycles, or its own number ``cycles`` if that is set. The coarsest level is smoothed once.
+    """
     if level == coarsest:
         yield Visit("smooth", level, smoothing(level).coarse)
         return
@@ -52,8 +88,8 @@ def multiplicative_cycle(level: int, coarsest: int, smoothing: Smoothings, gamma
     yield Visit("smooth", level, smoothing(level).post)
 
 
-def f_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]:
-    """Yield an F-cycle: on the next level an F-cycle, then a V-cycle, or as many as make its ``cycles``."""
+def f_cycle(level: int, coarsest: int, smoothing: SmoothingOf) -> Iterator[Visit]:
+    """Yield an F-cycle: on the next level an F-cycle and then a V-cycle, or ``cycles`` less one V-cycles."""
     if level == coarsest:
         yield Visit("smooth", level, smoothing(level).coarse)
         return
@@ -66,8 +102,8 @@ def f_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]
     yield Visit("smooth", level, smoothing(level).post)
 
 
-def additive_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator[Visit]:
-    """Yield an additive cycle: smoothing and the coarse correction start from the same x, and both are added."""
+def additive_cycle(level: int, coarsest: int, smoothing: SmoothingOf) -> Iterator[Visit]:
+    """Yield an additive cycle: smoothing and coarse correction start from the same x, and both are added."""
     if level == coarsest:
         yield Visit("smooth", level, smoothing(level).coarse)
         return
@@ -77,8 +113,8 @@ def additive_cycle(level: int, coarsest: int, smoothing: Smoothings) -> Iterator
     yield Visit("up", level)
 
 
-def build_cycle(kind: str, level: int, coarsest: int, smoothing: Smoothings) -> list[Visit]:
-    """Return one cycle of a kind from a level down, its end marked."""
+def build_cycle(kind: str, level: int, coarsest: int, smoothing: SmoothingOf) -> list[Visit]:
+    """Return one cycle from a level down, with its end marked. ``kind`` is ``v``, ``w``, ``f`` or ``additive``."""
     if kind == "f":
         visits = f_cycle(level, coarsest, smoothing)
     elif kind == "additive":
@@ -88,17 +124,30 @@ def build_cycle(kind: str, level: int, coarsest: int, smoothing: Smoothings) -> 
     return [*visits, Visit("end", level)]
 
 
-def plan_cycles(kind: str, n_levels: int, cycles: int, smoothing: Smoothings) -> list[Visit]:
-    """Return the visits of so many cycles; for ``full`` so many V-cycles on every level, the coarsest smoothed once.
+# All visits of a run, for a number of cycles or a number of steps
+
+
+def plan_cycles(kind: str, n_levels: int, cycles: int, smoothing: SmoothingOf) -> list[Visit]:
+    """Return the visits of a number of cycles.
+
+    Parameters
+    ----------
+    kind : str
+        ``v``, ``w``, ``f`` or ``additive`` repeat from the finest level. ``full`` smooths the coarsest level once, and then
+        starts each finer level with V-cycles on it.
+    n_levels : int
+    cycles : int
+        Number of cycles, for ``full`` on every level but the coarsest.
+    smoothing : callable level -> Smoothing
 
     Raises
     ------
     NetgraphError
-        No cycle has that name, or it does not go round.
+        No cycle has that name, or it is ``kaskade``, which does not repeat.
     """
     _check_cycle_name(kind)
     if kind == "kaskade":
-        raise NetgraphError("kaskade goes once from the coarsest level up and has no cycles; give epochs")
+        raise NetgraphError("kaskade goes once from the coarsest level to the finest and has no cycles. Give epochs.")
     coarsest = n_levels - 1
     if kind != "full":
         return build_cycle(kind, 0, coarsest, smoothing) * cycles
@@ -108,60 +157,64 @@ def plan_cycles(kind: str, n_levels: int, cycles: int, smoothing: Smoothings) ->
     return visits
 
 
-def plan_steps(kind: str, n_levels: int, steps: int, smoothing: Smoothings, share: tuple[float, ...]) -> list[Visit]:
-    """Return the visits of so many steps.
+def plan_steps(kind: str, n_levels: int, steps: int, smoothing: SmoothingOf, share: tuple[float, ...]) -> list[Visit]:
+    """Return the visits of a number of optimizer steps.
 
     Parameters
     ----------
     kind : str
-        ``v``, ``w``, ``f`` and ``additive`` go round from the finest level; ``kaskade`` smooths each level in turn from the
-        coarsest up (Bornemann, Deuflhard, Numer. Math. 75, 1996); ``full`` does so with V-cycles on every level but
-        the coarsest.
+        ``v``, ``w``, ``f`` and ``additive`` repeat from the finest level. ``kaskade`` smooths each level in turn, from the
+        coarsest to the finest (Bornemann, Deuflhard, Numer. Math. 75, 1996). ``full`` does the same with V-cycles on every
+        level but the coarsest.
     n_levels : int
     steps : int
-        Steps of the optimizer in all, on whatever level.
+        Steps of the optimizer on all levels together.
     smoothing : callable level -> Smoothing
     share : tuple of float
-        For ``full`` and ``kaskade`` the share of the steps that belongs to each level's turn, finest first.
+        For ``full`` and ``kaskade`` the share of the steps that each level's turn has, finest first.
 
     Raises
     ------
     NetgraphError
-        No cycle has that name, or a cycle would take no step.
+        No cycle has that name, a cycle would take no step, or the shares do not fit the levels.
     """
     _check_cycle_name(kind)
     coarsest = n_levels - 1
     if kind not in ("full", "kaskade"):
         return repeat_cycle(build_cycle(kind, 0, coarsest, smoothing), steps)
     visits: list[Visit] = []
-    for level, own in reversed(list(enumerate(split_steps(steps, share, n_levels)))):
+    for level, level_steps in reversed(list(enumerate(split_steps(steps, share, n_levels)))):
         if level < coarsest:
             visits.append(Visit("start", level))
-        alone = kind == "kaskade" or level == coarsest
-        visits += (
-            [Visit("smooth", level, own), Visit("end", level)]
-            if alone
-            else repeat_cycle(build_cycle("v", level, coarsest, smoothing), own)
-        )
+        if kind == "kaskade" or level == coarsest:
+            visits += [Visit("smooth", level, level_steps), Visit("end", level)]
+        else:
+            visits += repeat_cycle(build_cycle("v", level, coarsest, smoothing), level_steps)
     return visits
 
 
 def _check_cycle_name(kind: str) -> None:
     if kind not in CYCLES:
-        raise NetgraphError(f"no cycle is called {kind!r}; there are {', '.join(CYCLES)}")
+        raise NetgraphError(f"no cycle is called {kind!r}. There are {', '.join(CYCLES)}.")
 
 
 def repeat_cycle(cycle: list[Visit], steps: int) -> list[Visit]:
-    """Return a cycle again and again until ``steps`` steps are taken; what is left lengthens the first smoothing of them all."""
+    """Return a cycle repeated until ``steps`` steps are taken.
+
+    Steps that do not fill a cycle lengthen the first smoothing of the cycles' top level, spread evenly over all cycles.
+    """
     length = sum(visit.steps for visit in cycle)
     if length == 0 and steps:
-        raise NetgraphError("a cycle without pre-, post- and coarse smoothing takes no step; set one of them above 0")
+        raise NetgraphError(
+            "a cycle without pre-, post- and coarse smoothing takes no step. Set one of smoothing.pre, smoothing.post and "
+            "smoothing.coarse above 0."
+        )
     n = steps // length if length else 0
     rest, level = steps - n * length, cycle[-1].level
     if not n:
         return [Visit("smooth", level, rest), cycle[-1]] if rest else []
     first = next(i for i, visit in enumerate(cycle) if visit.kind == "smooth" and visit.level == level)
-    more = [rest * (i + 1) // n - rest * i // n for i in range(n)]
+    more = [rest * (i + 1) // n - rest * i // n for i in range(n)]  # adds up to the rest
     return [
         visit._replace(steps=visit.steps + more[i]) if j == first else visit
         for i in range(n)
@@ -170,7 +223,7 @@ def repeat_cycle(cycle: list[Visit], steps: int) -> list[Visit]:
 
 
 def split_steps(steps: int, share: tuple[float, ...], n_levels: int) -> list[int]:
-    """Return whole numbers of steps by level, finest first, that add up.
+    """Return whole numbers of steps by level, finest first, which add up to ``steps``.
 
     Raises
     ------
@@ -179,7 +232,13 @@ def split_steps(steps: int, share: tuple[float, ...], n_levels: int) -> list[int
     """
     if len(share) != n_levels or min(share) < 0 or sum(share) <= 0:
         raise NetgraphError(
-            f"the shares {share} are not those of {n_levels} levels; give one for each, finest first, none negative"
+            f"the shares {share} do not fit {n_levels} levels. Give one share for each level, finest first, none negative."
         )
     edges = [round(steps * sum(share[: i + 1]) / sum(share)) for i in range(n_levels)]
     return [b - a for a, b in zip([0, *edges], edges, strict=False)]
+
+
+def format_visits(visits: Iterable[Visit]) -> str:
+    """Return visits on one line: ``level:steps`` for smoothing, ``↘`` down, ``↗`` up, ``⇑`` start a finer level, ``|`` end."""
+    signs = {"down": "↘", "up": "↗", "start": "⇑", "end": "|"}
+    return " ".join(f"{v.level}:{v.steps}" if v.kind == "smooth" else signs[v.kind] for v in visits)

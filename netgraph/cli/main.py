@@ -1,28 +1,31 @@
-"""The command line. Results on stdout, progress and messages on stderr.
+"""The command line. Results go to stdout, progress and messages to stderr.
 
-Exit codes: 0 done, 1 a mistake that the message names, 2 wrong usage, 3 nothing can be merged, 4 an oracle failed.
+Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage, 3 nothing can be merged, 4 an oracle failed.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
-from netgraph.cli.commands.attention import attention
-from netgraph.cli.commands.coarsen import coarsen
-from netgraph.cli.commands.demo import demo
-from netgraph.cli.commands.export import export
-from netgraph.cli.commands.features import features
-from netgraph.cli.commands.inspect import inspect
-from netgraph.cli.commands.plugins import plugins
-from netgraph.cli.commands.report import report
-from netgraph.cli.commands.train import train
-from netgraph.cli.commands.ui import ui
-from netgraph.cli.commands.verify import verify
+from netgraph import __version__
+from netgraph.cli.commands.attention import draw_attention
+from netgraph.cli.commands.coarsen import coarsen_model
+from netgraph.cli.commands.demo import run_demo
+from netgraph.cli.commands.export import export_hierarchy
+from netgraph.cli.commands.features import draw_features
+from netgraph.cli.commands.inspect import inspect_model
+from netgraph.cli.commands.plugins import print_plugins
+from netgraph.cli.commands.report import compare_runs
+from netgraph.cli.commands.train import train_network
+from netgraph.cli.commands.ui import open_mlflow
+from netgraph.cli.commands.verify import verify_model
 from netgraph.cli.options.parsing import explain_usage_error
 from netgraph.errors import NetgraphError
+from netgraph.installation import warn_of_conflict
 
 app = typer.Typer(
     help="Turn a network into a graph of its units, merge units, and run the smaller network.",
@@ -31,21 +34,40 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 100},
 )
-app.command()(coarsen)
-app.command(short_help="Print the axis of every dimension of every parameter.")(inspect)
-app.command(short_help="Run the dead-unit and duplicate-unit oracles.")(verify)
-app.command(short_help="Train, coarsen and show a small network, in seconds.")(demo)
-app.command()(ui)
-app.command()(plugins)
-app.command(short_help="Write a page, a figure, a graph, or P and R of a hierarchy.")(export)
-app.command(short_help="Draw feature maps of merged channels beside those of their aggregates.")(features)
-app.command(short_help="Draw what heads attend to over the words of a text, fine against coarse.")(attention)
-app.command(short_help="Train a network on real data, by FAS or plainly.")(train)
-app.command(short_help="Compare training runs on one page, one sheet of figures, or as JSON.")(report)
+app.command("coarsen")(coarsen_model)
+app.command("inspect", short_help="Print the axis of every dimension of every parameter.")(inspect_model)
+app.command("verify", short_help="Run the dead-unit and duplicate-unit oracles.")(verify_model)
+app.command("export", short_help="Write a page, a figure, a graph, or P and R of a hierarchy.")(export_hierarchy)
+app.command("features", short_help="Draw feature maps of merged channels beside those of their aggregates.")(
+    draw_features
+)
+app.command("attention", short_help="Draw what heads attend to over the words of a text, fine against coarse.")(
+    draw_attention
+)
+app.command("train", short_help="Train a network on real data, by FAS or plainly.")(train_network)
+app.command("report", short_help="Compare training runs on one page, one sheet of figures, or as JSON.")(compare_runs)
+app.command("demo", short_help="Train, coarsen and show a small network, in seconds.")(run_demo)
+app.command("ui")(open_mlflow)
+app.command("plugins")(print_plugins)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"netgraph {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    warn_of_conflict(lambda sentence: typer.echo(f"netgraph: {sentence}", err=True))
 
 
 def main() -> None:
-    """Run the command line; a mistake the user can mend is one sentence and an exit code."""
+    """Run the command line. An error that the user can mend becomes one line on stderr and an exit code."""
     try:
         code = app(prog_name="netgraph", standalone_mode=False)
     except NetgraphError as error:
@@ -55,9 +77,10 @@ def main() -> None:
         typer.echo(explain_usage_error(error, sys.argv[1:]), err=True)
         code = 2
     except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what is left in the old one cannot be written either
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the rest of the output cannot be written either
         typer.echo(
-            f"netgraph: the system refuses to read or write ({error}); make room, or give another place", err=True
+            f"netgraph: the system refuses to read or write ({error}). Free some space, or give another place.",
+            err=True,
         )
         code = 1
     if code == 130:

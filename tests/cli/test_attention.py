@@ -87,12 +87,12 @@ def test_numbers_of_the_page_are_the_shares_of_attention(hierarchy, words):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["x.png"], "give --text 'some words', or --data"),
-        (["x.txt", "--text", "a"], "ends in .txt; attention is drawn as"),
+        (["x.png"], "Give --text 'some words', or --data"),
+        (["x.txt", "--text", "a"], "ends in .txt. Attention is drawn as"),
         (["x.html", "--text", "a", "--head", 0], "--head would have no effect: the page has all heads"),
         (["x.png", "--text", "a", "--row", 1], "--row would have no effect"),
-        (["x.png", "--text", "a", "--row", 1, "--head", 0], "text 1 is asked for, and there are 1"),
-        (["x.png", "--text", "a", "--head", 7], "no head 7 of layer 0; level 1 has 2 layers with 2, 2 heads"),
+        (["x.png", "--text", "a", "--row", 1, "--head", 0], "there is no text 1. There are 1"),
+        (["x.png", "--text", "a", "--head", 7], "no head 7 of layer 0. Level 1 has 2 layers with 2, 2 heads"),
         (["x.png", "--text", "a", "--tokenizer", "none.json"], "none.json is no tokenizer"),
     ],
 )
@@ -137,7 +137,7 @@ def read(words):
 
 
 def test_a_data_set_brings_its_words(folder, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("netgraph.models.data.datasets.load_dataset", lambda *a, **k: read(words))
+    monkeypatch.setattr("netgraph.models.data.calibration.load_dataset", lambda *a, **k: read(words))
     found = load_calibration("imdb", example=torch.zeros(2, 16, dtype=torch.int64), n=4)
     assert found.tokenizer is words
     plain = tmp_path / "plain.safetensors"

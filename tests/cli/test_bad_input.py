@@ -61,11 +61,11 @@ def run(folder, *words):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["good.pt", *ARCH, "--ratio", "0"], 1, "give one above 0 and at most 1"),
-        (["good.pt", *ARCH, "--ratio", "nan"], 1, "give one above 0 and at most 1"),
+        (["good.pt", *ARCH, "--ratio", "0"], 1, "Give one above 0 and at most 1"),
+        (["good.pt", *ARCH, "--ratio", "nan"], 1, "Give one above 0 and at most 1"),
         (["good.pt", *ARCH, "--ratio", "1"], 3, "keep every unit"),
         (["good.pt", *ARCH, "--axis-ratio", "0=1", "--axis-ratio", "2=1"], 3, "keep every unit"),
-        (["good.pt", *ARCH, "--budget", "error=1e-9", "--data", "good.npy"], 3, "give a larger one"),
+        (["good.pt", *ARCH, "--budget", "error=1e-9", "--data", "good.npy"], 3, "Give a larger one"),
         (["good.pt", *ARCH, "--budget", "units=half"], 1, "is not KIND=SHARE"),
         (["nan.pt", *ARCH], 1, "axis '0': unit 3 has weights that are not finite"),
         (["zero.pt", *ARCH], 3, "hem found no two units alike on 0, 2"),
@@ -80,7 +80,7 @@ def run(folder, *words):
         (["good.pt", *ARCH, "--repair", "ridge", "--data", "none.npy"], 1, "does not exist"),
         (["good.pt", *ARCH, "--data", "good.npy", "--samples", "0"], 1, "Change n"),
         (["good.pt", *ARCH, "--affinity", "correlation"], 1, "there are no calibration data"),
-        (["good.pt", *ARCH, "--round-to", "0"], 1, "give a multiple"),
+        (["good.pt", *ARCH, "--round-to", "0"], 1, "Give a multiple"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_a_sentence_and_a_code(folder, words, code, says):

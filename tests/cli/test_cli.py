@@ -16,7 +16,7 @@ from netgraph.cli.console.compilation import announce_compilation
 from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 from netgraph.models.perceptron import mlp
 
-ARCH = ["--arch", "netgraph.models.perceptron:mlp"]
+ARCH = ["--arch", "netgraph.models:mlp"]
 
 
 @pytest.fixture

@@ -12,18 +12,12 @@ import torch
 
 from netgraph import plugins
 from netgraph.cli import main as cli
-from netgraph.cli.options import completion as completing
-from netgraph.coarsen.directions.depth import BY
-from netgraph.coarsen.directions.parse import DIRECTIONS
-from netgraph.coarsen.hierarchy.budget import KINDS
-from netgraph.coarsen.repair.pipeline import RUNGS
-from netgraph.fas.options import CYCLES
-from netgraph.fas.solver.schedule import NAMES as SCHEDULES
 from netgraph.io.bundle import read_bundle
-from netgraph.io.model_zoo import ZOOS
 from netgraph.models.data.datasets import NAMES
-from netgraph.models.data.tokenizer import KINDS as KINDS_OF_TOKENS
 from netgraph.models.training.tasks import AUGMENTATIONS, NETWORKS
+from netgraph.optim.optimizers import OPTIMIZERS
+from netgraph.optim.schedules import SCHEDULES
+from netgraph.utils import choices
 
 NETGRAPH = [sys.executable, "-m", "netgraph"]
 
@@ -112,12 +106,12 @@ def completed(shell, line):
         ),
         ("netgraph coarsen m.pt --coarsener a", ["auto"], "hem"),
         ("netgraph coarsen m.pt --affinity ", plugins.list_plugins("netgraph.affinities"), "hem"),
-        ("netgraph coarsen m.pt --repair ", completing.RUNGS, "hem"),
+        ("netgraph coarsen m.pt --repair ", choices.RUNGS, "hem"),
         ("netgraph coarsen m.pt --budget ", ["units", "flops"], "hem"),
         ("netgraph coarsen tim", ["timm"], "torchvision"),
-        ("netgraph train ", completing.NETWORKS, "hem"),
-        ("netgraph train mlp --data ", completing.DATA_SETS, "hem"),
-        ("netgraph train mlp --cycle ", completing.CYCLES, "hem"),
+        ("netgraph train ", choices.NETWORKS, "hem"),
+        ("netgraph train mlp --data ", choices.DATA_SETS, "hem"),
+        ("netgraph train mlp --cycle ", choices.CYCLES, "hem"),
     ],
 )
 def test_tab_completes_names(capsys, shell, line, wanted, unwanted):
@@ -127,15 +121,10 @@ def test_tab_completes_names(capsys, shell, line, wanted, unwanted):
     assert unwanted not in told
 
 
-def test_completed_words_are_those_that_are_understood():
-    assert completing.RUNGS == RUNGS
-    assert completing.DATA_SETS == NAMES
-    assert completing.NETWORKS == NETWORKS
-    assert completing.DIRECTIONS == DIRECTIONS
-    assert completing.DEPTH_BY == BY
-    assert completing.TOKENIZERS == KINDS_OF_TOKENS
-    assert tuple(AUGMENTATIONS) == completing.AUGMENTS
-    assert completing.CYCLES == CYCLES
-    assert completing.SCHEDULES == SCHEDULES
-    assert tuple(f"{kind}=" for kind in KINDS) == completing.BUDGETS
-    assert tuple(zoo.removesuffix(":") for zoo in completing.ZOOS) == ZOOS
+def test_the_words_of_options_name_the_functions_behind_them():
+    """The words stand once, in `netgraph.utils.choices`. Where each word belongs to a function, both agree."""
+    assert choices.DATA_SETS == NAMES
+    assert choices.NETWORKS == NETWORKS
+    assert tuple(AUGMENTATIONS) == choices.AUGMENTATIONS
+    assert tuple(SCHEDULES) == choices.SCHEDULES
+    assert tuple(OPTIMIZERS) == choices.OPTIMIZERS

@@ -15,10 +15,11 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.cli.console.progress import RunDisplay
-from netgraph.cli.options.train import TrainOptions
+from netgraph.cli.options.train import choose_augmentation
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import SEED
 from netgraph.fas.solver.problem import Problem, make_batch_loss
+from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.io.load import load_model
 from netgraph.models.data import datasets
 from netgraph.models.data.augmentation import random_crop
@@ -95,36 +96,36 @@ def test_a_terminal_gets_a_bar_in_place_of_lines(monkeypatch):
 
 
 def test_the_trace_of_a_run_is_the_levels_it_smoothed():
-    told = []
-    watch = RunDisplay(lambda watch, event: told.append(watch.words(watch.digits)))
+    lines = []
+    display = RunDisplay(lambda display, event: lines.append(display.format_line(display.digits)))
     model = SimpleNamespace(grids=[None] * 3)
     for level in (0, 0, 1, 2, 1, 0):
-        watch(
+        display(
             model,
             {
-                "event": "smooth" if told else "begin",
+                "event": "smooth" if lines else "begin",
                 "level": level,
-                "step": len(told),
+                "step": len(lines),
                 "cycle": 1,
                 "steps": 9,
                 "loss": 0.5,
             },
         )
-    watch(model, {"event": "evaluate", "level": 0, "step": 6, "cycle": 1, "figures": {"accuracy": 0.25}})
-    assert told[-1] == "level 0  cycle 1  0 1 2 1 0  loss 0.5000  accuracy 25.00%"
-    assert watch.blocks in ("█▅▁▅█", "█▄▁▄█")
+    display(model, {"event": "evaluate", "level": 0, "step": 6, "cycle": 1, "figures": {"accuracy": 0.25}})
+    assert lines[-1] == "level 0  cycle 1  0 1 2 1 0  loss 0.5000  accuracy 25.00%"
+    assert display.blocks in ("█▅▁▅█", "█▄▁▄█")
 
 
 def test_the_loss_that_is_shown_is_of_the_level_that_is_shown():
-    told = []
-    watch = RunDisplay(lambda watch, event: told.append(watch.words(watch.digits)))
+    lines = []
+    display = RunDisplay(lambda display, event: lines.append(display.format_line(display.digits)))
     record = {"step": 7, "cycle": 1}
-    watch(SimpleNamespace(grids=[None] * 2), {**record, "event": "begin", "level": 1, "steps": 9})
-    watch(None, {**record, "event": "smooth", "level": 1, "loss": 2.25})
-    assert told[-1].endswith("loss 2.2500")
-    watch(None, {**record, "event": "start", "level": 0})
-    assert told[-1].startswith("level 0")
-    assert "loss" not in told[-1]
+    display(SimpleNamespace(grids=[None] * 2), {**record, "event": "begin", "level": 1, "steps": 9})
+    display(None, {**record, "event": "smooth", "level": 1, "loss": 2.25})
+    assert lines[-1].endswith("loss 2.2500")
+    display(None, {**record, "event": "start", "level": 0})
+    assert lines[-1].startswith("level 0")
+    assert "loss" not in lines[-1]
 
 
 @pytest.mark.parametrize("cycle", ["full", "v"])
@@ -219,11 +220,10 @@ def test_a_run_is_not_resumed_with_another_loss_or_other_levels(tmp_path):
         assert f"another setting: {option} is {theirs} there" in err
 
 
-def test_augmentation_belongs_to_what_a_run_is_made_of():
-    """As it is used: what a network is usually trained with, where nothing was typed."""
-    task = SimpleNamespace(habits=SimpleNamespace(augment="crop-flip"))
-    assert TrainOptions().made_of(task)["--augment"] == "crop-flip"
-    assert TrainOptions(augment="none").made_of(task)["--augment"] == "none"
+def test_the_augmentation_of_the_task_belongs_to_the_fingerprint_of_a_run():
+    task = SimpleNamespace(defaults=SimpleNamespace(augment="crop-flip"))
+    for options, augment in ((TrainOptions(), "crop-flip"), (TrainOptions(augment="none"), "none")):
+        assert options.fingerprint(choose_augmentation(options, task))["--augment"] == augment
 
 
 def test_options_are_listed_with_defaults_and_meanings():
@@ -253,7 +253,7 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["mlp", "--task", "lm"], "cannot predict tokens"),
         (["mlp", "--network-arg", "norm=post"], "mlp has no argument 'norm'"),
         (["mlp", "--network-arg", "norm"], "--network-arg 'norm' is not of the form key=value"),
-        (["mlp", "--recompute", "7"], "there are levels 0 to"),
+        (["mlp", "--recompute", "7"], "There are levels 0 to"),
         (["vgg", "--data", "digits"], "halves images"),
         (["vgg", "--data", "digits", "--network-arg", "pools=4"], "halves images 4 times"),
         (
@@ -267,7 +267,7 @@ def test_options_are_listed_with_defaults_and_meanings():
         (["mlp", "--augment", "none-such"], "no augmentation"),
         (["mlp", "--batch", "0"], "at least 1, got 0"),
         (["mlp", "-o", "m.bin"], "ends in .bin"),
-        (["mlp", "--device", "nowhere"], "take cpu"),
+        (["mlp", "--device", "nowhere"], "Take cpu"),
         (["cnn", "--data", "digits", "--widths", "3,4"], "Give one"),
         (["mlp", "--resume"], "--checkpoints FOLDER"),
         (["mlp", "--alert", "boredom:warn"], "no rule is called"),

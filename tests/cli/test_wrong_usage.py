@@ -96,14 +96,14 @@ def typed(folder, monkeypatch, capsys):
 
 
 CASES = f"""
-2 coarsen -> missing argument 'MODEL'; `netgraph coarsen --help`
+2 coarsen -> missing argument 'MODEL'. See `netgraph coarsen --help`
 2 nosuch -> no such command 'nosuch'
 2 coarsen {GOOD} extra -> unexpected extra argument
 2 coarsen {GOOD} --levles 3 -> no such option: --levles
 2 coarsen {GOOD} --ratio abc -> '--ratio': this is no number between 0 and 1 (found 'abc')
-2 coarsen {GOOD} --ratio gap:0.05 -> needs a loss to measure, which only `netgraph train` has; give a share such as 0.5, or --budget error=0.05
-1 train mlp --augment crop -> moves pictures, and mlp reads none; leave it off
-2 train mlp --ratio gap:much -> this is no number between 0 and 1, nor gap:0.05 (found 'gap:much')
+2 coarsen {GOOD} --ratio gap:0.05 -> needs a loss to measure, which only `netgraph train` has. Give a share such as 0.5, or --budget error=0.05
+1 train mlp --augment crop -> moves pictures, and mlp reads none. Leave it out
+2 train mlp --ratio gap:much -> this is neither a number between 0 and 1 nor a bound such as gap:0.05 (found 'gap:much')
 1 train mlp --coarsen depth --ratio gap:0.05 -> a gap or a budget chooses how many units merge, and 'depth' merges none
 1 train mlp --levels 1 --schedule-per-level -> --schedule-per-level would have no effect: --levels 1 is the network alone
 2 coarsen {GOOD} --ratio=abc -> (found 'abc')
@@ -165,57 +165,57 @@ CASES = f"""
 1 coarsen {GOOD} --input 2x0 -> sizes are positive numbers
 1 coarsen {GOOD} --input 99999999x64 -> at most 2,147,483,648 are allowed
 1 coarsen odd.pt --arch mine:Branch --input 2x64 -> the network branches on numbers
-1 coarsen {GOOD} --ratio 0 -> is 0.0; give one above 0 and at most 1
-1 coarsen {GOOD} --ratio -1 -> is -1.0; give one above 0 and at most 1
-1 coarsen {GOOD} --ratio 2 -> is 2.0; give one above 0 and at most 1
-1 coarsen {GOOD} --ratio nan -> is nan; give one above 0 and at most 1
+1 coarsen {GOOD} --ratio 0 -> is 0.0. Give one above 0 and at most 1
+1 coarsen {GOOD} --ratio -1 -> is -1.0. Give one above 0 and at most 1
+1 coarsen {GOOD} --ratio 2 -> is 2.0. Give one above 0 and at most 1
+1 coarsen {GOOD} --ratio nan -> is nan. Give one above 0 and at most 1
 3 coarsen {GOOD} --ratio 1 -> keep every unit
-1 coarsen {GOOD} --levels 0 -> are 0, so that nothing would be coarsened; ask for 2 or more
-1 coarsen {GOOD} --levels -1 -> are -1, so that nothing would be coarsened
-1 coarsen {GOOD} --keep nosuch -> no axis is named 'nosuch'; axes that may merge are 0, 2
+1 coarsen {GOOD} --levels 0 -> n_levels must be at least 2 (the input network counts as one), got 0
+1 coarsen {GOOD} --levels -1 -> n_levels must be at least 2 (the input network counts as one), got -1
+1 coarsen {GOOD} --keep nosuch -> no axis is named 'nosuch'. Axes that may merge are 0, 2
 3 coarsen {GOOD} --keep 0 --keep 2 -> nothing in this network can be merged
 1 coarsen {GOOD} --axis-ratio 0 -> is not AXIS=RATIO
 1 coarsen {GOOD} --fix 0 -> --fix '0' is not AXIS=UNITS
 1 coarsen {GOOD} --fix 0=1,x -> --fix '0=1,x' is not AXIS=UNITS
-1 coarsen {GOOD} --fix 0=1 --keep 0 -> axis '0' has units that were to stay alone, and all do (you asked to keep it)
+1 coarsen {GOOD} --fix 0=1 --keep 0 -> axis '0' has fixed units, but all its units stay alone (you asked to keep it)
 1 coarsen {GOOD} --axis-ratio nosuch=0.5 -> no axis is named 'nosuch'
-1 coarsen {GOOD} --axis-ratio 4=0.5 -> axis '4' was given a ratio and is kept (a dimension of output 0); leave its ratio out
+1 coarsen {GOOD} --axis-ratio 4=0.5 -> axis '4' has a ratio, but it is kept (a dimension of output 0). Leave its ratio out
 1 coarsen {GOOD} --axis-ratio 0=0.5 --axis-ratio 0=0.2 -> --axis-ratio gives 0 two ratios
-1 coarsen {GOOD} --axis-ratio 0=0.5 --keep 0 -> --keep 0 leaves alone what --axis-ratio 0 is to merge
+1 coarsen {GOOD} --axis-ratio 0=0.5 --keep 0 -> --keep 0 contradicts --axis-ratio 0, which merges its units. Give one of the two
 1 coarsen {GOOD} --axis-ratio '*=0.5' --ratio 0.3 -> --ratio would have no effect
-1 coarsen {GOOD} --round-to 0 -> give a multiple of 1 or more
+1 coarsen {GOOD} --round-to 0 -> Give a multiple of 1 or more
 1 coarsen {GOOD} --coarsener nosuch -> no coarsener named 'nosuch'. Installed: adjacent, graclus, hem
 1 coarsen {GOOD} --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
-1 coarsen {GOOD} --coarsen depth --depth-by nosuch -> blocks become several by split or copy, not by 'nosuch'
+1 coarsen {GOOD} --coarsen depth --depth-by nosuch -> depth_by is 'nosuch'. Give split or copy
 1 coarsen {GOOD} --affinity nosuch -> no affinity named 'nosuch'
 1 coarsen {GOOD} --coarsener kmeans --affinity relu -> --affinity would have no effect: the coarsener kmeans reads no affinities
 1 coarsen {GOOD} --affinity correlation -> there are no calibration data
-1 coarsen {GOOD} --repair nosuch -> no repair is called 'nosuch'; choose one of none, rescale
+1 coarsen {GOOD} --repair nosuch -> no repair is called 'nosuch'. Choose one of none, rescale
 1 coarsen {GOOD} --repair ridge -> needs calibration data
 1 coarsen {GOOD} --data nosuch -> neither a data set (digits
 1 coarsen {GOOD} --data wide.npy -> holds rows × 65 inputs, and the network takes rows × 64
 1 coarsen {GOOD} --data text.npy -> cannot be read
-1 coarsen {GOOD} --data mnist -> set NETGRAPH_DATA to it
+1 coarsen {GOOD} --data mnist -> set NETGRAPH_DATA
 1 coarsen {GOOD} --samples 4 -> --samples would have no effect
-1 coarsen {GOOD} --budget half -> is not KIND=SHARE; give one of parameters
-1 coarsen {GOOD} --budget units=1e-9 -> cannot be met with 0.125 of every axis; give a larger one
-1 coarsen {GOOD} --budget units=0.5 --ratio 0.3 -> --ratio would have no effect: --budget spreads
-1 coarsen {GOOD} --budget units=0.5 --axis-ratio 0=0.3 -> --axis-ratio would have no effect: --budget spreads
+1 coarsen {GOOD} --budget half -> is not KIND=SHARE. Give one of parameters
+1 coarsen {GOOD} --budget units=1e-9 -> cannot be met with 0.125 of every axis. Give a larger one
+1 coarsen {GOOD} --budget units=0.5 --ratio 0.3 -> --ratio would have no effect: --budget replaces the ratios of all axes
+1 coarsen {GOOD} --budget units=0.5 --axis-ratio 0=0.3 -> --axis-ratio would have no effect: --budget replaces the ratios of all axes
 3 coarsen one.pt --arch netgraph.models:mlp --arch-arg sizes=[64,1,1,10] -> nothing in this network can be merged
 3 coarsen odd.pt --arch mine:Odd -> mixed by an operator on whole tensors: aten.linalg_qr at
 3 coarsen linear.pt --arch mine:linear -> a dimension of output 0
-1 coarsen {GOOD} -o x.pt -> ends in .pt; give NAME.safetensors
-1 coarsen {GOOD} -o folder -> ends in nothing; give NAME.safetensors
+1 coarsen {GOOD} -o x.pt -> ends in .pt. Give NAME.safetensors
+1 coarsen {GOOD} -o folder -> ends in nothing. Give NAME.safetensors
 1 coarsen {GOOD} -o nosuch/x.safetensors -> does not exist. Create it first.
 1 coarsen {GOOD} -o is.safetensors -> is.safetensors is a folder, and a file is to be written there
-1 coarsen {GOOD} -o is-a.hierarchy -> is-a.hierarchy is a file, and a folder is to be made there
+1 coarsen {GOOD} -o is-a.hierarchy -> is-a.hierarchy is a file, and a folder is to be created there
 1 coarsen {GOOD} --export x.docx -> x.docx ends in .docx, which no exporter writes. Installed: .dot
 1 coarsen {GOOD} --export nosuch/x.html -> does not exist. Create it first.
 1 coarsen {GOOD} --export is.html -> is.html is a folder
 1 coarsen {GOOD} --own-class x.safetensors -> is saved whole in a .pt file
 1 coarsen {GOOD} --own-class nosuch/x.pt -> does not exist. Create it first.
 1 coarsen {GOOD} --own-class is.pt -> is.pt is a folder
-1 coarsen small.safetensors --own-class x.pt -> its own class is not known
+1 coarsen small.safetensors --own-class x.pt -> its own class is unknown
 1 inspect none.pt -> does not exist
 1 inspect good.pt {ARCH} --input 3x3 -> shapes cannot be multiplied (3x3 and 64x16)
 1 inspect torchvision:squeezenet1_1 --trust -> --trust would have no effect
@@ -230,7 +230,7 @@ CASES = f"""
 1 export {GOOD.replace("good.pt", "good.pt x.level9.graphml")} -> x.level9.graphml asks for level 9
 1 export made.hierarchy x.html --levels 3 --ratio 0.2 -> --levels, --ratio would have no effect: made.hierarchy is a hierarchy
 1 demo --folder good.pt -> good.pt cannot be created as a folder (File exists). Give another name.
-1 train nosuch -> no network to train is called 'nosuch'. Choose one of mlp, cnn
+1 train nosuch -> no network to train is called 'nosuch'. There are mlp, cnn
 1 train mlp --data nosuch -> no data set is called 'nosuch'
 1 train mlp --data mnist -> is read from a folder, and no folder was given
 1 train mlp --data mnist --data-root nosuch -> nosuch has no folder MNIST/raw for mnist. Fetch it with --download
@@ -240,15 +240,15 @@ CASES = f"""
 1 train mlp --task lm -> cannot predict tokens
 1 train mlp --widths abc -> --widths 'abc' is no list of numbers
 1 train mlp --cycle nosuch -> no cycle is called 'nosuch'
-1 train mlp --epochs nan -> epochs is nan; give a number above 0
+1 train mlp --epochs nan -> epochs is nan. Give a number above 0
 1 train mlp --lr 0 -> lr is 0.0; give a rate above 0
-1 train mlp --weight-decay -1 -> --weight-decay is -1; give a number of 0 or more
+1 train mlp --weight-decay -1 -> --weight-decay is -1. Give a number of 0 or more
 1 train mlp --optimizer nosuch -> no optimizer is called 'nosuch'
 1 train mlp --label-smoothing 2 -> --label-smoothing is 2
 1 train mlp --option nosuch -> is not NAME=VALUE
 1 train mlp --option nosuch=1 -> no option is called 'nosuch'
 1 train mlp --option level.3.lr=1 -> is for level 3, and there are 3, numbered from 0
-1 train mlp --cycle v --option level.2.gate.gap=1 -> is about going on to a coarser level, and level 2 is the coarsest
+1 train mlp --cycle v --option level.2.gate.gap=1 -> is about the step to a coarser level, and level 2 is the coarsest
 1 train mlp --cycle v --option level.1.ema=0.9 -> The running mean belongs to the finest level: give level.0.ema
 1 train mlp --option level.1.gate.gap=1 -> is about coarse steps, which the cycle kaskade does not have
 1 train mlp --cycle additive --option level.1.cycles=2 -> is about cycles on coarse levels, which the cycle additive does not have
@@ -259,13 +259,13 @@ CASES = f"""
 1 train mlp --option smoothing.clip=-1 -> option smoothing.clip is -1. Give a number above 0
 1 train mlp --coarsener ward --affinity relu -> --affinity would have no effect: the coarsener ward reads no affinities
 1 train mlp --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
-1 train mlp --inside-heads -> no numbers inside heads may merge: the network has no attention of several heads; leave
+1 train mlp --inside-heads -> no dimensions inside heads may merge: the network has no attention of several heads. Leave
 1 train transformer --tokenizer nosuch -> nosuch is no tokenizer. Give a JSON file
 1 train mlp --every 2 -> --every would have no effect: no checkpoints are kept
-1 train mlp --resume -> give --checkpoints FOLDER too
-1 train mlp --device nosuch -> --device nosuch is not to be had here
+1 train mlp --resume -> --resume needs a folder of checkpoints. Give --checkpoints FOLDER too
+1 train mlp --device nosuch -> --device nosuch is not available
 1 train mlp --alert nosuch:warn -> no rule is called 'nosuch'
-1 train mlp -o x.txt -> ends in .txt; give NAME.safetensors or NAME.pt
+1 train mlp -o x.txt -> ends in .txt. Give NAME.safetensors or NAME.pt
 1 train mlp -o nosuch/x.pt -> does not exist. Create it first.
 """
 

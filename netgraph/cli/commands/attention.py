@@ -1,4 +1,4 @@
-"""The command ``netgraph attention``."""
+"""``netgraph attention``: draw what heads attend to."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from netgraph.cli.console.artifacts import write_attention_page, write_heads_figure
-from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
+from netgraph.cli.options.coarsen import Data, Opening, coarsen_network, open_network
+from netgraph.cli.options.command_options import with_options
+from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, reject_options, typed_options
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
 from netgraph.io.output_files import check_output_file
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 
 
-@with_coarsen_options
-def attention(
+@with_options
+def draw_attention(
     context: typer.Context,
     model: Model,
     out: Annotated[
@@ -26,77 +29,83 @@ def attention(
         typer.Argument(metavar="OUT", help="A figure to write (.svg, .png, .pdf), or the page with all heads (.html)."),
     ],
     text: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="A text to show; may be given again. Else rows of --data.")
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A text to show (repeatable). By default rows of --data."),
     ] = None,
-    row: Annotated[int, typer.Option(metavar="N", help="Which text the words are of, from 0.")] = 0,
+    row: Annotated[int, typer.Option(metavar="N", help="Number of the text whose words are shown, from 0.")] = 0,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The network's tokenizer; else NAME.tokenizer.json or tokenizer.json beside it, or that of --data imdb.",
+            help="Tokenizer of the network. By default NAME.tokenizer.json or tokenizer.json beside it, or that of --data imdb.",
         ),
     ] = None,
-    layer: Annotated[int | None, typer.Option(metavar="N", help="Show one head over the words: of this layer.")] = None,
-    head: Annotated[int | None, typer.Option(metavar="N", help="And this head of the coarse level.")] = None,
-    level: Annotated[int, typer.Option(metavar="N", help="The coarse level that is drawn beside the finest.")] = 1,
+    layer: Annotated[
+        int | None, typer.Option(metavar="N", help="Layer of a single head, which is drawn over the words.")
+    ] = None,
+    head: Annotated[int | None, typer.Option(metavar="N", help="Number of that head on the coarse level.")] = None,
+    level: Annotated[int, typer.Option(metavar="N", help="Coarse level that is drawn beside the finest.")] = 1,
     *,
-    recipe: CoarsenOptions,
+    options: CoarsenOptions,
+    data: Data,
+    opening: Opening,
 ) -> None:
     """Draw what heads attend to, fine against coarse: every head of every layer, or one over the words of a text."""
     typed = typed_options(context)
     check_output_file(out)
-    check_open_options(typed, model, recipe.arch)
-    check_coarsen_options(typed, recipe, measured=True)
-    _check_options(typed, out, text, recipe.data)
+    check_open_options(typed, model, opening.arch)
+    check_coarsen_options(context, options, data, reads_data=True)
+    _check_options(typed, out, text, data.data)
     words = _find_tokenizer(model, tokenizer)
-    network, example = recipe.opened(model)
-    data = recipe.calibrated(example, words)
-    shown, words = _read_texts(text, data, words, example)
-    hierarchy = recipe.built(network, example, None if data is None else data.inputs)
+    network, example = open_network(model, options, data, opening)
+    rows = data.read(example, options.seed, words)
+    inputs, words = _read_texts(text, rows, words, example)
+    hierarchy = coarsen_network(network, example, options, None if rows is None else rows.inputs)
     if out.suffix == ".html":
-        write_attention_page(hierarchy, shown, words, row, out)
+        write_attention_page(hierarchy, inputs, words, row, out)
     else:
-        options = {} if layer is None and head is None else {"layer": layer or 0, "head": head or 0}
-        write_heads_figure(hierarchy, shown, words, row, out, level=level, **options)
+        one_head = {} if layer is None and head is None else {"layer": layer or 0, "head": head or 0}
+        write_heads_figure(hierarchy, inputs, words, row, out, level=level, **one_head)
     typer.echo(f"netgraph: wrote {out}", err=True)
 
 
 def _check_options(typed: Mapping[str, str], out: Path, text: list[str] | None, data: str | None) -> None:
+    """Check what is drawn and from which texts."""
     if out.suffix not in SUFFIXES:
         raise NetgraphError(
-            f"{out} ends in {out.suffix or 'nothing'}; attention is drawn as .svg, .png or .pdf, and shown on a page as .html"
+            f"{out} ends in {out.suffix or 'nothing'}. Attention is drawn as .svg, .png or .pdf, and shown on a page as .html."
         )
     if data is None and not text:
-        raise NetgraphError("heads attend to something; give --text 'some words', or --data, such as imdb")
+        raise NetgraphError("there is no text to attend to. Give --text 'some words', or --data, such as imdb.")
     if out.suffix == ".html":
         reject_options(typed, ["layer", "head", "level"], "the page has all heads of all levels")
     elif "layer" not in typed and "head" not in typed:
         reject_options(
-            typed, ["row"], "all heads are drawn as means over the texts; --layer and --head draw one over words"
+            typed, ["row"], "all heads are drawn as means over the texts. --layer and --head draw one over words"
         )
 
 
-def _find_tokenizer(model: str, asked: Path | None) -> Any:
-    """Return the tokenizer that was asked for, or the one that lies beside the network; None where none does."""
+def _find_tokenizer(model: str, path: Path | None) -> Any:
+    """Return the tokenizer at a path, or the one beside the network; None where there is none."""
     from netgraph.models.data.tokenizer import open_tokenizer
 
     zoo, _, rest = model.partition(":")
     place = Path(rest) if zoo == "hf" else Path(model)
     beside = [place.with_suffix(".tokenizer.json"), (place if place.is_dir() else place.parent) / "tokenizer.json"]
-    found = next((path for path in beside if path.is_file()), None) if asked is None else asked
-    return None if found is None else open_tokenizer(found)
+    path = path or next((candidate for candidate in beside if candidate.is_file()), None)
+    return None if path is None else open_tokenizer(path)
 
 
-def _read_texts(text: list[str] | None, data: Any, words: Any, example: Any) -> tuple[Any, Any]:
-    """Return what is shown, as the network takes it, and the tokenizer that made it."""
+def _read_texts(text: list[str] | None, rows: Any, words: Any, example: Any) -> tuple[Any, Any]:
+    """Return the texts as inputs of the network, and their tokenizer."""
     from netgraph.models.data.calibration import encode_like_example
 
-    words = words or (None if data is None else data.tokenizer)
+    words = words or (None if rows is None else rows.tokenizer)
     if not text:
-        return data.inputs, words
+        return rows.inputs, words
     if words is None:
         raise NetgraphError(
-            "a text needs the network's tokenizer, and none lies beside the network; give --tokenizer FILE, or --data imdb "
-            "for the one that `netgraph train transformer` trains"
+            "a text needs the network's tokenizer, and none lies beside the network. Give --tokenizer FILE, or --data imdb "
+            "for the one that `netgraph train transformer` trains."
         )
     return encode_like_example(text, example=example, tokenizer=words), words

@@ -1,26 +1,27 @@
-"""`netgraph coarsen`."""
+"""``netgraph coarsen``: coarsen a network, print its hierarchy and write it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from netgraph.cli.console.output import print_hierarchy
-from netgraph.cli.options.coarsen import (
-    CoarsenOptions,
-    Json,
-    Model,
-    with_coarsen_options,
-)
+from netgraph.cli.options.coarsen import Data, Json, Opening, coarsen_network, open_network, read_inputs
+from netgraph.cli.options.command_options import with_options
+from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
 from netgraph.io.output_files import check_new_folder, check_output_file
 
+if TYPE_CHECKING:
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 
-@with_coarsen_options
-def coarsen(
+
+@with_options
+def coarsen_model(
     context: typer.Context,
     model: Model,
     output: Annotated[
@@ -35,7 +36,8 @@ def coarsen(
     export: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write a page, figure or graph of the hierarchy as well; the suffix chooses (.html)."
+            metavar="FILE",
+            help="Also write a page, a figure or a graph of the hierarchy. The suffix chooses the format (.html).",
         ),
     ] = None,
     own_class: Annotated[
@@ -47,39 +49,42 @@ def coarsen(
     ] = None,
     json_: Json = False,
     *,
-    recipe: CoarsenOptions,
+    options: CoarsenOptions,
+    data: Data,
+    opening: Opening,
 ) -> None:
     """Coarsen a network and print its hierarchy."""
-    from netgraph.coarsen.user_class import convert as ownclass
+    from netgraph.coarsen.user_class import convert
     from netgraph.viz.exporters import find_exporter
 
-    typed = typed_options(context)
-    check_open_options(typed, model, recipe.arch)
-    check_coarsen_options(typed, recipe, measured=True)
+    check_open_options(typed_options(context), model, opening.arch)
+    check_coarsen_options(context, options, data, reads_data=True)
     _check_output(output)
     write = None if export is None else find_exporter(export)
-    network, example = recipe.opened(model)
+    network, example = open_network(model, options, data, opening)
     if own_class is not None:
-        ownclass.check_own_class_path(network, own_class)
-    hierarchy = recipe.built(network, example)
-    own = None if own_class is None else ownclass.own_class(hierarchy, example, seed=recipe.seed)
+        convert.check_own_class_path(network, own_class)
+    hierarchy = coarsen_network(network, example, options, read_inputs(data, example, options.seed))
+    converted = None if own_class is None else convert.own_class(hierarchy, example, seed=options.seed)
     print_hierarchy(hierarchy, json_)
     if output is not None:
         _write_output(hierarchy, output)
-    if own_class is not None and own is not None:
-        ownclass.save_own_class(own, own_class)
-        typer.echo(f"netgraph: wrote {own_class}, a {type(own).__name__}", err=True)
+    if own_class is not None and converted is not None:
+        convert.save_own_class(converted, own_class)
+        typer.echo(f"netgraph: wrote {own_class}, a {type(converted).__name__}", err=True)
     if write is not None and export is not None:
         write(hierarchy, export)
         typer.echo(f"netgraph: wrote {export}", err=True)
 
 
 def _check_output(output: Path | None) -> None:
+    """Check before work begins that the output can be written."""
     if output is None:
         return
     if output.suffix not in (".safetensors", ".hierarchy"):
         raise NetgraphError(
-            f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors for the coarsest network or NAME.hierarchy for all levels"
+            f"--output {output} ends in {output.suffix or 'nothing'}. Give NAME.safetensors for the coarsest network, "
+            "or NAME.hierarchy for all levels."
         )
     if output.suffix == ".safetensors":
         check_output_file(output)
@@ -90,7 +95,8 @@ def _check_output(output: Path | None) -> None:
     check_destination(output)
 
 
-def _write_output(hierarchy: Any, output: Path) -> None:
+def _write_output(hierarchy: Hierarchy, output: Path) -> None:
+    """Write the coarsest network, or all levels, as the suffix says."""
     from netgraph.coarsen.hierarchy.serialize import save
 
     save(hierarchy if output.suffix == ".hierarchy" else hierarchy.levels[-1].model, output)

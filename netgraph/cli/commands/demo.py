@@ -1,4 +1,4 @@
-"""`netgraph demo`."""
+"""``netgraph demo``: train, coarsen and show a small network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import typer
 
 from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import print_hierarchy
-from netgraph.cli.options.coarsen import (
-    Json,
-    Seed,
-)
+from netgraph.cli.options.coarsen import Json, Seed
 from netgraph.io.output_files import make_folder
 
 
-def demo(
-    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("netgraph-demo"),
+def run_demo(
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path("netgraph-demo"),
     seed: Seed = 7619,
     json_: Json = False,
 ) -> None:
@@ -29,11 +26,12 @@ def demo(
     from netgraph.coarsen.hierarchy.serialize import save
     from netgraph.models.data.datasets import load_dataset
     from netgraph.models.perceptron import mlp
-    from netgraph.models.training.trainer import evaluate, fit
+    from netgraph.models.training.evaluation import evaluate
+    from netgraph.models.training.trainer import fit
     from netgraph.viz.exporters import export
 
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # so small a network works less than a second thread is waited for
+    torch.set_num_threads(1)  # a second thread costs this small network more than it saves
     data = load_dataset("digits").flat()
     model = mlp()
     typer.echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
@@ -47,4 +45,4 @@ def demo(
     for i, level in enumerate(hierarchy.levels):
         typer.echo(f"level {i}: test accuracy {evaluate(level.model, data).accuracy:.1%}", err=json_)
     typer.echo(f"netgraph: wrote {folder}/model.pt, small.safetensors and hierarchy.html", err=True)
-    typer.echo(f"netgraph: next, netgraph coarsen {folder}/model.pt --arch netgraph.models.perceptron:mlp", err=True)
+    typer.echo(f"netgraph: next, netgraph coarsen {folder}/model.pt --arch netgraph.models:mlp", err=True)

@@ -1,4 +1,4 @@
-"""The command ``netgraph export``."""
+"""``netgraph export``: write a hierarchy as a page, a figure, a graph, or as P and R."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from typing import Annotated, Any
 
 import typer
 
-from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
+from netgraph.cli.options.coarsen import Data, Opening, coarsen_network, open_network, read_inputs
+from netgraph.cli.options.command_options import with_options
+from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import (
     check_coarsen_options,
     check_open_options,
     check_saved_hierarchy,
     typed_options,
 )
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 
 
-@with_coarsen_options
-def export(
+@with_options
+def export_hierarchy(
     context: typer.Context,
     model: Model,
     out: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT", help="The file to write; its suffix chooses the format: `netgraph plugins` lists exporters."
+            metavar="OUT",
+            help="The file to write. Its suffix chooses the format: `netgraph plugins` lists the exporters.",
         ),
     ],
     *,
-    recipe: CoarsenOptions,
+    options: CoarsenOptions,
+    data: Data,
+    opening: Opening,
 ) -> None:
     """Coarsen a network, or open a saved *.hierarchy, and write it: a page, a figure, a graph, or P and R."""
     from netgraph.coarsen.hierarchy.serialize import load
@@ -38,8 +44,9 @@ def export(
         check_saved_hierarchy(typed, model)
         hierarchy: Any = load(model)
     else:
-        check_open_options(typed, model, recipe.arch)
-        check_coarsen_options(typed, recipe, measured=False)
-        hierarchy = recipe.hierarchy(model)
+        check_open_options(typed, model, opening.arch)
+        check_coarsen_options(context, options, data, reads_data=False)
+        network, example = open_network(model, options, data, opening)
+        hierarchy = coarsen_network(network, example, options, read_inputs(data, example, options.seed))
     write(hierarchy, out)
     typer.echo(f"netgraph: wrote {out}", err=True)

@@ -1,4 +1,4 @@
-"""The command ``netgraph features``."""
+"""``netgraph features``: draw feature maps of merged channels."""
 
 from __future__ import annotations
 
@@ -7,39 +7,43 @@ from typing import Annotated
 
 import typer
 
-from netgraph.cli.options.coarsen import CoarsenOptions, Model, with_coarsen_options
+from netgraph.cli.options.coarsen import Data, Opening, coarsen_network, open_network, read_inputs
+from netgraph.cli.options.command_options import with_options
+from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
 from netgraph.io.output_files import check_output_file
 
 
-@with_coarsen_options
-def features(
+@with_options
+def draw_features(
     context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The figure to write: .svg, .png or .pdf.")],
     axis: Annotated[
         str | None,
-        typer.Option(metavar="AXIS", help="Whose channels; else the axis with most of those with large maps."),
+        typer.Option(metavar="AXIS", help="Axis of the channels. By default the largest axis with large maps."),
     ] = None,
-    level: Annotated[int, typer.Option(help="The coarse level that is drawn beside the finest.")] = 1,
-    image: Annotated[int, typer.Option(help="Which row of --data the answers are to, from 0.")] = 0,
+    level: Annotated[int, typer.Option(help="Coarse level that is drawn beside the finest.")] = 1,
+    image: Annotated[int, typer.Option(help="Row of --data that the channels answer to, from 0.")] = 0,
     *,
-    recipe: CoarsenOptions,
+    options: CoarsenOptions,
+    data: Data,
+    opening: Opening,
 ) -> None:
     """Draw what merged channels answer to an image of --data, beside their aggregates, and their receptive patterns."""
     from netgraph.viz.figures.features import write_feature_figure
 
-    typed = typed_options(context)
     if out.suffix not in (".svg", ".png", ".pdf"):
-        raise NetgraphError(f"{out} ends in {out.suffix or 'nothing'}; feature maps are drawn as .svg, .png or .pdf")
-    if recipe.data is None:
-        raise NetgraphError("feature maps are answers to images; give --data, such as cifar10 or a folder of pictures")
+        raise NetgraphError(f"{out} ends in {out.suffix or 'nothing'}. Feature maps are drawn as .svg, .png or .pdf.")
+    if data.data is None:
+        raise NetgraphError("feature maps are answers to images. Give --data, such as cifar10 or a folder of pictures.")
     check_output_file(out)
-    check_open_options(typed, model, recipe.arch)
-    check_coarsen_options(typed, recipe, measured=True)
-    network, example = recipe.opened(model)
-    inputs = recipe.calibrated(example).inputs
-    hierarchy = recipe.built(network, example, inputs)
+    check_open_options(typed_options(context), model, opening.arch)
+    check_coarsen_options(context, options, data, reads_data=True)
+    network, example = open_network(model, options, data, opening)
+    inputs = read_inputs(data, example, options.seed)
+    hierarchy = coarsen_network(network, example, options, inputs)
     write_feature_figure(hierarchy, inputs, out, axis=axis, level=level, image=image)
     typer.echo(f"netgraph: wrote {out}", err=True)

@@ -1,4 +1,4 @@
-"""`netgraph inspect`."""
+"""``netgraph inspect``: print the axes of a network."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ import json
 
 import typer
 
-from netgraph.cli.options.coarsen import (
-    Arch,
-    ArchArg,
-    CodeDir,
-    Input,
-    Json,
-    Model,
-    Trust,
-)
-from netgraph.cli.options.open_network import open_network
+from netgraph.cli.options.coarsen import Json
+from netgraph.cli.options.command_options import with_options
+from netgraph.cli.options.open_network import Model, OpenOptions
 from netgraph.cli.options.validation import check_open_options, typed_options
 
 
-def inspect(
-    context: typer.Context, model: Model, arch: Arch = None, arch_arg: ArchArg = None, input_: Input = None, trust: Trust = False,
-    code_dir: CodeDir = None, json_: Json = False,
-) -> None:  # fmt: skip
+@with_options
+def inspect_model(context: typer.Context, model: Model, opening: OpenOptions, json_: Json = False) -> None:
     """Print over which axis every dimension of every parameter runs, and which axes may merge."""
     from netgraph.tracing.tracer import trace
 
-    check_open_options(typed_options(context), model, arch)
-    network, example = open_network(model, arch, arch_arg, input_, trust, code_dir)
+    check_open_options(typed_options(context), model, opening.arch)
+    network, example = opening.open_network(model)
     spec = trace(network, example)
-    axes = [a for a in spec.axes.values() if a.kind != "index"]
+    axes = [axis for axis in spec.axes.values() if axis.kind != "index"]
     if json_:
         rows = [{"name": a.name, "size": a.size, "kind": a.kind, "kept": a.kept, "equal": a.equal} for a in axes]
         lines = dict(line.split(" ", 1) for line in str(spec).splitlines())

@@ -1,4 +1,4 @@
-"""`netgraph plugins`."""
+"""``netgraph plugins``: list coarseners, affinities, rules and exporters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import json
 
 import typer
 
-from netgraph.cli.options.coarsen import (
-    Json,
-)
+from netgraph.cli.options.coarsen import Json
 
 
-def plugins(json_: Json = False) -> None:
+def print_plugins(json_: Json = False) -> None:
     """List coarseners, affinities, rules and exporters."""
     from netgraph.plugins import GROUPS, find_distribution, list_plugins
 
@@ -19,8 +17,8 @@ def plugins(json_: Json = False) -> None:
     if json_:
         typer.echo(json.dumps(table, indent=1))
         return
-    width = max(len(name) for found in table.values() for name in found)
-    for group, found in table.items():
+    width = max(len(name) for owners in table.values() for name in owners)
+    for group, owners in table.items():
         typer.echo(group)
-        for name, owner in found.items():
+        for name, owner in owners.items():
             typer.echo(f"  {name:<{width}} {owner}")

@@ -1,22 +1,27 @@
-"""The command ``netgraph report``: one page, or one sheet, of training runs; and the report that a run leaves itself."""
+"""``netgraph report``: compare training runs on one page, on one sheet of figures, or as numbers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netgraph.cli.options.coarsen import Json
 from netgraph.errors import NetgraphError
 from netgraph.io.output_files import check_output_file
+from netgraph.utils.text import shorten
+
+if TYPE_CHECKING:
+    from netgraph.fas.monitoring.history import History
 
 FIGURES = (".svg", ".png", ".pdf")
 COLUMNS = ("run", "steps", "seconds", "FLOPs", "loss", "lowest", "accuracy", "coarse steps", "ended because")
 
 
-def report(
+def compare_runs(
     runs: Annotated[
         list[str],
         typer.Argument(
@@ -30,7 +35,7 @@ def report(
             "-o", "--output", metavar="FILE", help="The page (.html), or a sheet of figures (.svg, .png, .pdf)."
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the compared numbers as JSON.")] = False,
+    json_: Json = False,
 ) -> None:
     """Compare training runs: print their numbers, and write report.html or what --output names."""
     from netgraph.fas.monitoring.history import common_loss, summarize_run
@@ -46,8 +51,8 @@ def report(
         typer.echo(f"netgraph: wrote {output}", err=True)
 
 
-def read_runs(word: str) -> list[Any]:
-    """Return the histories that a word names: a folder or a file here, else runs of MLflow.
+def read_runs(word: str) -> list[History]:
+    """Return the histories that a word names: that of a folder or a file, else runs of MLflow.
 
     Raises
     ------
@@ -61,12 +66,12 @@ def read_runs(word: str) -> list[Any]:
 
 
 def find_writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
-    """Return what writes runs into a file of this suffix.
+    """Return the function that writes runs into a file of this suffix.
 
     Raises
     ------
     NetgraphError
-        The suffix is another, the folder does not exist, or plotly is needed and not installed.
+        No function writes this suffix, the folder does not exist, or plotly is needed and not installed.
     """
     from netgraph.viz.reports.charts import import_plotly
     from netgraph.viz.reports.page import write_run_page
@@ -74,7 +79,7 @@ def find_writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
 
     if path.suffix not in (".html", *FIGURES):
         raise NetgraphError(
-            f"--output {path} ends in {path.suffix or 'nothing'}; give NAME.html for the page, or .svg, .png or .pdf"
+            f"--output {path} ends in {path.suffix or 'nothing'}. Give NAME.html for the page, or .svg, .png or .pdf."
         )
     check_output_file(path)
     if path.suffix in FIGURES:
@@ -84,7 +89,15 @@ def find_writer(path: Path) -> Callable[[Sequence[Any], Any], None]:
 
 
 def format_table(rows: Sequence[dict[str, Any]], loss: float | None) -> str:
-    """Return what `netgraph.fas.monitoring.history.summarize_run` found as a table."""
+    """Return summaries of runs as a table.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        From `netgraph.fas.monitoring.history.summarize_run`.
+    loss : float, optional
+        The lowest loss that all runs reached. The cost to reach it is added below the table.
+    """
     cells = [list(COLUMNS)] + [_format_cells(row) for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = [
@@ -97,27 +110,22 @@ def format_table(rows: Sequence[dict[str, Any]], loss: float | None) -> str:
         lines += ["", f"to the lowest loss that all reached, {loss:.4g}:"]
         costs = [(r["run"], r["seconds_to_common_loss"], r["flops_to_common_loss"]) for r in rows]
         lines += [
-            f"  {_shorten(run):<{widths[0]}}  {seconds:9.2f} s  {flops:9.3g} FLOPs" for run, seconds, flops in costs
+            f"  {shorten(run, 40):<{widths[0]}}  {seconds:9.2f} s  {flops:9.3g} FLOPs" for run, seconds, flops in costs
         ]
     return "\n".join(lines)
 
 
 def _format_cells(row: dict[str, Any]) -> list[str]:
-    asked = row["corrections_taken"] + row["corrections_rejected"] + row["coarse_steps_not_begun"]
+    """Return the cells of one run, in the order of `COLUMNS`."""
+    n_steps = row["corrections_taken"] + row["corrections_rejected"] + row["coarse_steps_not_begun"]
     return [
-        _shorten(row["run"]),
+        shorten(row["run"], 40),
         f"{row['steps']:,}",
         f"{row['seconds']:.2f}",
         f"{row['flops']:.3g}",
         "" if row["loss"] is None else f"{row['loss']:.4f}",
         "" if row["best_loss"] is None else f"{row['best_loss']:.4f}",
         "" if row["accuracy"] is None else f"{row['accuracy']:.2%}",
-        f"{row['corrections_taken']:,} of {asked:,}" if asked else "",
-        _shorten(row["reason"] or "", 60),
+        f"{row['corrections_taken']:,} of {n_steps:,}" if n_steps else "",
+        shorten(row["reason"] or "", 60),
     ]
-
-
-def _shorten(name: str, length: int = 40) -> str:
-    """Return a name as a terminal can show it."""
-    name = "".join(c if c.isprintable() else "·" for c in name)
-    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,31 +1,43 @@
-"""A trained network as ``netgraph train -o`` writes it: one that opens by itself, or a state dict; of text, the tokenizer too."""
+"""``netgraph train``: train a network on real data, print the result and write the network."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netgraph.cli.options.coarsen import (
-    with_options,
-)
-from netgraph.cli.options.completion import (
-    NETWORKS,
-    complete_words,
-)
+from netgraph.cli.console.output import describe_run, format_outcome, print_solver_options, run_document
+from netgraph.cli.options.coarsen import Json
+from netgraph.cli.options.command_options import After, with_options
+from netgraph.cli.options.completion import complete_words
 from netgraph.cli.options.run import RunOptions, ended_by_signal
-from netgraph.cli.options.train import TrainOptions
+from netgraph.cli.options.train import build_levels, choose_data, make_problem, make_task, warn_of_slow_precision
 from netgraph.cli.options.validation import check_data_options, check_train_options, typed_options
 from netgraph.errors import NetgraphError
+from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.io.output_files import check_output_file, write_atomically
+from netgraph.utils.choices import NETWORKS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.fas.solver.run import Run
+    from netgraph.fas.solver.solution import Solution
+    from netgraph.models.training.tasks import Task
 
 
-@with_options(RunOptions, "lasting")
-@with_options(TrainOptions, "settings")
-def train(
+def _list_solver_options(wanted: bool) -> None:
+    if wanted:
+        print_solver_options()
+        raise typer.Exit()
+
+
+@with_options
+def train_network(
     context: typer.Context,
     network: Annotated[
         str,
@@ -41,71 +53,94 @@ def train(
             "-o", "--output", metavar="FILE", help="Write the trained network (.safetensors), or its state dict (.pt)."
         ),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Json = False,
     *,
-    settings: TrainOptions,
-    lasting: RunOptions,
+    options: TrainOptions,
+    list_options: Annotated[
+        bool,
+        typer.Option(
+            "--options", help="List the options of the solver and exit.", is_eager=True, callback=_list_solver_options
+        ),
+        After("option"),
+    ] = False,
+    run: RunOptions,
 ) -> None:
     """Train a network on real data, by FAS on a hierarchy of its coarse forms or, with --plain, by itself."""
+    from netgraph.models.training.tasks import TrainingDefaults
+
     check_network_output(output)
-    lasting.check()
-    settings.fas(_make_default_habits(), settings.levels)  # mistakes in options cost no reading of data
-    check_train_options(typed_options(context), settings, lasting)
-    check_data_options(typed_options(context), settings.data_of(network))
-    task = settings.make_task(network)
-    settings.warn()
-    solution, hierarchy = _solve(task, settings, lasting)
-    trained = solution.mean if solution.mean is not None else solution.model
-    lasting.reported(_print_result(task, hierarchy, solution, trained, settings, json_))
+    run.check()
+    options.check()
+    options.make_solver(TrainingDefaults(), options.coarsening.n_levels)  # its errors come before data are read
+    check_train_options(typed_options(context), options, run)
+    check_data_options(typed_options(context), choose_data(options, network))
+    task = make_task(options, network)
+    warn_of_slow_precision(options)
+    solution, hierarchy = _solve(task, options, run)
+    trained = solution.model if solution.mean is None else solution.mean
+    run.write_report(_print_result(task, hierarchy, solution, trained, options, json_))
     if ended_by_signal(solution.reason):
         raise typer.Exit(130)
     if output is not None:
         write_network(trained, task, output)
 
 
-def _solve(task: Any, settings: TrainOptions, lasting: RunOptions) -> tuple[Any, Any]:
-    """Return what came of the run, and the levels."""
-    problem = settings.problem(task)
-    hierarchy = settings.hierarchy(task, problem)
-    fas, own = settings.fas(task.habits, len(hierarchy.levels)), lasting.callbacks(task, hierarchy, settings)
-    with lasting.watching() as watch:
-        run = fas.begin(hierarchy, problem, callbacks=(watch, *own), every=20, evaluations=len(problem.batches))
-        for i, level in enumerate(hierarchy.levels[1:], start=1):
-            run.ledger.seconds[i, "match"] += level.seconds
-            if level.compiling:
-                run.ledger.seconds[i, "compile"] += level.compiling
-        lasting.resumed(run)
+def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[Solution, Hierarchy]:
+    """Train the task and return the solution with its levels."""
+    from netgraph.fas.solver.problem import count_batches
+
+    problem = make_problem(options, task)
+    hierarchy = build_levels(options, task, problem)
+    solver = options.make_solver(task.defaults, len(hierarchy.levels))
+    callbacks = run_options.make_callbacks(task, hierarchy, options)
+    with run_options.show_run() as display:
+        run = solver.begin(
+            hierarchy,
+            problem,
+            callbacks=(display, *callbacks),
+            every=20,
+            evaluations=count_batches(problem.batches) or 1,
+        )
+        _count_coarsening(run, hierarchy)
+        run_options.resume_run(run)
         try:
-            return fas.finish(run), hierarchy
+            return solver.finish(run), hierarchy
         except KeyboardInterrupt:
-            typer.echo(f"netgraph: left after {run.steps} of {run.total_steps} steps; nothing was written", err=True)
+            typer.echo(f"netgraph: left after {run.steps} of {run.total_steps} steps. Nothing was written.", err=True)
             raise
 
 
+def _count_coarsening(run: Run, hierarchy: Hierarchy) -> None:
+    """Add the seconds of coarsening to the ledger of a run."""
+    for i, level in enumerate(hierarchy.levels[1:], start=1):
+        run.ledger.seconds[i, "match"] += level.seconds
+        if level.compiling:
+            run.ledger.seconds[i, "compile"] += level.compiling
+
+
 def _print_result(
-    task: Any, hierarchy: Any, solution: Any, trained: Any, settings: TrainOptions, json_: bool
+    task: Task, hierarchy: Hierarchy, solution: Solution, trained: nn.Module, options: TrainOptions, as_json: bool
 ) -> dict[str, Any]:
-    """Print what a run came to, as text or JSON, and return it as data."""
-    from netgraph.cli.console.output import describe_run, format_outcome, run_document
-    from netgraph.models.training.evaluation import evaluate_fully
+    """Print the result of a run as text or JSON, and return it as data."""
+    from netgraph.models.training.evaluation import METRICS, evaluate
 
-    judgement = evaluate_fully(trained, task.data, batch=task.evaluation_batch)
-    found = run_document(describe_run(task, hierarchy, settings), solution, judgement)
-    text = (
-        json.dumps(found, indent=1) if json_ else format_outcome(task, hierarchy, solution, judgement, settings.cycle)
-    )
-    typer.echo(text)
-    return found
+    evaluation = evaluate(trained, task.data, batch=task.evaluation_batch, metrics=METRICS)
+    document = run_document(describe_run(task, hierarchy, options), solution, evaluation)
+    outcome = format_outcome(task, hierarchy, solution, evaluation, options.cycle)
+    typer.echo(json.dumps(document, indent=1) if as_json else outcome)
+    return document
 
 
-def _make_default_habits() -> Any:
-    from netgraph.models.training.tasks import TrainingDefaults
+def write_network(trained: nn.Module, task: Task, output: Path) -> None:
+    """Write a network, and the tokenizer of a network of text.
 
-    return TrainingDefaults()
-
-
-def write_network(trained: Any, task: Any, output: Path) -> None:
-    """Write a network, and of text what its tokens are."""
+    Parameters
+    ----------
+    trained : torch.nn.Module
+    task : Task
+    output : path
+        ``.safetensors`` for a network that opens by itself, ``.pt`` for its state dict.
+    """
     import torch
 
     from netgraph.coarsen.hierarchy.serialize import save
@@ -120,20 +155,23 @@ def write_network(trained: Any, task: Any, output: Path) -> None:
         save(coarse_network(trained, trace(trained, task.example), {}), output)
     typer.echo(f"netgraph: wrote {output}", err=True)
     if task.data.tokenizer is not None:
-        beside = output.with_suffix(".tokenizer.json")
-        save_tokenizer(task.data.tokenizer, beside)
-        typer.echo(f"netgraph: wrote {beside}, the tokenizer that it was trained with", err=True)
+        tokenizer_file = output.with_suffix(".tokenizer.json")
+        save_tokenizer(task.data.tokenizer, tokenizer_file)
+        typer.echo(f"netgraph: wrote {tokenizer_file}, the tokenizer of the network", err=True)
 
 
 def check_network_output(output: Path | None) -> None:
-    """Refuse a place, or a suffix, that no trained network is written to.
+    """Check before training that the network can be written.
 
     Raises
     ------
     NetgraphError
+        The suffix is neither .safetensors nor .pt, or the folder does not exist.
     """
     if output is None:
         return
     if output.suffix not in (".safetensors", ".pt"):
-        raise NetgraphError(f"--output {output} ends in {output.suffix or 'nothing'}; give NAME.safetensors or NAME.pt")
+        raise NetgraphError(
+            f"--output {output} ends in {output.suffix or 'nothing'}. Give NAME.safetensors or NAME.pt."
+        )
     check_output_file(output)

@@ -1,4 +1,4 @@
-"""`netgraph ui`."""
+"""``netgraph ui``: open the page of MLflow on the runs that training kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from netgraph.cli.options.parsing import check_port
 from netgraph.cli.options.validation import reject_options, typed_options
 
 
-def ui(
+def open_mlflow(
     context: typer.Context,
-    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Where the page is served.")] = 5000,
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Port where the page is served.")] = 5000,
 ) -> None:
     """Open MLflow's own page on the runs that training kept."""
     import subprocess
@@ -28,6 +28,6 @@ def ui(
         webbrowser.open(uri)
         return
     check_port(port)
-    typer.echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}; Ctrl-C ends it", err=True)
+    typer.echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}. Ctrl-C ends it.", err=True)
     page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
     raise typer.Exit(subprocess.call(page))

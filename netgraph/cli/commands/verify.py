@@ -1,4 +1,4 @@
-"""`netgraph verify`."""
+"""``netgraph verify``: run the dead-unit and duplicate-unit oracles."""
 
 from __future__ import annotations
 
@@ -8,52 +8,45 @@ from typing import Annotated
 import typer
 
 from netgraph.cli.console.progress import show_progress
-from netgraph.cli.options.coarsen import (
-    Arch,
-    ArchArg,
-    CodeDir,
-    Input,
-    InsideHeads,
-    Json,
-    Model,
-    Seed,
-    Trust,
-)
-from netgraph.cli.options.open_network import open_network
+from netgraph.cli.options.coarsen import InsideHeads, Json, Seed
+from netgraph.cli.options.command_options import with_options
+from netgraph.cli.options.open_network import Model, OpenOptions
 from netgraph.cli.options.validation import check_open_options, typed_options
 from netgraph.errors import NetgraphError
 
 
-def verify(
-    context: typer.Context, model: Model, arch: Arch = None, arch_arg: ArchArg = None, input_: Input = None, trust: Trust = False,
-    code_dir: CodeDir = None, seed: Seed = 7619, json_: Json = False,
+@with_options
+def verify_model(
+    context: typer.Context,
+    model: Model,
+    opening: OpenOptions,
+    seed: Seed = 7619,
+    json_: Json = False,
     tolerance: Annotated[float, typer.Option(metavar="ERROR", help="Largest relative error that passes.")] = 1e-4,
     inside_heads: InsideHeads = False,
-) -> None:  # fmt: skip
+) -> None:
     """Run the dead-unit and duplicate-unit oracles on every axis of a network."""
-    from netgraph.coarsen.network.oracles import verify as run
+    from netgraph.coarsen.network.oracles import verify
     from netgraph.tracing.tracer import trace
 
     if not 0 <= tolerance < float("inf"):
-        raise NetgraphError(f"--tolerance {tolerance} is no relative error; give a number of 0 or more")
-    check_open_options(typed_options(context), model, arch)
-    network, example = open_network(model, arch, arch_arg, input_, trust, code_dir, seed)
-    with show_progress("oracles") as told:
-        verdicts = run(network, trace(network, example, inside_heads=inside_heads), example, seed=seed, progress=told)
-    failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
+        raise NetgraphError(f"--tolerance {tolerance} is no relative error. Give a number of 0 or more.")
+    check_open_options(typed_options(context), model, opening.arch)
+    network, example = opening.open_network(model, seed)
+    with show_progress("oracles") as progress:
+        spec = trace(network, example, inside_heads=inside_heads)
+        verdicts = verify(network, spec, example, seed=seed, progress=progress)
     if json_:
-        typer.echo(
-            json.dumps(
-                [{"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note} for v in verdicts], indent=1
-            )
-        )
+        rows = [{"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note} for v in verdicts]
+        typer.echo(json.dumps(rows, indent=1))
     for v in verdicts if not json_ else ():
         axes = v.axes[0] if len(v.axes) == 1 else f"all {len(v.axes)} axes at once"
         outcome = v.note if v.error is None else f"{v.error:.1e} {'ok' if v.error <= tolerance else 'WRONG'}"
         typer.echo(f"{v.oracle:<10} {axes}  {outcome}")
+    failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
     if failed:
         typer.echo(
-            f"netgraph: {len(failed)} oracles differ by more than {tolerance}; --keep those axes and report the network",
+            f"netgraph: {len(failed)} oracles differ by more than {tolerance}. --keep those axes and report the network.",
             err=True,
         )
         raise typer.Exit(4)

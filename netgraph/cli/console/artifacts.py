@@ -1,18 +1,25 @@
-"""The pages and figures that a run leaves: attention, features, reports."""
+"""Pages and figures that a run leaves: attention, feature maps, reports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from netgraph.cli.console.output import run_document
 from netgraph.errors import NetgraphError
 from netgraph.io.output_files import make_folder, write_atomically
 
+if TYPE_CHECKING:
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.models.training.tasks import Task
 
-def make_page_writers(task: Any, hierarchy: Any) -> list[Any]:
-    """Return what draws the page, and for a network of text what heads attend to in the first of the test split."""
+ROWS = 32  # texts over which the overview of all heads takes its means
+
+
+def make_page_writers(task: Task, hierarchy: Hierarchy) -> list[Callable[[Path], object]]:
+    """Return functions that write pages into a folder: the hierarchy, and for a network of text the attention of its heads."""
     reads_words = task.data.tokenizer is not None and len(hierarchy.levels) > 1
 
     def page(folder: Path) -> None:
@@ -21,8 +28,6 @@ def make_page_writers(task: Any, hierarchy: Any) -> list[Any]:
         write_page(hierarchy, folder / "hierarchy.html")
 
     def attention(folder: Path) -> None:
-        from netgraph.cli.console.artifacts import write_attention
-
         device = next(task.network.parameters()).device
         inputs = task.data.ready(task.data.test.inputs[:32]).to(device)
         write_attention(hierarchy, inputs, task.data.tokenizer, folder)
@@ -30,8 +35,8 @@ def make_page_writers(task: Any, hierarchy: Any) -> list[Any]:
     return [page, attention] if reads_words else [page]
 
 
-def make_feature_writers(task: Any, hierarchy: Any) -> list[Any]:
-    """Return what draws the feature maps of a network of images on the test split, where a level is coarse."""
+def make_feature_writers(task: Task, hierarchy: Hierarchy) -> list[Callable[[Path], object]]:
+    """Return functions that draw feature maps into a folder. The list is empty unless the network reads images and has coarse levels."""
     if task.example.ndim != 4 or len(hierarchy.levels) < 2:
         return []
 
@@ -44,10 +49,8 @@ def make_feature_writers(task: Any, hierarchy: Any) -> list[Any]:
     return [write]
 
 
-ROWS = 32  # texts that the heads of the overview are means over
-
-
-def write_attention_page(hierarchy: Any, inputs: Any, words: Any, row: int, out: Path) -> None:
+def write_attention_page(hierarchy: Hierarchy, inputs: Any, words: Any, row: int, out: Path) -> None:
+    """Write the page of a hierarchy with the attention of some texts."""
     from netgraph.viz.page.attention_data import build_attention_data
     from netgraph.viz.page.page import write_page
 
@@ -55,7 +58,8 @@ def write_attention_page(hierarchy: Any, inputs: Any, words: Any, row: int, out:
     write_atomically(partial(write_page, hierarchy, attention=build_attention_data(hierarchy, texts)), out)
 
 
-def write_heads_figure(hierarchy: Any, inputs: Any, words: Any, row: int, out: Path, **options: Any) -> None:
+def write_heads_figure(hierarchy: Hierarchy, inputs: Any, words: Any, row: int, out: Path, **options: Any) -> None:
+    """Draw all heads as means over texts, or with ``head`` one head over the words of a text."""
     from netgraph.coarsen.network.functional_error import split_batches
     from netgraph.viz.figures.attention import write_attention_figure
 
@@ -66,14 +70,14 @@ def write_heads_figure(hierarchy: Any, inputs: Any, words: Any, row: int, out: P
     write_attention_figure(hierarchy, one, out, words=label_tokens(one, words), **options)
 
 
-def write_attention(hierarchy: Any, inputs: Any, words: Any, folder: Path) -> None:
-    """Write all heads, the first head of the first layer over a text's words, and the page with some texts.
+def write_attention(hierarchy: Hierarchy, inputs: Any, words: Any, folder: Path) -> None:
+    """Write the figure of all heads, the figure of one head over the words of a text, and the page.
 
     Parameters
     ----------
     hierarchy : Hierarchy
     inputs : Tensor, tuple or dict
-        As the network takes them.
+        Texts as the network takes them.
     words : tokenizers.Tokenizer or None
     folder : path
         Gets ``heads.png``, ``words.png`` and ``hierarchy.html``.
@@ -84,19 +88,17 @@ def write_attention(hierarchy: Any, inputs: Any, words: Any, folder: Path) -> No
 
 
 def _select_rows(inputs: Any, row: int, *, n: int) -> list[Any]:
-    """Return some texts, each by itself, from a row on."""
+    """Return ``n`` texts from a row on, each with a batch dimension of its own."""
     from netgraph.viz.figures.attention_maps import split_texts
 
-    found = split_texts(inputs, n, start=row) if row >= 0 else []
-    if not found:
-        raise NetgraphError(
-            f"text {row} is asked for, and there are {len(split_texts(inputs, 1 << 30))}, numbered from 0"
-        )
-    return found
+    texts = split_texts(inputs, n, start=row) if row >= 0 else []
+    if not texts:
+        raise NetgraphError(f"there is no text {row}. There are {len(split_texts(inputs, 1 << 30))}, numbered from 0.")
+    return texts
 
 
 def label_tokens(one: Any, words: Any) -> list[str]:
-    """Return the words of a single text, its tokens' numbers without a tokenizer, or empty where the inputs are no tokens."""
+    """Return the words of a single text. Without a tokenizer they are the numbers of its tokens; other inputs have none."""
     from netgraph.models.data.tokenizer import decode_tokens, padding_id
     from netgraph.utils.pytree import normalize_example
 
@@ -111,7 +113,7 @@ def label_tokens(one: Any, words: Any) -> list[str]:
 
 
 def check_report(folder: Path) -> None:
-    """Refuse a report that could not be written when the run is over.
+    """Check before training that the report can be written.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def check_report(folder: Path) -> None:
 
 
 def write_report(document: dict[str, Any], folder: Path, name: str) -> None:
-    """Write a run's document, its page and its sheet of figures into a folder."""
+    """Write the document, the page and the sheet of figures of a run into a folder."""
     from netgraph.fas.monitoring.run_file import history_from_run, write_run
     from netgraph.viz.reports.page import write_run_page
     from netgraph.viz.reports.sheet import write_run_figure
@@ -136,16 +138,14 @@ def write_report(document: dict[str, Any], folder: Path, name: str) -> None:
     write_run_page([history], folder / "report.html")
 
 
-def make_report_writer(about: dict[str, Any]) -> tuple[Callable[..., None], Callable[[Path], None]]:
-    """Return a callback that takes note of a run, and what writes the run's report into a folder when it is over."""
-    from netgraph.cli.console.output import run_document
+def make_report_writer(description: dict[str, Any]) -> tuple[Callable[..., None], Callable[[Path], None]]:
+    """Return a callback that notes the run, and a function that writes its report into a folder when it is over."""
+    runs: list[Any] = []
 
-    seen: list[Any] = []
-
-    def notice(run: Any, record: Any) -> None:
-        seen[:] = [run]
+    def note_run(run: Any, record: Any) -> None:
+        runs[:] = [run]
 
     def write(folder: Path) -> None:
-        write_report(run_document(about, seen[0]), folder, about["network"])
+        write_report(run_document(description, runs[0]), folder, description["network"])
 
-    return notice, write
+    return note_run, write

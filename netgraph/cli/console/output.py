@@ -1,17 +1,27 @@
-"""What a training run came to, as text and as data."""
+"""What commands print: hierarchies, warnings, and the result of a training run as text and as data."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def print_hierarchy(hierarchy: Any, as_json: bool) -> None:
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.fas.solver.run import Run
+    from netgraph.fas.solver.solution import Solution
+    from netgraph.fas.solver.train_options import TrainOptions
+    from netgraph.models.training.evaluation import Evaluation
+    from netgraph.models.training.tasks import Task
+
+
+def print_hierarchy(hierarchy: Hierarchy, as_json: bool) -> None:
+    """Print the table of levels with its footer, or a hierarchy as JSON."""
     from netgraph.coarsen.hierarchy.report import (
         build_report,
         describe_level,
@@ -23,49 +33,57 @@ def print_hierarchy(hierarchy: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(build_report(hierarchy), indent=1))
         return
-    share, why = measure_coverage(hierarchy)
+    merged_share, reasons = measure_coverage(hierarchy)
     typer.echo(str(hierarchy))
     for i, level in enumerate(hierarchy.levels):
         for line in [*describe_level(level), *describe_missed_ratios(find_missed_ratios(hierarchy, i))]:
             typer.echo(f"level {i}: {line}")
-    typer.echo(f"{share:.1%} of the parameters have a merged dimension")
-    for reason, part in why[:5]:
-        typer.echo(f"  {part:.1%} kept: {reason}")
+    typer.echo(f"{merged_share:.1%} of the parameters have a merged dimension")
+    for reason, share in reasons[:5]:
+        typer.echo(f"  {share:.1%} kept: {reason}")
     warn_of_shortfalls(hierarchy)
 
 
-def warn_of_shortfalls(hierarchy: Any) -> None:
-    """Say on stderr what was asked for and could not be had: levels, and multiples of units."""
+def warn_of_shortfalls(hierarchy: Hierarchy) -> None:
+    """Print a warning for levels, and for multiples of units, that were asked for and are missing."""
     from netgraph.coarsen.hierarchy.report import describe_missing_levels
 
-    multiple = hierarchy.options["round_to"]
-    if said := describe_missing_levels(hierarchy):
-        typer.echo(f"netgraph: {said}", err=True)
+    if missing := describe_missing_levels(hierarchy):
+        typer.echo(f"netgraph: {missing}", err=True)
+    multiple = 1 if hierarchy.options is None else hierarchy.options.round_to
     uneven = dict.fromkeys(
         name for level in hierarchy.levels for name, t in level.transfers.items() if t.n_coarse % multiple
     )
     if uneven:
         names = ", ".join(list(uneven)[:5]) + f" and {len(uneven) - 5} more" * (len(uneven) > 5)
         typer.echo(
-            f"netgraph: no multiple of {multiple} units on {names}: too few units, or no divisor of theirs is one",
+            f"netgraph: could not round {names} to a multiple of {multiple}. The axis has fewer units, or equal "
+            "aggregates of that number are impossible.",
             err=True,
         )
 
 
-def warn_of_left_out_directions(hierarchy: Any) -> None:
-    """Say on stderr which directions and levels were asked for and are not there, and why."""
+def warn_of_left_out_directions(hierarchy: Hierarchy) -> None:
+    """Print a warning for directions and levels that were asked for and are missing, with the reasons."""
     from netgraph.coarsen.hierarchy.report import describe_missing_levels, describe_unable_directions
 
     for i, level in enumerate(hierarchy.levels):
         for line in describe_unable_directions(level):
             typer.echo(f"netgraph: level {i}: {line}", err=True)
-    if said := describe_missing_levels(hierarchy):
-        typer.echo(f"netgraph: {said}", err=True)
+    if missing := describe_missing_levels(hierarchy):
+        typer.echo(f"netgraph: {missing}", err=True)
 
 
-def format_outcome(task: Any, hierarchy: Any, solution: Any, judgement: Any, cycle: str) -> str:
-    """Return the table of levels, the costs, what became of coarse steps, the reason and the figures."""
-    measured = judgement
+def print_solver_options() -> None:
+    """Print the options of the solver with their defaults and meanings."""
+    from netgraph.fas.options import build_option_table
+
+    for row in build_option_table():
+        typer.echo(f"{row.name:<20} {row.default:<12} {row.meaning}")
+
+
+def format_outcome(task: Task, hierarchy: Hierarchy, solution: Solution, evaluation: Evaluation, cycle: str) -> str:
+    """Return the result of a run as text: levels, costs, coarse steps, the reason of its end, and figures."""
     lines = [
         str(hierarchy),
         "",
@@ -74,52 +92,54 @@ def format_outcome(task: Any, hierarchy: Any, solution: Any, judgement: Any, cyc
         "",
     ]
     lines.append(f"{'converged' if solution.converged else 'ended'}: {solution.reason}")
-    figures = f"test accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f}"
-    if measured.calibration_error is not None:
-        figures += f", expected calibration error {measured.calibration_error:.4f}"
+    figures = f"test accuracy {evaluation.accuracy:.2%}, loss {evaluation.loss:.4f}"
+    if evaluation.calibration_error is not None:
+        figures += f", expected calibration error {evaluation.calibration_error:.4f}"
     else:
-        figures += f", perplexity {math.exp(min(measured.loss, 700)):.4g}"
+        figures += f", perplexity {math.exp(min(evaluation.loss, 700)):.4g}"
     lines.append(figures + (" (of the running mean)" if solution.mean is not None else ""))
-    if measured.confusion is not None:
-        lines += ["", *_format_confusion(task.data.classes, measured.confusion)]
+    if evaluation.confusion is not None:
+        lines += ["", *_format_confusion(task.data.classes, evaluation.confusion)]
     return "\n".join(lines)
 
 
-def describe_run(task: Any, hierarchy: Any, settings: Any) -> dict[str, Any]:
-    """Return what a run is of, as data for JSON; of the settings those that were given."""
+def describe_run(task: Task, hierarchy: Hierarchy, options: TrainOptions) -> dict[str, Any]:
+    """Return network, data, options and levels of a run as data for JSON. Options with no value are left out."""
     from netgraph.coarsen.hierarchy.report import build_report
     from netgraph.fas.monitoring.run_file import to_json_data
 
-    given = {name: value for name, value in asdict(settings).items() if value not in (None, "", False)}
-    found: dict[str, Any] = to_json_data(
+    settings = {name: value for name, value in options.to_plain().items() if value not in (None, "", False)}
+    description: dict[str, Any] = to_json_data(
         {
             "network": task.name,
             "data": task.data.name,
             "classes": list(task.data.classes),
-            "settings": given,
+            "settings": settings,
             "hierarchy": build_report(hierarchy),
         }
     )
-    return found
+    return description
 
 
-def run_document(about: dict[str, Any], run: Any, judgement: Any = None) -> dict[str, Any]:
-    """Return the same as data for JSON, with the whole history; what is no finite number is null.
+def run_document(
+    description: dict[str, Any], run: Solution | Run, evaluation: Evaluation | None = None
+) -> dict[str, Any]:
+    """Return a run with its whole history as data for JSON. Numbers that are not finite become null.
 
     Parameters
     ----------
-    about : dict
+    description : dict
         From `describe_run`.
     run : Solution or Run
-    judgement : Judgement, optional
-        Of the network as it is now.
+    evaluation : Evaluation, optional
+        Figures of the network as it is now.
     """
     from netgraph.fas.monitoring.run_file import to_json_data
 
-    found: dict[str, Any] = to_json_data(
+    document: dict[str, Any] = to_json_data(
         {
-            **about,
-            "test": None if judgement is None else judgement.document(),
+            **description,
+            "test": None if evaluation is None else evaluation.document(),
             "reason": run.reason,
             "converged": run.converged,
             "seconds": run.ledger.total_seconds(),
@@ -128,21 +148,22 @@ def run_document(about: dict[str, Any], run: Any, judgement: Any = None) -> dict
             "history": run.history,
         }
     )
-    return found
+    return document
 
 
-def _format_coarse_steps(solution: Any, cycle: str, n_levels: int) -> list[str]:
-    """Say how many coarse steps were taken: a gate that never opens is no silent one."""
+def _format_coarse_steps(solution: Solution, cycle: str, n_levels: int) -> list[str]:
+    """Return the number of coarse steps, so that a gate that never opens is visible."""
     skipped, ups = solution.events("skip"), solution.events("up")
     if not skipped and not ups:
-        return ["coarse steps: none; the run is shorter than one cycle"] if cycle != "kaskade" and n_levels > 1 else []
+        return ["coarse steps: none, the run is shorter than one cycle"] if cycle != "kaskade" and n_levels > 1 else []
     taken = sum(record["length"] > 0 for record in ups)
     text = f"coarse steps: {taken} corrections taken, {len(ups) - taken} rejected, {len(skipped)} not begun"
-    why = Counter(record["why"] for record in skipped if "rest" not in record["why"])
-    return [text, *(f"  last not begun: {reason}" for reason in list(why)[-1:])]
+    reasons = Counter(record["why"] for record in skipped if "rest" not in record["why"])
+    return [text, *(f"  last not begun: {reason}" for reason in list(reasons)[-1:])]
 
 
-def _format_confusion(classes: tuple[str, ...], confusion: Any) -> list[str]:
+def _format_confusion(classes: tuple[str, ...], confusion: Tensor) -> list[str]:
+    """Return the confusion matrix as lines: true classes as rows, predicted classes as columns."""
     width = max(5, *(len(name) for name in classes))
     cell = max(5, *(len(str(int(n))) + 1 for n in confusion.flatten()))
     head = " " * width + "".join(f"{name[: cell - 1]:>{cell}}" for name in classes)
@@ -150,4 +171,4 @@ def _format_confusion(classes: tuple[str, ...], confusion: Any) -> list[str]:
         f"{name:<{width}}" + "".join(f"{int(n):>{cell}}" for n in row)
         for name, row in zip(classes, confusion, strict=True)
     ]
-    return ["confusion (rows: the class, columns: what it was taken for)", head, *rows]
+    return ["confusion (rows: true class, columns: predicted class)", head, *rows]

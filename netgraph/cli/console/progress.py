@@ -1,9 +1,9 @@
-"""Training as it is watched: two live lines on a terminal, plain lines elsewhere; both on stderr."""
+"""Progress on stderr: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,11 @@ import typer
 
 
 @contextmanager
-def show_progress(what: str) -> Iterator[Any]:
-    """Show progress with time left on a terminal; say nothing elsewhere."""
+def show_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar with the time left on a terminal, and nothing elsewhere.
+
+    Yields a function ``(axis, done, total)``, as `netgraph.build_hierarchy` takes it for ``progress``.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,24 +27,24 @@ def show_progress(what: str) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None, done="")  # how many there are is known when the first is begun
+        task = bar.add_task(label, total=None, done="")  # the first call knows the total
         yield lambda axis, done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total}")
 
 
-BLOCKS = "▁▂▃▄▅▆▇█"  # a visit of the coarsest level, up to one of the finest
-VISITS = 16  # of the trace that is shown, the last of them
+BLOCKS = "▁▂▃▄▅▆▇█"  # from the coarsest level to the finest
+VISITS = 16  # number of visits in the trace
 
 
 class RunDisplay:
-    """Where a run is: a callback of the solver.
+    """The position of a run in its cycles: a callback of the solver.
 
     Parameters
     ----------
-    show : callable ``(watch, text)``
-        Called whenever something was learned.
+    show : callable ``(display, event)``
+        Called after every event.
     """
 
-    def __init__(self, show: Any) -> None:
+    def __init__(self, show: Callable[[RunDisplay, str], None]) -> None:
         self.show = show
         self.step = self.total = self.level = self.cycle = self.depth = 0
         self.visits: list[int] = []
@@ -51,34 +54,34 @@ class RunDisplay:
         self.first = 0
 
     def __call__(self, run: Any, record: dict[str, Any]) -> None:
-        """Take note of a record."""
+        """Note an event of the run."""
         event = record["event"]
         self.step, self.cycle = record["step"], record["cycle"]
         if event in ("begin", "start", "smooth"):
-            self._visit(record["level"])
+            self._record_visit(record["level"])
         if event == "begin":
             self.depth = len(run.grids) - 1
             self.total, self.begun, self.first = record["steps"], time.monotonic(), record["step"]
         if event in ("start", "smooth"):
-            self.loss = record.get("loss")  # that of a level which was left is not this one's
+            self.loss = record.get("loss")  # None at a start: the last loss was of another level
         if event == "evaluate":
             self.figures = record["figures"]
         self.show(self, event)
 
     @property
-    def left(self) -> float | None:
-        """Seconds that are left if all steps cost what those so far did."""
+    def seconds_left(self) -> float | None:
+        """Time to the end of the run in seconds, at the mean cost of the steps so far."""
         done = self.step - self.first
         return None if done <= 0 else (time.monotonic() - self.begun) / done * max(self.total - self.step, 0)
 
-    def _visit(self, level: int) -> None:
+    def _record_visit(self, level: int) -> None:
         self.level = level
         if self.visits[-1:] != [level]:
             self.visits = [*self.visits, level][-VISITS:]
 
     @property
     def blocks(self) -> str:
-        """The levels of the last visits, the finest tallest: the V and W of cycles."""
+        """The levels of the last visits as a picture, where the finest level is the tallest block."""
         top = len(BLOCKS) - 1
         return "".join(BLOCKS[round(top * (1 - level / max(self.depth, 1)))] for level in self.visits)
 
@@ -87,8 +90,8 @@ class RunDisplay:
         """The levels of the last visits as numbers."""
         return " ".join(map(str, self.visits[-7:]))
 
-    def words(self, trace: str) -> str:
-        """Return where the run is; the trace is left out where there is one level."""
+    def format_line(self, trace: str) -> str:
+        """Return the position of the run as text. A run on one level has no trace."""
         parts = [f"level {self.level}"]
         if self.cycle:
             parts.append(f"cycle {self.cycle}")
@@ -103,7 +106,10 @@ class RunDisplay:
 
 @contextmanager
 def show_run() -> Iterator[RunDisplay]:
-    """Give the callback that shows a run: on a terminal a bar with the time left, and below it level, trace and figures; elsewhere a line an evaluation."""
+    """Give the callback that shows a run.
+
+    A terminal has a bar with the time left, and below it level, trace and figures. Elsewhere every evaluation prints a line.
+    """
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn
@@ -114,32 +120,34 @@ def show_run() -> Iterator[RunDisplay]:
         yield RunDisplay(_print_line)
         return
     columns = (BarColumn(bar_width=32), TextColumn("{task.fields[done]}"), TextColumn("{task.fields[left]}"))
-    bar, told = Progress(*columns, console=console), Text(no_wrap=True, overflow="ellipsis")
+    bar, line = Progress(*columns, console=console), Text(no_wrap=True, overflow="ellipsis")
     task = bar.add_task("training", total=None, done="", left="")
-    with Live(Group(bar, told), console=console, transient=True):
+    with Live(Group(bar, line), console=console, transient=True):
 
-        def show(watch: RunDisplay, event: str) -> None:
+        def show(display: RunDisplay, event: str) -> None:
             bar.update(
                 task,
-                completed=watch.step,
-                total=watch.total,
-                done=f"{watch.step}/{watch.total}",
-                left=_format_time_left(watch),
+                completed=display.step,
+                total=display.total,
+                done=f"{display.step}/{display.total}",
+                left=_format_time_left(display),
             )
-            told.plain = watch.words(watch.blocks)
+            line.plain = display.format_line(display.blocks)
 
         yield RunDisplay(show)
 
 
-def _print_line(watch: RunDisplay, event: str) -> None:
+def _print_line(display: RunDisplay, event: str) -> None:
+    """Print the position of a run where a level was evaluated or started."""
     if event in ("evaluate", "start"):
-        left = _format_time_left(watch)
-        told = f"netgraph: step {watch.step}/{watch.total}  {watch.words(watch.digits)}"
-        typer.echo(f"{told}  {left}" if left else told, err=True)
+        left = _format_time_left(display)
+        line = f"netgraph: step {display.step}/{display.total}  {display.format_line(display.digits)}"
+        typer.echo(f"{line}  {left}" if left else line, err=True)
 
 
-def _format_time_left(watch: RunDisplay) -> str:
-    if watch.left is None:
+def _format_time_left(display: RunDisplay) -> str:
+    """Return the time left as text, empty where it is not known."""
+    if display.seconds_left is None:
         return ""
-    minutes, seconds = divmod(round(watch.left), 60)
+    minutes, seconds = divmod(round(display.seconds_left), 60)
     return f"{minutes}:{seconds:02d} left" if minutes else f"{seconds} s left"

@@ -1,51 +1,113 @@
-"""Open the network and the calibration data that a command names."""
+"""Open a network and its calibration data for a command."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netgraph.cli.options.completion import complete_words
+from netgraph.utils.choices import DATA_SETS, ZOOS
+from netgraph.utils.options import declare_option
 
-def open_network(
-    model: str,
-    arch: str | None,
-    arch_arg: list[str] | None,
-    inputs: list[str] | None,
-    trust: bool,
-    code_dir: Path | None,
-    seed: int = 7619,
-) -> tuple[Any, Any]:
-    """Return a network and an example of its inputs, guessed where none is given; ``seed`` is that of random weights."""
-    import torch
+if TYPE_CHECKING:
+    from torch import nn
 
-    from netgraph.io.example_inputs import guess_input, parse_inputs
-    from netgraph.io.load import describe_origin, load_model
-    from netgraph.io.model_zoo import parse_arch_args
+    from netgraph.models.data.calibration import CalibrationData
 
-    example, arch_args = parse_inputs(inputs) if inputs else None, parse_arch_args(arch_arg or [])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = load_model(model, arch=arch, arch_args=arch_args, trust=trust, code_dir=code_dir)
-    weights = describe_origin(model, arch_args)
-    if weights is not None:
-        typer.echo(f"netgraph: {weights}", err=True)
-    if example is None:
-        example, text = guess_input(network)
-        typer.echo(f"netgraph: guessed {text}", err=True)
-    return network, example
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=complete_words([f"{zoo}:" for zoo in ZOOS]),
+        help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json.",
+    ),
+]
 
 
-def read_calibration_data(source: str, example: Any, samples: int, seed: int, tokenizer: Any = None) -> Any:
-    """Return rows of calibration data as the network takes them, and pass on what they warn of."""
-    import warnings
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """How a network is opened."""
 
-    from netgraph.models.data.calibration import load_calibration
+    arch: str | None = declare_option(
+        None,
+        help="Architecture of a state dict: package.module:factory, or a name as above.",
+        metavar="MODULE:FACTORY",
+    )
+    arch_arg: list[str] | None = declare_option(None, help="Argument of the factory (repeatable).", metavar="KEY=VALUE")
+    input_: list[str] | None = declare_option(
+        None, help="Example input: 2x3x224x224, 2x16:int64 or ids=2x16:int64 (repeatable).", metavar="SIZES"
+    )
+    trust: bool = declare_option(False, help="Open files that can run the code that came with them.")
+    code_dir: Path | None = declare_option(
+        None, help="Folder where --arch looks for modules first. By default the working directory.", metavar="FOLDER"
+    )
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        found = load_calibration(source, example=example, n=samples, seed=seed, tokenizer=tokenizer)
-    for warning in said:
-        typer.echo(f"netgraph: {warning.message}", err=True)
-    return found
+    def open_network(self, model: str, seed: int = 7619) -> tuple[nn.Module, Any]:
+        """Open a network and make an example of its inputs.
+
+        Parameters
+        ----------
+        model : str
+            A file, or a name such as ``torchvision:resnet18``.
+        seed : int
+            Seed of random weights.
+
+        Returns
+        -------
+        network : torch.nn.Module
+        example : Tensor, tuple or dict
+            Guessed where no ``--input`` is given.
+        """
+        import torch
+
+        from netgraph.io.example_inputs import guess_input, parse_inputs
+        from netgraph.io.load import describe_origin, load_model
+        from netgraph.io.model_zoo import parse_arch_args
+
+        example = parse_inputs(self.input_) if self.input_ else None
+        arch_args = parse_arch_args(self.arch_arg or [])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = load_model(model, arch=self.arch, arch_args=arch_args, trust=self.trust, code_dir=self.code_dir)
+        origin = describe_origin(model, arch_args)
+        if origin is not None:
+            typer.echo(f"netgraph: {origin}", err=True)
+        if example is None:
+            example, text = guess_input(network)
+            typer.echo(f"netgraph: guessed {text}", err=True)
+        return network, example
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Calibration data of a command."""
+
+    data: str | None = declare_option(
+        None,
+        help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt.",
+        metavar="SOURCE", words=DATA_SETS,
+    )  # fmt: skip
+    samples: int = declare_option(512, help="Rows of calibration data.", metavar="N")
+
+    def read(self, example: Any, seed: int, tokenizer: Any = None) -> CalibrationData | None:
+        """Read the rows of calibration data in the form of the example, and print their warnings.
+
+        Returns
+        -------
+        CalibrationData or None
+            None where no data are asked for.
+        """
+        from netgraph.models.data.calibration import load_calibration
+
+        if self.data is None:
+            return None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rows = load_calibration(self.data, example=example, n=self.samples, seed=seed, tokenizer=tokenizer)
+        for warning in caught:
+            typer.echo(f"netgraph: {warning.message}", err=True)
+        return rows

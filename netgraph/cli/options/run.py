@@ -1,64 +1,87 @@
-"""What a run that lasts wants: checkpoints, MLflow, alerts and logs, as options of a command."""
+"""RunOptions: how a training run is kept and watched. Checkpoints, MLflow, alerts, reports and logs."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from netgraph.cli.console.artifacts import make_feature_writers, make_page_writers
+from netgraph.cli.console.artifacts import (
+    check_report,
+    make_feature_writers,
+    make_page_writers,
+    make_report_writer,
+    write_report,
+)
+from netgraph.cli.console.output import describe_run
+from netgraph.cli.console.progress import show_run
 from netgraph.errors import NetgraphError
+from netgraph.utils.options import check_options, declare_option
+
+if TYPE_CHECKING:
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.fas.solver.run import Run
+    from netgraph.fas.solver.train_options import TrainOptions
+    from netgraph.models.training.tasks import Task
+
+Callback = Callable[..., None]
 
 
-@dataclass(frozen=True)
+def _check_resume(value: bool, options: RunOptions) -> None:
+    if value and options.checkpoints is None:
+        raise NetgraphError("--resume needs a folder of checkpoints. Give --checkpoints FOLDER too.")
+
+
+def _check_alert(value: list[str] | None, options: RunOptions) -> None:
+    from netgraph.fas.monitoring.alerts import parse_alerts
+
+    parse_alerts(value or [])
+
+
+def _check_report(value: Path | None, options: RunOptions) -> None:
+    if value is not None:
+        check_report(value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is kept and watched; each field is an option."""
+    """How a training run is kept and watched."""
 
-    checkpoints: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Folder of checkpoints, written every cycle, five minutes, and on signals."
-        ),
-    ] = None
-    every: Annotated[int, typer.Option(metavar="N", help="Cycles between two checkpoints.")] = 1
-    keep_last: Annotated[int, typer.Option(metavar="N", help="Checkpoints that stay.")] = 3
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False
-    mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="Keep the run in MLflow: MLFLOW_TRACKING_URI, or mlflow.db.")
-    ] = False
-    alert: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE:ACTION", help="Such as plateau(patience=20):warn; may be given again."),
-    ] = None
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Leave the run's history, page and figures there (`netgraph report`)."),
-    ] = None
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log every event to stderr as a line of JSON.")] = False
+    checkpoints: Path | None = declare_option(
+        None, help="Folder of checkpoints, written every cycle, every five minutes, and on signals.", metavar="FOLDER"
+    )
+    every: int = declare_option(1, help="Cycles between two checkpoints.", metavar="N")
+    keep_last: int = declare_option(3, help="Number of checkpoints that stay.", metavar="N")
+    resume: bool = declare_option(False, help="Resume the run from the newest whole checkpoint.", check=_check_resume)
+    mlflow: bool = declare_option(
+        False, help="Log the run to MLflow: to MLFLOW_TRACKING_URI, or to the file mlflow.db."
+    )
+    alert: list[str] | None = declare_option(
+        None, help="Alert, such as plateau(patience=20):warn (repeatable).", metavar="RULE:ACTION", check=_check_alert
+    )
+    report: Path | None = declare_option(
+        None, help="Folder for the run's history, page and figures (`netgraph report`).", metavar="FOLDER",
+        check=_check_report,
+    )  # fmt: skip
+    log_json: bool = declare_option(False, help="Log every event to stderr as a line of JSON.")
 
     def check(self) -> None:
-        """Refuse what cannot be done before work begins."""
-        from netgraph.fas.monitoring.alerts import parse_alerts
+        """Check before work begins that the run can be kept as asked.
 
-        if self.resume and self.checkpoints is None:
-            raise NetgraphError(
-                "--resume goes on from checkpoints, and no folder is named; give --checkpoints FOLDER too"
-            )
-        parse_alerts(self.alert or [])
-        if self.report is not None:
-            from netgraph.cli.console.artifacts import check_report
-
-            check_report(self.report)
+        Raises
+        ------
+        NetgraphError
+        """
+        check_options(self)
 
     @contextmanager
-    def watching(self) -> Iterator[Any]:
-        """Give the callback that shows a run: its log as JSON, or a bar or lines (`netgraph.cli.console.progress`)."""
-        from netgraph.cli.console.progress import show_run
+    def show_run(self) -> Iterator[Callback]:
+        """Give the callback that shows the run: its log as JSON, or a bar or lines on stderr."""
         from netgraph.fas.monitoring.event_log import log_event
         from netgraph.utils.logging import setup_logging
 
@@ -66,46 +89,49 @@ class RunOptions:
         if self.log_json:
             yield log_event
             return
-        with show_run() as watch:
-            yield watch
+        with show_run() as display:
+            yield display
 
-    def callbacks(self, task: Any, hierarchy: Any, settings: Any) -> list[Any]:
-        """Return the callbacks of the solver that were asked for."""
+    def make_callbacks(self, task: Task, hierarchy: Hierarchy, options: TrainOptions) -> list[Callback]:
+        """Return the callbacks of the solver for alerts, MLflow and checkpoints."""
         from netgraph.fas.checkpoint.checkpoint import Checkpoints
         from netgraph.fas.monitoring.alerts import parse_alerts
 
-        found: list[Any] = list(parse_alerts(self.alert or []))
+        callbacks: list[Callback] = list(parse_alerts(self.alert or []))
         if self.mlflow:
-            from netgraph.cli.console.artifacts import make_report_writer
-            from netgraph.cli.console.output import describe_run
-            from netgraph.fas.monitoring.mlflow_tracking import MLflow
-
-            params = {k: v for k, v in asdict(settings).items() if v not in (None, "") and k != "options"}
-            notice, report = make_report_writer(describe_run(task, hierarchy, settings))
-            found.append(notice)
-            pages = [lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"), report]
-            pages += [*make_page_writers(task, hierarchy), *make_feature_writers(task, hierarchy)]
-            found.append(MLflow(params={"network": task.name, **params}, artefacts=pages, example=task.example))
+            callbacks += self._make_mlflow_callbacks(task, hierarchy, options)
         if self.checkpoints is not None:
-            found.append(Checkpoints(self.checkpoints, self.every, self.keep_last))
-        return found
+            callbacks.append(Checkpoints(self.checkpoints, self.every, self.keep_last))
+        return callbacks
 
-    def resumed(self, run: Any) -> None:
-        """Put a run where the newest checkpoint was, and say so."""
+    def _make_mlflow_callbacks(self, task: Task, hierarchy: Hierarchy, options: TrainOptions) -> list[Callback]:
+        from netgraph.fas.monitoring.mlflow_tracking import MLflow
+
+        params = {name: value for name, value in options.to_plain().items() if value not in (None, "")}
+        note_run, write_run_report = make_report_writer(describe_run(task, hierarchy, options))
+        artefacts: list[Any] = [
+            lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"),
+            write_run_report,
+            *make_page_writers(task, hierarchy),
+            *make_feature_writers(task, hierarchy),
+        ]
+        mlflow = MLflow(params={"network": task.name, **params}, artefacts=artefacts, example=task.example)
+        return [note_run, mlflow]
+
+    def resume_run(self, run: Run) -> None:
+        """Restore the newest checkpoint into a run. Print a line where there is none."""
         from netgraph.fas.checkpoint.checkpoint import resume
 
         if self.resume and resume(run, self.checkpoints or "") is None:
-            typer.echo(f"netgraph: {self.checkpoints} has no checkpoint; the run begins anew", err=True)
+            typer.echo(f"netgraph: {self.checkpoints} has no checkpoint. The run begins from the start.", err=True)
 
-    def reported(self, document: Any) -> None:
-        """Write the report that was asked for, and say where."""
-        from netgraph.cli.console.artifacts import write_report
-
+    def write_report(self, document: dict[str, Any]) -> None:
+        """Write the report of a run into its folder."""
         if self.report is not None:
             write_report(document, self.report, self.report.resolve().name)
             typer.echo(f"netgraph: wrote {self.report}/run.json, report.html and report.svg", err=True)
 
 
 def ended_by_signal(reason: str) -> bool:
-    """Tell whether a signal ended a run."""
+    """Return True if a signal ended the run."""
     return reason.startswith((signal.SIGINT.name, signal.SIGTERM.name))

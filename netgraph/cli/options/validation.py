@@ -1,82 +1,74 @@
-"""Options that would do nothing in the company they are given in: refused by name before work begins."""
+"""Reject options that have no effect in combination with the others, before work begins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from netgraph import plugins
+from netgraph.cli.options.open_network import DataOptions
+from netgraph.cli.options.run import RunOptions
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
+from netgraph.fas.solver.train_options import TrainOptions
+from netgraph.utils.choices import DATA_RUNGS, ZOOS
 
-READ_DATA = ("norms", "ridge", "tune")
-ALONE = (
-    "levels",
-    "ratio",
-    "round_to",
-    "coarsen",
-    "depth_by",
-    "inside_heads",
-    "coarsener",
-    "affinity",
-    "cycle",
-    "share",
+# Options of training that a single level does not use.
+NEED_LEVELS = (
+    "levels", "ratio", "round_to", "coarsen", "depth_by", "inside_heads", "coarsener", "affinity", "cycle", "share",
     "schedule_per_level",
-)  # what one level has no use for
-COARSER = (
-    "tau.",
-    "gate.",
-    "smoothing.pre",
-    "smoothing.post",
-    "smoothing.cycles",
-)  # what the coarsest level has no use for
-LACKS = {
+)  # fmt: skip
+# Options that only steps in the direction "channels" use.
+NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "fix", "round_to", "budget")
+# Options of a command about its file, which a saved hierarchy needs too.
+FILE_OPTIONS = {"model", "out", "output", "json_"}
+# Options of the solver about the step to a coarser level, which the coarsest level does not have.
+COARSE_STEP = ("tau.", "gate.", "smoothing.pre", "smoothing.post", "smoothing.cycles")
+# Cycles that lack a part of the solver.
+CYCLES_WITHOUT = {
     "coarse steps": ("kaskade",),
     "cycles on coarse levels": ("kaskade", "additive"),
     "levels that start from coarser ones": ("v", "w", "f", "additive"),
 }
-UNITS = (
-    "inside_heads",
-    "coarsener",
-    "affinity",
-    "axis_ratio",
-    "keep",
-    "fix",
-    "round_to",
-    "budget",
-)  # what merges units alone
-OPENING = {"model", "out", "output", "json_"}
 
 
 def typed_options(context: typer.Context) -> dict[str, str]:
-    """Return what the user typed of a command's options: their names, and how they are written."""
-    written = {p.name: max(p.opts, key=len) for p in context.command.params}
+    """Return the options that the user typed: the name of each parameter and its spelling on the command line."""
+    spellings = {p.name: max(p.opts, key=len) for p in context.command.params}
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name: written[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    return {name: spellings[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-def reject_options(typed: Mapping[str, str], names: Iterable[str], why: str) -> None:
-    """Raise where one of these options was typed, and ``why`` says what leaves it without effect.
+def reject_options(typed: Mapping[str, str], names: Iterable[str], reason: str) -> None:
+    """Raise an error if one of these options was typed.
+
+    Parameters
+    ----------
+    typed : dict of str to str
+        As `typed_options` returns it.
+    names : iterable of str
+    reason : str
+        Why the options have no effect.
 
     Raises
     ------
     NetgraphError
     """
-    found = [typed[name] for name in names if name in typed]
-    if found:
-        many = "them" if len(found) > 1 else "it"
-        raise NetgraphError(f"{', '.join(found)} would have no effect: {why}; leave {many} out")
+    idle = [typed[name] for name in names if name in typed]
+    if idle:
+        raise NetgraphError(
+            f"{', '.join(idle)} would have no effect: {reason}. Leave {'them' if len(idle) > 1 else 'it'} out."
+        )
 
 
 def check_open_options(typed: Mapping[str, str], model: str, arch: str | None) -> None:
-    """Refuse options of opening that this source does not ask for; options of files are judged where files are opened."""
+    """Reject options of opening that the source of a network does not use. `load_model` checks those of files."""
     from netgraph.io.load import is_network_name
-    from netgraph.io.model_zoo import ZOOS
 
-    owns_code = arch is not None and arch.partition(":")[0] not in ZOOS
-    if not owns_code and "trust" not in typed:
+    has_factory = arch is not None and arch.partition(":")[0] not in ZOOS
+    if not has_factory and "trust" not in typed:
         reject_options(
             typed, ["code_dir"], "neither --arch package.module:factory nor a file with --trust looks for modules"
         )
@@ -86,39 +78,48 @@ def check_open_options(typed: Mapping[str, str], model: str, arch: str | None) -
         reject_options(typed, ["trust"], f"{model} is opened without running code")
 
 
-def check_coarsen_options(typed: Mapping[str, str], recipe: Any, *, measured: bool) -> None:
-    """Refuse options of a recipe that others make idle.
+def check_coarsen_options(
+    context: typer.Context, options: CoarsenOptions, data: DataOptions, *, reads_data: bool
+) -> None:
+    """Reject options of coarsening that others make idle.
 
     Parameters
     ----------
-    typed : dict of str to str
-        As `typed_options` returns it.
-    recipe : netgraph.cli.options.coarsen.CoarsenOptions
-    measured : bool
-        Whether the error on calibration data is told in any case.
+    context : typer.Context
+    options : CoarsenOptions
+    data : DataOptions
+    reads_data : bool
+        Whether the command reads calibration data in any case.
+
+    Raises
+    ------
+    NetgraphError
     """
-    check_direction_options(typed, recipe.coarsen)
-    if recipe.quality is None:  # the cut is measured in affinities, whatever chose the aggregates
-        check_affinity_option(typed, recipe.coarsener)
-    axes = [text.rpartition("=")[0] for text in recipe.axis_ratio or ()]
-    twice = [axis for axis in axes if axes.count(axis) > 1]
-    if twice:
-        raise NetgraphError(f"--axis-ratio gives {twice[0]} two ratios; give each axis one")
-    both = [axis for axis in axes if axis in (recipe.keep or ())]
-    if both:
+    typed = typed_options(context)
+    check_direction_options(typed, str(options.directions))
+    if options.quality is None:  # the quality of aggregates is measured in affinities, whatever chose them
+        check_affinity_option(typed, options.coarsener_name)
+    axes = [text.rpartition("=")[0] for text in context.params["axis_ratio"] or ()]
+    contradicted = [axis for axis in axes if axis in options.keep]
+    if contradicted:
+        axis = contradicted[0]
         raise NetgraphError(
-            f"--keep {both[0]} leaves alone what --axis-ratio {both[0]} is to merge; give one of the two"
+            f"--keep {axis} contradicts --axis-ratio {axis}, which merges its units. Give one of the two."
         )
-    if recipe.budget is not None:
-        reject_options(
-            typed, ["ratio", "axis_ratio"], "--budget spreads what may stay over the axes, in place of ratios"
-        )
+    if options.budget is not None:
+        reject_options(typed, ["ratio", "axis_ratio"], "--budget replaces the ratios of all axes")
     if "*" in axes:
         reject_options(typed, ["ratio"], "--axis-ratio *=RATIO is the ratio of all other axes")
-    if recipe.data is None:
+    _check_data_option(typed, options, data, reads_data=reads_data)
+
+
+def _check_data_option(
+    typed: Mapping[str, str], options: CoarsenOptions, data: DataOptions, *, reads_data: bool
+) -> None:
+    if data.data is None:
         reject_options(typed, ["samples"], "it counts rows of calibration data, and there are none without --data")
-    reads = recipe.repair in READ_DATA or recipe.coarsener == "auto" or recipe.budget or "affinity" in typed
-    if not reads and not measured:
+    used = options.repair in DATA_RUNGS or options.coarsener == "auto" or options.budget or "affinity" in typed
+    if not used and not reads_data:
         reject_options(
             typed,
             ["data"],
@@ -127,52 +128,57 @@ def check_coarsen_options(typed: Mapping[str, str], recipe: Any, *, measured: bo
 
 
 def check_saved_hierarchy(typed: Mapping[str, str], model: str) -> None:
-    """Refuse all options of a recipe for a hierarchy that is already made."""
+    """Reject all options of coarsening for a hierarchy that was saved."""
     reject_options(
-        typed, [name for name in typed if name not in OPENING], f"{model} is a hierarchy that is already made"
+        typed, [name for name in typed if name not in FILE_OPTIONS], f"{model} is a hierarchy that is already made"
     )
 
 
-def check_train_options(typed: Mapping[str, str], settings: Any, lasting: Any) -> None:
-    """Refuse options of training that others make idle.
+def check_train_options(typed: Mapping[str, str], options: TrainOptions, run: RunOptions) -> None:
+    """Reject options of training that others make idle.
 
     Parameters
     ----------
     typed : dict of str to str
-    settings : netgraph.cli.options.train.TrainOptions
-    lasting : netgraph.cli.options.run.RunOptions
+        As `typed_options` returns it.
+    options : TrainOptions
+    run : RunOptions
+
+    Raises
+    ------
+    NetgraphError
     """
-    if lasting.checkpoints is None:
+    if run.checkpoints is None:
         reject_options(typed, ["every", "keep_last"], "no checkpoints are kept without --checkpoints FOLDER")
-    if settings.plain:  # a control: the same words with --plain behind them
-        found = [typed[name] for name in ALONE if name in typed]
-        if found:
-            typer.echo(f"netgraph: --plain trains the finest level alone, without {', '.join(found)}", err=True)
+    if options.plain:  # a control run: the same command line with --plain behind it
+        idle = [typed[name] for name in NEED_LEVELS if name in typed]
+        if idle:
+            typer.echo(f"netgraph: --plain trains the finest level alone, without {', '.join(idle)}", err=True)
         return
-    if settings.levels == 1:
-        reject_options(typed, [name for name in ALONE if name != "levels"], "--levels 1 is the network alone")
-    if settings.cycle not in ("kaskade", "full"):
+    if options.coarsening.n_levels == 1:
+        reject_options(typed, [name for name in NEED_LEVELS if name != "levels"], "--levels 1 is the network alone")
+    if options.cycle not in ("kaskade", "full"):
         reject_options(
-            typed, ["share"], f"only the cycles kaskade and full have turns to share, and this is {settings.cycle}"
+            typed, ["share"], f"only the cycles kaskade and full have turns to share, and this is {options.cycle}"
         )
-    check_direction_options(typed, settings.coarsen)
-    check_affinity_option(typed, settings.coarsener)
-    _check_solver_options(settings)
+    check_direction_options(typed, str(options.coarsening.directions))
+    check_affinity_option(typed, options.coarsening.coarsener_name)
+    _check_solver_options(options)
 
 
-def check_direction_options(typed: Mapping[str, str], coarsen: str) -> None:
-    """Refuse options of merging units, or of ratios, where no level is coarsened in their direction."""
-    directions = set(coarsen.replace("+", ",").split(","))
-    if "channels" not in directions:
-        reject_options(typed, UNITS, f"--coarsen {coarsen} merges no units")
-    if "depth" not in directions:
-        reject_options(typed, ["depth_by"], f"--coarsen {coarsen} merges no blocks")
-    if directions == {"space"}:
+def check_direction_options(typed: Mapping[str, str], directions: str) -> None:
+    """Reject options of a direction in which no level is coarsened."""
+    words = set(directions.replace("+", ",").split(","))
+    if "channels" not in words:
+        reject_options(typed, NEED_UNITS, f"--coarsen {directions} merges no units")
+    if "depth" not in words:
+        reject_options(typed, ["depth_by"], f"--coarsen {directions} merges no blocks")
+    if words == {"space"}:
         reject_options(typed, ["ratio"], "--coarsen space halves the resolution from level to level")
 
 
 def check_affinity_option(typed: Mapping[str, str], coarsener: str) -> None:
-    """Refuse an affinity for a coarsener that says, by its attribute ``ignores_edges``, that it reads none."""
+    """Reject an affinity for a coarsener that reads none, which its attribute ``ignores_edges`` says."""
     if "affinity" in typed and coarsener != "auto":
         merge = plugins.load_plugin("netgraph.coarseners", coarsener)
         if getattr(merge, "ignores_edges", False):
@@ -180,39 +186,39 @@ def check_affinity_option(typed: Mapping[str, str], coarsener: str) -> None:
 
 
 def check_data_options(typed: Mapping[str, str], data: str) -> None:
-    """Refuse options of reading that a data set has no use for."""
+    """Reject options of reading that a data set does not use."""
     if data == "digits":
         reject_options(typed, ["data_root", "download"], "digits ship with scikit-learn")
     if data != "imdb":
         reject_options(typed, ["length", "tokenizer"], f"{data} is no text")
 
 
-def _check_solver_options(settings: Any) -> None:
-    """Refuse options of the solver for levels that are not there, or for what the cycle does not do."""
+def _check_solver_options(options: TrainOptions) -> None:
+    """Reject options of the solver for a level that does not exist, or for a part that the cycle lacks."""
     from netgraph.fas.options import full_option_name
 
-    n_levels = settings.levels
-    cycle = "a single level" if n_levels == 1 else f"the cycle {settings.cycle}"
-    for text in settings.option or ():
+    n_levels = options.coarsening.n_levels
+    cycle = "a single level" if n_levels == 1 else f"the cycle {options.cycle}"
+    for text in options.option or ():
         name = text.partition("=")[0]
         group, _, rest = name.partition(".")
         number = rest.partition(".")[0]
         if group == "level" and number.isdigit() and int(number) >= n_levels:
             raise NetgraphError(
-                f"--option {name} is for level {number}, and there are {n_levels}, numbered from 0; name one of them"
+                f"--option {name} is for level {number}, and there are {n_levels}, numbered from 0. Name one of them."
             )
-        own = full_option_name(rest.partition(".")[2]) if group == "level" else name
-        if group == "level" and int(number) == n_levels - 1 and own.startswith(COARSER):
+        full_name = full_option_name(rest.partition(".")[2]) if group == "level" else name
+        if group == "level" and int(number) == n_levels - 1 and full_name.startswith(COARSE_STEP):
             raise NetgraphError(
-                f"--option {name} is about going on to a coarser level, and level {number} is the coarsest; name a finer one"
+                f"--option {name} is about the step to a coarser level, and level {number} is the coarsest. Name a finer one."
             )
-        what = _find_subject(own)
-        if what and (n_levels == 1 or settings.cycle in LACKS[what]):
-            raise NetgraphError(f"--option {name} is about {what}, which {cycle} does not have; leave it out")
+        subject = _find_subject(full_name)
+        if subject and (n_levels == 1 or options.cycle in CYCLES_WITHOUT[subject]):
+            raise NetgraphError(f"--option {name} is about {subject}, which {cycle} does not have. Leave it out.")
 
 
 def _find_subject(name: str) -> str | None:
-    """Return what an option is about, where not every cycle has it."""
+    """Return the part of the solver that an option is about; None for a part that every cycle has."""
     if name.startswith(("tau.", "gate.")) or name in ("smoothing.pre", "smoothing.post", "smoothing.coarse"):
         return "coarse steps"
     if name == "smoothing.cycles":

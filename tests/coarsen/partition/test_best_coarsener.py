@@ -12,7 +12,7 @@ import netgraph as ng
 from netgraph import plugins
 from netgraph.coarsen.hierarchy.budget import GRID
 from netgraph.coarsen.hierarchy.merge_plan import AUTO
-from netgraph.coarsen.hierarchy.report import LEFT, measure_coverage
+from netgraph.coarsen.hierarchy.report import LEFT_ALONE, measure_coverage
 from netgraph.coarsen.network.functional_error import compute_outputs, function_error
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.errors import NetgraphError
@@ -79,8 +79,8 @@ def test_what_a_budget_leaves_alone_is_not_laid_on_the_operator_that_reads_it():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
     hierarchy = ng.build_hierarchy(model, torch.randn(2, 3, 8, 8), ratio={"2": 0.5, "*": 1})
     reasons = dict(measure_coverage(hierarchy)[1])
-    assert reasons.keys() == {LEFT, "a dimension of output 0"}
-    assert reasons[LEFT] * n_parameters(model) == pytest.approx(8 * 27 + 8)
+    assert reasons.keys() == {LEFT_ALONE, "a dimension of output 0"}
+    assert reasons[LEFT_ALONE] * n_parameters(model) == pytest.approx(8 * 27 + 8)
 
 
 def test_error_curves_are_those_after_repair():
@@ -205,9 +205,9 @@ def test_fixed_units_stay_alone_on_every_level(coarsener):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fixed": {"0": [24]}}, "unit 24 of axis '0' was to stay alone; its units are 0 to 23"),
+        ({"fixed": {"0": [24]}}, "axis '0' has no unit 24 to fix. Its units are 0 to 23"),
         ({"fixed": {"nowhere": [0]}}, "no axis is named 'nowhere'"),
-        ({"fixed": {"0": [1]}, "keep": ["0"]}, r"and all do \(you asked to keep it\); leave it out of fixed"),
+        ({"fixed": {"0": [1]}, "keep": ["0"]}, r"all its units stay alone \(you asked to keep it\). Leave it out of fixed"),
     ],
 )
 def test_units_that_cannot_be_fixed_are_named(options, message):
