@@ -21,6 +21,7 @@ def shorten(text: str, length: int, *, substitute: str | None = "·") -> str:
 
     Examples
     --------
+    >>> from netgraph.utils.text import shorten
     >>> shorten("encoder.layer.0", 8)
     'encoder…'
     >>> shorten("two\\nlines", 20)

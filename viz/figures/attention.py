@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from netgraph.viz.figures.attention_maps import LayerAttention, collect_layer_at
 from netgraph.viz.figures.color_scale import UniformCenteredScale
 from netgraph.viz.figures.drawing import OKABE_ITO, format_label
 from netgraph.viz.figures.hierarchy import FAINT, INK, STYLE, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WORDS = 40  # tokens that a map of words has at most
 ACROSS = 3  # maps of words in a row
@@ -38,7 +41,7 @@ CELL, SMALLEST, BETWEEN, BAR = (
 TITLE = "Attention of tokens (down) to tokens (across): level 0, and → level {}"
 
 
-def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
+def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Figure:
     """Plot all heads: layers down, heads across, the heads of each group before their merged head.
 
     Parameters
@@ -96,17 +99,22 @@ def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Any:
 
 def plot_words(
     hierarchy: Hierarchy, inputs: Any, words: Sequence[str], *, layer: int = 0, head: int = 0, level: int = -1
-) -> Any:
+) -> Figure:
     """Plot one coarse head and its fine heads over the words of the first text.
 
     Parameters
     ----------
-    hierarchy, inputs, level
-        As for `plot_heads`.
+    hierarchy : Hierarchy
+    inputs : Tensor, tuple or dict
+        As the network takes them. Only the first row is used.
     words : sequence of str
         Tokens of the first text to show, at most `WORDS`. Numbers take their place if it is empty.
-    layer, head : int, default 0
-        The attention layer, in the order of the run, and the number of its coarse head.
+    layer : int, default 0
+        The attention layer, in the order of the run.
+    head : int, default 0
+        The number of a coarse head of that layer.
+    level : int, default -1
+        The coarse level to compare with level 0.
 
     Returns
     -------
@@ -115,7 +123,7 @@ def plot_words(
     Raises
     ------
     NetgraphError
-        There is no such layer or head.
+        There is no such layer, head or level.
 
     Examples
     --------
@@ -149,7 +157,7 @@ def plot_words(
         return figure
 
 
-def _lay_out_maps(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, list[Any], Any]:
+def _lay_out_maps(n_maps: int, words: Sequence[str], title: str) -> tuple[Figure, list[Any], Any]:
     """Return a figure with axes for maps over words and for the colour bar, with room for the longest word."""
     from matplotlib.figure import Figure
 
@@ -173,7 +181,33 @@ def _lay_out_maps(n_maps: int, words: Sequence[str], title: str) -> tuple[Any, l
 
 
 def write_attention_figure(hierarchy: Hierarchy, inputs: Any, path: str | Path, **options: Any) -> None:
-    """Write `plot_words` if ``words`` is given, otherwise `plot_heads`, as SVG, PNG or PDF."""
+    """Write the figure of `plot_words` if ``words`` is given, otherwise that of `plot_heads`.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    inputs : Tensor, tuple or dict
+        As the network takes them.
+    path : path
+        The suffix chooses SVG, PNG or PDF.
+    **options
+        Arguments of `plot_words` or `plot_heads`.
+
+    Raises
+    ------
+    NetgraphError
+        As `plot_words` and `plot_heads` do.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import write_attention_figure
+    >>> layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    >>> tokens = torch.randn(1, 3, 16)
+    >>> hierarchy = ng.build_hierarchy(layer, tokens, n_levels=2)
+    >>> write_attention_figure(hierarchy, tokens, "words.svg", words=["a", "good", "film"], head=1)
+    """
     draw = plot_words if "words" in options else plot_heads
     save_figure(draw(hierarchy, inputs, **options), path)
 

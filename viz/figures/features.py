@@ -7,7 +7,7 @@ middle, minus the mean of all patches (the spike-triggered average; de Boer and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.viz.figures.drawing import compose_aggregates, format_label
 from netgraph.viz.figures.hierarchy import STYLE, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROWS, MEMBERS = 8, 4  # most aggregates to draw, and most channels of each
 SIDE = 15  # pixels of a receptive pattern
@@ -82,7 +85,7 @@ def compute_receptive_patterns(maps: Tensor, inputs: Tensor, *, side: int = SIDE
 
 def plot_features(
     hierarchy: Hierarchy, inputs: Tensor, *, axis: str | None = None, level: int = 1, image: int = 0
-) -> Any:
+) -> Figure:
     """Plot aggregates of a coarse level next to the channels of level 0 that they merged.
 
     On a level with a lower resolution and no merged channels, each channel stands next to its own fine version.
@@ -148,7 +151,33 @@ def plot_features(
 
 
 def write_feature_figure(hierarchy: Hierarchy, inputs: Tensor, path: str | Path, **options: Any) -> None:
-    """Write `plot_features` as SVG, PNG or PDF. Options are its keyword arguments."""
+    """Write the figure of `plot_features` to a file.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    inputs : Tensor, (n, colours, height, width)
+        Images, as the network takes them.
+    path : path
+        The suffix chooses SVG, PNG or PDF.
+    **options
+        Keyword arguments of `plot_features`.
+
+    Raises
+    ------
+    NetgraphError
+        As `plot_features` does.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import write_feature_figure
+    >>> conv = torch.nn.Conv2d
+    >>> net = torch.nn.Sequential(conv(3, 8, 3), torch.nn.ReLU(), conv(8, 2, 3), torch.nn.AdaptiveAvgPool2d(1))
+    >>> images = torch.rand(4, 3, 8, 8)
+    >>> write_feature_figure(ng.build_hierarchy(net, images, n_levels=2), images, "features.svg", image=2)
+    """
     save_figure(plot_features(hierarchy, inputs, **options), path)
 
 

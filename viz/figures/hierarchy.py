@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.viz.figures.drawing import draw_affinity, draw_complexity, draw_dendrogram, draw_error, draw_sparsity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES: dict[str, tuple[Callable[..., None], tuple[float, float]]] = {
     "affinity": (draw_affinity, (7.0, 3.4)),
@@ -33,7 +36,7 @@ STYLE: Any = {
 }  # fmt: skip
 
 
-def plot_hierarchy(hierarchy: Hierarchy, kind: str = "overview", *, axis: str | None = None) -> Any:
+def plot_hierarchy(hierarchy: Hierarchy, kind: str = "overview", *, axis: str | None = None) -> Figure:
     """Plot one figure of a hierarchy, or all of them on one sheet.
 
     Parameters
@@ -100,13 +103,18 @@ def _choose_axis(hierarchy: Hierarchy, axis: str | None) -> str:
 
 
 def write_figure(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write the figure that the name of a file asks for, as SVG, PNG or PDF.
+    """Write the figure that the name of a file asks for.
 
     Parameters
     ----------
     hierarchy : Hierarchy
     path : path
-        ``net.dendrogram.svg`` holds one figure, ``net.svg`` all of them.
+        ``net.dendrogram.svg`` holds one figure, ``net.svg`` all of them. The suffix chooses SVG, PNG or PDF.
+
+    Raises
+    ------
+    NetgraphError
+        The hierarchy has one level, so there is nothing to draw.
 
     Examples
     --------
@@ -120,7 +128,7 @@ def write_figure(hierarchy: Hierarchy, path: str | Path) -> None:
     save_figure(plot_hierarchy(hierarchy, kinds[-1] if kinds else "overview"), path)
 
 
-def save_figure(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Save a figure in the format of the suffix. Equal figures give equal bytes, because no date is written."""
     import matplotlib
 

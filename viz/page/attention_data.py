@@ -36,6 +36,19 @@ def build_attention_data(hierarchy: Hierarchy, texts: Sequence[tuple[Sequence[st
     ------
     NetgraphError
         The network has no attention with known heads, or it does not run on a text.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.viz import build_attention_data, write_page
+    >>> layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    >>> tokens = torch.randn(1, 3, 16)
+    >>> hierarchy = ng.build_hierarchy(layer, tokens, n_levels=2)
+    >>> texts = build_attention_data(hierarchy, [(["a", "good", "film"], tokens)])
+    >>> {level: len(maps) for level, maps in texts[0]["layers"][0]["maps"].items()}  # heads of each level
+    {0: 4, 1: 2}
+    >>> write_page(hierarchy, "heads.html", attention=texts)
     """
     return [_encode_text(hierarchy, words, inputs) for words, inputs in texts]
 

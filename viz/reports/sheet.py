@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +15,14 @@ from netgraph.viz.figures.drawing import GREY, OKABE_ITO, format_label
 from netgraph.viz.figures.hierarchy import INK, STYLE, save_figure
 from netgraph.viz.reports.charts import FATES, TRACED, choose_line_style, classify_step
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LINES = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dashdot"}  # plotly names to matplotlib names
 MARKS = {"triangle-up": "^", "x": "x", "circle-open": "o"}
 
 
-def plot_runs(histories: Sequence[History]) -> Any:
+def plot_runs(histories: Sequence[History]) -> Figure:
     """Plot loss against time and FLOPs, cycles, costs, tau and learning rates of training runs on one sheet.
 
     Parameters
@@ -75,7 +78,31 @@ def plot_runs(histories: Sequence[History]) -> Any:
 
 
 def write_run_figure(histories: Sequence[History], path: str | Path) -> None:
-    """Write `plot_runs` as SVG, PNG or PDF."""
+    """Write the sheet of `plot_runs` to a file.
+
+    Parameters
+    ----------
+    histories : sequence of History
+    path : path
+        The suffix chooses SVG, PNG or PDF.
+
+    Raises
+    ------
+    NetgraphError
+        There is no run.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import History
+    >>> from netgraph.viz import write_run_figure
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    >>> batches = [(torch.randn(4, 8), torch.randint(0, 4, (4,)))]
+    >>> problem = ng.Problem(batches, torch.nn.functional.cross_entropy)
+    >>> solution = ng.FAS("v", cycles=1).solve(ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2), problem)
+    >>> write_run_figure([History.of(solution, "one V-cycle")], "report.svg")
+    """
     save_figure(plot_runs(histories), path)
 
 
