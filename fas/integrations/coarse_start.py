@@ -1,7 +1,8 @@
-"""Nested iteration in somebody else's loop: their optimizer works on a coarse level first, then on finer ones.
+"""Nested iteration in a training loop that you already have: its optimizer works on coarse levels first, then on finer ones.
 
-The optimizer, its schedule and its settings stay theirs. Only the parameters in its groups are exchanged for those of another
-level, which have the same names or fewer; weights go up as in `netgraph.fas.levels.nested_iteration`, moments as in `netgraph.fas.levels.moments`.
+The optimizer, its settings and its schedule stay yours. Only the parameters in its groups are exchanged for those of another
+level, which has the same names or fewer. Weights go up as in `netgraph.fas.levels.nested_iteration`, moments as in
+`netgraph.fas.levels.moments`.
 """
 
 from __future__ import annotations
@@ -22,45 +23,70 @@ from netgraph.fas.options import Options, Smoothing
 
 
 class BorrowedSmoother(Smoother):
-    """A level's smoother whose optimizer was made elsewhere.
+    """A level's smoother on an optimizer that the user built.
 
     Parameters
     ----------
     model : torch.nn.Module
+        Network of the level.
     optimizer : torch.optim.Optimizer
+        The optimizer.
     names : list of list of str
         Names of the parameters in each of its groups.
     smoothing : Smoothing
+        Options of the level.
     """
 
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, names: Sequence[Sequence[str]], smoothing: Smoothing
     ) -> None:
-        own = dict(model.named_parameters())
+        parameters = dict(model.named_parameters())
         self.model, self.optimizer, self.options = model, optimizer, smoothing
-        self.named = {name: own[name] for group in names for name in group if name in own}
+        self.named = {name: parameters[name] for group in names for name in group if name in parameters}
         self.lr, self.scales = 1.0, [1.0]
 
 
 class CoarseStart:
-    """A level that an optimizer works on, the coarsest first.
+    """Let an optimizer work on coarse levels first, from the coarsest to the finest.
+
+    A loop trains ``start.model`` with its own optimizer, and calls `advance` after each step.
 
     Parameters
     ----------
     maps : Maps
+        The levels, such as ``HierarchyMaps(hierarchy)``.
     optimizer : torch.optim.Optimizer
-        Of the finest network's parameters; its groups are changed in place.
+        Optimizer of the finest network's parameters. Its groups are changed in place.
     begin : sequence of int
         Steps on level 1, level 2, and so on, before the finest level is trained.
     options : Options
-        ``split`` and ``smoothing.moments`` count here.
-    seed : int
-        Of the noise that makes copies differ.
+        Options of the solver. Only ``split`` and ``smoothing.moments`` have an effect.
+    seed : int, default 7619
+        Seed of the noise that makes copies of a unit differ.
 
     Raises
     ------
     NetgraphError
-        The optimizer has parameters that are not the finest network's, or there are more numbers than coarse levels.
+        The optimizer has parameters of another network, or ``begin`` has more numbers than there are coarse levels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import CoarseStart, Options
+    >>> from netgraph.fas.levels.maps import HierarchyMaps
+    >>> from netgraph.models import mlp
+    >>> model, inputs = mlp((6, 8, 3)), torch.randn(4, 6)
+    >>> hierarchy = ng.build_hierarchy(model, inputs, n_levels=2)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> start = CoarseStart(HierarchyMaps(hierarchy), optimizer, [2], Options())
+    >>> for _ in range(3):
+    ...     start.model(inputs).square().mean().backward()
+    ...     optimizer.step()
+    ...     print(start.level, start.advance())
+    1 False
+    1 True
+    0 False
     """
 
     def __init__(
@@ -69,7 +95,7 @@ class CoarseStart:
         n_coarse = len(maps.models) - 1
         if len(begin) > n_coarse or any(n < 0 for n in begin):
             raise NetgraphError(
-                f"begin is {tuple(begin)}; give a number of steps, 0 or more, for each of at most {n_coarse} coarse levels"
+                f"begin is {tuple(begin)}. Give a number of steps, 0 or more, for each of at most {n_coarse} coarse levels."
             )
         self.maps, self.optimizer, self.begin, self.options, self.seed = maps, optimizer, tuple(begin), options, seed
         self.names = group_parameter_names(maps.models[0], optimizer)
@@ -79,16 +105,16 @@ class CoarseStart:
 
     @property
     def model(self) -> nn.Module:
-        """The network of the level at work."""
+        """Network of the current level."""
         return self.maps.models[self.level]
 
     @property
     def smoother(self) -> BorrowedSmoother:
-        """The level at work, with the optimizer."""
+        """Smoother of the current level, on the optimizer."""
         return BorrowedSmoother(self.model, self.optimizer, self.names, self.options.smoothing_of(self.level))
 
     def switch_to_level(self, level: int, left: int) -> None:
-        """Give the optimizer a level's parameters, for so many steps; it keeps no moments."""
+        """Give the optimizer the parameters of a level for ``left`` steps, and clear its moments."""
         if level == self.level:
             self.left = left
             return
@@ -96,13 +122,19 @@ class CoarseStart:
         self.level, self.left = level, left
         parameter = next(finest.parameters())
         self.model.to(parameter.device).train(finest.training)
-        own = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters())
         for group, names in zip(self.optimizer.param_groups, self.names, strict=True):
-            group["params"][:] = [own[name] for name in names if name in own]
+            group["params"][:] = [parameters[name] for name in names if name in parameters]
         self.optimizer.state.clear()
 
     def advance(self) -> bool:
-        """Count a step, and go up where a level's steps are spent; tell whether that was so."""
+        """Count a step of the optimizer, and go up if the level's steps are spent.
+
+        Returns
+        -------
+        bool
+            True if the level has changed.
+        """
         if self.level == 0:
             return False
         self.left -= 1
@@ -112,52 +144,59 @@ class CoarseStart:
         return moved
 
     def finish(self) -> None:
-        """Go up to the finest level at once, whatever is left of other levels' steps."""
+        """Go up to the finest level now, before the steps of coarse levels are spent."""
         while self.level:
             self._go_up()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the level at work, what is left of its steps, and its weights where it is a coarse one."""
+        """Return the current level, its remaining steps, and its weights if it is coarse."""
         weights = {n: t.clone() for n, t in live_state(self.model).items()} if self.level else {}
         return {"level": self.level, "left": self.left, "weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; the optimizer's own state is loaded after it."""
+        """Restore a state from `state_dict`. Load the state of the optimizer afterwards.
+
+        Parameters
+        ----------
+        state : mapping
+            A state from `state_dict`.
+        """
         self.switch_to_level(state["level"], state["left"])
-        own = live_state(self.model)
+        tensors = live_state(self.model)
         for name, tensor in state["weights"].items():
-            own[name].copy_(tensor)
+            tensors[name].copy_(tensor)
 
     def _go_up(self) -> None:
-        below, coarse = self.smoother, self._grid(self.level)
+        """Prolong weights and moments to the next finer level, and give the optimizer its parameters."""
+        below, coarse = self.smoother, self._build_grid(self.level)
         above = self.level - 1
         carried = self.options.smoothing_of(above).moments
         moments = carry_moments_up(self.maps, above, read_moments(below)) if carried else {}
         self.switch_to_level(above, self.begin[above - 1] if above else 0)
-        start_level(self.maps, above, self._grid(above), coarse, self.options.split, self.seed)
+        start_level(self.maps, above, self._build_grid(above), coarse, self.options.split, self.seed)
         for parameter in below.named.values():
             parameter.grad = None
         set_moments(self.smoother, moments)
 
-    def _grid(self, level: int) -> Grid:
+    def _build_grid(self, level: int) -> Grid:
         model = self.maps.models[level]
         return Grid(model, self.smoother, live_state(model, list(live_state(self.maps.models[0]))))
 
 
 def group_parameter_names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
-    """Return the names of the parameters in each of an optimizer's groups.
+    """Return the names of the parameters in each group of an optimizer.
 
     Raises
     ------
     NetgraphError
-        A parameter is not the model's.
+        A parameter belongs to another network.
     """
     known = {id(parameter): name for name, parameter in model.named_parameters()}
     for i, group in enumerate(optimizer.param_groups):
-        strangers = sum(id(parameter) not in known for parameter in group["params"])
-        if strangers:
+        unknown = sum(id(parameter) not in known for parameter in group["params"])
+        if unknown:
             raise NetgraphError(
-                f"{strangers} parameters in group {i} of the optimizer are not those of the hierarchy's finest network; "
-                "make it of hierarchy.levels[0].model.parameters()"
+                f"{unknown} parameters in group {i} of the optimizer are not those of the hierarchy's finest network. "
+                "Build the optimizer on hierarchy.levels[0].model.parameters()."
             )
     return [[known[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""A coarse network in the place of the finest one, while a trainer of somebody else's calls that: for its callbacks."""
+"""Run a coarse network in place of the finest one while a trainer calls the finest one. The callbacks use this."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ logger = logging.getLogger("netgraph.standin")
 
 
 class ForwardSwap:
-    """Nested iteration behind the back of a trainer.
+    """Nested iteration inside a trainer that knows only the finest network.
 
-    The finest network's ``forward`` runs the level at work, and the trainer's optimizer has that level's parameters.
+    The ``forward`` of the finest network runs the current level, and the trainer's optimizer has the parameters of that level.
 
     Parameters
     ----------
-    hierarchy : Hierarchy, or levels of your own
-        Of the network that the trainer calls.
+    hierarchy : Hierarchy or Maps
+        Hierarchy of the network that the trainer calls, or levels of your own.
     begin : sequence of int
         Steps on level 1, level 2, and so on.
     options : Options, optional
-        ``split`` and ``smoothing.moments`` count.
+        Only ``split`` and ``smoothing.moments`` have an effect.
     ignored : sequence of str
-        Keyword arguments that coarse networks, which take what their example had, are not given.
+        Keyword arguments that coarse networks do not get. They take those of the example that they were traced on.
     seed : int
+        Seed of the noise that makes copies of a unit differ.
     """
 
     def __init__(
@@ -50,42 +51,45 @@ class ForwardSwap:
 
     @property
     def level(self) -> int:
-        """The level at work; the finest before and after training."""
+        """Number of the current level, 0 before and after training."""
         return 0 if self.start is None else self.start.level
 
     def enter(self, optimizer: Optimizer) -> None:
-        """Begin: the optimizer gets the coarsest level's parameters."""
+        """Begin training: give the optimizer the parameters of the coarsest level."""
         self.start = CoarseStart(self.maps, optimizer, self.begin, self.options, self.seed)
         self._replace_forward()
 
     def advance(self) -> None:
-        """Count a step of the optimizer."""
+        """Count a step of the optimizer, and replace ``forward`` if the level changes."""
         if self.start is not None and self.start.advance():
-            logger.info("training goes on on level %d", self.start.level)
+            logger.info("training continues on level %d", self.start.level)
             self._replace_forward()
 
     def leave(self) -> None:
-        """End: weights of a coarse level that is still at work go up, and the finest network is itself again."""
+        """End training: prolong the weights of a coarse level, and restore the finest network's ``forward``."""
         if self.start is not None and self.start.level:
             logger.warning(
-                "training ended on level %d; its weights are prolonged, and no finer level was trained", self.level
+                "training ended on level %d. Its weights are prolonged, and no finer level was trained", self.level
             )
             self.start.finish()
         self._replace_forward()
         self.start = None
 
     def _replace_forward(self) -> None:
+        """Let the finest network run the current level."""
         finest = self.maps.models[0]
         finest.__dict__.pop("forward", None)
         if self.level:
-            finest.forward = self._forward(self.maps.models[self.level])
+            finest.forward = self._coarse_forward(self.maps.models[self.level])
 
-    def _forward(self, coarse: Any) -> Callable[..., Any]:
+    def _coarse_forward(self, coarse: Any) -> Callable[..., Any]:
         finest = self.maps.models[0]
 
         def forward(*inputs: Any, **named: Any) -> Any:
             if "labels" in named:
-                raise NetgraphError("a coarse network computes no loss from labels; give the Trainer compute_loss_func")
+                raise NetgraphError(
+                    "a coarse network cannot compute a loss from labels. Give the Trainer compute_loss_func."
+                )
             if coarse.training != finest.training:
                 coarse.train(finest.training)
             return coarse(*inputs, **{name: value for name, value in named.items() if name not in self.ignored})

@@ -1,4 +1,4 @@
-"""Nested iteration as a callback of Lightning: training begins on coarse levels. Needs the extra ``lightning``."""
+"""Nested iteration as a Lightning callback. It needs the extra ``lightning``."""
 
 from __future__ import annotations
 
@@ -14,56 +14,70 @@ from netgraph.fas.options import Options
 
 
 class LightningCoarseStart(Callback):
-    """Train the coarse levels of a network first, by the module's own steps, optimizer and schedule.
+    """Train the coarse levels of a network first, inside Lightning's own training loop.
+
+    The steps, the optimizer and its schedule stay those of the module.
 
     Parameters
     ----------
     hierarchy : Hierarchy
-        Of the network that ``training_step`` calls, an attribute of the module.
+        Hierarchy of the network that ``training_step`` calls, an attribute of the module.
     begin : sequence of int
         Steps on level 1, level 2, and so on.
     options : Options, optional
-        ``split`` and ``smoothing.moments`` count.
-    seed : int
+        Options of the solver. Only ``split`` and ``smoothing.moments`` have an effect.
+    seed : int, default 7619
+        Seed of the noise that makes copies of a unit differ.
 
     Raises
     ------
     NetgraphError
-        As training starts: the module has several optimizers, or its optimizer has parameters of other networks.
+        When training starts: the module has several optimizers, its optimizer has parameters of another network, or training
+        continues from a checkpoint.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import LightningCoarseStart
+    >>> from netgraph.models import mlp
+    >>> hierarchy = ng.build_hierarchy(mlp((6, 8, 3)), torch.randn(2, 6), n_levels=2)
+    >>> LightningCoarseStart(hierarchy, begin=(100,)).level  # 0 until training starts
+    0
     """
 
     def __init__(
         self, hierarchy: Hierarchy, begin: Sequence[int], *, options: Options | None = None, seed: int = 7619
     ) -> None:
-        self.stand_in = ForwardSwap(hierarchy, begin, options=options, seed=seed)
+        self.swap = ForwardSwap(hierarchy, begin, options=options, seed=seed)
         self._steps = 0
 
     @property
     def level(self) -> int:
-        """The level at work."""
-        return self.stand_in.level
+        """Number of the current level."""
+        return self.swap.level
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the optimizer the coarsest level's parameters."""
+        """Give the optimizer the parameters of the coarsest level."""
         if len(trainer.optimizers) != 1:
-            raise NetgraphError(f"the module has {len(trainer.optimizers)} optimizers; a coarse start is for one")
+            raise NetgraphError(f"the module has {len(trainer.optimizers)} optimizers. A coarse start works with one.")
         if trainer.global_step:
             raise NetgraphError(
-                "training goes on from a checkpoint; a coarse start is for the first step, leave it out"
+                "training continues from a checkpoint, and a coarse start begins at the first step. Remove this callback."
             )
         self._steps = 0
-        self.stand_in.enter(trainer.optimizers[0])
+        self.swap.enter(trainer.optimizers[0])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Count steps of the optimizer: with accumulated gradients not every minibatch is one."""
+        """Count steps of the optimizer. With accumulated gradients, a step takes several minibatches."""
         while self._steps < trainer.global_step:
             self._steps += 1
-            self.stand_in.advance()
+            self.swap.advance()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the finest network."""
-        self.stand_in.leave()
+        """Restore the finest network."""
+        self.swap.leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the finest network whatever happens."""
-        self.stand_in.leave()
+        """Restore the finest network after an error too."""
+        self.swap.leave()

@@ -1,7 +1,8 @@
-"""Multigrid in a training loop of your own: an optimizer around yours, which takes a coarse step now and then.
+"""Multigrid in your own training loop: an optimizer around yours that takes a coarse step now and then.
 
-Its fine steps are your optimizer's. Every so many of them it goes down with tau on the last few minibatches, smooths the
-coarse levels, and comes up with a line search: the solver's own code (`netgraph.fas.solver.run`) without fine smoothing.
+The fine steps are those of your optimizer. After every ``every`` of them, the wrapper goes down with tau on the last few
+minibatches, smooths the coarse levels, and comes up with a line search. This is the code of the solver
+(`netgraph.fas.solver.run`) without fine smoothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.optim.optimizer import Optimizer
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.coarse_start import BorrowedSmoother, CoarseStart
-from netgraph.fas.ledger import STEP
+from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.levels.smoother import StepResult
@@ -34,37 +35,56 @@ Minibatch = tuple[tuple[Any, ...], Closure]
 
 
 class Multigrid(Optimizer):
-    """An optimizer that takes coarse steps between the steps of another; it serves torch's schedulers as that one does.
+    """Take coarse steps between the steps of another optimizer.
+
+    It has the groups and the state of the other optimizer, so torch's schedulers work on it.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        Of the finest network's parameters. Its settings, as they are at a step, are those of every level.
-    hierarchy : Hierarchy, or levels of your own (`netgraph.fas.levels.maps.Maps`)
-        One level: nothing but ``optimizer``.
-    every : int
-        Fine steps from one coarse step to the next; 0: none.
-    begin : sequence of int
+        Optimizer of the finest network's parameters. Every level follows its current settings.
+    hierarchy : Hierarchy or Maps
+        Levels of the network, or levels of your own. With one level, only ``optimizer`` works.
+    every : int, default 50
+        Fine steps from one coarse step to the next. 0 disables coarse steps.
+    begin : sequence of int, default ()
         Steps on level 1, level 2, and so on, before the finest level is trained (nested iteration).
-    cycle : str
+    cycle : str, default "v"
         ``v``, ``w``, ``f`` or ``additive``.
     options : Options, optional
-        As the solver's.
-    make : callable, optional
-        ``(groups, lr=...) -> Optimizer`` for coarse levels, by default the class of ``optimizer``.
-    seed : int
+        Options of the solver.
+    make : callable ``(groups, lr=...) -> Optimizer``, optional
+        Builds the optimizers of coarse levels. By default the class of ``optimizer``.
+    seed : int, default 7619
+        Seed of the noise that makes copies of a unit differ.
 
     Attributes
     ----------
     history : list of dict
-        One record for each event of a coarse step, as in `netgraph.fas.solver.solution.Solution`.
+        One record for each event of a coarse step, as in `netgraph.fas.Solution`.
     ledger : Ledger
-        What coarse steps cost. FLOPs count rows where minibatches are given to `step` as arguments.
+        Cost of the coarse steps. FLOPs count rows only if minibatches are passed to `step` as arguments.
 
     Raises
     ------
     NetgraphError
-        The optimizer is not that of the finest network, or an option has no meaning here.
+        The optimizer has parameters of another network, or an option has no meaning here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import Multigrid
+    >>> from netgraph.models import Loader, load_dataset, mlp
+    >>> _ = torch.manual_seed(0)
+    >>> data, model = load_dataset("digits").flat(), mlp((64, 32, 10))
+    >>> hierarchy = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=2)
+    >>> optimizer = Multigrid(torch.optim.Adam(model.parameters(), lr=0.01), hierarchy, every=10)
+    >>> def loss(model, inputs, targets):
+    ...     return torch.nn.functional.cross_entropy(model(inputs), targets)
+    >>> losses = [float(optimizer.step(loss, *batch)) for batch in Loader(data, 64)]
+    >>> losses[-1] < losses[0]
+    True
     """
 
     def __init__(
@@ -85,129 +105,143 @@ class Multigrid(Optimizer):
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.every, self.fine_steps, self.refused = optimizer, every, 0, 0
         self.start = CoarseStart(maps, optimizer, begin, self.options, seed)
-        self._recent: deque[Minibatch] = deque(
-            maxlen=self.options.tau_of(0).batches + 1
-        )  # the first judges what is earned
+        # one more than tau uses: a coarse step is judged by the loss on a minibatch that it did not work on
+        self._recent: deque[Minibatch] = deque(maxlen=self.options.tau_of(0).batches + 1)
         self._run = _CoarseRun.of(maps, optimizer, self.start.names, self._recent, cycle, self.options, make, seed)
-        self._follow()
+        self._mirror_optimizer()
 
     @property
     def model(self) -> nn.Module:
-        """The network that the last steps were taken on: the finest, or a coarse one while training begins."""
+        """Network of the current level: the finest, or a coarse one while training begins."""
         return self.start.model
 
     @property
     def history(self) -> list[dict[str, Any]]:
+        """Records of the events of coarse steps."""
         return self._run.history
 
     @property
-    def ledger(self) -> Any:
+    def ledger(self) -> Ledger:
+        """Cost of the coarse steps."""
         return self._run.ledger
 
     def step(self, closure: Closure | None = None, *batch: Any) -> Tensor:  # type: ignore[override]
-        """Take a step, and a coarse one where it is due.
+        """Take a step of the optimizer, then a coarse step if one is due.
 
         Parameters
         ----------
-        closure : callable ``(model, *batch) -> scalar``
-            The loss of any level's network. Not its gradient: that is taken here.
+        closure : callable ``(model, *batch) -> scalar Tensor``
+            Loss of the network of any level. `step` computes the gradient itself.
         *batch
-            What the closure is given after the model, and again in coarse steps. Without, the values that it reads are
-            noted as they are now.
+            Arguments of the closure after the model. Coarse steps pass them again. Without them, the closure is copied
+            together with the current values of the names that it reads.
 
         Returns
         -------
         Tensor
-            The loss before the step, detached.
+            Loss before the step, detached.
 
         Raises
         ------
         NetgraphError
-            There is no closure, or many losses in a row are not finite.
+            There is no closure, or too many losses in a row are not finite.
         """
         if closure is None:
             raise NetgraphError(
-                "step() needs the loss of any level: def closure(model): return loss(model(inputs), targets)"
+                "step() needs the loss as a function of the network. Give def closure(model): return loss(model(inputs), targets)."
             )
         model = self.start.model
         model.train(self.start.maps.models[0].training)
         smoother = self.start.smoother
         result = smoother.step(_call_closure, [(batch, closure)], {})
-        self._count(result.taken, result.loss)
+        self._count_refused(result.taken, result.loss)
         if not self.start.level:
             self._recent.append((batch, closure if batch else freeze_closure(closure)))
             self._run.count(result, count_rows(self._recent[-1]))
             self.fine_steps += 1
-            if self._due():
+            if self._is_coarse_step_due():
                 self._run.take_coarse_step()
         elif self.start.advance():
-            self._follow()
+            self._mirror_optimizer()
         return torch.tensor(result.loss)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear gradients; `step` does so itself."""
+        """Clear gradients. `step` does so itself.
+
+        Parameters
+        ----------
+        set_to_none : bool, default True
+            Set gradients to None instead of zero.
+        """
         self.optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's state and, under ``multigrid``, the place between coarse steps."""
-        rests = {level: (rest.refusals, rest.left) for level, rest in self._run.rests.items()}
-        own = {"fine_steps": self.fine_steps, "rests": rests, "start": self.start.state_dict()}
-        own |= {"account": {**vars(self._run.account)}, "whole": self._run.whole}
-        return {**self.optimizer.state_dict(), "multigrid": own}
+        """Return the optimizer's state and, under the key ``multigrid``, the position between coarse steps."""
+        rests = {level: (rest.refusals, rest.left) for level, rest in self._run.backoffs.items()}
+        position = {"fine_steps": self.fine_steps, "rests": rests, "start": self.start.state_dict()}
+        position |= {"account": {**vars(self._run.account)}, "whole": self._run.planned_flops}
+        return {**self.optimizer.state_dict(), "multigrid": position}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, here or of the optimizer alone.
+        """Restore a state from `state_dict`, of this wrapper or of the bare optimizer.
 
-        The last minibatches are not part of it: the first coarse step waits until there are enough again.
+        The last minibatches are not part of it. The first coarse step waits until there are enough again.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            A state from `state_dict`.
         """
-        own = state_dict.get(
+        state = state_dict.get(
             "multigrid", {"fine_steps": 0, "rests": {}, "start": {"level": 0, "left": 0, "weights": {}}}
         )
-        self.start.load_state_dict(own["start"])
+        self.start.load_state_dict(state["start"])
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self.fine_steps = own["fine_steps"]
-        self._run.rests = {int(level): Backoff(*rest) for level, rest in own["rests"].items()}
-        self._run.account, self._run.whole = CostAccount(**own.get("account", {})), own.get("whole", 0.0)
+        self.fine_steps = state["fine_steps"]
+        self._run.backoffs = {int(level): Backoff(*rest) for level, rest in state["rests"].items()}
+        self._run.account, self._run.planned_flops = CostAccount(**state.get("account", {})), state.get("whole", 0.0)
         self._recent.clear()
-        self._follow()
+        self._mirror_optimizer()
 
-    def _follow(self) -> None:
-        """Show the groups and the state that the optimizer has now."""
+    def _mirror_optimizer(self) -> None:
+        """Take over the current groups and state of the optimizer, for schedulers that read them here."""
         self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
 
-    def _count(self, taken: bool, loss: float) -> None:
+    def _count_refused(self, taken: bool, loss: float) -> None:
+        """Count refused steps in a row, and raise an error after too many."""
         self.refused = 0 if taken else self.refused + 1
         if self.refused >= REFUSED:
             raise NetgraphError(
                 f"{self.refused} steps in a row had a loss or gradient that is not finite (loss {loss}), and none was "
-                "taken; start again with a smaller lr"
+                "taken. Start again with a smaller lr."
             )
 
-    def _due(self) -> bool:
+    def _is_coarse_step_due(self) -> bool:
+        """Return True after every ``every`` fine steps, if there are enough minibatches and a coarse level."""
         ready = len(self._recent) >= self.options.tau_of(0).batches and len(self._run.grids) > 1
         return ready and self.every > 0 and self.fine_steps % self.every == 0
 
 
 class _CoarseRun(Run):
-    """The coarse part of a cycle, again and again, on minibatches that others have drawn."""
+    """The coarse part of a cycle, repeated, on minibatches of the outer training loop."""
 
     @classmethod
     def of(
         cls, maps: Maps, optimizer: Optimizer, names: list[list[str]], recent: deque[Minibatch], cycle: str,
         options: Options, make: MakeOptimizer | None, seed: int,
     ) -> _CoarseRun:  # fmt: skip
-        """Return a run whose finest smoother is the optimizer, and whose others have its settings."""
+        """Return a run whose finest smoother is the optimizer. Coarse smoothers follow its settings."""
 
-        def grid(maps: Maps, level: int) -> Grid:
+        def build_grid(maps: Maps, level: int) -> Grid:
             model, smoothing = maps.models[level], options.smoothing_of(level)
-            own = (
+            smoother = (
                 _FollowingSmoother(model, optimizer, names, smoothing, make)
                 if level
                 else BorrowedSmoother(model, optimizer, names, smoothing)
             )
-            return Grid(model, own, live_state(model, list(live_state(maps.models[0]))))
+            return Grid(model, smoother, live_state(model, list(live_state(maps.models[0]))))
 
-        grids = [grid(maps, level) for level in range(len(maps.models))]
+        grids = [build_grid(maps, level) for level in range(len(maps.models))]
         visits = [
             v for v in build_cycle(cycle, 0, len(grids) - 1, options.smoothing_of) if v.kind != "smooth" or v.level
         ]
@@ -216,19 +250,19 @@ class _CoarseRun(Run):
             _ClosureObjective(recent),  # type: ignore[arg-type]
             options,
             grids,
-            grid,
+            build_grid,
             visits,
             [_ConstantSchedule()],  # type: ignore[list-item]
             _RecentBatches(recent),  # type: ignore[arg-type]
             seed=seed,
         )
-        run.whole = 0.0  # the run is as long as it has been so far
+        run.planned_flops = 0.0  # no planned length: grows with each step of the outer loop
         return run
 
     def count(self, result: StepResult, rows: int) -> None:
-        """Note a step of the loop outside, which is what coarse steps are measured by."""
+        """Record a step of the outer loop. Coarse steps are compared with the progress of these steps."""
         cost = STEP * rows * self.maps.flops[0]
-        self.whole += cost
+        self.planned_flops += cost
         if result.taken:
             self.account.step(result.loss, cost)
 
@@ -238,20 +272,21 @@ class _CoarseRun(Run):
             grid.model.train(self.grids[0].model.training)
         self.at, self.instead, self.done = 0, None, 0
         while self.at < len(self.visits) and not self.reason:
-            self._visit(self.instead or self.visits[self.at])
+            self._do_visit(self.instead or self.visits[self.at])
 
     def smooth_instead(self, why: str, figures: Mapping[str, float]) -> None:
-        """A refused coarse step of the finest level is left out: the loop outside goes on smoothing."""
+        """Skip a refused coarse step of the finest level, because the outer loop continues smoothing anyway."""
         super().smooth_instead(why, figures)
         if self.visits[self.at].level == 0:
             self.instead, self.at = None, self.find_step_end(self.at) - 1
 
-    def placed(self, batch: Any, grid: Grid) -> Any:
+    def move_to_level(self, batch: Any, grid: Grid) -> Any:
+        """Return the batch as it is. The outer loop has already moved it to its device."""
         return batch
 
 
 class _FollowingSmoother(BorrowedSmoother):
-    """A coarse level's smoother with the settings that the finest one's optimizer has at the time."""
+    """A coarse level's smoother that follows the current settings of the finest level's optimizer."""
 
     def __init__(
         self,
@@ -261,37 +296,40 @@ class _FollowingSmoother(BorrowedSmoother):
         smoothing: Smoothing,
         make: MakeOptimizer | None,
     ) -> None:
-        own = dict(model.named_parameters())
+        parameters = dict(model.named_parameters())
         self.source = source
         settings = [_group_settings(group) for group in self.source.param_groups]
-        groups = [{**s, "params": [own[n] for n in names[i] if n in own]} for i, s in enumerate(settings)]
-        kind: MakeOptimizer = make or type(self.source)
+        groups = [
+            {**values, "params": [parameters[n] for n in names[i] if n in parameters]}
+            for i, values in enumerate(settings)
+        ]
+        build: MakeOptimizer = make or type(self.source)
         try:
-            made = kind(groups, lr=groups[0]["lr"])
+            optimizer = build(groups, lr=groups[0]["lr"])
         except TypeError as error:
             raise NetgraphError(
-                f"no {type(self.source).__name__} can be made for a coarse level ({error}); give make=, which makes one "
-                "of (groups, lr=...)"
+                f"a {type(self.source).__name__} cannot be built for a coarse level ({error}). Pass make=, a function of "
+                "(groups, lr=...) that returns one."
             ) from error
-        super().__init__(model, made, names, smoothing)
+        super().__init__(model, optimizer, names, smoothing)
 
     def follow(self, group: Mapping[str, Any]) -> None:
-        """Take over the settings of the finest level's groups."""
-        for own, other in zip(self.optimizer.param_groups, self.source.param_groups, strict=True):
-            own.update(_group_settings(other))
+        """Copy the current settings of the finest level's groups."""
+        for coarse, fine in zip(self.optimizer.param_groups, self.source.param_groups, strict=True):
+            coarse.update(_group_settings(fine))
 
 
 class _ConstantSchedule:
-    """A schedule that leaves the rate to the loop outside."""
+    """A schedule that leaves the learning rate to the outer loop."""
 
     group: Mapping[str, Any] = {}
 
     def tick(self, n: int = 1) -> None:
-        """The loop outside has the only clock."""
+        """Do nothing, because the outer loop steps the schedule."""
 
 
 class _ClosureObjective:
-    """The objective of minibatches that bring their own loss."""
+    """An objective whose minibatches carry their own loss."""
 
     def __init__(self, batches: deque[Minibatch]) -> None:
         self.batches = batches
@@ -312,21 +350,23 @@ class _RecentBatches:
         return list(self.batches)[-n:]
 
     def peek(self) -> Minibatch:
-        """Return the one before these, which the coarse step does not work on."""
+        """Return the oldest minibatch. The coarse step does not work on it."""
         return self.batches[0]
 
 
 def _call_closure(model: nn.Module, batch: Minibatch) -> Tensor:
+    """Return the loss of a network on a minibatch."""
     arguments, closure = batch
     return closure(model, *arguments)
 
 
 def _group_settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a parameter group that apply to every level."""
     return {key: value for key, value in group.items() if key not in ("params", "initial_lr", "param_names")}
 
 
 def freeze_closure(closure: Closure) -> Closure:
-    """Return a closure that reads what the names in it mean now, whatever a loop gives them later."""
+    """Return a copy of a closure with the current values of its names. A loop may rebind the names later."""
     if not isinstance(closure, FunctionType):
         return closure
     cells = tuple(CellType(cell.cell_contents) for cell in closure.__closure__ or ())
@@ -336,21 +376,24 @@ def freeze_closure(closure: Closure) -> Closure:
 
 
 def _check_options(options: Options, every: int, cycle: str) -> None:
+    """Reject options that have no meaning inside another training loop."""
     if every < 0:
-        raise NetgraphError(f"every is {every}; give the fine steps between two coarse ones, or 0 for none")
+        raise NetgraphError(f"every is {every}. Give the number of fine steps between two coarse steps, or 0 for none.")
     if cycle not in ("v", "w", "f", "additive"):
-        raise NetgraphError(f"a coarse step between others is no {cycle!r}; there are v, w, f, additive")
+        raise NetgraphError(f"a coarse step cannot be a cycle {cycle!r}. Choose one of v, w, f, additive.")
     if "whole" in (options.tau.kind, *(options.tau_of(level).kind for level in options.levels)):
-        raise NetgraphError("tau.kind is 'whole', and only the last minibatches are known here; take common or several")
+        raise NetgraphError(
+            "tau.kind 'whole' needs all data, and only the last minibatches are known here. Choose common or several."
+        )
     if options.adapt.rematch or options.adapt.steer:
         raise NetgraphError(
-            "levels are matched again, and time is steered, by the solver alone; leave adapt at its defaults"
+            "only the solver FAS can rematch levels or steer the length of visits. Leave adapt at its defaults."
         )
-    rates = [level for level, own in options.levels.items() if "lr" in own]
+    rates = [level for level, settings in options.levels.items() if "lr" in settings]
     if rates:
         raise NetgraphError(
-            f"level {rates[0]} has a rate of its own, and your optimizer's is that of every level; leave it out"
+            f"level {rates[0]} has its own lr, and here every level has that of your optimizer. Leave this option out."
         )
-    asked = (options.smoothing, *(options.smoothing_of(level) for level in options.levels))
-    if any(smoothing.accumulate != 1 or smoothing.ema is not None or smoothing.mup for smoothing in asked):
-        raise NetgraphError("accumulate, ema and mup belong to your loop here; leave them at their defaults")
+    smoothings = (options.smoothing, *(options.smoothing_of(level) for level in options.levels))
+    if any(smoothing.accumulate != 1 or smoothing.ema is not None or smoothing.mup for smoothing in smoothings):
+        raise NetgraphError("accumulate, ema and mup belong to your loop here. Leave them at their defaults.")

@@ -1,4 +1,4 @@
-"""Nested iteration as a callback of the Trainer of transformers: training begins on coarse levels. Needs the extra ``transformers``."""
+"""Nested iteration as a callback of the Trainer of transformers. It needs the extra ``transformers``."""
 
 from __future__ import annotations
 
@@ -13,64 +13,85 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
 
-COUNTED = ("num_items_in_batch",)  # what the Trainer tells networks about the loss, which coarse ones do not compute
+COUNTED = ("num_items_in_batch",)  # the Trainer passes it for the loss, which coarse networks do not compute
 
 
 class TransformersCoarseStart(TrainerCallback):
-    """Train the coarse levels of a network first, by the Trainer's own steps, optimizer and schedule.
+    """Train the coarse levels of a network first, inside the training loop of the transformers Trainer.
 
-    The loss is the Trainer's: give it ``compute_loss_func``, since a hierarchy is traced on inputs without labels.
+    The steps, the optimizer and its schedule stay those of the Trainer. The Trainer must compute the loss: give it
+    ``compute_loss_func``, because a hierarchy is traced on inputs without labels.
 
     Parameters
     ----------
     hierarchy : Hierarchy
-        Of the Trainer's network.
+        Hierarchy of the Trainer's network.
     begin : sequence of int
         Steps on level 1, level 2, and so on.
     options : Options, optional
-        ``split`` and ``smoothing.moments`` count.
-    seed : int
+        Options of the solver. Only ``split`` and ``smoothing.moments`` have an effect.
+    seed : int, default 7619
+        Seed of the noise that makes copies of a unit differ.
+
+    Raises
+    ------
+    NetgraphError
+        When training starts: the Trainer uses half precision or several processes, or continues from a checkpoint.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import TransformersCoarseStart
+    >>> from netgraph.models import mlp
+    >>> hierarchy = ng.build_hierarchy(mlp((6, 8, 3)), torch.randn(2, 6), n_levels=2)
+    >>> TransformersCoarseStart(hierarchy, begin=(100,)).level  # 0 until training starts
+    0
     """
 
     def __init__(
         self, hierarchy: Hierarchy, begin: Sequence[int], *, options: Options | None = None, seed: int = 7619
     ) -> None:
-        self.stand_in = ForwardSwap(hierarchy, begin, options=options, ignored=COUNTED, seed=seed)
+        self.swap = ForwardSwap(hierarchy, begin, options=options, ignored=COUNTED, seed=seed)
 
     @property
     def level(self) -> int:
-        """The level at work."""
-        return self.stand_in.level
+        """Number of the current level."""
+        return self.swap.level
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give the optimizer the coarsest level's parameters."""
+        """Give the optimizer the parameters of the coarsest level."""
         if args.fp16 or args.bf16 or args.world_size > 1:
-            raise NetgraphError("a coarse start is for one process in full precision; set fp16 and bf16 to False")
+            raise NetgraphError(
+                "a coarse start needs one process in full precision. Set fp16 and bf16 to False, and train in one process."
+            )
         if state.global_step:
             raise NetgraphError(
-                "training goes on from a checkpoint; a coarse start is for the first step, leave it out"
+                "training continues from a checkpoint, and a coarse start begins at the first step. Remove this callback."
             )
-        optimizer = given["optimizer"]
-        self.stand_in.enter(getattr(optimizer, "optimizer", optimizer))
+        optimizer = kwargs["optimizer"]
+        self.swap.enter(getattr(optimizer, "optimizer", optimizer))
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Clip as the Trainer does, which has clipped the finest level's gradients."""
+        """Clip gradients of a coarse level. The Trainer itself has clipped those of the finest level."""
         if self.level and args.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self._parameters(), args.max_grad_norm)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Clear the level's gradients, as the Trainer does the finest level's, and count the step."""
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Clear gradients of the current level and count the step. The Trainer itself clears those of the finest level."""
         for parameter in self._parameters():
             parameter.grad = None
-        self.stand_in.advance()
+        self.swap.advance()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Leave the finest network."""
-        self.stand_in.leave()
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore the finest network."""
+        self.swap.leave()
 
     def _parameters(self) -> list[torch.nn.Parameter]:
-        return list(self.stand_in.maps.models[self.level].parameters())
+        return list(self.swap.maps.models[self.level].parameters())

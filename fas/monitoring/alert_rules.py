@@ -1,6 +1,7 @@
-"""Rules that watch a run: each factory returns a callable ``(run, record) -> words, "" or None``.
+"""Rules that watch a run. Each factory returns a rule, a callable ``(run, record) -> str or None``.
 
-Words say what is wrong; "" that this record shows all to be well; None that it says nothing of the matter.
+A rule returns a message if something is wrong, ``""`` if a record shows that all is well, and None if a record says nothing
+about the matter.
 """
 
 from __future__ import annotations
@@ -23,7 +24,25 @@ GIB = 2**30
 
 
 def divergence(factor: float = 1.0) -> Rule:
-    """Speak where a level's loss is above its best by more than ``factor`` times its first."""
+    """Report a level whose loss exceeds its best loss by more than ``factor`` times its first loss.
+
+    Parameters
+    ----------
+    factor : float, default 1
+        Allowed growth, as a multiple of the first loss.
+
+    Returns
+    -------
+    callable ``(run, record) -> str or None``
+        The rule, for `Alert`.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, divergence
+    >>> from netgraph.fas.monitoring.alerts import stop_run
+    >>> Alert(divergence(factor=2.0), stop_run, "divergence").name  # a callback for FAS.solve(callbacks=[...])
+    'divergence'
+    """
     first: dict[int, float] = {}
     best: dict[int, float] = {}
 
@@ -42,7 +61,27 @@ def divergence(factor: float = 1.0) -> Rule:
 
 
 def plateau(patience: int = 20, delta: float = 1e-3) -> Rule:
-    """Speak where a level's loss has not fallen by the share ``delta`` for so many records of smoothing."""
+    """Report a level whose loss has stopped falling.
+
+    Parameters
+    ----------
+    patience : int, default 20
+        Records of smoothing without a decrease.
+    delta : float, default 1e-3
+        Relative decrease that counts.
+
+    Returns
+    -------
+    callable ``(run, record) -> str or None``
+        The rule, for `Alert`.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, plateau
+    >>> from netgraph.fas.monitoring.alerts import stop_run
+    >>> Alert(plateau(patience=10), stop_run, "plateau").name  # a callback for FAS.solve(callbacks=[...])
+    'plateau'
+    """
     best: dict[int, float] = {}
     waited: dict[int, int] = defaultdict(int)
 
@@ -62,7 +101,25 @@ def plateau(patience: int = 20, delta: float = 1e-3) -> Rule:
 
 
 def nonfinite(times: int = 1) -> Rule:
-    """Speak where so many steps in a row had a loss or gradient that is not finite."""
+    """Report steps in a row whose loss or gradient is not finite.
+
+    Parameters
+    ----------
+    times : int, default 1
+        Number of such steps in a row.
+
+    Returns
+    -------
+    callable ``(run, record) -> str or None``
+        The rule, for `Alert`.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, nonfinite
+    >>> from netgraph.fas.monitoring.alerts import stop_run
+    >>> Alert(nonfinite(times=3), stop_run, "nonfinite").name  # a callback for FAS.solve(callbacks=[...])
+    'nonfinite'
+    """
 
     def rule(run: Run, record: Record) -> str | None:
         if record["event"] == "smooth":
@@ -75,7 +132,25 @@ def nonfinite(times: int = 1) -> Rule:
 
 
 def rejected(times: int = 3) -> Rule:
-    """Speak where so many corrections of a level were rejected in a row."""
+    """Report a level whose corrections are rejected several times in a row.
+
+    Parameters
+    ----------
+    times : int, default 3
+        Number of rejected corrections in a row.
+
+    Returns
+    -------
+    callable ``(run, record) -> str or None``
+        The rule, for `Alert`.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, rejected
+    >>> from netgraph.fas.monitoring.alerts import stop_run
+    >>> Alert(rejected(times=5), stop_run, "rejected").name  # a callback for FAS.solve(callbacks=[...])
+    'rejected'
+    """
     count: dict[int, int] = defaultdict(int)
 
     def rule(run: Run, record: Record) -> str | None:
@@ -91,7 +166,29 @@ def rejected(times: int = 3) -> Rule:
 
 
 def throughput(drop: float = 0.5, times: int = 3, window: int = 20) -> Rule:
-    """Speak where a level's samples a second were below the median of the last ``window`` records by ``drop``, so many times in a row."""
+    """Report a level that trains fewer samples a second than usual.
+
+    Parameters
+    ----------
+    drop : float, default 0.5
+        Relative drop below the median rate.
+    times : int, default 3
+        Number of slow records in a row.
+    window : int, default 20
+        Records that the median is taken over.
+
+    Returns
+    -------
+    callable ``(run, record) -> str or None``
+        The rule, for `Alert`.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, throughput
+    >>> from netgraph.fas.monitoring.alerts import stop_run
+    >>> Alert(throughput(drop=0.3), stop_run, "throughput").name  # a callback for FAS.solve(callbacks=[...])
+    'throughput'
+    """
     last: dict[int, tuple[float, float]] = {}
     rates: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=window))
     slow: dict[int, int] = defaultdict(int)
@@ -100,8 +197,8 @@ def throughput(drop: float = 0.5, times: int = 3, window: int = 20) -> Rule:
         if record["event"] != "smooth":
             return None
         level = record["level"]
-        worked = run.ledger.seconds[level, "smooth"] + run.ledger.seconds[level, "load"]
-        now = (run.ledger.samples[level], worked)
+        work = run.ledger.seconds[level, "smooth"] + run.ledger.seconds[level, "load"]
+        now = (run.ledger.samples[level], work)
         samples, seconds = (a - b for a, b in zip(now, last.get(level, (0, 0.0)), strict=True))
         last[level] = now
         if seconds <= 0:
@@ -120,26 +217,51 @@ def throughput(drop: float = 0.5, times: int = 3, window: int = 20) -> Rule:
 
 
 def memory(share: float = 0.9, gib: float = 0.0) -> Rule:
-    """Speak where this process has more than ``gib``, or where that is 0 more than a share of the machine's memory or a GPU's."""
+    """Report a run that uses too much memory of the machine or of a GPU.
+
+    Parameters
+    ----------
+    share : float, default 0.9
+        Largest share of the memory, above 0 and at most 1.
+    gib : float, default 0
+        Largest memory in GiB. 0: ``share`` is the limit.
+
+    Returns
+    -------
+    callable ``(run, record) -> str or None``
+        The rule, for `Alert`.
+
+    Raises
+    ------
+    NetgraphError
+        ``share`` or ``gib`` is out of range.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, memory
+    >>> from netgraph.fas.monitoring.alerts import stop_run
+    >>> Alert(memory(share=0.8), stop_run, "memory").name  # a callback for FAS.solve(callbacks=[...])
+    'memory'
+    """
     if not 0 < share <= 1 or gib < 0:
-        raise NetgraphError(f"the rule memory has share {share} and gib {gib}; give a share up to 1, or gib above 0")
+        raise NetgraphError(f"the rule memory has share {share} and gib {gib}. Give a share up to 1, or gib above 0.")
     process = psutil.Process()
     total = psutil.virtual_memory().total
 
     def rule(run: Run, record: Record) -> str | None:
         if record["event"] not in ("smooth", "cycle"):
             return None
-        found = {"memory": (process.memory_info().rss, total)}
+        memories = {"memory": (process.memory_info().rss, total)}
         for i in range(torch.cuda.device_count()):
-            found[f"GPU {i}"] = (torch.cuda.memory_reserved(i), torch.cuda.get_device_properties(i).total_memory)
-        for what, (used, size) in found.items():
+            memories[f"GPU {i}"] = (torch.cuda.memory_reserved(i), torch.cuda.get_device_properties(i).total_memory)
+        for name, (used, size) in memories.items():
             if used > (gib * GIB or share * size):
-                return f"the run has {used / GIB:.3g} GiB of {size / GIB:.3g} GiB of {what}"
+                return f"the run has {used / GIB:.3g} GiB of {size / GIB:.3g} GiB of {name}"
         return ""
 
     return rule
 
 
 RULES: dict[str, Callable[..., Rule]] = {
-    made.__name__: made for made in (divergence, plateau, nonfinite, rejected, throughput, memory)
+    factory.__name__: factory for factory in (divergence, plateau, nonfinite, rejected, throughput, memory)
 }

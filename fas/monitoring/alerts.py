@@ -1,7 +1,7 @@
-"""Alerts: what happens where a rule that watches a run speaks (`netgraph.fas.monitoring.alert_rules`).
+"""Alerts: actions on the messages of rules that watch a run (`netgraph.fas.monitoring.alert_rules`).
 
-An alert acts when its rule begins to speak, and again only after all was well in between. As text, for the command line:
-``divergence:raise``, ``plateau(patience=20):stop``, ``rejected(times=5):command=notify-send {message}``.
+An alert acts when its rule begins to report a problem, and acts again only after all was well in between. The command line
+takes text: ``divergence:raise``, ``plateau(patience=20):stop``, ``rejected(times=5):command=notify-send {message}``.
 """
 
 from __future__ import annotations
@@ -28,62 +28,97 @@ logger = logging.getLogger("netgraph.alert")
 
 
 class Alert:
-    """A callback that acts where a rule speaks, and writes a record ``alert`` into the run's history.
+    """A callback that acts when a rule reports a problem, and writes a record ``alert`` into the run's history.
 
     Parameters
     ----------
     rule : callable ``(run, record) -> str or None``
+        A message, ``""`` for all well, or None for nothing to say.
     action : callable ``(run, name, message)``
-        Such as `log_warning`, `stop_run`, `raise_alert`, or what `make_command_action` and `make_notify_action` return.
+        Such as the results of `make_command_action` and `make_notify_action`.
     name : str
-        What messages call the rule.
+        Name of the rule in messages.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, plateau
+    >>> def stop(run, name, message):
+    ...     run.stop(f"{name}: {message}")
+    >>> alert = Alert(plateau(patience=10), stop, "plateau")  # a callback for FAS.solve(callbacks=[...])
+    >>> alert.name
+    'plateau'
     """
 
     def __init__(self, rule: Rule, action: Action, name: str) -> None:
-        self.rule, self.action, self.name, self.on = rule, action, name, False
+        self.rule, self.action, self.name, self.active = rule, action, name, False
 
     def __call__(self, run: Run, record: Mapping[str, Any]) -> None:
-        """Ask the rule, and act where it begins to speak."""
+        """Ask the rule, and act if it begins to report a problem.
+
+        Parameters
+        ----------
+        run : Run
+            The run.
+        record : mapping
+            Record of an event.
+        """
         if record["event"] in ("alert", "finish", "failed"):
             return
-        words = self.rule(run, record)
-        if words is None:
+        message = self.rule(run, record)
+        if message is None:
             return
-        begins, self.on = bool(words) and not self.on, bool(words)
+        begins, self.active = bool(message) and not self.active, bool(message)
         if begins:
-            run.emit_event("alert", record["level"], rule=self.name, message=words)
-            self.action(run, self.name, words)
+            run.emit_event("alert", record["level"], rule=self.name, message=message)
+            self.action(run, self.name, message)
 
 
 def parse_alerts(texts: Sequence[str]) -> list[Alert]:
-    """Return callbacks from their text form, ``RULE:ACTION`` or ``RULE(option=value, ...):ACTION``.
+    """Parse alerts from their text form, ``RULE:ACTION`` or ``RULE(option=value, ...):ACTION``.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        One text for each alert. Actions are ``raise``, ``stop``, ``warn``, ``command=PROGRAM ARGUMENTS`` and ``notify=URL``.
+
+    Returns
+    -------
+    list of Alert
+        Callbacks for `FAS.solve`.
 
     Raises
     ------
     NetgraphError
-        No rule, option or action has that name, a program does not exist, or apprise is missing or knows no such URL.
+        A rule, an option, an action or a program does not exist, or apprise is missing or does not know the URL.
+
+    Examples
+    --------
+    >>> from netgraph.fas import parse_alerts
+    >>> [alert.name for alert in parse_alerts(["divergence:raise", "plateau(patience=20):stop"])]
+    ['divergence', 'plateau']
     """
     return [_parse_alert(text) for text in texts]
 
 
 def _parse_alert(text: str) -> Alert:
-    rule, action = _split_alert(text)
-    made, name = _parse_rule(rule, text)
+    """Parse one alert."""
+    rule_text, action = _split_alert(text)
+    rule, name = _parse_rule(rule_text, text)
     verb, _, rest = action.partition("=")
     plain: dict[str, Action] = {"raise": raise_alert, "stop": stop_run, "warn": log_warning}
     if verb in plain and not rest:
-        return Alert(made, plain[verb], name)
+        return Alert(rule, plain[verb], name)
     if verb == "command" and rest:
-        return Alert(made, make_command_action(shlex.split(rest)), name)
+        return Alert(rule, make_command_action(shlex.split(rest)), name)
     if verb == "notify" and rest:
-        return Alert(made, make_notify_action(rest), name)
+        return Alert(rule, make_notify_action(rest), name)
     raise NetgraphError(
-        f"alert {text!r} says {action!r}; an alert is RULE:ACTION, the action one of {', '.join(ACTIONS)}"
+        f"alert {text!r} has no action {action!r}. An alert is RULE:ACTION, with one of the actions {', '.join(ACTIONS)}."
     )
 
 
 def _split_alert(text: str) -> tuple[str, str]:
-    """Part a rule from its action at the first colon outside brackets."""
+    """Split an alert into rule and action, at the first colon outside parentheses."""
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -92,21 +127,23 @@ def _split_alert(text: str) -> tuple[str, str]:
     return text.strip(), ""
 
 
-def _parse_rule(text: str, whole: str) -> tuple[Rule, str]:
-    """Read ``name`` or ``name(option=value, ...)``, whose values are numbers."""
+def _parse_rule(text: str, alert: str) -> tuple[Rule, str]:
+    """Parse ``name`` or ``name(option=value, ...)`` with numbers as values. Return the rule and its name."""
     try:
-        found = ast.parse(text, mode="eval").body
-        call = found if isinstance(found, ast.Call) else ast.Call(func=found, args=[], keywords=[])
+        tree = ast.parse(text, mode="eval").body
+        call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
-        raise NetgraphError(f"alert {whole!r} has no rule that can be read; write plateau(patience=20):warn") from None
+        raise NetgraphError(
+            f"alert {alert!r} has a rule that cannot be read. Write plateau(patience=20):warn."
+        ) from None
     if name not in RULES:
-        raise NetgraphError(f"alert {whole!r}: no rule is called {name!r}; there are {', '.join(RULES)}")
+        raise NetgraphError(f"alert {alert!r}: no rule is called {name!r}. Choose one of {', '.join(RULES)}.")
     known = inspect.signature(RULES[name]).parameters
     wrong = [k for k, v in options.items() if k not in known or not isinstance(v, (int, float))]
     if wrong or call.args:
-        raise NetgraphError(f"alert {whole!r}: the options of {name} are numbers by name, {', '.join(known)}")
+        raise NetgraphError(f"alert {alert!r}: give options of {name} as numbers by name, {', '.join(known)}.")
     return RULES[name](**options), name
 
 
@@ -116,13 +153,13 @@ def log_warning(run: Run, name: str, message: str) -> None:
 
 
 def stop_run(run: Run, name: str, message: str) -> None:
-    """End the run after the current step."""
+    """Stop the run after the current step."""
     log_warning(run, name, message)
     run.stop(f"the alert {name} at step {run.steps}: {message}")
 
 
 def raise_alert(run: Run, name: str, message: str) -> None:
-    """Raise.
+    """End the run with an error.
 
     Raises
     ------
@@ -130,75 +167,98 @@ def raise_alert(run: Run, name: str, message: str) -> None:
         Always.
     """
     raise AlertError(
-        f"{name} at step {run.steps}: {message}; look at the last checkpoint, or give the rule another action"
+        f"{name} at step {run.steps}: {message}. Look at the last checkpoint, or give the rule another action."
     )
 
 
 def make_command_action(arguments: Sequence[str]) -> Action:
-    """Return an action that runs a program beside the training, without a shell.
+    """Build an action that runs a program, without a shell and without waiting for it.
 
     Parameters
     ----------
     arguments : sequence of str
-        The program and its arguments; ``{rule}``, ``{message}`` and ``{step}`` stand for what happened, and never become
-        a second argument.
+        The program and its arguments. ``{rule}``, ``{message}`` and ``{step}`` are replaced, and each stays one argument.
+
+    Returns
+    -------
+    callable ``(run, name, message)``
+        The action, for `Alert`.
 
     Raises
     ------
     NetgraphError
-        There is no such program.
+        The program does not exist.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, make_command_action, rejected
+    >>> alert = Alert(rejected(times=5), make_command_action(["echo", "{message}"]), "rejected")
+    >>> alert.name
+    'rejected'
     """
     if not arguments or shutil.which(arguments[0]) is None:
         raise NetgraphError(
-            f"an alert is to run {' '.join(arguments) or 'nothing'}, and there is no such program; give its path"
+            f"an alert should run {' '.join(arguments) or 'nothing'}, and there is no such program. Give its path."
         )
 
     def action(run: Run, name: str, message: str) -> None:
-        words = {"rule": name, "message": message, "step": str(run.steps)}
+        values = {"rule": name, "message": message, "step": str(run.steps)}
         log_warning(run, name, message)
-        filled = [_fill_placeholders(part, words) for part in arguments]
-        threading.Thread(target=_run_command, args=(filled,), name=f"alert {name}").start()
+        command = [_fill_placeholders(part, values) for part in arguments]
+        threading.Thread(target=_run_command, args=(command,), name=f"alert {name}").start()
 
     return action
 
 
-def _fill_placeholders(part: str, words: Mapping[str, str]) -> str:
-    return re.sub(r"\{(rule|message|step)\}", lambda found: words[found[1]], part)
+def _fill_placeholders(part: str, values: Mapping[str, str]) -> str:
+    """Return an argument with its placeholders replaced in one pass, so a message may contain braces."""
+    return re.sub(r"\{(rule|message|step)\}", lambda match: values[match[1]], part)
 
 
 def _run_command(arguments: list[str]) -> None:
-    """Tell of a program that failed: training does not wait for it."""
+    """Run a program in its own thread, and log a warning if it fails."""
     try:
-        done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=WAIT, check=False)
+        result = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=WAIT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         logger.warning("the command of an alert failed: %s", error)
         return
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-200:]
-        logger.warning("the command of an alert, %s, ended with %d: %s", arguments[0], done.returncode, said)
+    if result.returncode:
+        output = result.stderr.decode(errors="replace").strip()[-200:]
+        logger.warning("the command of an alert, %s, ended with %d: %s", arguments[0], result.returncode, output)
 
 
 def make_notify_action(url: str) -> Action:
-    """Return an action that sends a message through apprise, beside the training.
+    """Build an action that sends a message through apprise, without waiting for it.
 
     Parameters
     ----------
     url : str
-        Such as ``mailto://...``, ``slack://...`` or ``json://localhost``; apprise's own page lists all.
+        URL of a service, such as ``mailto://...``, ``slack://...`` or ``json://localhost``. The page of apprise lists all.
+
+    Returns
+    -------
+    callable ``(run, name, message)``
+        The action, for `Alert`.
 
     Raises
     ------
     NetgraphError
-        apprise is not installed, or knows no such URL.
+        apprise is not installed, or does not know the URL.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Alert, make_notify_action, nonfinite
+    >>> Alert(nonfinite(), make_notify_action("json://localhost"), "nonfinite").name
+    'nonfinite'
     """
     try:
         import apprise
     except ImportError:
-        raise NetgraphError("notify needs apprise; install netgraph-coarsening[alerts]") from None
+        raise NetgraphError("notify needs apprise. Install netgraph-coarsening[alerts].") from None
     box = apprise.Apprise()
     if not box.add(url):
         raise NetgraphError(
-            f"apprise knows no service for {url.partition(':')[0]!r}; give a URL that it lists, such as json://localhost"
+            f"apprise knows no service for {url.partition(':')[0]!r}. Give a URL that it lists, such as json://localhost."
         )
 
     def send(title: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""A callback that logs what a run tells, through the standard module."""
+"""A callback that logs the events of a run through the standard module logging."""
 
 from __future__ import annotations
 
@@ -9,12 +9,40 @@ from typing import Any
 from netgraph.fas.solver.run import Run
 
 logger = logging.getLogger("netgraph.run")
-LOUD = {"refused": logging.WARNING, "failed": logging.ERROR, "alert": logging.DEBUG}  # an alert speaks for itself
+LOUD = {
+    "refused": logging.WARNING,
+    "failed": logging.ERROR,
+    "alert": logging.DEBUG,
+}  # the action of an alert logs its own message
 PLAIN = ("begin", "start", "evaluate", "finish")
 
 
 def log_event(run: Run, record: Mapping[str, Any]) -> None:
-    """Log one event, with all its figures as ``event``; cycles and smoothing at the level DEBUG."""
+    """Log one event as a sentence. Its record is the attribute ``event`` of the log record.
+
+    Cycles and smoothing are logged at level DEBUG. Pass this function as a callback of `FAS.solve`.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    record : mapping
+        Record of the event.
+
+    Examples
+    --------
+    >>> import logging, sys
+    >>> from types import SimpleNamespace
+    >>> from netgraph.fas import log_event
+    >>> logger, handler = logging.getLogger("netgraph.run"), logging.StreamHandler(sys.stdout)
+    >>> logger.addHandler(handler)
+    >>> logger.setLevel(logging.INFO)
+    >>> run = SimpleNamespace(total_steps=100)  # in place of a Run
+    >>> log_event(run, {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5}})
+    step 3 of 100, level 0: loss 0.5
+    >>> logger.removeHandler(handler)
+    >>> logger.setLevel(logging.NOTSET)
+    """
     kind = record["event"]
     level = LOUD.get(kind, logging.INFO if kind in PLAIN else logging.DEBUG)
     if logger.isEnabledFor(level):
@@ -22,7 +50,7 @@ def log_event(run: Run, record: Mapping[str, Any]) -> None:
 
 
 def describe_event(run: Run, record: Mapping[str, Any]) -> str:
-    """Return one event in words."""
+    """Return one event as a sentence."""
     where = f"step {record['step']} of {run.total_steps}, level {record['level']}"
     kind = record["event"]
     if kind == "smooth":
@@ -37,5 +65,5 @@ def describe_event(run: Run, record: Mapping[str, Any]) -> str:
         )
     if kind == "norm":
         return f"{where}: after {record['cycles']} cycles {record['norm']:.4g}"
-    told = next((str(record[key]) for key in ("why", "reason", "error", "message") if record.get(key)), "")
-    return f"{where}: {kind}" + (f", {told}" if told else "")
+    reason = next((str(record[key]) for key in ("why", "reason", "error", "message") if record.get(key)), "")
+    return f"{where}: {kind}" + (f", {reason}" if reason else "")

@@ -1,4 +1,4 @@
-"""What a run told, ready to be looked at: curves, the trace of its cycles, coarse steps and costs."""
+"""The history of a run as curves: losses, the visits of its cycles, coarse steps and costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ Record = Mapping[str, Any]
 
 
 class CoarseSteps(NamedTuple):
-    """What became of one level's coarse steps, and why those were not begun that were not."""
+    """Coarse steps of one level.
+
+    Parameters
+    ----------
+    taken, rejected : int
+        Corrections that were added, and corrections that the line search rejected.
+    not_begun : int
+        Coarse steps that were skipped.
+    why : dict
+        Number of skipped steps for each reason. Numbers in a reason are masked.
+    """
 
     taken: int
     rejected: int
@@ -28,17 +38,31 @@ class CoarseSteps(NamedTuple):
 
 @dataclass(frozen=True)
 class History:
-    """A run to look at.
+    """The records of a run, and curves of them.
 
     Parameters
     ----------
     name : str
+        Name of the run.
     records : sequence of dict
-        One for each event (docs/fas.md).
-    costs : sequence of dict
-        Rows of the ledger: level, kind, seconds, flops; empty where nobody kept them.
-    facts : dict
-        What else is known: ``network``, ``data``, ``settings``, ``test``, ``reason``.
+        One record for each event of the run.
+    costs : sequence of dict, default ()
+        Rows of the ledger with the keys level, kind, seconds and flops. Empty if no ledger was kept.
+    facts : mapping, default {}
+        Further facts: ``network``, ``data``, ``settings``, ``test``, ``reason``.
+
+    Examples
+    --------
+    >>> from netgraph.fas import History
+    >>> records = [
+    ...     {"event": "smooth", "level": 0, "step": i, "seconds": 0.1 * i, "flops": 1e6 * i, "loss": 1 / i, "lr": 0.1}
+    ...     for i in (1, 2, 4)
+    ... ]
+    >>> history = History("run", records)
+    >>> history.losses()[:, 3].tolist()
+    [1.0, 0.5, 0.25]
+    >>> history.cost_to_reach(0.5)
+    (0.2, 2000000.0)
     """
 
     name: str
@@ -48,43 +72,124 @@ class History:
 
     @classmethod
     def of(cls, solution: Solution, name: str = "run", **facts: Any) -> History:
-        """Return what a solution holds."""
+        """Return the history of a solution.
+
+        Parameters
+        ----------
+        solution : Solution
+            Result of `FAS.solve`.
+        name : str, default "run"
+            Name of the run.
+        **facts
+            Further facts.
+
+        Returns
+        -------
+        History
+            Records, costs and facts of the run.
+        """
         return cls(name, solution.history, solution.ledger.rows(), {"reason": solution.reason, **facts})
 
     @property
     def levels(self) -> list[int]:
-        """Levels that were smoothed, finest first."""
+        """Numbers of the levels that were smoothed, finest first."""
         return sorted({record["level"] for record in self.events("smooth")})
 
     def events(self, *kinds: str) -> list[Record]:
-        """Return the records of some kinds, in their order."""
+        """Return the records of some kinds of events, in their order.
+
+        Parameters
+        ----------
+        *kinds : str
+            Events, such as ``smooth``, ``up`` or ``evaluate``.
+
+        Returns
+        -------
+        list of dict
+            The records.
+        """
         return [record for record in self.records if record["event"] in kinds]
 
-    def smoothing_curve(self, what: str, level: int | None = None) -> Curve:
-        """Return ``loss`` or ``lr`` of smoothing, of one level or of all: rows of (step, seconds, FLOPs, value)."""
-        return _build_curve((r, r.get(what)) for r in self.events("smooth") if level in (None, r["level"]))
+    def smoothing_curve(self, quantity: str, level: int | None = None) -> Curve:
+        """Return the loss or the learning rate of smoothing as a curve.
+
+        Parameters
+        ----------
+        quantity : str
+            ``loss`` or ``lr``.
+        level : int, optional
+            One level. By default all levels.
+
+        Returns
+        -------
+        float array of shape (n, 4)
+            Rows of step, seconds, FLOPs and value.
+        """
+        return _build_curve((r, r.get(quantity)) for r in self.events("smooth") if level in (None, r["level"]))
 
     def evaluation_curve(self, figure: str) -> Curve:
-        """Return a figure of the evaluations, on the finest level reached: rows of (step, seconds, FLOPs, value)."""
+        """Return a figure of the evaluations as a curve. They run on the finest level reached.
+
+        Parameters
+        ----------
+        figure : str
+            Name of the figure, such as ``accuracy``.
+
+        Returns
+        -------
+        float array of shape (n, 4)
+            Rows of step, seconds, FLOPs and value.
+        """
         return _build_curve((r, r["figures"].get(figure)) for r in self.events("evaluate"))
 
     def losses(self) -> Curve:
-        """Return what runs are compared by: the loss of the evaluations, else that of smoothing the finest level."""
-        found = self.evaluation_curve("loss")
-        return found if len(found) or not self.levels else self.smoothing_curve("loss", self.levels[0])
+        """Return the loss of the evaluations, or of smoothing on the finest level if there are none.
+
+        Runs are compared by this curve.
+
+        Returns
+        -------
+        float array of shape (n, 4)
+            Rows of step, seconds, FLOPs and value.
+        """
+        curve = self.evaluation_curve("loss")
+        return curve if len(curve) or not self.levels else self.smoothing_curve("loss", self.levels[0])
 
     def tau_share(self, level: int) -> Curve:
-        """Return |tau| over |restrict grad f| at each look at a level's coarse step: rows of (step, seconds, FLOPs, value)."""
-        looks = [r for r in self.events("down", "skip") if r["level"] == level and (r.get("restricted") or 0) > 0]
-        return _build_curve((r, None if r.get("tau") is None else r["tau"] / r["restricted"]) for r in looks)
+        """Return |tau| / |restrict grad f| at each coarse step, begun or skipped, as a curve.
+
+        Parameters
+        ----------
+        level : int
+            The fine level.
+
+        Returns
+        -------
+        float array of shape (n, 4)
+            Rows of step, seconds, FLOPs and value.
+        """
+        steps = [r for r in self.events("down", "skip") if r["level"] == level and (r.get("restricted") or 0) > 0]
+        return _build_curve((r, None if r.get("tau") is None else r["tau"] / r["restricted"]) for r in steps)
 
     def trace(self) -> NDArray[np.int64]:
-        """Return which level was smoothed up to which step: rows of (step, level)."""
+        """Return the order of visits: until which step each level was smoothed.
+
+        Returns
+        -------
+        int array of shape (n, 2)
+            Rows of step and level.
+        """
         rows = [(r["step"], r["level"]) for r in self.events("smooth")]
         return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
     def coarse_steps(self) -> dict[int, CoarseSteps]:
-        """Return what became of the coarse steps of each level that asked for one."""
+        """Return the number of coarse steps that were taken, rejected and skipped on each level.
+
+        Returns
+        -------
+        dict of int to CoarseSteps
+            One entry for each level that considered a coarse step.
+        """
         ups, skips = self.events("up"), self.events("skip")
         out = {}
         for level in sorted({r["level"] for r in (*ups, *skips)}):
@@ -95,31 +200,58 @@ class History:
         return out
 
     def cost_to_reach(self, loss: float) -> tuple[float, float] | None:
-        """Return the seconds and FLOPs after which the loss was first as low as this; None where it never was."""
+        """Return the seconds and FLOPs until the loss first fell to a value.
+
+        Parameters
+        ----------
+        loss : float
+            The value.
+
+        Returns
+        -------
+        tuple of float, optional
+            Seconds and FLOPs, None if the loss never fell so far.
+        """
         curve = self.losses()
-        there = np.flatnonzero(curve[:, 3] <= loss)
-        return (float(curve[there[0], 1]), float(curve[there[0], 2])) if len(there) else None
+        rows = np.flatnonzero(curve[:, 3] <= loss)
+        return (float(curve[rows[0], 1]), float(curve[rows[0], 2])) if len(rows) else None
 
 
 def common_loss(histories: Iterable[History]) -> float | None:
-    """Return the lowest loss that every run reached, at which their costs can be compared."""
+    """Return the lowest loss that every run reached. Their costs are compared at this loss."""
     lowest = [h.losses()[:, 3].min(initial=np.inf) for h in histories]
-    found = float(max(lowest, default=np.inf))
-    return found if np.isfinite(found) else None
+    return _finite_or_none(max(lowest, default=np.inf))
 
 
 def summarize_run(history: History, loss: float | None = None) -> dict[str, Any]:
-    """Return the numbers of a run that others are compared by.
+    """Summarize a run by the numbers that runs are compared by.
 
     Parameters
     ----------
     history : History
+        The run.
     loss : float, optional
-        The cost of getting there is told too.
+        A loss. The summary then has the cost of reaching it.
+
+    Returns
+    -------
+    dict
+        Final and best loss, accuracy, steps, seconds, FLOPs, and counts of coarse steps. Unknown values are None.
+
+    Examples
+    --------
+    >>> from netgraph.fas import History, summarize_run
+    >>> records = [
+    ...     {"event": "smooth", "level": 0, "step": i, "seconds": 0.1 * i, "flops": 1e6 * i, "loss": 1 / i, "lr": 0.1}
+    ...     for i in (1, 2, 4)
+    ... ]
+    >>> summary = summarize_run(History("run", records), loss=0.5)
+    >>> summary["loss"], summary["steps"], summary["flops_to_common_loss"]
+    (0.25, 4, 2000000.0)
     """
     losses, accuracy = history.losses()[:, 3], history.evaluation_curve("accuracy")[:, 3]
     last = history.records[-1]
-    there = None if loss is None else history.cost_to_reach(loss)
+    cost = None if loss is None else history.cost_to_reach(loss)
     steps = history.coarse_steps().values()
     test = history.facts.get("test") or {}
     return {
@@ -133,8 +265,8 @@ def summarize_run(history: History, loss: float | None = None) -> dict[str, Any]
         "loss": _last_value(losses),
         "best_loss": _finite_or_none(losses.min(initial=np.inf)),
         "accuracy": _last_value(accuracy),
-        "seconds_to_common_loss": there and there[0],
-        "flops_to_common_loss": there and there[1],
+        "seconds_to_common_loss": cost and cost[0],
+        "flops_to_common_loss": cost and cost[1],
         "corrections_taken": sum(s.taken for s in steps),
         "corrections_rejected": sum(s.rejected for s in steps),
         "coarse_steps_not_begun": sum(s.not_begun for s in steps),
@@ -144,9 +276,9 @@ def summarize_run(history: History, loss: float | None = None) -> dict[str, Any]
     }
 
 
-def _build_curve(found: Iterable[tuple[Record, Any]]) -> Curve:
-    """Return rows of (step, seconds, FLOPs, value), values that are none left out."""
-    rows = [(r["step"], r["seconds"], r["flops"], _to_float(value)) for r, value in found]
+def _build_curve(pairs: Iterable[tuple[Record, Any]]) -> Curve:
+    """Return rows of (step, seconds, FLOPs, value). Missing values are left out."""
+    rows = [(r["step"], r["seconds"], r["flops"], _to_float(value)) for r, value in pairs]
     curve: Curve = np.array(rows, dtype=float).reshape(-1, 4)
     return curve[~np.isnan(curve[:, 3])]
 
@@ -156,7 +288,7 @@ def _to_float(value: Any) -> float:
 
 
 def _mask_numbers(why: str) -> str:
-    """Return a reason without its numbers, so that reasons can be counted."""
+    """Return a reason with masked numbers, for counting equal reasons."""
     return re.sub(r"\d[\d.e+-]*", "…", why)
 
 

@@ -1,4 +1,4 @@
-"""Runs that MLflow keeps, read back: their ``run.json``, or, where a run has left none, its metrics."""
+"""Read runs back from MLflow: from their artefact ``run.json``, or from their metrics if there is none."""
 
 from __future__ import annotations
 
@@ -20,18 +20,29 @@ Series = Mapping[str, Mapping[int, float]]  # a metric by its name: value by ste
 
 
 def read_mlflow_runs(word: str, *, timeout: float = 10.0) -> list[History]:
-    """Return the runs that a word names in MLflow: a run's id, or an experiment, whose runs all come, oldest first.
+    """Read the runs of an MLflow run id or experiment.
 
     Parameters
     ----------
     word : str
-    timeout : float
-        Seconds that a server may take to answer.
+        Id of a run, or name of an experiment. The runs of an experiment come oldest first.
+    timeout : float, default 10
+        Seconds to wait for a server.
+
+    Returns
+    -------
+    list of History
+        The runs.
 
     Raises
     ------
     LoadError
-        The store knows no run or experiment of that name, does not answer, or a run has no history.
+        The store has no such run or experiment, does not answer, or a run has no history.
+
+    Examples
+    --------
+    >>> from netgraph.fas import read_mlflow_runs
+    >>> histories = read_mlflow_runs("digits")  # doctest: +SKIP
     """
     import mlflow
 
@@ -40,31 +51,32 @@ def read_mlflow_runs(word: str, *, timeout: float = 10.0) -> list[History]:
     with limit_mlflow_retries(timeout):
         client = mlflow.MlflowClient(tracking_uri=uri)
         try:
-            found = _find_runs(client, word)
-            if not found:
+            runs = _find_runs(client, word)
+            if not runs:
                 raise LoadError(
-                    f"no run is called {word!r}: it is no folder or file here, and {hide_password(uri)} has no run or "
-                    "experiment of that name with runs in it"
+                    f"no run is called {word!r}. There is no such folder or file here, and {hide_password(uri)} has no such run, "
+                    "and no such experiment with runs."
                 )
-            return [_read_history(client, run) for run in found]
+            return [_read_history(client, run) for run in runs]
         except mlflow.exceptions.MlflowException as error:
-            said = str(error).partition("\n")[0][:200]
+            reason = str(error).partition("\n")[0][:200]
             raise LoadError(
-                f"the tracking store {hide_password(uri)} does not give {word!r} ({said}); see MLFLOW_TRACKING_URI"
+                f"the tracking store {hide_password(uri)} does not give {word!r} ({reason}). Check MLFLOW_TRACKING_URI."
             ) from error
 
 
 def _check_store_exists(uri: str, word: str) -> None:
-    """Refuse where the store is a file that is not there: asking MLflow would make one."""
+    """Raise an error if the store is a file that does not exist, because MLflow would create it."""
     path = uri.removeprefix("sqlite:///")
     if path != uri and not Path(path).exists():
         raise LoadError(
-            f"no run is called {word!r}: it is no folder or file here, and there is no {path}; give a folder that "
-            "`netgraph train --report` wrote, or set MLFLOW_TRACKING_URI"
+            f"no run is called {word!r}. There is no such folder or file here, and no {path}. Give a folder that "
+            "`netgraph train --report` wrote, or set MLFLOW_TRACKING_URI."
         )
 
 
 def _find_runs(client: Any, word: str) -> list[Any]:
+    """Return MLflow's runs of an experiment, or the one run of an id."""
     import mlflow
 
     experiment = client.get_experiment_by_name(word)
@@ -79,19 +91,19 @@ def _find_runs(client: Any, word: str) -> list[Any]:
 
 
 def _read_history(client: Any, run: Any) -> History:
-    """Return what a run has kept of itself."""
+    """Return the history of one of MLflow's runs."""
     name, run_id = run.info.run_name or run.info.run_id, run.info.run_id
     if any(item.path == NAME for item in client.list_artifacts(run_id)):
         with tempfile.TemporaryDirectory() as folder:
-            kept = read_run(client.download_artifacts(run_id, NAME, folder))
-        return History(name, kept.records, kept.costs, kept.facts)
+            history = read_run(client.download_artifacts(run_id, NAME, folder))
+        return History(name, history.records, history.costs, history.facts)
     names = [name for name in run.data.metrics if not name.startswith("system/")]
-    # of two values at one step the first is kept: costs as the step's own record told them
+    # the first of two values at one step counts: it is the cost in the record of the step itself
     series = {key: {m.step: m.value for m in reversed(client.get_metric_history(run_id, key))} for key in names}
     records = sorted(_rebuild_records(series), key=lambda record: record["step"])
     if not records:
         raise LoadError(
-            f"the run {name} ({run_id}) has no history in MLflow; it was not trained by netgraph, or not begun"
+            f"the run {name} ({run_id}) has no history in MLflow. netgraph did not train it, or it has not begun."
         )
     facts = {"network": run.data.params.get("network"), "data": run.data.params.get("data")}
     return History(
@@ -100,23 +112,23 @@ def _read_history(client: Any, run: Any) -> History:
 
 
 def _rebuild_records(series: Series) -> Iterator[dict[str, Any]]:
-    """Yield a record for all that was sent of one level, event and step; costs between those that were sent by line."""
+    """Yield a record for each level, event and step that was sent. Costs are interpolated linearly between sent values."""
     costs = {name: np.array(sorted(series.get(name, {}).items()), dtype=float) for name in ("seconds", "flops")}
 
-    def record(event: str, level: int, step: int, **what: Any) -> dict[str, Any]:
+    def record(event: str, level: int, step: int, **values: Any) -> dict[str, Any]:
         spent = {k: float(np.interp(step, *v.T)) if len(v) else float("nan") for k, v in costs.items()}
-        return {"event": event, "level": level, "step": step, **spent, **what}
+        return {"event": event, "level": level, "step": step, **spent, **values}
 
     for names, event in ((SMOOTH, "smooth"), (WAY_DOWN, "down"), (WAY_UP, "up")):
-        found: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+        figures: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
         for name in names:
             for key in (key for key in series if key.startswith(f"{name}/level_")):
                 level = int(key.rpartition("_")[2])
                 for step, value in series[key].items():
-                    found[level, step][name] = value
-        for (level, step), what in found.items():
+                    figures[level, step][name] = value
+        for (level, step), values in figures.items():
             skipped = event == "down" and series.get(f"not_begun/level_{level}", {}).get(step, 0.0) > 0
-            yield record("skip" if skipped else event, level, step, **what)
+            yield record("skip" if skipped else event, level, step, **values)
     valid = {key.removeprefix("valid/"): values for key, values in series.items() if key.startswith("valid/")}
     for step in sorted({step for values in valid.values() for step in values}):
         yield record("evaluate", 0, step, figures={name: v[step] for name, v in valid.items() if step in v})

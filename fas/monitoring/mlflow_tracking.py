@@ -1,7 +1,7 @@
-"""MLflow: a run's parameters, figures, pages and network in a tracking store, at next to no cost to training.
+"""MLflow tracking of a run: its parameters, metrics, pages and network, at almost no cost to training.
 
-Training only puts records into a bounded queue; a thread sends them. Where the store does not answer within one timeout there is
-one warning, and what follows is dropped and counted.
+Training only puts records into a bounded queue, and a thread sends them. If the store does not answer within the timeout, there is
+one warning, and further records are dropped and counted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,29 @@ from netgraph.utils.logging import silence_logger
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 BATCH = 500  # metrics of one request; MLflow takes 1000
-LOCAL = 300.0  # seconds that a store on this machine may take: it makes its tables first
+LOCAL = 300.0  # seconds that a store on this machine may take, because it creates its tables first
 Artefact = str | Path | Callable[[Path], object]
 Record = Mapping[str, Any]
 logger = logging.getLogger("netgraph.tracking")
 
 
 def tracking_uri() -> str:
-    """Return where runs are kept: what ``mlflow.set_tracking_uri`` or MLFLOW_TRACKING_URI names, else ``mlflow.db`` here."""
+    """Return the URI of the tracking store.
+
+    Returns
+    -------
+    str
+        The URI from ``mlflow.set_tracking_uri`` or MLFLOW_TRACKING_URI, or else ``mlflow.db`` in the working directory.
+
+    Examples
+    --------
+    >>> import os
+    >>> from unittest.mock import patch
+    >>> from netgraph.fas import tracking_uri
+    >>> with patch.dict(os.environ, MLFLOW_TRACKING_URI="http://127.0.0.1:5000"):
+    ...     tracking_uri()
+    'http://127.0.0.1:5000'
+    """
     import mlflow
 
     named = mlflow.is_tracking_uri_set() or os.environ.get("MLFLOW_TRACKING_URI")
@@ -43,27 +58,35 @@ def tracking_uri() -> str:
 
 
 class MLflow:
-    """A callback that keeps a run in MLflow; a resumed run goes on in the one that it began.
+    """A callback that stores a run in MLflow. A resumed run continues the same MLflow run.
 
     Parameters
     ----------
-    experiment : str
-    params : dict, optional
-        Written beside the options of the run.
-    artefacts : sequence of path or callable
-        Files and folders that are kept when the run ends; a callable is given an empty folder to write into.
+    experiment : str, default "netgraph"
+        Name of the experiment.
+    params : mapping, optional
+        Parameters beside the options of the run.
+    artefacts : sequence of path or callable, default ()
+        Files and folders to store when the run ends. A callable gets an empty folder and writes into it.
     name : str, optional
-        Of the run.
+        Name of the run.
     example : Tensor, optional
-        An input of a few rows: the trained network, its running mean where one is asked for, is kept with its signature;
-        without one it is not.
-    timeout : float
-        Seconds after which a server that says nothing is given up.
+        An input of a few rows. With it, the trained network is stored together with its signature. If the run has a running
+        mean of the weights, the mean is stored.
+    timeout : float, default 10
+        Seconds after which a silent server is given up.
 
     Raises
     ------
     NetgraphError
-        A file among the artefacts does not exist as the run begins.
+        When the run begins: an artefact does not exist.
+
+    Examples
+    --------
+    >>> from netgraph.fas import MLflow
+    >>> tracker = MLflow("digits", params={"data": "digits"})  # a callback for FAS.solve(callbacks=[...])
+    >>> tracker.experiment
+    'digits'
     """
 
     def __init__(
@@ -76,19 +99,27 @@ class MLflow:
         example: torch.Tensor | None = None,
         timeout: float = 10.0,
     ) -> None:
-        import mlflow  # here, where nobody is training yet
+        import mlflow  # here, because the import takes seconds and training has not begun
 
         self._mlflow = mlflow
         self.experiment, self.params, self.artefacts = experiment, dict(params or {}), list(artefacts)
         self.name, self.example, self.timeout = name, example, timeout
-        self.run_id = ""  # until the store has named it
+        self.run_id = ""  # until the store has given it an id
         self._sender: BackgroundSender | None = None
 
     def __call__(self, run: Run, record: Record) -> None:
-        """Put what is told into the queue."""
+        """Put the metrics of an event into the queue.
+
+        Parameters
+        ----------
+        run : Run
+            The run.
+        record : mapping
+            Record of the event.
+        """
         event = record["event"]
         if event == "begin":
-            self._begin(run)
+            self._start_tracking(run)
         if self._sender is None:
             return
         if self.run_id:
@@ -98,81 +129,91 @@ class MLflow:
         if event == "alert":
             self._sender.put(lambda: self._client.set_tag(self.run_id, f"alert.{record['rule']}", record["message"]))
         if event in ("finish", "failed"):
-            self._end(run, record)
+            self._finish_tracking(run, record)
 
-    def _begin(self, run: Run) -> None:
+    def _start_tracking(self, run: Run) -> None:
+        """Check the artefacts, start the sender and queue the opening of the run."""
         missing = [str(a) for a in self.artefacts if not callable(a) and not Path(a).exists()]
         if missing:
-            raise NetgraphError(f"the artefacts {', '.join(missing)} do not exist; give files, folders or callables")
+            raise NetgraphError(f"the artefacts {', '.join(missing)} do not exist. Give files, folders or callables.")
         self._uri, self._begun = tracking_uri(), time.monotonic()
         self._remote = self._uri.startswith(("http:", "https:", "databricks"))
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(limit_mlflow_retries(self.timeout))
         if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-            self._quiet.enter_context(silence_logger("mlflow", below=logging.WARNING))  # progress is not its to tell
+            self._quiet.enter_context(
+                silence_logger("mlflow", below=logging.WARNING)
+            )  # netgraph reports progress itself
         self.run_id = run.notes.get("mlflow", "")
         self._machine = _make_system_monitor()
         self._sender = BackgroundSender(
-            self._send,
+            self._send_items,
             f"the tracking store {hide_password(self._uri)}",
             timeout=self.timeout if self._remote else LOCAL,
         )
         params = {**_run_params(run), **self.params}
-        self._sender.put(lambda: self._open(params))
+        self._sender.put(lambda: self._open_run(params))
 
-    def _end(self, run: Run, record: Record) -> None:
+    def _finish_tracking(self, run: Run, record: Record) -> None:
+        """Queue artefacts, network and final status, and wait until they are sent."""
         assert self._sender is not None
         for artefact in self.artefacts:
-            self._sender.put(lambda artefact=artefact: self._keep(artefact))
+            self._sender.put(lambda artefact=artefact: self._store_artefact(artefact))
         if (example := self.example) is not None and record["event"] == "finish":
-            self._sender.put(lambda: self._keep(lambda folder: save_mlflow_model(run.trained_model, example, folder)))
+            self._sender.put(
+                lambda: self._store_artefact(lambda folder: save_mlflow_model(run.trained_model, example, folder))
+            )
         status = "FINISHED" if record["event"] == "finish" else "FAILED"
-        said = record.get("reason") or record.get("error") or ""
-        self._sender.put(lambda: self._close(status, said))
-        # a server that never answered is not waited for longer than the run could spare
-        spare = min(self.timeout, 0.01 * (time.monotonic() - self._begun)) if self._remote else LOCAL
-        self._sender.close(spare)
+        reason = record.get("reason") or record.get("error") or ""
+        self._sender.put(lambda: self._close_run(status, reason))
+        # A server that has never answered costs at most one percent of the run's time.
+        patience = min(self.timeout, 0.01 * (time.monotonic() - self._begun)) if self._remote else LOCAL
+        self._sender.close(patience)
         self._quiet.close()
         self._sender = None
 
-    # in the sender's thread
+    # The methods below run in the thread of the sender.
 
-    def _send(self, items: list[Any]) -> None:
-        """Do jobs in their order, and send the figures between them in batches; what is done leaves the list."""
+    def _send_items(self, items: list[Any]) -> None:
+        """Run jobs in order, and send the metrics between them in batches. Finished items are removed from the list."""
         while items:
             if callable(items[0]):
                 items[0]()
                 del items[0]
                 continue
             n = next((i for i, item in enumerate(items[:BATCH]) if callable(item)), min(len(items), BATCH))
-            self._log(items[:n])
+            self._log_metrics(items[:n])
             del items[:n]
-        self._log(
+        self._log_metrics(
             [
                 (f"system/{key}", value, int(time.time() * 1000), int(time.monotonic() - self._begun))
                 for key, value in self._machine()
             ]
         )
 
-    def _log(self, rows: Sequence[tuple[str, float, int, int]]) -> None:
+    def _log_metrics(self, rows: Sequence[tuple[str, float, int, int]]) -> None:
+        """Send metrics, rows of name, value, time in milliseconds and step."""
         if rows and self.run_id:
             self._client.log_batch(self.run_id, metrics=[self._mlflow.entities.Metric(*row) for row in rows])
 
-    def _open(self, params: Mapping[str, Any]) -> None:
-        """Begin: a client makes the tables of a new store, which is all disk and takes a minute on a slow one."""
+    def _open_run(self, params: Mapping[str, Any]) -> None:
+        """Create or continue the run. Creating the tables of a new store may take a minute on a slow disk."""
         self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         if self.run_id:
             self._client.update_run(self.run_id, status="RUNNING")
             return
-        found = self._client.get_experiment_by_name(self.experiment)
-        number = self._client.create_experiment(self.experiment) if found is None else found.experiment_id
-        run_id = self._client.create_run(number, run_name=self.name).info.run_id
+        experiment = self._client.get_experiment_by_name(self.experiment)
+        experiment_id = (
+            self._client.create_experiment(self.experiment) if experiment is None else experiment.experiment_id
+        )
+        run_id = self._client.create_run(experiment_id, run_name=self.name).info.run_id
         rows = [self._mlflow.entities.Param(_clean_key(key), str(value)[:6000]) for key, value in params.items()]
         for i in range(0, len(rows), 100):
             self._client.log_batch(run_id, params=rows[i : i + 100])
         self.run_id = run_id
 
-    def _keep(self, artefact: Artefact) -> None:
+    def _store_artefact(self, artefact: Artefact) -> None:
+        """Upload a file or a folder, or the files that a callable writes."""
         if not callable(artefact):
             upload = self._client.log_artifacts if Path(artefact).is_dir() else self._client.log_artifact
             upload(self.run_id, str(artefact))
@@ -180,17 +221,18 @@ class MLflow:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 artefact(Path(folder))
-            except Exception as error:  # a picture that cannot be drawn is no reason to lose the run
-                logger.warning("an artefact was not made: %s: %s", type(error).__name__, error)
+            except Exception as error:  # a failed picture must not end the run
+                logger.warning("an artefact was not written: %s: %s", type(error).__name__, error)
             self._client.log_artifacts(self.run_id, folder)
 
-    def _close(self, status: str, said: str) -> None:
-        self._client.set_tag(self.run_id, "netgraph.reason", said)
+    def _close_run(self, status: str, reason: str) -> None:
+        """Store the reason for the end and the final status."""
+        self._client.set_tag(self.run_id, "netgraph.reason", reason)
         self._client.set_terminated(self.run_id, status)
 
 
 def event_metrics(run: Run, record: Record) -> Iterator[tuple[str, float]]:
-    """Yield the figures of an event by the names that MLflow shows them under."""
+    """Yield names and values of the metrics of an event."""
     event, level = record["event"], record["level"]
     names: tuple[str, ...] = ()
     if event == "evaluate":
@@ -215,29 +257,29 @@ def event_metrics(run: Run, record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _cost_metrics(record: Record) -> tuple[tuple[str, float], ...]:
+    """Return seconds and FLOPs of a record by name."""
     return ("seconds", record["seconds"]), ("flops", record["flops"])
 
 
 def save_mlflow_model(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> None:
-    """Write a network in MLflow's form, with its signature and an input."""
+    """Write a network in MLflow's format, with its signature and an example input."""
     prepare_torchvision()
     import mlflow.pytorch
     from mlflow.models import infer_signature
 
-    training, given = model.training, example.detach().cpu().numpy()
-    model.eval()  # what is kept is what predicts
+    training, inputs = model.training, example.detach().cpu().numpy()
+    model.eval()  # the signature describes predictions
     try:
         with torch.no_grad():
             outputs = model(example).detach().cpu().numpy()
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "No complete tensor found in the group"
-            )  # it takes the first: they are alike
+            # MLflow takes the first tensor of a group, and the tensors of a group have the same shape.
+            warnings.filterwarnings("ignore", "No complete tensor found in the group")
             mlflow.pytorch.save_model(
                 model,
                 str(folder / "model"),
-                signature=infer_signature(given, outputs),
-                input_example=given,
+                signature=infer_signature(inputs, outputs),
+                input_example=inputs,
                 pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "netgraph-coarsening"],
             )
     finally:
@@ -245,16 +287,16 @@ def save_mlflow_model(model: torch.nn.Module, example: torch.Tensor, folder: Pat
 
 
 def _run_params(run: Run) -> dict[str, Any]:
-    """Return what a run is of, flat."""
-    found = fingerprint_run(run)
-    out = dict(found["options"]) | {f"data.{key}": value for key, value in found["data"].items()}
+    """Return options, data and optimizer of a run as a flat dict."""
+    fingerprint = fingerprint_run(run)
+    out = dict(fingerprint["options"]) | {f"data.{key}": value for key, value in fingerprint["data"].items()}
     out |= {"steps": run.total_steps, "levels": len(run.grids), "seed": run.seed}
-    own = found["optimizer"]["level 0"]
-    return out | {"optimizer": own["class"], "lr": own["lr"], "schedule": found["schedule"]["of 0"]}
+    finest = fingerprint["optimizer"]["level 0"]
+    return out | {"optimizer": finest["class"], "lr": finest["lr"], "schedule": fingerprint["schedule"]["of 0"]}
 
 
 def _make_system_monitor() -> Callable[[], list[tuple[str, float]]]:
-    """Return a function that measures this machine as MLflow does, GPUs where it sees them."""
+    """Return a function that measures processor, disk, network and GPUs through MLflow's monitors."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -265,37 +307,41 @@ def _make_system_monitor() -> Callable[[], list[tuple[str, float]]]:
         monitors.append(GPUMonitor())
 
     def measure() -> list[tuple[str, float]]:
-        found: list[tuple[str, float]] = []
+        metrics: list[tuple[str, float]] = []
         for monitor in monitors:
             monitor.collect_metrics()
-            found += monitor.aggregate_metrics().items()
+            metrics += monitor.aggregate_metrics().items()
             monitor.clear_metrics()
-        return found
+        return metrics
 
     return measure
 
 
 @contextlib.contextmanager
 def limit_mlflow_retries(timeout: float) -> Iterator[None]:
-    """Have MLflow ask a server once where nobody said otherwise: it is asked again here, without a warning each time."""
-    wanted = {
+    """Limit MLflow to one request per call, unless the environment sets its own limit.
+
+    `BackgroundSender` repeats requests itself, without a warning for each.
+    """
+    settings = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(math.ceil(timeout), 1)),
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    own = [key for key in wanted if key not in os.environ]
-    os.environ.update({key: wanted[key] for key in own})
+    changed = [key for key in settings if key not in os.environ]
+    os.environ.update({key: settings[key] for key in changed})
     try:
         yield
     finally:
-        for key in own:
+        for key in changed:
             os.environ.pop(key, None)
 
 
 def _clean_key(name: str) -> str:
-    """Return a name of the letters that MLflow takes."""
+    """Return a name with the characters that MLflow accepts."""
     return re.sub(r"[^\w\-. /:]", "_", name)
 
 
 def hide_password(uri: str) -> str:
+    """Return a URI without user and password."""
     return re.sub(r"//[^/@]*@", "//", uri)

@@ -1,4 +1,7 @@
-"""A run as a file, ``run.json`` in its folder: what ``netgraph train --json`` prints. Checkpoints tell the same of a run that was killed."""
+"""A run as the file ``run.json`` in its folder, with the content of ``netgraph train --json``.
+
+A run that was killed leaves no such file. It is read from its newest checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from netgraph.fas.monitoring.history import History
 from netgraph.io.bundle import read_bundle
 
 NAME = "run.json"
-NEEDED = {"event", "level", "step", "seconds", "flops"}  # of every record
+NEEDED = {"event", "level", "step", "seconds", "flops"}  # keys of every record
 
 
 def to_json_data(value: Any) -> Any:
-    """Return data that JSON can hold; what is no finite number is null."""
+    """Return a value as plain data for JSON. Numbers that are not finite become null."""
     if isinstance(value, dict):
         return {str(k): to_json_data(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -33,33 +36,77 @@ def to_json_data(value: Any) -> Any:
 
 
 def write_run(document: Mapping[str, Any], folder: str | Path) -> Path:
-    """Write a run's document into a folder, which is made, whole or not at all.
+    """Write the document of a run as ``run.json``, as a whole or not at all.
+
+    Parameters
+    ----------
+    document : mapping
+        Document of the run. Its ``history`` is the list of records.
+    folder : str or path
+        Folder of the run. It is created if it does not exist.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
     LoadError
         The folder or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from netgraph.fas import read_run, write_run
+    >>> record = {"event": "smooth", "level": 0, "step": 1, "seconds": 0.1, "flops": 1e6, "loss": 2.0, "lr": 0.1}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_run({"history": [record]}, folder)
+    ...     history = read_run(folder)
+    >>> path.name, history.levels
+    ('run.json', [0])
     """
     path = Path(folder) / NAME
-    aside = path.with_name(f".{NAME}.{os.getpid()}")
+    temporary = path.with_name(f".{NAME}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(to_json_data(dict(document)), indent=1), encoding="utf-8")
-        os.replace(aside, path)
+        temporary.write_text(json.dumps(to_json_data(dict(document)), indent=1), encoding="utf-8")
+        os.replace(temporary, path)
     except OSError as error:
-        raise LoadError(f"{path} cannot be written ({error}); give a folder that has room") from error
+        raise LoadError(f"{path} cannot be written ({error}). Give a folder with free space.") from error
     return path
 
 
 def read_run(path: str | Path) -> History:
-    """Read a run's folder, its ``run.json``, or what ``netgraph train --json`` printed into a file.
+    """Read a run from its folder, its ``run.json``, or the output of ``netgraph train --json``.
 
-    A folder with checkpoints and no ``run.json`` is read from its newest whole checkpoint.
+    A folder with checkpoints and without ``run.json`` is read from its newest readable checkpoint.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder or file.
+
+    Returns
+    -------
+    History
+        The run, named after its folder or file.
 
     Raises
     ------
     LoadError
-        There is nothing of a run, or it is damaged.
+        There is no run, or its file is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from netgraph.fas import read_run, write_run
+    >>> record = {"event": "smooth", "level": 0, "step": 1, "seconds": 0.1, "flops": 1e6, "loss": 2.0, "lr": 0.1}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_run({"history": [record]}, folder)
+    ...     history = read_run(folder)
+    >>> path.name, history.levels
+    ('run.json', [0])
     """
     path = Path(path)
     if not path.is_dir():
@@ -70,31 +117,33 @@ def read_run(path: str | Path) -> History:
     points = list_checkpoints(path)
     if not points:
         raise LoadError(
-            f"{path} holds no {NAME} and no checkpoint; train with --report {path}, or give the folder of a run"
+            f"{path} holds no {NAME} and no checkpoint. Train with --report {path}, or give the folder of a run."
         )
     return _read_checkpoints(points, name)
 
 
 def _read_json(path: Path, name: str) -> History:
+    """Read a run from its document."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise LoadError(f"{path} cannot be read ({error.strerror or error}); give the folder of a run") from error
+        raise LoadError(f"{path} cannot be read ({error.strerror or error}). Give the folder of a run.") from error
     except ValueError as error:
-        raise LoadError(f"{path} is no whole JSON ({error}); it is truncated or damaged: write it again") from error
+        raise LoadError(f"{path} is no complete JSON ({error}). It is truncated or damaged: write it again.") from error
     if not isinstance(document, dict) or not isinstance(document.get("history"), list):
-        raise LoadError(f"{path} has no history of a run; give what `netgraph train --report` or --json wrote")
+        raise LoadError(f"{path} has no history of a run. Give a file that `netgraph train --report` or --json wrote.")
     return _check_history(history_from_run(document, name), path)
 
 
 def history_from_run(document: Mapping[str, Any], name: str) -> History:
-    """Return what a run's document holds."""
+    """Return the history of a run from its document."""
     ledger = document.get("ledger") or {}
     facts = {key: value for key, value in document.items() if key not in ("history", "ledger")}
     return History(name, document["history"], ledger.get("rows", ()), facts)
 
 
 def _read_checkpoints(points: list[Path], name: str) -> History:
+    """Read a run from the first readable checkpoint."""
     errors = []
     for path in points:
         try:
@@ -103,7 +152,9 @@ def _read_checkpoints(points: list[Path], name: str) -> History:
             errors.append(str(error))
             continue
         if "history" not in tensors or "run" not in document:
-            raise LoadError(f"{path} is no checkpoint of this version of netgraph; read it with the one that wrote it")
+            raise LoadError(
+                f"{path} is no checkpoint of this version of netgraph. Read it with the version that wrote it."
+            )
         records = json.loads(bytes(tensors["history"].tolist()))
         ledger = document["run"]["ledger"]["rows"]
         return _check_history(History(name, records, ledger, {"reason": f"as {path.name} has it"}), path)
@@ -111,11 +162,12 @@ def _read_checkpoints(points: list[Path], name: str) -> History:
 
 
 def _check_history(history: History, path: Path) -> History:
+    """Return a history after a check of its records."""
     if not history.records:
-        raise LoadError(f"{path} has an empty history; the run was left before its first step, so train it again")
+        raise LoadError(f"{path} has an empty history, because the run ended before its first step. Train it again.")
     wrong = next((r for r in history.records if not isinstance(r, dict) or not r.keys() >= NEEDED), None)
     if wrong is not None:
         raise LoadError(
-            f"{path} has a record that is none of a run ({str(wrong)[:80]}); give what `netgraph train --report` wrote"
+            f"{path} has a record that belongs to no run ({str(wrong)[:80]}). Give a file that `netgraph train --report` wrote."
         )
     return history

@@ -199,9 +199,9 @@ def test_mistakes_are_refused_before_work_begins():
         Multigrid(optimizer, hierarchy, options=Options(tau=Tau("whole")))
     with pytest.raises(NetgraphError, match="belong to your loop"):
         Multigrid(optimizer, hierarchy, options=Options(smoothing=Smoothing(ema=0.9)))
-    with pytest.raises(NetgraphError, match="that of every level"):
+    with pytest.raises(NetgraphError, match="every level has that of your optimizer"):
         Multigrid(optimizer, hierarchy, options=Options(levels={1: {"lr": 0.1}}))
-    with pytest.raises(NetgraphError, match="by the solver alone"):
+    with pytest.raises(NetgraphError, match="only the solver FAS"):
         Multigrid(optimizer, hierarchy, options=Options(adapt=Adapt(rematch=2)))
     with pytest.raises(NetgraphError, match="v, w, f, additive"):
         Multigrid(optimizer, hierarchy, cycle="full")

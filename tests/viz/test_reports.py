@@ -125,7 +125,7 @@ def test_a_run_of_mlflow_that_left_no_file_is_read_from_its_metrics(tmp_path, mo
         np.testing.assert_allclose(found.tau_share(0)[:, [0, 3]], wanted.tau_share(0)[:, [0, 3]], rtol=1e-6)
         assert [s[:3] for s in found.coarse_steps().values()] == [s[:3] for s in wanted.coarse_steps().values()]
         np.testing.assert_array_equal(found.evaluation_curve("loss")[:, 3], wanted.evaluation_curve("loss")[:, 3])
-    with pytest.raises(LoadError, match=r"no run is called 'none-such'.*experiment of that name"):
+    with pytest.raises(LoadError, match=r"no run is called 'none-such'.*no such experiment"):
         read_mlflow_runs("none-such")
 
 
@@ -141,11 +141,11 @@ def test_asking_for_a_run_makes_no_store(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"history": [{"eve', "is no whole JSON .* truncated"),
+        ('{"history": [{"eve', "is no complete JSON .* truncated"),
         ("[]", "has no history"),
         ('{"network": "mlp"}', "has no history"),
         ('{"history": []}', "empty history"),
-        ('{"history": [{"event": "smooth"}]}', "none of a run"),
+        ('{"history": [{"event": "smooth"}]}', "belongs to no run"),
     ],
 )
 def test_a_file_that_is_no_whole_run_is_named(tmp_path, text, message):

@@ -155,17 +155,17 @@ def test_a_message_goes_through_apprise():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("divergenze:warn", "no rule is called 'divergenze'; there are divergence, plateau"),
-        ("divergence", "an alert is RULE:ACTION"),
-        ("divergence:shout", "an alert is RULE:ACTION"),
-        ("divergence:raise=1", "an alert is RULE:ACTION"),
-        ("plateau(20):warn", "the options of plateau are numbers by name, patience, delta"),
-        ("plateau(patients=20):warn", "the options of plateau are numbers by name"),
-        ("plateau(patience='x'):warn", "the options of plateau are numbers by name"),
-        ("plateau(patience=__import__('os')):warn", "has no rule that can be read"),
+        ("divergenze:warn", "no rule is called 'divergenze'. Choose one of divergence, plateau"),
+        ("divergence", "An alert is RULE:ACTION"),
+        ("divergence:shout", "An alert is RULE:ACTION"),
+        ("divergence:raise=1", "An alert is RULE:ACTION"),
+        ("plateau(20):warn", "give options of plateau as numbers by name, patience, delta"),
+        ("plateau(patients=20):warn", "give options of plateau as numbers by name"),
+        ("plateau(patience='x'):warn", "give options of plateau as numbers by name"),
+        ("plateau(patience=__import__('os')):warn", "has a rule that cannot be read"),
         ("divergence:command=no-such-program now", "there is no such program"),
         ("divergence:notify=nowhere://x", "apprise knows no service for 'nowhere'"),
-        ("memory(share=2):warn", "give a share up to 1"),
+        ("memory(share=2):warn", "Give a share up to 1"),
     ],
 )
 def test_mistakes_in_an_alert_are_sentences(text, sentence):
