@@ -1,4 +1,4 @@
-"""Plug-ins as strangers' distributions bring them: real metadata in a folder of its own."""
+"""Plug-ins of other distributions, with real metadata in a folder of its own."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ GROUP = "netgraph.coarseners"
 
 @pytest.fixture(autouse=True)
 def _forget():
-    """Entry points are read once a process; these tests install and uninstall some."""
+    """Clear the cache of entry points, since these tests install and uninstall distributions."""
     yield
     plugins._find_entry_points.cache_clear()
     plugins.load_plugin.cache_clear()
@@ -50,9 +50,9 @@ def test_an_installed_plugin_is_listed_with_its_distribution_and_loads_once(inst
 def test_an_unknown_name_is_refused_with_the_names_that_are_there(install):
     install("good-package", "good_module", "", "aardvark")
     installed = ", ".join(sorted(plugins.list_plugins(GROUP)))
-    with pytest.raises(PluginError) as told:
+    with pytest.raises(PluginError) as caught:
         plugins.load_plugin(GROUP, "zebra")
-    assert str(told.value) == f"no coarsener named 'zebra'. Installed: {installed}"
+    assert str(caught.value) == f"no coarsener named 'zebra'. Installed: {installed}"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_only_the_four_groups_exist():
             plugins.load_plugin(group, "nothing")
 
 
-def test_ours_are_entry_points_like_all_others():
+def test_plugins_of_netgraph_are_entry_points_like_all_others():
     if "hem" not in plugins.list_plugins(GROUP):
         pytest.skip("a checkout that is not installed has no entry points")
     assert plugins.load_plugin(GROUP, "hem") is heavy_edge_matching

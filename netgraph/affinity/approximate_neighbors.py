@@ -54,6 +54,7 @@ def approximate_cosine_graph(features: NDArray[Any], *, k: int | None = None, se
     Parameters
     ----------
     features : array of shape (n, d)
+        One row a unit, float32 or float64.
     k : int, optional
         Neighbors that each unit keeps, `NEIGHBORS` by default.
     seed : int, default=0

@@ -190,6 +190,7 @@ def find_directions(features: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bo
     Parameters
     ----------
     features : array of shape (n, d)
+        One row a unit, float32 or float64.
 
     Returns
     -------

@@ -109,6 +109,7 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Parameters
     ----------
     path : str or path
+        File to read.
 
     Returns
     -------

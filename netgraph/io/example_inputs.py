@@ -92,6 +92,7 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
     Parameters
     ----------
     model : torch.nn.Module
+        Network whose input is unknown.
 
     Returns
     -------

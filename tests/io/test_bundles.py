@@ -1,4 +1,4 @@
-"""What netgraph wrote opens as it was; what somebody changed is refused, and nothing written in it runs."""
+"""Files of netgraph open unchanged. Files that were altered are refused, and nothing in them is run."""
 
 import contextlib
 import re
@@ -58,7 +58,7 @@ def test_a_bundle_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_bundle_is_readable_by_whom_any_file_is(tmp_path):
+def test_a_bundle_is_as_readable_as_any_file(tmp_path):
     write_bundle(tmp_path / "m.safetensors", {"a": torch.ones(2)}, {"x": 1})
     (tmp_path / "any").write_text("")
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
@@ -122,19 +122,19 @@ def _strangers_graphs(document, change):
 
 @pytest.mark.parametrize("place", ["tensor", "keyword", "input", "number"])
 def test_nothing_written_in_a_document_is_run_as_code(tmp_path, place):
-    """Names of a file once went into generated Python; each of these made a folder then, or would have."""
+    """Names of a file were once part of generated Python, where each of these texts would have made a folder."""
     code = f"__import__('os').mkdir({str(tmp_path / 'ran')!r})"
 
-    def change(name, what, args, kwargs):
-        if place == "tensor" and what.startswith("get_attr"):
-            what = f'get_attr:0.weight") or {code} or getattr(self, "x'
-        if place == "keyword" and what == "aten.linear.default":
+    def change(name, target, args, kwargs):
+        if place == "tensor" and target.startswith("get_attr"):
+            target = f'get_attr:0.weight") or {code} or getattr(self, "x'
+        if place == "keyword" and target == "aten.linear.default":
             kwargs = {"dict": {f"**({code} or {{}}), bias": None}}
-        if place == "input" and what.startswith("placeholder"):
-            what = f"placeholder:x={code}"
-        if place == "number" and what == "aten.linear.default":
+        if place == "input" and target.startswith("placeholder"):
+            target = f"placeholder:x={code}"
+        if place == "number" and target == "aten.linear.default":
             args = [*args[:2], {"float": code}]
-        return [name, what, args, kwargs]
+        return [name, target, args, kwargs]
 
     model = ng.build_hierarchy(mlp((6, 8, 3)), torch.randn(2, 6)).levels[1].model
     document = model.document()

@@ -1,4 +1,4 @@
-"""Example inputs: read from text, or guessed from the first layer."""
+"""Example inputs, parsed from text or guessed from the first layer."""
 
 import time
 

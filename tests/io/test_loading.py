@@ -1,4 +1,4 @@
-"""Opening networks: what is safe opens, what is not is refused by name, and nothing a stranger wrote runs."""
+"""Opening networks: safe files open, others are refused by name, and no code of a file runs."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Networks by name: torchvision, timm and Hugging Face, real ones built and wrong ones refused."""
+"""Networks by name, from torchvision, timm and Hugging Face: real names are built and wrong ones are refused."""
 
 import contextlib
 import importlib.util
@@ -57,12 +57,12 @@ def test_a_hugging_face_folder_gives_its_own_weights_or_says_what_does_not_fit(t
     model.save_pretrained(tmp_path)
     folder = f"hf:{tmp_path}"
     opened = load_model(folder)
-    own = opened.state_dict()
-    assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
+    loaded = opened.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
     assert "weights of its folder" in describe_origin(folder, {})
     fresh = load_model(f"{folder}/config.json").state_dict()
     assert not torch.equal(
-        fresh["cls.predictions.transform.dense.weight"], own["cls.predictions.transform.dense.weight"]
+        fresh["cls.predictions.transform.dense.weight"], loaded["cls.predictions.transform.dense.weight"]
     )
     assert "random weights" in describe_origin(f"{folder}/config.json", {})
     for args in (
@@ -100,7 +100,7 @@ def test_a_config_that_asks_for_too_much_is_refused_before_memory_is_taken(tmp_p
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024  # KiB
 
 
-def test_what_a_config_asks_for_is_measured_exactly(tmp_path, monkeypatch):
+def test_the_memory_that_a_config_asks_for_is_measured_exactly(tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(**BERT)
     model = transformers.BertModel(config)

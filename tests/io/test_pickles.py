@@ -1,4 +1,4 @@
-"""Files that PyTorch would obey: what they ask for is found before anything is done, and honest ones pass."""
+"""Files that would make PyTorch waste memory or time are refused before they are unpickled, and honest files pass."""
 
 import collections
 import io
@@ -53,7 +53,7 @@ def _storage(numel, key=b"X\1\0\0\0000"):
 
 
 def _tensor(claimed=4, size=4):
-    """Opcodes of a tensor on four floats, all of the file's numbers."""
+    """Return the opcodes of a tensor on a storage of four floats, which the file holds."""
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + _storage(claimed) + b"K\0" + _number(size) + b"\x85K\1\x85\x89}tR"
 
 
@@ -76,7 +76,7 @@ def _legacy_claim():
 
 
 def _doubled(depth):
-    """Opcodes of a tuple of twice a tuple of twice a tuple: few bytes, 2**depth values."""
+    """Return the opcodes of a tuple that holds a tuple twice, and so on: few bytes, 2**depth values."""
     return b"K\1\x85q\0" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(depth))
 
 

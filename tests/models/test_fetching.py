@@ -1,4 +1,4 @@
-"""IMDB fetched from a server on this machine: read as it was written, refused where it is not the published archive."""
+"""IMDB fetched from a local server: read as published, and refused if it is not the published archive."""
 
 import io
 import shutil
@@ -23,7 +23,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A folder whose files are served as those of the authors' address."""
+    """A folder whose files are served in place of the address of the authors."""
     folder = tmp_path / "served"
     folder.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
@@ -35,9 +35,9 @@ def served(tmp_path, monkeypatch):
 
 
 def packed(served, monkeypatch, *more):
-    """Serve reviews as an archive that is the published one, and return texts and labels; ``more`` are members and contents."""
+    """Serve reviews as the published archive and return texts and labels. ``more`` are further members and their contents."""
     archive = served / "aclImdb_v1.tar.gz"
-    wanted = write_imdb(served, monkeypatch, unpacked=True)
+    expected = write_imdb(served, monkeypatch, unpacked=True)
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(served / "aclImdb", "aclImdb")
         for member, data in more:
@@ -46,15 +46,15 @@ def packed(served, monkeypatch, *more):
     shutil.rmtree(served / "aclImdb")
     monkeypatch.setattr(fetching, "SIZE", archive.stat().st_size)
     monkeypatch.setattr(fetching, "SHA256", sha256(archive.read_bytes()))
-    return wanted
+    return expected
 
 
 def test_the_archive_is_fetched_once_and_read_as_it_was_written(served, tmp_path, monkeypatch):
     more = tarfile.TarInfo("aclImdb/train/unsup/0_0.txt")
-    wanted, root = packed(served, monkeypatch, (more, b"no rating")), tmp_path / "data"
+    expected, root = packed(served, monkeypatch, (more, b"no rating")), tmp_path / "data"
     data = load_dataset("imdb", root=root, download=True)
-    assert len(data.train) + len(data.valid) == len(data.test) == len(wanted[0])
-    assert imdb.read_folder(root / "aclImdb", "test") == wanted
+    assert len(data.train) + len(data.valid) == len(data.test) == len(expected[0])
+    assert imdb.read_folder(root / "aclImdb", "test") == expected
     assert [path.name for path in root.iterdir()] == ["aclImdb"]
     assert sorted(path.name for path in (root / "aclImdb" / "train").iterdir()) == ["neg", "pos"]
     shutil.rmtree(served)
@@ -62,7 +62,7 @@ def test_the_archive_is_fetched_once_and_read_as_it_was_written(served, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut short", "longer", "missing"])
-def test_what_is_not_the_published_archive_is_refused_and_leaves_nothing(served, tmp_path, monkeypatch, damage):
+def test_another_archive_is_refused_and_leaves_nothing(served, tmp_path, monkeypatch, damage):
     packed(served, monkeypatch)
     archive, root = served / "aclImdb_v1.tar.gz", tmp_path / "data"
     data = archive.read_bytes()

@@ -1,4 +1,4 @@
-"""Affinities against scipy's distances, a slow search for neighbours, and what must hold whatever the rounding."""
+"""Affinities against scipy's distances and a slow search for neighbors, and laws that hold despite rounding."""
 
 import sys
 import tracemalloc
@@ -14,7 +14,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-from netgraph.affinity import nearest_neighbors as neighbours
+from netgraph.affinity import nearest_neighbors
 from netgraph.affinity.approximate_neighbors import approximate_cosine_graph
 from netgraph.affinity.similarity import _number_copies, cosine_affinity, cosine_graph, radial_graph
 from netgraph.errors import NetgraphError, PluginError
@@ -40,66 +40,66 @@ def test_affinities_are_symmetric_and_lie_between_0_and_1_off_the_diagonal(x):
 
 @given(points)
 def test_cosine_is_that_of_scipy_moved_to_0_and_1(x):
-    wanted = 1 - cdist(x, x, "cosine") / 2
-    np.fill_diagonal(wanted, 0)
-    np.testing.assert_allclose(cosine_graph(x).toarray(), wanted, atol=1e-12)
+    expected = 1 - cdist(x, x, "cosine") / 2
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(cosine_graph(x).toarray(), expected, atol=1e-12)
 
 
 @given(points, st.integers(0, 3))
 def test_all_pairs_are_the_entries_of_the_sparse_graph_that_scipy_makes_of_them(x, dead):
     x[:dead] = 0
-    found = cosine_affinity(x)
-    graph, wanted = found.tocsr(), sparse.csr_array(found.toarray())
-    assert (graph.data == wanted.data).all()
-    assert (graph.indices == wanted.indices).all()
-    assert (graph.indptr == wanted.indptr).all()
-    assert (found.toarray() == found.toarray().T).all()
+    pairs = cosine_affinity(x)
+    graph, expected = pairs.tocsr(), sparse.csr_array(pairs.toarray())
+    assert (graph.data == expected.data).all()
+    assert (graph.indices == expected.indices).all()
+    assert (graph.indptr == expected.indptr).all()
+    assert (pairs.toarray() == pairs.toarray().T).all()
 
 
 @given(points)
 def test_radial_falls_with_the_squared_distance(x):
     squares = cdist(x, x, "sqeuclidean")[np.triu_indices(len(x), 1)]
-    found = radial_graph(x).toarray()[np.triu_indices(len(x), 1)]
-    seen = found > 1e-6
-    scales = -np.log(found[seen]) / squares[seen]
+    graph = radial_graph(x).toarray()[np.triu_indices(len(x), 1)]
+    seen = graph > 1e-6
+    scales = -np.log(graph[seen]) / squares[seen]
     np.testing.assert_allclose(scales, np.median(scales) if len(scales) else 0, rtol=1e-6)
 
 
 def test_half_of_the_pairs_have_a_radial_affinity_above_that_of_the_median_distance():
-    found = radial_graph(np.random.default_rng(0).normal(size=(300, 5)))
-    assert 0.45 < (found.data > np.exp(-0.5)).mean() < 0.55
+    graph = radial_graph(np.random.default_rng(0).normal(size=(300, 5)))
+    assert 0.45 < (graph.data > np.exp(-0.5)).mean() < 0.55
 
 
 @both
 @given(points.filter(lambda x: x.shape[1] > 1), st.integers(1, 5), st.integers(1, 40))
-def test_neighbours_are_those_of_a_slow_search_whatever_the_blocks(affinity, x, k, block):
+def test_neighbors_are_those_of_a_slow_search_whatever_the_blocks(affinity, x, k, block):
     # on a line all cosines tie, and any of the tied may be kept
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "BLOCK", block)
-        found = affinity(x, k=k).toarray()
-    np.testing.assert_allclose(found, nearest(affinity(x).toarray(), k), atol=1e-12)
+        patch.setattr(nearest_neighbors, "BLOCK", block)
+        graph = affinity(x, k=k).toarray()
+    np.testing.assert_allclose(graph, nearest(affinity(x).toarray(), k), atol=1e-12)
 
 
 @both
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n", "d"), [(100, 300), (301, 77), (2300, 50)])
-def test_copies_weigh_exactly_1_and_what_is_nearly_a_copy_less(affinity, dtype, n, d):
+def test_copies_weigh_exactly_1_and_near_copies_less(affinity, dtype, n, d):
     x = np.random.default_rng(0).normal(size=(n, d)).astype(dtype)
     x[-20:] = x[:20]
     x[40] = x[0]
     x[40, 0] += 10 * np.finfo(dtype).eps
-    found = affinity(x)
-    assert (found[np.arange(20), np.arange(n - 20, n)] == 1).all()
-    assert 0.99 < found[0, 40] < 1
-    assert (found.data == 1).sum() == 40
+    graph = affinity(x)
+    assert (graph[np.arange(20), np.arange(n - 20, n)] == 1).all()
+    assert 0.99 < graph[0, 40] < 1
+    assert (graph.data == 1).sum() == 40
 
 
 @both
-def test_many_copies_keep_edges_to_one_another_among_nearest_neighbours(affinity):
+def test_many_copies_keep_edges_to_one_another_among_nearest_neighbors(affinity):
     x = np.repeat(np.random.default_rng(0).normal(size=(5, 4)), 20, axis=0)
-    found = affinity(x, k=3)
-    assert (found.data == 1).all()
-    assert (np.diff(found.indptr) >= 3).all()
+    graph = affinity(x, k=3)
+    assert (graph.data == 1).all()
+    assert (np.diff(graph.indptr) >= 3).all()
 
 
 @both
@@ -108,9 +108,9 @@ def test_a_dead_unit_has_no_edge(affinity, k):
     x = np.random.default_rng(0).normal(size=(9, 3))
     x[[2, 5]] = 0
     x[5, 0] = -0.0
-    found = affinity(x, k=k)
-    assert found[[2, 5]].nnz == 0
-    assert (np.diff(found.indptr)[[0, 1, 3, 4, 6, 7, 8]] >= 2).all()
+    graph = affinity(x, k=k)
+    assert graph[[2, 5]].nnz == 0
+    assert (np.diff(graph.indptr)[[0, 1, 3, 4, 6, 7, 8]] >= 2).all()
 
 
 @both
@@ -129,7 +129,7 @@ def test_large_and_small_numbers_neither_overflow_nor_vanish(affinity):
 
 @both
 def test_no_matrix_of_all_pairs_is_made(affinity, monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 250)
+    monkeypatch.setattr(nearest_neighbors, "BLOCK", 250)
     x = np.random.default_rng(0).normal(size=(3000, 3))
     tracemalloc.start()
     affinity(x, k=4)
@@ -139,16 +139,16 @@ def test_no_matrix_of_all_pairs_is_made(affinity, monkeypatch):
 
 
 @both
-def test_more_than_2048_units_keep_32_neighbours_each(affinity):
+def test_more_than_2048_units_keep_32_neighbors_each(affinity):
     x = np.random.default_rng(0).normal(size=(2049, 6)).astype(np.float32)
-    found = affinity(x)
-    assert np.diff(found.indptr).min() == 32
-    assert found.nnz < 2 * 32 * 2049
+    graph = affinity(x)
+    assert np.diff(graph.indptr).min() == 32
+    assert graph.nnz < 2 * 32 * 2049
     assert affinity(x[:-1]).nnz == 2048 * 2047
 
 
 @both
-def test_what_cannot_be_weighed_is_refused_with_the_unit(affinity):
+def test_features_that_cannot_be_compared_are_refused_with_the_unit(affinity):
     x = np.ones((4, 3))
     x[1, 0] = np.nan
     with pytest.raises(NetgraphError, match="unit 1 has weights that are not finite"):
@@ -171,14 +171,14 @@ def test_features_stay_as_they_were(affinity):
 @pytest.mark.parametrize("k", [None, 5])
 def test_one_thread_and_two_make_the_same_graph_though_weights_tie(affinity, k):
     x = np.random.default_rng(0).integers(-1, 2, (900, 4)).astype(np.float32)
-    found, before = [], torch.get_num_threads()
+    graphs, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(affinity(x, k=k))
+            graphs.append(affinity(x, k=k))
     finally:
         torch.set_num_threads(before)
-    one, two = found
+    one, two = graphs
     assert all(np.array_equal(getattr(one, a), getattr(two, a)) for a in ("indptr", "indices", "data"))
 
 
@@ -207,12 +207,12 @@ def test_folded_units_keep_their_cosines_their_copies_and_their_zeros():
     assert (folded == _join_columns(parts, 40, seed=3)).all()
 
 
-def test_what_all_pairs_cost_is_bounded():
+def test_the_cost_of_all_pairs_is_bounded():
     assert [count_columns(n) for n in (0, 1, 128, 512, 2048, 10**6)] == [8192, 8192, 8192, 2048, 1024, 1024]
 
 
 class ExactSearch:
-    """In place of PyNNDescent, whose compilation takes half a minute: scipy's neighbours, with one number missing."""
+    """Replaces PyNNDescent, which compiles for half a minute: scipy's neighbors, with one of them missing."""
 
     def __init__(self, x, *, n_neighbors, **options):
         distance, near = cKDTree(x).query(x, n_neighbors)
@@ -225,14 +225,14 @@ def test_an_approximate_graph_has_the_weights_of_the_exact_one(monkeypatch):
     rng = np.random.default_rng(3)
     features = (rng.standard_normal((2500, 6)) @ rng.standard_normal((6, 40))).astype(np.float32)
     features[7], features[9] = features[8], 0
-    exact, found = cosine_graph(features, k=10), approximate_cosine_graph(features, k=10)
-    both = exact.multiply(found > 0)
+    exact, graph = cosine_graph(features, k=10), approximate_cosine_graph(features, k=10)
+    both = exact.multiply(graph > 0)
     assert both.nnz >= 0.999 * exact.nnz
-    assert abs(both - found.multiply(exact > 0)).max() < 1e-6
-    assert (found != found.T).nnz == 0
-    assert found[7, 8] == 1
-    assert (found.data == 1).sum() == 2
-    assert found[[9]].nnz == 0
+    assert abs(both - graph.multiply(exact > 0)).max() < 1e-6
+    assert (graph != graph.T).nnz == 0
+    assert graph[7, 8] == 1
+    assert (graph.data == 1).sum() == 2
+    assert graph[[9]].nnz == 0
 
 
 def test_without_its_library_the_approximate_affinity_says_what_to_install(monkeypatch):

@@ -1,4 +1,4 @@
-"""Affinity of heads by what they attend to, judged by loops over torch's own attention weights."""
+"""Affinity of heads by the tokens that they attend to, against loops over attention weights of torch."""
 
 import nets
 import numpy as np
@@ -27,27 +27,27 @@ def test_overlaps_are_coefficients_of_rows_by_a_loop_over_words():
     x = model.blocks[0].norm1(model.embedding(TOKENS) + model.positions(torch.arange(12)))
     weights = judged(model.blocks[0].attention, x, TOKENS > 0).detach()
     rows = [(r, i) for r in (0, 1) for i in range(12) if TOKENS[r, i] > 0]
-    wanted = [
+    expected = [
         [np.mean([float((weights[r, a, i] * weights[r, b, i]).sqrt().sum()) for r, i in rows]) for a in range(4)]
         for b in range(4)
     ]
     spec = ng.trace(model, TOKENS)
-    found = measure_overlaps(coarse_network(model, spec, {}).eval(), spec, [TOKENS[:1], TOKENS[1:]])[HEADS]
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    np.testing.assert_allclose(np.diagonal(found), 1, rtol=1e-6)
+    overlaps = measure_overlaps(coarse_network(model, spec, {}).eval(), spec, [TOKENS[:1], TOKENS[1:]])[HEADS]
+    np.testing.assert_allclose(overlaps, expected, rtol=1e-5)
+    np.testing.assert_allclose(np.diagonal(overlaps), 1, rtol=1e-6)
 
 
 def test_groups_overlap_as_their_query_heads_do_one_by_one():
     model, x = next((m, x) for n, m, x in nets.nets() if n == "grouped queries")
     spec = ng.trace(model.eval(), x)
     network = coarse_network(model, spec, {}).eval()
-    ((axis, found),) = measure_overlaps(network, spec, [x]).items()
+    ((axis, overlaps),) = measure_overlaps(network, spec, [x]).items()
     (weights,) = collect_attention(network, x)
     n, copies = spec.sizes[axis], weights.shape[1] // spec.sizes[axis]
     assert copies > 1
     grouped = weights.unflatten(1, (n, copies))
-    wanted = [[(grouped[:, a] * grouped[:, b]).sqrt().sum(-1).mean() for a in range(n)] for b in range(n)]
-    np.testing.assert_allclose(found, np.array(wanted), rtol=1e-5)
+    expected = [[(grouped[:, a] * grouped[:, b]).sqrt().sum(-1).mean() for a in range(n)] for b in range(n)]
+    np.testing.assert_allclose(overlaps, np.array(expected), rtol=1e-5)
 
 
 def test_heads_that_attend_alike_merge_whatever_they_move():

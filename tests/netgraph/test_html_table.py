@@ -1,4 +1,4 @@
-"""Tables of notebooks say what the objects say, and names from a network stay text."""
+"""Tables for notebooks show the values of the objects, and names of a network stay text."""
 
 from html.parser import HTMLParser
 
@@ -14,7 +14,7 @@ from netgraph.utils.html_table import CHARACTERS, ROWS, render_table
 
 
 class Cells(HTMLParser):
-    """The tags of a page, and the text of its cells by row."""
+    """Tags of a page, and the text of its cells by row."""
 
     def __init__(self, text):
         super().__init__()
@@ -43,19 +43,19 @@ def hierarchy():
 
 
 def test_a_hierarchy_shows_the_numbers_of_its_levels_and_axes(hierarchy):
-    found = Cells(hierarchy._repr_html_())
-    assert found.tags == PLAIN
+    cells = Cells(hierarchy._repr_html_())
+    assert cells.tags == PLAIN
     for i, level in enumerate(hierarchy.levels):
-        assert found.rows[1 + i][:3] == [str(i), str(level.n_units), str(level.n_parameters)]
-    assert ["0", "12", "6", "3"] in found.rows
+        assert cells.rows[1 + i][:3] == [str(i), str(level.n_units), str(level.n_parameters)]
+    assert ["0", "12", "6", "3"] in cells.rows
 
 
 def test_a_spec_shows_every_parameter_and_why_axes_are_kept(hierarchy):
     spec = hierarchy.levels[0].spec
-    found = Cells(spec._repr_html_())
-    assert ["0.weight", "0, 0.in", "0.in"] in found.rows
-    assert ["4", "4", "neuron", "kept: " + spec.axes["4"].kept] in found.rows
-    assert ["0", "12", "neuron", "free"] in found.rows
+    cells = Cells(spec._repr_html_())
+    assert ["0.weight", "0, 0.in", "0.in"] in cells.rows
+    assert ["4", "4", "neuron", "kept: " + spec.axes["4"].kept] in cells.rows
+    assert ["0", "12", "neuron", "free"] in cells.rows
 
 
 def test_a_unit_graph_shows_its_edges(hierarchy):
@@ -70,11 +70,11 @@ def test_a_solution_shows_what_it_cost_and_why_it_ended(hierarchy):
     problem = ng.Problem(batches, nn.functional.cross_entropy, valid=lambda model: {"<b>loss": 1.5})
     solution = ng.FAS("v", cycles=1).solve(hierarchy, problem)
     html = solution._repr_html_()
-    found = Cells(html)
-    assert found.tags == PLAIN
-    assert [row[:2] for row in found.rows[1:]] == [[str(r["level"]), r["kind"]] for r in solution.ledger.rows()]
+    cells = Cells(html)
+    assert cells.tags == PLAIN
+    assert [row[:2] for row in cells.rows[1:]] == [[str(r["level"]), r["kind"]] for r in solution.ledger.rows()]
     assert all(
-        row[3].startswith(f"{r['flops']:.3g}") for row, r in zip(found.rows[1:], solution.ledger.rows(), strict=True)
+        row[3].startswith(f"{r['flops']:.3g}") for row, r in zip(cells.rows[1:], solution.ledger.rows(), strict=True)
     )
     assert "the 1 cycles are spent" in html
     assert "&lt;b&gt;loss 1.5, coarse steps: " in html
@@ -84,16 +84,17 @@ def test_names_of_a_network_stay_text():
     model = nn.Sequential()
     model.add_module("<script>alert(1)</script>", nn.Linear(4, 8))
     model.add_module("\"'&\n", nn.Linear(8, 2))
-    found = ng.build_hierarchy(model, torch.randn(2, 4))
-    for what in (found, found.levels[0].spec, ng.unit_graph(model, found.levels[0].spec)):
-        assert Cells(what._repr_html_()).tags == PLAIN - ({"p"} if what is found.levels[0].spec else set())
+    hierarchy = ng.build_hierarchy(model, torch.randn(2, 4))
+    spec = hierarchy.levels[0].spec
+    for value in (hierarchy, spec, ng.unit_graph(model, spec)):
+        assert Cells(value._repr_html_()).tags == PLAIN - ({"p"} if value is spec else set())
 
 
 @given(st.lists(st.text(max_size=2 * CHARACTERS), min_size=1, max_size=2 * ROWS))
 def test_any_text_is_one_cell_and_long_tables_are_counted(words):
-    found = Cells(render_table("t", ["word"], [[word] for word in words]))
-    assert found.tags <= PLAIN
-    assert len(found.rows) == 1 + min(len(words), ROWS) + (len(words) > ROWS)
-    for row, word in zip(found.rows[1:], words[:ROWS], strict=False):
+    cells = Cells(render_table("t", ["word"], [[word] for word in words]))
+    assert cells.tags <= PLAIN
+    assert len(cells.rows) == 1 + min(len(words), ROWS) + (len(words) > ROWS)
+    for row, word in zip(cells.rows[1:], words[:ROWS], strict=False):
         assert len(row) == 1
         assert row[0] == word or not word.isprintable() or len(word) > CHARACTERS

@@ -1,4 +1,4 @@
-"""Affinities of kernels as patterns: shifted copies are found by closed forms, and by a slow loop over shifts."""
+"""Affinities of kernels as spatial patterns, against closed forms and a slow loop over shifts."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def units_of(weight, axis="0"):
 
 
 def dots(*places):
-    """Kernels of 3 x 3 that are one at one place."""
+    """Return kernels of 3 x 3 entries that are 1 at one place each."""
     weight = torch.zeros(len(places), 1, 3, 3)
     for unit, place in enumerate(places):
         weight[unit, 0][place] = 1
@@ -33,28 +33,28 @@ def test_a_kernel_and_its_shift_are_unlike_by_number_and_alike_as_patterns():
     units = units_of(dots((1, 1), (0, 1), (2, 2)))
     assert cosine(units).toarray()[0, 1] == pytest.approx(0.5)
     for affinity in (shifted, fourier):
-        found = affinity(units).toarray()
-        assert found[0, 1] == pytest.approx(1)
-        assert found[0, 2] == pytest.approx(1)
+        graph = affinity(units).toarray()
+        assert graph[0, 1] == pytest.approx(1)
+        assert graph[0, 2] == pytest.approx(1)
     assert shifted(units).toarray()[1, 2] == pytest.approx(0.5)  # two pixels apart: further than it looks
     assert shifted(units, reach=2).toarray()[1, 2] == pytest.approx(1)
     assert fourier(units).toarray()[1, 2] == pytest.approx(1)
 
 
-def test_what_a_shift_pushes_out_of_the_window_is_lost():
-    """A row at the edge and the same row in the middle meet whole; a full kernel keeps six of its nine numbers."""
+def test_entries_shifted_out_of_the_window_are_lost():
+    """A row at the edge matches the same row in the middle. A full kernel keeps six of its nine entries."""
     row, full = torch.zeros(1, 3, 3), torch.ones(1, 3, 3)
     row[0, 0] = 1
     middle = row.roll(1, 1)
-    found = shifted(units_of(torch.stack([row, middle, full]))).toarray()
-    assert found[0, 1] == pytest.approx(1)
-    assert found[0, 2] == pytest.approx((1 + 3 / np.sqrt(3 * 9)) / 2)
+    graph = shifted(units_of(torch.stack([row, middle, full]))).toarray()
+    assert graph[0, 1] == pytest.approx(1)
+    assert graph[0, 2] == pytest.approx((1 + 3 / np.sqrt(3 * 9)) / 2)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_shifts_are_those_of_a_slow_loop(size):
     weight = torch.randn(6, 2, size, size)
-    found = shifted(units_of(weight)).toarray()
+    graph = shifted(units_of(weight)).toarray()
     k = weight.numpy()
     for i in range(6):
         for j in range(6):
@@ -68,8 +68,8 @@ def test_shifts_are_those_of_a_slow_loop(size):
                         if 0 <= y - dy < size and 0 <= x - dx < size
                     )
                     best = max(best, total / np.linalg.norm(k[i]) / np.linalg.norm(k[j]))
-            assert i == j or found[i, j] == pytest.approx((1 + best) / 2, abs=1e-5)
-    assert (found == found.T).all()
+            assert i == j or graph[i, j] == pytest.approx((1 + best) / 2, abs=1e-5)
+    assert (graph == graph.T).all()
 
 
 def test_spectra_are_those_of_numpy():
