@@ -181,7 +181,7 @@ class LevelBuilder:
     # depth and space change the base
 
     def _coarsen_chains(self, reasons: dict[str, Any]) -> tuple[ChainCoarsening, ...]:
-        """Return the chains whose blocks merge. If there are none, ``reasons`` gets the cause."""
+        """Return the chains that become shorter. If there are none, ``reasons`` gets the cause."""
         spec = self._level_spec()
         # The spec is that of the level: blocks whose units have merged to different sizes are no longer alike.
         chain_list, obstacles = find_chains(spec)

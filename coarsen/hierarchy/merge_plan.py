@@ -151,7 +151,7 @@ class MergeStep:
         judge : callable ``(axis, transfer) -> error``, optional
             By default the error of the units' own weights is taken.
         ratios : dict of str to float
-            For axes whose ratio differs from the plan's.
+            For axes with another ratio than the plan's.
         keep_graphs : bool, default False
             Keep the graphs for another call. By default each graph is freed after its axis, and its memory serves the next.
         """

@@ -301,7 +301,7 @@ def find_rotatable_axes(
 
 
 def _draw_rotations(spec: UnitSpec, axis: str, seed: int) -> list[HeadRotation]:
-    """Return a random rotation of every head of an axis. Attentions whose units share keys or values are left out."""
+    """Return a random rotation of every head of an axis. Attentions with shared keys or values are left out."""
     random, rotations = torch.Generator().manual_seed(seed), []
     for place, heads in enumerate(find_heads(spec, axis)):
         if _belong_to_units(heads, spec.axes[axis].size):

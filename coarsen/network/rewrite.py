@@ -107,7 +107,7 @@ def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.G
         if device is None and node.op == "call_function":
             device = graph.placeholder("device")
         writer.device = device
-        new = writer.copy(node, copies)
+        new = writer.copy_node(node, copies)
         copies[node] = by_name[node.name] = new
     if device is None:  # a network that returns its inputs
         with graph.inserting_before(next(iter(graph.nodes))):
@@ -136,7 +136,7 @@ class _GraphRewriter:
         self.device: fx.Node | None = None
         self.counts: dict[str, fx.Node] = {}
 
-    def copy(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+    def copy_node(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
         """Copy a node, with its arguments and factors for the new sizes."""
         if node.op != "call_function":
             return self.graph.node_copy(node, lambda n: copies[n])

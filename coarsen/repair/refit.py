@@ -103,7 +103,7 @@ class Refit:
         strength = self.strength or (DEFAULT_STRENGTH if held is None else choose_strength(fit, held, start, free=free))
         total = fit if held is None else fit + held
         W, b = solve_ridge(total, start, strength, free=free)
-        errors = total.error(start, total.bias(start, free=free)), total.error(W, b)
+        errors = total.error(start, total.fit_bias(start, free=free)), total.error(W, b)
         weight.copy_(W.flatten(0, 1).reshape(weight.shape))
         if bias is not None:
             bias.copy_(b.flatten())
@@ -119,7 +119,7 @@ class Refit:
         for rows, targets, held_out in self._iterate_rows(fine, coarse, name, d):
             for i, mask in enumerate((~held_out, held_out)):
                 if mask.any():
-                    new, old = RegressionSums.of(rows[mask], targets[mask]), parts[i]
+                    new, old = RegressionSums.from_rows(rows[mask], targets[mask]), parts[i]
                     parts[i] = new if old is None else old + new
         assert parts[0] is not None  # the first input of a batch is never held out
         return parts[0], parts[1]

@@ -46,7 +46,7 @@ class RegressionSums:
     square: float
 
     @classmethod
-    def of(cls, columns: Tensor, targets: Tensor) -> RegressionSums:
+    def from_rows(cls, columns: Tensor, targets: Tensor) -> RegressionSums:
         """Return the sums of columns (n, g, d) and targets (n, g, o).
 
         Products are formed in the precision of the columns, of values less their mean. The products of means are added in double precision.
@@ -66,7 +66,7 @@ class RegressionSums:
         c, t = self.columns[:, None] / self.n, self.targets[:, None] / self.n
         return self.gram - self.n * c.mT @ c, self.cross - self.n * t.mT @ c
 
-    def bias(self, W: Tensor, *, free: bool) -> Tensor:
+    def fit_bias(self, W: Tensor, *, free: bool) -> Tensor:
         """Return the best bias (g, o) for weights (g, o, d). It is 0 unless the bias is ``free``."""
         best = (self.targets - self._multiply_columns(W)) / self.n
         return best if free else torch.zeros_like(best)
@@ -99,9 +99,9 @@ def solve_ridge(sums: RegressionSums, start: Tensor, strength: float, *, free: b
     ridge = (strength * gram.diagonal(dim1=-2, dim2=-1).mean(-1)).clamp_min(1e-30)
     matrix = gram + ridge[:, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     W = start + torch.linalg.solve(matrix, (cross - start @ gram).mT).mT
-    return W, sums.bias(W, free=free)
+    return W, sums.fit_bias(W, free=free)
 
 
 def choose_strength(fit: RegressionSums, held: RegressionSums, start: Tensor, *, free: bool) -> float:
-    """Return the strength whose fit has the smallest error on the sums ``held`` out."""
+    """Return the strength of the fit with the smallest error on the sums ``held`` out."""
     return min(STRENGTHS, key=lambda strength: held.error(*solve_ridge(fit, start, strength, free=free)))

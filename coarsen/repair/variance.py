@@ -26,7 +26,7 @@ def rescale_units(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Tran
     """Rescale the units of a coarse network in place.
 
     Three kinds of axes are left alone: those with products, those with aggregates of one size (a norm over units restores their
-    variance itself), and those of layers whose weights something else reads too.
+    variance itself), and those of layers with weights that something else reads too.
 
     Parameters
     ----------

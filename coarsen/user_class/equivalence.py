@@ -155,7 +155,7 @@ def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[
 
 
 def _find_odd_names(network: nn.Module, graph: GraphNetwork) -> list[str]:
-    """Return the names in the user's class whose tensors have other shapes in the graph."""
+    """Return the names of the user's class that have other shapes in the graph."""
     shapes = {name: t.shape for name, t in traced_state(graph).items()}
     return [name for name, t in traced_state(network).items() if shapes.get(name, t.shape) != t.shape]
 

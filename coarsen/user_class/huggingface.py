@@ -53,7 +53,7 @@ def iterate_config_networks(model: Any, state: Mapping[str, Tensor], sizes: Size
 
 def _iterate_configs(config: Any, sizes: SizeChange) -> Iterator[Any]:
     """Yield configs with every choice of changed numbers, those with most changes first."""
-    counts = sizes.counts("")
+    counts = sizes.collect_sizes("")
     options: dict[str, list[Any]] = {}
     for name, value in vars(config).items():
         if name.startswith("_") or not WIDTHS.search(name):

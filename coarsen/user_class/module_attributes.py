@@ -60,7 +60,7 @@ def set_sizes(network: nn.Module, sizes: SizeChange, ranks: Mapping[Attribute, i
             for key, value in read_sizes(module, name, sizes).items():
                 setattr(module, key, value)
         elif not _is_torch_module(module):
-            counts = sizes.counts(name)
+            counts = sizes.collect_sizes(name)
             for key, value in vars(module).items():
                 options = _list_options(key, value, counts)
                 vars(module)[key] = options[min(ranks.get((type(module), key), 0), len(options) - 1)]
@@ -74,7 +74,7 @@ def iterate_ranks(network: nn.Module, sizes: SizeChange) -> Iterator[dict[Attrib
     for name, module in network.named_modules():
         if _is_torch_module(module) or isinstance(module, tuple(SIZES)):
             continue
-        counts = sizes.counts(name)
+        counts = sizes.collect_sizes(name)
         for key, value in vars(module).items():
             options, attribute = len(_list_options(key, value, counts)), (type(module), key)
             if options > 1:
@@ -118,7 +118,7 @@ def _bilinear_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
 
 
 def _conv_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
-    groups = sizes.leading(_join_name(name, "weight"), 0, layer.groups) if layer.groups > 1 else 1
+    groups = sizes.coarse_leading_size(_join_name(name, "weight"), 0, layer.groups) if layer.groups > 1 else 1
     groups = (
         layer.groups * layer.weight.shape[0] // (layer.in_channels if layer.transposed else layer.out_channels)
         if groups is None
@@ -136,14 +136,14 @@ def _batch_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
 def _group_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
     if layer.weight is None:
         return {}
-    groups = sizes.leading(_join_name(name, "weight"), 0, layer.num_groups) if layer.num_groups > 1 else 1
+    groups = sizes.coarse_leading_size(_join_name(name, "weight"), 0, layer.num_groups) if layer.num_groups > 1 else 1
     return {"num_channels": layer.weight.shape[0], "num_groups": layer.num_groups if groups is None else groups}
 
 
 def _layer_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
     if layer.weight is not None:
         return {"normalized_shape": tuple(layer.weight.shape)}
-    counts = sizes.counts(name.rpartition(".")[0])  # without parameters, use the sizes in the module around it
+    counts = sizes.collect_sizes(name.rpartition(".")[0])  # without parameters, use the sizes in the module around it
     return {
         "normalized_shape": tuple(list_coarse_sizes("normalized_shape", n, counts)[0] for n in layer.normalized_shape)
     }

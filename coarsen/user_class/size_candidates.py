@@ -31,26 +31,26 @@ class SizeChange:
     spec: UnitSpec
     coarse: Mapping[str, int]
 
-    def leading(self, name: str, dim: int, count: int) -> int | None:
+    def coarse_leading_size(self, name: str, dim: int, count: int) -> int | None:
         """Return the number of the ``count`` outer units of a dimension that stay, or None if no size equals ``count``."""
-        for fine, coarse, at_start, _ in self._iterate_runs(self.term(name, dim)):
+        for fine, coarse, at_start, _ in self._iterate_runs(self.find_term(name, dim)):
             if at_start and fine == count:
                 return coarse
         return None
 
-    def term(self, name: str, dim: int) -> Term:
+    def find_term(self, name: str, dim: int) -> Term:
         """Return the axes of a dimension. Ties share those of the first name."""
         terms = self.spec.parameters.get(self.spec.ties.get(name, name), ())
         return terms[dim] if dim < len(terms) else ()
 
-    def counts(self, prefix: str) -> Counts:
+    def collect_sizes(self, prefix: str) -> Counts:
         """Return the sizes that numbers inside the module called ``prefix`` may count."""
         sizes: Counts = {}
         dotted = f"{prefix}." if prefix else ""
         names = [n for n in (*self.spec.parameters, *self.spec.ties) if n.startswith(dotted)]
         for name in names:
             for dim in range(len(self.spec.parameters.get(self.spec.ties.get(name, name), ()))):
-                self._add_sizes(self.term(name, dim), sizes)
+                self._add_sizes(self.find_term(name, dim), sizes)
         return sizes
 
     def _add_sizes(self, term: Term, sizes: Counts) -> None:
@@ -83,7 +83,7 @@ def list_coarse_sizes(name: str, value: int, counts: Counts) -> list[int]:
     value : int
         The number in the fine network.
     counts : dict
-        From `SizeChange.counts`.
+        From `SizeChange.collect_sizes`.
 
     Returns
     -------

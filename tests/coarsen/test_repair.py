@@ -83,7 +83,7 @@ def test_each_rung_with_data_reduces_the_error(name):
 
 def grams(columns, answers):
     """Return the sums of rows that come in two parts."""
-    return RegressionSums.of(columns[:20], answers[:20]) + RegressionSums.of(columns[20:], answers[20:])
+    return RegressionSums.from_rows(columns[:20], answers[:20]) + RegressionSums.from_rows(columns[20:], answers[20:])
 
 
 @pytest.mark.parametrize("free", [True, False])
@@ -105,7 +105,9 @@ def test_the_ridge_is_the_least_squares_solution_of_the_stacked_system(free):
 def test_columns_in_single_precision_far_from_zero_fit_as_in_double():
     C = torch.randn(400, 1, 7) + 1000
     T = C.double().sum(2, keepdim=True) + torch.randn(400, 1, 1).double()
-    sums = [RegressionSums.of(x[:100], T[:100]) + RegressionSums.of(x[100:], T[100:]) for x in (C, C.double())]
+    sums = [
+        RegressionSums.from_rows(x[:100], T[:100]) + RegressionSums.from_rows(x[100:], T[100:]) for x in (C, C.double())
+    ]
     found, wanted = (solve_ridge(s, torch.zeros(1, 1, 7).double(), 1e-4, free=True) for s in sums)
     torch.testing.assert_close(found[0], wanted[0], atol=0, rtol=1e-4)
     assert sums[0].error(*found) == pytest.approx(sums[1].error(*wanted), rel=1e-3)
@@ -309,7 +311,10 @@ def test_the_fine_network_and_its_mode_are_left_alone():
         ({"repair": "magic"}, "no repair is called 'magic'. Choose one of none"),
         ({"repair": "ridge"}, "repair 'ridge' needs calibration data"),
         ({"repair": "ridge", "data": torch.randn(8, 7)}, "does not run on the calibration data"),
-        ({"affinity": "correlation"}, "axis '0': this affinity compares activations, and there are no calibration data"),
+        (
+            {"affinity": "correlation"},
+            "axis '0': this affinity compares activations, and there are no calibration data",
+        ),
         ({"budget": "parameters"}, "is not KIND=SHARE"),
         ({"budget": "parameters=1.5"}, "is not KIND=SHARE"),
         ({"budget": "parameters=0.001"}, "cannot be met"),
