@@ -425,6 +425,6 @@ def test_pages_and_figures_leave_out_units_of_merged_blocks(tmp_path):
     hierarchy = ng.build_hierarchy(resnet(3, width=4), PIXELS, directions="channels,depth", n_levels=3)
     ng.export(hierarchy, tmp_path / "net.html")
     ng.export(hierarchy, tmp_path / "net.level1.P.mtx")
-    with pytest.raises(NetgraphError, match="blocks have merged"):
+    with pytest.raises(NetgraphError, match="merges blocks"):
         ng.export(hierarchy, tmp_path / "net.P.mtx")
     assert "depth 7 -> 4" in hierarchy._repr_html_().replace("&gt;", ">")

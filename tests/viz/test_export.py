@@ -47,7 +47,7 @@ def hierarchy():
 
 
 def graph_of(names):
-    """A ring of axes named like this, two units each."""
+    """Return a path through axes with these names, of two units each."""
     k = len(names)
     axis, index = np.repeat(np.arange(k), 2), np.tile([0, 1], k)
     rows, columns = np.arange(2 * k - 1), np.arange(1, 2 * k)
@@ -56,16 +56,16 @@ def graph_of(names):
     return FlatGraph(list(names), ["neuron"] * k, axis, index, rows, columns, values, {"level1": axis.copy()})
 
 
-def check(graph, found, node=lambda i: i):
-    """Compare what networkx read with a graph: nodes with their attributes, edges with their weights."""
-    assert found.number_of_nodes() == graph.n_nodes
+def check(graph, read, node=lambda i: i):
+    """Compare what networkx has read with a graph: nodes with their attributes, edges with their weights."""
+    assert read.number_of_nodes() == graph.n_nodes
     for i in range(graph.n_nodes):
-        data = found.nodes[node(i)]
+        data = read.nodes[node(i)]
         assert (data["axis"], data["kind"]) == (graph.names[graph.axis[i]], "neuron")
         assert (data["index"], data["level1"]) == (graph.index[i], graph.aggregates["level1"][i])
-    assert found.number_of_edges() == graph.n_edges
+    assert read.number_of_edges() == graph.n_edges
     for i, j, weight in zip(graph.rows, graph.columns, graph.values, strict=True):
-        edge = found.edges[node(i), node(j)]
+        edge = read.edges[node(i), node(j)]
         assert edge["weight"] == weight
         assert edge["relation"] == ("affinity" if graph.axis[i] == graph.axis[j] else "connection")
 
@@ -75,42 +75,42 @@ xml_hostile = st.lists(st.one_of(xml_names, st.sampled_from(HOSTILE)), min_size=
 
 @settings(max_examples=60)
 @given(xml_hostile)
-def test_graphml_reads_back_equal_in_networkx(found):
-    graph = graph_of(found)
+def test_graphml_reads_back_equal_in_networkx(names):
+    graph = graph_of(names)
     check(graph, nx.parse_graphml("".join(format_graphml(graph))), lambda i: f"n{i}")
 
 
 @settings(max_examples=60)
 @given(xml_hostile)
-def test_gexf_reads_back_equal_in_networkx(tmp_path_factory, found):
-    graph, path = graph_of(found), tmp_path_factory.mktemp("gexf") / "g.gexf"
+def test_gexf_reads_back_equal_in_networkx(tmp_path_factory, names):
+    graph, path = graph_of(names), tmp_path_factory.mktemp("gexf") / "g.gexf"
     path.write_text("".join(format_gexf(graph)), encoding="utf-8", newline="")
     check(graph, nx.read_gexf(path, version="1.3", node_type=int))
 
 
 @given(st.lists(names, min_size=1, max_size=4))
-def test_names_that_xml_cannot_hold_are_escaped_and_the_rest_is_whole(found):
-    graph = graph_of(found)
+def test_characters_that_xml_forbids_are_escaped_and_no_edge_is_lost(names):
+    graph = graph_of(names)
     read = nx.parse_graphml("".join(format_graphml(graph)).encode("utf-8").decode("utf-8"))
     assert read.number_of_edges() == graph.n_edges
 
 
 @settings(max_examples=60)
 @given(st.lists(names, min_size=1, max_size=4))
-def test_node_link_json_reads_back_equal_in_networkx(found):
-    graph = graph_of(found)
+def test_node_link_json_reads_back_equal_in_networkx(names):
+    graph = graph_of(names)
     check(graph, nx.node_link_graph(json.loads("".join(format_node_link(graph))), edges="edges"))
 
 
 def unescaped(text):
-    """Graphviz's own reading of an escaped string in quotes."""
+    """Read a quoted string as Graphviz does."""
     return re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], text[1:-1])
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(names, min_size=1, max_size=3))
-def test_dot_reads_back_in_pydot_with_every_name_whole(found):
-    graph = graph_of(found)
+def test_dot_reads_back_in_pydot_with_every_name_whole(names):
+    graph = graph_of(names)
     (read,) = pydot.graph_from_dot_data("".join(format_dot(graph)))
     nodes = {n.get_name(): n.get_attributes() for n in read.get_nodes()}
     for i in range(graph.n_nodes):
@@ -148,28 +148,28 @@ def test_an_edgeless_graph_is_a_metis_file():
 def test_a_graph_of_any_level_is_the_unit_graph_of_that_level(hierarchy, tmp_path):
     for level, path in ((0, tmp_path / "net.graphml"), (1, tmp_path / "net.level1.gexf")):
         ng.export(hierarchy, path)
-        found = nx.read_graphml(path) if level == 0 else nx.read_gexf(path, version="1.3")
+        read = nx.read_graphml(path) if level == 0 else nx.read_gexf(path, version="1.3")
         unit = ng.unit_graph(hierarchy.levels[level].model, hierarchy.levels[level].spec)
-        np.testing.assert_array_equal(nx.to_numpy_array(found, dtype=np.float32), unit.to_scipy().toarray())
-    joins = [data["level2"] for _, data in found.nodes(data=True) if data["axis"] == "0"]
+        np.testing.assert_array_equal(nx.to_numpy_array(read, dtype=np.float32), unit.to_scipy().toarray())
+    joins = [data["level2"] for _, data in read.nodes(data=True) if data["axis"] == "0"]
     np.testing.assert_array_equal(joins, hierarchy.levels[2].transfers["0"].aggregates)
 
 
-def test_transfers_read_back_equal_in_scipy_step_by_step_and_whole(hierarchy, tmp_path):
+def test_transfers_read_back_equal_in_scipy_for_each_step_and_for_all_steps(hierarchy, tmp_path):
     read = {}
     for name in ("P", "R", "level1.P", "level2.P", "level1.R", "A"):
         for suffix, load in (("mtx", io.mmread), ("npz", sparse.load_npz)):
             ng.export(hierarchy, tmp_path / f"net.{name}.{suffix}")
             read[name, suffix] = load(tmp_path / f"net.{name}.{suffix}").toarray()
         np.testing.assert_array_equal(read[name, "mtx"], read[name, "npz"])
-    whole = {n: read[n, "npz"] for n in ("P", "R", "level1.P", "level2.P", "level1.R", "A")}
-    np.testing.assert_array_equal(whole["P"], whole["level1.P"] @ whole["level2.P"])
-    np.testing.assert_allclose(whole["R"] @ whole["P"], np.eye(whole["P"].shape[1]))
+    matrices = {n: read[n, "npz"] for n in ("P", "R", "level1.P", "level2.P", "level1.R", "A")}
+    np.testing.assert_array_equal(matrices["P"], matrices["level1.P"] @ matrices["level2.P"])
+    np.testing.assert_allclose(matrices["R"] @ matrices["P"], np.eye(matrices["P"].shape[1]))
     step = hierarchy.levels[1].transfers["0"]
     rows, columns = ((named := np.load(tmp_path / f"net.level1.{x}.npz"))["begins"] for x in "PR")
     i, j = (begins[named["axes"].tolist().index('"0"')] for begins in (rows, columns))
-    np.testing.assert_array_equal(whole["level1.P"][i : i + 12, j : j + 6], step.P.toarray())
-    np.testing.assert_array_equal(whole["A"], build_flat_graph(hierarchy).adjacency().toarray())
+    np.testing.assert_array_equal(matrices["level1.P"][i : i + 12, j : j + 6], step.P.toarray())
+    np.testing.assert_array_equal(matrices["A"], build_flat_graph(hierarchy).adjacency().toarray())
 
 
 def test_tensors_open_without_trust_and_are_the_graph(hierarchy, tmp_path):
@@ -197,7 +197,7 @@ def test_axes_whose_names_differ_by_a_dot_only_stay_two_types_of_nodes():
         ("net.xyz", PluginError, "which no exporter writes. Installed: .dot"),
         ("net", PluginError, "ends in nothing"),
         ("none/net.dot", NetgraphError, "does not exist. Create it first."),
-        ("net.level9.dot", NetgraphError, "the hierarchy has 3, numbered from 0"),
+        ("net.level9.dot", NetgraphError, "the hierarchy has levels 0 to 2"),
         ("net.level0.P.mtx", NetgraphError, "there is no finer level"),
     ],
 )
@@ -206,9 +206,9 @@ def test_mistakes_in_a_file_name_are_named(hierarchy, tmp_path, name, error, mes
         ng.export(hierarchy, tmp_path / name)
 
 
-def test_weights_that_are_not_finite_are_refused(hierarchy, tmp_path):
+def test_weights_that_are_not_finite_are_refused(tmp_path):
     model = mlp((3, 4, 2))
-    found = ng.build_hierarchy(model, torch.randn(2, 3))
+    hierarchy = ng.build_hierarchy(model, torch.randn(2, 3))
     model[0].weight.data[0, 0] = float("inf")
     with pytest.raises(NetgraphError, match="finite"):
-        ng.export(found, tmp_path / "net.dot")
+        ng.export(hierarchy, tmp_path / "net.dot")

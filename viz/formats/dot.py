@@ -1,8 +1,7 @@
-"""DOT, the language of Graphviz (Gansner, North, Software: Practice and Experience 30(11), 2000).
+"""DOT, the language of Graphviz (Gansner and North, Software: Practice and Experience 30(11), 2000).
 
-All text is written for Graphviz's escaped strings. Braces, bars and angle brackets mean fields in record shapes, so
-labels escape them too: a label is the name it shows, whatever shape the nodes are given. Weights stand in quotes: a
-number of the language has no exponent.
+All text is escaped as Graphviz expects. Labels also escape braces, bars and angle brackets, which mean fields in record
+shapes, so a label shows the name for any shape of the nodes. Weights are quoted, because numbers in DOT have no exponent.
 """
 
 from __future__ import annotations
@@ -14,33 +13,40 @@ from pathlib import Path
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
 
-_UNSEEN = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # newlines too: a bare one after a backslash would be lost
+_UNSEEN = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # newlines too: one after a backslash would be lost
 
 
 def escape_dot(text: str, *, label: bool = False) -> str:
-    """Return quoted text; in a label, what means fields of a record is escaped."""
+    """Return quoted text. In a label, the characters that mean fields of a record are escaped too."""
     text = re.sub(r'([\\"{}|<>])' if label else r'([\\"])', r"\\\1", text)
     text = text.replace("\n", r"\n")
     return '"' + _UNSEEN.sub(lambda m: f"\\\\u{ord(m[0]):04x}", text) + '"'
 
 
 def write_dot(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write the graph of a level in DOT."""
+    """Write the graph of a level in DOT.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    path : str or Path
+        File to write. ``net.level1.dot`` is the graph of level 1.
+    """
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(format_dot(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
 def format_dot(graph: FlatGraph) -> Iterator[str]:
-    """Yield a graph in DOT, in pieces."""
+    """Yield the lines of a graph in DOT."""
     axes = [
         f"axis={escape_dot(name)} kind={escape_dot(kind)}" for name, kind in zip(graph.names, graph.kinds, strict=True)
     ]
     columns = [f"{level}=%d" for level in graph.aggregates]
     row = " ".join(["n%d [label=%s %s index=%d", *columns]) + "];\n"
     labels = [escape_dot(label, label=True) for label in graph.labels()]
-    found = [values.tolist() for values in (graph.index, *graph.aggregates.values())]
+    lists = [values.tolist() for values in (graph.index, *graph.aggregates.values())]
     yield "graph units {\nnode [shape=box];\n"
-    for i, (axis, label, *numbers) in enumerate(zip(graph.axis.tolist(), labels, *found, strict=True)):
+    for i, (axis, label, *numbers) in enumerate(zip(graph.axis.tolist(), labels, *lists, strict=True)):
         yield row % (i, label, axes[axis], *numbers)
     ends = graph.rows.tolist(), graph.columns.tolist()
     for i, j, weight, relation in zip(*ends, graph.values.astype(float).tolist(), graph.relations(), strict=True):

@@ -1,6 +1,6 @@
-"""FlatGraph: one level of a hierarchy as arrays of nodes and edges, which every graph format writes its own way.
+"""FlatGraph: one level of a hierarchy as arrays of nodes and edges, the common input of all graph formats.
 
-A file's name may say which level: ``net.level1.graphml`` is the graph of level 1, ``net.graphml`` that of level 0.
+The name of a file may choose the level: ``net.level1.graphml`` is the graph of level 1, ``net.graphml`` that of level 0.
 """
 
 from __future__ import annotations
@@ -20,25 +20,31 @@ from netgraph.errors import NetgraphError
 from netgraph.graph.graph import UnitGraph, unit_graph
 from netgraph.utils.text import shorten
 
-SHOWN = 80  # characters of an axis' name in a label; the name itself stands whole beside it
+SHOWN = 80  # most characters of an axis name in a label; files also hold the full name
 
 
 @dataclass(frozen=True, eq=False)
 class FlatGraph:
-    """Units as numbered nodes, and each edge once.
+    """A graph with numbered nodes that lists each edge once.
 
     Parameters
     ----------
-    names, kinds : list of str
-        Of the axes.
-    axis, index : int arrays of shape (n,)
-        Which axis each node belongs to, and its number there.
-    rows, columns : int arrays of shape (m,)
-        The two ends of each edge, rows before columns.
+    names : list of str
+        Name of each axis.
+    kinds : list of str
+        Kind of the units of each axis.
+    axis : int array of shape (n,)
+        Axis of each node, as a position in ``names``.
+    index : int array of shape (n,)
+        Number of each node in its axis.
+    rows : int array of shape (m,)
+        First end of each edge.
+    columns : int array of shape (m,)
+        Second end of each edge, greater than the first.
     values : array of shape (m,)
         Edge weights: affinities within an axis, connections between axes.
     aggregates : dict of str to int array of shape (n,)
-        For each coarser level, ``level1`` say, the unit of that level which each node joins; -1 where it is left out.
+        For each coarser level, by a name such as ``level1``, the unit of that level that each node joins, or -1.
     """
 
     names: list[str]
@@ -66,7 +72,7 @@ class FlatGraph:
         return [f"{short[a]}[{i}]" for a, i in zip(self.axis.tolist(), self.index.tolist(), strict=True)]
 
     def relations(self) -> list[str]:
-        """Return for each edge ``affinity`` within an axis, ``connection`` between two."""
+        """Return ``affinity`` for each edge within an axis, and ``connection`` for each edge between two axes."""
         within = self.axis[self.rows] == self.axis[self.columns]
         return [("connection", "affinity")[w] for w in within.tolist()]
 
@@ -77,26 +83,26 @@ class FlatGraph:
 
 
 def parse_level(hierarchy: Hierarchy, path: Path) -> int | None:
-    """Return the level that a file's name asks for, None where it asks for none.
+    """Return the level in the name of a file, or None.
 
     Raises
     ------
     NetgraphError
         The hierarchy has no such level.
     """
-    asked = [int(m[1]) for word in path.suffixes[:-1] if (m := re.fullmatch(r"\.level(\d+)", word))]
-    if not asked:
+    numbers = [int(m[1]) for word in path.suffixes[:-1] if (m := re.fullmatch(r"\.level(\d+)", word))]
+    if not numbers:
         return None
-    if asked[-1] >= len(hierarchy.levels):
+    if numbers[-1] >= len(hierarchy.levels):
         raise NetgraphError(
-            f"{path.name} asks for level {asked[-1]}, and the hierarchy has {len(hierarchy.levels)}, numbered from 0; "
-            "name one of them"
+            f"{path.name} asks for level {numbers[-1]}, but the hierarchy has levels 0 to {len(hierarchy.levels) - 1}. "
+            "Name one of them."
         )
-    return asked[-1]
+    return numbers[-1]
 
 
 def build_flat_graph(hierarchy: Hierarchy, level: int = 0) -> FlatGraph:
-    """Return the graph of one level's units, with what becomes of them on coarser levels.
+    """Return the graph of the units of one level, with the unit that each joins on coarser levels.
 
     Raises
     ------
@@ -108,13 +114,19 @@ def build_flat_graph(hierarchy: Hierarchy, level: int = 0) -> FlatGraph:
 
 
 def flatten_unit_graph(graph: UnitGraph, aggregates: Mapping[str, NDArray[np.int64]]) -> FlatGraph:
-    """Return a unit graph as arrays."""
+    """Return a unit graph as arrays.
+
+    Raises
+    ------
+    NetgraphError
+        A weight is not finite.
+    """
     edges = sparse.triu(graph.to_scipy(), 1, format="coo")
-    wrong = int((~np.isfinite(edges.data)).sum())
-    if wrong:
+    n_wrong = int((~np.isfinite(edges.data)).sum())
+    if n_wrong:
         raise NetgraphError(
-            f"{wrong:,} of {edges.nnz:,} edges have a weight that is not finite; the network has weights that are not "
-            "finite: mend it before it is written"
+            f"{n_wrong:,} of {edges.nnz:,} edges have a weight that is not finite, because parameters of the network are "
+            "not finite. Replace these parameters before the export."
         )
     sizes = [axis.size for axis in graph.axes.values()]
     return FlatGraph(
@@ -130,12 +142,12 @@ def flatten_unit_graph(graph: UnitGraph, aggregates: Mapping[str, NDArray[np.int
 
 
 def compose_aggregates(hierarchy: Hierarchy, graph: UnitGraph, level: int) -> dict[str, NDArray[np.int64]]:
-    """Return for each level below ``level`` the unit that each unit of ``level`` joins, axis after axis."""
-    now = {name: np.arange(axis.size) for name, axis in graph.axes.items()}
+    """Return the unit that each unit of ``level`` joins on every coarser level, axis after axis."""
+    joined = {name: np.arange(axis.size) for name, axis in graph.axes.items()}
     out = {}
     for i in range(level + 1, len(hierarchy.levels)):
         for name, transfer in hierarchy.levels[i].transfers.items():
-            if name in now:
-                now[name] = np.where(now[name] >= 0, transfer.aggregates[now[name]], -1)
-        out[f"level{i}"] = np.concatenate([*now.values(), np.arange(0)])
+            if name in joined:
+                joined[name] = np.where(joined[name] >= 0, transfer.aggregates[joined[name]], -1)
+        out[f"level{i}"] = np.concatenate([*joined.values(), np.arange(0)])
     return out

@@ -1,7 +1,7 @@
-"""GraphML and GEXF, which Gephi, yEd, networkx and NetworKit open.
+"""GraphML and GEXF, the formats of Gephi, yEd, networkx and NetworKit.
 
-Brandes et al., "GraphML progress report", Graph Drawing 2001; GEXF 1.3, gexf.net. XML has no place for control
-characters and halves of surrogate pairs: they are written as ``\\u0000``, all other characters as themselves.
+Brandes et al., "GraphML progress report", Graph Drawing 2001. GEXF 1.3, gexf.net. XML forbids control characters and
+halves of surrogate pairs. They are written as ``\\u0000``, and all other characters as themselves.
 """
 
 from __future__ import annotations
@@ -15,43 +15,58 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ESCAPED = {'"': "&quot;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}  # a reader makes spaces of bare ones
+_ESCAPED = {'"': "&quot;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}  # a reader turns bare ones into spaces
 
 
 def escape_xml(text: str) -> str:
-    """Return text that stands in XML, between tags or quotes, and reads back as itself."""
+    """Return text for XML, between tags or quotes, that reads back unchanged."""
     return escape(_FORBIDDEN.sub(lambda m: f"\\u{ord(m[0]):04x}", text), _ESCAPED)
 
 
 def write_graphml(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write the graph of a level as GraphML."""
+    """Write the graph of a level as GraphML.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    path : str or Path
+        File to write. ``net.level1.graphml`` is the graph of level 1.
+    """
     _write_lines(Path(path), format_graphml(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
 def write_gexf(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write the graph of a level as GEXF 1.3."""
+    """Write the graph of a level as GEXF 1.3.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    path : str or Path
+        File to write. ``net.level1.gexf`` is the graph of level 1.
+    """
     _write_lines(Path(path), format_gexf(build_flat_graph(hierarchy, parse_level(hierarchy, Path(path)) or 0)))
 
 
 def _write_lines(path: Path, lines: Iterator[str]) -> None:
+    """Write UTF-8 with line feeds on every system."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
 
 
 def _node_columns(graph: FlatGraph) -> list[tuple[str, str, list[str]]]:
-    """Return (name, type, values as XML text) of every column of nodes."""
+    """Return the attributes of the nodes as (name, type, values as XML text)."""
     names, kinds = ([escape_xml(word) for word in words] for words in (graph.names, graph.kinds))
     axis = graph.axis.tolist()
     return [
         ("axis", "string", [names[a] for a in axis]),
         ("kind", "string", [kinds[a] for a in axis]),
         ("index", "int", [str(i) for i in graph.index.tolist()]),
-        *((level, "int", [str(i) for i in found.tolist()]) for level, found in graph.aggregates.items()),
+        *((level, "int", [str(i) for i in units.tolist()]) for level, units in graph.aggregates.items()),
     ]
 
 
 def format_graphml(graph: FlatGraph) -> Iterator[str]:
-    """Yield a graph as GraphML, in pieces."""
+    """Yield the lines of a graph as GraphML."""
     columns = [("label", "string", [escape_xml(label) for label in graph.labels()]), *_node_columns(graph)]
     yield '<?xml version="1.0" encoding="UTF-8"?>\n<graphml xmlns="http://graphml.graphdrawing.org/xmlns">\n'
     for i, (name, kind, _) in enumerate(columns):
@@ -69,7 +84,7 @@ def format_graphml(graph: FlatGraph) -> Iterator[str]:
 
 
 def format_gexf(graph: FlatGraph) -> Iterator[str]:
-    """Yield a graph as GEXF, in pieces."""
+    """Yield the lines of a graph as GEXF."""
     columns = _node_columns(graph)
     yield '<?xml version="1.0" encoding="UTF-8"?>\n<gexf xmlns="http://gexf.net/1.3" version="1.3">\n'
     yield '<graph defaultedgetype="undirected" mode="static">\n<attributes class="node" mode="static">\n'
@@ -91,5 +106,6 @@ def format_gexf(graph: FlatGraph) -> Iterator[str]:
 
 
 def _edge_rows(graph: FlatGraph) -> Iterator[tuple[int, int, float, str]]:
+    """Return (first end, second end, weight, relation) of each edge."""
     ends = graph.rows.tolist(), graph.columns.tolist()
     return zip(*ends, graph.values.astype(float).tolist(), graph.relations(), strict=True)

@@ -1,8 +1,8 @@
 """P, R and the adjacency matrix A as Matrix Market or npz files, for scipy, PETSc, MATLAB and Julia.
 
-The file's name says which: ``net.P.mtx`` prolongs from the coarsest level to level 0, ``net.R.npz`` restricts,
-``net.level2.P.mtx`` goes from level 2 to level 1 only, and ``net.level1.A.npz`` is the graph of level 1. Axes stand one
-after the other along the diagonal, in the order of the unit graph; one that is not merged has the identity.
+The name of the file chooses the matrix. ``net.P.mtx`` prolongs from the coarsest level to level 0, ``net.R.npz``
+restricts, ``net.level2.P.mtx`` goes from level 2 to level 1 only, and ``net.level1.A.npz`` is the graph of level 1. P and R
+are block diagonal, with one block for each axis in the order of the unit graph. An axis that is not merged has the identity.
 """
 
 from __future__ import annotations
@@ -19,18 +19,32 @@ from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.viz.formats.flat_graph import build_flat_graph, parse_level
 
-LINE = 1000  # characters of a comment in Matrix Market, which allows 1024
+LINE = 1000  # most characters of a comment line: Matrix Market allows 1024
 
 
 def write_matrix_market(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write P, R or A in Matrix Market format; the comment tells where each axis begins."""
+    """Write P, R or A in Matrix Market format. The comment lists the first row of each axis.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    path : str or Path
+        File to write, for example ``net.P.mtx`` or ``net.level1.A.mtx``. Without a letter the matrix is P.
+    """
     matrix, axes = _select_matrix(hierarchy, Path(path))
-    told = [f"axis {json.dumps(name)[:LINE]} begins at {at}" for name, at in axes.items()]
-    io.mmwrite(path, matrix.astype(float), comment="\n".join([" " + line for line in told]), symmetry="general")
+    lines = [f"axis {json.dumps(name)[:LINE]} begins at {at}" for name, at in axes.items()]
+    io.mmwrite(path, matrix.astype(float), comment="\n".join([" " + line for line in lines]), symmetry="general")
 
 
 def write_npz(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write P, R or A as `scipy.sparse.load_npz` reads it; ``axes`` and ``begins`` in the same file name its rows."""
+    """Write P, R or A for `scipy.sparse.load_npz`. The arrays ``axes`` and ``begins`` hold the first row of each axis.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+    path : str or Path
+        File to write, for example ``net.P.npz`` or ``net.level1.A.npz``. Without a letter the matrix is P.
+    """
     matrix, axes = _select_matrix(hierarchy, Path(path))
     np.savez_compressed(
         path,
@@ -46,15 +60,15 @@ def write_npz(hierarchy: Hierarchy, path: str | Path) -> None:
 
 
 def _select_matrix(hierarchy: Hierarchy, path: Path) -> tuple[Any, dict[str, int]]:
-    """Return the matrix that a file's name asks for, and where each axis begins in its rows."""
+    """Return the matrix that the name of a file asks for, and the first row of each axis."""
     letters = [word[1:] for word in path.suffixes[:-1] if word[1:] in ("P", "R", "A")]
     letter, level = (letters or ["P"])[-1], parse_level(hierarchy, path)
     if letter == "A":
         return build_flat_graph(hierarchy, level or 0).adjacency(), _axis_offsets(hierarchy, level or 0)
     if level == 0:
         raise NetgraphError(
-            f"{path.name} asks for {letter} of level 0, and there is no finer level; name level 1 or more, or none "
-            "for the whole way"
+            f"{path.name} asks for {letter} of level 0, but there is no finer level. Name level 1 or above, or no level "
+            "for the matrix between the coarsest and the finest level."
         )
     matrix = transfer_matrix(hierarchy, letter, level)
     last = len(hierarchy.levels) - 1 if level is None else level
@@ -70,33 +84,42 @@ def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None)
     letter : str
         ``P`` or ``R``.
     level : int, optional
-        Between this level and the next finer one; by default between the coarsest level and the finest.
+        Level whose transfer to the next finer level is wanted. By default the matrix is that between the coarsest level
+        and the finest.
+
+    Returns
+    -------
+    csr_array
 
     Raises
     ------
     NetgraphError
-        Blocks have merged on the way.
+        A step merges blocks.
     """
     steps = range(1, len(hierarchy.levels)) if level is None else [level]
     for i in steps:
         if hierarchy.levels[i].chains:
             raise NetgraphError(
-                f"P and R go between units, and on the way to level {i} blocks have merged; name a level whose step merges "
-                "units alone, as in net.level1.P.mtx, or look at the blocks with netgraph coarsen --json"
+                f"P and R connect units, but the step to level {i} merges blocks. Name a level whose step merges units only, "
+                "as in net.level1.P.mtx, or list the blocks with netgraph coarsen --json."
             )
     parts = [_step_matrix(hierarchy, letter, i) for i in steps]
-    whole = parts[0]
+    product = parts[0]
     for part in parts[1:]:
-        whole = whole @ part if letter == "P" else part @ whole
-    return sparse.csr_array(whole)
+        product = product @ part if letter == "P" else part @ product
+    return sparse.csr_array(product)
 
 
 def _step_matrix(hierarchy: Hierarchy, letter: str, level: int) -> Any:
-    found = hierarchy.levels[level].transfers
-    transfers = [found.get(a.name) or Transfer.identity(a.size) for a in hierarchy.levels[level - 1].spec.used.values()]
+    """Return P or R between a level and the next finer one, block diagonal over the axes."""
+    merged = hierarchy.levels[level].transfers
+    transfers = [
+        merged.get(a.name) or Transfer.identity(a.size) for a in hierarchy.levels[level - 1].spec.used.values()
+    ]
     return sparse.block_diag([t.P if letter == "P" else t.R for t in transfers], format="csr")
 
 
 def _axis_offsets(hierarchy: Hierarchy, level: int) -> dict[str, int]:
+    """Return the number of the first unit of each axis of a level."""
     axes = hierarchy.levels[level].spec.used.values()
     return dict(zip([a.name for a in axes], np.cumsum([0] + [a.size for a in axes])[:-1].tolist(), strict=True))
