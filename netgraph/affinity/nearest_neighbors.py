@@ -49,6 +49,8 @@ def build_nearest_graph(x: NDArray[Any], k: int, weigh: Weigh) -> sparse.csr_arr
     """
     n = len(x)
     best, where = np.zeros((n, k), dtype=x.dtype), np.full((n, k), n, dtype=np.int32)
+    # Two blocks may update the heaps of the same units at the same time. Each span of units has a lock. Results do not
+    # depend on the order of blocks, because ties are broken by the number of the unit.
     locks = [Lock() for _ in split_range(n, _block_size(n))]
 
     def search(block: NDArray[Any], i: slice, j: slice) -> None:
@@ -114,6 +116,8 @@ def _visit_blocks(x: NDArray[Any], weigh: Weigh, use: Use) -> None:
 @njit(nogil=True, cache=True)
 def _search_rows(block: Any, best: Any, where: Any, i: Any, j: Any) -> Any:
     """Offer the entries of each row to its unit."""
+    # Most entries are lighter than the lightest kept edge. A run of entries is compared without a branch, which the
+    # compiler vectorizes, and the heap is touched only for runs that hold a heavier entry.
     for r in range(block.shape[0]):
         for start in range(0, block.shape[1], LANES):
             stop = min(start + LANES, block.shape[1])

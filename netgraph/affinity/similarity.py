@@ -303,6 +303,7 @@ def _build_graph(x: NDArray[Any], k: int | None, alive: NDArray[Any], weigh: Wei
 
 def _weigh_copies_as_one(weigh: Weigh, copies: NDArray[np.int64] | None, alive: NDArray[Any]) -> Weigh:
     """Return a ``weigh`` that gives copies exactly 1, other pairs less, and zero rows no edge, despite rounding."""
+    # Rounding may give a copy less than 1, or another pair exactly 1. Both are corrected here.
     all_alive = bool(alive.all())
 
     def weigh_exactly(products: NDArray[Any], i: slice, j: slice) -> NDArray[Any]:
