@@ -118,9 +118,11 @@ def unit_features(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, see
     Parameters
     ----------
     spec : UnitSpec
+        The axes and parameters of the network.
     state : dict of str to Tensor
         Parameters and buffers.
     axis : str
+        Name of the axis.
     seed : int, default 0
         Seed of the random signs and columns.
 

@@ -39,7 +39,7 @@ class UnitGraph:
     blocks : dict of (str, str) to array of shape (n_from, n_to)
         Connections from the units of one axis to those of another: the root mean square of the joining weights.
     affinities : dict of str to csr_array of shape (n_units, n_units)
-        For each axis whose units may merge, the affinities of its units.
+        For each axis that may merge, the affinities of its units.
 
     Examples
     --------

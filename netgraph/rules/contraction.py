@@ -10,7 +10,7 @@ from netgraph.rules.operator_call import Call, Spaces
 
 
 def linear_rule(call: Call) -> Spaces:
-    """``input @ weight.T + bias``; weight (out, in)."""
+    """``input @ weight.T + bias`` with a weight (out, in)."""
     weight = call.spaces("weight")
     call.contract(call["input"], -1, call["weight"], len(weight) - 1)
     if call.has("bias"):
@@ -40,24 +40,24 @@ def matmul_rule(call: Call) -> Spaces:
 
 
 def contract_matrices(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
-    """Contract the last dimension of ``a`` with the last but one of ``b``; leading ones broadcast."""
+    """Contract the last dimension of ``a`` with the last but one of ``b``. Leading dimensions broadcast."""
     na, nb = len(call.shape(a)), len(call.shape(b))
     call.contract(a, na - 1, b, max(nb - 2, 0))
     sa, sb = call.spaces(a), call.spaces(b)
     if a in call.state.from_input and b in call.state.from_input:
-        call.state.head_dims += sb[-1:]  # of attention's weights times values
+        call.state.head_dims += sb[-1:]  # values, in the product of attention weights and values
     batch = call.broadcast([sa[:-2], sb[:-2]])
     return batch + sa[-2:-1] + (sb[-1:] if nb > 1 else [])
 
 
 def outer_rule(call: Call) -> Spaces:
-    """All products of two vectors."""
+    """Outer product of two vectors."""
     a, b = call.operands[0], call.operands[-1]
     return [call.spaces(a)[0], call.spaces(b)[0]]
 
 
 def convolution_rule(call: Call) -> Spaces:
-    """Weight (out, in / groups, kernel ...); the spatial dimensions keep their order, so they are kept."""
+    """Convolution with a weight (out, in / groups, kernel ...). Spatial dimensions are pinned."""
     groups = call["groups"]
     channels, call_input = _channel_dim(call), call["input"]
     image, weight = call.spaces("input"), call.spaces("weight")
@@ -72,7 +72,7 @@ def convolution_rule(call: Call) -> Spaces:
 
 
 def transposed_convolution_rule(call: Call) -> Spaces:
-    """Weight (in, out / groups, kernel ...)."""
+    """Transposed convolution with a weight (in, out / groups, kernel ...)."""
     groups = call["groups"]
     channels = _channel_dim(call)
     image, weight = call.spaces("input"), call.spaces("weight")
@@ -89,7 +89,7 @@ def transposed_convolution_rule(call: Call) -> Spaces:
 
 
 def _unite_groups(call: Call, channels: Space, out: Space, each: Space, groups: int) -> None:
-    """Unite the groups of input and output; inside a group the weight's second dimension is the input's."""
+    """Unite the groups of input and output, and within a group the input channels with the weight's second dimension."""
     group_in, each_in = call.reshape([channels], [groups, sp.size_of(channels) // groups])
     group_out, _ = call.reshape([out], [groups, sp.size_of(out) // groups])
     call.unite(group_in, group_out)
@@ -109,7 +109,7 @@ def _convolution_output(call: Call, channels: int, out: Space) -> Spaces:
 
 
 def einsum_rule(call: Call) -> Spaces:
-    """Letters name the axes; a letter that is missing from the result is summed over."""
+    """Einstein summation: equal letters are one axis, and letters that the result lacks are summed over."""
     operands = list(call["tensors"])
     inputs, _, output = call["equation"].replace(" ", "").partition("->")
     terms = [
@@ -130,7 +130,7 @@ def einsum_rule(call: Call) -> Spaces:
 
 
 def _expand_ellipsis(term: str, ndim: int) -> str:
-    """Write an ellipsis out as digits, aligned at its end."""
+    """Return a term with its ellipsis replaced by digits. Counting from the last dimension, equal digits are one axis."""
     if "..." not in term:
         return term
     return term.replace("...", "9876543210"[10 - (ndim - len(term) + 3) :])
@@ -149,7 +149,7 @@ def _sum_letters(call: Call, terms: list[str], operands: list[fx.Node], output: 
 
 
 def bilinear_rule(call: Call) -> Spaces:
-    """Weight (out, in1, in2)."""
+    """Bilinear map with a weight (out, in1, in2)."""
     weight = call.spaces("weight")
     for name, dim in (("input1", 1), ("input2", 2)):
         call.unite(call.spaces(name)[-1], weight[dim])
@@ -160,14 +160,14 @@ def bilinear_rule(call: Call) -> Spaces:
 
 
 def embedding_rule(call: Call) -> Spaces:
-    """Rows are looked up by number, so they are kept; columns are outgoing units."""
+    """Embedding table: rows are looked up by index and pinned, columns are outgoing units."""
     rows, columns = call.spaces("weight")
     call.pin(rows, "looked up by index")
     return [*call.spaces("indices"), columns]
 
 
 def embedding_bag_rule(call: Call) -> list[Spaces]:
-    """Sums, means or maxima of looked-up rows."""
+    """Sums, means or maxima of rows of an embedding table."""
     rows, columns = call.spaces("weight")
     call.pin(rows, "looked up by index")
     shapes = call.output_shapes()
@@ -176,7 +176,7 @@ def embedding_bag_rule(call: Call) -> list[Spaces]:
 
 
 def pairwise_distance_rule(call: Call) -> Spaces:
-    """Pairwise distances (cdist): the features are contracted between two tensors."""
+    """Pairwise distances (``cdist``): the features of two tensors are contracted and pinned."""
     a, b = call.operands[:2]
     call.unite(call.spaces(a)[-1], call.spaces(b)[-1])
     call.pin(call.spaces(a)[-1], "contracted between two activations")
@@ -184,11 +184,12 @@ def pairwise_distance_rule(call: Call) -> Spaces:
 
 
 def attention_rule(call: Call) -> Spaces:
-    """Query (..., heads, L, E), key (..., heads, S, E), value (..., heads, S, V).
+    """Fused attention of query (..., heads, L, E), key (..., heads, S, E) and value (..., heads, S, V).
 
-    Heads are whole units; inside a head query and key meet each other and no parameter, so E is kept, or has aggregates of
-    one size m: sums are then m times too small, of which the default scale, one over the root of E, makes good the root.
-    With grouped queries (Ainslie et al. 2023) the query heads are key heads times copies.
+    Heads merge as whole units. Inside a head, query and key are contracted with each other and not with a parameter. E is
+    therefore pinned, unless dimensions inside heads may merge. Then its aggregates have one size m. The products of queries
+    and keys are m times too small, and the default scale 1 / sqrt(E) makes up for a factor sqrt(m) of that. With grouped
+    queries (Ainslie et al., EMNLP 2023) the query heads are key heads times copies.
     """
     query, key, value = (call.spaces(name) for name in ("query", "key", "value"))
     call.unite(query[-1], key[-1])

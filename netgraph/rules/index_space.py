@@ -1,10 +1,12 @@
-"""Index spaces: what a dimension of a tensor runs over, and how operators unite, split and join them.
+"""Index spaces: the sets of indices that dimensions of tensors run over, and how operators unite, split and join them.
 
-A *space* is an ordered (row-major) product of factors, written as a tuple; the empty product has size one.
-A factor is an `Atom`, a set of interchangeable units, or a `Concat` of spaces laid end to end. Atoms are
-variables: uniting two of them is union-find (Tarjan, "Efficiency of a good but not linear set union
-algorithm", J. ACM 22(2), 1975), and an atom that turns out to have structure is bound to the space it
-stands for, as in unification (Robinson, J. ACM 12(1), 1965).
+A *space* is a row-major product of factors, written as a tuple. The empty product has size one. A factor is an `Atom`, a
+set of interchangeable units, or a `Concat`, a concatenation of spaces. Atoms are variables. Two atoms are united by
+union-find (Tarjan, "Efficiency of a good but not linear set union algorithm", J. ACM 22(2), 1975). An atom that turns out
+to have structure is bound to a space, as in unification (Robinson, J. ACM 12(1), 1965).
+
+An example: ``view`` splits a dimension of 12 units, the atom a, into (3, 4). Then a is bound to the space (b, c) with atoms
+b of size 3 and c of size 4, and every other dimension that runs over a runs over (b, c) from now on.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ _ids = count()
 
 
 class Atom:
-    """A set of ``size`` interchangeable units, until it is united with another or bound to a space."""
+    """A set of interchangeable units, until it is united with another atom or bound to a space.
+
+    Parameters
+    ----------
+    size : int
+        Number of units.
+    pinned : str or None, default None
+        The reason why no two units may merge, or None if they may.
+    """
 
     __slots__ = ("bound", "dynamic", "equal", "id", "parent", "pinned", "size")
 
@@ -26,7 +36,7 @@ class Atom:
         self.id = next(_ids)
         self.size = size
         self.pinned = pinned
-        self.equal: str | None = None  # why aggregates of this axis must all have one size
+        self.equal: str | None = None  # the reason why all aggregates must have the same size
         self.dynamic = False  # its size is read from the input at run time
         self.parent: Atom | None = None
         self.bound: Space | None = None
@@ -36,12 +46,13 @@ class Atom:
 
 
 class Concat(tuple[tuple[Any, ...], ...]):
-    """Spaces laid end to end; its size is the sum of theirs."""
+    """A concatenation of spaces. Its size is the sum of their sizes."""
 
     __slots__ = ()
 
     @property
     def size(self) -> int:
+        """Number of indices."""
         return sum(size_of(part) for part in self)
 
     def __repr__(self) -> str:
@@ -54,7 +65,7 @@ ONE: Space = ()
 
 
 class MisfitError(Exception):
-    """Two spaces of equal size that no common structure explains; the caller pins both."""
+    """Two spaces have no common structure. The caller pins both."""
 
 
 def size_of(space: Space) -> int:
@@ -63,12 +74,12 @@ def size_of(space: Space) -> int:
 
 
 def new_space(size: int, pinned: str | None = None) -> Space:
-    """Return a new space of one atom; of none where the size is one."""
+    """Return a new space of one atom, or the empty product if the size is one."""
     return ONE if size == 1 else (Atom(size, pinned),)
 
 
 def find_root(atom: Atom) -> Atom:
-    """Return the atom that stands for all atoms united with this one."""
+    """Return the representative of all atoms that are united with this one, and shorten the path to it."""
     while atom.parent is not None:
         if atom.parent.parent is not None:
             atom.parent = atom.parent.parent
@@ -77,9 +88,9 @@ def find_root(atom: Atom) -> Atom:
 
 
 def resolve(space: Space) -> Space:
-    """Rewrite a space in terms of free root atoms only."""
+    """Return a space with every atom replaced by its representative, and every bound atom by its space."""
     if len(space) == 1 and type(space[0]) is Atom and space[0].parent is None and space[0].bound is None:
-        return space  # most of them: one axis as it is
+        return space  # the common case: one axis without structure
     out: list[Factor] = []
     for factor in space:
         if isinstance(factor, Atom):
@@ -91,7 +102,7 @@ def resolve(space: Space) -> Space:
 
 
 def concat(parts: Iterable[Space]) -> Space:
-    """Lay spaces end to end; nested concatenations are flattened and a single part is itself."""
+    """Return the concatenation of spaces. Nested ones are flattened, and a single part is returned as it is."""
     flat: list[Space] = []
     for part in parts:
         if size_of(part) == 0:
@@ -104,7 +115,7 @@ def concat(parts: Iterable[Space]) -> Space:
 
 
 def iter_atoms(space: Space) -> Iterator[Atom]:
-    """Yield the root atoms of a space, repeats included."""
+    """Yield the representative atoms of a space, including repeats."""
     for factor in resolve(space):
         if isinstance(factor, Atom):
             yield factor
@@ -114,16 +125,16 @@ def iter_atoms(space: Space) -> Iterator[Atom]:
 
 
 def pin(space: Space, reason: str) -> None:
-    """Keep every atom of a space as it is, and remember why; the first reason stays."""
+    """Mark every atom of a space as pinned. An atom keeps its first reason."""
     for atom in iter_atoms(space):
         atom.pinned = atom.pinned or reason
 
 
 def require_equal(space: Space, reason: str) -> None:
-    """Ask for aggregates of one size on every atom of a space.
+    """Require aggregates of the same size on every atom of a space.
 
-    One number, fine size over coarse size, must describe the whole space; parts of a concatenation that are
-    different axes could shrink by different ratios, so they are pinned instead.
+    One number, fine size / coarse size, must then hold for the whole space. Different axes in a concatenation could
+    shrink by different ratios, so they are pinned instead.
     """
     for factor in resolve(space):
         if isinstance(factor, Concat) and len({frozenset(iter_atoms(part)) for part in factor}) > 1:
@@ -133,13 +144,20 @@ def require_equal(space: Space, reason: str) -> None:
 
 
 def unite(a: Space, b: Space) -> None:
-    """Make two spaces of equal size one and the same.
+    """Make two spaces of equal size the same.
+
+    Parameters
+    ----------
+    a, b : Space
 
     Raises
     ------
     MisfitError
-        No common refinement is known.
+        The sizes differ, or the factors have no common refinement.
     """
+    # Both spaces are read from the left, factor by factor. Of two factors of different size the larger is split into a
+    # leading part of the smaller size and the rest, so that equal sizes meet. Splitting binds atoms, which changes all
+    # spaces that hold them. The rest of both spaces is therefore resolved again after each step.
     left, right = list(resolve(a)), list(resolve(b))
     if size_of(tuple(left)) != size_of(tuple(right)):
         raise MisfitError(f"sizes {size_of(tuple(left))} and {size_of(tuple(right))}")
@@ -174,7 +192,7 @@ def _unite_factors(x: Factor, y: Factor) -> None:
 def _union_atoms(x: Atom, y: Atom) -> None:
     if x is y:
         return
-    if x.bound is not None or y.bound is not None:  # an earlier step of the same unification bound one
+    if x.bound is not None or y.bound is not None:  # an earlier step of the same unification may have bound one of them
         unite((x,), (y,))
         return
     y.parent = x
@@ -187,13 +205,13 @@ def _bind_atom(atom: Atom, space: Space) -> None:
         unite(atom.bound, space)
         return
     if any(part is atom for part in iter_atoms(space)):
-        raise MisfitError("an axis that would contain itself")
+        raise MisfitError("an axis would contain itself")
     atom.bound = space
     if atom.pinned:
         pin(space, atom.pinned)
     if atom.equal:
         require_equal(space, atom.equal)
-    if atom.dynamic:  # the leading factor carries what varies: batches are outermost
+    if atom.dynamic:  # the leading factor has the variable size, because batches are outermost
         first = next(iter(resolve(space)))
         if isinstance(first, Atom):
             first.dynamic = True
@@ -253,7 +271,7 @@ def _split_factor(factor: Factor, lead_size: int) -> tuple[Space, Space]:
 
 
 def _join_heads(heads: list[Space]) -> Space:
-    """Join leading factors; one index each makes a plain counter, which nothing may reorder."""
+    """Return the concatenation of leading factors. Factors of one index each form a counter, which must keep its order."""
     if all(size_of(head) == 1 for head in heads):
         return new_space(len(heads), "counts the parts of a concatenation")
     return concat(heads)
@@ -289,7 +307,17 @@ def _cut_factor(factor: Factor, start: int) -> tuple[Space, Space]:
 
 
 def slice_space(space: Space, start: int, stop: int) -> Space:
-    """Return the space of the indices ``start .. stop - 1``.
+    """Return the space of the indices start to stop - 1.
+
+    Parameters
+    ----------
+    space : Space
+    start, stop : int
+        0 <= start < stop <= size of the space.
+
+    Returns
+    -------
+    Space
 
     Raises
     ------
@@ -305,12 +333,23 @@ def slice_space(space: Space, start: int, stop: int) -> Space:
 
 
 def reshape(spaces: Sequence[Space], sizes: Sequence[int]) -> list[Space]:
-    """Regroup the factors of a tensor's dimensions, row-major, into dimensions of the given sizes.
+    """Regroup the factors of a tensor's dimensions, in row-major order, into dimensions of the given sizes.
+
+    Parameters
+    ----------
+    spaces : sequence of Space
+        One space for each dimension.
+    sizes : sequence of int
+        Sizes of the new dimensions.
+
+    Returns
+    -------
+    list of Space
 
     Raises
     ------
     MisfitError
-        A new dimension takes a fraction of a factor that cannot be split there.
+        The sizes do not fit, or a new dimension would split a factor that has no such structure.
     """
     rest: Space = tuple(factor for space in spaces for factor in resolve(space))
     out = []

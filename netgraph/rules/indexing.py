@@ -1,8 +1,6 @@
-"""Look-ups and scatters by number: the numbered axis keeps its order, the others go along."""
+"""Rules of look-ups and scatters by index, which pin the indexed axis, and of tensors that are made from sizes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import fx
@@ -10,11 +8,11 @@ from torch import fx
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, Space
 from netgraph.rules.operator_call import Call, Spaces, bind_arguments, operator_name
-from netgraph.rules.operators import COPIES, EXPANSIONS, VIEWS
+from netgraph.rules.operators import COPIES, EXPANSIONS, VIEWS, tabulate_rule
 
 
 def index_select_rule(call: Call) -> Spaces:
-    """``self[..., index, ...]`` along one dimension."""
+    """Take ``self[..., index, ...]`` along one dimension."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "looked up by index")
@@ -24,7 +22,7 @@ def index_select_rule(call: Call) -> Spaces:
 
 
 def gather_rule(call: Call) -> Spaces:
-    """One number of a dimension for each entry of the index."""
+    """Take one number along a dimension for each entry of the index."""
     spaces, index = call.spaces("self"), call.spaces("index")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "looked up by index")
@@ -37,9 +35,12 @@ def gather_rule(call: Call) -> Spaces:
 
 
 def advanced_index_rule(call: Call) -> Spaces:
-    """``self[i, j]`` with tensors: indexed dimensions are kept, the index's own take their place."""
+    """Index ``self[i, j]`` with tensors: indexed dimensions are pinned and replaced by those of the index."""
     spaces = call.spaces("self")
     indices = list(call["indices"]) + [None] * (len(spaces) - len(call["indices"]))
+    # ``at`` is the dimension of ``self`` that the next index reads. ``rest`` collects the dimensions without an index.
+    # The dimensions of the index go to position ``place`` among them: that of the first index, or the front if slices
+    # separate the indices (numpy's rule).
     rest, looked_up, place, at = [], [], None, 0
     for index in indices:
         if at >= len(spaces):
@@ -56,14 +57,14 @@ def advanced_index_rule(call: Call) -> Spaces:
         if place is None:
             place = len(rest)
         elif rest[place:] or (looked_up and place < len(rest)):
-            place = 0  # indices that are not side by side come out in front
+            place = 0
         looked_up.append(index)
         at += width
-    found = call.broadcast([_make_mask_space(call)] if _is_mask(i) else call.spaces(i) for i in looked_up)
+    index_spaces = call.broadcast([_make_mask_space(call)] if _is_mask(i) else call.spaces(i) for i in looked_up)
     place = place or 0
-    out = [s for s, _ in rest[:place]] + found + [s for s, _ in rest[place:]]
+    out = [s for s, _ in rest[:place]] + index_spaces + [s for s, _ in rest[place:]]
     if not any(_is_mask(i) for i in looked_up):
-        call.alias(call["self"], [d for _, d in rest[:place]] + [[]] * len(found) + [d for _, d in rest[place:]])
+        call.alias(call["self"], [d for _, d in rest[:place]] + [[]] * len(index_spaces) + [d for _, d in rest[place:]])
     return out
 
 
@@ -71,7 +72,7 @@ RESHAPED = COPIES | VIEWS | EXPANSIONS  # along its own dimension, ``arange`` st
 
 
 def _find_arange_space(call: Call, index: fx.Node, size: int) -> Space | None:
-    """Return the space of an index that is ``arange(size)``: looked up are all entries, in their order."""
+    """Return the space of an index that is ``arange(size)``, which takes all entries in their order, else None."""
     spaces = [space for space in call.spaces(index) if sp.size_of(space) == size]
     while operator_name(index.target) in RESHAPED:
         index = index.all_input_nodes[0]
@@ -86,7 +87,7 @@ def _is_mask(index: fx.Node) -> bool:
 
 
 def _make_mask_space(call: Call) -> Space:
-    """Return the space of the entries that a mask lets through: as many as the numbers say, at every run."""
+    """Return the space of the entries that a mask selects. Its size is read at run time."""
     space = call.new_pinned_space(call.shape()[0], "as many as a mask lets through")
     for atom in sp.iter_atoms(space):
         atom.dynamic = True
@@ -95,7 +96,7 @@ def _make_mask_space(call: Call) -> Space:
 
 
 def index_put_rule(call: Call) -> Spaces:
-    """``self[indices] = values``."""
+    """Write ``self[indices] = values``, and pin all axes."""
     spaces = call.spaces("self")
     for space in spaces:
         call.pin(space, "written by index")
@@ -106,7 +107,7 @@ def index_put_rule(call: Call) -> Spaces:
 
 
 def scatter_rule(call: Call) -> Spaces:
-    """Add or write entries at numbered places of one dimension; the other dimensions agree."""
+    """Add or write entries at indices of one dimension, and unite the other dimensions."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "scattered by index")
@@ -126,12 +127,12 @@ def scatter_rule(call: Call) -> Spaces:
 
 
 def one_hot_rule(call: Call) -> Spaces:
-    """A new last dimension of classes."""
+    """Add a last dimension of classes."""
     return [*call.spaces("self"), call.new_pinned_space(call.shape()[-1], "classes")]
 
 
 def take_rule(call: Call) -> Spaces:
-    """Entries of the flattened tensor (``take``, ``masked_select``)."""
+    """Take entries of the flattened tensor, and pin all axes."""
     for operand in call.operands:
         for space in call.spaces(operand):
             call.pin(space, "looked up by index")
@@ -139,7 +140,7 @@ def take_rule(call: Call) -> Spaces:
 
 
 def constant_rule(call: Call) -> Spaces:
-    """One number everywhere: the new axes are as free as what they meet."""
+    """Make a tensor of one repeated number. Its axes have no constraint of their own."""
     out = [sp.new_space(n) for n in call.shape()]
     if isinstance(call.arguments.get("size"), (list, tuple)):
         call.resize("size", out)
@@ -147,7 +148,7 @@ def constant_rule(call: Call) -> Spaces:
 
 
 def distinct_numbers_rule(call: Call) -> Spaces:
-    """Numbers that tell units apart (arange, eye, noise): the new axes are kept."""
+    """Make a tensor of numbers that differ between units (arange, eye, noise), and pin its axes."""
     out = [call.new_pinned_space(n, "numbers that tell units apart") for n in call.shape()]
     if isinstance(call.arguments.get("size"), (list, tuple)):
         call.resize("size", out)
@@ -161,7 +162,7 @@ def distinct_numbers_rule(call: Call) -> Spaces:
 
 
 def meshgrid_rule(call: Call) -> list[Spaces]:
-    """Coordinates of a grid."""
+    """Make the coordinates of a grid, and pin its axes."""
     tensors = list(call["tensors"])
     axes = [(call.spaces(node) or [sp.ONE])[0] for node in tensors]
     for axis in axes:
@@ -169,10 +170,6 @@ def meshgrid_rule(call: Call) -> list[Spaces]:
     if call.arguments.get("indexing", "ij") == "xy" and len(axes) > 1:
         axes[0], axes[1] = axes[1], axes[0]
     return [list(axes) for _ in tensors]
-
-
-def _rules_for(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
-    return dict.fromkeys([f"aten.{name}" for name in names], rule)
 
 
 RULES = {
@@ -188,9 +185,9 @@ RULES = {
     ),
     "aten.one_hot": one_hot_rule,
     "aten.take": take_rule,
-    **_rules_for(constant_rule, "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full", "scalar_tensor",
+    **tabulate_rule(constant_rule, "zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full", "scalar_tensor",
              "empty_strided", "new_empty_strided"),
-    **_rules_for(distinct_numbers_rule, "arange", "linspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices",
+    **tabulate_rule(distinct_numbers_rule, "arange", "linspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices",
              "hann_window", "logspace", "range", "bartlett_window"),
-    **_rules_for(meshgrid_rule, "meshgrid"),
+    **tabulate_rule(meshgrid_rule, "meshgrid"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Normalisation: statistics over units are exact where aggregates have one size; those over other things need nothing."""
+"""Rules of normalization layers. Statistics over units stay exact if all aggregates have the same size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from netgraph.rules.operator_call import Call, Spaces
 
 
 def batch_norm_rule(call: Call) -> Spaces:
-    """Statistics run over batch and space; weight, bias and running statistics go with their channels."""
+    """Unite weight, bias and running statistics with the channels. The statistics run over batch and space."""
     out = call.spaces("input")
     for name in ("weight", "bias", "running_mean", "running_var"):
         if call.has(name):
@@ -18,27 +18,27 @@ def batch_norm_rule(call: Call) -> Spaces:
 
 
 def native_batch_norm_rule(call: Call) -> list[Spaces]:
-    """The same, with the saved statistics."""
+    """Batch norm that also returns the saved statistics."""
     out = batch_norm_rule(call)
     return [out] + [[out[1]] if shape else [] for shape in call.output_shapes()[1:]]
 
 
 def layer_norm_rule(call: Call) -> Spaces:
-    """Statistics run over the last dimensions (layer norm and RMS norm)."""
+    """Require aggregates of one size along the last dimensions, which layer norm and RMS norm average over."""
     out = call.spaces("input")
     n = len(call["normalized_shape"])
     last = out[-n:]
     call.equal(tuple(factor for space in last for factor in space), "normalised over")
     for name in ("weight", "bias"):
         if call.has(name):
-            for mine, space in zip(call.spaces(name), last, strict=True):
-                call.unite(mine, space)
+            for own_space, space in zip(call.spaces(name), last, strict=True):
+                call.unite(own_space, space)
     call.resize("normalized_shape", last)
     return out
 
 
 def native_layer_norm_rule(call: Call) -> list[Spaces]:
-    """The same, with the saved statistics."""
+    """Layer norm that also returns the saved statistics."""
     out = layer_norm_rule(call)
     return [
         out,
@@ -47,7 +47,7 @@ def native_layer_norm_rule(call: Call) -> list[Spaces]:
 
 
 def group_norm_rule(call: Call) -> Spaces:
-    """Statistics run over space and the channels of a group: inside a group aggregates have one size."""
+    """Require aggregates of one size inside a group, since statistics run over space and the channels of a group."""
     batch, channels, *image = call.spaces("input")
     sizes = [call["num_groups"], math.prod([sp.size_of(channels)]) // call["num_groups"]]
     groups, each = call.reshape([channels], sizes)
@@ -60,7 +60,7 @@ def group_norm_rule(call: Call) -> Spaces:
 
 
 def weight_norm_rule(call: Call) -> Spaces:
-    """``g v / |v|`` (Salimans and Kingma 2016): the norm of n alike entries is sqrt(n / k) that of k."""
+    """``g v / |v|`` (Salimans and Kingma, NeurIPS 2016). The norm of n equal entries is sqrt(n / k) times that of k."""
     out = call.spaces("v")
     dim = call.arguments.get("dim")
     rest = tuple(f for d, space in enumerate(out) for f in space if d != dim)

@@ -203,7 +203,7 @@ class Call:
         return source_line(self.node)
 
     def new_pinned_space(self, size: int, reason: str) -> Space:
-        """Return a new space whose units stay as they are."""
+        """Return a new pinned space."""
         return sp.new_space(size, f"{reason}: {self.name}{self.location()}")
 
     def equal(self, space: Space, reason: str) -> None:
@@ -285,7 +285,7 @@ class Call:
         self.state.scales.setdefault(self.node, []).append(SizeFactor(operand, space, power))
 
     def replace_operator(self, target: Any, arguments: dict[str, Any]) -> None:
-        """Replace the call by one of another operator, whose arguments can hold unequal sizes."""
+        """Replace the call by one of an operator with arguments that can hold unequal sizes."""
         self.state.replacements[self.node] = (target, arguments)
 
     def alias(self, operand: fx.Node, dims: Sequence[int | Sequence[int] | None]) -> None:
@@ -313,6 +313,9 @@ class Call:
                 for leaf_dim in of:
                     use = ParameterUse(leaf, leaf_dim, self.node, operand, [] if summed is None else [summed])
                     self.state.uses.append(use)
+
+
+Rule = Callable[[Call], Spaces | list[Spaces]]
 
 
 @cache

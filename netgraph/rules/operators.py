@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from netgraph.rules.operator_call import operator_name
+from netgraph.rules.operator_call import Rule, operator_name
 
 ATEN = torch.ops.aten
 
@@ -18,6 +18,11 @@ ATEN = torch.ops.aten
 def name_operators(*names: str) -> frozenset[str]:
     """Return the full names of ATen operators: ``aten.relu`` for ``relu``."""
     return frozenset(f"aten.{name}" for name in names)
+
+
+def tabulate_rule(rule: Rule, *names: str) -> dict[str, Rule]:
+    """Return the entries of a table ``RULES`` for one rule of several operators."""
+    return dict.fromkeys([f"aten.{name}" for name in names], rule)
 
 
 # The result has the shape and the numbers of x, up to the data type, the device and the memory layout.

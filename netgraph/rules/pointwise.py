@@ -1,4 +1,4 @@
-"""Operators that act on each element by itself: operands broadcast to the result, and meet unit by unit."""
+"""Rules of elementwise operators: operands broadcast to the result, and their units correspond one to one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from torch import fx
 from netgraph.errors import TraceError
 from netgraph.rules.index_space import ONE
 from netgraph.rules.operator_call import Call, Spaces
+from netgraph.rules.operators import COPIES, name_operators
 
 
 def pointwise_rule(call: Call) -> Spaces:
-    """Unite operands from the last dimension on; a scalar factor leaves a parameter a parameter."""
+    """Unite the operands from the last dimension on. A parameter times a scalar still counts as that parameter."""
     ndim = len(call.shape())
     out = call.broadcast([[ONE] * ndim, *(call.spaces(operand) for operand in call.operands)])[-ndim:] if ndim else []
     if len(call.operands) == 1 and is_scalar_multiple(call):
@@ -19,17 +20,17 @@ def pointwise_rule(call: Call) -> Spaces:
 
 
 def is_scalar_multiple(call: Call) -> bool:
-    """Tell whether the result is the operand up to a scalar factor, a type or a layout."""
-    return call.name in COPIES or (call.name in ("aten.mul", "aten.div") and isinstance(call["self"], fx.Node))
+    """Return whether the result is the operand up to a scalar factor, the data type or the memory layout."""
+    return call.name in SAME_NUMBERS or (call.name in ("aten.mul", "aten.div") and isinstance(call["self"], fx.Node))
 
 
 def like_rule(call: Call) -> Spaces:
-    """Return a tensor shaped as an operand, with numbers of its own."""
+    """Give the result the spaces of the operand, since only its shape is read."""
     return call.spaces(call.operands[0])
 
 
 def random_like_rule(call: Call) -> Spaces:
-    """Noise differs between units that are alike, so the axes of its shape are kept."""
+    """Pin the axes of the shape, because noise differs between units that are otherwise alike."""
     spaces = call.spaces(call.operands[0])
     for space in spaces:
         call.pin(space, "noise of its own for each unit")
@@ -37,45 +38,40 @@ def random_like_rule(call: Call) -> Spaces:
 
 
 def type_as_rule(call: Call) -> Spaces:
-    """Take dtype or device of the other operand and nothing else (``type_as``)."""
+    """Give the result the spaces of the first operand. Of the other one only type and device are read."""
     first = call.operands[0]
     call.alias(first, range(len(call.shape())))
     return call.spaces(first)
 
 
 def where_rule(call: Call) -> Spaces:
-    """Choose element by element; of a condition alone, its places are as many as numbers decide.
+    """Unite condition and operands element by element.
 
     Raises
     ------
     TraceError
-        Of a condition alone.
+        Only a condition is given. The result would list its true positions, and their number depends on the data.
     """
     if "other" not in call.arguments:
         raise TraceError(
-            f"the network looks up the places of a condition{call.location()}, as many as its numbers decide, and the recording "
-            "would hold for this example only; write torch.where(condition, a, b), or a product with the mask"
+            f"the network looks up the places of a condition{call.location()}. Their number depends on the data, so the recording "
+            "would hold for this example only. Write torch.where(condition, a, b), or multiply by the mask."
         )
     return pointwise_rule(call)
 
 
 def broadcast_tensors_rule(call: Call) -> list[Spaces]:
-    """Broadcast a list of tensors to one shape (``broadcast_tensors``)."""
+    """Unite a list of tensors that are broadcast to one shape."""
     out = call.broadcast(call.spaces(operand) for operand in call.operands)
     return [list(out) for _ in call.node.meta["val"]]
 
 
-COPIES = {
-    f"aten.{name}"
-    for name in (
-        "to", "_to_copy", "contiguous", "clone", "detach", "alias", "lift_fresh_copy", "lift_fresh", "detach_", "float",
-        "requires_grad_", "cpu", "_to_cpu", "type_as", "positive", "conj", "resolve_conj", "resolve_neg", "cuda",
-    )
-}  # fmt: skip
-# Pointwise operators that PyTorch has not tagged as such; tagged ones need no entry.
-UNTAGGED = {
-    f"aten.{name}"
-    for name in (
+# Operators whose result has the same axes and, up to its type, the same numbers. ``conj`` changes signs only.
+SAME_NUMBERS = COPIES | name_operators(
+    "detach_", "requires_grad_", "float", "cpu", "_to_cpu", "cuda", "type_as", "conj"
+)
+# Elementwise operators that PyTorch has not tagged as pointwise. Tagged ones need no entry.
+UNTAGGED = name_operators(
         "dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "gelu", "gelu_", "silu",
         "relu", "relu_", "relu6", "relu6_", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu",
         "celu_", "mish", "mish_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_",
@@ -89,12 +85,11 @@ UNTAGGED = {
         "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "bitwise_and", "bitwise_or",
         "bitwise_not", "floor_divide_", "float_power", "pow", "pow_", "remainder", "fmod", "expit",
         "view_as_real_copy", "dequantize", "real", "exponential_", "complex",
-    )
-}  # fmt: skip
+)  # fmt: skip
 
 
 def prelu_rule(call: Call) -> Spaces:
-    """One slope a channel: the weight runs over dimension 1."""
+    """Unite the weight, one slope for each channel, with dimension 1."""
     out = call.spaces("self")
     (slope,) = call.spaces("weight") or [ONE]
     if slope != ONE:
@@ -103,7 +98,7 @@ def prelu_rule(call: Call) -> Spaces:
 
 
 RULES = {
-    **dict.fromkeys(sorted(COPIES | UNTAGGED), pointwise_rule),
+    **dict.fromkeys(sorted(SAME_NUMBERS | UNTAGGED), pointwise_rule),
     **dict.fromkeys(
         [f"aten.{n}" for n in ("zeros_like", "ones_like", "empty_like", "full_like")],
         like_rule,

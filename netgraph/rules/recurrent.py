@@ -1,4 +1,4 @@
-"""Recurrent layers as one operator: gates are laid end to end in the rows of each weight."""
+"""Rules of recurrent layers: the rows of each weight are gates · hidden units."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from netgraph.rules.operator_call import Call, Spaces
 
 
 def lstm_rule(call: Call) -> list[Spaces]:
-    """Input, forget, cell and output gates (Hochreiter and Schmidhuber 1997)."""
+    """LSTM with input, forget, cell and output gates (Hochreiter and Schmidhuber, Neural Computation 9(8), 1997)."""
     out, state = _unite_layers(call, call["hx"][0], gates=4)
-    for mine, other in zip(call.spaces(call["hx"][1]), state, strict=True):
-        call.unite(mine, other)
+    for space, other in zip(call.spaces(call["hx"][1]), state, strict=True):
+        call.unite(space, other)
     return [out, state, list(state)]
 
 
 def gru_rule(call: Call) -> list[Spaces]:
-    """Reset, update and new gates (Cho et al. 2014)."""
+    """GRU with reset, update and new gates (Cho et al., EMNLP 2014)."""
     return list(_unite_layers(call, call["hx"], gates=3))
 
 
 def rnn_rule(call: Call) -> list[Spaces]:
-    """One gate (Elman 1990)."""
+    """Recurrent network with one gate (Elman, Cognitive Science 14(2), 1990)."""
     return list(_unite_layers(call, call["hx"], gates=1))
 
 
@@ -31,8 +31,8 @@ def lstm_cell_rule(call: Call) -> list[Spaces]:
     """One step of an LSTM: hidden and cell state."""
     hidden, cell = call["hx"]
     out = _unite_step(call, hidden, gates=4)
-    for mine, other in zip(call.spaces(cell), out, strict=True):
-        call.unite(mine, other)
+    for space, other in zip(call.spaces(cell), out, strict=True):
+        call.unite(space, other)
     return [out, list(out)]
 
 
@@ -51,8 +51,8 @@ def _unite_step(call: Call, state: fx.Node, gates: int) -> Spaces:
     *lead, incoming = call.spaces("input")
     *batch, hidden = call.spaces(state)
     _unite_cell(call, params, incoming, hidden, gates)
-    for mine, other in zip(lead, batch, strict=True):
-        call.unite(mine, other)
+    for space, other in zip(lead, batch, strict=True):
+        call.unite(space, other)
     return [sp.resolve(space) for space in (*batch, hidden)]
 
 
@@ -85,7 +85,7 @@ def _unite_layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, 
 
 
 def _unite_cell(call: Call, params: list[object], incoming: Space, hidden: Space, gates: int) -> None:
-    """Rows of every parameter are gates · hidden; columns are what it reads."""
+    """Unite the rows of every parameter with gates · hidden, and its columns with the units that it reads."""
     w_in, w_hidden, *biases = params
     for node in (w_in, w_hidden, *biases):
         rows = call.spaces(node)[0]  # type: ignore[arg-type]

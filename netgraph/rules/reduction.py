@@ -1,17 +1,16 @@
-"""Operators over whole dimensions: sums count every unit, means count equal ones, orders keep the axis."""
+"""Rules of reductions. Sums and means need aggregates of one size. Operators that count or order units pin the axis."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, Space
 from netgraph.rules.operator_call import Call, Spaces
+from netgraph.rules.operators import tabulate_rule
 from netgraph.rules.pointwise import pointwise_rule
 
 
 def _split_reduced(call: Call) -> tuple[Spaces, Space]:
-    """Return the spaces of the result, and the space that is reduced."""
+    """Return the spaces of the result and the space that is reduced."""
     spaces = call.spaces("self")
     ndim = len(spaces)
     dims = call.dims("dim", ndim)
@@ -22,14 +21,14 @@ def _split_reduced(call: Call) -> tuple[Spaces, Space]:
 
 
 def mean_rule(call: Call) -> Spaces:
-    """A mean over merged units is exact where aggregates have one size."""
+    """Mean: it stays exact if all aggregates have the same size."""
     out, gone = _split_reduced(call)
     call.equal(gone, "averaged over")
     return out
 
 
 def sum_rule(call: Call) -> Spaces:
-    """A sum over merged units counts each as often as it stands for."""
+    """Sum: each merged unit counts once for every unit of its aggregate."""
     out, gone = _split_reduced(call)
     call.equal(gone, "summed over")
     call.scale(None, gone, 1.0)
@@ -37,7 +36,7 @@ def sum_rule(call: Call) -> Spaces:
 
 
 def norm_rule(call: Call) -> Spaces:
-    """A p-norm counts each unit to the power 1 / p."""
+    """p-norm: merged units count with the number of units to the power 1 / p."""
     out, gone = _split_reduced(call)
     order = call.arguments.get("ord", call.arguments.get("p", 2))
     order = 2 if order in (None, "fro") else order
@@ -51,7 +50,7 @@ def norm_rule(call: Call) -> Spaces:
 
 
 def variance_rule(call: Call) -> Spaces:
-    """Variance with Bessel's correction: n - c fine terms are worth k - c k / n coarse ones."""
+    """Variance with Bessel's correction c: dividing by n - c fine terms corresponds to k - c k / n coarse ones."""
     out, gone = _split_reduced(call)
     call.equal(gone, "a variance is taken over")
     if "correction" in call.arguments:
@@ -63,20 +62,20 @@ def variance_rule(call: Call) -> Spaces:
 
 
 def variance_and_mean_rule(call: Call) -> list[Spaces]:
-    """Two results of one shape."""
+    """Variance and mean, two results of one shape."""
     out = variance_rule(call)
     return [out, list(out)]
 
 
 def extremum_rule(call: Call) -> Spaces:
-    """The largest of alike units is any of them; marked as equal, so that no zero unit is left out of it unseen."""
+    """Maximum or minimum over units. Equal aggregates are required, since a removed zero unit could change the maximum."""
     out, gone = _split_reduced(call)
     call.equal(gone, "a maximum is taken over")
     return out
 
 
 def max_min_rule(call: Call) -> Spaces | list[Spaces]:
-    """``max`` in three forms: of all, elementwise of two, along a dimension with its index."""
+    """``max`` and ``min`` in three forms: of all numbers, of two tensors, and along a dimension with indices."""
     if call.has("other"):
         return pointwise_rule(call)
     if "dim" not in call.arguments:
@@ -87,14 +86,14 @@ def max_min_rule(call: Call) -> Spaces | list[Spaces]:
 
 
 def pinned_reduction_rule(call: Call) -> Spaces:
-    """Reductions that count or compare in other ways: the reduced axis is kept."""
+    """Reductions that count or compare in other ways. They pin the reduced axis."""
     out, gone = _split_reduced(call)
     call.pin(gone, "reduced unit by unit")
     return out
 
 
 def along_dim_rule(call: Call) -> Spaces:
-    """Operators along one dimension that depend on the number or order of its units (softmax, cumsum)."""
+    """Operators that depend on the number or the order of units along a dimension (softmax, cumsum). They pin its axis."""
     spaces = call.spaces("self")
     if spaces:
         call.pin(spaces[call.dim("dim", len(spaces))], "depends on the number or the order of units")
@@ -102,20 +101,20 @@ def along_dim_rule(call: Call) -> Spaces:
 
 
 def along_dim_list_rule(call: Call) -> list[Spaces]:
-    """The same with several results; topk makes the dimension shorter."""
+    """Operators along one dimension with several results (sort, topk). ``topk`` makes the dimension shorter."""
     spaces = along_dim_rule(call)
     out = []
     for shape in call.output_shapes():
-        here = [
+        out_spaces = [
             s if sp.size_of(s) == n else call.new_pinned_space(n, "chosen by rank")
             for s, n in zip(spaces, shape, strict=True)
         ]
-        out.append(here)
+        out.append(out_spaces)
     return out
 
 
 def diff_rule(call: Call) -> Spaces:
-    """Differences of neighbours along one dimension (``diff``)."""
+    """Differences of neighbours along one dimension (``diff``), which pin its axis."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     for operand in call.operands:
@@ -128,7 +127,7 @@ def diff_rule(call: Call) -> Spaces:
 
 
 def whole_tensor_rule(call: Call) -> Spaces | list[Spaces]:
-    """Operators on whole tensors or matrices (fft, linalg): everything stays."""
+    """Operators on whole tensors or matrices (fft, linalg). They pin all axes."""
     for operand in call.operands:
         for space in call.spaces(operand):
             call.pin(space, "mixed by an operator on whole tensors")
@@ -149,24 +148,20 @@ def whole_tensor_rule(call: Call) -> Spaces | list[Spaces]:
     return leading + [call.new_pinned_space(n, "made by an operator on whole tensors") for n in rest]
 
 
-def _rules_for(rule: Callable[[Call], object], *names: str) -> dict[str, object]:
-    return dict.fromkeys([f"aten.{name}" for name in names], rule)
-
-
 RULES = {
-    **_rules_for(diff_rule, "diff"),
-    **_rules_for(mean_rule, "mean", "nanmean"),
-    **_rules_for(sum_rule, "sum", "nansum"),
-    **_rules_for(norm_rule, "linalg_vector_norm", "norm"),
-    **_rules_for(variance_rule, "var", "std"),
-    **_rules_for(variance_and_mean_rule, "var_mean", "std_mean"),
-    **_rules_for(extremum_rule, "amax", "amin", "any", "all"),
-    **_rules_for(max_min_rule, "max", "min"),
-    **_rules_for(pinned_reduction_rule, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
-    **_rules_for(along_dim_rule, "softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin",
+    **tabulate_rule(diff_rule, "diff"),
+    **tabulate_rule(mean_rule, "mean", "nanmean"),
+    **tabulate_rule(sum_rule, "sum", "nansum"),
+    **tabulate_rule(norm_rule, "linalg_vector_norm", "norm"),
+    **tabulate_rule(variance_rule, "var", "std"),
+    **tabulate_rule(variance_and_mean_rule, "var_mean", "std_mean"),
+    **tabulate_rule(extremum_rule, "amax", "amin", "any", "all"),
+    **tabulate_rule(max_min_rule, "max", "min"),
+    **tabulate_rule(pinned_reduction_rule, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
+    **tabulate_rule(along_dim_rule, "softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin",
              "special_softmax", "cumsum_", "_log_softmax"),
-    **_rules_for(along_dim_list_rule, "sort", "topk", "cummax", "cummin", "kthvalue", "median", "mode"),
-    **_rules_for(whole_tensor_rule, "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_fftn",
+    **tabulate_rule(along_dim_list_rule, "sort", "topk", "cummax", "cummin", "kthvalue", "median", "mode"),
+    **tabulate_rule(whole_tensor_rule, "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_fftn",
              "fft_rfftn", "fft_irfftn", "fft_fftshift", "linalg_inv", "linalg_qr", "linalg_solve", "stft", "istft", "triu", "tril",
              "triu_", "tril_", "trace", "linalg_norm", "linalg_eigh", "linalg_svd", "bincount", "histc", "nonzero", "unique_consecutive"),
 }  # fmt: skip

@@ -1,35 +1,50 @@
-"""The rule of each operator, ours and those of plug-ins."""
+"""The table of all rules: operator name to rule, with those of plug-ins."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import fx
 
 from netgraph import plugins
 from netgraph.errors import TraceError
-from netgraph.rules.operator_call import operator_name, source_line
+from netgraph.rules.operator_call import Rule, operator_name, source_line
 from netgraph.rules.pointwise import pointwise_rule
 
 
 @cache
-def load_rules() -> dict[str, Any]:
-    """Return every operator's rule by name, from all families that are installed."""
-    table: dict[str, Any] = {}
+def load_rules() -> dict[str, Rule]:
+    """Return the rules of all installed families by operator name.
+
+    Returns
+    -------
+    dict of str to callable
+        The rule of ``aten.conv2d`` and so on. A later family overrides an earlier one, in the order of their names.
+    """
+    table: dict[str, Rule] = {}
     for family in plugins.list_plugins("netgraph.rules"):
         table.update(plugins.load_plugin("netgraph.rules", family))
     return table
 
 
-def find_rule(node: fx.Node) -> Any:
-    """Return the rule of a node's operator.
+def find_rule(node: fx.Node) -> Rule:
+    """Return the rule of a node's operator. Operators that PyTorch tags as pointwise need no entry.
+
+    Parameters
+    ----------
+    node : torch.fx.Node
+        A call of an operator in a recorded graph.
+
+    Returns
+    -------
+    callable
+        ``(call) -> spaces``.
 
     Raises
     ------
     TraceError
-        There is none.
+        The operator has no rule.
     """
     name = operator_name(node.target)
     rule = load_rules().get(name)
@@ -38,17 +53,17 @@ def find_rule(node: fx.Node) -> Any:
     if rule is None:
         raise TraceError(
             f"operator {name} has no rule (called{source_line(node) or ' by the network'}, near parameter "
-            f"{_nearest_parameter(node)}); add one to the entry-point group netgraph.rules, as docs/tracing.md shows"
+            f"{_nearest_parameter(node)}). Add one to the entry-point group netgraph.rules, as docs/tracing.md shows."
         )
     return rule
 
 
 def _nearest_parameter(node: fx.Node) -> str:
-    """Return the parameter read last before a node: the way to its module."""
-    seen = "none"
+    """Return the last parameter that is read before a node, as a hint to its module."""
+    parameter = "none"
     for earlier in node.graph.nodes:
         if earlier is node:
             break
         if earlier.op == "call_function":
-            seen = next((str(n.target) for n in earlier.all_input_nodes if n.op == "get_attr"), seen)
-    return seen
+            parameter = next((str(n.target) for n in earlier.all_input_nodes if n.op == "get_attr"), parameter)
+    return parameter

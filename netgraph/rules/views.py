@@ -1,4 +1,4 @@
-"""Views: the same numbers under other dimensions."""
+"""Rules of views, cuts, joins and copies: the numbers stay the same, and their dimensions change."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, MisfitError, Space
 from netgraph.rules.operator_call import Call, Spaces
+from netgraph.rules.operators import tabulate_rule
 
-END = 2**63 - 1
+TO_THE_END = 2**63 - 1  # PyTorch writes ``x[a:]`` as a slice to this index
 
 
 def view_rule(call: Call) -> Spaces:
-    """Regroup factors row-major; sizes are written anew from the spaces they count."""
+    """Regroup the factors in row-major order. The size arguments follow the sizes of the spaces."""
     out = _regroup_dims(call)
     for argument in ("size", "shape"):
         if argument in call.arguments:
@@ -32,7 +33,9 @@ def _regroup_dims(call: Call) -> Spaces:
 
 
 def _match_dims(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
-    """For each new dimension, the old dimensions whose numbers it may hold."""
+    """Return for each new dimension the old dimensions that its indices come from."""
+    # Both shapes are read from the left. ``a`` and ``b`` are the products of the sizes read since both products were last
+    # equal, at dimensions ``i0`` and ``j0``. When they are equal again, the new dimensions j0 .. j come from i0 .. i.
     out: list[list[int]] = [[] for _ in new]
     i = j = 0
     while i < len(old) and j < len(new):
@@ -51,12 +54,12 @@ def _match_dims(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
 
 
 def flatten_rule(call: Call) -> Spaces:
-    """Join dimensions; no size is written down (``flatten``, ``squeeze``, ``unsqueeze``)."""
+    """Regroup the factors for an operator without size arguments (``flatten``, ``squeeze``, ``unsqueeze``)."""
     return _regroup_dims(call)
 
 
 def unflatten_rule(call: Call) -> Spaces:
-    """Split one dimension into the sizes given."""
+    """Split one dimension into the given sizes."""
     out = _regroup_dims(call)
     sizes = call["sizes"]
     dim = call.dim("dim", len(call.shape("self")))
@@ -65,15 +68,15 @@ def unflatten_rule(call: Call) -> Spaces:
 
 
 def reshape_as_rule(call: Call) -> Spaces:
-    """Take the other tensor's shape: where the sizes agree, so do the axes."""
+    """Regroup to the shape of another tensor, and unite the dimensions with those of the other tensor."""
     out = _regroup_dims(call)
-    for mine, other in zip(out, call.spaces("other"), strict=True):
-        call.unite(mine, other)
+    for space, other in zip(out, call.spaces("other"), strict=True):
+        call.unite(space, other)
     return out
 
 
 def expand_rule(call: Call) -> Spaces:
-    """Repeat dimensions of size one; every copy is alike, so the new axis is as free as what it meets."""
+    """Repeat dimensions of size one. The copies are alike, so the new axis has no constraint of its own."""
     spaces, shape = call.spaces("self"), call.shape()
     spaces = [ONE] * (len(shape) - len(spaces)) + spaces
     out = [sp.new_space(n) if space == ONE else space for space, n in zip(spaces, shape, strict=True)]
@@ -84,22 +87,22 @@ def expand_rule(call: Call) -> Spaces:
 
 
 def expand_as_rule(call: Call) -> Spaces:
-    """Repeat to the other tensor's shape."""
+    """Repeat dimensions of size one to the shape of another tensor."""
     out = expand_rule(call)
-    for mine, other in zip(out, call.spaces("other"), strict=True):
-        call.unite(mine, other)
+    for space, other in zip(out, call.spaces("other"), strict=True):
+        call.unite(space, other)
     return out
 
 
 def permute_rule(call: Call) -> Spaces:
-    """Reorder dimensions."""
+    """Reorder dimensions by a list."""
     ndim = len(call.shape())
     order = [d % ndim for d in call["dims"]]
     return _reorder_dims(call, order)
 
 
 def transpose_rule(call: Call) -> Spaces:
-    """Exchange two dimensions, by default the last two (``t``, ``mT``)."""
+    """Exchange two dimensions, or the last two without arguments (``t``, ``mT``)."""
     ndim = len(call.shape())
     order = list(range(ndim))
     names = ("dim0", "dim1") if "dim0" in call.arguments else ("axis0", "axis1")
@@ -113,12 +116,12 @@ def transpose_rule(call: Call) -> Spaces:
 
 
 def reverse_dims_rule(call: Call) -> Spaces:
-    """Reverse the dimensions (``numpy_T``)."""
+    """Reverse the order of all dimensions (``numpy_T``)."""
     return _reorder_dims(call, list(range(len(call.shape())))[::-1])
 
 
 def movedim_rule(call: Call) -> Spaces:
-    """Move dimensions to new places."""
+    """Move dimensions to new positions."""
     ndim = len(call.shape())
     source, target = (([v] if isinstance(v, int) else list(v)) for v in (call["source"], call["destination"]))
     source, target = [s % ndim for s in source], [t % ndim for t in target]
@@ -137,7 +140,7 @@ def _reorder_dims(call: Call, order: list[int]) -> Spaces:
 
 
 def select_rule(call: Call) -> Spaces:
-    """One index of a dimension: its axis keeps its order."""
+    """Take one index of a dimension, and pin its axis."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "one unit is taken by its number")
@@ -147,7 +150,7 @@ def select_rule(call: Call) -> Spaces:
 
 
 def unbind_rule(call: Call) -> list[Spaces]:
-    """Every index of a dimension by itself."""
+    """Take every index of a dimension as a tensor of its own, and pin its axis."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "taken apart unit by unit")
@@ -157,7 +160,7 @@ def unbind_rule(call: Call) -> list[Spaces]:
 
 
 def slice_rule(call: Call) -> Spaces:
-    """A run of indices: a part of a concatenation, which a plain axis becomes here."""
+    """Take a range of indices. The axis becomes a concatenation, and the result runs over one part of it."""
     spaces, shape = call.spaces("self"), call.shape("self")
     dim = call.dim("dim", len(shape))
     n = shape[dim]
@@ -166,14 +169,14 @@ def slice_rule(call: Call) -> Spaces:
     call.alias(call["self"], range(len(shape)))
     if start == 0 and stop == n and call["step"] == 1:
         if isinstance(call.arguments.get("end"), int):
-            call.rewrite("end", ONE, lambda ratio: END)
+            call.rewrite("end", ONE, lambda ratio: TO_THE_END)
         return spaces
     spaces[dim] = _slice_space(call, spaces[dim], start, stop, call["step"])
     return spaces
 
 
 def narrow_rule(call: Call) -> Spaces:
-    """A run of indices by start and length."""
+    """Take a range of indices by start and length, and pin the axis."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "narrowed")
@@ -199,7 +202,7 @@ def _slice_space(call: Call, space: Space, start: int, stop: int, step: int) -> 
             if stop < sp.size_of(space):
                 call.resize("end", sp.slice_space(space, 0, stop), single=True)
             elif isinstance(call.arguments.get("end"), int):
-                call.rewrite("end", ONE, lambda ratio: END)
+                call.rewrite("end", ONE, lambda ratio: TO_THE_END)
             return part
         except MisfitError:
             pass
@@ -208,7 +211,7 @@ def _slice_space(call: Call, space: Space, start: int, stop: int, step: int) -> 
 
 
 def split_rule(call: Call) -> list[Spaces]:
-    """Cut a dimension into consecutive parts; equal parts may shrink unequally, so sizes are written out."""
+    """Cut a dimension into consecutive parts. Equal parts may shrink unequally, so the call gets a list of sizes."""
     spaces = call.spaces("self")
     ndim = len(spaces)
     dim = call.dim("dim", ndim)
@@ -222,7 +225,7 @@ def split_rule(call: Call) -> list[Spaces]:
 
 
 def glu_rule(call: Call) -> Spaces:
-    """Halves of a dimension, the second the gate of the first (Dauphin et al. 2017, section 2): they meet unit by unit."""
+    """Unite the two halves of a dimension, values and gates (Dauphin et al., ICML 2017, section 2)."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     first, gate = _split_space(call, spaces[dim], [call.shape()[dim]] * 2)
@@ -235,9 +238,9 @@ def _split_space(call: Call, space: Space, sizes: list[int]) -> list[Space]:
     try:
         rest, parts = space, []
         for size in sizes[:-1]:
-            whole = sp.size_of(rest)
+            length = sp.size_of(rest)
             parts.append(sp.slice_space(rest, 0, size))
-            rest = sp.slice_space(rest, size, whole)
+            rest = sp.slice_space(rest, size, length)
         return [*parts, rest]
     except MisfitError:
         call.pin(space, "split across units")
@@ -245,7 +248,7 @@ def _split_space(call: Call, space: Space, sizes: list[int]) -> list[Space]:
 
 
 def cat_rule(call: Call) -> Spaces:
-    """Lay tensors end to end; the other dimensions agree."""
+    """Concatenate tensors along one dimension, and unite their other dimensions."""
     tensors = [n for n in call["tensors"] if call.shape(n) != (0,)]
     ndim = len(call.shape())
     dim = call.dim("dim", ndim)
@@ -259,17 +262,17 @@ def cat_rule(call: Call) -> Spaces:
 
 
 def stack_rule(call: Call) -> Spaces:
-    """Lay tensors side by side along a new dimension, which keeps its order."""
+    """Stack tensors along a new pinned dimension, and unite their other dimensions."""
     out = call.spaces(call["tensors"][0])
     dim = call.dim("dim", len(out) + 1)
     for node in call["tensors"][1:]:
-        for mine, other in zip(out, call.spaces(node), strict=True):
-            call.unite(mine, other)
+        for space, other in zip(out, call.spaces(node), strict=True):
+            call.unite(space, other)
     return [*out[:dim], call.new_pinned_space(len(call["tensors"]), "stacked"), *out[dim:]]
 
 
 def repeat_rule(call: Call) -> Spaces:
-    """Whole copies, one after the other: the copy is the outer factor."""
+    """Repeat a dimension as a whole: the number of the copy is the outer factor."""
     argument = "repeats" if "repeats" in call.arguments else "dims"
     repeats, spaces = list(call[argument]), call.spaces("self")
     repeats = [1] * (len(spaces) - len(repeats)) + repeats
@@ -280,7 +283,7 @@ def repeat_rule(call: Call) -> Spaces:
 
 
 def repeat_interleave_rule(call: Call) -> Spaces:
-    """Copies of each unit: the copy is the inner factor."""
+    """Repeat each unit: the number of the copy is the inner factor."""
     spaces = call.spaces("self")
     if not isinstance(call.arguments.get("repeats"), int) or call.arguments.get("dim") is None:
         for space in spaces:
@@ -294,7 +297,7 @@ def repeat_interleave_rule(call: Call) -> Spaces:
 
 
 def pad_rule(call: Call) -> Spaces:
-    """Zeros before and after are units of their own, which may shrink with what they are added to."""
+    """Pad with zeros. The zeros before and after are axes of their own, which may shrink like the axes that they meet."""
     spaces, pads = call.spaces("self"), list(call["pad"])
     ndim, sizes = len(spaces), [None] * len(pads)
     edits: list[Space | None] = list(sizes)
@@ -315,7 +318,7 @@ def pad_rule(call: Call) -> Spaces:
 
 
 def flip_rule(call: Call) -> Spaces:
-    """Indices change places along some dimensions (``flip``, ``roll``): those keep their order."""
+    """Reorder the indices of some dimensions (``flip``, ``roll``), and pin these."""
     spaces = call.spaces("self")
     for dim in call.dims("dims", len(spaces)):
         call.pin(spaces[dim], "reordered by number")
@@ -323,7 +326,7 @@ def flip_rule(call: Call) -> Spaces:
 
 
 def diagonal_rule(call: Call) -> Spaces:
-    """Entries on a diagonal: both axes keep their order."""
+    """Take a diagonal, and pin both of its axes."""
     spaces = call.spaces("self")
     dims = {call[name] % len(spaces) for name in ("dim1", "dim2")}
     for dim in dims:
@@ -333,7 +336,7 @@ def diagonal_rule(call: Call) -> Spaces:
 
 
 def complex_view_rule(call: Call) -> Spaces:
-    """Pairs of numbers as one complex number, or back (rotary embeddings)."""
+    """Read pairs of numbers as complex numbers, or the reverse, as rotary embeddings do."""
     spaces = call.spaces("self")
     if len(call.shape()) < len(spaces):
         call.pin(spaces[-1], "real and imaginary part")
@@ -341,37 +344,33 @@ def complex_view_rule(call: Call) -> Spaces:
     return [*spaces, call.new_pinned_space(2, "real and imaginary part")]
 
 
-def _rules_for(rule: object, *names: str) -> dict[str, object]:
-    return dict.fromkeys([f"aten.{name}" for name in names], rule)
-
-
 RULES = {
-    **_rules_for(view_rule, "view", "reshape", "_unsafe_view", "_reshape_alias", "reshape_copy", "view_copy"),
-    **_rules_for(
+    **tabulate_rule(view_rule, "view", "reshape", "_unsafe_view", "_reshape_alias", "reshape_copy", "view_copy"),
+    **tabulate_rule(
         flatten_rule, "flatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d"
     ),
-    **_rules_for(unflatten_rule, "unflatten"),
-    **_rules_for(reshape_as_rule, "view_as", "reshape_as"),
-    **_rules_for(expand_rule, "expand", "broadcast_to"),
-    **_rules_for(expand_as_rule, "expand_as"),
-    **_rules_for(permute_rule, "permute"),
-    **_rules_for(
+    **tabulate_rule(unflatten_rule, "unflatten"),
+    **tabulate_rule(reshape_as_rule, "view_as", "reshape_as"),
+    **tabulate_rule(expand_rule, "expand", "broadcast_to"),
+    **tabulate_rule(expand_as_rule, "expand_as"),
+    **tabulate_rule(permute_rule, "permute"),
+    **tabulate_rule(
         transpose_rule, "transpose", "t", "swapaxes", "swapdims", "adjoint", "matrix_H", "mT", "mH", "transpose_"
     ),
-    **_rules_for(reverse_dims_rule, "numpy_T"),
-    **_rules_for(movedim_rule, "movedim", "moveaxis"),
-    **_rules_for(select_rule, "select"),
-    **_rules_for(unbind_rule, "unbind"),
-    **_rules_for(slice_rule, "slice"),
-    **_rules_for(narrow_rule, "narrow"),
-    **_rules_for(split_rule, "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split"),
-    **_rules_for(glu_rule, "glu"),
-    **_rules_for(cat_rule, "cat", "concat", "concatenate"),
-    **_rules_for(stack_rule, "stack"),
-    **_rules_for(repeat_rule, "repeat", "tile"),
-    **_rules_for(repeat_interleave_rule, "repeat_interleave"),
-    **_rules_for(pad_rule, "pad", "constant_pad_nd"),
-    **_rules_for(flip_rule, "flip", "roll", "fliplr", "flipud"),
-    **_rules_for(diagonal_rule, "diagonal"),
-    **_rules_for(complex_view_rule, "view_as_complex", "view_as_real"),
+    **tabulate_rule(reverse_dims_rule, "numpy_T"),
+    **tabulate_rule(movedim_rule, "movedim", "moveaxis"),
+    **tabulate_rule(select_rule, "select"),
+    **tabulate_rule(unbind_rule, "unbind"),
+    **tabulate_rule(slice_rule, "slice"),
+    **tabulate_rule(narrow_rule, "narrow"),
+    **tabulate_rule(split_rule, "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split"),
+    **tabulate_rule(glu_rule, "glu"),
+    **tabulate_rule(cat_rule, "cat", "concat", "concatenate"),
+    **tabulate_rule(stack_rule, "stack"),
+    **tabulate_rule(repeat_rule, "repeat", "tile"),
+    **tabulate_rule(repeat_interleave_rule, "repeat_interleave"),
+    **tabulate_rule(pad_rule, "pad", "constant_pad_nd"),
+    **tabulate_rule(flip_rule, "flip", "roll", "fliplr", "flipud"),
+    **tabulate_rule(diagonal_rule, "diagonal"),
+    **tabulate_rule(complex_view_rule, "view_as_complex", "view_as_real"),
 }

@@ -1,4 +1,4 @@
-"""Windows, patches and shuffles: numbers move between channels and space."""
+"""Rules of windows, patches, shuffles, pooling and resampling: operators along spatial dimensions, which are pinned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from netgraph.rules.operator_call import Call, Spaces
 
 
 def unfold_rule(call: Call) -> Spaces:
-    """Sliding windows along one dimension; the window is a new last one."""
+    """Take sliding windows along one dimension. The window is a new last dimension."""
     spaces, shape = call.spaces("self"), call.shape()
     dim = call.dim("dimension", len(spaces))
     call.pin(spaces[dim], "slid over")
@@ -18,7 +18,7 @@ def unfold_rule(call: Call) -> Spaces:
 
 
 def im2col_rule(call: Call) -> Spaces:
-    """Patches (batch, channels · kernel, places)."""
+    """Take the patches of an image as columns: (batch, channels · kernel, positions)."""
     batch, channels, *image = call.spaces("self")
     for space in image:
         call.pin(space, "slid over")
@@ -28,7 +28,7 @@ def im2col_rule(call: Call) -> Spaces:
 
 
 def col2im_rule(call: Call) -> Spaces:
-    """Patches back to an image."""
+    """Add patches (batch, channels · kernel, positions) up to an image."""
     batch, rows, places = call.spaces("self")
     call.pin(places, "slid over")
     channels = call.shape()[1]
@@ -38,7 +38,7 @@ def col2im_rule(call: Call) -> Spaces:
 
 
 def pixel_shuffle_rule(call: Call) -> Spaces:
-    """Channels (c · r · r) become c channels of r times the resolution."""
+    """Turn channels (c · r · r) into c channels of r times the resolution."""
     factor = call["upscale_factor"]
     *lead, channels, height, width = call.spaces("self")
     c, block = call.reshape([channels], [sp.size_of(channels) // factor**2, factor**2])
@@ -48,7 +48,7 @@ def pixel_shuffle_rule(call: Call) -> Spaces:
 
 
 def pixel_unshuffle_rule(call: Call) -> Spaces:
-    """Space becomes channels (c · r · r)."""
+    """Turn blocks of r by r positions into channels (c · r · r)."""
     *lead, channels, height, width = call.spaces("self")
     for space in (height, width):
         call.pin(space, "shuffled into channels")
@@ -57,7 +57,7 @@ def pixel_unshuffle_rule(call: Call) -> Spaces:
 
 
 def channel_shuffle_rule(call: Call) -> Spaces:
-    """Channels (g · c) become (c · g)."""
+    """Reorder channels (g · c) to (c · g)."""
     batch, channels, *image = call.spaces("self")
     g = call["groups"]
     groups, each = call.reshape([channels], [g, sp.size_of(channels) // g])
@@ -66,7 +66,7 @@ def channel_shuffle_rule(call: Call) -> Spaces:
 
 
 def pooling_rule(call: Call) -> Spaces | list[Spaces]:
-    """Keep the leading dimensions; the last one, two or three are space."""
+    """Pin the spatial dimensions, which are the last one, two or three. Channels pass through."""
     source = call.operands[0]
     spaces = call.spaces(source)
     n = _count_spatial_dims(call.name)
@@ -90,7 +90,7 @@ def _count_spatial_dims(name: str) -> int:
 
 
 def grid_sample_rule(call: Call) -> Spaces:
-    """Sample an image (batch, channels, H, W) at the places of a grid (batch, H', W', 2)."""
+    """Sample an image (batch, channels, H, W) at the positions of a grid (batch, H', W', 2)."""
     image, grid = call.spaces("input"), call.spaces("grid")
     for space in [*image[2:], *grid[1:]]:
         call.pin(space, "sampled in space")

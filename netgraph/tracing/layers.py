@@ -37,7 +37,18 @@ class Layer:
 
 
 def find_layers(spec: UnitSpec) -> Iterator[Layer]:
-    """Yield the layers of the evaluation graph whose units are one axis and whose weights have no other reader."""
+    """Yield the layers of the evaluation graph that make the units of one axis with weights that nothing else reads.
+
+    Parameters
+    ----------
+    spec : UnitSpec
+        The trace of the network.
+
+    Yields
+    ------
+    Layer
+        In the order in which they run.
+    """
     for node in spec.plans["eval"].graph.nodes:
         if node.op != "call_function" or node.target not in LAYER_OVERLOADS:
             continue

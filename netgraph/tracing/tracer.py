@@ -39,7 +39,7 @@ def trace(
     model : torch.nn.Module
         The network.
     example : Tensor, tuple of arguments, or dict of keyword arguments
-        Arguments of the network's forward. The first dimension of every tensor is the batch, whose size stays free.
+        Arguments of the network's forward. The first dimension of every tensor is the batch, and its size stays free.
         All other sizes are fixed to those of the example. A batch of one row is doubled.
     before : callable, optional
         A map of one tensor that is applied to every input and becomes part of the recorded network. Default: none.
@@ -222,8 +222,8 @@ def _refuse_loops_over_data(call: Call) -> None:
         spaces = call.spaces("self")
         if spaces and any(a.dynamic for a in sp.iter_atoms(spaces[call.dim("dim", len(spaces))])):
             raise TraceError(
-                f"the network loops over a dimension whose length depends on the input{call.location()}, and the recording "
-                "would hold for this length only. Write the loop as one operator, or trace its body by itself."
+                f"the network loops over a dimension of variable length{call.location()}, and the recording would hold "
+                "for this length only. Write the loop as one operator, or trace its body by itself."
             )
 
 

@@ -201,7 +201,16 @@ class UnitSpec:
         return sum(2 * term_size(term, sizes) for term in self.plans["eval"].products)
 
     def readers(self, axis: str) -> list[tuple[str, int]]:
-        """Return the (parameter, dimension) pairs that run over an axis."""
+        """Return the (parameter, dimension) pairs that run over an axis.
+
+        Parameters
+        ----------
+        axis : str
+
+        Returns
+        -------
+        list of (str, int)
+        """
         return list(self._readers_by_axis.get(axis, ()))
 
     @cached_property
@@ -214,7 +223,17 @@ class UnitSpec:
         return readers
 
     def with_sizes(self, sizes: Mapping[str, int]) -> UnitSpec:
-        """Return the spec of the same network with other numbers of units."""
+        """Return the spec of the same network with other numbers of units.
+
+        Parameters
+        ----------
+        sizes : dict of str to int
+            By axis, its number of units. Other axes keep their sizes.
+
+        Returns
+        -------
+        UnitSpec
+        """
         axes = {name: replace(axis, size=sizes.get(name, axis.size)) for name, axis in self.axes.items()}
         return replace(self, axes=axes, traced=self.traced or self.sizes)
 
