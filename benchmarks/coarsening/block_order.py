@@ -23,7 +23,8 @@ from netgraph.coarsen.directions.depth import DepthMap
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.models.cnn import resnet, wide_resnet
 from netgraph.models.data.datasets import Dataset, load_dataset
-from netgraph.models.training.trainer import evaluate, fit
+from netgraph.models.training.evaluation import evaluate
+from netgraph.models.training.trainer import fit
 from netgraph.recording.recorder import named_state
 
 RESULTS = Path(__file__).parent.parent / "results" / "block_order.json"

@@ -24,8 +24,9 @@ from netgraph.models.cnn import resnet20, vgg
 from netgraph.models.data.augmentation import crop_and_flip
 from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.perceptron import mlp
+from netgraph.models.training.evaluation import evaluate
 from netgraph.models.training.precision import supports_bf16
-from netgraph.models.training.trainer import evaluate, fit
+from netgraph.models.training.trainer import fit
 from netgraph.models.transformer import Encoder
 
 BF16 = supports_bf16()

@@ -1,12 +1,13 @@
-"""Claim: what multilevel training costs on IMDB, to the final loss of a tuned plain run, for a classifier and a language model.
+"""Claim: cost of multilevel training on IMDB, to the final loss of a tuned plain run, for a classifier and a language model.
 
-The encoder (``--task classify``) and the tied decoder (``--task lm``) of `SIZES`, on the first `LENGTH` words of real reviews: 22,500 to
-train on, figures on the first 1,000 of the 2,500 held out (300 of them for the language model), test accuracy on 2,500. ``--tune``
-runs plain training over `GRID` with seed 100, which no result uses; its best is `TUNED`. Then for each seed every method runs in turn,
-with as many optimizer steps as plain: the small network alone; nested iteration over width, depth, both; FAS with tau, gate and line
-search, which need not be affordable (``gate.share=inf``); the V-cycle of Zou et al. (ICLR 2024); growth as in Net2Net (Chen et al., ICLR
-2016). ``--more`` adds `MORE`: other small networks, and methods with one thing changed. ``--epochs`` makes runs shorter or longer.
-Seconds are processor time of one thread, evaluation left out: the machine is shared.
+The encoder (``--task classify``) and the tied decoder (``--task lm``) of `SIZES`, on the first `LENGTH` words of real reviews. 22,500
+reviews are for training. Validation uses the first 1,000 of the 2,500 held out (300 for the language model), the test accuracy
+2,500. ``--tune`` runs plain training over `GRID` with seed 100, which no result uses. Its best run is `TUNED`. Then, for each seed,
+every method runs in turn with as many optimizer steps as plain training: the small network alone, nested iteration over width, depth
+and both, FAS with tau, gate and line search regardless of cost (``gate.share=inf``), the V-cycle of Zou et al. (ICLR 2024), and
+growth as in Net2Net (Chen et al., ICLR 2016). ``--more`` adds `MORE`: other small networks, and methods with one thing changed.
+``--epochs`` makes runs shorter or longer. Seconds are processor time of one thread without validation, because the machine is
+shared.
 
     NETGRAPH_DATA=... python benchmarks/training/imdb_transformer.py --tune
     NETGRAPH_DATA=... python benchmarks/training/imdb_transformer.py --seeds 3 --more  # to benchmarks/results/imdb_transformer.jsonl
@@ -17,17 +18,19 @@ Seconds are processor time of one thread, evaluation left out: the machine is sh
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
-import time
-from collections import Counter
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import TimedValidation, count_events, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import build_single_level
@@ -60,15 +63,27 @@ GRID = {
 }
 TUNED: dict[str, dict[str, Any]] = {"classify": RECIPE, "lm": {**RECIPE, "lr": 8e-3}}
 TUNING, EVALUATIONS = 100, 8
+KEY = ("task", "method", "seed", *RECIPE)  # identifies a row
 ADAMW = torch.optim.AdamW
-SHARE = (0.3, 0.7)  # of the steps, finest level first
+SHARE = (0.3, 0.7)  # share of the steps on each level, finest first
 ALWAYS = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
 
 
 class Method:
-    """One way to train: which solver, what is halved, whether that small network alone is trained, how units merge and coarse levels begin.
+    """One way to train.
 
-    A solver is made from the number of steps and the options of every solver.
+    Parameters
+    ----------
+    solver : callable
+        Builds the solver from the number of steps and the options of every solver.
+    halved : str
+        Sizes that coarsening halves, a key of `HALVES`.
+    alone : bool
+        Train the small network alone.
+    drawn : bool
+        Draw new first weights of coarse levels, instead of injecting them.
+    **merging
+        Arguments of `netgraph.build_hierarchy`.
     """
 
     def __init__(
@@ -77,60 +92,60 @@ class Method:
         self.solver, self.halved, self.alone, self.drawn, self.merging = solver, halved, alone, drawn, merging
 
     def sizes(self, task: str) -> dict[str, int]:
-        """Return the sizes of the network that is trained."""
+        """Return the sizes of the network to train."""
         halved = HALVES[self.halved] if self.alone else ()
         return {key: size // 2 if key in halved else size for key, size in SIZES[task].items()}
 
     def levels(self, model: torch.nn.Module, example: torch.Tensor) -> ng.Hierarchy:
-        """Return the network above its coarse one, or by itself."""
+        """Return a hierarchy of two levels, or of one."""
         if self.alone or not self.halved:
             return build_single_level(model, example)
-        found = ng.build_hierarchy(model, example, directions=ALONG[self.halved], **self.merging)
+        hierarchy = ng.build_hierarchy(model, example, directions=ALONG[self.halved], **self.merging)
         if self.drawn:
-            ng.init_coarse_weights(found)
-        return found
+            ng.init_coarse_weights(hierarchy)
+        return hierarchy
 
 
-def alone(steps: int, **how: Any) -> FAS:
-    """Return ordinary training."""
+def plain_solver(steps: int, **how: Any) -> FAS:
+    """Return plain training."""
     return make_plain_solver(optimizer=ADAMW, **how)
 
 
 def nested_solver(*, cycle: str = "kaskade", per_level: bool = False, **groups: Any) -> Callable[..., FAS]:
-    """Return nested iteration, or ``full`` cycles: the coarse network first, then the fine one."""
+    """Return a builder of nested iteration or ``full`` cycles, which train the coarse network first."""
 
-    def made(steps: int, **how: Any) -> FAS:
+    def build(steps: int, **how: Any) -> FAS:
         return FAS(cycle, ADAMW, share=SHARE, options=Options(**groups), schedule_per_level=per_level, **how)
 
-    return made
+    return build
 
 
 def zou_solver(weight: float, *, fine: float = SHARE[0]) -> Callable[..., FAS]:
-    """Return one V-cycle without tau: a little of the fine network, the coarse one, and weights mixed for the rest."""
+    """Return a builder of one V-cycle without tau: a few fine steps, the coarse network, then a mix of both weights."""
 
-    def made(steps: int, **how: Any) -> FAS:
+    def build(steps: int, **how: Any) -> FAS:
         pre, below = round(0.05 * steps), round((1 - fine) * steps)
         options = Options(
             Smoothing(pre, steps - pre - below, below, moments=False), Tau("none", below), replace(ALWAYS, blend=weight)
         )  # the coarse level sees as many minibatches as it takes steps
         return FAS("v", ADAMW, options=options, **how)
 
-    return made
+    return build
 
 
 def growth_solver(rate: float) -> Callable[..., FAS]:
-    """Return growth: the small network with a schedule of its own, copied at random, then the wide one at a share of the rate."""
+    """Return a builder of growth: the small network with its own schedule, then random copies at a share of the rate."""
 
-    def made(steps: int, **how: Any) -> FAS:
+    def build(steps: int, **how: Any) -> FAS:
         options = Options(levels={0: {"lr": rate * how["lr"]}})
         return FAS("kaskade", ADAMW, share=SHARE, options=options, schedule_per_level=True, **how)
 
-    return made
+    return build
 
 
 METHODS = {
-    "plain": Method(alone),
-    "half of both alone": Method(alone, "both", alone=True),
+    "plain": Method(plain_solver),
+    "half of both alone": Method(plain_solver, "both", alone=True),
     "nested iteration, width": Method(nested_solver(), "width"),
     "nested iteration, depth": Method(nested_solver(), "depth"),
     "nested iteration, both": Method(nested_solver(), "both"),
@@ -139,8 +154,8 @@ METHODS = {
     "Net2Net growth": Method(growth_solver(0.1), "width", coarsener="random"),
 }
 MORE = {
-    "half the width alone": Method(alone, "width", alone=True),
-    "half the depth alone": Method(alone, "depth", alone=True),
+    "half the width alone": Method(plain_solver, "width", alone=True),
+    "half the depth alone": Method(plain_solver, "depth", alone=True),
     "Zou's cycle, weight 0.25": Method(zou_solver(0.25), "both", coarsener="adjacent", depth_by="copy"),
     "Zou's cycle, half of the steps fine": Method(
         zou_solver(0.5, fine=0.5), "both", coarsener="adjacent", depth_by="copy"
@@ -156,40 +171,22 @@ MORE = {
 }
 
 
-class Validation:
-    """Figures on held-out reviews, and when they were taken: processor seconds of training alone."""
-
-    def __init__(self, data: Dataset, batch: int) -> None:
-        self.data, self.batch, self.away, self.taken = data, batch, 0.0, list[float]()
-        self.begun = time.process_time()
-
-    @property
-    def seconds(self) -> float:
-        """Processor seconds since the beginning, without those of judging."""
-        return time.process_time() - self.begun - self.away
-
-    def __call__(self, network: torch.nn.Module) -> dict[str, float]:
-        self.taken.append(self.seconds)
-        begun = time.process_time()
-        figures = evaluate(network, self.data, split="valid", batch=self.batch).figures()
-        self.away += time.process_time() - begun
-        return figures
-
-
 def load_reviews(task: str) -> Dataset:
-    """Return reviews of one length, as coarse networks take them, and fewer to judge by; rare words are unknown."""
+    """Return reviews of one length with rare words unknown, and smaller splits for validation and test."""
     data = load_dataset("imdb", length=LENGTH + (task == "lm"))
 
     def part(split: Part, n: int | None = None) -> Part:
         return Part(split.inputs.masked_fill(split.inputs >= WORDS, UNKNOWN)[:n], split.targets[:n])
 
-    spread = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:2500]  # labels come sorted
+    spread = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[
+        :2500
+    ]  # rows are sorted by label
     test = part(Part(data.test.inputs[spread], data.test.targets[spread]))
     data = replace(data, train=part(data.train), valid=part(data.valid, 300 if task == "lm" else 1000), test=test)
-    return (data.next_tokens() if task == "lm" else data).whole()
+    return (data.next_tokens() if task == "lm" else data).fixed_length()
 
 
-def network(task: str, sizes: dict[str, Any], dropout: float) -> torch.nn.Module:
+def build_network(task: str, sizes: dict[str, Any], dropout: float) -> torch.nn.Module:
     """Return an untrained network."""
     return (Decoder if task == "lm" else Encoder)(WORDS, **sizes, length=LENGTH, dropout=dropout)
 
@@ -197,49 +194,42 @@ def network(task: str, sizes: dict[str, Any], dropout: float) -> torch.nn.Module
 def train_once(
     task: str, name: str, method: Method, data: Dataset, seed: int, recipe: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train once, and return a line of results."""
+    """Train once, and return a row of results."""
+    batch = 16 if task == "lm" else 250
     torch.manual_seed(seed)
-    model = network(task, method.sizes(task), recipe["dropout"])
-    loader, judge = Loader(data, recipe["batch"], seed=seed), Validation(data, 16 if task == "lm" else 250)
+    model = build_network(task, method.sizes(task), recipe["dropout"])
+    loader = Loader(data, recipe["batch"], seed=seed)
+    validation = TimedValidation(lambda network: evaluate(network, data, split="valid", batch=batch).figures())
     steps = round(recipe["epochs"] * len(loader))
     how = {key: recipe[key] for key in ("lr", "epochs", "weight_decay")}
     levels = method.levels(model, data.ready(data.train.inputs[:2]))
-    solution = method.solver(steps, seed=seed, **how).solve(
-        levels, Problem(loader, make_cross_entropy(), valid=judge), evaluations=max(steps // EVALUATIONS, 1)
-    )
-    seconds, found = judge.seconds, solution.events("evaluate")
+    problem = Problem(loader, make_cross_entropy(), valid=validation)
+    solver = method.solver(steps, seed=seed, **how)
+    solution = solver.solve(levels, problem, evaluations=max(steps // EVALUATIONS, 1))
+    seconds, records = validation.seconds, solution.events("evaluate")
     return {
         "task": task, "method": name, "seed": seed, **recipe, "steps": steps, "seconds": seconds, "flops": solution.flops,
-        **found[-1]["figures"], "test": evaluate(model, data, batch=judge.batch).accuracy if task == "classify" else None,
-        "events": dict(Counter(record["event"] for record in solution.history)),
-        "accepted": sum(record["length"] > 0 for record in solution.events("up")),
+        **records[-1]["figures"], "test": evaluate(model, data, batch=batch).accuracy if task == "classify" else None,
+        **count_events(solution),
         "curve": [
             [r["flops"], at, r["figures"]["loss"], r["figures"]["accuracy"], r["level"]]
-            for r, at in zip(found, judge.taken, strict=True)
+            for r, at in zip(records, validation.marks, strict=True)
         ],
         "ledger": solution.ledger.rows(),
     }  # fmt: skip
 
 
-def rows_in(path: Path) -> list[dict[str, Any]]:
-    """Return the rows that were measured."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [row for row in map(json.loads, lines) if "method" in row]
-
-
-def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what makes a row: one that is there is not run again."""
-    return tuple(row[name] for name in ("task", "method", "seed", *RECIPE))
-
-
 def cost_to_reach(row: dict[str, Any], base: dict[str, Any]) -> tuple[float, float] | None:
-    """Return FLOPs and seconds, over plain's, where a run first is at plain's final loss; None where it never is."""
+    """Return FLOPs and seconds until a run reaches the final loss of plain, relative to plain. None if it never does."""
     point = next((point for point in row["curve"] if point[2] <= base["loss"]), None)
     return None if point is None else (point[0] / base["flops"], point[1] / base["seconds"])
 
 
 def format_report(rows: list[dict[str, Any]], task: str) -> str:
-    """Return one line for each method: medians, spread, costs over those of plain with the same seed, and costs to its loss."""
+    """Return a table with one line for each method.
+
+    Values are medians over seeds, with their spread. Costs are relative to the plain run of the same seed.
+    """
     rows = [row for row in rows if row["task"] == task and row["seed"] != TUNING]
     kinds = dict.fromkeys((row["method"], row["epochs"]) for row in rows)
     base = {row["seed"]: row for row in rows if row["method"] == "plain" and row["epochs"] == TUNED[task]["epochs"]}
@@ -249,35 +239,35 @@ def format_report(rows: list[dict[str, Any]], task: str) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, epochs in sorted(kinds, key=lambda kind: [*METHODS, *MORE].index(kind[0])):
-        own = [r for r in rows if (r["method"], r["epochs"]) == (name, epochs) and r["seed"] in base]
-        if own:
-            lines.append(_format_method(name, epochs, own, base))
+        runs = [r for r in rows if (r["method"], r["epochs"]) == (name, epochs) and r["seed"] in base]
+        if runs:
+            lines.append(_format_method(name, epochs, runs, base))
     return "\n".join(lines)
 
 
-def _format_method(name: str, epochs: float, own: list[dict[str, Any]], base: dict[int, dict[str, Any]]) -> str:
-    losses = [row["loss"] for row in own]
-    spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(own) > 1 else ""
-    flops, seconds = (statistics.median(r[key] / base[r["seed"]][key] for r in own) for key in ("flops", "seconds"))
-    there = [cost for cost in (cost_to_reach(row, base[row["seed"]]) for row in own) if cost]
+def _format_method(name: str, epochs: float, runs: list[dict[str, Any]], base: dict[int, dict[str, Any]]) -> str:
+    losses = [row["loss"] for row in runs]
+    spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(runs) > 1 else ""
+    flops, seconds = (statistics.median(r[key] / base[r["seed"]][key] for r in runs) for key in ("flops", "seconds"))
+    reached = [cost for cost in (cost_to_reach(row, base[row["seed"]]) for row in runs) if cost]
     cost = "never"
-    if there:
+    if reached:
         cost = (
-            ", ".join(f"{statistics.median(way):.2f}" for way in zip(*there, strict=True))
-            + f" in {len(there)} of {len(own)}"
+            ", ".join(f"{statistics.median(way):.2f}" for way in zip(*reached, strict=True))
+            + f" in {len(reached)} of {len(runs)}"
         )
-    right = statistics.median(row["accuracy"] if row["test"] is None else row["test"] for row in own)
+    right = statistics.median(row["accuracy"] if row["test"] is None else row["test"] for row in runs)
     return (
-        f"| {name} | {epochs:g} | {len(own)} | {statistics.median(losses):.4f}{spread} | {right:.1%} | {flops:.2f} | "
+        f"| {name} | {epochs:g} | {len(runs)} | {statistics.median(losses):.4f}{spread} | {right:.1%} | {flops:.2f} | "
         f"{seconds:.2f} | {cost} |"
     )
 
 
 def format_grid(rows: list[dict[str, Any]], task: str) -> str:
-    """Return one line for each run of the grid, best first."""
+    """Return a table with one line for each run of the grid, best first."""
     lines = [f"| {TASKS[task]}: rate | epochs | dropout | weight decay | validation loss |", "|---|---|---|---|---|"]
-    own = [row for row in rows if row["seed"] == TUNING and row["task"] == task]
-    for row in sorted(own, key=lambda row: row["loss"]):
+    runs = [row for row in rows if row["seed"] == TUNING and row["task"] == task]
+    for row in sorted(runs, key=lambda row: row["loss"]):
         lines.append(
             "| "
             + " | ".join(f"{row[k]:g}" for k in ("lr", "epochs", "dropout", "weight_decay"))
@@ -287,28 +277,30 @@ def format_grid(rows: list[dict[str, Any]], task: str) -> str:
 
 
 def draw_picture(rows: list[dict[str, Any]]) -> None:
-    """Draw validation loss against FLOPs over plain's for each task: runs faint, their ends marked, plain's final loss as a line."""
+    """Draw validation loss against FLOPs relative to plain for each task. The dotted line is the final loss of plain."""
     import matplotlib.pyplot as plt
 
     tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
     figure, panes = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 4.4), layout="constrained", squeeze=False)
     for task, axes in zip(tasks, panes[0], strict=True):
-        mine = [row for row in rows if row["task"] == task and row["seed"] != TUNING and row["method"] in METHODS]
-        base = statistics.median(row["flops"] for row in mine if row["method"] == "plain")
+        task_rows = [row for row in rows if row["task"] == task and row["seed"] != TUNING and row["method"] in METHODS]
+        base = statistics.median(row["flops"] for row in task_rows if row["method"] == "plain")
         for i, name in enumerate(METHODS):
-            own = [row for row in mine if row["method"] == name]
-            for row in own:
+            runs = [row for row in task_rows if row["method"] == name]
+            for row in runs:
                 axes.plot(
                     [p[0] / base for p in row["curve"]], [p[2] for p in row["curve"]], color=f"C{i}", alpha=0.35, lw=1
                 )
             axes.scatter(
-                [r["flops"] / base for r in own], [r["loss"] for r in own], color=f"C{i}", s=22, zorder=3, label=name
+                [r["flops"] / base for r in runs], [r["loss"] for r in runs], color=f"C{i}", s=22, zorder=3, label=name
             )
-        axes.axhline(statistics.median(r["loss"] for r in mine if r["method"] == "plain"), color="0.6", lw=0.8, ls=":")
+        axes.axhline(
+            statistics.median(r["loss"] for r in task_rows if r["method"] == "plain"), color="0.6", lw=0.8, ls=":"
+        )
         axes.set(
             title=TASKS[task], xlabel="FLOPs of training over plain's, everything counted", ylabel="validation loss"
         )
-        axes.set_ylim(top=max(point[2] for row in mine for point in row["curve"][1:]))
+        axes.set_ylim(top=max(point[2] for row in task_rows for point in row["curve"][1:]))
         axes.spines[["top", "right"]].set_visible(False)
     panes[0, -1].legend(frameon=False, fontsize=8)
     PICTURE.parent.mkdir(exist_ok=True)
@@ -316,7 +308,7 @@ def draw_picture(rows: list[dict[str, Any]]) -> None:
 
 
 def list_jobs(options: argparse.Namespace) -> list[tuple[str, Method, int, dict[str, Any]]]:
-    """Return what is to be run: method, seed and recipe."""
+    """Return the runs to do: name, method, seed and recipe."""
     if options.tune:
         return [("plain", METHODS["plain"], TUNING, {**RECIPE, **change}) for change in GRID[options.task]]
     recipe = {**TUNED[options.task], **({"epochs": options.epochs} if options.epochs else {})}
@@ -331,39 +323,34 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default="classify")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--more", action="store_true", help="with the first seed, after the methods")
-    parser.add_argument("--only", nargs="*", help="methods whose names hold one of these words")
+    parser.add_argument("--more", action="store_true", help="run `MORE` too, with the first seed")
+    parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
     parser.add_argument("--epochs", type=float)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     if options.report:
-        rows = rows_in(options.out)
+        rows = read_rows(options.out)
         tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
         print(*(make(rows, task) for make in (format_report, format_grid) for task in tasks), sep="\n\n")
         draw_picture(rows)
         return
     torch.set_num_threads(1)
-    compiled = Method(alone, "both").levels(
-        network("classify", SIZES["classify"], 0.0), torch.ones(2, LENGTH, dtype=torch.int64)
-    )
-    assert len(compiled.levels) == 2  # and no run pays for compiling kernels
-    data, done = load_reviews(options.task), {key_of(row) for row in rows_in(options.out)}
-    with options.out.open("a") as file:
-        file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
-        for name, method, seed, recipe in list_jobs(options):
-            if key_of({"task": options.task, "method": name, "seed": seed, **recipe}) in done:
-                continue
-            row = train_once(options.task, name, method, data, seed, recipe)
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(
-                options.task,
-                name,
-                seed,
-                f"loss {row['loss']:.4f} right {row['accuracy']:.3f} {row['seconds']:.0f} s",
-                flush=True,
-            )
+    # build one hierarchy first, so that no run pays for the compilation of kernels
+    small = build_network("classify", SIZES["classify"], 0.0)
+    Method(plain_solver, "both").levels(small, torch.ones(2, LENGTH, dtype=torch.int64))
+    data, task = load_reviews(options.task), options.task
+    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
+    calls = [
+        (
+            {"task": task, "method": name, "seed": seed, **recipe},
+            partial(train_once, task, name, method, data, seed, recipe),
+        )
+        for name, method, seed, recipe in list_jobs(options)
+    ]
+    for row in run_missing(options.out, KEY, calls, machine):
+        figures = f"loss {row['loss']:.4f} right {row['accuracy']:.3f} {row['seconds']:.0f} s"
+        print(task, row["method"], row["seed"], figures, flush=True)
 
 
 if __name__ == "__main__":

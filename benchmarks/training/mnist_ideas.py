@@ -1,9 +1,10 @@
-"""Claim: none yet. What might make a gated coarse step pay on MNIST, one idea a row (docs/tried.md).
+"""Claim: none yet. Ideas that might make a gated coarse step pay on MNIST, one row for each idea (docs/tried.md).
 
-The network 784-256-256-10 (``--widths`` takes others), which is small enough to be limited by its width and to be trained for
-long (``--epochs 30``). Beside plain training, half the width alone and nested iteration: cycles after nested iteration, on levels that
-are matched again as training goes on, within a bound on the gap, or whose coarse networks are repaired by ridge regression on
-512 images before a step. ``gate.share`` is 0.05, so that coarse steps are tried. The FLOPs of a repair are not counted.
+The network is 784-256-256-10 (``--widths`` takes others). It is small enough to be limited by its width and to be trained for
+long (``--epochs 30``). The ideas stand next to plain training, half the width alone and nested iteration. They are cycles after
+nested iteration, on levels that are matched again during training, within a bound on the gap, or with coarse networks that ridge
+regression on 512 images repairs before a step. ``gate.share`` is 0.05, which lets coarse steps be tried. The FLOPs of a repair
+are not counted.
 
     NETGRAPH_DATA=... python benchmarks/training/mnist_ideas.py --epochs 4     # to benchmarks/results/mnist_ideas.jsonl
     python benchmarks/training/mnist_ideas.py --report
@@ -12,16 +13,19 @@ are matched again as training goes on, within a bound on the gap, or whose coars
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from mnist_mlp import TUNED, Method, cycle_solver, format_report, key_of, plain_solver, rows_in, train_once
+from mnist_mlp import KEY, TUNED, Method, cycle_solver, format_report, plain_solver, train_once
 from torch import Tensor
 from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import BuildInputs
@@ -32,15 +36,15 @@ from netgraph.fas.options import Adapt, Gate
 from netgraph.models.data.datasets import Dataset, load_dataset
 
 RESULTS = Path(__file__).parent.parent / "results" / "mnist_ideas.jsonl"
-ROWS = 512  # images that gaps are measured on and networks repaired with
+ROWS = 512  # images for measuring the gap and for repairs
 TRIED = Gate(share=0.05)
 
 
 class GapBounded(Method):
-    """Levels that are matched again within a bound on the gap."""
+    """Levels that are matched again during training, within a bound on the gap."""
 
     def make(self, model: torch.nn.Module, data: Dataset) -> ng.Hierarchy:
-        """Return two levels by matching, which know how to be made again."""
+        """Return two levels by matching, with a function that builds them again."""
         inputs, targets = data.train.inputs[:ROWS], data.train.targets[:ROWS]
 
         @torch.no_grad()
@@ -53,7 +57,7 @@ class GapBounded(Method):
 
 
 class RidgeRepaired(Method):
-    """A coarse network whose layers are fitted to the fine one's outputs each time that state comes down."""
+    """A coarse network whose layers are fitted to the fine outputs each time that a state is injected."""
 
     def make(self, model: torch.nn.Module, data: Dataset) -> HierarchyMaps:
         """Return the maps of two levels."""
@@ -61,17 +65,17 @@ class RidgeRepaired(Method):
 
 
 class RidgeRepairedMaps(HierarchyMaps):
-    """Maps whose injection of a whole state ends with ridge regression."""
+    """Maps whose injection of a complete state ends with ridge regression."""
 
     def __init__(self, hierarchy: ng.Hierarchy, inputs: Tensor) -> None:
         super().__init__(hierarchy)
         self.inputs = inputs
 
     def inject(self, level: int, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the injected state, repaired where it is a network's."""
+        """Return the injected state, repaired if it is the state of the fine network."""
         fine, coarse = self.models[level], self.models[level + 1]
         if any(n not in state or state[n].data_ptr() != t.data_ptr() for n, t in live_state(fine).items()):
-            return super().inject(level, state)  # no state of the network itself
+            return super().inject(level, state)  # not the state of the network
         levels = self.hierarchy.levels
         repair_network(
             fine, levels[level].spec, levels[level + 1].transfers, coarse, rung="ridge", data=self.inputs, batch=ROWS
@@ -103,29 +107,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", nargs="*", help="ideas whose names hold one of these words")
+    parser.add_argument("--only", nargs="*", help="only ideas whose names contain one of these words")
     parser.add_argument("--widths", type=int, nargs="*", default=[256, 256])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     if options.report:
-        rows = rows_in(options.out)
+        rows = read_rows(options.out)
         for epochs, *widths in sorted({(row["epochs"], *row["widths"]) for row in rows}):
-            own = [row for row in rows if [row["epochs"], *row["widths"]] == [epochs, *widths]]
-            print(f"{epochs:g} epochs, {widths}", format_report(own), sep="\n")
+            runs = [row for row in rows if [row["epochs"], *row["widths"]] == [epochs, *widths]]
+            print(f"{epochs:g} epochs, {widths}", format_report(runs), sep="\n")
         return
     torch.set_num_threads(1)
     data, widths = load_dataset("mnist").flat(), (784, *options.widths, 10)
-    how, done = {**TUNED, "epochs": options.epochs}, {key_of(row) for row in rows_in(options.out)}
-    for seed in range(options.seeds):
-        for name, method in IDEAS.items():
-            if options.only and not any(word in name for word in options.only):
-                continue
-            if key_of({"method": name, "seed": seed, "widths": widths, **how}) not in done:
-                row: dict[str, Any] = train_once(name, method, data, seed, widths, how)
-                with options.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(name, seed, f"loss {row['loss']:.4f} {row['accepted']} {row['events']}", flush=True)
+    how = {**TUNED, "epochs": options.epochs}
+    calls = [
+        (
+            {"method": name, "seed": seed, "widths": widths, **how},
+            partial(train_once, name, method, data, seed, widths, how),
+        )
+        for seed in range(options.seeds)
+        for name, method in IDEAS.items()
+        if not options.only or any(word in name for word in options.only)
+    ]
+    for row in run_missing(options.out, KEY, calls):
+        print(row["method"], row["seed"], f"loss {row['loss']:.4f} {row['accepted']} {row['events']}", flush=True)
 
 
 if __name__ == "__main__":

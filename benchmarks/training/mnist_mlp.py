@@ -1,10 +1,10 @@
-"""Claim: what nested iteration and gated FAS cost on MNIST, to the final loss of a tuned plain run.
+"""Claim: nested iteration and gated FAS on MNIST, compared at the final loss of a tuned plain run.
 
-The network 784-1024-1024-10 (``--widths`` takes others) on real MNIST: 55,000 images to train on, validation figures on 5,000,
-test accuracy on 10,000. ``--tune`` runs plain training over `GRID` with seed 100, which no result uses; its best is `TUNED`.
-Then for each seed every method runs in turn, each with a whole schedule of its own: plain; the coarse networks alone; nested
-iteration; FAS with tau, gate and line search; and `ABLATIONS`, which change one thing of one of them. The ledger counts matching,
-transfers, tau and line searches. Seconds are processor time of one thread: the machine is shared.
+The network is 784-1024-1024-10 (``--widths`` takes others) on real MNIST: 55,000 images for training, 5,000 for validation, 10,000 for
+the test accuracy. ``--tune`` runs plain training over `GRID` with seed 100, which no result uses. Its best run is `TUNED`.
+Then, for each seed, every method runs in turn with its own full schedule: plain training, the coarse networks alone, nested
+iteration, and FAS with tau, gate and line search. `ABLATIONS` change one thing of one of them. The ledger counts matching,
+transfers, tau and line searches. Seconds are processor time of one thread, because the machine is shared.
 
     NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --tune
     NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --seeds 3 --ablations    # to benchmarks/results/mnist_mlp.jsonl
@@ -14,18 +14,20 @@ transfers, tau and line searches. Seconds are processor time of one thread: the 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
-import time
-from collections import Counter
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import TimedValidation, count_events, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
@@ -49,16 +51,31 @@ GRID = [
     )
 ]  # fmt: skip
 TUNED = {"lr": 1e-3, "batch": 128, "epochs": 4, "schedule": "one-cycle"}
-TUNING = 100  # the seed of the grid
-COLOURS, MARKERS = (*OKABE_ITO, "black"), "ooossDD"  # of METHODS: alone, nested, FAS
+TUNING = 100  # seed of the grid
+COLOURS, MARKERS = (*OKABE_ITO, "black"), "ooossDD"  # one for each method: alone, nested, FAS
+KEY = ("method", "seed", "lr", "batch", "epochs", "schedule", "widths")  # identifies a row
 ADAMW = torch.optim.AdamW
 INF = float("inf")
-TRIED = Gate(gap=INF, tau=INF, kappa=0.0, share=INF)  # by the line search alone
+TRIED = Gate(gap=INF, tau=INF, kappa=0.0, share=INF)  # the line search alone decides
 OPEN = replace(TRIED, search=())
 
 
 class Method:
-    """One way to train: how many levels, which solver, the width that is trained where it is a small network alone, and how coarse levels begin."""
+    """One way to train.
+
+    Parameters
+    ----------
+    solver : callable
+        Builds the solver from a learning rate, epochs and a seed.
+    levels : int
+        Number of levels.
+    shrink : int
+        Divisor of the hidden widths, for a small network alone.
+    drawn : bool
+        Draw new first weights of coarse levels, instead of injecting them.
+    **hierarchy
+        Arguments of `netgraph.build_hierarchy`.
+    """
 
     def __init__(
         self, solver: Callable[..., FAS], levels: int = 1, shrink: int = 1, *, drawn: bool = True, **hierarchy: Any
@@ -66,22 +83,22 @@ class Method:
         self.solver, self.levels, self.shrink, self.drawn, self.hierarchy = solver, levels, shrink, drawn, hierarchy
 
     def make(self, model: torch.nn.Module, data: Dataset) -> Any:
-        """Return a hierarchy of as many levels; of one level without matching."""
-        found = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=max(self.levels, 2), **self.hierarchy)
+        """Return a hierarchy of ``levels`` levels. One level needs no matching."""
+        hierarchy = ng.build_hierarchy(model, data.train.inputs[:2], n_levels=max(self.levels, 2), **self.hierarchy)
         if self.drawn:
-            ng.init_coarse_weights(found)
-        return found if self.levels > 1 else replace(found, levels=found.levels[:1])
+            ng.init_coarse_weights(hierarchy)
+        return hierarchy if self.levels > 1 else replace(hierarchy, levels=hierarchy.levels[:1])
 
 
 def cycle_solver(
     cycle: str, share: tuple[float, ...] | None = None, *, per_level: bool = False, **options: Any
 ) -> Callable[..., FAS]:
-    """Return how a multilevel solver is made for a rate and a number of epochs."""
+    """Return a function that builds a multilevel solver from a learning rate, epochs and a seed."""
     return lambda **how: FAS(cycle, ADAMW, share=share, schedule_per_level=per_level, options=Options(**options), **how)
 
 
 def plain_solver(**how: Any) -> FAS:
-    """Return ordinary training."""
+    """Return plain training."""
     return make_plain_solver(optimizer=ADAMW, **how)
 
 
@@ -122,51 +139,31 @@ ABLATIONS = {
 def train_once(
     name: str, method: Method, data: Dataset, seed: int, widths: tuple[int, ...], how: dict[str, Any]
 ) -> dict[str, Any]:
-    """Train once, and return a line of results."""
+    """Train once, and return a row of results."""
     batch, how = how["batch"], {key: value for key, value in how.items() if key != "batch"}
     torch.manual_seed(seed)
     model = mlp((widths[0], *(w // method.shrink for w in widths[1:-1]), widths[-1]))
-    evaluating = 0.0
-
-    def valid(network: torch.nn.Module) -> dict[str, float]:
-        nonlocal evaluating
-        begun = time.process_time()
-        figures = evaluate(network, data, split="valid").figures()
-        evaluating += time.process_time() - begun
-        return figures
-
-    problem = Problem(Loader(data, batch, seed=seed), functional.cross_entropy, valid=valid)
-    begun = time.process_time()
+    loader = Loader(data, batch, seed=seed)
+    validation = TimedValidation(lambda network: evaluate(network, data, split="valid").figures())
     hierarchy = method.make(model, data)
-    setup = time.process_time() - begun
-    begun = time.process_time()
+    problem = Problem(loader, functional.cross_entropy, valid=validation)
     solution = method.solver(seed=seed, **how).solve(hierarchy, problem, evaluations=430)
-    seconds = time.process_time() - begun
-    measured = [record for record in solution.events("evaluate") if record["level"] == 0 or method.levels == 1]
+    seconds = validation.seconds
+    evaluations = [record for record in solution.events("evaluate") if record["level"] == 0 or method.levels == 1]
     return {
-        "method": name, "seed": seed, "widths": widths, **how, "batch": batch,
-        "seconds": setup + seconds - evaluating, "flops": solution.flops,
-        "loss": measured[-1]["figures"]["loss"], "accuracy": measured[-1]["figures"]["accuracy"],
-        "test": evaluate(model, data).accuracy, "events": dict(Counter(record["event"] for record in solution.history)),
-        "accepted": sum(record["length"] > 0 for record in solution.events("up")),
+        "method": name, "seed": seed, "widths": widths, **how, "batch": batch, "seconds": seconds, "flops": solution.flops,
+        "loss": evaluations[-1]["figures"]["loss"], "accuracy": evaluations[-1]["figures"]["accuracy"],
+        "test": evaluate(model, data).accuracy, **count_events(solution),
         "curve": [[r["flops"], r["figures"]["loss"], r["figures"]["accuracy"], r["level"]] for r in solution.events("evaluate")],
         "ledger": solution.ledger.rows(),
     }  # fmt: skip
 
 
-def rows_in(path: Path) -> list[dict[str, Any]]:
-    """Return the rows that were measured."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [row for row in map(json.loads, lines) if "method" in row]
-
-
-def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what makes a row: one that is there is not run again."""
-    return (*(row[name] for name in ("method", "seed", "lr", "batch", "epochs", "schedule")), *row["widths"])
-
-
 def format_report(rows: list[dict[str, Any]]) -> str:
-    """Return one line for each method and length of training: medians, spread, and costs over those of the tuned plain run."""
+    """Return a table with one line for each method and number of epochs.
+
+    Values are medians over seeds, with their spread. Costs are relative to the tuned plain run.
+    """
     plain_runs = [row for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
     plain_runs = [row for row in plain_runs if row["epochs"] == TUNED["epochs"]] or plain_runs
     base = {kind: statistics.median(row[kind] for row in plain_runs) for kind in ("flops", "seconds")}
@@ -175,22 +172,22 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, epochs in dict.fromkeys((row["method"], row["epochs"]) for row in rows if row["seed"] != TUNING):
-        own = [row for row in rows if (row["method"], row["epochs"]) == (name, epochs) and row["seed"] != TUNING]
-        losses = [row["loss"] for row in own]
-        asked = sum(row["events"].get(kind, 0) for row in own for kind in ("up", "skip"))
-        taken = f"{sum(row['accepted'] for row in own)} of {asked}" if asked else ""
-        cost = {kind: statistics.median(row[kind] for row in own) / base[kind] for kind in base}
-        spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(own) > 1 else ""
+        runs = [row for row in rows if (row["method"], row["epochs"]) == (name, epochs) and row["seed"] != TUNING]
+        losses = [row["loss"] for row in runs]
+        asked = sum(row["events"].get(kind, 0) for row in runs for kind in ("up", "skip"))
+        taken = f"{sum(row['accepted'] for row in runs)} of {asked}" if asked else ""
+        cost = {kind: statistics.median(row[kind] for row in runs) / base[kind] for kind in base}
+        spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(runs) > 1 else ""
         lines.append(
-            f"| {name} | {epochs:g} | {len(own)} | {statistics.median(losses):.4f}{spread} | "
-            f"{statistics.median(row['test'] for row in own):.2%} | "
+            f"| {name} | {epochs:g} | {len(runs)} | {statistics.median(losses):.4f}{spread} | "
+            f"{statistics.median(row['test'] for row in runs):.2%} | "
             f"{cost['flops']:.2f} | {cost['seconds']:.2f} | {taken} |"
         )
     return "\n".join(lines)
 
 
 def format_grid(rows: list[dict[str, Any]]) -> str:
-    """Return one line for each run of the grid, best first."""
+    """Return a table with one line for each run of the grid, best first."""
     lines = ["| rate | batch | epochs | schedule | validation loss |", "|---|---|---|---|---|"]
     for row in sorted((row for row in rows if row["seed"] == TUNING), key=lambda row: row["loss"]):
         lines.append(f"| {row['lr']:g} | {row['batch']} | {row['epochs']:g} | {row['schedule']} | {row['loss']:.4f} |")
@@ -198,16 +195,16 @@ def format_grid(rows: list[dict[str, Any]]) -> str:
 
 
 def draw_picture(rows: list[dict[str, Any]]) -> None:
-    """Draw validation loss against FLOPs for every method but the ablations, one seed faint, the median marked."""
+    """Draw validation loss against FLOPs for every method but the ablations. Lines are runs, markers their ends."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for i, name in enumerate(n for n in METHODS if any(row["method"] == n for row in rows)):
-        own = [row for row in rows if row["method"] == name]
-        for row in own:
+        runs = [row for row in rows if row["method"] == name]
+        for row in runs:
             points = [(flops / 1e12, loss) for flops, loss, _, _ in row["curve"]]
             axes.plot(*zip(*points, strict=True), color=COLOURS[i], alpha=0.35, linewidth=1)
-        ends = [(row["flops"] / 1e12, row["loss"]) for row in own]
+        ends = [(row["flops"] / 1e12, row["loss"]) for row in runs]
         axes.scatter(*zip(*ends, strict=True), color=COLOURS[i], marker=MARKERS[i], s=22, zorder=3, label=name)
     axes.set(
         xscale="log",
@@ -230,15 +227,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--ablations", action="store_true", help="with the first seed, after the methods")
-    parser.add_argument("--only", nargs="*", help="methods whose names hold one of these words")
+    parser.add_argument("--ablations", action="store_true", help="run the ablations too, with the first seed")
+    parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
     parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
     parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     if options.report:
-        rows = [row for row in rows_in(options.out) if row["widths"][1:-1] == options.widths]
+        rows = [row for row in read_rows(options.out) if row["widths"][1:-1] == options.widths]
         print(format_report(rows), format_grid(rows), sep="\n\n")
         draw_picture([row for row in rows if row["seed"] != TUNING])
         return
@@ -251,16 +248,21 @@ def main() -> None:
         jobs = [(name, method, seed, how) for seed in range(options.seeds) for name, method in METHODS.items()]
         jobs += [(name, method, 0, how) for name, method in ABLATIONS.items() if options.ablations]
         jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]
-    done = {key_of(row) for row in rows_in(options.out)}
-    with options.out.open("a") as file:
-        file.write(json.dumps({"machine": platform.platform(), "torch": torch.__version__, "threads": 1}) + "\n")
-        for name, method, seed, how in jobs:
-            if key_of({"method": name, "seed": seed, "widths": widths, **how}) in done:
-                continue
-            row = train_once(name, method, data, seed, widths, how)
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(name, seed, f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s", flush=True)
+    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
+    calls = [
+        (
+            {"method": name, "seed": seed, "widths": widths, **how},
+            partial(train_once, name, method, data, seed, widths, how),
+        )
+        for name, method, seed, how in jobs
+    ]
+    for row in run_missing(options.out, KEY, calls, machine):
+        print(
+            row["method"],
+            row["seed"],
+            f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

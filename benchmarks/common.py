@@ -1,0 +1,118 @@
+"""Shared by the benchmarks: rows of results in JSON lines, the counts of a run, processor time, and spreads."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path, having: str = "method") -> list[Row]:
+    """Return the rows of a file of JSON lines that have a key. Lines about the machine lack it."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row for row in map(json.loads, lines) if having in row]
+
+
+def row_key(row: Row, names: Iterable[str]) -> tuple[Any, ...]:
+    """Return the values that identify a row. Lists count as tuples, because JSON knows only lists."""
+    values = (row[name] for name in names)
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def run_missing(
+    path: Path, names: Iterable[str], jobs: Iterable[tuple[Row, Callable[[], Row]]], machine: Row | None = None
+) -> Iterator[Row]:
+    """Run the jobs whose rows are not in a file yet. Append each new row to the file, and yield it.
+
+    Parameters
+    ----------
+    path : Path
+        File of JSON lines.
+    names : iterable of str
+        Keys that identify a row.
+    jobs : iterable of (dict, callable)
+        The identifying values of a row, and a function that measures it.
+    machine : dict, optional
+        A first line about the machine.
+    """
+    names = tuple(names)
+    done = {row_key(row, names) for row in read_rows(path)}
+    with path.open("a") as file:
+        if machine is not None:
+            file.write(json.dumps(machine) + "\n")
+        for settings, measure in jobs:
+            if row_key(settings, names) in done:
+                continue
+            row = measure()
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            yield row
+
+
+def count_events(solution: Any) -> Row:
+    """Return the counts of a run's events, and of its accepted corrections, as entries of a row."""
+    return {
+        "events": dict(Counter(record["event"] for record in solution.history)),
+        "accepted": sum(record["length"] > 0 for record in solution.events("up")),
+    }
+
+
+class TimedValidation:
+    """Validation figures of a run, and the seconds of training without validation.
+
+    Parameters
+    ----------
+    evaluate : callable ``(network) -> dict of float``
+        Validation figures.
+    clock : callable
+        By default the processor time of the process.
+
+    Attributes
+    ----------
+    marks : list of float
+        Seconds of training at the beginning of each validation.
+    """
+
+    def __init__(
+        self, evaluate: Callable[[torch.nn.Module], dict[str, float]], clock: Callable[[], float] = time.process_time
+    ) -> None:
+        self.evaluate, self.clock = evaluate, clock
+        self.begun, self.validating, self.marks = clock(), 0.0, list[float]()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning, without those of validation."""
+        return self.clock() - self.begun - self.validating
+
+    def __call__(self, network: torch.nn.Module) -> dict[str, float]:
+        self.marks.append(self.seconds)
+        begun = self.clock()
+        figures = self.evaluate(network)
+        self.validating += self.clock() - begun
+        return figures
+
+
+def time_call(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds of processor time of a call, all threads together, and its result."""
+    started = time.process_time()
+    result = function()
+    return time.process_time() - started, result
+
+
+def median_min_max(values: Iterable[float]) -> tuple[float, float, float]:
+    """Return median, minimum and maximum."""
+    values = list(values)
+    return statistics.median(values), min(values), max(values)
+
+
+def spread(values: Iterable[float], digits: int = 3) -> list[float]:
+    """Return median, minimum and maximum, to a number of significant digits."""
+    return [float(f"{value:.{digits}g}") for value in median_min_max(values)]
