@@ -80,7 +80,7 @@ class Heads:
 
 
 def find_heads(spec: UnitSpec, axis: str) -> list[Heads]:
-    """Return every attention layer whose heads are the units of an axis.
+    """Return every attention layer that has the units of an axis as its heads.
 
     Parameters
     ----------

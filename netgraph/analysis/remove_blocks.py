@@ -42,7 +42,7 @@ def drop_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection
     if unknown:
         raise NetgraphError(
             f"{min(unknown)} is no block behind another of its chain. `netgraph.analysis.residual_chains.find_chains` lists "
-            "the chains, and their first blocks cannot be removed"
+            "the chains, and their first blocks cannot be removed."
         )
     captures = {}
     for mode, plan in spec.plans.items():

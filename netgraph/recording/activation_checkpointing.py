@@ -39,14 +39,14 @@ def recompute_activations(network: nn.Module) -> None:
             _refuse_norms(network)
             raise NetgraphError(
                 f"a {type(network).__name__} has no attribute recompute. Give a coarse level or a transformer of "
-                "netgraph.models, or wrap its blocks in torch.utils.checkpoint"
+                "netgraph.models, or wrap its blocks in torch.utils.checkpoint."
             )
         network.recompute = True  # type: ignore[assignment]  # no tensor
         return
     side_effect = next((name for step in network.steps("train").steps if (name := _describe_side_effect(step))), None)
     if side_effect is not None:
         raise NetgraphError(
-            f"{side_effect} cannot run twice with one result. Train this level without recomputing activations"
+            f"{side_effect} cannot run twice with one result. Train this level without recomputing activations."
         )
     network.run_train = _run_in_segments
 
@@ -57,7 +57,7 @@ def _refuse_norms(network: nn.Module) -> None:
     if norm is not None:
         raise NetgraphError(
             f"batch norm {norm} counts each batch in its statistics, and a second run would count it twice, here and on coarser levels. "
-            "Train without recomputing activations. If memory is short, use smaller minibatches (smoothing.accumulate adds them up)"
+            "Train without recomputing activations. If memory is short, use smaller minibatches (smoothing.accumulate adds them up)."
         )
 
 

@@ -117,7 +117,7 @@ class GraphNetwork(nn.Module):
                 wanted = " x ".join("any" if n is None else str(n) for n in shape)
                 raise TraceError(
                     f"input {i} has shape {tuple(leaf.shape)}, but the network was traced for {wanted}. "
-                    "Trace it again on an example of the new shape"
+                    "Trace it again on an example of the new shape."
                 )
 
     def with_free_sizes(self) -> GraphNetwork:

@@ -109,7 +109,7 @@ class Interpreter:
             else:
                 steps.append(self._parse_step(operator, args, kwargs, index))
         if self.results is None:
-            raise LoadError("a graph of the file has no output. The file is damaged or was not written by netgraph")
+            raise LoadError("a graph of the file has no output. The file is damaged or was not written by netgraph.")
         self.steps = self._mark_last_reads(steps)
 
     def _parse_step(self, operator: str, args: Any, kwargs: Any, index: int) -> Step:
@@ -120,7 +120,7 @@ class Interpreter:
         if "split" not in operator:  # the sizes of parts add up to an existing tensor
             _refuse_products((*values, *(v for _, v in keywords)))
         if function in BUILTINS.values() and (keywords or not all(isinstance(v, (Ref, int)) for v in values)):
-            raise LoadError(f"{operator} has other arguments than netgraph writes. The file is refused")
+            raise LoadError(f"{operator} has other arguments than netgraph writes. The file is refused.")
         return Step(function, values, keywords, index, ())
 
     def _parse_value(self, value: Any) -> Any:
@@ -129,7 +129,7 @@ class Interpreter:
             parts = [self._parse_value(v) for v in value]
             return RefList(tuple(parts)) if any(isinstance(p, (Ref, RefList)) for p in parts) else parts
         if isinstance(value, int) and not isinstance(value, bool) and LIMIT < abs(value) < WHOLE:
-            raise LoadError(f"an operator asks for a size of {value}. The file is refused")
+            raise LoadError(f"an operator asks for a size of {value}. The file is refused.")
         if not isinstance(value, dict):
             return value
         ((kind, content),) = value.items()
@@ -259,7 +259,7 @@ def _collect_refs(values: Sequence[Any]) -> list[int]:
 def _check_name(name: str, names: Collection[str]) -> str:
     """Return the name of a tensor if the file holds it."""
     if name not in names:
-        raise LoadError(f"a graph of the file reads {name[:60]!r}, which the file does not hold. The file is refused")
+        raise LoadError(f"a graph of the file reads {name[:60]!r}, which the file does not hold. The file is refused.")
     return name
 
 
@@ -270,7 +270,7 @@ def _refuse_products(values: Sequence[Any]) -> None:
         if isinstance(parts, (list, tuple)):
             sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < WHOLE]
             if math.prod(sizes) > LIMIT:
-                raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers. The file is refused")
+                raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers. The file is refused.")
             _refuse_products(parts)
 
 
@@ -278,7 +278,7 @@ def _parse_torch_constant(kind: str, content: str) -> Any:
     """Return a dtype, layout or memory format by name."""
     constant = getattr(torch, content, None) if kind == "torch" else None
     if not isinstance(constant, (torch.dtype, torch.layout, torch.memory_format)):
-        raise LoadError(f"{content!r} is no dtype or layout. The file is refused")
+        raise LoadError(f"{content!r} is no dtype or layout. The file is refused.")
     return constant
 
 
@@ -292,7 +292,7 @@ def _find_operator(operator: str) -> Any:
     packet = getattr(getattr(torch.ops, parts[0], None), parts[1], None) if len(parts) == 3 else None
     overload = getattr(packet, parts[2], None) if packet is not None else None
     if not isinstance(overload, torch._ops.OpOverload) or not _is_allowed(f"{parts[0]}.{parts[1]}", overload):
-        raise LoadError(f"operator {operator[:80]!r} has no rule in netgraph. The file is refused")
+        raise LoadError(f"operator {operator[:80]!r} has no rule in netgraph. The file is refused.")
     return overload
 
 

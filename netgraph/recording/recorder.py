@@ -182,10 +182,10 @@ def _explain_failure(fake: Exception, real: Exception) -> str:
         where = _find_user_line(real)
         return (
             f"the network branches on numbers (.item(), bool() or int() of a tensor){where}. One recording would not "
-            "hold for other inputs. Trace the parts before and after that decision separately"
+            "hold for other inputs. Trace the parts before and after that decision separately."
         )
     return (
-        f"the network does not run on the example: {type(real).__name__}: {text}. Give an input that its forward takes"
+        f"the network does not run on the example: {type(real).__name__}: {text}. Give an input that its forward takes."
     )
 
 

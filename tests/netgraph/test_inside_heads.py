@@ -109,7 +109,7 @@ def test_levels_below_find_their_heads_and_a_saved_hierarchy_opens_with_all_axes
 
 
 def test_a_network_without_heads_is_told_so(tmp_path):
-    with pytest.raises(NetgraphError, match="no numbers inside heads may merge: the network has no attention"):
+    with pytest.raises(NetgraphError, match="no dimensions inside heads may merge: the network has no attention"):
         ng.build_hierarchy(mlp((6, 8, 4)), torch.randn(2, 6), inside_heads=True)
 
 

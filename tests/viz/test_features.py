@@ -135,7 +135,7 @@ def test_the_command_draws_pictures_and_asks_for_images(tmp_path, hierarchy):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(5, 3, 16, 16)).astype("float32"))
     words = ("features", tmp_path / "net.safetensors", tmp_path / "maps.png", "--image", 1, "--level", 2)
     code, _, err = run(*words)
-    assert (code, "give --data" in err) == (1, True)
+    assert (code, "Give --data" in err) == (1, True)
     code, _, err = run(*words, "--data", tmp_path / "images.npy")
     assert code == 0, err
     assert len(np.unique(np.asarray(Image.open(tmp_path / "maps.png").convert("L")))) > 10

@@ -230,12 +230,12 @@ def _choose_head(
         other = next((i for i, one in enumerate(layers) if one.axis.startswith(f"{target}.")), 0)
         raise NetgraphError(
             f"layer {layer}, {layers[layer].axis}, has no heads of its own on level {level}, because its block merged into {target}. "
-            f"Look at layer {other}, which belongs to that block"
+            f"Look at layer {other}, which belongs to that block."
         )
     if not 0 <= layer < len(layers) or not 0 <= head < sizes[layer]:
         raise NetgraphError(
             f"there is no head {head} of layer {layer}. Level {level} has {len(layers)} layers with "
-            f"{', '.join(map(str, sizes))} heads, counted from 0"
+            f"{', '.join(map(str, sizes))} heads, counted from 0."
         )
     return layers[layer], layers[layer].maps[level][head]
 

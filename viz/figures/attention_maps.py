@@ -100,7 +100,7 @@ def _check_level(hierarchy: Hierarchy, level: int) -> int:
     """Return a coarse level counted from 0. Negative levels count from the end."""
     n = len(hierarchy.levels)
     if not -n <= level < n or level % n == 0:
-        raise NetgraphError(f"level {level} is not coarse. Choose a level from 1 to {n - 1}")
+        raise NetgraphError(f"level {level} is not coarse. Choose a level from 1 to {n - 1}.")
     return level % n
 
 
@@ -116,7 +116,7 @@ def _average_maps(level: Level, inputs: Any) -> dict[str, NDArray[Any]]:
             if not axes or len(axes) != len(weights):
                 raise NetgraphError(
                     f"of {len(weights)} layers with attention, heads are found in {len(axes)}. Pictures of attention need a "
-                    "network whose heads are found in every layer"
+                    "network with known heads in every layer."
                 )
             rows = [mask_words(maps) for maps in weights]  # each (rows, tokens)
             sums = [(maps * row[:, None, :, None]).sum(0) for maps, row in zip(weights, rows, strict=True)]
@@ -139,7 +139,7 @@ def _run_network(network: GraphNetwork, batch: Any) -> list[Tensor]:
     except Exception as error:  # operators raise many kinds
         raise NetgraphError(
             f"the network does not run on these inputs ({type(error).__name__}: {str(error)[:200]}). Give inputs that it "
-            "takes. Texts need the tokenizer that it was trained with"
+            "takes. Texts need the tokenizer that it was trained with."
         ) from error
 
 

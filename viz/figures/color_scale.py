@@ -1,4 +1,4 @@
-"""A logarithmic colour scale of attention whose middle is uniform attention, 1/n of n tokens.
+"""A logarithmic colour scale of attention, centred at uniform attention: 1/n of n tokens.
 
 Untrained and shallow heads attend almost uniformly, and a linear scale from zero shows them all in the same colour.
 """

@@ -94,7 +94,7 @@ def draw_affinity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 
 
 def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
-    """Draw the merges of every level as a tree whose leaves are the units of level 0."""
+    """Draw the merges of every level as a tree. Its leaves are the units of level 0."""
     ax = figure.subplots()
     groups = compose_aggregates(hierarchy, axis)
     order = order_units(hierarchy, axis, compute_affinity(hierarchy, axis))

@@ -185,20 +185,20 @@ def _check_inputs(hierarchy: Hierarchy, inputs: Any, level: int, image: int) -> 
     """Raise unless the inputs are images and the level and the image exist."""
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise NetgraphError(f"feature maps need images (n, colours, height, width). The inputs are {shape}")
+        raise NetgraphError(f"feature maps need images (n, colours, height, width). The inputs are {shape}.")
     if not 1 <= level < len(hierarchy.levels):
         raise NetgraphError(
-            f"there is no level {level} below the finest. Give one from 1 to {len(hierarchy.levels) - 1}"
+            f"there is no level {level} below the finest. Give one from 1 to {len(hierarchy.levels) - 1}."
         )
     if not 0 <= image < len(inputs):
-        raise NetgraphError(f"there is no image {image}. There are {len(inputs)}, numbered from 0")
+        raise NetgraphError(f"there is no image {image}. There are {len(inputs)}, numbered from 0.")
 
 
 def _check_recorded(model: Any) -> GraphNetwork:
     """Return a model if it is a recorded graph."""
     if not isinstance(model, GraphNetwork):
         raise NetgraphError(
-            f"a coarse level is a {type(model).__name__}, not a recorded graph. Build the hierarchy with netgraph"
+            f"a coarse level is a {type(model).__name__}, not a recorded graph. Build the hierarchy with netgraph."
         )
     return model
 
@@ -208,16 +208,16 @@ def _choose_axis(requested: str | None, fine: dict[str, Tensor], coarse: dict[st
     merged = {a: maps for a, maps in fine.items() if a in coarse and coarse[a].shape != maps.shape}
     if requested is not None and requested not in merged:
         raise NetgraphError(
-            f"axis {requested!r} is not merged, or no convolution reads it. Axes to choose: {', '.join(merged)[:300] or 'none'}"
+            f"axis {requested!r} is not merged, or no convolution reads it. Axes to choose: {', '.join(merged)[:300] or 'none'}."
         )
     if not merged and direction.startswith("depth"):
         raise NetgraphError(
             f"only depth was coarsened ({direction}), so fine and coarse feature maps have identical channels and sizes. "
-            "Also coarsen channels or space"
+            "Also coarsen channels or space."
         )
     if not merged:
         raise NetgraphError(
-            "no convolution reads a merged axis, so there are no feature maps. Coarsen a convolutional network"
+            "no convolution reads a merged axis, so there are no feature maps. Coarsen a convolutional network."
         )
     large = [a for a, maps in merged.items() if maps.shape[2] >= SMALL] or list(merged)
     return requested or max(large, key=lambda a: merged[a].shape[1])

@@ -57,7 +57,7 @@ def write_run_page(histories: Sequence[History], path: str | Path) -> None:
 def render_run_page(histories: Sequence[History]) -> str:
     """Return the HTML of the report."""
     if not histories:
-        raise NetgraphError("a report needs at least one run, got none. Name one or more")
+        raise NetgraphError("a report needs at least one run, got none. Name one or more.")
     import_plotly()
     from plotly.offline import get_plotlyjs
 

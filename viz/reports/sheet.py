@@ -56,7 +56,7 @@ def plot_runs(histories: Sequence[History]) -> Figure:
     from matplotlib.figure import Figure
 
     if not histories:
-        raise NetgraphError("a figure of runs needs at least one, got none. Name one or more")
+        raise NetgraphError("a figure of runs needs at least one, got none. Name one or more.")
     with matplotlib.rc_context(STYLE):
         n = len(histories)
         figure = Figure(
