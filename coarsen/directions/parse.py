@@ -1,5 +1,6 @@
-"""Directions of coarsening: channels (units of every kind), space (resolution of the input) and depth (residual blocks).
+"""Directions of coarsening: channels, space and depth.
 
+Channels are units of every kind, space is the resolution of the input, and depth is the number of residual blocks.
 ``"channels+space,depth"`` has two steps. From level 0 to 1 units merge and the resolution halves. From level 1 to 2 blocks
 merge. If there are more levels than steps, the last step repeats.
 """

@@ -103,7 +103,10 @@ def spread_budget(
 def measure_error_curves(
     step: MergeStep, judge: Judge | None = None, repaired: Judge | None = None
 ) -> dict[str, list[float]]:
-    """Return the error of merging each axis alone, at the ratios of `GRID`. Without a judge it is the error of the weights."""
+    """Return the error of merging each axis alone, at the ratios of `GRID`.
+
+    Without a judge it is the error of the weights.
+    """
     return {
         axis.name: [_measure_error(step, axis.name, ratio, judge, repaired) for ratio in GRID] for axis in step.axes
     }

@@ -146,7 +146,10 @@ class LevelBuilder:
         return self.unrotated
 
     def trace_resolutions(self, n_steps: int) -> None:
-        """Trace the network at every resolution of the hierarchy. A resolution at which it does not run is refused before work begins."""
+        """Trace the network at every resolution of the hierarchy.
+
+        A resolution at which the network does not run is refused here, before work begins.
+        """
         for step in range(1, n_steps + 1):
             self.specs[2**step] = trace_at_resolution(self.root, self.example, self.specs[1], 2**step)
 
@@ -226,7 +229,18 @@ class LevelBuilder:
     def _merge_units(
         self, transfers: Mapping[str, Transfer]
     ) -> tuple[dict[str, Tensor], dict[str, Transfer], GraphNetwork, list[HeadRotation]]:
-        """Return coarse parameters, the transfers from the base to them, their network, and the rotations of heads before merging."""
+        """Merge the units of the last level.
+
+        Returns
+        -------
+        state : dict of str to Tensor
+            Coarse parameters.
+        composed : dict of str to Transfer
+            From the base to the coarse units.
+        network : GraphNetwork
+        rotations : list of HeadRotation
+            Rotations of heads before merging.
+        """
         # Two index spaces meet here. `transfers` lead from the units of the last level, `composed` from those of the base.
         # Parameters go down from level to level, and the graph is always rewritten from the base.
         spec = self._level_spec()

@@ -136,7 +136,7 @@ def _other_directions(level: Level) -> dict[str, Any]:
 
 
 def _format_medians(axes: list[dict[str, float]]) -> str:
-    """Return the medians of the costs of merging over the axes on which they were measured. The cut is a share of all edges."""
+    """Return the median costs of merging over the axes on which they were measured. The cut is a share of all edges."""
     shares = [a["cut"] / total for a in axes if (total := a["cut"] + a["matched_weight"])]
     parts = [f"cut {median(shares):.1%} of the affinity"] if shares else []
     for name in COSTS:

@@ -1,4 +1,7 @@
-"""Hierarchies on disk: a folder with one safetensors file for each level and the aggregates between them. No pickle."""
+"""Hierarchies on disk: a folder of safetensors files, without pickle.
+
+Each level is one file. An index holds the aggregates between the levels and the options of the coarsening.
+"""
 
 from __future__ import annotations
 

@@ -308,7 +308,10 @@ def check_example(model: nn.Module, example: Any) -> None:
 
 
 def first_row(example: Any) -> Any:
-    """Return the first row of every tensor of an example, or the example itself if its tensors have different numbers of rows."""
+    """Return the first row of every tensor of an example.
+
+    An example with different numbers of rows is returned whole.
+    """
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(example), leaves)
     rows = {leaf.shape[0] if leaf.ndim > 1 else 0 for leaf in leaves}

@@ -76,7 +76,10 @@ def _estimate_statistics(
 
 
 def _set_statistics(layer: _NormBase, inputs: tuple[Any, ...]) -> None:
-    """Set the mean and variance of a norm to those of its input. The variance is at least a tenth of its mean over channels."""
+    """Set the mean and variance of a norm to those of its input.
+
+    The variance of a channel is at least a tenth of the mean variance.
+    """
     (x,) = inputs
     variance, mean = torch.var_mean(x.double(), [d for d in range(x.ndim) if d != 1], correction=0)
     minimum = 0.1 * variance.mean()

@@ -61,7 +61,10 @@ def _merge_layer(
     state: Mapping[str, Tensor],
     coarse_state: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Write the weight, scale and mean of a coarse layer and its norm, and return the gains of the fine and the coarse norm."""
+    """Merge one layer and its norm.
+
+    The weight, scale and mean of the coarse network are written. The gains of the fine and the coarse norm are returned.
+    """
     assert layer.norm is not None
     transfer = transfers[layer.axis]
     scale, shift, mean, variance = (state[name].double() for name in layer.norm)

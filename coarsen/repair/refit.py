@@ -1,6 +1,6 @@
-"""Refit of the layers of a coarse network by least squares. Layers are fitted from the inputs to the outputs, and each corrects those before it.
+"""Refit of the layers of a coarse network by least squares.
 
-The target of a layer is the output of the fine layer, restricted to the coarse units. Behind a layer with a batch norm, targets
+Layers are fitted from the inputs to the outputs, and each corrects the layers before it. The target of a layer is the output of the fine layer, restricted to the coarse units. Behind a layer with a batch norm, targets
 are in the scale of the norm. In front of a residual join, the target is the part that the skip connection does not supply::
 
     T = R (norm(W x) + skip) - skip_c          fine x and skip, coarse skip_c

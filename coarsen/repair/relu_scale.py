@@ -1,6 +1,6 @@
-"""Merging of ReLU units of unequal scale, by a transfer with weights. It applies to units that a positive factor passes through.
+"""Merging of ReLU units of unequal scale, by a transfer with weights.
 
-For s > 0, relu(s x) = s relu(x). If the incoming weights and biases of units are multiples of one another, so are their outputs.
+The transfer applies to units that a positive factor passes through. For s > 0, relu(s x) = s relu(x). If the incoming weights and biases of units are multiples of one another, so are their outputs.
 With s the length of the weights and bias of each unit, divided by the mean over its aggregate::
 
     P[i, a] = s_i        R = (P' P)^-1 P'        R P = I
@@ -82,13 +82,19 @@ def find_scalable_axes(spec: UnitSpec) -> dict[str, Layer]:
 
 
 def _adds_up(spec: UnitSpec, weight: str, axis: str) -> bool:
-    """Return True if a weight adds up over an axis wherever it runs over it. The weight of a depthwise convolution does not."""
+    """Return True if a weight adds up over an axis wherever it runs over it.
+
+    The weight of a depthwise convolution does not.
+    """
     dims = [dim for dim, term in enumerate(spec.parameters[weight]) if axis in term_axes(term)]
     return all(axis in spec.sums.get((weight, dim), frozenset()) for dim in dims)
 
 
 def _find_readers(spec: UnitSpec, weight: str) -> set[str] | None:
-    """Return the weights that read the output of a layer, or None if a positive factor does not pass an operator between."""
+    """Return the weights that read the output of a layer.
+
+    None if a positive factor does not pass one of the operators between.
+    """
     calls = (node for node in spec.plans["eval"].graph.nodes if node.target in LAYER_OVERLOADS)
     call = next(node for node in calls if _attribute_name(node.args[1]) == weight)
     readers, queue = set[str](), [call]
@@ -111,7 +117,10 @@ def _attribute_name(value: object) -> str | None:
 
 
 def _compute_entries(layer: Layer, state: Mapping[str, Tensor], transfer: Transfer) -> Tensor:
-    """Return the length of the weights and bias of each unit over the mean of its aggregate, (n,). It is 1 if all are zero."""
+    """Return the length of the weights and bias of each unit over the mean of its aggregate, (n,).
+
+    The entries of an aggregate are 1 if all its weights are zero.
+    """
     parts = [state[name].double() for name in (layer.weight, layer.bias) if name is not None]
     length = torch.linalg.vector_norm(torch.cat([part.reshape(len(part), -1) for part in parts], 1), dim=1)
     mean = transfer.copy(transfer.average(length, 0), 0)

@@ -1,6 +1,6 @@
-"""Proof that a network of the user's class computes the same as a recorded graph. Both run on large random weights.
+"""Proof that a network of the user's class computes the same as a recorded graph.
 
-Initial weights prove little: logits are near zero, softmax is nearly flat, and a wrong grouping of heads does not show. The
+Both run on large random weights. Initial weights prove little: logits are near zero, softmax is nearly flat, and a wrong grouping of heads does not show. The
 weights here have twice the standard deviation that keeps the output of a layer as large as its input. Dropout, stochastic depth
 and the like return their mean instead of random numbers, and training mode can be compared as well.
 """

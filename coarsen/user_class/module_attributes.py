@@ -110,30 +110,35 @@ def _is_torch_module(module: nn.Module) -> bool:
 
 
 def _linear_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a linear layer."""
     return {"out_features": layer.weight.shape[0], "in_features": layer.weight.shape[1]}
 
 
 def _bilinear_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a bilinear layer."""
     return dict(zip(("out_features", "in1_features", "in2_features"), layer.weight.shape, strict=True))
 
 
 def _conv_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
-    groups = sizes.coarse_leading_size(_join_name(name, "weight"), 0, layer.groups) if layer.groups > 1 else 1
-    groups = (
-        layer.groups * layer.weight.shape[0] // (layer.in_channels if layer.transposed else layer.out_channels)
-        if groups is None
-        else groups
-    )
-    first, second = layer.weight.shape[0], layer.weight.shape[1] * groups
-    return {"groups": groups, **dict(zip(("in_channels", "out_channels") if layer.transposed else ("out_channels", "in_channels"), (first, second), strict=True))}  # fmt: skip
+    """Return the sizes of a convolution."""
+    groups: int | None = 1
+    if layer.groups > 1:
+        groups = sizes.coarse_leading_size(_join_name(name, "weight"), 0, layer.groups)
+    if groups is None:  # no axis counts the groups: they shrink like the channels
+        n_channels = layer.in_channels if layer.transposed else layer.out_channels
+        groups = layer.groups * layer.weight.shape[0] // n_channels
+    first, second = ("in_channels", "out_channels") if layer.transposed else ("out_channels", "in_channels")
+    return {"groups": groups, first: layer.weight.shape[0], second: layer.weight.shape[1] * groups}
 
 
 def _batch_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a batch norm or instance norm."""
     tensor = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
     return {} if tensor is None else {"num_features": tensor.shape[0]}
 
 
 def _group_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a group norm."""
     if layer.weight is None:
         return {}
     groups = sizes.coarse_leading_size(_join_name(name, "weight"), 0, layer.num_groups) if layer.num_groups > 1 else 1
@@ -141,6 +146,7 @@ def _group_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
 
 
 def _layer_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a layer norm or RMS norm."""
     if layer.weight is not None:
         return {"normalized_shape": tuple(layer.weight.shape)}
     counts = sizes.collect_sizes(name.rpartition(".")[0])  # without parameters, use the sizes in the module around it
@@ -150,10 +156,12 @@ def _layer_norm_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
 
 
 def _embedding_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of an embedding."""
     return {"num_embeddings": layer.weight.shape[0], "embedding_dim": layer.weight.shape[1]}
 
 
 def _recurrent_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a recurrent layer."""
     layer._flat_weights = [getattr(layer, key, None) for key in layer._flat_weights_names]
     attributes = {
         "input_size": layer.weight_ih_l0.shape[1],
@@ -163,6 +171,7 @@ def _recurrent_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
 
 
 def _recurrent_cell_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a recurrent cell."""
     return {"input_size": layer.weight_ih.shape[1], "hidden_size": layer.weight_hh.shape[1]}
 
 
@@ -176,6 +185,7 @@ def _attention_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
 
 
 def _prelu_sizes(layer: Any, name: str, sizes: SizeChange) -> Attributes:
+    """Return the sizes of a PReLU."""
     return {"num_parameters": layer.weight.shape[0]}
 
 

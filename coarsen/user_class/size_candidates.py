@@ -1,4 +1,7 @@
-"""Sizes that the attributes of a network may count, before and after merging: 64 channels become 32, four heads two."""
+"""Sizes that the attributes of a network may count, before and after merging.
+
+If 64 channels become 32, an attribute of 64 may become 32, or it may count something else and stay.
+"""
 
 from __future__ import annotations
 
