@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from netgraph.fas.solver.run import Run as Run
     from netgraph.fas.solver.solution import Solution as Solution
     from netgraph.fas.solver.solver import FAS as FAS
+    from netgraph.fas.solver.train_options import TrainOptions as TrainOptions
 
 __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
@@ -92,6 +93,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "throughput": "monitoring.alert_rules",
         "Tolerance": "options",
         "tracking_uri": "monitoring.mlflow_tracking",
+        "TrainOptions": "solver.train_options",
         "TransformersCoarseStart": "integrations.transformers",
         "write_run": "monitoring.run_file",
     },

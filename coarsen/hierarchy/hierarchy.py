@@ -44,6 +44,7 @@ class BuildInputs:
     data : Tensor, tuple or dict, optional
         Calibration inputs.
     loss : callable ``(network) -> float``, optional
+        Loss that a gap bounds.
     spec : UnitSpec, optional
         Trace of the finest network.
     """
@@ -67,7 +68,7 @@ class Hierarchy:
     example : dict
         Nesting, shapes and dtypes of the example inputs (`netgraph.utils.pytree.describe_example`).
     inputs : BuildInputs, optional
-        What it was built from. None for a hierarchy that was read from a file.
+        Arguments that it was built with. None for a hierarchy that was read from a file.
 
     Examples
     --------
@@ -146,7 +147,7 @@ def _with_keywords_of(
 ) -> Callable[[Callable[..., Hierarchy]], Callable[Concatenate[nn.Module, Any, P], Hierarchy]]:
     """Give a function ``(model, example, **keywords)`` the keywords of a class, for type checkers, editors and `help`.
 
-    The function itself takes them as ``**keywords``, so that a new option of `CoarsenOptions` needs no second place.
+    The function itself takes them as ``**keywords``. A new option of `CoarsenOptions` needs no change here.
     """
 
     def decorate(function: Callable[..., Hierarchy]) -> Callable[Concatenate[nn.Module, Any, P], Hierarchy]:
@@ -162,7 +163,7 @@ def _with_keywords_of(
 
 @dataclass(frozen=True, kw_only=True)
 class _BuildKeywords(CoarsenOptions):
-    """The keywords of `build_hierarchy`: all options, and the arguments that are none."""
+    """The keywords of `build_hierarchy`: all options, and the other arguments."""
 
     options: CoarsenOptions | None = None
     data: Any = None
@@ -188,6 +189,7 @@ def build_hierarchy(
     Parameters
     ----------
     model : torch.nn.Module
+        The network. It becomes level 0 and is left as it is.
     example : Tensor, tuple or dict
         Inputs as `netgraph.trace` takes them. Every coarse network is run on it, or on its first row, once.
     options : CoarsenOptions, optional
@@ -200,11 +202,13 @@ def build_hierarchy(
     spec : UnitSpec, optional
         A trace of the network, where there is one already.
     progress : callable ``(axis, done, total)``, optional
+        Is called before each axis of a level, with the number of axes done and of all axes.
     **keywords
 
     Returns
     -------
     Hierarchy
+        The network and at least one coarser level, with the transfers between them.
 
     Raises
     ------
@@ -267,7 +271,7 @@ def _merge_keywords(options: CoarsenOptions | None, keywords: Mapping[str, Any])
 
 
 def _make_plan(spec: UnitSpec, options: CoarsenOptions, progress: Progress | None) -> MergePlan:
-    """Return how axes merge; raise `NetgraphError` for an axis or a unit that the network does not have."""
+    """Return the plan of merging. Refuse axes and units that the network does not have."""
     affinity, ratios, keep = options.affinity, options.ratios, set(options.keep)
     if isinstance(affinity, str):
         affinity = plugins.load_plugin("netgraph.affinities", affinity)

@@ -45,7 +45,7 @@ def parse_ratio_or_gap(text: str | float) -> float | str:
             return str(text)
     except ValueError:
         pass
-    raise NetgraphError("this is neither a number between 0 and 1 nor a bound such as gap:0.05")
+    raise NetgraphError("this is no number between 0 and 1, and no bound such as gap:0.05")
 
 
 def parse_axis_ratios(texts: Iterable[str]) -> dict[str, float]:
@@ -72,7 +72,7 @@ def parse_axis_ratios(texts: Iterable[str]) -> dict[str, float]:
 
 
 def parse_fixed_units(texts: Iterable[str] | None) -> dict[str, list[int]] | None:
-    """Read ``AXIS=UNITS``, where units are numbers with commas between them; None where there is no text.
+    """Read ``AXIS=UNITS``, where units are numbers with commas between them. Without a text return None.
 
     Raises
     ------
@@ -196,12 +196,27 @@ class CoarsenOptions:
 
     The fields are keywords of `netgraph.build_hierarchy` and options of ``netgraph coarsen``. An option is written
     here once, with its default, its help text and its check.
+
+    Parameters
+    ----------
+    **options
+
+    Examples
+    --------
+    >>> from netgraph.coarsen import CoarsenOptions
+    >>> options = CoarsenOptions(n_levels=3, directions="channels+space,depth")
+    >>> options.check()
+    >>> options.to_plain()["directions"]
+    ['channels+space', 'depth']
+    >>> CoarsenOptions(ratio=1.5).check()
+    Traceback (most recent call last):
+    netgraph.errors.NetgraphError: the ratio, the share of units that stay, is 1.5. Give one above 0 and at most 1.
     """
 
     directions: str | Sequence[str] = declare_option(
         "channels",
-        help="What becomes smaller: channels, space, depth. A + joins directions in one step, a comma begins the next step.",
-        doc="What becomes smaller from level to level: ``channels`` (units of every kind), ``space`` (resolution) or "
+        help="Directions that become smaller: channels, space, depth. A + joins directions in one step, a comma begins the next step.",
+        doc="Directions that become smaller from level to level: ``channels`` (units of every kind), ``space`` (resolution) or "
         "``depth`` (alike residual blocks). A + joins directions within a step: ``'channels+space,depth'`` has two steps. "
         "A sequence has one text for each step. The last step repeats (`netgraph.coarsen.directions.parse`).",
         check=_check_directions, plain=lambda options: options._plain_directions(),
@@ -292,7 +307,7 @@ class CoarsenOptions:
     quality: int | None = declare_option(
         None,
         help="Measure cut, balance, modularity and error of each axis, and compare N eigenvalues (0: none).",
-        doc="Measure what merging costs each axis, and compare this number of eigenvalues (`netgraph.quality`). The figures "
+        doc="Measure the cost of merging each axis, and compare this number of eigenvalues (`netgraph.quality`). The figures "
         "are in ``level.reasons``.",
         check=_check_quality, saved="never",  # it measures a hierarchy and does not change it
         metavar="N", minimum=0,
@@ -309,12 +324,12 @@ class CoarsenOptions:
         object.__setattr__(self, "keep", tuple(self.keep))
 
     def check(self) -> None:
-        """Check what can be checked without a network.
+        """Check all values, as far as that needs no network.
 
         Raises
         ------
         NetgraphError
-            A value is none that the option has, or two options contradict one another.
+            An option has a value that it cannot have, or two options contradict one another.
         """
         check_options(self)
 
@@ -352,7 +367,7 @@ class CoarsenOptions:
         return {axis: sorted({*map(int, units)}) for axis, units in (self.fixed or {}).items() if len(units)}
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the options as plain data: what hierarchy files hold and ``--json`` prints."""
+        """Return the options as plain data, for hierarchy files and ``--json``."""
         plain: dict[str, Any] = {}
         for field, info in list_options(type(self)):
             value = getattr(self, field.name) if info.plain is None else info.plain(self)
@@ -362,7 +377,7 @@ class CoarsenOptions:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> CoarsenOptions:
-        """Return the options that `to_plain` wrote; an option that an older file lacks has its default."""
+        """Return the options that `to_plain` wrote. An option that an older file lacks has its default."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in plain.items() if name in names})
 

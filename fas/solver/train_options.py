@@ -33,7 +33,7 @@ TEXTS = list[str] | None
 
 
 class TrainDefaults(Protocol):
-    """What a task is usually trained with. It is used where an option is None."""
+    """The usual way to train a task. It holds where an option is None."""
 
     @property
     def epochs(self) -> float: ...
@@ -135,6 +135,20 @@ class TrainOptions:
 
     The fields are options of ``netgraph train``. Those of ``coarsening`` are shared with `CoarsenOptions`. An option is
     written here once, with its default, its help text and its check.
+
+    Parameters
+    ----------
+    **options
+
+    Examples
+    --------
+    >>> from netgraph.fas import TrainOptions
+    >>> options = TrainOptions(cycle="v", lr=1e-3, ema=0.99)
+    >>> options.check()
+    >>> options.single_level, options.coarsening.n_levels
+    (False, 3)
+    >>> options.to_plain()["cycle"]
+    'v'
     """
 
     data: str = declare_option(
@@ -223,12 +237,12 @@ class TrainOptions:
     seed: int = reuse_option(CoarsenOptions, "seed")
 
     def check(self) -> None:
-        """Check what can be checked without data.
+        """Check all values, as far as that needs no data.
 
         Raises
         ------
         NetgraphError
-            A value is none that the option has.
+            An option has a value that it cannot have.
         """
         check_options(self)
 
@@ -246,6 +260,10 @@ class TrainOptions:
             Epochs, optimizer, rate and decay where the option is None.
         n_levels : int
             Levels of the hierarchy. A single level is trained without cycles.
+
+        Returns
+        -------
+        FAS
 
         Raises
         ------
@@ -272,7 +290,7 @@ class TrainOptions:
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the options by their names on the command line: what MLflow and ``run.json`` keep."""
+        """Return the options by their names on the command line, for MLflow and ``run.json``."""
         return flag_values(self)
 
     def fingerprint(self, augment: str) -> dict[str, Any]:
@@ -282,6 +300,11 @@ class TrainOptions:
         ----------
         augment : str
             Augmentation of the run, which the task chooses where the option is None.
+
+        Returns
+        -------
+        dict of str to value
+            By the name on the command line, such as ``--coarsener``.
         """
         names = ["task", "label_smoothing", "one_hot", "channels_last"]
         if not self.single_level:

@@ -38,10 +38,10 @@ app.command("coarsen")(coarsen_model)
 app.command("inspect", short_help="Print the axis of every dimension of every parameter.")(inspect_model)
 app.command("verify", short_help="Run the dead-unit and duplicate-unit oracles.")(verify_model)
 app.command("export", short_help="Write a page, a figure, a graph, or P and R of a hierarchy.")(export_hierarchy)
-app.command("features", short_help="Draw feature maps of merged channels beside those of their aggregates.")(
+app.command("features", short_help="Draw feature maps of merged channels next to those of their aggregates.")(
     draw_features
 )
-app.command("attention", short_help="Draw what heads attend to over the words of a text, fine against coarse.")(
+app.command("attention", short_help="Draw the attention of heads over the words of a text, fine against coarse.")(
     draw_attention
 )
 app.command("train", short_help="Train a network on real data, by FAS or plainly.")(train_network)

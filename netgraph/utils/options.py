@@ -25,10 +25,10 @@ class Flag:
     Parameters
     ----------
     name : str
-        Name of the parameter: ``axis_ratio`` is typed as ``--axis-ratio``. Empty: the name of the field.
+        Name of the parameter: ``axis_ratio`` is typed as ``--axis-ratio``. An empty name takes that of the field.
     help : str
     type : type
-        What Typer converts the typed text to. None: the annotation of the field.
+        Type that Typer converts the text to. None takes the annotation of the field.
     default : object
     metavar : str, optional
         Placeholder of the value in the help.
@@ -62,7 +62,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class OptionInfo:
-    """What a field knows of its option besides name, type and default.
+    """Metadata of an option, in addition to the name, type and default of its field.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class OptionInfo:
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """A field that holds an options object of its own, some of whose fields are options here too.
+    """A field that holds another options object. Some fields of that object are options here too.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def declare_group(kind: type[Value], names: Sequence[str], flags: Mapping[str, F
 
 
 def get_info(option_field: Field[Any]) -> OptionInfo:
-    """Return what a field knows of its option."""
+    """Return the metadata of an option from its field."""
     info: OptionInfo = option_field.metadata["option"]
     return info
 
@@ -196,7 +196,7 @@ def _list_group_flags(group: OptionGroup) -> list[tuple[str, Flag]]:
 
 
 def from_flags(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
-    """Return an options object from the values of its flags; a flag that is not there has its default.
+    """Return an options object from the values of its flags. A flag without a value has its default.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def describe_options(kind: type, *, indent: str = "    ") -> str:
 
 
 def document_options(kind: type[Kind]) -> type[Kind]:
-    """Append the options of a class to its docstring, as numpydoc parameters."""
+    """Insert the options of a class into its docstring, in place of the line ``**options``."""
     if kind.__doc__:
-        kind.__doc__ = f"{kind.__doc__.rstrip()}\n\n    Parameters\n    ----------\n{describe_options(kind)}\n    "
+        kind.__doc__ = kind.__doc__.replace("    **options", describe_options(kind))
     return kind

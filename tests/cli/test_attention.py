@@ -105,7 +105,7 @@ def test_a_text_without_a_tokenizer_is_refused_and_numbers_of_tokens_are_drawn(f
     plain = tmp_path / "plain.safetensors"
     plain.write_bytes((folder / "net.safetensors").read_bytes())
     code, _, err = run("attention", plain, tmp_path / "x.png", "--text", "a")
-    assert (code, "none lies beside the network" in err) == (1, True), err
+    assert (code, "its folder has none" in err) == (1, True), err
     np.save(tmp_path / "tokens.npy", np.array([[2, 5, 4] + [0] * 13, [2, 6] + [0] * 14]))
     code, _, err = run("attention", plain, tmp_path / "x.html", "--data", tmp_path / "tokens.npy", "--row", 1)
     assert code == 0, err

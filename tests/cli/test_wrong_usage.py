@@ -103,7 +103,7 @@ CASES = f"""
 2 coarsen {GOOD} --ratio abc -> '--ratio': this is no number between 0 and 1 (found 'abc')
 2 coarsen {GOOD} --ratio gap:0.05 -> needs a loss to measure, which only `netgraph train` has. Give a share such as 0.5, or --budget error=0.05
 1 train mlp --augment crop -> moves pictures, and mlp reads none. Leave it out
-2 train mlp --ratio gap:much -> this is neither a number between 0 and 1 nor a bound such as gap:0.05 (found 'gap:much')
+2 train mlp --ratio gap:much -> this is no number between 0 and 1, and no bound such as gap:0.05 (found 'gap:much')
 1 train mlp --coarsen depth --ratio gap:0.05 -> a gap or a budget chooses how many units merge, and 'depth' merges none
 1 train mlp --levels 1 --schedule-per-level -> --schedule-per-level would have no effect: --levels 1 is the network alone
 2 coarsen {GOOD} --ratio=abc -> (found 'abc')
@@ -241,7 +241,7 @@ CASES = f"""
 1 train mlp --widths abc -> --widths 'abc' is no list of numbers
 1 train mlp --cycle nosuch -> no cycle is called 'nosuch'
 1 train mlp --epochs nan -> epochs is nan. Give a number above 0
-1 train mlp --lr 0 -> lr is 0.0; give a rate above 0
+1 train mlp --lr 0 -> lr is 0.0. Give a rate above 0
 1 train mlp --weight-decay -1 -> --weight-decay is -1. Give a number of 0 or more
 1 train mlp --optimizer nosuch -> no optimizer is called 'nosuch'
 1 train mlp --label-smoothing 2 -> --label-smoothing is 2

@@ -1,4 +1,4 @@
-"""``netgraph attention``: draw what heads attend to."""
+"""``netgraph attention``: draw the attention of heads."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def draw_attention(
         list[str] | None,
         typer.Option(metavar="TEXT", help="A text to show (repeatable). By default rows of --data."),
     ] = None,
-    row: Annotated[int, typer.Option(metavar="N", help="Number of the text whose words are shown, from 0.")] = 0,
+    row: Annotated[int, typer.Option(metavar="N", help="Number of the text that is shown, from 0.")] = 0,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Tokenizer of the network. By default NAME.tokenizer.json or tokenizer.json beside it, or that of --data imdb.",
+            help="Tokenizer of the network. By default NAME.tokenizer.json or tokenizer.json in its folder, or that of --data imdb.",
         ),
     ] = None,
     layer: Annotated[
         int | None, typer.Option(metavar="N", help="Layer of a single head, which is drawn over the words.")
     ] = None,
     head: Annotated[int | None, typer.Option(metavar="N", help="Number of that head on the coarse level.")] = None,
-    level: Annotated[int, typer.Option(metavar="N", help="Coarse level that is drawn beside the finest.")] = 1,
+    level: Annotated[int, typer.Option(metavar="N", help="Coarse level to draw next to the finest.")] = 1,
     *,
     options: CoarsenOptions,
     data: Data,
     opening: Opening,
 ) -> None:
-    """Draw what heads attend to, fine against coarse: every head of every layer, or one over the words of a text."""
+    """Draw the attention of heads, fine against coarse: every head of every layer, or one over the words of a text."""
     typed = typed_options(context)
     check_output_file(out)
     check_open_options(typed, model, opening.arch)
@@ -70,7 +70,7 @@ def draw_attention(
 
 
 def _check_options(typed: Mapping[str, str], out: Path, text: list[str] | None, data: str | None) -> None:
-    """Check what is drawn and from which texts."""
+    """Check the kind of the figure, and that there is a text."""
     if out.suffix not in SUFFIXES:
         raise NetgraphError(
             f"{out} ends in {out.suffix or 'nothing'}. Attention is drawn as .svg, .png or .pdf, and shown on a page as .html."
@@ -86,7 +86,7 @@ def _check_options(typed: Mapping[str, str], out: Path, text: list[str] | None, 
 
 
 def _find_tokenizer(model: str, path: Path | None) -> Any:
-    """Return the tokenizer at a path, or the one beside the network; None where there is none."""
+    """Return the tokenizer at a path, or the one in the folder of the network, or None."""
     from netgraph.models.data.tokenizer import open_tokenizer
 
     zoo, _, rest = model.partition(":")
@@ -105,7 +105,7 @@ def _read_texts(text: list[str] | None, rows: Any, words: Any, example: Any) -> 
         return rows.inputs, words
     if words is None:
         raise NetgraphError(
-            "a text needs the network's tokenizer, and none lies beside the network. Give --tokenizer FILE, or --data imdb "
+            "a text needs the network's tokenizer, and its folder has none. Give --tokenizer FILE, or --data imdb "
             "for the one that `netgraph train transformer` trains."
         )
     return encode_like_example(text, example=example, tokenizer=words), words

@@ -25,20 +25,20 @@ def draw_features(
         str | None,
         typer.Option(metavar="AXIS", help="Axis of the channels. By default the largest axis with large maps."),
     ] = None,
-    level: Annotated[int, typer.Option(help="Coarse level that is drawn beside the finest.")] = 1,
-    image: Annotated[int, typer.Option(help="Row of --data that the channels answer to, from 0.")] = 0,
+    level: Annotated[int, typer.Option(help="Coarse level to draw next to the finest.")] = 1,
+    image: Annotated[int, typer.Option(help="Row of --data with the image, from 0.")] = 0,
     *,
     options: CoarsenOptions,
     data: Data,
     opening: Opening,
 ) -> None:
-    """Draw what merged channels answer to an image of --data, beside their aggregates, and their receptive patterns."""
+    """Draw the feature maps of merged channels for an image of --data, next to their aggregates, and their patterns."""
     from netgraph.viz.figures.features import write_feature_figure
 
     if out.suffix not in (".svg", ".png", ".pdf"):
         raise NetgraphError(f"{out} ends in {out.suffix or 'nothing'}. Feature maps are drawn as .svg, .png or .pdf.")
     if data.data is None:
-        raise NetgraphError("feature maps are answers to images. Give --data, such as cifar10 or a folder of pictures.")
+        raise NetgraphError("feature maps need an image. Give --data, such as cifar10 or a folder of pictures.")
     check_output_file(out)
     check_open_options(typed_options(context), model, opening.arch)
     check_coarsen_options(context, options, data, reads_data=True)

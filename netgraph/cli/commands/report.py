@@ -37,7 +37,7 @@ def compare_runs(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Compare training runs: print their numbers, and write report.html or what --output names."""
+    """Compare training runs: print their numbers, and write report.html or the file of --output."""
     from netgraph.fas.monitoring.history import common_loss, summarize_run
 
     output = output or (None if json_ else Path("report.html"))

@@ -98,7 +98,7 @@ def _select_rows(inputs: Any, row: int, *, n: int) -> list[Any]:
 
 
 def label_tokens(one: Any, words: Any) -> list[str]:
-    """Return the words of a single text. Without a tokenizer they are the numbers of its tokens; other inputs have none."""
+    """Return the words of a single text. Without a tokenizer they are the numbers of its tokens. Other inputs have none."""
     from netgraph.models.data.tokenizer import decode_tokens, padding_id
     from netgraph.utils.pytree import normalize_example
 

@@ -1,4 +1,4 @@
-"""What commands print: hierarchies, warnings, and the result of a training run as text and as data."""
+"""Output of the commands: hierarchies, warnings, and the result of a training run as text and as data."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def run_document(
 
 
 def _format_coarse_steps(solution: Solution, cycle: str, n_levels: int) -> list[str]:
-    """Return the number of coarse steps, so that a gate that never opens is visible."""
+    """Return the number of coarse steps as text. It shows a gate that never opens."""
     skipped, ups = solution.events("skip"), solution.events("up")
     if not skipped and not ups:
         return ["coarse steps: none, the run is shorter than one cycle"] if cycle != "kaskade" and n_levels > 1 else []

@@ -1,4 +1,4 @@
-"""What the commands share that coarsen a network: single options, and the way from options to a hierarchy."""
+"""Shared by the commands that coarsen a network: single options, and the way from options to a hierarchy."""
 
 from __future__ import annotations
 

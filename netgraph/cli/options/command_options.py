@@ -53,7 +53,7 @@ def option_of(kind: type, name: str) -> Any:
 
 
 def _as_usage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a parser whose mistakes are wrong usage."""
+    """Return a parser that reports a mistake as wrong usage."""
 
     @wraps(parse)
     def parser(text: str) -> Any:
@@ -66,7 +66,7 @@ def _as_usage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _as_callback(check: Callable[[Any, Any], None]) -> Callable[[Any], Any]:
-    """Return a callback of Typer whose mistakes are wrong usage."""
+    """Return a check as a callback of Typer. A mistake counts as wrong usage."""
 
     def callback(value: Any) -> Any:
         _as_usage(lambda typed: check(typed, None))(value)
@@ -76,12 +76,12 @@ def _as_callback(check: Callable[[Any, Any], None]) -> Callable[[Any], Any]:
 
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of every options object among its parameters.
+    """Give a command the options that its parameters hold.
 
     Parameters
     ----------
     command : callable
-        Parameters whose type is a dataclass of options are replaced by its flags, in their place or `After` another.
+        A parameter that is a dataclass of options is replaced by its flags, in its place or `After` another option.
 
     Returns
     -------
@@ -98,14 +98,14 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
         shown[place:place] = group
 
     @wraps(command)
-    def called(**values: Any) -> Any:
+    def call(**values: Any) -> Any:
         taken = {flag.name for kind in kinds.values() for _, flag in list_flags(kind)}
         own = {name: value for name, value in values.items() if name not in taken}
         return command(**own, **{name: from_flags(kind, values) for name, kind in kinds.items()})
 
-    called.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # Typer reads options from here
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    return called
+    call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # Typer reads options from here
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return call
 
 
 def _unwrap(hint: Any) -> Any:

@@ -70,7 +70,7 @@ def check_open_options(typed: Mapping[str, str], model: str, arch: str | None) -
     has_factory = arch is not None and arch.partition(":")[0] not in ZOOS
     if not has_factory and "trust" not in typed:
         reject_options(
-            typed, ["code_dir"], "neither --arch package.module:factory nor a file with --trust looks for modules"
+            typed, ["code_dir"], "only --arch package.module:factory and files with --trust look for modules"
         )
     if is_network_name(model):
         reject_options(typed, ["trust"], f"{model} is the name of a network, and no file is opened")
@@ -123,7 +123,7 @@ def _check_data_option(
         reject_options(
             typed,
             ["data"],
-            "neither a --repair (norms, ridge, tune), --coarsener auto, --budget nor --affinity reads it",
+            "only --repair (norms, ridge, tune), --coarsener auto, --budget and --affinity read it",
         )
 
 
@@ -194,7 +194,7 @@ def check_data_options(typed: Mapping[str, str], data: str) -> None:
 
 
 def _check_solver_options(options: TrainOptions) -> None:
-    """Reject options of the solver for a level that does not exist, or for a part that the cycle lacks."""
+    """Reject options of the solver for a level or a part that the run does not have."""
     from netgraph.fas.options import full_option_name
 
     n_levels = options.coarsening.n_levels
@@ -218,7 +218,7 @@ def _check_solver_options(options: TrainOptions) -> None:
 
 
 def _find_subject(name: str) -> str | None:
-    """Return the part of the solver that an option is about; None for a part that every cycle has."""
+    """Return the part of the solver that an option is about, or None if every cycle has that part."""
     if name.startswith(("tau.", "gate.")) or name in ("smoothing.pre", "smoothing.post", "smoothing.coarse"):
         return "coarse steps"
     if name == "smoothing.cycles":
