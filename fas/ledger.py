@@ -1,4 +1,4 @@
-"""The cost ledger: seconds and FLOPs of a run by level and by what they were spent on."""
+"""The cost ledger: seconds and FLOPs of a run by level and by kind of work."""
 
 from __future__ import annotations
 
@@ -11,13 +11,32 @@ from typing import Any
 KINDS = (
     "smooth", "load", "tau", "search", "transfer", "statistics", "match", "norm", "compile", "evaluate", "callbacks",
 )  # fmt: skip
-ASIDE = ("compile", "evaluate", "callbacks")  # once on a machine, and what plain training has as well: not counted
+ASIDE = ("compile", "evaluate", "callbacks")  # not counted: once on a machine, or as in plain training
 BACKWARD = 2  # a backward pass costs about two forward ones (Kaplan et al., arXiv:2001.08361, section 2.1)
-STEP = 1 + BACKWARD  # forward passes that an optimizer step costs
+STEP = 1 + BACKWARD  # cost of an optimizer step in forward passes
 
 
 class Ledger:
-    """Costs by (level, kind), and samples by level."""
+    """Costs by level and kind of work, and samples by level.
+
+    Attributes
+    ----------
+    seconds, flops : dict of (int, str) to float
+        Costs by level, 0 being the finest, and by one of `KINDS`.
+    samples : dict of int to int
+        Samples that smoothing has seen, by level.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Ledger
+    >>> ledger = Ledger()
+    >>> ledger.spend(0, "smooth", 3e6)
+    >>> ledger.spend(1, "smooth", 1e6)
+    >>> ledger.total_flops()
+    4000000.0
+    >>> ledger.rows()[1]
+    {'level': 1, 'kind': 'smooth', 'seconds': 0.0, 'flops': 1000000.0}
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[int, str], float] = defaultdict(float)
@@ -26,7 +45,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def clock(self, level: int, kind: str) -> Iterator[None]:
-        """Count the seconds of a block."""
+        """Add the seconds of a block."""
         begun = time.perf_counter()
         try:
             yield
@@ -34,19 +53,19 @@ class Ledger:
             self.seconds[level, kind] += time.perf_counter() - begun
 
     def spend(self, level: int, kind: str, flops: float) -> None:
-        """Count operations."""
+        """Add operations."""
         self.flops[level, kind] += flops
 
     def total_seconds(self) -> float:
-        """Seconds of everything but compiling kernels, evaluation and callbacks."""
+        """Return the seconds of all kinds but compiling kernels, evaluation and callbacks."""
         return sum(s for (_, kind), s in self.seconds.items() if kind not in ASIDE)
 
     def total_flops(self) -> float:
-        """Operations of everything but evaluation."""
+        """Return the operations of all kinds but evaluation."""
         return sum(f for (_, kind), f in self.flops.items() if kind != "evaluate")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row for each level and kind that cost something."""
+        """Return one row for each level and kind with a cost."""
         keys = sorted({*self.seconds, *self.flops}, key=lambda key: (key[0], KINDS.index(key[1])))
         return [
             {"level": level, "kind": kind, "seconds": self.seconds[level, kind], "flops": self.flops[level, kind]}
@@ -61,11 +80,11 @@ class Ledger:
         return "\n".join([*lines, f"total  {self.total_seconds():.2f} s, {self.total_flops():.3g} FLOPs{left_out}"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything as data for JSON."""
+        """Return all costs as data for JSON."""
         return {"rows": self.rows(), "samples": {str(level): n for level, n in self.samples.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over the costs that `state_dict` returned."""
         for row in state["rows"]:
             self.seconds[row["level"], row["kind"]] = row["seconds"]
             self.flops[row["level"], row["kind"]] = row["flops"]

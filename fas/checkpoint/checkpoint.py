@@ -1,7 +1,8 @@
-"""Checkpoints: a run written down while it trains, and found again after it was killed.
+"""Checkpoints: save a run while it trains, and resume it after it was stopped or killed.
 
-Each is one file with sha256 sums (`netgraph.io.bundle`), written aside, flushed to disk and renamed, so that a folder never
-holds half of one under its name. On a CPU a resumed run ends with the very weights of one that nobody stopped.
+A checkpoint is one file with sha256 sums (`netgraph.io.bundle`). It is written under another name, flushed to disk and renamed,
+so a folder never holds half a file under the name of a checkpoint. On a CPU a resumed run ends with the same weights, bit for
+bit, as a run that was never stopped.
 """
 
 from __future__ import annotations
@@ -31,80 +32,127 @@ logger = logging.getLogger("netgraph.checkpoint")
 
 
 class Checkpoints:
-    """A callback that writes a run down every few cycles, where it ends, and when it is told to stop.
+    """A callback that saves a run every few cycles, at its end, and when it is told to stop.
 
-    On SIGTERM or SIGINT the run ends after the current step, in the middle of a cycle too, and is written down; a second
-    signal does what it did before. A checkpoint that cannot be written (a full disk, say) is a warning: training goes on.
+    On SIGTERM or SIGINT the run ends after the current step, in the middle of a cycle too, and is saved. A second signal has
+    its usual effect. If a checkpoint cannot be written, for example because the disk is full, a warning says so and training
+    goes on.
 
     Parameters
     ----------
     folder : path
-        Made where it does not exist.
-    every : int
+        Created if it does not exist.
+    every : int, default 1
         Cycles between two checkpoints.
-    keep : int
-        The newest so many stay; older ones are deleted.
-    seconds : float
-        In a long turn of one level a checkpoint is written with the next record of smoothing after this time.
+    keep : int, default 3
+        Number of checkpoints to keep. Older ones are deleted.
+    seconds : float, default 300
+        Seconds after which a long visit to one level is saved too, with the next record of smoothing.
 
     Raises
     ------
     NetgraphError
-        The folder cannot be made, or a number is below 1; as the run begins, it already holds checkpoints of another.
+        The folder cannot be created, or a number is below 1. When a new run begins: the folder holds checkpoints of another.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import torch
+    >>> import netgraph as ng
+    >>> from netgraph.fas import Checkpoints, resume
+    >>> def begin_run(callbacks):
+    ...     _ = torch.manual_seed(0)
+    ...     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    ...     hierarchy = ng.build_hierarchy(model, torch.randn(2, 4), n_levels=2)
+    ...     batches = [(torch.randn(16, 4), torch.randn(16, 2)) for _ in range(3)]
+    ...     solver = ng.FAS(epochs=4)
+    ...     return solver, solver.begin(hierarchy, ng.Problem(batches, torch.nn.functional.mse_loss), callbacks=callbacks)
+    >>> def stop_early(run, record):
+    ...     if record["event"] == "cycle":
+    ...         run.stop("enough for today")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> solver, run = begin_run([stop_early, Checkpoints(folder.name)])
+    >>> solver.finish(run).reason
+    'enough for today'
+    >>> solver, run = begin_run([Checkpoints(folder.name)])
+    >>> resume(run, folder.name).partition(", from")[0]
+    'resumed at step 8 of 12, after 1 cycles'
+    >>> solver.finish(run).reason
+    'the 4 epochs are spent'
+    >>> folder.cleanup()
     """
 
     def __init__(self, folder: str | Path, every: int = 1, keep: int = 3, *, seconds: float = 300.0) -> None:
         if every < 1 or keep < 1:
-            raise NetgraphError(f"checkpoints every {every} cycles, of which {keep} stay: give 1 or more for both")
+            raise NetgraphError(f"every is {every} and keep is {keep}. Give 1 or more for both.")
         self.folder, self.every, self.keep, self.seconds = Path(folder), every, keep, seconds
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise NetgraphError(f"checkpoints cannot be written to {folder} ({error}); give another folder") from error
+            raise NetgraphError(f"checkpoints cannot be written to {folder} ({error}). Give another folder.") from error
         self._handlers: dict[int, Any] = {}
         self._at = 0.0
 
     def __call__(self, run: Run, record: Mapping[str, Any]) -> None:
-        """Write where it is due."""
+        """Save the run if it is due.
+
+        Parameters
+        ----------
+        run : Run
+        record : dict
+            The event.
+        """
         event = record["event"]
         if event == "begin":
-            self._begin(run)
-        elif self._due(run, event):
+            self._begin_run(run)
+        elif self._is_due(run, event):
             self.write(run)
         if event in ("finish", "failed"):
             self._restore_signals()
 
-    def _due(self, run: Run, event: str) -> bool:
+    def _is_due(self, run: Run, event: str) -> bool:
+        """Return whether to save the run after an event."""
         if event == "smooth":
             return time.monotonic() - self._at > self.seconds
         return event == "finish" or (event == "cycle" and run.cycles % self.every == 0)
 
     def write(self, run: Run) -> Path | None:
-        """Write a run that is between two steps; None, and a warning, where that fails."""
+        """Save a run that is between two steps.
+
+        Parameters
+        ----------
+        run : Run
+
+        Returns
+        -------
+        path : Path or None
+            None if writing failed, which is logged as a warning.
+        """
         path = self.folder / f"checkpoint-{run.steps:09d}.safetensors"
-        tensors, document = capture_state(run)
-        whole = {"format": FORMAT, "torch": torch.__version__, "identity": self._identity, "run": document}
+        tensors, state = capture_state(run)
+        document = {"format": FORMAT, "torch": torch.__version__, "identity": self._identity, "run": state}
         self._at = time.monotonic()
         try:
-            write_bundle(path, tensors, whole)
+            write_bundle(path, tensors, document)
         except LoadError as error:
-            logger.warning("no checkpoint at step %d: %s", run.steps, error)
+            logger.warning("no checkpoint was written at step %d: %s", run.steps, error)
             return None
         for old in list_checkpoints(self.folder)[self.keep :]:
             old.unlink(missing_ok=True)
         logger.debug("wrote %s", path)
         return path
 
-    def _begin(self, run: Run) -> None:
-        found = list_checkpoints(self.folder)
-        if found and not run.steps:
+    def _begin_run(self, run: Run) -> None:
+        """Check the folder, and catch signals until the run ends."""
+        existing = list_checkpoints(self.folder)
+        if existing and not run.steps:
             raise NetgraphError(
-                f"{self.folder} holds checkpoints up to {found[0].name}, and this run begins anew; resume it, or give "
-                "another folder"
+                f"{self.folder} holds checkpoints up to {existing[0].name}, and this is a new run. Resume the old run, or give "
+                "another folder."
             )
         self._identity, self._at = fingerprint_run(run), time.monotonic()
         if threading.current_thread() is not threading.main_thread():
-            logger.info("signals are not caught: the run is not in the main thread")
+            logger.info("signals are not caught, because the run is not in the main thread")
             return
 
         def stop(number: int, frame: object) -> None:
@@ -116,6 +164,7 @@ class Checkpoints:
         self._handlers = {number: signal.signal(number, stop) for number in SIGNALS}
 
     def _restore_signals(self) -> None:
+        """Put the signal handlers back that were there before the run."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -123,28 +172,39 @@ class Checkpoints:
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """Return the checkpoints of a folder, newest first."""
-    found = [(int(match[1]), path) for path in Path(folder).glob("*") if (match := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    numbered = [(int(match[1]), path) for path in Path(folder).glob("*") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 def resume(run: Run, folder: str | Path) -> str | None:
-    """Put a run that has not begun where the newest whole checkpoint of a folder was.
+    """Resume a run from the newest undamaged checkpoint of a folder.
 
     Parameters
     ----------
     run : Run
-        From `netgraph.fas.solver.solver.FAS.begin`, made as the other was.
+        A run that has not begun, from `netgraph.fas.FAS.begin`, made in the same way as the one that was saved.
     folder : path
 
     Returns
     -------
-    str or None
-        What was resumed, in words; None where the folder has no checkpoint.
+    message : str or None
+        The position at which the run goes on, in words. None if the folder has no checkpoint.
 
     Raises
     ------
     NetgraphError
-        All checkpoints are damaged, or the newest whole one is of another network, other levels, options, settings or data.
+        All checkpoints are damaged, or the newest undamaged one has another network, other levels, options, settings or data.
+
+    Examples
+    --------
+    See `netgraph.fas.Checkpoints`. In a folder without checkpoints the run stays as it is:
+
+    >>> import tempfile
+    >>> import netgraph as ng
+    >>> from netgraph.fas import resume
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     print(resume(None, folder))
+    None
     """
     paths, damaged = list_checkpoints(folder), []
     for path in paths:
@@ -157,7 +217,7 @@ def resume(run: Run, folder: str | Path) -> str | None:
         return _restore_run(run, path, tensors, document, damaged)
     if damaged:
         raise NetgraphError(
-            f"all checkpoints of {folder} are damaged ({', '.join(damaged)}); delete them to begin anew"
+            f"all checkpoints of {folder} are damaged ({', '.join(damaged)}). Delete them to begin a new run."
         )
     return None
 
@@ -165,21 +225,29 @@ def resume(run: Run, folder: str | Path) -> str | None:
 def _restore_run(
     run: Run, path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any], damaged: list[str]
 ) -> str:
+    """Check that a checkpoint fits a run, restore the run, and return the message."""
     if document.get("format") != FORMAT or "run" not in document:
-        raise LoadError(f"{path} is no checkpoint of this version of netgraph; resume it with the one that wrote it")
+        raise LoadError(
+            f"{path} has another format than this version of netgraph reads. Resume it with the version that wrote it."
+        )
     here, there = fingerprint_run(run), document["identity"]
-    other = describe_difference(here, there)
-    if other is not None:
-        raise NetgraphError(f"{path} is a checkpoint of {other}; resume with what it was begun with, or begin anew")
+    difference = describe_difference(here, there)
+    if difference is not None:
+        raise NetgraphError(f"{path} is a checkpoint of {difference}. Resume it with the same, or begin a new run.")
     restore_state(run, tensors, document["run"])
-    said = f"resumed at step {run.steps} of {run.total_steps}, after {run.cycles} cycles, from {path}"
+    message = f"resumed at step {run.steps} of {run.total_steps}, after {run.cycles} cycles, from {path}"
     if damaged:
-        said += f" (skipped as damaged: {', '.join(damaged)})"
-    logger.info("%s", said)
+        message += f" (skipped as damaged: {', '.join(damaged)})"
+    logger.info("%s", message)
     if missing := describe_missing(here, there):
-        logger.warning("%s, of an older version, does not tell its %s; they are taken to be these", path, missing)
+        logger.warning(
+            "%s is of an older version that did not save its %s. They are taken to be those of this run", path, missing
+        )
     if document["torch"] != torch.__version__:
         logger.warning(
-            "%s was written with torch %s, this is %s: results may differ", path, document["torch"], torch.__version__
+            "%s was written with torch %s, and this is torch %s. Results may differ",
+            path,
+            document["torch"],
+            torch.__version__,
         )
-    return said
+    return message

@@ -1,6 +1,7 @@
-"""What a run is of, so that a checkpoint of another network, other levels, options, settings or data is refused by name.
+"""The fingerprint of a run: network, levels, options, settings and data, compared by name before a checkpoint is resumed.
 
-Levels are those that the run began with. Of a loss, which is a function, only the settings that its problem names are known.
+The levels are those with which the run began. A loss is a function, which cannot be compared, so only the settings that its
+problem names are part of the fingerprint.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from torch import Tensor
 from netgraph.fas.levels.maps import live_state
 from netgraph.fas.solver.run import Run
 
-ROWS = 64  # of each tensor of a data set that are looked at
-DEPTH = 4
+ROWS = 64  # rows of each tensor of a data set that the digest reads
+DEPTH = 4  # levels of nesting in which tensors are looked for
 
 
 def fingerprint_run(run: Run) -> dict[str, Any]:
-    """Return what must be alike for a run to go on where another was, as data for JSON."""
+    """Return everything that must be equal for a run to go on from a checkpoint, as data for JSON."""
     shapes = {name: [str(t.dtype), *t.shape] for name, t in live_state(run.maps.models[0]).items()}
-    found = {
+    fingerprint = {
         "network": {"shapes": _hash_json(shapes), "parameters and buffers": len(shapes), "levels": len(run.grids)},
         "setting": dict(getattr(run.problem, "settings", {})),
-        "hierarchy": {f"level {i}": said for i, said in enumerate(run.begun_on, start=1)},
+        "hierarchy": {f"level {i}": signature for i, signature in enumerate(run.begun_on, start=1)},
         "options": _flatten_options(asdict(run.options)),
         "optimizer": {f"level {i}": _describe_optimizer(run, i) for i in range(len(run.grids))},
         "plan": {
@@ -40,33 +41,37 @@ def fingerprint_run(run: Run) -> dict[str, Any]:
         "seed": {"seed": run.seed},
         "data": fingerprint_data(run.problem.batches),
     }
-    said: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return said
+    plain: dict[str, Any] = json.loads(json.dumps(fingerprint, default=str))
+    return plain
 
 
 def describe_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
-    """Return in words the first thing in which a checkpoint differs from a run; None where they fit as far as it tells."""
+    """Return the first difference between a run and a checkpoint in words, or None.
+
+    Parts that an older version did not save are not compared.
+    """
     for part in (part for part in here if part in there):
-        mine, theirs = here[part], there[part]
-        for key in [*mine, *(key for key in theirs if key not in mine)]:
-            if mine.get(key) != theirs.get(key):
-                return f"another {part}: {key} is {_shorten_json(theirs.get(key))} there and {_shorten_json(mine.get(key))} here"
+        in_run, in_checkpoint = here[part], there[part]
+        for key in [*in_run, *(key for key in in_checkpoint if key not in in_run)]:
+            value, saved = in_run.get(key), in_checkpoint.get(key)
+            if value != saved:
+                return f"another {part}: {key} is {_shorten_json(saved)} there and {_shorten_json(value)} here"
     return None
 
 
 def describe_missing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """Return in words what an older version did not write down of a run; empty where it is all there."""
+    """Return in words the parts that an older version did not save. Empty if none is missing."""
     return " and ".join(part for part in here if part not in there)
 
 
 def fingerprint_data(batches: Any) -> dict[str, Any]:
-    """Return the numbers of minibatches and samples, and a digest of rows wherever the data lie in tensors or arrays.
+    """Return the numbers of minibatches and samples, and a digest of some rows of the data.
 
-    Of a list they are its minibatches, of a ``DataLoader`` those of its data set, where that keeps ``tensors``, ``data``,
-    ``inputs`` or ``targets``. Of data that are made as they are drawn, the numbers alone are known.
+    The digest reads tensors and arrays: of a list, in its minibatches; of a ``DataLoader``, in the attributes ``tensors``,
+    ``data``, ``inputs`` and ``targets`` of its data set. For data that are made as they are drawn only the numbers are known.
     """
     data = getattr(batches, "dataset", batches)
-    found = {
+    sizes = {
         "minibatches": _length_or_none(batches),
         "samples": _length_or_none(data),
         "size": getattr(batches, "batch_size", None),
@@ -76,10 +81,11 @@ def fingerprint_data(batches: Any) -> dict[str, Any]:
         rows = np.linspace(0, max(len(leaf) - 1, 0), min(ROWS, len(leaf))).astype(int)
         digest.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
         digest.update(torch.as_tensor(leaf[rows]).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return {**found, "contents": digest.hexdigest()[:16]}
+    return {**sizes, "contents": digest.hexdigest()[:16]}
 
 
 def _find_tensors(data: Any, depth: int) -> Iterator[Any]:
+    """Yield the tensors and arrays in a data set, to a depth."""
     if isinstance(data, (Tensor, np.ndarray)):
         if data.ndim and str(data.dtype) != "object":
             yield data
@@ -95,6 +101,7 @@ def _find_tensors(data: Any, depth: int) -> Iterator[Any]:
 
 
 def _length_or_none(data: Any) -> int | None:
+    """Return len(), or None if the data have none."""
     try:
         return len(data)
     except TypeError:
@@ -102,6 +109,7 @@ def _length_or_none(data: Any) -> int | None:
 
 
 def _describe_optimizer(run: Run, level: int) -> dict[str, Any]:
+    """Return class, rates and settings of the optimizer of a level."""
     smoother = run.grids[level].smoother
     groups = [[g["scale"], g.get("weight_decay", 0.0), len(g["params"])] for g in smoother.optimizer.param_groups]
     defaults = {k: v for k, v in smoother.optimizer.defaults.items() if isinstance(v, (int, float, tuple, str))}
@@ -117,9 +125,11 @@ def _flatten_options(options: Mapping[str, Any], path: str = "") -> dict[str, An
 
 
 def _hash_json(value: Any) -> str:
+    """Return a digest of data for JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _shorten_json(value: Any) -> str:
+    """Return data as JSON of at most 200 characters."""
     text = json.dumps(value)
     return text if len(text) < 200 else text[:200] + " ..."

@@ -1,7 +1,9 @@
-"""A run as tensors and a document for JSON, and back: everything that changes while it trains.
+"""The state of a run as tensors and a document for JSON, and back.
 
-It holds between two optimizer steps, in the middle of a cycle too. Tensors have names like paths: ``1/x/fc1.weight`` is
-that weight on level 1, ``1/moments/exp_avg/fc1.weight`` its first moment there, ``1/rhs/0/fc1.weight`` its right-hand side.
+It can be captured between two optimizer steps, in the middle of a cycle too. Names of tensors are paths: ``1/x/fc1.weight`` is
+that weight on level 1, ``1/moments/exp_avg/fc1.weight`` its first moment there, and ``1/rhs/0/fc1.weight`` its right-hand side.
+The keys of the document belong to the file format. Files of older versions have them too, therefore some differ from the names
+in the code: ``rests`` are the backoffs, ``descents`` the coarse problems under way, ``turns`` the position of a grid.
 """
 
 from __future__ import annotations
@@ -32,34 +34,42 @@ Tensors = dict[str, Tensor]
 
 
 def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
-    """Return what a run is, live: write it down before the next step.
+    """Return the live state of a run, to be written before the next step.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    document : dict
+        Data for JSON.
 
     Raises
     ------
     NetgraphError
-        A minibatch or an optimizer holds something that is neither tensor, number nor text.
+        A minibatch or an optimizer holds an object that is no tensor, number or text.
     """
     tensors: Tensors = {}
     document: dict[str, Any] = {name: getattr(run, name) for name in COUNTERS}
     document["instead"] = None if run.instead is None else list(run.instead)
-    document["rests"] = {str(level): vars(rest) for level, rest in run.rests.items()}
-    document["steering"] = {name: str(value) for name, value in vars(run.steering).items()}  # may be no number yet
+    document["rests"] = {str(level): vars(backoff) for level, backoff in run.backoffs.items()}
+    document["steering"] = {
+        name: str(value) for name, value in vars(run.steering).items()
+    }  # as text, because NaN is no JSON
     document["account"] = vars(run.account)
     document["descents"] = {
-        str(i): _capture_descent(found, f"{i}/direction", tensors) for i, found in run.descents.items()
+        str(i): _capture_coarse_problem(p, f"{i}/direction", tensors) for i, p in run.coarse_problems.items()
     }
     document["schedules"] = [schedule.state_dict() for schedule in run.schedules]
     document["stream"] = _capture_stream(run, tensors)
     document["ledger"] = run.ledger.state_dict()
     document["grids"] = [_capture_grid(grid, str(level), tensors) for level, grid in enumerate(run.grids)]
     if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
-        for level, found in enumerate(read_aggregates(run.maps)):
-            tensors |= _prefix_names(f"aggregates/{level}", found)
+        for level, aggregates in enumerate(read_aggregates(run.maps)):
+            tensors |= _prefix_names(f"aggregates/{level}", aggregates)
     if run.mean is not None:
         tensors |= _prefix_names("mean", live_state(run.mean))
     tensors |= _prefix_names("before", run.before)
     tensors |= _prefix_names("random", get_random_state())
-    # a long history would be too long for a document
+    # The history is a tensor of bytes, because the document has a largest length.
     tensors["history"] = torch.frombuffer(
         bytearray(json.dumps(run.history, default=_to_json_value).encode()), dtype=torch.uint8
     )
@@ -68,7 +78,7 @@ def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
 
 
 def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Make a run that has not begun what another was."""
+    """Give a run that has not begun the state of a saved one."""
     tensors = copy_with_layouts(tensors, document["layouts"])
     for name in COUNTERS:
         setattr(run, name, document[name])
@@ -76,19 +86,19 @@ def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str
         aggregates = [select_under(f"aggregates/{level}", tensors) for level in range(len(run.grids))]
         run.replace_maps(restore_levels(run.maps, aggregates))
     run.instead = None if document["instead"] is None else Visit(*document["instead"])
-    run.rests = {int(level): Backoff(**rest) for level, rest in document["rests"].items()}
+    run.backoffs = {int(level): Backoff(**rest) for level, rest in document["rests"].items()}
     run.steering = VisitLength(**{name: float(value) for name, value in document["steering"].items()})
     run.account = CostAccount(**document["account"])
-    for level, (grid, known) in enumerate(zip(run.grids, document["grids"], strict=True)):
-        _restore_grid(grid, str(level), tensors, known)
-    run.descents = {
-        int(level): CoarseProblem(run.grids[int(level) + 1].rhs, direction=_select_on_device(f"{level}/direction", tensors, run.grids[int(level)].model), **figures)
-        for level, figures in document["descents"].items()
-    }  # fmt: skip
-    for schedule, known in zip(run.schedules, document["schedules"], strict=True):
-        schedule.load_state_dict(known)
-    own = {key: list(select_under(f"stream/{key}", tensors).values()) for key in ("began", "now")}
-    run.stream.load_state_dict({**document["stream"], **own})
+    for level, (grid, saved_grid) in enumerate(zip(run.grids, document["grids"], strict=True)):
+        _restore_grid(grid, str(level), tensors, saved_grid)
+    for key, figures in document["descents"].items():
+        fine, coarse = run.grids[int(key)], run.grids[int(key) + 1]
+        direction = _select_on_device(f"{key}/direction", tensors, fine.model)
+        run.coarse_problems[int(key)] = CoarseProblem(coarse.rhs, direction=direction, **figures)
+    for schedule, saved_schedule in zip(run.schedules, document["schedules"], strict=True):
+        schedule.load_state_dict(saved_schedule)
+    generators = {key: list(select_under(f"stream/{key}", tensors).values()) for key in ("began", "now")}
+    run.stream.load_state_dict({**document["stream"], **generators})
     run.ledger.load_state_dict(document["ledger"])
     run.history[:] = json.loads(bytes(tensors["history"].tolist()))
     if run.mean is not None:
@@ -103,51 +113,56 @@ def select_under(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def _prefix_names(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Return tensors with a path before their names."""
     return {f"{path}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def _select_on_device(path: str, tensors: Mapping[str, Tensor], model: nn.Module) -> Tensors:
+    """Return the tensors below a path, on the device of a model."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return {name: tensor.to(device) for name, tensor in select_under(path, tensors).items()}
 
 
-def _capture_descent(found: CoarseProblem, path: str, tensors: Tensors) -> dict[str, float]:
-    """The right-hand sides of a descent are those of the coarser grid."""
-    tensors |= _prefix_names(path, found.direction)
-    return {name: getattr(found, name) for name in FIGURES}
+def _capture_coarse_problem(problem: CoarseProblem, path: str, tensors: Tensors) -> dict[str, float]:
+    """Return the figures of a coarse problem. Its right-hand sides are saved with the coarser grid."""
+    tensors |= _prefix_names(path, problem.direction)
+    return {name: getattr(problem, name) for name in FIGURES}
 
 
 def _capture_stream(run: Run, tensors: Tensors) -> dict[str, int]:
-    known = run.stream.state_dict()
+    """Return the position in the stream. The states of the loader's generators go to the tensors."""
+    saved = run.stream.state_dict()
     for key in ("began", "now"):
-        tensors |= {f"stream/{key}/{i}": state for i, state in enumerate(known.pop(key))}
-    return known
+        tensors |= {f"stream/{key}/{i}": state for i, state in enumerate(saved.pop(key))}
+    return saved
 
 
 def _capture_grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
+    """Return the numbers of a level. Its tensors go to the tensors, below a path."""
     tensors |= _prefix_names(f"{path}/x", live_state(grid.model))
     tensors |= _prefix_names(f"{path}/injected", grid.injected)
     for i, b in enumerate(grid.rhs):
         tensors |= _prefix_names(f"{path}/rhs/{i}", b)
-    known: dict[str, Any] = {"turns": grid.turns, "rhs": len(grid.rhs)}
-    known["moments"] = _capture_moments(read_moments(grid.smoother), f"{path}/moments", tensors)
-    known["groups"] = [_capture_group(group) for group in grid.smoother.optimizer.param_groups]
+    saved: dict[str, Any] = {"turns": grid.position, "rhs": len(grid.rhs)}
+    saved["moments"] = _capture_moments(read_moments(grid.smoother), f"{path}/moments", tensors)
+    saved["groups"] = [_capture_group(group) for group in grid.smoother.optimizer.param_groups]
     leaves: list[Tensor] = []
-    known["common"] = drop_classes(build_structure(list(grid.common), leaves))
+    saved["common"] = drop_classes(build_structure(list(grid.common), leaves))
     tensors |= {f"{path}/common/{i}": leaf for i, leaf in enumerate(leaves)}
-    return known
+    return saved
 
 
-def _restore_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> None:
+def _restore_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    """Give a level the saved tensors and numbers."""
     assign(live_state(grid.model), select_under(f"{path}/x", tensors))
     grid.injected = _select_on_device(f"{path}/injected", tensors, grid.model)
-    grid.rhs = [_select_on_device(f"{path}/rhs/{i}", tensors, grid.model) for i in range(known["rhs"])]
-    grid.turns = known["turns"]
-    set_moments(grid.smoother, _restore_moments(f"{path}/moments", tensors, known["moments"], grid))
-    for group, numbers in zip(grid.smoother.optimizer.param_groups, known["groups"], strict=True):
+    grid.rhs = [_select_on_device(f"{path}/rhs/{i}", tensors, grid.model) for i in range(saved["rhs"])]
+    grid.position = saved["turns"]
+    set_moments(grid.smoother, _restore_moments(f"{path}/moments", tensors, saved["moments"], grid))
+    for group, numbers in zip(grid.smoother.optimizer.param_groups, saved["groups"], strict=True):
         group.update({key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()})
     leaves = list(_select_on_device(f"{path}/common", tensors, grid.model).items())
-    grid.common = unflatten_tree(known["common"], [leaf for _, leaf in sorted(leaves, key=lambda pair: int(pair[0]))])
+    grid.common = unflatten_tree(saved["common"], [leaf for _, leaf in sorted(leaves, key=lambda pair: int(pair[0]))])
 
 
 def _capture_moments(moments: Moments, path: str, tensors: Tensors) -> dict[str, dict[str, Any]]:
@@ -162,26 +177,23 @@ def _capture_moments(moments: Moments, path: str, tensors: Tensors) -> dict[str,
                 numbers[kind][name] = value
             else:
                 raise NetgraphError(
-                    f"the optimizer keeps a {type(value).__name__} as {kind!r} of {name}; a checkpoint holds tensors and "
-                    "numbers: take another optimizer, or train without checkpoints"
+                    f"the optimizer keeps a {type(value).__name__} as {kind!r} of {name}, and a checkpoint can hold tensors and "
+                    "numbers alone. Take another optimizer, or train without checkpoints."
                 )
     return numbers
 
 
 def _restore_moments(path: str, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], grid: Grid) -> Moments:
-    """Step counts stay where the optimizer put them, on the CPU for most."""
-    found: Moments = {}
+    """Return the saved moments on the device of their parameters. Step counts, of no dimension, stay on the CPU."""
+    moments: Moments = {}
     for kind, vector in numbers.items():
-        own = select_under(f"{path}/{kind}", tensors)
-        found[kind] = {
-            **vector,
-            **{n: t if t.ndim == 0 else t.to(grid.smoother.named[n].device) for n, t in own.items()},
-        }
-    return found
+        saved, named = select_under(f"{path}/{kind}", tensors), grid.smoother.named
+        moments[kind] = {**vector, **{n: t if t.ndim == 0 else t.to(named[n].device) for n, t in saved.items()}}
+    return moments
 
 
 def _capture_group(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of a parameter group: some optimizers keep more there than a schedule writes."""
+    """Return the numbers of a parameter group, to which some optimizers write more than a schedule does."""
     plain = (int, float, bool)
     return {
         key: list(value) if isinstance(value, tuple) else value
@@ -191,5 +203,5 @@ def _capture_group(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_json_value(value: Any) -> Any:
-    """Return a number of numpy or torch as Python's, and anything else as text."""
+    """Return a number of numpy or torch as one of Python, and any other value as text."""
     return value.item() if hasattr(value, "item") and getattr(value, "size", 1) in (1, ()) else str(value)

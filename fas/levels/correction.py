@@ -1,14 +1,14 @@
-"""Coming up: the coarse correction, its length and its acceptance::
+"""Coarse-grid correction: its direction, its length, and the test that accepts it::
 
     x <- x + s d,    d = prolong(y - inject x),    s the first of a few lengths that lowers f(x) - <b, x>
 
-on the common minibatches; where none does, x stays (Nash, Optim. Methods Softw. 14, 2000, section 2: a line search
-makes the recursive direction safe). `blend` is what multi-level training of transformers does in its place::
+f is measured on the common minibatches. If no length lowers it, x stays (Nash, Optim. Methods Softw. 14, 2000, section 2: a
+line search makes the recursive direction safe). `blend` is the rule of multi-level training of transformers::
 
     x <- (1 - s) x + s prolong(y)
 
-which shrinks what the coarse level cannot hold, too, and measures nothing (Zou, Zhang, Sun, "A multi-level framework for
-accelerating training transformer models", ICLR 2024).
+It measures nothing, and it also shrinks the part of x that the coarse level cannot represent (Zou, Zhang, Sun, "A multi-level
+framework for accelerating training transformer models", ICLR 2024).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from netgraph.fas.levels.vectors import Vector, assign, copy_vector, dot
 
 @dataclass
 class CorrectionResult:
-    """What became of a correction.
+    """Length, gain and size of a correction.
 
     Parameters
     ----------
     length : float
-        s; 0 where the correction was rejected.
+        s, or 0 if the correction was rejected.
     before, after : float
-        f(x) - <b, x> on the common minibatches; not a number where nobody measured.
+        f(x) - <b, x> on the common minibatches before and after. NaN if it was not measured.
     tried : int
-        Lengths that were measured.
+        Number of lengths that were measured.
     size : float
         |d|.
     angle : float
-        Cosine between d and the descent direction of the fine level; not a number where that is not known.
+        Cosine of the angle between d and the descent direction of the fine level. NaN if the direction is unknown.
     """
 
     length: float
@@ -59,55 +59,67 @@ def apply_correction(
     coarse: Grid,
     value: Value,
     lengths: tuple[float, ...],
-    found: CoarseProblem | None,
+    coarse_problem: CoarseProblem | None,
     *,
     stayed: bool = False,
 ) -> CorrectionResult:
-    """Correct a level's x in place.
+    """Correct x of the fine level in place.
 
     Parameters
     ----------
+    maps : Maps
+    level : int
+        The finer level.
+    fine, coarse : Grid
+        The two levels. ``coarse.injected`` and ``coarse.rhs`` are used up.
+    value : callable ``(model, minibatch) -> scalar``
     lengths : tuple of float
-        Tried in turn; empty: 1 without measuring.
-    found : Descent, optional
-        What was found where the level was left, for the angle.
-    stayed : bool
-        Whether x is what it was there, so that f(x) is known.
+        Lengths to try, in this order. Empty: the length is 1, and nothing is measured.
+    coarse_problem : CoarseProblem, optional
+        The coarse problem as it was formed on the way down. The angle is measured against its direction.
+    stayed : bool, default False
+        True if x has not changed since the way down. f(x) is then known.
+
+    Returns
+    -------
+    CorrectionResult
     """
-    whole = {
-        n for n in coarse.injected if len(maps.family(level, n)) == 1 and _has_same_bits(fine.x[n], coarse.injected[n])
-    }
+    names = coarse.injected.keys()
+    unmerged = {n for n in names if len(maps.family(level, n)) == 1 and _has_same_bits(fine.x[n], coarse.injected[n])}
     change, named = _subtract_injected(coarse), fine.smoother.named
     sizes = [
         float(d.norm()) for name in change for n, d in _prolong_family(maps, level, change, name).items() if n in named
     ]
-    taken = CorrectionResult(0.0, size=math.hypot(*sizes))
-    if found is not None and found.direction and taken.size:  # <grad f - b, P e> = <restrict(grad f - b), e>
-        taken.angle = -dot(found.direction, change) / max(found.gradient * taken.size, 1e-300)
-        found.direction = {}
-    if not math.isfinite(taken.size):
-        return taken
+    result = CorrectionResult(0.0, size=math.hypot(*sizes))
+    if coarse_problem is not None and coarse_problem.direction and result.size:
+        # <grad f - b, P e> = <restrict(grad f - b), e>, which needs no prolonged vector
+        slope = dot(coarse_problem.direction, change)
+        result.angle = -slope / max(coarse_problem.gradient * result.size, 1e-300)
+        coarse_problem.direction = {}
+    if not math.isfinite(result.size):
+        return result
     start = copy_vector(fine.x)
     if not lengths:
-        _write_correction(maps, level, fine, coarse, start, change, 1.0, whole)
-        taken.length = 1.0
-        return taken
-    known = found.fine if found is not None and stayed else None
-    taken.before = shifted_value(fine, value, coarse, known)
+        _write_correction(maps, level, fine, coarse, start, change, 1.0, unmerged)
+        result.length = 1.0
+        return result
+    fine_value = coarse_problem.fine if coarse_problem is not None and stayed else None
+    result.before = shifted_value(fine, value, coarse, fine_value)
     for length in lengths:
-        _write_correction(maps, level, fine, coarse, start, change, length, whole)
+        _write_correction(maps, level, fine, coarse, start, change, length, unmerged)
         after = shifted_value(fine, value, coarse)
-        taken.tried += 1
-        if after < taken.before:  # false for what is no number
-            taken.length, taken.after = length, after
-            return taken
+        result.tried += 1
+        if after < result.before:  # False if one of the two is NaN
+            result.length, result.after = length, after
+            return result
     assign(fine.x, start)
-    return taken
+    return result
 
 
+# x <- (1 - s) x + s prolong(y)
 @torch.no_grad()
 def blend(maps: Maps, level: int, fine: Grid, coarse: Grid, share: float) -> CorrectionResult:
-    """Mix a level's x with the prolonged y in place; what counts is taken from y."""
+    """Mix x of the fine level with the prolonged y in place. Integer buffers, which count, are taken from y."""
     squares = 0.0
     for name, y in coarse.x.items():
         for member, value in maps.prolong(level, {name: y}).items():
@@ -120,40 +132,45 @@ def blend(maps: Maps, level: int, fine: Grid, coarse: Grid, share: float) -> Cor
     return CorrectionResult(share, size=math.sqrt(squares))
 
 
-def shifted_value(fine: Grid, value: Value, coarse: Grid, known: float | None = None) -> float:
-    """Return f(x) - <b, x> on the minibatches that the coarse level was given; ``known`` is f(x) where somebody has it."""
+def shifted_value(fine: Grid, value: Value, coarse: Grid, fine_value: float | None = None) -> float:
+    """Return f(x) - <b, x> on the minibatches of the coarse level. ``fine_value`` is f(x), if it is known."""
     batches = coarse.common
     linear = sum(dot(fine.b(i), fine.x) for i in range(len(batches))) / max(len(batches), 1) if fine.rhs else 0.0
-    return (mean_value(fine, value, batches) if known is None else known) - linear
+    return (mean_value(fine, value, batches) if fine_value is None else fine_value) - linear
 
 
 def _prolong_family(maps: Maps, level: int, change: Vector, name: str) -> Vector:
-    """Return one family of d = prolong(y - inject x): a whole d would be as large as the network."""
+    """Return one family of d = prolong(y - inject x). All of d at once would need as much memory as the network."""
     return maps.prolong(level, {name: change[name]})
 
 
 def _subtract_injected(coarse: Grid) -> Vector:
-    """Return y - inject x, in the memory of inject x, which nobody needs any more; the right-hand side's goes before a copy of x comes."""
+    """Return y - inject(x), computed in place in the buffers of inject(x).
+
+    The right-hand side is freed first. The copy of x that comes later then does not add to the peak of memory.
+    """
     names, coarse.rhs = list(coarse.injected), []
     change = [coarse.injected[name] for name in names]
     torch._foreach_neg_(change)
     torch._foreach_add_(change, [coarse.x[name].detach() for name in names])
-    found, coarse.injected = dict(zip(names, change, strict=True)), {}
-    return found
+    coarse.injected = {}
+    return dict(zip(names, change, strict=True))
 
 
+# A parameter in which nothing merged, and that did not change since inject, has d = y - x exactly. At length 1 its corrected
+# value is y. Copying y gives it bit for bit, while start + d would round.
 @torch.no_grad()
 def _write_correction(
-    maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, change: Vector, length: float, whole: set[str]
+    maps: Maps, level: int, fine: Grid, coarse: Grid, start: Vector, change: Vector, length: float, unmerged: set[str]
 ) -> None:
-    """Write start + length d; where nothing merged and the length is one that is y itself, bit for bit."""
+    """Write start + length d to the fine level. Integer buffers are taken from y."""
     for name, y in coarse.x.items():
         family = maps.family(level, name)
         if not y.is_floating_point():
             for member in family:
                 if fine.x[member].shape == y.shape:
                     fine.x[member].copy_(y)
-        elif length == 1.0 and name in whole:
+        elif length == 1.0 and name in unmerged:
             fine.x[name].copy_(y)
         else:
             for member, d in _prolong_family(maps, level, change, name).items():
@@ -161,4 +178,5 @@ def _write_correction(
 
 
 def _has_same_bits(x: Tensor, injected: Tensor) -> bool:
+    """Return whether two tensors are equal in shape and bits."""
     return x.shape == injected.shape and torch.equal(x, injected)

@@ -1,4 +1,4 @@
-"""Grid: one level at work, with all that changes on it."""
+"""Grid: one level of a run, with everything that changes on it."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from torch import nn
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.vectors import Vector, assign, copy_vector
 
-SEED = 7619  # of dropout and the like, where two networks are compared on the same minibatches
+SEED = 7619  # of dropout, when two networks are compared on the same minibatches
 
 
 @dataclass
 class Grid:
-    """One level at work.
+    """One level of a run.
 
     Parameters
     ----------
     model : torch.nn.Module
     smoother : Smoother
     x : dict of str to Tensor
-        Its live parameters and buffers.
+        Live parameters and buffers of the model.
     rhs : list of dict of str to Tensor
-        The right-hand side b: none for zero, one, or one for each minibatch of ``common``.
+        The right-hand side b: empty for zero, one vector, or one for each minibatch of ``common``.
     common : list
-        The minibatches that a tau was formed on, which smoothing goes through too; empty for the stream.
+        Minibatches on which tau was formed and which smoothing repeats. Empty: smoothing takes the stream.
     injected : dict of str to Tensor
-        The x that it was given on the way down.
-    turns : int
-        Steps on the common minibatches so far.
+        The x that came down from the finer level.
+    position : int, default 0
+        Minibatches of ``common`` that smoothing has taken.
     """
 
     model: nn.Module
@@ -42,31 +42,34 @@ class Grid:
     rhs: list[Vector] = field(default_factory=list)
     common: list[Any] = field(default_factory=list)
     injected: Vector = field(default_factory=dict)
-    turns: int = 0
+    position: int = 0
 
     def b(self, i: int) -> Vector:
-        """Return the right-hand side that belongs to the i-th common minibatch."""
+        """Return the right-hand side of the i-th common minibatch."""
         return self.rhs[i % len(self.rhs)] if self.rhs else {}
 
-    def settle(self) -> None:
-        """Forget what was brought down: the level minimises f itself, on the stream."""
-        self.rhs, self.common, self.injected, self.turns = [], [], {}, 0
+    def reset(self) -> None:
+        """Drop right-hand side and common minibatches: the level minimises f itself, on the stream."""
+        self.rhs, self.common, self.injected, self.position = [], [], {}, 0
 
 
 @contextlib.contextmanager
 def without_side_effects(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Evaluate without traces: running statistics and random numbers are afterwards what they were.
+    """Restore running statistics and random numbers after the block.
 
-    Within, random numbers begin at one seed each time, so that dropout drops the same for two points of one network.
+    Random numbers begin at the same seed in every such block. Dropout therefore drops the same units at two points of one
+    network, and their losses can be compared.
     """
-    kept = [{name: b for name, b in model.named_buffers() if b.is_floating_point() or b.ndim == 0} for model in models]
-    values = [copy_vector(buffers) for buffers in kept]
+    buffers_of = [
+        {name: b for name, b in model.named_buffers() if b.is_floating_point() or b.ndim == 0} for model in models
+    ]
+    values = [copy_vector(buffers) for buffers in buffers_of]
     devices = sorted({p.device for m in models for p in m.parameters() if p.is_cuda}, key=str)
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(SEED)
         try:
             yield
         finally:
-            for buffers, value in zip(kept, values, strict=True):
+            for buffers, value in zip(buffers_of, values, strict=True):
                 if buffers:
                     assign(buffers, value)

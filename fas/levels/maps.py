@@ -28,7 +28,7 @@ class Maps(Protocol):
     Two quadratics with one unknown and with two, between which P copies and R takes the mean:
 
     >>> import torch
-    >>> from netgraph.fas import FAS, Options, Problem, Smoothing
+    >>> from netgraph.fas import FAS, Options, Smoothing
     >>> class Quadratic(torch.nn.Module):
     ...     def __init__(self, n):
     ...         super().__init__()
@@ -51,7 +51,7 @@ class Maps(Protocol):
     ...         return model()
     >>> solver = FAS("v", torch.optim.SGD, 0.5, cycles=2, schedule="constant", options=Options(Smoothing(2, 2, 4)))
     >>> solver.solve(TwoLevels(), Energy()).model.x.data
-    tensor([0.9998, 0.9998])
+    tensor([1., 1.])
     """
 
     @property

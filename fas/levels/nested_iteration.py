@@ -1,11 +1,11 @@
-"""Nested iteration: a level begins with the prolonged solution of the coarser one, its copies made to differ.
+"""Nested iteration: a level begins with the prolonged solution of the coarser one, plus noise that makes copies differ.
 
-Exact copies never separate: they compute the same, get the same gradients and stay alike for ever. Noise on split
-weights that adds to zero over each aggregate leaves the function as it was and lets them part::
+Exact copies never separate, because they compute the same and get the same gradients. Noise on split weights that adds up to
+zero over each aggregate leaves the function unchanged and lets the copies separate::
 
     x = prolong(y) + noise · N + gamma (x0 - prolong(inject x0)),     N P_in = 0
 
-Chen, Goodfellow, Shlens, "Net2Net", ICLR 2016, section 3; Brandt, Math. Comp. 31, 1977, section 6 (full multigrid).
+Chen, Goodfellow, Shlens, "Net2Net", ICLR 2016, section 3. Brandt, Math. Comp. 31, 1977, section 6 (full multigrid).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from netgraph.fas.options import Split
 
 
 def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, seed: int) -> None:
-    """Write a level's first x from the coarser one's solution.
+    """Write the first x of a level from the solution of the coarser one.
 
     Parameters
     ----------
@@ -30,10 +30,13 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
     fine, coarse : Grid
     split : Split
     seed : int
-        Of the noise.
+        Seed of the noise, to which the level is added.
     """
     generator = torch.Generator().manual_seed(seed + level)
-    for name, y in coarse.x.items():  # one family at a time: a second x would be as large as the network
+    for (
+        name,
+        y,
+    ) in coarse.x.items():  # one family at a time, because a second x would need as much memory as the network
         family = maps.family(level, name)
         prolonged, detail = maps.prolong(level, {name: y}), dict[str, Tensor]()
         if split.gamma and y.is_floating_point():
@@ -48,15 +51,15 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
             if member in noise:
                 x = x + split.noise * noise[member]
             assign(fine.x, {member: x})
-    fine.settle()
+    fine.reset()
 
 
 def _compute_detail(maps: Maps, level: int, x0: Vector) -> Vector:
-    """Return x0 - prolong(inject x0): what the coarse level cannot hold."""
+    """Return x0 - prolong(inject x0), the part of x0 that the coarse level cannot represent."""
     return subtract_vectors(x0, maps.prolong(level, maps.inject(level, x0)))
 
 
 def _draw_noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return normal noise as large as a tensor's root mean square."""
-    drawn = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
-    return drawn * x.square().mean().sqrt()
+    """Return normal noise of the size of a tensor's root mean square."""
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
+    return noise * x.square().mean().sqrt()

@@ -1,4 +1,4 @@
-"""Matching again while training: units that have become alike merge, those that have parted no longer do."""
+"""Match units again during training: units that have become alike merge, and units that have become different separate."""
 
 from __future__ import annotations
 
@@ -19,50 +19,53 @@ from netgraph.fas.levels.maps import HierarchyMaps, Maps
 
 
 def check_rematch(maps: Maps) -> None:
-    """Refuse levels that nobody can make again.
+    """Refuse levels that cannot be built again.
 
     Raises
     ------
     NetgraphError
-        They are no hierarchy, or one that was read from a file.
+        The levels are not a hierarchy, the hierarchy was read from a file, or it has levels of other directions.
     """
     if not isinstance(maps, HierarchyMaps) or maps.hierarchy.inputs is None:
         raise NetgraphError(
-            "adapt.rematch makes the hierarchy again from the trained weights, which needs one of build_hierarchy in "
-            "this process, not a loaded one; set it to 0"
+            "adapt.rematch builds the hierarchy again from the trained weights. It needs one that build_hierarchy made in this "
+            "process, not a loaded one. Set it to 0."
         )
     if maps.hierarchy.direction_labels:
         raise NetgraphError(
-            "adapt.rematch makes levels of merged units again, and this hierarchy has levels of other directions "
-            f"({', '.join(way for way in maps.hierarchy.direction_labels if way)}); set it to 0"
+            "adapt.rematch builds levels of merged units again, and this hierarchy has levels of other directions "
+            f"({', '.join(way for way in maps.hierarchy.direction_labels if way)}). Set it to 0."
         )
 
 
 def rebuild_levels(maps: HierarchyMaps) -> HierarchyMaps | str:
-    """Return the levels made again from the finest network as it is now, or in words why there are fewer of them."""
+    """Return levels built from the finest network as it is now, or in words why there are fewer of them than before."""
     hierarchy, inputs = maps.hierarchy, maps.hierarchy.inputs
     assert inputs is not None  # by check_rematch
     try:
-        found = build_hierarchy(
+        rebuilt = build_hierarchy(
             hierarchy.levels[0].model, inputs.example, options=hierarchy.options, data=inputs.data, loss=inputs.loss,
             spec=inputs.spec,
         )  # fmt: skip
     except NothingToMergeError as error:
         return str(error)
-    if len(found.levels) < len(maps.hierarchy.levels):
-        return f"{len(found.levels)} levels can be made now, not {len(maps.hierarchy.levels)}"
-    return HierarchyMaps(found)
+    if len(rebuilt.levels) < len(maps.hierarchy.levels):
+        return f"{len(rebuilt.levels)} levels can be made now, not {len(maps.hierarchy.levels)}"
+    return HierarchyMaps(rebuilt)
 
 
 def read_aggregates(maps: HierarchyMaps) -> list[dict[str, Tensor]]:
-    """Return the aggregates between levels, by axis."""
+    """Return the aggregates of each level by axis."""
     return [
         {axis: torch.from_numpy(t.aggregates) for axis, t in level.transfers.items()} for level in maps.hierarchy.levels
     ]
 
 
 def compute_signatures(maps: Maps) -> list[str]:
-    """Return of each coarse level how it came from the one above, with a digest of its aggregates; nothing of levels of your own."""
+    """Return a signature of each coarse level: its direction and a digest of its aggregates.
+
+    Levels that are not a hierarchy have none.
+    """
     if not isinstance(maps, HierarchyMaps):
         return []
     return [
@@ -71,6 +74,7 @@ def compute_signatures(maps: Maps) -> list[str]:
 
 
 def _hash_aggregates(level: Level) -> str:
+    """Return a digest of the aggregates of units and blocks."""
     merged = {**level.transfers, **{step.chain.name: step.transfer for step in level.chains}}
     digest = hashlib.sha256()
     for name in sorted(merged):
@@ -79,12 +83,13 @@ def _hash_aggregates(level: Level) -> str:
 
 
 def restore_levels(maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor]]) -> HierarchyMaps:
-    """Return levels with other aggregates; what their parameters are comes later."""
+    """Return levels with these aggregates. Their parameters are written afterwards."""
     finest = maps.hierarchy.levels[0]
-    levels, whole = [finest], dict[str, Transfer]()
+    levels, composed = [finest], dict[str, Transfer]()  # from the finest level to the last one in the list
     for step in aggregates[1:]:
-        transfers = {axis: Transfer(found.numpy()) for axis, found in step.items()}
-        whole = {**whole, **{a: whole[a].compose(t) if a in whole else t for a, t in transfers.items()}}
-        spec = finest.spec.with_sizes({axis: t.n_coarse for axis, t in whole.items()})
-        levels.append(Level(coarse_network(finest.model, finest.spec, whole), spec, transfers, flops=spec.flops))
+        transfers = {axis: Transfer(labels.numpy()) for axis, labels in step.items()}
+        composed |= {a: composed[a].compose(t) if a in composed else t for a, t in transfers.items()}
+        spec = finest.spec.with_sizes({axis: t.n_coarse for axis, t in composed.items()})
+        network = coarse_network(finest.model, finest.spec, composed)
+        levels.append(Level(network, spec, transfers, flops=spec.flops))
     return HierarchyMaps(replace(maps.hierarchy, levels=levels))

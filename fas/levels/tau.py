@@ -1,9 +1,10 @@
-"""Going down: the coarse right-hand side and what it tells of the coarse problem::
+"""The coarse right-hand side, tau, and the gate that reads them::
 
     b_c = grad f_c(inject x) + restrict(b - grad f(x)),      tau = grad f_c(inject x) - restrict(grad f(x))
 
-Brandt, Math. Comp. 31, 1977, section 5: with b_c the coarse problem has the fine solution, injected, as its own. Tau and the
-smoothing that follows see the same minibatches: on others, tau would correct the error of another function.
+With b_c the coarse problem has the injected fine solution as its own solution (Brandt, Math. Comp. 31, 1977, section 5). Tau
+and the coarse smoothing that follows see the same minibatches. On other minibatches tau would correct the error of another
+function.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ FIGURES = ("fine", "coarse", "tau", "restricted", "gradient")
 
 @dataclass
 class CoarseProblem:
-    """What was found on the way down.
+    """The coarse problem, and the figures that the gate reads.
+
+    If there is one right-hand side for each minibatch, the figures are means over the minibatches.
 
     Parameters
     ----------
     rhs : list of dict of str to Tensor
-        The coarse right-hand sides.
+        Coarse right-hand sides b_c.
     fine, coarse : float
         f(x) and f_c(inject x), means over the minibatches.
     tau, restricted, gradient : float
-        Norms of tau, of restrict(grad f - b) and of grad f - b; not a number where no gradient was asked for.
+        Norms of tau, of restrict(grad f - b) and of grad f - b. NaN if only the gap was measured.
     direction : dict of str to Tensor
-        restrict(grad f - b), to measure angles with.
-
-    With a right-hand side for each minibatch, figures are means over them.
+        restrict(grad f - b), against which the angle of the correction is measured.
     """
 
     rhs: list[Vector]
@@ -66,13 +67,17 @@ def form_coarse_problem(
     ----------
     maps : Maps
     level : int
-        The finer one.
+        The finer level.
     fine, coarse : Grid
-        The coarse one at inject x.
-    value : callable
+        The two levels, the coarse one at inject x.
+    value : callable ``(model, minibatch) -> scalar``
     batches : sequence
     each : bool
-        One right-hand side for each minibatch, in place of their mean.
+        True: one right-hand side for each minibatch. False: one for their mean.
+
+    Returns
+    -------
+    CoarseProblem
     """
     if not each:
         mean_b = _average_vectors(fine.rhs[: len(batches)]) if len(fine.rhs) > 1 else fine.b(0)
@@ -84,29 +89,30 @@ def form_coarse_problem(
     )
 
 
+# The residual grad f - b comes first, in the gradient buffers of the fine level. The gradient buffers of the coarse level
+# become b_c = grad f_c - restrict(grad f - b). This equals tau + restrict(b), from which the norm of tau is taken.
 def _form_rhs(
     maps: Maps, level: int, fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any], b: Vector
 ) -> CoarseProblem:
+    """Return the coarse problem with one right-hand side, for the mean over the minibatches."""
     models = [fine.model, coarse.model]
-    found = CoarseProblem(
-        [], evaluate_gradient(fine, value, batches, models), evaluate_gradient(coarse, value, batches, models)
-    )
+    fine_value = evaluate_gradient(fine, value, batches, models)
+    problem = CoarseProblem([], fine_value, evaluate_gradient(coarse, value, batches, models))
     subtract_from_gradients(b, fine.smoother.named)
     residual = read_gradients(fine.smoother)
-    found.gradient = norm(residual)
-    found.direction = maps.restrict(level, residual)
-    found.restricted = norm(found.direction)
-    found.rhs = [read_gradients(coarse.smoother)]  # that memory is the right-hand side's from here on
-    subtract_from_gradients(found.direction, coarse.smoother.named)
-    # tau itself is without what came from the finer level: b_c = tau + restrict(b)
-    found.tau = norm(subtract_vectors(found.rhs[0], maps.restrict(level, b)) if b else found.rhs[0])
+    problem.gradient = norm(residual)
+    problem.direction = maps.restrict(level, residual)
+    problem.restricted = norm(problem.direction)
+    problem.rhs = [read_gradients(coarse.smoother)]  # live: the next line subtracts from these tensors
+    subtract_from_gradients(problem.direction, coarse.smoother.named)
+    problem.tau = norm(subtract_vectors(problem.rhs[0], maps.restrict(level, b)) if b else problem.rhs[0])
     fine.smoother.optimizer.zero_grad()
-    coarse.smoother.optimizer.zero_grad()
-    return found
+    coarse.smoother.optimizer.zero_grad()  # sets .grad to None, which leaves the tensors to b_c
+    return problem
 
 
 def evaluate_gradient(grid: Grid, value: Value, batches: Sequence[Any], models: list[nn.Module]) -> float:
-    """Leave the mean gradient over minibatches in ``.grad``, and return the mean of f."""
+    """Write the mean gradient over minibatches to ``.grad`` without side effects on the models, and return the mean of f."""
     grid.smoother.optimizer.zero_grad()
     total = 0.0
     for batch in batches:
@@ -118,13 +124,13 @@ def evaluate_gradient(grid: Grid, value: Value, batches: Sequence[Any], models: 
 
 
 def measure_gap(fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any]) -> CoarseProblem:
-    """Measure f and f_c alone, for cycles without tau."""
+    """Measure f and f_c, without gradients and without tau."""
     return CoarseProblem([], mean_value(fine, value, batches), mean_value(coarse, value, batches))
 
 
 @torch.no_grad()
 def mean_value(grid: Grid, value: Value, batches: Sequence[Any]) -> float:
-    """Return the mean of f over minibatches at a level's x."""
+    """Return the mean of f over minibatches at x of a level."""
     total = 0.0
     for batch in batches:
         with without_side_effects([grid.model]):
@@ -132,31 +138,29 @@ def mean_value(grid: Grid, value: Value, batches: Sequence[Any]) -> float:
     return total / max(len(batches), 1)
 
 
-def refusal_reason(found: CoarseProblem, gate: Gate) -> str | None:
-    """Return in words why the coarse step is not taken; None where the gate is open."""
-    if not (math.isfinite(found.fine) and math.isfinite(found.coarse)):
-        return f"the loss is {found.fine} here and {found.coarse} on the coarse level"
-    if found.gap > gate.gap:
-        return f"the coarse loss is {found.gap:.1%} above the fine one, more than {gate.gap:.1%}"
-    if math.isnan(found.tau):
+# open if   (f_c - f) / |f| <= gap,   |tau| <= tau |restrict(grad f - b)|,   |restrict(grad f - b)| >= kappa |grad f - b|
+def refusal_reason(problem: CoarseProblem, gate: Gate) -> str | None:
+    """Return in words why the gate is closed, or None if it is open."""
+    if not (math.isfinite(problem.fine) and math.isfinite(problem.coarse)):
+        return f"the loss is {problem.fine} here and {problem.coarse} on the coarse level"
+    if problem.gap > gate.gap:
+        return f"the coarse loss is {problem.gap:.1%} above the fine one, more than {gate.gap:.1%}"
+    if math.isnan(problem.tau):
         return None
-    if found.tau > gate.tau * found.restricted:
-        return (
-            f"|tau| is {found.tau / max(found.restricted, 1e-300):.2g} of |restrict grad f|, more than {gate.tau:.2g}"
-        )
-    if found.restricted < gate.kappa * found.gradient:
-        share = found.restricted / max(found.gradient, 1e-300)
-        return f"the coarse level sees {share:.2g} of the gradient, less than {gate.kappa:.2g}"
+    if problem.tau > gate.tau * problem.restricted:
+        part = problem.tau / max(problem.restricted, 1e-300)
+        return f"|tau| is {part:.2g} of |restrict grad f|, more than {gate.tau:.2g}"
+    if problem.restricted < gate.kappa * problem.gradient:
+        part = problem.restricted / max(problem.gradient, 1e-300)
+        return f"the coarse level sees {part:.2g} of the gradient, less than {gate.kappa:.2g}"
     return None
 
 
-def _add_mean(total: Vector, part: Vector, n: int) -> None:
-    for name, tensor in part.items():
-        total[name] = total[name].add_(tensor, alpha=1 / n) if name in total else tensor / n
-
-
 def _average_vectors(vectors: Sequence[Vector]) -> Vector:
-    total: Vector = {}
+    """Return the mean of some vectors."""
+    mean: Vector = {}
+    n = len(vectors)
     for vector in vectors:
-        _add_mean(total, vector, len(vectors))
-    return total
+        for name, tensor in vector.items():
+            mean[name] = mean[name].add_(tensor, alpha=1 / n) if name in mean else tensor / n
+    return mean

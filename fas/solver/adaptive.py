@@ -1,11 +1,16 @@
-"""What coarse steps owe: operations that smoothing the finest level would have used better::
+"""Adaptive control of coarse steps: their cost, their rests and the length of coarse visits.
 
-    owed <- max(0, owed + cost - gain / rate),      rate = fall of the loss for each operation of smoothing
+`CostAccount` keeps the operations that smoothing the finest level would have used better::
 
-Everything that a step down costs counts, looks that found the gate closed and rejected corrections too. A step is tried only
-while what is owed and what it can cost stay within a share of the whole run (`netgraph.fas.options.Gate`): what a run can
-lose by trying is known beforehand. Gains are measured on a minibatch that the coarse level did not see; because one minibatch
-is noisy, gain / rate counts from -cost to 2 cost.
+    owed <- max(0, owed + cost - gain / rate),      rate = fall of the loss per operation of smoothing
+
+The cost of a coarse step includes gates that were found closed and corrections that were rejected. A step is tried only while
+the sum of the owed operations and of its largest possible cost is within a share of the whole run (`netgraph.fas.options.Gate`).
+A run can therefore lose no more than that share by trying. Gains are measured on a minibatch that the coarse level did not
+see. Since one minibatch is noisy, gain / rate counts from -cost to 2 cost.
+
+`Backoff` lets a level rest after refusals, twice as long each time. `VisitLength` gives more steps to coarse visits while they
+lower the loss more per second than whole cycles do.
 """
 
 from __future__ import annotations
@@ -18,23 +23,26 @@ from netgraph.fas.ledger import STEP
 from netgraph.fas.options import Options
 from netgraph.fas.solver.cycles import Visit
 
-WINDOW = 64  # steps of smoothing that the rate is taken over
+WINDOW = 64  # steps of smoothing that the rate is fitted to
+MEMORY = 0.7  # weight of the old value in a running mean
+LONGEST = 4.0  # a coarse visit has at most this multiple of its planned steps, and at least the inverse
 
 
 @dataclass
 class CostAccount:
-    """What the coarse steps of a run cost and earned.
+    """Cost and gain of the coarse steps of a run.
 
     Attributes
     ----------
     owed : float
         Operations that were spent and not earned.
     begun : float
-        Operations of the run when the finest level was left.
+        Operations of the run at the time when the finest level was left.
     step_cost : float
         Operations of the last step of smoothing.
     losses : list of float
-        Of the last steps, those before a correction less what it earned, so that its fall is not taken for smoothing's.
+        Losses of the last steps. The gain of a correction is subtracted from all losses before it, because the rate must not
+        credit smoothing with that fall.
     """
 
     owed: float = 0.0
@@ -43,14 +51,16 @@ class CostAccount:
     losses: list[float] = field(default_factory=list)
 
     def step(self, loss: float, cost: float) -> None:
-        """Note a step of smoothing on the finest level."""
+        """Record a step of smoothing on the finest level."""
         self.losses = [*self.losses[1 - WINDOW :], loss]
         self.step_cost = cost
 
-    def rate(self, whole: float) -> float:
-        """Return the fall of the loss for each operation of smoothing, by least squares over the last steps.
+    # rate = max(-slope of the losses over the steps / cost of a step, mean loss / planned operations)
+    def rate(self, planned_flops: float) -> float:
+        """Return the fall of the loss per operation of smoothing, by least squares over the last steps.
 
-        Late in a run noise is larger than the slope: smoothing is credited with no less than the whole loss for the ``whole`` run.
+        Late in a run noise is larger than the slope. Smoothing is therefore credited with no less than the whole loss divided
+        by the planned operations of the run.
         """
         n = len(self.losses)
         if not n:
@@ -59,37 +69,37 @@ class CostAccount:
         centre = (n - 1) / 2
         rise = sum((i - centre) * loss for i, loss in enumerate(self.losses))
         slope = rise / max(n * (n * n - 1) / 12, 1.0)
-        return max(-slope / max(self.step_cost, 1e-300), abs(mean) / max(whole, 1e-300))
+        return max(-slope / max(self.step_cost, 1e-300), abs(mean) / max(planned_flops, 1e-300))
 
     def charge(self, cost: float) -> None:
-        """Note what was spent for nothing."""
+        """Record operations that earned nothing."""
         self.owed += cost
 
-    def settle(self, gain: float, cost: float, whole: float) -> bool:
-        """Note what a correction earned, and return whether smoothing would have earned less for its cost."""
+    def settle(self, gain: float, cost: float, planned_flops: float) -> bool:
+        """Record the gain and the cost of a correction, and return whether it earned at least what smoothing would have."""
         gain = gain if math.isfinite(gain) else 0.0
-        worth = min(max(gain / max(self.rate(whole), 1e-300), -cost), 2 * cost)
+        worth = min(max(gain / max(self.rate(planned_flops), 1e-300), -cost), 2 * cost)
         self.owed = max(self.owed + cost - worth, 0.0)
         self.losses = [loss - gain for loss in self.losses]
         return worth >= cost
 
 
-def bound_flops_per_row(visits: Sequence[Visit], flops: Sequence[float], options: Options, whole: int) -> float:
-    """Return the most operations that visits can cost for each row of a minibatch.
+def bound_flops_per_row(visits: Sequence[Visit], flops: Sequence[float], options: Options, n_all: int) -> float:
+    """Return an upper bound of the operations of some visits, for each row of a minibatch.
 
     Parameters
     ----------
     visits : sequence of Visit
     flops : sequence of float
-        Of a forward pass by level.
+        Operations of one forward pass by level.
     options : Options
-    whole : int
-        Minibatches of a pass over the data, which a tau of the whole set is formed on.
+    n_all : int
+        Minibatches of one pass over the data, on which ``tau.kind = whole`` forms tau.
     """
     total = 0.0
     for kind, level, steps in visits:
         tau, gate = options.tau_of(level), options.gate_of(level)
-        n_sets = whole if tau.kind == "whole" else tau.batches
+        n_sets = n_all if tau.kind == "whole" else tau.batches
         if kind == "smooth":
             total += STEP * steps * options.smoothing_of(level).accumulate * flops[level]
         elif kind == "down":
@@ -100,38 +110,48 @@ def bound_flops_per_row(visits: Sequence[Visit], flops: Sequence[float], options
     return total
 
 
-MEMORY = 0.7  # weight of what was known before a new figure
-LONGEST = 4.0  # a coarse visit is stretched to at most so many times its steps, and shrunk to the inverse
-
-
 @dataclass
 class Backoff:
-    """How long a level's coarse steps rest after refusals in a row."""
+    """Rest of a level's coarse steps after refusals.
+
+    Attributes
+    ----------
+    refusals : int
+        Refusals in a row.
+    left : int
+        Coarse steps that are still to be skipped.
+    """
 
     refusals: int = 0
     left: int = 0
 
     def refuse(self, patience: int) -> None:
-        """Note a refusal; from the ``patience``-th on each doubles the rest, and with 0 there is none."""
+        """Record a refusal. From the ``patience``-th on each refusal doubles the rest. With 0 there is no rest."""
         self.refusals += 1
         if patience and self.refusals >= patience:
             self.left = 2 ** min(self.refusals - patience, 10)
 
     def succeed(self) -> None:
-        """Note an accepted correction."""
+        """Record an accepted correction."""
         self.refusals = self.left = 0
 
 
 @dataclass
 class VisitLength:
-    """What coarse steps and whole cycles earn for each second, as running means.
+    """Length of coarse visits, by the fall of the loss per second of coarse steps and of whole cycles.
 
     Attributes
     ----------
     factor : float
-        By which coarse visits are longer than planned.
+        Length of coarse visits over the planned one.
     coarse, whole : float
-        Fall of the loss for each second of coarse steps, and of whole cycles.
+        Running means of the fall of the loss per second, in coarse steps and in whole cycles. NaN before the first.
+    last : float
+        Mean loss of the last cycle.
+    begun, cycle_begun : float
+        Seconds of the run at the time when the finest level was left, and when the cycle began.
+    total, steps : float
+        Sum of the losses of this cycle's steps on the finest level, and their number.
     """
 
     factor: float = 1.0
@@ -144,19 +164,19 @@ class VisitLength:
     steps: float = 0.0
 
     def begin_visit(self, seconds: float) -> None:
-        """Note when the finest level was left."""
+        """Record the time at which the finest level is left."""
         self.begun = seconds
 
     def end_visit(self, gain: float, seconds: float) -> None:
-        """Note what a correction earned; a rejected one earned nothing."""
+        """Record the fall of the loss by a correction, 0 for a rejected one."""
         self.coarse = _update_mean(self.coarse, max(gain, 0.0) / max(seconds - self.begun, 1e-9))
 
     def step(self, loss: float) -> None:
-        """Note the loss of a step on the finest level."""
+        """Record the loss of a step on the finest level."""
         self.total, self.steps = self.total + loss, self.steps + 1
 
     def end_cycle(self, seconds: float) -> None:
-        """Compare, and double or halve the next coarse visits."""
+        """Compare the two means, and double or halve the next coarse visits."""
         if not self.steps:
             return
         mean = self.total / self.steps
@@ -169,4 +189,5 @@ class VisitLength:
 
 
 def _update_mean(old: float, new: float) -> float:
+    """Return a running mean after a new value."""
     return new if math.isnan(old) else MEMORY * old + (1 - MEMORY) * new

@@ -1,7 +1,7 @@
-"""The endless stream of minibatches that all levels share; its place can be written down and found again.
+"""The endless stream of minibatches that all levels share. Its position can be saved and found again.
 
-Before each pass ``set_epoch`` is called where the batches have it (as a ``DistributedSampler`` does), and the first batch is
-drawn under a seed of its own, so that a shuffling ``DataLoader`` gives the same order whatever was trained before.
+Before each pass the stream calls ``set_epoch`` of the batches, if they have it (as a ``DistributedSampler`` does). It draws the
+first minibatch under a seed of its own. A shuffling ``DataLoader`` therefore gives the same order whatever was trained before.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ class MinibatchStream:
     ----------
     batches : iterable
     seed : int
+        Seed of the first pass. Each further pass adds one.
 
     Attributes
     ----------
     epoch : int
-        Passes that were begun, less one.
+        Number of the pass, from 0.
     position : int
         Minibatches taken of the pass.
     """
@@ -37,22 +38,22 @@ class MinibatchStream:
         self.epoch, self.position = 0, 0
         self._pass: Iterator[Any] | None = None
         self._ahead: list[Any] = []
-        self._own: list[torch.Tensor] = []  # the loader's own generators where the pass began
+        self._began: list[torch.Tensor] = []  # states of the loader's own generators when the pass began
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        """Return the next minibatch, of the next pass where this one is over."""
-        found = self.peek()
+        """Return the next minibatch. After the last one of a pass, the next pass begins."""
+        batch = self.peek()
         self._ahead.clear()
         self.position += 1
-        return found
+        return batch
 
     def peek(self) -> Any:
-        """Return the minibatch that is next, and leave it there."""
+        """Return the next minibatch without taking it."""
         if self._pass is None:
-            self._begin()
+            self._begin_pass()
         assert self._pass is not None
         if not self._ahead:
             try:
@@ -66,11 +67,12 @@ class MinibatchStream:
         """Return the next n minibatches."""
         return [next(self) for _ in range(n)]
 
-    def _begin(self) -> None:
+    def _begin_pass(self) -> None:
+        """Begin a pass, and draw its first minibatch ahead."""
         set_epoch = getattr(self.batches, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.epoch)
-        self._own = [generator.get_state() for generator in find_generators(self.batches)]
+        self._began = [generator.get_state() for generator in find_generators(self.batches)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + self.epoch)
             self._pass = iter(self.batches)
@@ -80,27 +82,27 @@ class MinibatchStream:
         self._ahead = [first]
 
     def _refuse_empty(self) -> None:
-        """A pass may hold the minibatch ``None``, for a problem without data; an empty one is a mistake."""
+        """Refuse an empty pass. A pass with the minibatch ``None`` is allowed, for a problem without data."""
         if count_batches(self.batches) == 0:
             raise NetgraphError(
-                "there are no minibatches; give a loader that is not empty (is drop_last larger than it?)"
+                "there are no minibatches. Give a loader that is not empty. With drop_last, a batch may be larger than the data."
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the stream, with the states of the loader's own generators where the pass began and now."""
+        """Return the position, and the states of the loader's own generators when the pass began and now."""
         now = [generator.get_state() for generator in find_generators(self.batches)]
-        began = self._own if self._pass is not None else now
+        began = self._began if self._pass is not None else now
         return {"epoch": self.epoch, "position": self.position, "ahead": len(self._ahead), "began": began, "now": now}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place in the stream: the pass is begun again, and what was taken of it is drawn and left."""
+        """Go to a saved position: begin the pass again, then draw and drop the minibatches that were taken."""
         self.epoch, self.position, self._pass, self._ahead = state["epoch"], 0, None, []
-        own = find_generators(self.batches)
-        for generator, began in zip(own, state.get("began", ()), strict=False):
+        generators = find_generators(self.batches)
+        for generator, began in zip(generators, state.get("began", ()), strict=False):
             generator.set_state(began)
         for _ in range(state["position"]):
             next(self)
         if state["ahead"]:
             self.peek()
-        for generator, now in zip(own, state.get("now", ()), strict=False):
+        for generator, now in zip(generators, state.get("now", ()), strict=False):
             generator.set_state(now)

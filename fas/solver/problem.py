@@ -1,4 +1,4 @@
-"""Problem: what is minimised on every level, the mean over minibatches of a loss."""
+"""Problem: the function that every level minimises, a mean over minibatches."""
 
 from __future__ import annotations
 
@@ -14,48 +14,70 @@ from netgraph.utils.pytree import build_structure, normalize_example, unflatten_
 
 
 class Objective(Protocol):
-    """What the solver asks of a problem; a class of your own with these two will do.
+    """The two members of a problem that the solver needs. Any class with them will do.
 
     Attributes
     ----------
     batches : iterable
-        Gives the minibatches of one pass, again and again. Where it has ``set_epoch``, that is called before each pass.
+        Gives the minibatches of one pass, and can be iterated again. If it has ``set_epoch``, that is called before each
+        pass.
+
+    Examples
+    --------
+    >>> from netgraph.fas import Objective
+    >>> class Energy(Objective):
+    ...     batches = (None,)  # one minibatch, without data
+    ...     def value(self, model, batch):
+    ...         return model()
     """
 
     batches: Iterable[Any]
 
     def value(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return f of a level on one minibatch, a scalar that can be differentiated."""
+        """Return f of a level on one minibatch, as a differentiable scalar."""
 
 
 def count_batches(batches: Iterable[Any]) -> int | None:
-    """Return the minibatches of one pass, None where nobody knows: a ``DataLoader`` of an ``IterableDataset`` has a len() that fails."""
+    """Return the number of minibatches in one pass, or None if it is unknown.
+
+    ``len()`` of a ``DataLoader`` of an ``IterableDataset`` exists and fails.
+    """
     try:
-        return len(batches)  # type: ignore[arg-type]  # what has none raises
+        return len(batches)  # type: ignore[arg-type]  # an object without len() raises
     except TypeError:
         return None
 
 
 class Problem:
-    """Train on minibatches of inputs and targets.
+    """Minimise a loss over minibatches of inputs and targets.
 
     Parameters
     ----------
     batches : iterable of (inputs, targets)
-        A ``DataLoader``, a list, or anything else that can be gone through again and again. Inputs nest as the network
-        takes them: a tensor, a tuple of arguments or a dict of keyword arguments.
+        A ``DataLoader``, a list, or another iterable that can be iterated again. Inputs nest as the network takes them: a
+        tensor, a tuple of arguments or a dict of keyword arguments.
     loss : callable ``(outputs, targets) -> scalar``
         The mean over the minibatch.
     valid : callable ``(model) -> dict of str to float``, optional
-        Figures that are measured as training goes on, such as ``{"loss": ..., "accuracy": ...}``.
+        Figures to measure during training, such as ``{"loss": ..., "accuracy": ...}``.
     settings : dict, optional
-        What made the loss, the minibatches and the levels, by name, such as ``{"label smoothing": 0.1}``: a checkpoint of another
-        value is refused (`netgraph.fas.checkpoint.fingerprint`), because functions cannot be compared.
+        Settings of the loss, the minibatches and the levels by name, such as ``{"label smoothing": 0.1}``. Functions cannot be
+        compared, therefore a checkpoint is refused if its settings differ (`netgraph.fas.checkpoint.fingerprint`).
 
     Raises
     ------
     NetgraphError
-        ``batches`` is an iterator, which a second pass would find empty, or gives something other than pairs.
+        ``batches`` is an iterator, which a second pass would find empty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.fas import Problem
+    >>> batches = [(torch.ones(8, 3), torch.zeros(8, 1)), (torch.ones(8, 3), torch.ones(8, 1))]
+    >>> problem = Problem(batches, torch.nn.functional.mse_loss)
+    >>> model = torch.nn.Linear(3, 1)
+    >>> problem.value(model, batches[0]).shape
+    torch.Size([])
     """
 
     def __init__(
@@ -68,16 +90,32 @@ class Problem:
     ) -> None:
         if iter(batches) is batches:
             raise NetgraphError(
-                "the minibatches are an iterator, which can be gone through once only; give a DataLoader or a list"
+                "the minibatches are an iterator, which can be used once only. Give a DataLoader or a list."
             )
         self.batches, self.loss, self.valid, self.settings = batches, loss, valid, dict(settings or {})
 
     def value(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss of a level's network on one minibatch."""
+        """Return the loss of a level's network on one minibatch.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+        batch : pair of inputs and targets
+
+        Returns
+        -------
+        Tensor
+            A scalar.
+
+        Raises
+        ------
+        NetgraphError
+            The minibatch is not a pair.
+        """
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise NetgraphError(
-                f"a minibatch is a {type(batch).__name__}, not a pair of inputs and targets; give pairs, or a problem "
-                "of your own that has batches and value(model, batch)"
+                f"a minibatch is a {type(batch).__name__}, not a pair of inputs and targets. Give pairs, or a problem of your "
+                "own with batches and value(model, batch)."
             )
         inputs, targets = batch
         args, kwargs = normalize_example(inputs)
@@ -85,12 +123,34 @@ class Problem:
 
 
 def make_batch_loss(problem: Objective, batch: Any) -> Callable[[nn.Module], float]:
-    """Return a problem's loss as a function of the network, always on the same minibatch: what ``ratio="gap:0.05"`` measures."""
+    """Return the loss of a problem on one minibatch, as a function of the network.
+
+    ``build_hierarchy(..., ratio="gap:0.05", loss=...)`` measures such a loss.
+
+    Parameters
+    ----------
+    problem : Objective
+    batch : object
+        The minibatch, on any device.
+
+    Returns
+    -------
+    callable ``(model) -> float``
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.fas import Problem, make_batch_loss
+    >>> batch = (torch.ones(8, 3), torch.ones(8, 3))
+    >>> loss = make_batch_loss(Problem([batch], torch.nn.functional.mse_loss), batch)
+    >>> loss(torch.nn.Identity())
+    0.0
+    """
 
     @torch.no_grad()
     def loss(network: nn.Module) -> float:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        network.train()  # as it is where the gate measures the gap
+        network.train()  # the gate measures the gap in training mode
         with without_side_effects([network]):
             return float(problem.value(network, move_to_device(batch, device)))
 
@@ -98,7 +158,7 @@ def make_batch_loss(problem: Objective, batch: Any) -> Callable[[nn.Module], flo
 
 
 def count_rows(batch: Any) -> int:
-    """Return the number of samples of a minibatch, the first dimension of its first tensor; 1 where it has none."""
+    """Return the number of samples of a minibatch: the first dimension of its first tensor, or 1 if it has none."""
     first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if isinstance(first, dict):
         first = next(iter(first.values()), None)

@@ -1,6 +1,7 @@
-"""Run: one solve under way, visit after visit; all that changes is here, and can be written down between two steps.
+"""Run: one solve under way, visit after visit.
 
-It is between two steps wherever it stops, and while callbacks are told ``begin``, ``smooth``, ``cycle`` and ``finish``.
+All that changes during a run is in this class, and `netgraph.fas.checkpoint` writes it down between two optimizer steps. A run
+is between two steps when it has stopped, and while callbacks see ``begin``, ``smooth``, ``cycle`` and ``finish``.
 """
 
 from __future__ import annotations
@@ -38,24 +39,54 @@ REFUSED = 25  # refused steps in a row after which a run gives up
 class Run:
     """One solve under way.
 
+    `netgraph.fas.FAS.begin` makes it. Callbacks are called with it and may read its state, stop it with `stop`, and keep
+    notes in ``notes``.
+
     Parameters
     ----------
     maps : Maps
     problem : Objective
     options : Options
     grids : list of Grid
-        Finest first.
+        Levels, finest first.
     make_grid : callable ``(maps, level) -> Grid``
     visits : list of Visit
+        All visits of the run in order (`netgraph.fas.solver.cycles`).
     schedules : list of Schedule
-        One for all levels, or one for each.
-    stream : Stream
-    callbacks : sequence of callable ``(run, record)``
-    seed : int
-    every : int
-        Most steps between two records of smoothing; one comes where a level is left, too, and before an evaluation.
-    evaluations : int
-        Steps between two evaluations; 0: at the end alone.
+        One for all levels together, or one for each level.
+    stream : MinibatchStream
+    callbacks : sequence of callable ``(run, record)``, default empty
+    seed : int, default 7619
+    every : int, default 50
+        Largest number of steps between two records of smoothing. There is also one when a level is left and before an
+        evaluation.
+    evaluations : int, default 0
+        Steps between two evaluations. With 0 the network is evaluated at the end alone.
+    mean : torch.optim.swa_utils.AveragedModel, optional
+        Running mean of the finest network.
+
+    Attributes
+    ----------
+    top : int
+        Finest level that training has reached.
+    begun_on : list of str
+        Signatures of the first coarse levels, which a resumed run must share even after units were matched again.
+    at, done : int
+        Position in ``visits``, and steps taken of that visit.
+    instead : Visit, optional
+        Smoothing that takes the place of the visits from ``at`` on.
+    steps, cycles, refused : int
+        Steps taken, cycles done, and refused steps in a row.
+    backoffs, coarse_problems : dict
+        By level the rest after refusals, and the problem of the coarse step under way.
+    steering : VisitLength
+    account : CostAccount
+    before : dict of str to Tensor
+        x of the finest level one cycle ago, if ``tolerance.stol`` asks for it.
+    notes : dict
+        Values for JSON that callbacks keep in checkpoints.
+    rng : dict of str to Tensor, optional
+        Random state to go on from, in a resumed run.
     """
 
     maps: Maps
@@ -73,8 +104,8 @@ class Run:
     mean: Any = None
     ledger: Ledger = field(default_factory=Ledger)
     history: list[dict[str, Any]] = field(default_factory=list)
-    top: int = field(init=False)  # the finest level that training has reached
-    begun_on: list[str] = field(init=False)  # the coarse levels of the beginning, whatever is matched again later
+    top: int = field(init=False)
+    begun_on: list[str] = field(init=False)
     at: int = 0
     instead: Visit | None = None
     done: int = 0
@@ -84,27 +115,33 @@ class Run:
     reason: str = ""
     converged: bool = False
     losses: list[float] = field(default_factory=list)
-    rests: dict[int, Backoff] = field(default_factory=dict)
-    descents: dict[int, CoarseProblem] = field(default_factory=dict)
+    backoffs: dict[int, Backoff] = field(default_factory=dict)
+    coarse_problems: dict[int, CoarseProblem] = field(default_factory=dict)
     steering: VisitLength = field(default_factory=VisitLength)
     account: CostAccount = field(default_factory=CostAccount)
-    before: Vector = field(default_factory=dict)  # x a cycle ago, where a tolerance asks for it
-    notes: dict[str, Any] = field(default_factory=dict)  # what callbacks want to find again when the run is resumed
-    rng: Mapping[str, Tensor] | None = None  # where random numbers go on
+    before: Vector = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    rng: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.top = self.visits[0].level if self.visits else 0
         self.begun_on = compute_signatures(self.maps)
 
     def execute(self, ending: str = "all visits are done") -> None:
-        """Visit after visit to the end, which ``ending`` is the reason for, or until somebody stops the run."""
+        """Do all remaining visits, or stop early.
+
+        Parameters
+        ----------
+        ending : str
+            Reason that the run gives if it comes to its end.
+        """
         self.emit_event("begin", self.top, steps=self.total_steps)
         try:
             if self.steps and self.evaluations and self.steps % self.evaluations == 0 and not self._is_evaluated:
                 self.evaluate()  # a checkpoint was written between the record of smoothing and this
             while self.at < len(self.visits) and not self.reason:
                 self._skip_coarse_step()
-                self._visit(self.instead or self._stretch_visit(self.visits[self.at]))
+                self._do_visit(self.instead or self._stretch_visit(self.visits[self.at]))
             if not self.reason:
                 if not self._is_evaluated:
                     self.evaluate()
@@ -114,9 +151,19 @@ class Run:
             raise
         self.emit_event("finish", self.top, reason=self.reason)
 
-    def _visit(self, visit: Visit) -> None:
-        """Do a visit and go on to the next; one that was stopped between two steps of smoothing is not over."""
-        getattr(self, f"_{visit.kind}")(visit)
+    def _do_visit(self, visit: Visit) -> None:
+        """Do a visit and go on to the next one. A visit that was stopped between two steps of smoothing is not over."""
+        match visit.kind:
+            case "smooth":
+                self._smooth(visit)
+            case "down":
+                begin_coarse_step(self, visit.level)
+            case "up":
+                finish_coarse_step(self, visit.level)
+            case "start":
+                self._start(visit.level)
+            case "end":
+                self._end()
         if self.done < visit.steps:
             return
         self.done = 0
@@ -126,7 +173,7 @@ class Run:
             self.emit_event("cycle", visit.level, cycle=self.cycles)
 
     def stop(self, reason: str, *, converged: bool = False) -> None:
-        """End the run after the current step; it can be saved and resumed."""
+        """End the run after the current step. It can be saved and resumed."""
         self.reason, self.converged = reason, converged
 
     @property
@@ -136,30 +183,36 @@ class Run:
 
     @property
     def trained_model(self) -> nn.Module:
-        """What is handed back and kept: the running mean where there is one, else the finest network."""
+        """The result of the run: the running mean if there is one, otherwise the finest network."""
         return self.grids[0].model if self.mean is None else self.mean.module
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run as planned."""
+        """Planned steps of the whole run."""
         return sum(visit.steps for visit in self.visits)
 
     def _next_position(self, visit: Visit) -> tuple[int, Visit | None]:
-        """Return where to go on: smoothing in the place of other visits ends where those would have ended."""
+        """Return the next position. Smoothing in place of other visits ends at the position where those would have ended."""
         if self.instead is None:
             return self.at + 1, None
         return (self.at, self.instead) if visit.kind == "down" else (self.find_step_end(self.at), None)
 
     def find_step_end(self, at: int) -> int:
-        """Return where a coarse step that is not taken ends: with its cycle, and on coarse levels where it comes up."""
+        """Return the position at which a coarse step that is not taken ends.
+
+        On the top level that is the end of the cycle, and on a coarse level the position after it comes up.
+        """
         level = self.visits[at].level
         kind, after = ("end", 0) if level == self.top else ("up", 1)
         return after + next(i for i in range(at, len(self.visits)) if self.visits[i][:2] == (kind, level))
 
     def _skip_coarse_step(self) -> None:
-        """Smooth for a whole cycle, its schedule spread evenly, where it is known as it begins that nobody goes down."""
-        now, then = self.visits[self.at], self.visits[min(self.at + 1, len(self.visits) - 1)]
-        if self.instead is None and not self.done and now.kind == "smooth" and then == ("down", self.top, 0):
+        """Replace a whole cycle by smoothing if its coarse step is certain to be skipped.
+
+        The schedule is then spread evenly over the cycle, as in plain training.
+        """
+        visit, following = self.visits[self.at], self.visits[min(self.at + 1, len(self.visits) - 1)]
+        if self.instead is None and not self.done and visit.kind == "smooth" and following == ("down", self.top, 0):
             why = skip_reason(self, self.top)
             if why is not None:
                 self.smooth_instead(why, {})
@@ -167,39 +220,39 @@ class Run:
     # smoothing
 
     def _stretch_visit(self, visit: Visit) -> Visit:
-        """Return a visit with as many steps as its level earns; the schedule goes on as planned."""
+        """Return a coarse visit with the length that `VisitLength` gives it. The schedule goes on as planned."""
         if not self.options.adapt.steer or visit.kind != "smooth" or visit.level == self.top:
             return visit
         return visit._replace(steps=max(round(visit.steps * self.steering.factor), 1))
 
     def _smooth(self, visit: Visit) -> None:
         grid = self.grids[visit.level]
-        ticks = self._count_ticks(visit)
+        ticks = self._count_ticks()
         while self.done < visit.steps and not self.reason:
             batches = self._load_batches(grid, visit.level)
             with self.ledger.clock(visit.level, "smooth"):
                 schedule = self.schedules[visit.level % len(self.schedules)]
                 grid.smoother.follow(schedule.group)
-                self._step(grid, visit.level, batches)
+                self._take_step(grid, visit.level, batches)
                 due = ticks * (self.done + 1) // visit.steps - ticks * self.done // visit.steps
                 schedule.tick(due)
             self.done += 1
             self._report_smoothing(visit.level, last=self.done == visit.steps)
 
-    def _count_ticks(self, visit: Visit) -> int:
-        """Return how far the schedule goes: as far as the steps that were planned here."""
+    def _count_ticks(self) -> int:
+        """Return the planned steps from here on, by which the schedule advances during a visit of any length."""
         if self.instead is None:
             return self.visits[self.at].steps
         return sum(v.steps for v in self.visits[self.at : self.find_step_end(self.at)])
 
     def _load_batches(self, grid: Grid, level: int) -> list[Any]:
-        """Return the minibatches of the next step: read, augmented and on the level's device."""
+        """Return the minibatches of the next step, augmented and on the device of the level."""
         with self.ledger.clock(level, "load"):
-            return [self._next_batch(grid, grid.turns + i) for i in range(grid.smoother.options.accumulate)]
+            return [self._next_batch(grid, grid.position + i) for i in range(grid.smoother.options.accumulate)]
 
-    def _step(self, grid: Grid, level: int, batches: list[Any]) -> None:
-        first = grid.turns
-        grid.turns += len(batches)
+    def _take_step(self, grid: Grid, level: int, batches: list[Any]) -> None:
+        first = grid.position
+        grid.position += len(batches)
         result = grid.smoother.step(self.problem.value, batches, grid.b(first))
         rows = sum(count_rows(batch) for batch in batches)
         cost = STEP * rows * self.maps.flops[level]
@@ -217,22 +270,23 @@ class Run:
         else:
             self._count_refused_step(level, result.loss, result.norm)
 
-    def _next_batch(self, grid: Grid, turn: int) -> Any:
-        batch = grid.common[turn % len(grid.common)] if grid.common else next(self.stream)
-        return self.placed(batch, grid)
+    def _next_batch(self, grid: Grid, position: int) -> Any:
+        batch = grid.common[position % len(grid.common)] if grid.common else next(self.stream)
+        return self.move_to_level(batch, grid)
 
-    def placed(self, batch: Any, grid: Grid) -> Any:
+    def move_to_level(self, batch: Any, grid: Grid) -> Any:
+        """Return a minibatch on the device of a level."""
         parameter = next(grid.model.parameters(), None)
         return batch if parameter is None else move_to_device(batch, parameter.device)
 
     def _count_refused_step(self, level: int, loss: float, norm: float) -> None:
-        """A step with a loss or gradient that is no number was not taken; many in a row end the run."""
+        """Count a step that was not taken because its loss or gradient is not finite. Many in a row end the run."""
         self.refused += 1
         self.emit_event("refused", level, loss=loss, norm=norm)
         if self.refused >= REFUSED:
             self.stop(
-                f"{self.refused} steps in a row had a loss or gradient that is not finite (loss {loss}); start again with "
-                "a smaller lr, or clip"
+                f"{self.refused} steps in a row had a loss or gradient that is not finite (loss {loss}). Start again with "
+                "a smaller lr, or set smoothing.clip."
             )
 
     def _report_smoothing(self, level: int, *, last: bool) -> None:
@@ -247,66 +301,67 @@ class Run:
 
     # between levels
 
-    def _down(self, visit: Visit) -> None:
-        begin_coarse_step(self, visit.level)
-
-    def _up(self, visit: Visit) -> None:
-        finish_coarse_step(self, visit.level)
-
     @cached_property
-    def whole(self) -> float:
-        """What smoothing as planned costs in all, in operations."""
+    def planned_flops(self) -> float:
+        """Operations of all planned smoothing."""
         return bound_flops(self, [visit for visit in self.visits if visit.kind == "smooth"])
 
     def smooth_instead(self, why: str, figures: Mapping[str, float]) -> None:
-        """Spend what the coarse step would have cost on this level."""
+        """Spend the cost of the coarse step on smoothing this level, and record the reason."""
         level, flops = self.visits[self.at].level, self.maps.flops
         planned = self.visits[self.at : self.find_step_end(self.at)]
         cost = sum(v.steps * flops[v.level] for v in planned) / max(flops[level], 1e-300)
         self.instead = Visit("smooth", level, max(round(cost), 1))
         self.emit_event("skip", level, why=why, **figures)
 
-    def _start(self, visit: Visit) -> None:
-        self.top = level = visit.level
+    def _start(self, level: int) -> None:
+        """Begin a level with the prolonged solution and moments of the coarser one."""
+        self.top = level
         fine, coarse = self.grids[level], self.grids[level + 1]
         with self.ledger.clock(level, "transfer"):
             start_level(self.maps, level, fine, coarse, self.options.split, self.seed)
             if self.options.smoothing_of(level).moments:
                 set_moments(fine.smoother, carry_moments_up(self.maps, level, read_moments(coarse.smoother)))
-            coarse.smoother.optimizer.state.clear()  # its memory is the finer level's now
+            coarse.smoother.optimizer.state.clear()  # its tensors may be the finer level's now
         if self.options.split.norms:
             estimate_norms(self, level)
         self.account = CostAccount(self.account.owed)
         self.emit_event("start", level)
 
-    def _end(self, visit: Visit) -> None:
-        """A cycle is over, which is told when the run has gone on from here."""
+    def _end(self) -> None:
+        """Finish a cycle. Its record follows when the run has gone on to the next position."""
         self.steering.end_cycle(self.ledger.total_seconds())
         every = self.options.adapt.rematch
         if every and (self.cycles + 1) % every == 0 and self.top == 0:
             self._rematch()
 
     def _rematch(self) -> None:
-        """Make the coarse levels again from the finest network as it is now."""
+        """Match units again: rebuild the coarse levels from the finest network as it is now."""
         assert isinstance(self.maps, HierarchyMaps)
         with self.ledger.clock(0, "match"):
-            found = rebuild_levels(self.maps)
-        if isinstance(found, HierarchyMaps):
-            self.replace_maps(found)
+            rebuilt = rebuild_levels(self.maps)
+        if isinstance(rebuilt, HierarchyMaps):
+            self.replace_maps(rebuilt)
         units = [level.n_units for level in self.maps.hierarchy.levels]
-        self.emit_event("rematch", 0, units=units, why=found if isinstance(found, str) else "")
+        self.emit_event("rematch", 0, units=units, why=rebuilt if isinstance(rebuilt, str) else "")
 
     def replace_maps(self, maps: HierarchyMaps) -> None:
-        """Go on with other coarse levels; the finest is the same network."""
+        """Go on with other coarse levels below the same finest network."""
         self.maps = maps
         self.grids[1:] = [self.make_grid(maps, level) for level in range(1, len(self.grids))]
         set_training(maps.models[1:])
-        self.rests.clear()
+        self.backoffs.clear()
 
-    # telling
+    # records
 
     def evaluate(self) -> dict[str, float]:
-        """Measure the problem's figures on the finest network that training has reached."""
+        """Measure the problem's figures on the finest network that training has reached.
+
+        Returns
+        -------
+        figures : dict of str to float
+            Empty if the problem has no ``valid``.
+        """
         valid = getattr(self.problem, "valid", None)
         if valid is None:
             return {}
@@ -320,14 +375,14 @@ class Run:
 
     @property
     def _is_evaluated(self) -> bool:
-        """Whether the network was evaluated as it is now."""
+        """True if the network was evaluated after its last step."""
         last = next((record for record in reversed(self.history) if record["event"] == "evaluate"), None)
         return last is not None and (last["step"], last["level"]) == (self.steps, self.top)
 
-    def emit_event(self, event: str, level: int, **what: Any) -> None:
-        """Write a record, and show it to every callback."""
+    def emit_event(self, event: str, level: int, **figures: Any) -> None:
+        """Append a record to the history, and call every callback with it."""
         record = {"event": event, "level": level, "step": self.steps, "cycle": self.cycles}
-        record |= {"seconds": self.ledger.total_seconds(), "flops": self.ledger.total_flops(), **what}
+        record |= {"seconds": self.ledger.total_seconds(), "flops": self.ledger.total_flops(), **figures}
         self.history.append(record)
         with self.ledger.clock(level, "callbacks"):
             for callback in self.callbacks:
@@ -335,7 +390,7 @@ class Run:
 
 
 def set_training(models: Sequence[nn.Module]) -> list[bool]:
-    """Put all levels in training mode, and return the modes they were in."""
+    """Put all levels in training mode, and return their modes before."""
     modes = [model.training for model in models]
     for model in models:
         model.train()

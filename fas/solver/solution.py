@@ -1,4 +1,4 @@
-"""Solution: what a run gives back, with its reason in words."""
+"""Solution: the outcome of a run, with the reason for its end in words."""
 
 from __future__ import annotations
 
@@ -13,21 +13,40 @@ from netgraph.utils.html_table import render_table
 
 @dataclass
 class Solution:
-    """The outcome of `netgraph.fas.solver.solver.FAS.solve`.
+    """The outcome of `netgraph.fas.FAS.solve`.
+
+    ``print(solution)`` shows the reason, the last figures and the cost of each level.
 
     Parameters
     ----------
     model : torch.nn.Module
         The finest network, trained in place.
     converged : bool
-        Whether a tolerance was met (`netgraph.fas.options.Tolerance`), or a callback stopped the run as converged.
+        True if a tolerance was met (`netgraph.fas.Tolerance`), or if a callback stopped the run as converged.
     reason : str
         Why the run ended.
-    history : list of dict
+    history : list of dict, default empty
         One record for each event (docs/fas.md).
     ledger : Ledger
+        Costs by level and kind of work.
     mean : torch.nn.Module, optional
-        The running mean of the finest parameters, where one was asked for.
+        Running mean of the finest network, if ``smoothing.ema`` is set.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> hierarchy = ng.build_hierarchy(model, torch.randn(2, 4), n_levels=2)
+    >>> batches = [(torch.randn(16, 4), torch.randn(16, 2)) for _ in range(3)]
+    >>> solution = ng.FAS(epochs=4).solve(hierarchy, ng.Problem(batches, torch.nn.functional.mse_loss))
+    >>> solution.reason
+    'the 4 epochs are spent'
+    >>> [(record["level"], record["step"]) for record in solution.events("smooth")]  # the coarse level has the first steps
+    [(1, 8), (0, 12)]
+    >>> solution.model is model
+    True
     """
 
     model: nn.Module
@@ -39,7 +58,7 @@ class Solution:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, evaluation and callbacks left out."""
+        """Seconds of training, without evaluation and callbacks."""
         return self.ledger.total_seconds()
 
     @property
@@ -48,29 +67,40 @@ class Solution:
         return self.ledger.total_flops()
 
     @property
-    def _state(self) -> str:
+    def _outcome(self) -> str:
         return "converged" if self.converged else "ended"
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return the records of one kind: ``smooth``, ``down``, ``skip``, ``up``, ``start``, ``norm``, ``evaluate``, ``refused``."""
+        """Return the records of one kind of event.
+
+        Parameters
+        ----------
+        kind : str
+            ``begin``, ``smooth``, ``down``, ``skip``, ``up``, ``start``, ``cycle``, ``norm``, ``rematch``, ``evaluate``,
+            ``refused``, ``failed`` or ``finish``.
+
+        Returns
+        -------
+        list of dict
+        """
         return [record for record in self.history if record["event"] == kind]
 
     def __str__(self) -> str:
-        measured = self.events("evaluate")
-        figures = ", ".join(f"{k} {v:.4g}" for k, v in measured[-1]["figures"].items()) if measured else ""
-        return "\n".join(part for part in (f"{self._state}: {self.reason}", figures, str(self.ledger)) if part)
+        evaluations = self.events("evaluate")
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in evaluations[-1]["figures"].items()) if evaluations else ""
+        return "\n".join(part for part in (f"{self._outcome}: {self.reason}", figures, str(self.ledger)) if part)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Return the costs as a table for notebooks, with the reason above and the figures below."""
-        measured = self.events("evaluate")
-        figures = [f"{name} {value:.4g}" for name, value in measured[-1]["figures"].items()] if measured else []
+        """Return the costs as an HTML table for notebooks, with the reason above and the figures below."""
+        evaluations = self.events("evaluate")
+        figures = [f"{name} {value:.4g}" for name, value in evaluations[-1]["figures"].items()] if evaluations else []
         ups, skips = self.events("up"), self.events("skip")
-        taken = sum(record["length"] > 0 for record in ups)
+        n_taken = sum(record["length"] > 0 for record in ups)
         if ups or skips:
-            figures.append(f"coarse steps: {taken} taken, {len(ups) - taken} rejected, {len(skips)} not begun")
+            figures.append(f"coarse steps: {n_taken} taken, {len(ups) - n_taken} rejected, {len(skips)} not begun")
         figures.append(f"total {self.seconds:.2f} s, {self.flops:.3g} FLOPs")
         head = ("level", "spent on", "seconds", "FLOPs")
         rows = [(row["level"], row["kind"], row["seconds"], float(row["flops"])) for row in self.ledger.rows()]
-        return render_table(f"{self._state}: {self.reason}", head, rows, foot=", ".join(figures))
+        return render_table(f"{self._outcome}: {self.reason}", head, rows, foot=", ".join(figures))

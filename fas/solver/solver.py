@@ -1,4 +1,8 @@
-"""FAS: train a fine network by cycling over its coarse ones.
+"""FAS: train a fine network by cycling over its coarse networks::
+
+    fine      grad f(x) = b
+    coarse    grad f_c(y) = b_c,   b_c = grad f_c(inject x) + restrict(b - grad f(x))
+    then      x <- x + s prolong(y - inject x)
 
 The full approximation scheme is a nonlinear multigrid method (Brandt, Math. Comp. 31, 1977). For minimisation it is the
 multigrid optimization of Nash (Optim. Methods Softw. 14, 2000) and Gratton, Sartenaer, Toint (SIAM J. Optim. 19, 2008).
@@ -33,37 +37,60 @@ from netgraph.optim.optimizers import MakeOptimizer
 
 
 class FAS:
-    """A multigrid solver for networks.
+    """A multigrid solver for networks: the full approximation scheme.
 
     Parameters
     ----------
-    cycle : str
-        ``v``, ``w``, ``f``, ``full``, ``kaskade`` or ``additive`` (`netgraph.fas.solver.cycles.plan_steps`).
-    optimizer : callable
-        A class of ``torch.optim``, or a partial of one: the smoother of every level.
-    lr : float
-        Its largest rate.
+    cycle : str, default "kaskade"
+        ``v``, ``w``, ``f``, ``full``, ``kaskade`` or ``additive`` (`netgraph.fas.solver.cycles`).
+    optimizer : callable, default torch.optim.AdamW
+        A class of ``torch.optim`` or a partial of one. It smooths every level.
+    lr : float, default 1e-3
+        Largest learning rate.
     epochs : float, optional
-        Passes over the data in all, on whatever levels. Give this, or ``cycles``.
+        Length of the run in passes over the data, on all levels together. Give this or ``cycles``.
     cycles : int, optional
-        Cycles of ``v``, ``w``, ``f`` or ``additive`` in all; of ``full``, V-cycles on each level.
-    schedule : str or callable
-        Of the rate, over all levels together (`netgraph.fas.solver.schedule.Schedule`).
+        Length of the run in cycles of ``v``, ``w``, ``f`` or ``additive``. For ``full``, V-cycles on each level.
+    schedule : str or callable, default "one-cycle"
+        Schedule of the rate over all levels together: ``one-cycle``, ``cosine``, ``constant``, or a function ``(optimizer) ->
+        LRScheduler``.
     share : tuple of float, optional
-        For ``full`` and ``kaskade``: the share of the steps of each level's turn, finest first. By default the coarsest level has
-        twice as many as each of the others: 1/3, 2/3 of two levels, 1/4, 1/4, 1/2 of three (docs/tried.md).
+        For ``full`` and ``kaskade`` the share of the steps that each level's turn has, finest first. By default the coarsest
+        level has twice as many steps as each of the others: 1/3, 2/3 of two levels and 1/4, 1/4, 1/2 of three (docs/tried.md).
     weight_decay : float, optional
-        Of parameters with two dimensions or more; None: what the optimizer does by itself (0.01 of all in AdamW).
+        Decay of parameters with two dimensions or more. None leaves decay to the optimizer (0.01 of all parameters in AdamW).
     options : Options, optional
-        Everything else.
-    schedule_per_level : bool
-        A schedule for each level by itself in place of one over all.
-    seed : int
+        All other options.
+    schedule_per_level : bool, default False
+        True: one schedule for each level in place of one over all levels.
+    seed : int, default 7619
+        Seed of minibatch order, dropout and the noise that makes copies differ.
 
     Raises
     ------
     NetgraphError
-        No cycle has that name, or neither epochs nor cycles are given.
+        Both or none of ``epochs`` and ``cycles`` are given, or ``lr`` is not above 0.
+
+    References
+    ----------
+    Brandt, "Multi-level adaptive solutions to boundary-value problems", Math. Comp. 31, 1977.
+    Nash, "A multigrid approach to discretized optimization problems", Optim. Methods Softw. 14, 2000.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    >>> inputs = torch.randn(64, 4)
+    >>> batches = list(zip(inputs.split(16), inputs[:, :2].abs().split(16)))
+    >>> hierarchy = ng.build_hierarchy(model, inputs[:2], n_levels=2)
+    >>> ng.init_coarse_weights(hierarchy)
+    >>> solver = ng.FAS("kaskade", torch.optim.Adam, 0.02, epochs=30)
+    >>> solution = solver.solve(hierarchy, ng.Problem(batches, torch.nn.functional.mse_loss))
+    >>> first, *_, last = [record["loss"] for record in solution.events("smooth")]
+    >>> last < first / 5
+    True
     """
 
     def __init__(
@@ -82,10 +109,12 @@ class FAS:
         seed: int = 7619,
     ) -> None:
         if (epochs is None) == (cycles is None):
-            raise NetgraphError("give the length of the run, either epochs=10 (passes over the data) or cycles=20")
+            raise NetgraphError(
+                "the length of the run is missing or given twice. Give either epochs=10 (passes over the data) or cycles=20."
+            )
         if not lr > 0 or not math.isfinite(lr):
-            raise NetgraphError(f"lr is {lr}; give a rate above 0")
-        self.cycle, self.make, self.lr = cycle, optimizer, lr
+            raise NetgraphError(f"lr is {lr}. Give a rate above 0.")
+        self.cycle, self.make_optimizer, self.lr = cycle, optimizer, lr
         self.epochs, self.cycles, self.schedule = epochs, cycles, schedule
         self.share, self.weight_decay, self.seed = share, weight_decay, seed
         self.options = options or Options()
@@ -104,18 +133,24 @@ class FAS:
 
         Parameters
         ----------
-        hierarchy : Hierarchy, or levels of your own (`netgraph.fas.levels.maps.Maps`)
-        problem : Problem, or an objective of your own (`netgraph.fas.solver.problem.Objective`)
-        callbacks : sequence of callable ``(run, record)``
-            Told every event; they may call ``run.stop(reason)``.
-        every : int
-            Steps between two records of smoothing.
-        evaluations : int
-            Steps between two measurements of the problem's figures; 0: at the end alone.
+        hierarchy : Hierarchy or Maps
+            A hierarchy of networks, or levels of your own (`netgraph.fas.Maps`).
+        problem : Problem or Objective
+        callbacks : sequence of callable ``(run, record)``, default empty
+            Called with every event. They may call ``run.stop(reason)``.
+        every : int, default 50
+            Largest number of steps between two records of smoothing.
+        evaluations : int, default 0
+            Steps between two measurements of the problem's figures. With 0 they are measured at the end alone.
 
         Returns
         -------
         Solution
+
+        Raises
+        ------
+        NetgraphError
+            The cycle has no such name, or an option does not fit the levels or the problem.
         """
         run = self.begin(hierarchy, problem, callbacks=callbacks, every=every, evaluations=evaluations)
         return self.finish(run)
@@ -129,10 +164,31 @@ class FAS:
         every: int = 50,
         evaluations: int = 0,
     ) -> Run:
-        """Return a run that has not taken a step; `netgraph.fas.checkpoint.checkpoint` puts one where another was."""
+        """Return a run that has not taken a step, for `netgraph.fas.resume` and `finish`.
+
+        Parameters
+        ----------
+        hierarchy : Hierarchy or Maps
+            A hierarchy of networks, or levels of your own (`netgraph.fas.Maps`).
+        problem : Problem or Objective
+        callbacks : sequence of callable ``(run, record)``, default empty
+        every : int, default 50
+            Largest number of steps between two records of smoothing.
+        evaluations : int, default 0
+            Steps between two measurements of the problem's figures.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        NetgraphError
+            The cycle has no such name, or an option does not fit the levels or the problem.
+        """
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
-        visits = self._visits(len(maps.models), problem)
-        grids = [self.grid(maps, level) for level in range(len(maps.models))]
+        visits = self._plan_visits(len(maps.models), problem)
+        grids = [self.make_grid(maps, level) for level in range(len(maps.models))]
         steps = [sum(v.steps for v in visits if v.level == level) for level in range(len(grids))]
         lengths = steps if self.schedule_per_level else [sum(steps)]
         ema = self.options.smoothing_of(0).ema
@@ -142,14 +198,24 @@ class FAS:
         if self.options.split.norms:
             check_norms(maps)
         return Run(
-            maps, problem, self.options, grids, self.grid, visits,
-            [Schedule(self.schedule, self.make, n) for n in lengths],
+            maps, problem, self.options, grids, self.make_grid, visits,
+            [Schedule(self.schedule, self.make_optimizer, n) for n in lengths],
             MinibatchStream(problem.batches, self.seed), (check_convergence, *callbacks), self.seed, every, evaluations,
             None if ema is None else make_running_mean(maps.models[0], ema),
         )  # fmt: skip
 
     def finish(self, run: Run) -> Solution:
-        """Take a run to its end."""
+        """Take a run to its end.
+
+        Parameters
+        ----------
+        run : Run
+            From `begin`, perhaps resumed.
+
+        Returns
+        -------
+        Solution
+        """
         passes = f"{self.epochs:g} epochs" if self.epochs is not None else f"{self.cycles} cycles"
         modes = set_training(run.maps.models)
         try:
@@ -164,20 +230,31 @@ class FAS:
         mean = None if run.mean is None else run.mean.module
         return Solution(run.grids[0].model, run.converged, run.reason, run.history, run.ledger, mean)
 
-    def grid(self, maps: Maps, level: int) -> Grid:
-        """Return one level, ready for work."""
+    def make_grid(self, maps: Maps, level: int) -> Grid:
+        """Return one level with its optimizer.
+
+        Parameters
+        ----------
+        maps : Maps
+        level : int
+
+        Returns
+        -------
+        Grid
+        """
         smoothing, model = self.options.smoothing_of(level), maps.models[level]
         smoother = Smoother(
             model,
-            self.make,
+            self.make_optimizer,
             self.options.lr_of(level, self.lr),
             weight_decay=self.weight_decay,
             options=smoothing,
-            scales=compute_rate_factors(maps, level, self.make) if smoothing.mup else None,
+            scales=compute_rate_factors(maps, level, self.make_optimizer) if smoothing.mup else None,
         )
         return Grid(model, smoother, live_state(model, list(live_state(maps.models[0]))))
 
-    def _visits(self, n_levels: int, problem: Objective) -> list[Visit]:
+    def _plan_visits(self, n_levels: int, problem: Objective) -> list[Visit]:
+        """Return all visits of a run."""
         if self.cycles is not None:
             return plan_cycles(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
         assert self.epochs is not None
@@ -187,15 +264,15 @@ class FAS:
 
 
 def _count_pass_batches(problem: Objective) -> int:
-    """Return the minibatches of one pass."""
+    """Return the number of minibatches in one pass."""
     n = count_batches(problem.batches)
     if n is None:
         raise NetgraphError(
-            "the minibatches have no length, so that epochs cannot be counted; give a loader with len(), or cycles"
+            "epochs cannot be counted, because the minibatches have no length. Give a loader with len(), or cycles."
         )
     return n
 
 
 def make_plain_solver(**options: Any) -> FAS:
-    """Return the solver of one level: ordinary training, with everything else alike."""
+    """Return a solver for a hierarchy of one level: ordinary training with the same optimizer, schedule and records."""
     return FAS("kaskade", share=(1.0,), **options)

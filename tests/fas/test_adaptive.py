@@ -240,5 +240,5 @@ def test_minibatches_without_a_length_are_trained_on_and_a_tau_of_all_of_them_is
     problem = Problem(DataLoader(Endless(), 16), cross_entropy)
     assert FAS("v", torch.optim.SGD, 0.1, cycles=2).solve(hierarchy(2), problem).events("smooth")
     whole = FAS("v", torch.optim.SGD, 0.1, cycles=2, options=Options(tau=Tau("whole")))
-    with pytest.raises(NetgraphError, match=r"these have no length.*give a loader with len\(\)"):
+    with pytest.raises(NetgraphError, match=r"the minibatches have no length.*Give a loader with len\(\)"):
         whole.solve(hierarchy(2), problem)

@@ -176,7 +176,7 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
         "steps",
         "cycles",
     }
-    written |= {"refused", "losses", "rests", "steering", "descents", "account", "before", "notes", "rng"}
+    written |= {"refused", "losses", "backoffs", "steering", "coarse_problems", "account", "before", "notes", "rng"}
     assert {f.name for f in fields(Run)} == given | written
     assert {f.name for f in fields(Grid)} == {
         "model",
@@ -185,7 +185,7 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
         "rhs",
         "common",
         "injected",
-        "turns",
+        "position",
     }
 
 
@@ -378,14 +378,14 @@ def test_a_checkpoint_that_does_not_tell_its_levels_is_taken_with_one_warning(tm
     with caplog.at_level(logging.WARNING, logger="netgraph"):
         assert "at step 9 of" in resume(small(coarsener="random")[1], tmp_path)
     (record,) = caplog.records
-    assert "does not tell its setting and hierarchy; they are taken to be these" in record.message
+    assert "did not save its setting and hierarchy. They are taken to be those of this run" in record.message
 
 
 def test_a_new_run_does_not_mix_with_the_checkpoints_of_another(tmp_path):
     name = "v, SGD, closed gates"
     ended(*begun(name, callbacks=[Checkpoints(tmp_path)]))
     solver, run = begun(name, callbacks=[Checkpoints(tmp_path)])
-    with pytest.raises(NetgraphError, match="begins anew; resume it, or give another folder"):
+    with pytest.raises(NetgraphError, match=r"this is a new run\. Resume the old run, or give another folder"):
         solver.finish(run)
 
 
@@ -406,7 +406,7 @@ def test_a_folder_that_cannot_be_is_refused_before_work_begins(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NetgraphError, match="cannot be written to"):
         Checkpoints(tmp_path / "file")
-    with pytest.raises(NetgraphError, match="give 1 or more"):
+    with pytest.raises(NetgraphError, match="Give 1 or more"):
         Checkpoints(tmp_path, every=0)
 
 
