@@ -155,7 +155,7 @@ def test_a_run_that_an_alert_stopped_is_resumed_to_the_weights_of_one_that_went_
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     code, _, err = run(*words, *kept)
     assert code == 1
-    assert "resume it" in err
+    assert "Resume the old run" in err
 
 
 def test_levels_are_matched_as_far_as_a_gap_allows_and_again_as_training_goes_on():
