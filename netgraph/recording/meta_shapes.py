@@ -116,7 +116,7 @@ def _infer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def _make_convolution_rule(n: int) -> Callable[..., Tensor | None]:
-    def convolved(
+    def infer_convolution(
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
@@ -137,7 +137,7 @@ def _make_convolution_rule(n: int) -> Callable[..., Tensor | None]:
         wrong = weight.shape[0] % groups or min(sizes) < 1 or (bias is not None and bias.shape != weight.shape[:1])
         return None if wrong else _new_tensor(x, [x.shape[0], weight.shape[0], *sizes])
 
-    return convolved
+    return infer_convolution
 
 
 def _expand_sizes(value: Any, n: int) -> list[int]:
@@ -146,12 +146,12 @@ def _expand_sizes(value: Any, n: int) -> list[int]:
 
 
 def _make_pool_rule(n: int) -> Callable[..., Tensor | None]:
-    def pooled(x: Tensor, output_size: Any) -> Tensor | None:
+    def infer_pool(x: Tensor, output_size: Any) -> Tensor | None:
         sizes = _expand_sizes(output_size, n)
         fits = _are_plain(x) and x.ndim in (n + 1, n + 2) and None not in sizes and min(x.shape) > 0
         return _new_tensor(x, [*x.shape[:-n], *sizes]) if fits else None
 
-    return pooled
+    return infer_pool
 
 
 def _infer_reduction(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Heads: where they stand, how alike their circuits are, and merging them whatever basis each has inside."""
+"""Attention heads: their rows in the weights, the similarity of their circuits, and merging under any basis inside heads."""
 
 import copy
 from dataclasses import replace
@@ -48,8 +48,8 @@ MODELS = {
 every_model = pytest.mark.parametrize("name", [*MODELS, "grouped queries", "fused attention"])
 
 
-def made(name):
-    """Return a network in double precision on weights that tell, its example and spec, and the axis of its heads."""
+def build_case(name):
+    """Return a network in double precision on probe weights, its example and spec, and the axis of its heads."""
     torch.manual_seed(1)
     if name in MODELS:
         model, example = MODELS[name](), TOKENS
@@ -72,8 +72,8 @@ def random_turn(size, mates, seed):
     return turn
 
 
-def turned(spec, axis, state, seed=0):
-    """Return the state with every head in a basis of its own."""
+def rotate_heads(spec, axis, state, seed=0):
+    """Return the state with another random basis in every head."""
     for place, heads in enumerate(find_heads(spec, axis)):
         n, _, size = heads.query.index.shape
         attending = torch.stack([random_turn(size, heads.mates, seed + i) for i in range(n)])
@@ -88,8 +88,8 @@ def answers(model, spec, example, state):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_heads_stand_where_a_slow_look_at_the_layout_finds_them(name):
-    _, _, spec, axis = made(name)
+def test_rows_of_heads_equal_a_slow_search_of_the_layout(name):
+    _, _, spec, axis = build_case(name)
     (heads,) = find_heads(spec, axis)
     n = spec.axes[axis].size
     rows = np.arange(heads.out.index.size).reshape(n, -1)
@@ -100,10 +100,10 @@ def test_heads_stand_where_a_slow_look_at_the_layout_finds_them(name):
 
 
 @every_model
-def test_a_basis_of_its_own_inside_every_head_changes_no_output_and_no_affinity(name):
-    model, example, spec, axis = made(name)
+def test_another_basis_inside_every_head_changes_no_output_and_no_affinity(name):
+    model, example, spec, axis = build_case(name)
     state = traced_state(model)
-    other = turned(spec, axis, state)
+    other = rotate_heads(spec, axis, state)
     assert not torch.allclose(
         other[find_heads(spec, axis)[0].query.weight], state[find_heads(spec, axis)[0].query.weight]
     )
@@ -115,8 +115,8 @@ def test_a_basis_of_its_own_inside_every_head_changes_no_output_and_no_affinity(
 
 
 @pytest.mark.parametrize("name", ["encoder", "grouped queries"])
-def test_circuits_are_compared_as_whole_matrices_would_be(name):
-    model, _, spec, axis = made(name)
+def test_similarity_of_circuits_equals_that_of_explicit_matrices(name):
+    model, _, spec, axis = build_case(name)
     state = traced_state(model)
     (h,) = find_heads(spec, axis)
     h = replace(h, mates=None)  # rotary positions have a test of their own
@@ -136,7 +136,7 @@ def test_circuits_are_compared_as_whole_matrices_would_be(name):
 
 
 def test_rotary_circuits_are_compared_over_all_turns_of_their_pairs():
-    model, _, spec, axis = made("rotary decoder")
+    model, _, spec, axis = build_case("rotary decoder")
     (heads,), state = find_heads(spec, axis), traced_state(model)
     size = len(heads.mates)
     q = torch.cat([state[heads.query.weight], state[heads.query.bias][:, None]], 1)[heads.query.index[:, 0]]
@@ -155,7 +155,7 @@ def test_rotary_circuits_are_compared_over_all_turns_of_their_pairs():
 
 @pytest.mark.parametrize("name", ["decoder", "rotary decoder"])
 def test_heads_that_differ_in_a_bias_of_keys_are_unlike_where_positions_turn_it(name):
-    model, example, spec, axis = made(name)
+    model, example, spec, axis = build_case(name)
     (heads,), state = find_heads(spec, axis), traced_state(model)
     other = dict(state, **{heads.key.bias: state[heads.key.bias] + 3.0})
     before, after = (multiply_circuits(heads, s)[0] for s in (state, other))
@@ -165,11 +165,11 @@ def test_heads_that_differ_in_a_bias_of_keys_are_unlike_where_positions_turn_it(
 
 @every_model
 def test_clones_in_other_bases_merge_exactly(name):
-    model, example, spec, axis = made(name)
+    model, example, spec, axis = build_case(name)
     n = spec.axes[axis].size
     transfer = {axis: Transfer(np.arange(n) % (n // 2))}
     clones = prolong(spec, transfer, inject(spec, transfer, traced_state(model)))
-    other = turned(spec, axis, clones)
+    other = rotate_heads(spec, axis, clones)
     model.load_state_dict(other, strict=False)
     wanted = answers(model, spec, example, clones)
     level = ng.build_hierarchy(
@@ -188,7 +188,7 @@ def test_heads_are_aligned_level_by_level_and_in_place_without_changing_the_netw
     spec = ng.trace(model, TOKENS)
     axis = "blocks.0.attention.query"
     four = {axis: Transfer(np.arange(8) % 2)}
-    state = turned(spec, axis, prolong(spec, four, inject(spec, four, traced_state(model))))
+    state = rotate_heads(spec, axis, prolong(spec, four, inject(spec, four, traced_state(model))))
     model.load_state_dict(state)
     wanted = model(TOKENS)
     ratios = {"*": 1.0, axis: 0.5}
@@ -203,8 +203,8 @@ def test_heads_are_aligned_level_by_level_and_in_place_without_changing_the_netw
     assert align(hierarchy, TOKENS) == 0
 
 
-def test_copies_of_heads_stay_bit_for_bit_what_they_are():
-    model, example, spec, axis = made("encoder")
+def test_copies_of_heads_stay_bitwise_unchanged():
+    model, example, spec, axis = build_case("encoder")
     transfer = {axis: Transfer(np.array([0, 1, 0, 1]))}
     model.load_state_dict(prolong(spec, transfer, inject(spec, transfer, traced_state(model))))
     level = ng.build_hierarchy(model, example, affinity="circuits", ratio={"*": 1.0, axis: 0.5}).levels[1]
@@ -234,7 +234,7 @@ def nearly_still(size, mates, seed):
 
 
 class Handmade(torch.nn.Module):
-    """Attention with something in it that knows one number of a head from another, or lets numbers out."""
+    """Attention with an operator that tells the numbers of a head apart, or that reads them elsewhere."""
 
     def __init__(self, what):
         super().__init__()
@@ -264,7 +264,7 @@ class Handmade(torch.nn.Module):
     "what",
     ["scaled numbers", "squares", "flipped", "one weight", "values go round", "a second reader", "a weight read twice"],
 )
-def test_the_graph_shows_no_freedom_to_rotate_where_numbers_get_out(what):
+def test_the_graph_proves_no_rotation_where_numbers_have_other_readers(what):
     torch.manual_seed(0)
     for name, free in (("nothing", True), (what, False)):
         spec = ng.trace(Handmade(name), nets.WORDS)
@@ -274,8 +274,8 @@ def test_the_graph_shows_no_freedom_to_rotate_where_numbers_get_out(what):
 
 
 @every_model
-def test_what_the_graph_shows_to_rotate_freely_does_so_in_a_run(name):
-    model, example, spec, axis = made(name)
+def test_rotations_that_the_graph_proves_safe_keep_the_output(name):
+    model, example, spec, axis = build_case(name)
     turns = gauge._draw_rotations(spec, axis, 0)
     assert all(turn.heads.can_rotate is (turn.heads.mates is None) for turn in turns)
     assert gauge._preserves_outputs(model, spec, example, traced_state(model), turns)
@@ -283,7 +283,7 @@ def test_what_the_graph_shows_to_rotate_freely_does_so_in_a_run(name):
 
 def test_heads_rotate_only_where_a_run_proves_that_they_may():
     class Sharpened(torch.nn.Module):
-        """Queries that are told apart by number, in a way that no search for heads sees."""
+        """Queries with different factors for each number, hidden from the search for heads."""
 
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Numbers inside heads merge where that is asked for: copies merge back to what they were, and prolongation keeps the function."""
+"""Merging inside heads: copies merge back exactly, and prolongation keeps the function."""
 
 import nets
 import numpy as np
@@ -24,7 +24,7 @@ HAND = ["multihead", "attention by hand", "fused attention", "encoder layer", "g
 
 
 def llama(kind="Llama"):
-    """Return a network of transformers with rotary positions and grouped queries, and what it reads."""
+    """Return a Hugging Face network with rotary positions and grouped queries, and its input."""
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
@@ -47,7 +47,7 @@ MODELS = {
 }
 
 
-def made(name):
+def build_case(name):
     torch.manual_seed(0)
     model, example = MODELS[name]()
     return model.eval(), example, ng.trace(model, example, inside_heads=True)
@@ -55,7 +55,7 @@ def made(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_copies_merge_back_and_prolongation_keeps_the_function(name):
-    model, example, spec = made(name)
+    model, example, spec = build_case(name)
     inner = [axis for axis in spec.free if axis.name in spec.inside_heads]
     assert inner
     if name != "grouped queries":  # which counts out the speeds of pairs as it runs
@@ -72,7 +72,7 @@ def test_copies_merge_back_and_prolongation_keeps_the_function(name):
 
 
 def test_pairs_of_a_rotary_encoder_merge_with_their_speeds():
-    model, example, spec = made("rotary encoder")
+    model, example, spec = build_case("rotary encoder")
     level = ng.build_hierarchy(model, example, inside_heads=True, spec=spec).levels[1]
     pairs = "blocks.1.attention.query#2"
     assert level.transfers[pairs].n_fine == 4
@@ -80,8 +80,8 @@ def test_pairs_of_a_rotary_encoder_merge_with_their_speeds():
     torch.testing.assert_close(found, level.transfers[pairs].average(model.blocks[1].attention.speeds, 0))
 
 
-def test_heads_merge_whole_where_nothing_else_is_asked_for():
-    model, example, _ = made("encoder")
+def test_heads_merge_whole_by_default():
+    model, example, _ = build_case("encoder")
     spec = ng.trace(model, example)
     assert not spec.inside_heads
     kept = {name: spec.axes[f"blocks.0.attention.{name}"].kept for name in ("query#2", "value")}
@@ -89,8 +89,8 @@ def test_heads_merge_whole_where_nothing_else_is_asked_for():
     assert kept["value"] == "inside blocks.0.attention.query, whose units merge whole"
 
 
-def test_levels_below_find_their_heads_and_a_saved_hierarchy_opens_with_all_axes(tmp_path):
-    model, example, _ = made("decoder")
+def test_coarse_levels_find_their_heads_and_a_saved_hierarchy_opens_with_all_axes(tmp_path):
+    model, example, _ = build_case("decoder")
     hierarchy = ng.build_hierarchy(model, example, n_levels=3, inside_heads=True, affinity="circuits")
     sizes = [
         [level.spec.axes[f"blocks.0.attention.{x}"].size for level in hierarchy.levels] for x in ("query#2", "value")
@@ -108,13 +108,13 @@ def test_levels_below_find_their_heads_and_a_saved_hierarchy_opens_with_all_axes
     torch.testing.assert_close(again.levels[2].model(example), hierarchy.levels[2].model.eval()(example))
 
 
-def test_a_network_without_heads_is_told_so(tmp_path):
+def test_a_network_without_heads_is_refused(tmp_path):
     with pytest.raises(NetgraphError, match="no dimensions inside heads may merge: the network has no attention"):
         ng.build_hierarchy(mlp((6, 8, 4)), torch.randn(2, 6), inside_heads=True)
 
 
 def test_the_command_merges_and_verifies_inside_heads(tmp_path):
-    model, example, _ = made("encoder")
+    model, example, _ = build_case("encoder")
     file = tmp_path / "m.safetensors"
     ng.save(coarse_network(model, ng.trace(model, example), {}, state=traced_state(model)), file)
     code, out, err = run("verify", file, "--inside-heads")

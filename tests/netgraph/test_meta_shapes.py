@@ -1,4 +1,4 @@
-"""Shapes that are worked out without PyTorch, judged by PyTorch: sizes, strides and dtypes of what it makes on the meta device."""
+"""Shape rules are compared with the sizes, strides and dtypes of PyTorch on the meta device."""
 
 import pytest
 import torch
@@ -51,14 +51,14 @@ def facts(found):
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: str(call[0]))
-def test_a_shape_worked_out_here_is_that_of_pytorch(call):
+def test_shape_rules_agree_with_pytorch(call):
     func, args, kwargs = call
     found = infer_result(func, args, kwargs)
     if found is not None:
         assert facts(found) == facts(func(*args, **kwargs))
 
 
-def test_most_of_the_calls_are_worked_out_here():
+def test_rules_cover_most_calls():
     found = [infer_result(*call) is not None for call in CALLS]
     assert sum(found) > 0.6 * len(CALLS)
 
@@ -68,11 +68,11 @@ def test_most_of_the_calls_are_worked_out_here():
     (ATEN.cat.default, ([X, meta(2, 1, 7)], 1)), (ATEN.add_.Tensor, (X, meta(3, 2, 5, 8))), (ATEN.conv2d.default, (IMAGE, meta(4, 6, 11, 3))),
     (ATEN.scaled_dot_product_attention.default, (Q, K, meta(2, 3, 5, 8))), (ATEN.matmul.default, (Q, K)),
 ], ids=str)  # fmt: skip
-def test_what_does_not_fit_is_left_to_pytorch_to_refuse(call):
+def test_calls_with_sizes_that_do_not_fit_are_left_to_pytorch(call):
     assert infer_result(*call, {}) is None
 
 
-def test_what_is_made_of_parameters_needs_gradients():
+def test_results_of_parameters_require_gradients():
     weight = meta(3, 8).requires_grad_()
     assert infer_result(ATEN.linear.default, (X, weight), {}).requires_grad
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Heads whose queries and keys are normed: found, merged whole, their values rotated and their queries let be."""
+"""Heads with normalized queries and keys: they are found and merged, and only their values rotate."""
 
 import nets
 import numpy as np
@@ -19,7 +19,7 @@ from netgraph.graph.axis_units import AxisUnits
 
 
 class HandRMS(nn.Module):
-    """A root mean square norm as Hugging Face's networks write it."""
+    """A root mean square norm in the form of the Hugging Face networks."""
 
     def __init__(self, size):
         super().__init__()
@@ -33,7 +33,7 @@ NORMS = {"by hand": HandRMS, "rms": nn.RMSNorm, "layer": nn.LayerNorm, "none": l
 
 
 class Normed(nn.Module):
-    """Attention of four heads over words, queries and keys normed within heads."""
+    """Attention of four heads over words, with queries and keys normalized inside heads."""
 
     def __init__(self, kind):
         super().__init__()
@@ -46,8 +46,8 @@ class Normed(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-def made(kind):
-    """Return a network on weights that tell, gains included, its spec, and the axis of its heads."""
+def build_case(kind):
+    """Return a network on probe weights, which include gains, its spec, and the axis of its heads."""
     torch.manual_seed(0)
     model = Normed(kind).eval()
     model.load_state_dict(probe_state(model, nets.WORDS, 0), strict=False)
@@ -55,8 +55,8 @@ def made(kind):
     return model, spec, next(axis.name for axis in spec.free if axis.kind == "head")
 
 
-def turned(model, layers):
-    """Make head 2 of a network head 0 with some layers in another basis."""
+def rotate_copy(model, layers):
+    """Make head 2 of a network a copy of head 0 with some layers in another basis."""
     turn = torch.linalg.qr(torch.randn(4, 4)).Q
     with torch.no_grad():
         for layer in (model.query, model.key, model.value):
@@ -69,8 +69,8 @@ every_norm = pytest.mark.parametrize("kind", ["by hand", "rms", "layer"])
 
 
 @every_norm
-def test_normed_heads_stand_where_those_without_a_norm_do(kind):
-    (_, spec, axis), (_, plain, same) = made(kind), made("none")
+def test_normalized_heads_have_the_same_rows_as_heads_without_a_norm(kind):
+    (_, spec, axis), (_, plain, same) = build_case(kind), build_case("none")
     (found,), (wanted,) = find_heads(spec, axis), find_heads(plain, same)
     assert (found.normed, wanted.normed) == (True, False)
     for part in ("query", "key", "value", "out"):
@@ -80,8 +80,8 @@ def test_normed_heads_stand_where_those_without_a_norm_do(kind):
 
 @every_norm
 def test_clones_merge_exactly_and_only_values_rotate(kind):
-    model, spec, axis = made(kind)
-    turned(model, (model.value,))
+    model, spec, axis = build_case(kind)
+    rotate_copy(model, (model.value,))
     ratio = {"*": 1.0, axis: 0.75}
     level = ng.build_hierarchy(model, nets.WORDS, affinity="circuits", ratio=ratio).levels[1]
     groups = level.transfers[axis].aggregates
@@ -93,11 +93,11 @@ def test_clones_merge_exactly_and_only_values_rotate(kind):
     assert find_rotatable_axes(model, spec, nets.WORDS, [axis]) == {axis}
 
 
-def test_queries_in_another_basis_are_another_head_where_a_norm_stands_between():
+def test_queries_in_another_basis_are_another_head_if_they_are_normalized():
     alike = {}
     for kind in ("by hand", "none"):
-        model, spec, axis = made(kind)
-        turned(model, (model.query, model.key))
+        model, spec, axis = build_case(kind)
+        rotate_copy(model, (model.query, model.key))
         alike[kind] = circuits(AxisUnits(spec, traced_state(model), axis)).toarray()[0, 2]
     assert alike["none"] > 1 - 1e-5
     assert alike["by hand"] < 0.95

@@ -28,7 +28,7 @@ def test_patterns_are_the_weights_that_torch_finds(make):
     torch.testing.assert_close(first, judged(model.blocks[0].attention, x, mask, causal=make is Decoder))
 
 
-def test_every_head_stands_beside_those_it_merges_with_and_before_what_they_became():
+def test_heads_of_a_group_stand_together_before_their_merged_head():
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, affinity="circuits")
     figure = plot_heads(hierarchy, TOKENS)
@@ -42,7 +42,7 @@ def test_every_head_stands_beside_those_it_merges_with_and_before_what_they_beca
         assert titles[6 * layer : 6 * layer + 6] == wanted
 
 
-def test_one_head_over_the_words_of_a_text(tmp_path):
+def test_one_head_is_drawn_over_the_words_of_a_text(tmp_path):
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, affinity="circuits")
     figure = plot_words(hierarchy, TOKENS, ["[CLS]", "a", "fine", "$film$"], layer=1, head=1)
@@ -59,7 +59,7 @@ def test_one_head_over_the_words_of_a_text(tmp_path):
 
 
 @pytest.mark.parametrize("n", [1, 4, 12])
-def test_long_words_and_the_title_are_inside_the_sheet(n):
+def test_long_words_and_the_title_fit_on_the_sheet(n):
     hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, ratio=0.25)  # five maps, in two rows
     figure = plot_words(hierarchy, TOKENS, ["WWWWWWWWWWWWWWWW"] * n)
     FigureCanvasAgg(figure).draw()
@@ -69,7 +69,7 @@ def test_long_words_and_the_title_are_inside_the_sheet(n):
         assert not text.get_text() or (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= sheet.x1 and box.y1 <= sheet.y1), text
 
 
-def test_even_attention_is_the_middle_and_twice_as_much_as_far_from_it_as_half():
+def test_uniform_attention_is_the_middle_of_a_symmetric_log_scale():
     weights = np.array([[0.1, 0.2, 0.05, 0.4, 0.025, 0.0]])
     scale = UniformCenteredScale.from_maps([weights], 10)
     np.testing.assert_allclose(scale.to_positions(weights), [[0.5, 0.75, 0.25, 1.0, 0.0, 0.0]])
@@ -78,7 +78,7 @@ def test_even_attention_is_the_middle_and_twice_as_much_as_far_from_it_as_half()
     assert abs(nearly.to_positions(np.array(0.1 + 1e-6)) - 0.5) < 1e-3  # rounding errors are no pattern
 
 
-def test_maps_are_means_over_texts_and_the_rows_of_padding_count_nothing():
+def test_maps_are_means_over_texts_without_rows_of_padding():
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS)
     first = hierarchy.levels[0]
@@ -91,7 +91,7 @@ def test_maps_are_means_over_texts_and_the_rows_of_padding_count_nothing():
         torch.testing.assert_close(torch.from_numpy(found[:, i]), wanted)
 
 
-def test_a_layer_that_a_shorter_level_lacks_stands_alone_and_the_network_trains_on():
+def test_a_layer_without_a_coarse_version_stands_alone_and_training_mode_is_kept():
     torch.manual_seed(0)
     model = Encoder(40, 3, **{**SIZES, "depth": 4}).train()
     hierarchy = ng.build_hierarchy(model, TOKENS, directions="depth")
@@ -105,7 +105,7 @@ def test_a_layer_that_a_shorter_level_lacks_stands_alone_and_the_network_trains_
     assert hierarchy.levels[0].model.training
 
 
-def test_query_heads_follow_their_groups(monkeypatch):
+def test_query_heads_join_the_heads_of_their_groups(monkeypatch):
     units = np.array([1, -1, 0])
     monkeypatch.setattr("netgraph.viz.figures.attention_maps.compose_aggregates", lambda hierarchy, axis: [units])
     assert _match_heads(None, "heads", 1, 6).tolist() == [2, 3, -1, -1, 0, 1]

@@ -1,4 +1,4 @@
-"""Feature maps: what a network's own layers answer, seen by hooks; patterns by a loop over every place."""
+"""Feature maps equal the responses that hooks see. Receptive patterns equal a loop over every position."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def hierarchy():
     return ng.build_hierarchy(model, torch.randn(2, 3, 16, 16), n_levels=3)
 
 
-def test_maps_are_what_hooks_on_the_users_own_layers_see(hierarchy):
+def test_maps_equal_the_inputs_that_hooks_on_the_layers_see(hierarchy):
     finest, x = hierarchy.levels[0], torch.randn(3, 3, 16, 16)
     seen = {}
     for i in (3, 5):
@@ -50,7 +50,7 @@ def test_maps_are_what_hooks_on_the_users_own_layers_see(hierarchy):
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_patterns_are_means_of_patches_by_a_loop_over_every_place(stride):
+def test_patterns_equal_a_loop_over_every_patch(stride):
     torch.manual_seed(1)
     inputs = torch.randn(2, 3, 9, 9)
     n = 9 // stride
@@ -89,7 +89,7 @@ def test_a_row_holds_an_aggregate_and_exactly_the_channels_that_it_merged(hierar
     np.testing.assert_allclose(shown, maps[2, found[int(rows[0][0])][0]], rtol=1e-5)
 
 
-def test_a_level_of_lower_resolution_shows_each_channel_beside_itself():
+def test_a_level_of_lower_resolution_shows_each_channel_next_to_its_fine_version():
     torch.manual_seed(0)
     model, x = resnet(2, width=4).eval(), torch.randn(3, 3, 32, 32)
     lower = ng.build_hierarchy(model, x[:2], directions="space")
@@ -108,13 +108,13 @@ def test_a_level_of_lower_resolution_shows_each_channel_beside_itself():
     assert pairs[1].get_title(loc="left") == "level 0"
 
 
-def test_a_level_of_fewer_blocks_alone_says_that_there_is_nothing_to_compare():
+def test_a_level_with_fewer_blocks_only_is_refused():
     shorter = ng.build_hierarchy(resnet(3, width=4), torch.randn(2, 3, 16, 16), directions="depth")
     with pytest.raises(NetgraphError, match="only depth was coarsened"):
         plot_features(shorter, torch.randn(2, 3, 16, 16))
 
 
-def test_what_is_not_there_is_named(hierarchy):
+def test_a_missing_axis_level_or_image_is_named(hierarchy):
     x = torch.randn(2, 3, 16, 16)
     for options, message in (
         ({"axis": "9"}, "axis '9' is not merged, or no convolution reads it. Axes to choose: 0"),
@@ -130,7 +130,7 @@ def test_what_is_not_there_is_named(hierarchy):
         plot_features(dense, torch.randn(2, 3, 2, 2))
 
 
-def test_the_command_draws_pictures_and_asks_for_images(tmp_path, hierarchy):
+def test_the_command_draws_figures_and_asks_for_images(tmp_path, hierarchy):
     ng.save(coarse_network(hierarchy.levels[0].model, hierarchy.levels[0].spec, {}), tmp_path / "net.safetensors")
     np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(5, 3, 16, 16)).astype("float32"))
     words = ("features", tmp_path / "net.safetensors", tmp_path / "maps.png", "--image", 1, "--level", 2)
@@ -141,7 +141,7 @@ def test_the_command_draws_pictures_and_asks_for_images(tmp_path, hierarchy):
     assert len(np.unique(np.asarray(Image.open(tmp_path / "maps.png").convert("L")))) > 10
 
 
-def test_one_colour_is_drawn_too(tmp_path):
+def test_images_of_one_channel_are_drawn(tmp_path):
     layers = [nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(4, 2))
     hierarchy = ng.build_hierarchy(model, torch.randn(2, 1, 8, 8), n_levels=2)

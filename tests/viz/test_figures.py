@@ -1,4 +1,4 @@
-"""Figures: what they show is checked on what they draw, against the hierarchy and slow loops."""
+"""Figures of a hierarchy: drawn values are compared with the hierarchy and with slow loops."""
 
 import re
 import unicodedata
@@ -31,7 +31,7 @@ def hierarchy():
     return ng.build_hierarchy(mlp((8, 24, 16, 4)), torch.randn(2, 8), n_levels=3)
 
 
-def test_units_in_order_keep_every_aggregate_of_every_level_together(hierarchy):
+def test_the_order_of_units_keeps_every_aggregate_of_every_level_together(hierarchy):
     order = order_units(hierarchy, "0", compute_affinity(hierarchy, "0"))
     assert sorted(order) == list(range(24))
     for groups in compose_aggregates(hierarchy, "0"):
@@ -39,7 +39,7 @@ def test_units_in_order_keep_every_aggregate_of_every_level_together(hierarchy):
         assert runs == groups.max() + 1
 
 
-def test_a_picture_of_a_large_matrix_is_the_mean_of_its_blocks(monkeypatch, hierarchy):
+def test_the_image_of_a_large_matrix_is_the_mean_of_its_blocks(monkeypatch, hierarchy):
     monkeypatch.setattr("netgraph.viz.figures.drawing.PIXELS", 8)
     matrix = compute_affinity(hierarchy, "0")
     dense = np.where(matrix.toarray() > 0, matrix.toarray(), np.nan).reshape(8, 3, 8, 3)
@@ -71,7 +71,7 @@ def test_error_curves_fall_as_more_units_stay_and_there_is_one_for_each_axis(hie
 
 
 @pytest.mark.parametrize("name", [*FIGURES, "overview"])
-def test_every_figure_is_a_picture_and_a_vector_file(hierarchy, tmp_path, name):
+def test_every_figure_is_written_as_raster_and_vector_file(hierarchy, tmp_path, name):
     ng.export(hierarchy, tmp_path / f"net.{name}.png")
     ng.export(hierarchy, tmp_path / f"net.{name}.svg")
     assert len(np.unique(np.asarray(Image.open(tmp_path / f"net.{name}.png").convert("L")))) > 10
@@ -98,7 +98,7 @@ def test_hostile_names_are_drawn(tmp_path):
     assert ET.parse(tmp_path / "net.svg").getroot().tag.endswith("svg")
 
 
-def test_a_figure_or_an_axis_that_is_not_there_is_named(hierarchy):
+def test_a_missing_figure_or_axis_is_named(hierarchy):
     with pytest.raises(NetgraphError, match="no figure is called 'pie'; there are overview, affinity"):
         plot_hierarchy(hierarchy, "pie")
     with pytest.raises(NetgraphError, match="axis '9' is not merged"):

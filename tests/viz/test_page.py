@@ -1,4 +1,4 @@
-"""The page, in a real browser: it opens, expands, filters and searches, asks for nothing, and names do nothing."""
+"""The page in a real browser: it opens, expands, filters and searches, makes no requests, and hostile names are inert."""
 
 import base64
 import json
@@ -40,18 +40,18 @@ PIXELS = (
 )
 
 
-def unlike(units, *, seed=0):
-    """No affinities: large networks in no time."""
+def no_edges(units, *, seed=0):
+    """An affinity without edges, for fast tests of large networks."""
     n = units.spec.axes[units.axis].size
     return sparse.csr_array((n, n))
 
 
-def runs(graph, n_coarse, *, seed=0):
+def merge_runs(graph, n_coarse, *, seed=0):
     return np.arange(graph.n_units) * n_coarse // graph.n_units
 
 
-def unpacked(found):
-    return np.frombuffer(base64.b64decode(found[1]), dtype=f"<u{found[0]}")
+def unpack(packed):
+    return np.frombuffer(base64.b64decode(packed[1]), dtype=f"<u{packed[0]}")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def driver():
 
 
 @given(st.lists(st.integers(0, 2**31)))
-def test_numbers_are_packed_whole(numbers):
-    assert unpacked(pack_integers(np.array(numbers, dtype=np.int64))).tolist() == numbers
+def test_packed_numbers_are_recovered_exactly(numbers):
+    assert unpack(pack_integers(np.array(numbers, dtype=np.int64))).tolist() == numbers
 
 
 @given(st.text())
@@ -88,14 +88,14 @@ def test_no_tag_begins_in_data_and_it_reads_back_equal(text):
 
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
-def test_the_connections_kept_are_the_heaviest_of_each_unit_at_either_end(n, m, k, seed):
+def test_kept_connections_are_the_heaviest_of_the_units_at_either_end(n, m, k, seed):
     block = np.random.default_rng(seed).permutation(n * m).reshape(n, m) + 1.0
     found = set(zip(*map(list, find_strongest(block, k)), strict=True))
     wanted = {(i, j) for i in range(n) for j in np.argsort(-block[i])[:k]}
     assert found == wanted | {(i, j) for j in range(m) for i in np.argsort(-block[:, j])[:k]}
 
 
-def test_likeness_is_the_cosine_with_the_mean_of_the_aggregate():
+def test_similarity_to_an_aggregate_is_the_cosine_with_its_mean():
     x, aggregates = np.random.default_rng(0).normal(size=(6, 3)), np.array([0, 1, 0, -1, 1, 1])
     found = compare_with_aggregates(x, Transfer(aggregates), np.linalg.norm(x, axis=1))
     for i in (0, 1, 2, 4, 5):
@@ -113,12 +113,12 @@ def test_data_of_the_page_are_the_hierarchy(hierarchy):
     data = build_page_data(hierarchy)
     for axis, level in ((1, 0), (1, 1), (2, 0), (2, 1)):
         name = data["axes"][axis]["name"]
-        joins = unpacked(data["levels"][level]["axes"][axis]["joins"]).astype(int) - 1
+        joins = unpack(data["levels"][level]["axes"][axis]["joins"]).astype(int) - 1
         np.testing.assert_array_equal(joins, hierarchy.levels[level + 1].transfers[name].aggregates)
     assert data["axes"][1]["sizes"] == [40, 20, 10]
 
 
-def test_the_page_is_one_file_with_a_policy_that_allows_itself_only(written):
+def test_the_page_is_one_file_and_its_policy_allows_its_own_scripts_only(written):
     text = written.read_text()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -128,7 +128,7 @@ def test_the_page_is_one_file_with_a_policy_that_allows_itself_only(written):
 
 @pytest.mark.browser
 class TestInABrowser:
-    def test_it_opens_without_a_message_or_a_request(self, driver, written):
+    def test_it_opens_without_log_messages_and_requests(self, driver, written):
         opened(driver, written)
         assert logged(driver) == ([], [])
         assert "operator complexity" in driver.find_element("id", "summary").text
@@ -161,7 +161,7 @@ class TestInABrowser:
         press(driver, "ArrowDown", "ArrowDown", "ArrowRight")
         assert "Axis 0, level 1, 20 neurons" in driver.find_element("id", "said").get_attribute("textContent")
 
-    def test_the_threshold_hides_what_is_lighter(self, driver, written):
+    def test_the_threshold_hides_lighter_edges(self, driver, written):
         opened(driver, written)
         counts = [self.drawn(driver)]
         for value in (40, 100):
@@ -173,19 +173,19 @@ class TestInABrowser:
 
     @staticmethod
     def drawn(driver):
-        """Count pixels that are drawn, edges among them."""
+        """Count the drawn pixels, which include edges."""
         driver.execute_async_script(TWO_FRAMES)
         return driver.execute_script(PIXELS)
 
-    def test_it_is_drawn_where_no_frame_ever_comes(self, driver, written):
-        """As in a browser that takes a picture when virtual time is over: the canvas had come out empty in one of two."""
+    def test_it_is_drawn_without_any_animation_frame(self, driver, written):
+        """A browser that takes a screenshot after virtual time may render no frame. Half of its pictures had an empty canvas."""
         source = {"source": "window.requestAnimationFrame = () => 0"}
         added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", source)
         driver.get(written.as_uri())
         driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
         assert driver.execute_script(PIXELS) > 10_000
 
-    def test_the_first_view_shows_all_or_says_what_is_below(self, driver, written, tmp_path):
+    def test_the_first_view_shows_all_axes_or_counts_those_below(self, driver, written, tmp_path):
         beyond = opened(driver, written).find_element("id", "beyond")
         assert not beyond.is_displayed()
         ng.export(ng.build_hierarchy(mlp((4,) * 24), torch.randn(2, 4)), tmp_path / "deep.html")
@@ -197,7 +197,7 @@ class TestInABrowser:
         driver.find_element("id", "fit").click()
         assert not beyond.is_displayed()
 
-    def test_the_architecture_names_no_two_things_alike(self, driver, written):
+    def test_names_in_the_architecture_are_unique(self, driver, written):
         opened(driver, written)
         assert driver.find_element("id", "architecture").text.split() == [
             "0",
@@ -227,7 +227,7 @@ class TestInABrowser:
         assert driver.find_element("id", "said").get_attribute("textContent") == "0 axes found."
         assert not driver.find_elements("css selector", "#results li")
 
-    def test_colours_and_themes_change_and_say_nothing(self, driver, written):
+    def test_colours_and_themes_change_without_log_messages(self, driver, written):
         opened(driver, written)
         for value in ("kind", "affinity", "weight", "level", "axis"):
             script = "const c = document.getElementById('color'); c.value = arguments[0]; c.dispatchEvent(new Event('change'))"
@@ -250,7 +250,7 @@ class TestInABrowser:
         finally:
             driver.set_window_size(size["width"], size["height"])
 
-    def test_hostile_names_do_nothing(self, driver, tmp_path):
+    def test_hostile_names_are_inert(self, driver, tmp_path):
         model = nn.Sequential()
         for i, name in enumerate(HOSTILE):
             model.add_module(name, nn.Linear(6, 6))
@@ -274,7 +274,9 @@ class TestInABrowser:
     def test_ten_thousand_units_open_collapsed_and_expand(self, driver, tmp_path):
         sizes = (16, *([2500] * 4), 10)
         layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
-        found = ng.build_hierarchy(nn.Sequential(*layers[:-1]), torch.randn(2, 16), coarsener=runs, affinity=unlike)
+        found = ng.build_hierarchy(
+            nn.Sequential(*layers[:-1]), torch.randn(2, 16), coarsener=merge_runs, affinity=no_edges
+        )
         ng.export(found, tmp_path / "p.html")
         opened(driver, tmp_path / "p.html")
         driver.find_elements("css selector", "#axes tbody button")[1].click()
@@ -286,9 +288,9 @@ class TestInABrowser:
 
 
 def test_a_million_units_make_a_page_of_axes_only():
-    """Units stand packed, and no connection of a single unit is kept."""
+    """Units are packed, and connections between single units are left out."""
     model = nn.Sequential(nn.Linear(4, 500_000), nn.ReLU(), nn.Linear(500_000, 4))
-    found = ng.build_hierarchy(model, torch.randn(1, 4), coarsener=runs, affinity=unlike)
+    found = ng.build_hierarchy(model, torch.randn(1, 4), coarsener=merge_runs, affinity=no_edges)
     data = build_page_data(found)
     assert data["levels"][0]["edges"] == []
     assert len(data["levels"][0]["links"]) == 2

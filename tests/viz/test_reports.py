@@ -1,4 +1,4 @@
-"""Reports of training runs: numbers by loops over the records, charts by what they hold, the page in a real browser."""
+"""Reports of training runs: numbers equal loops over the records, charts hold the records, and the page opens in a real browser."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def histories(solution):
     return [History.of(solution, "three cycles", network="mlp"), History.of(solver.finish(run), "one cycle")]
 
 
-def test_numbers_of_a_run_are_those_of_a_loop_over_its_records(solution):
+def test_numbers_of_a_run_equal_a_loop_over_its_records(solution):
     history = History.of(solution, "r", test={"accuracy": 0.5, "loss": 2.0})
     found = summarize_run(history)
     taken = rejected = skipped = 0
@@ -75,7 +75,7 @@ def test_numbers_of_a_run_are_those_of_a_loop_over_its_records(solution):
 
 @given(st.lists(st.lists(st.floats(0.01, 10), min_size=1, max_size=8), min_size=1, max_size=4))
 def test_costs_are_compared_at_the_lowest_loss_that_all_reached(losses):
-    """By a loop over every run and evaluation."""
+    """The judge is a loop over every run and evaluation."""
     runs = [
         History("r", [
             {"event": "evaluate", "level": 0, "step": i, "seconds": i, "flops": 2 * i, "figures": {"loss": loss}}
@@ -148,7 +148,7 @@ def test_asking_for_a_run_makes_no_store(tmp_path, monkeypatch):
         ('{"history": [{"event": "smooth"}]}', "belongs to no run"),
     ],
 )
-def test_a_file_that_is_no_whole_run_is_named(tmp_path, text, message):
+def test_an_incomplete_run_file_is_named(tmp_path, text, message):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(LoadError, match=message):
         read_run(tmp_path)
@@ -194,7 +194,7 @@ def test_the_sheet_draws_the_same(solution, histories):
     assert not matplotlib.pyplot.get_fignums()
 
 
-def test_a_run_in_which_little_happened_is_drawn(tmp_path):
+def test_a_run_with_few_records_is_drawn(tmp_path):
     record = {"event": "begin", "level": 0, "step": 0, "seconds": 0.0, "flops": 0.0}
     write_run_page([History("begun", [record])], tmp_path / "page.html")
     plot_runs([History("begun", [record])]).savefig(tmp_path / "sheet.png")
@@ -208,7 +208,7 @@ def test_names_on_charts_hold_no_tag_and_one_line(name):
     found.encode("utf-8")
 
 
-def test_the_page_carries_one_script_of_plotly_and_asks_for_nothing(histories):
+def test_the_page_contains_plotly_once_and_makes_no_requests(histories):
     text = render_run_page(histories)
     assert len(re.findall(r"\* plotly\.js v", text)) == 1
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
@@ -217,7 +217,7 @@ def test_the_page_carries_one_script_of_plotly_and_asks_for_nothing(histories):
     assert not re.findall(r'(?:src|href)="(?!#|data:,)', re.sub(r"<script>.*?</script>", "", text, flags=re.S))
 
 
-def test_without_plotly_one_sentence_says_what_to_install(tmp_path, monkeypatch, histories):
+def test_without_plotly_the_error_names_the_package_to_install(tmp_path, monkeypatch, histories):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(NetgraphError, match=r"pip install 'netgraph-coarsening\[report\]'"):
         render_run_page(histories)
@@ -264,7 +264,7 @@ def written(tmp_path_factory, histories):
 
 @pytest.mark.browser
 class TestInABrowser:
-    def test_it_opens_without_a_message_or_a_request_and_shows_every_chart(self, driver, written, histories):
+    def test_it_opens_without_log_messages_and_requests_and_shows_every_chart(self, driver, written, histories):
         opened(driver, written)
         drawn = driver.find_elements("css selector", "#charts figure .js-plotly-plot")
         assert len(drawn) == sum(draw(histories) is not None for _, _, draw in CHARTS)

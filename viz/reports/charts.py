@@ -1,7 +1,7 @@
 """Plotly charts of training runs: loss against cost, the trace of cycles, costs, tau, coarse steps and learning rates.
 
 A single run has one colour for each level. Several runs have one colour each. Times are training times: they include
-matching but not compilation, evaluation and callbacks (`netgraph.fas.monitoring.ledger`).
+matching but not compilation, evaluation and callbacks (`netgraph.fas.ledger`).
 """
 
 from __future__ import annotations
