@@ -95,7 +95,7 @@ def multiply_pairs(x: NDArray[Any]) -> NDArray[Any]:
 def weigh_cosines(products: NDArray[Any], copies: Callable[[], NDArray[np.int64] | None]) -> AllPairs:
     """Overwrite the products of all pairs with ``(1 + cos) / 2``.
 
-    Zero rows, whose squared length is 0, have no edge.
+    Zero rows have the squared length 0 and no edge.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Affinity of attention heads by the tokens they attend to on calibration data, whatever their weights are.
+"""Affinity of attention heads by the tokens they attend to on calibration data, regardless of their weights.
 
 Two heads are alike as far as their attention distributions overlap. The overlap is Bhattacharyya's coefficient (Bull.
 Calcutta Math. Soc. 35, 1943), 1 for equal distributions and 0 for disjoint ones, averaged over all words::

@@ -1,4 +1,4 @@
-"""Affinity of attention heads by the circuits that they compute, whatever basis each head has inside.
+"""Affinity of attention heads by the circuits that they compute, regardless of the basis inside each head.
 
 A head attends by the scores x' W_Q' W_K y and moves W_O W_V y. Rotations inside the head cancel in both products (Elhage
 et al., "A mathematical framework for transformer circuits", 2021). The circuits of heads 1 and 2 are compared by
@@ -43,7 +43,7 @@ def circuits(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     Returns
     -------
     csr_array of shape (n, n)
-        ``(1 + cos) / 2``, zero on the diagonal and for heads whose circuits are both zero.
+        ``(1 + cos) / 2``, zero on the diagonal and for heads with two zero circuits.
 
     Raises
     ------

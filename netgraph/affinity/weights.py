@@ -36,6 +36,19 @@ def cosine(units: AxisUnits, *, seed: int = 0) -> Affinity:
     -------
     csr_array or AllPairs of shape (n_units, n_units)
         ``(1 + cos) / 2``. Symmetric, zero diagonal.
+
+    Examples
+    --------
+    >>> import torch, netgraph as ng
+    >>> from netgraph.affinity import cosine
+    >>> from netgraph.graph import AxisUnits
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
+    >>> units = AxisUnits(ng.trace(model, torch.ones(1, 2)), model.state_dict(), axis="0")
+    >>> cosine(units).toarray()
+    array([[0. , 1. , 0.5],
+           [1. , 0. , 0.5],
+           [0.5, 0.5, 0. ]], dtype=float32)
     """
     return cosine_affinity(units.incoming)
 
@@ -48,7 +61,7 @@ def radial(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     units : AxisUnits
         Units of one axis.
     seed : int, default=0
-        Draws the pairs whose median distance is the width of the function.
+        Draws pairs. Their median distance is the width of the function.
 
     Returns
     -------
@@ -135,6 +148,20 @@ def relu(units: AxisUnits, *, seed: int = 0) -> sparse.csr_array:
     -------
     csr_array of shape (n_units, n_units)
         From 0 to 1. Symmetric, zero diagonal.
+
+    Examples
+    --------
+    >>> import torch, netgraph as ng
+    >>> from netgraph.affinity import relu
+    >>> from netgraph.graph import AxisUnits
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> _ = model[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
+    >>> _ = model[2].weight.data.copy_(torch.tensor([[1.0, -1.0, 1.0]]))  # units 0 and 1 act in opposite directions
+    >>> units = AxisUnits(ng.trace(model, torch.ones(1, 2)), model.state_dict(), axis="0")
+    >>> relu(units).toarray()
+    array([[0. , 0. , 0.5],
+           [0. , 0. , 0. ],
+           [0.5, 0. , 0. ]], dtype=float32)
     """
     graph = cosine_graph(units.incoming, seed=seed)
     if not units.outgoing.size:

@@ -1,7 +1,7 @@
 """Inspect a ``.pt`` file without unpickling it: it may hold only tensors, known names and sizes within the file.
 
 `torch.load(weights_only=True)` runs no code of a file, but takes all the memory and time that the file asks for. Here the
-archive is measured first, then the opcodes (`netgraph.io.pickle_opcodes`). At last the pickle is replayed with inert
+archive is measured first, then the opcodes (`netgraph.io.pickle_opcodes`). Finally the pickle is replayed with inert
 stand-ins for its objects.
 """
 

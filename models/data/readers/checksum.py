@@ -1,4 +1,4 @@
-"""Read a file whose digest is published, and check the digest before anything is parsed."""
+"""Read a file with a published digest, and check the digest before anything is parsed."""
 
 from __future__ import annotations
 
