@@ -1,1 +1,1 @@
-"""All other coarseners (plug-in group ``netgraph.coarseners``)."""
+"""Coarseners besides heavy-edge matching (plug-in group ``netgraph.coarseners``)."""

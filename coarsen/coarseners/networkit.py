@@ -248,6 +248,7 @@ def leiden(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 
 def _load_networkit(name: str) -> Any:
+    """Import NetworKit, or raise a `PluginError` that names the coarsener and the extra."""
     return plugins.import_library("networkit", title="NetworKit", plugin=f"coarsener {name!r}")
 
 
@@ -286,6 +287,7 @@ def _find_communities(library: Any, detect: Callable[..., Any], graph: AxisGraph
 
 
 def _build_network(library: Any, adjacency: sparse.csr_array) -> Any:
+    """Return the graph as a weighted network of NetworKit."""
     upper = sparse.triu(adjacency, 1, format="coo")
     edges = upper.data.astype(np.float64), (upper.row, upper.col)
     return library.GraphFromCoo(edges, n=adjacency.shape[0], weighted=True)

@@ -71,7 +71,7 @@ def pairwise(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 
 def _merge_in_passes(adjacency: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
-    """Pair and contract, each pass in an order of its own."""
+    """Pair and contract in passes. Each pass draws a new order of the vertices."""
     random = np.random.default_rng(seed)
 
     def step(between: sparse.csr_array, labels: Ints) -> Ints:

@@ -1,1 +1,1 @@
-"""Heavy-edge matching and its kernels."""
+"""Heavy-edge matching, its kernels, and the graph of one axis."""

@@ -221,6 +221,7 @@ def _match_in_random_order(adjacency: sparse.csr_array, n_pairs: int, seed: int)
 
 @njit(cache=True)
 def _visit_units(indptr: Any, indices: Any, data: Any, order: Any) -> Any:
+    """Return the pairs of units that choose in this order, (p, 2)."""
     free = np.ones(len(order), dtype=np.bool_)
     pairs = np.empty((len(order) // 2, 2), dtype=np.int64)
     n_pairs = 0
@@ -239,6 +240,7 @@ def _visit_units(indptr: Any, indices: Any, data: Any, order: Any) -> Any:
 
 
 def _merge_pairs(n: int, pairs: Ints) -> Ints:
+    """Return labels in which each pair has the number of its lower vertex."""
     out = np.arange(n)
     out[pairs.max(axis=1)] = pairs.min(axis=1)
     return out

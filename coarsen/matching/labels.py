@@ -73,6 +73,7 @@ def renumber_labels(labels: Ints) -> Ints:
 
 @njit(nogil=True, cache=True)
 def _renumber_kernel(labels: Any, n_labels: Any) -> Any:
+    """Renumber labels in 0 .. n_labels - 1 with one table look-up for each."""
     number = np.full(n_labels, -1, dtype=np.int64)
     out, n_seen = np.empty(len(labels), dtype=np.int64), 0
     for unit in range(len(labels)):

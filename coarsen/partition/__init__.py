@@ -1,1 +1,1 @@
-"""The contract of a coarsener, and machinery that coarseners share."""
+"""The contract of a coarsener, measures of a partition, and functions that coarseners share."""

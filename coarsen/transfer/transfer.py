@@ -260,6 +260,7 @@ class Transfer:
 
 
 def _to_torch_csr(matrix: Any, dtype: torch.dtype) -> Tensor:
+    """Return a scipy CSR matrix as a torch tensor."""
     values = torch.from_numpy(matrix.data).to(dtype)
     starts, columns = (torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices))
     return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=False)

@@ -207,7 +207,10 @@ def test_fixed_units_stay_alone_on_every_level(coarsener):
     [
         ({"fixed": {"0": [24]}}, "axis '0' has no unit 24 to fix. Its units are 0 to 23"),
         ({"fixed": {"nowhere": [0]}}, "no axis is named 'nowhere'"),
-        ({"fixed": {"0": [1]}, "keep": ["0"]}, r"all its units stay alone \(you asked to keep it\). Leave it out of fixed"),
+        (
+            {"fixed": {"0": [1]}, "keep": ["0"]},
+            r"all its units stay alone \(you asked to keep it\). Leave it out of fixed",
+        ),
     ],
 )
 def test_units_that_cannot_be_fixed_are_named(options, message):

@@ -1,4 +1,4 @@
-"""What clusters are made of, and for each way to merge a judge of its own."""
+"""Each clustering method against an independent reference, and the parts that the methods share."""
 
 import networkx as nx
 import numpy as np
@@ -25,12 +25,12 @@ from netgraph.errors import NetgraphError
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=20), st.integers(1, 20), st.integers(0, 100))
-def test_any_clustering_becomes_one_of_any_number_by_joining_or_by_splitting_only(labels, n_clusters, seed):
+def test_any_clustering_is_only_joined_or_only_split_to_any_number(labels, n_clusters, seed):
     labels = np.array(labels)
     n_clusters = min(n_clusters, len(labels))
-    found = adjust_cluster_count(labels, cloud(len(labels), seed), n_clusters)
-    assert np.unique(found).tolist() == list(range(n_clusters))
-    pairs = len(set(zip(labels.tolist(), found.tolist(), strict=True)))
+    clusters = adjust_cluster_count(labels, cloud(len(labels), seed), n_clusters)
+    assert np.unique(clusters).tolist() == list(range(n_clusters))
+    pairs = len(set(zip(labels.tolist(), clusters.tolist(), strict=True)))
     assert pairs == max(n_clusters, len(set(labels.tolist())))
 
 
@@ -39,43 +39,43 @@ def test_equal_clusters_move_no_more_units_than_they_must(seed, shape, by_distan
     n, k = shape
     labels = np.r_[np.arange(k), np.random.default_rng(seed).integers(0, k, n - k)]
     graph = cloud(n, seed)
-    found = equalize_sizes(labels, graph, graph.features if by_distance else None)
-    assert np.bincount(found).tolist() == [n // k] * k
+    clusters = equalize_sizes(labels, graph, graph.features if by_distance else None)
+    assert np.bincount(clusters).tolist() == [n // k] * k
     stayed = nx.Graph()  # the numbers may have changed: match old and new ones so that most units stay
-    for old, new in zip(labels.tolist(), found.tolist(), strict=True):
+    for old, new in zip(labels.tolist(), clusters.tolist(), strict=True):
         weight = stayed.get_edge_data(("old", old), ("new", new), {"weight": 0})["weight"]
         stayed.add_edge(("old", old), ("new", new), weight=weight + 1)
     kept = sum(stayed.edges[e]["weight"] for e in nx.max_weight_matching(stayed, maxcardinality=False))
     assert kept >= np.minimum(np.bincount(labels), n // k).sum()
 
 
-def test_surplus_units_go_where_they_are_liked_best():
+def test_surplus_units_go_to_the_cluster_with_the_most_affinity():
     weights = np.zeros((6, 6))
     weights[0, 1] = weights[0, 2] = weights[1, 2] = 1
     weights[0, 4] = weights[3, 5] = 0.5  # 0 .. 3 are one cluster; 3 is the one that it holds least
-    found = equalize_sizes(np.array([0, 0, 0, 0, 1, 1]), of_edges(weights))
-    assert found.tolist() == [0, 0, 0, 1, 1, 1]
+    clusters = equalize_sizes(np.array([0, 0, 0, 0, 1, 1]), of_edges(weights))
+    assert clusters.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
-def test_affinities_that_are_no_weights_are_refused_with_their_units(wrong):
+def test_invalid_affinities_are_refused_with_their_units(wrong):
     weights = np.ones((4, 4))
     weights[1, 3] = wrong
     with pytest.raises(NetgraphError, match=r"axis 'a' was given an affinity of .* between units 1 and 3"):
         of_edges(weights)
 
 
-# each method by a judge of its own
+# each method against an independent reference
 
 
-def test_k_means_is_at_least_as_good_as_the_planted_clusters_and_hears_weights():
+def test_k_means_finds_the_planted_clusters_and_uses_weights():
     points = np.array([[0.0], [1.0], [10.0], [14.0], [26.0]])
     assert alike(cluster_points(points, 3, weight=np.ones(5), seed=0), np.array([0, 0, 1, 1, 2]))
     heavy = cluster_points(points, 3, weight=np.array([100, 100, 0.01, 0.01, 0.01]), seed=0)
     assert alike(heavy, np.array([0, 1, 2, 2, 2]))
 
 
-def test_k_means_of_more_features_than_units_is_that_of_their_distances():
+def test_k_means_of_more_features_than_units_depends_on_their_distances_only():
     points = np.random.default_rng(0).normal(size=(12, 500))
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(500, 500)))[0]
     ones = np.ones(12)
@@ -96,11 +96,11 @@ def test_ward_joins_what_adds_the_least_variance(seed, n_coarse):
         }
         i, j = min(joins, key=joins.get)
         groups[i] += groups.pop(j)
-    found = ward(graph_of(points), n_coarse)
-    assert {frozenset(np.flatnonzero(found == c)) for c in range(n_coarse)} == {frozenset(g) for g in groups}
+    clusters = ward(graph_of(points), n_coarse)
+    assert {frozenset(np.flatnonzero(clusters == c)) for c in range(n_coarse)} == {frozenset(g) for g in groups}
 
 
-def test_ward_along_edges_is_that_of_all_pairs_where_every_pair_has_one(monkeypatch):
+def test_ward_along_the_edges_of_a_complete_graph_is_ward_of_all_pairs(monkeypatch):
     graph = graph_of(np.random.default_rng(3).normal(size=(40, 5)))
     complete = of_edges(np.ones((40, 40)), make_features=lambda: graph.features)
     wanted = merge("ward", complete, 11)
@@ -111,12 +111,14 @@ def test_ward_along_edges_is_that_of_all_pairs_where_every_pair_has_one(monkeypa
 def test_ward_along_edges_joins_neighbours_alone(monkeypatch):
     monkeypatch.setattr("netgraph.coarsen.coarseners.ward.PAIRS", 10)
     points = np.random.default_rng(4).normal(size=(24, 3))
-    found = merge("ward", of_edges(np.diag(np.ones(23), 1) + np.diag(np.ones(23), -1), make_features=lambda: points), 9)
-    assert set(np.diff(found)) == {0, 1}  # runs of the path, in order
-    assert len(set(found.tolist())) == 9
+    clusters = merge(
+        "ward", of_edges(np.diag(np.ones(23), 1) + np.diag(np.ones(23), -1), make_features=lambda: points), 9
+    )
+    assert set(np.diff(clusters)) == {0, 1}  # runs of the path, in order
+    assert len(set(clusters.tolist())) == 9
 
 
-def test_spectral_clusters_part_two_rings_that_k_means_cannot():
+def test_spectral_clusters_separate_two_rings():
     ring = sparse.csr_array(nx.to_scipy_sparse_array(nx.cycle_graph(20), dtype=float))
     pair = sparse.lil_array(sparse.block_diag([ring, ring]))
     pair[[0, 20], [20, 0]] = 0.01
@@ -132,7 +134,7 @@ def test_slow_signals_are_eigenvectors_of_the_dense_laplacian():
     assert np.abs(np.linalg.eigvalsh(normalized_adjacency(pieces).toarray())).max() == pytest.approx(1)
 
 
-def test_slow_signals_of_large_graphs_are_those_of_small_ones(monkeypatch):
+def test_lanczos_and_the_dense_eigensolver_agree(monkeypatch):
     graph = keep_strongest_edges(cloud(120).adjacency, 8)
     dense = find_slow_signals(graph, 4, seed=0)[0]
     monkeypatch.setattr("netgraph.coarsen.partition.laplacian.DENSE", 10)
@@ -147,12 +149,12 @@ def test_graclus_pairs_are_the_greedy_matching_of_the_normalised_weights(seed):
     dense = graph.adjacency.toarray()
     degree = dense.sum(axis=1)
     wanted = greedy_matching(dense * (1 / degree[:, None] + 1 / degree))
-    found = graclus(graph, 6)
-    assert all(found[i] == found[j] for i, j in wanted)
+    clusters = graclus(graph, 6)
+    assert all(clusters[i] == clusters[j] for i, j in wanted)
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 1))
-def test_pairs_are_notays_whoever_of_equals_is_first(seed, density):
+def test_pairs_are_those_of_notays_algorithm_for_some_order_of_equals(seed, density):
     random = np.random.default_rng(seed)
     dense = np.triu(random.random((10, 10)) * (random.random((10, 10)) < density), 1)
     graph = of_edges(dense).adjacency
@@ -161,7 +163,7 @@ def test_pairs_are_notays_whoever_of_equals_is_first(seed, density):
 
 
 def _reachable(dense, mate):
-    """Whether algorithm 2.1 of Notay 2010, with sets, makes these pairs in some order of equals."""
+    """Return True if algorithm 2.1 of Notay 2010, written with sets, makes these pairs in some order of equals."""
     n = len(dense)
     strong = [{j for j in range(n) if dense[i, j] > 0.25 * dense[i].max(initial=0)} for i in range(n)]
 
@@ -231,6 +233,6 @@ def test_the_strongest_edges_are_those_of_the_slow_twin(seed, k):
 
 def test_splitting_a_cluster_keeps_its_closest_members_together():
     graph, truth = planted([4, 4, 4])
-    found = adjust_cluster_count(np.zeros(12, dtype=np.int64), graph, 3)
-    assert alike(found, truth)
+    clusters = adjust_cluster_count(np.zeros(12, dtype=np.int64), graph, 3)
+    assert alike(clusters, truth)
     assert mean_affinity(graph.adjacency.toarray(), {0}, {int(np.flatnonzero(truth != truth[0])[0])}) < 0.02

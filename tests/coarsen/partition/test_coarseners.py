@@ -1,4 +1,4 @@
-"""Laws that every installed coarsener keeps."""
+"""Laws of every installed coarsener."""
 
 import base64
 
@@ -28,7 +28,7 @@ def test_every_coarsener_keeps_the_contract(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_coarsener_ignores_edges_where_it_says_so_and_nowhere_else(name):
+def test_a_coarsener_ignores_edges_if_and_only_if_it_declares_so(name):
     graph = cloud(24)
     others = [
         of_edges(np.roll(graph.adjacency.toarray(), (i, i), (0, 1)), make_features=lambda: graph.features)
@@ -38,7 +38,7 @@ def test_a_coarsener_ignores_edges_where_it_says_so_and_nowhere_else(name):
     assert all(answer == answers[0] for answer in answers) == ignores_edges(plugins.load_plugin(GROUP, name))
 
 
-def test_a_coarsener_that_says_wrongly_that_it_ignores_edges_is_found():
+def test_a_false_declaration_of_ignored_edges_is_found():
     def liar(graph, n_coarse, *, seed=0):
         return merge("hem", graph, n_coarse)
 
@@ -50,7 +50,7 @@ def test_a_coarsener_that_says_wrongly_that_it_ignores_edges_is_found():
 
 @pytest.mark.parametrize("name", NEW)
 @pytest.mark.parametrize("n", [1, 2, 7, 30])
-def test_the_aim_is_reached_exactly(name, n):
+def test_the_number_of_aggregates_is_exact(name, n):
     graph = cloud(n)
     for n_coarse in {1, 2, n // 3, n // 2, n - 1, n} & set(range(1, n + 1)):
         assert merge(name, graph, n_coarse).max() + 1 == n_coarse
@@ -58,7 +58,7 @@ def test_the_aim_is_reached_exactly(name, n):
 
 @pytest.mark.parametrize("name", NEW)
 @pytest.mark.parametrize("n_coarse", [2, 5, 12])
-def test_the_aim_is_reached_on_graphs_in_pieces_and_without_edges(name, n_coarse):
+def test_the_number_of_aggregates_is_exact_on_graphs_in_pieces_and_without_edges(name, n_coarse):
     pieces = np.kron(np.eye(6), np.ones((4, 4)))
     points = np.random.default_rng(0).normal(size=(24, 3))
     for graph in (of_edges(pieces, make_features=lambda: points), of_edges(np.zeros((24, 24)))):
@@ -67,13 +67,13 @@ def test_the_aim_is_reached_on_graphs_in_pieces_and_without_edges(name, n_coarse
 
 @pytest.mark.parametrize("name", MERGING)
 @pytest.mark.parametrize("n_coarse", [1, 3, 8, 12, 24])
-def test_aggregates_have_one_size_where_they_must(name, n_coarse):
+def test_aggregates_have_one_size_if_the_graph_asks_for_it(name, n_coarse):
     sizes = np.bincount(merge(name, cloud(24, equal=True), n_coarse))
     assert sizes.tolist() == [24 // n_coarse] * n_coarse
 
 
 @pytest.mark.parametrize("name", MERGING)
-def test_equal_aggregates_that_cannot_be_are_refused(name):
+def test_impossible_equal_aggregates_are_refused(name):
     with pytest.raises(AggregatesError, match="does not divide"):
         merge(name, cloud(5, equal=True), 2)
     with pytest.raises(AggregatesError, match="unit 2 must stay alone"):
@@ -83,41 +83,41 @@ def test_equal_aggregates_that_cannot_be_are_refused(name):
 @pytest.mark.parametrize("name", NEW)
 @settings(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 14))
-def test_fixed_units_stay_and_the_others_take_what_is_left_of_the_aim(name, seed, n_coarse):
+def test_fixed_units_stay_alone_and_the_others_share_the_rest_of_the_aggregates(name, seed, n_coarse):
     fixed = np.random.default_rng(seed).random(14) < 0.4
-    found = merge(name, cloud(14, seed, fixed=fixed), n_coarse)
-    assert (np.bincount(found[found >= 0])[found[fixed]] == 1).all()
+    aggregates = merge(name, cloud(14, seed, fixed=fixed), n_coarse)
+    assert (np.bincount(aggregates[aggregates >= 0])[aggregates[fixed]] == 1).all()
     least = fixed.sum() if leaves_out(plugins.load_plugin(GROUP, name)) else fixed.sum() + (~fixed).any()
-    assert found.max() + 1 == max(n_coarse, least)
+    assert aggregates.max() + 1 == max(n_coarse, least)
 
 
 @pytest.mark.parametrize("name", MERGING)
-def test_units_that_are_like_nothing_stay_alone(name):
+def test_isolated_units_stay_alone(name):
     points = np.random.default_rng(0).normal(size=(20, 4))
     points[[3, 11]] = 0
-    found = merge(name, graph_of(points), 9)
-    assert (np.bincount(found)[found[[3, 11]]] == 1).all()
-    assert found.max() + 1 == 9
+    aggregates = merge(name, graph_of(points), 9)
+    assert (np.bincount(aggregates)[aggregates[[3, 11]]] == 1).all()
+    assert aggregates.max() + 1 == 9
 
 
 @pytest.mark.parametrize("name", MERGING)
-def test_many_dead_units_merge_with_one_another_and_leave_the_others_their_share(name):
+def test_many_dead_units_merge_with_one_another_and_leave_the_others_half_of_the_aggregates(name):
     points = np.random.default_rng(0).normal(size=(20, 4))
     points[:9] = 0
-    found = merge(name, graph_of(points), 10)
-    assert not set(found[:9]) & set(found[9:])
-    assert len(set(found[9:])) >= 5
+    aggregates = merge(name, graph_of(points), 10)
+    assert not set(aggregates[:9]) & set(aggregates[9:])
+    assert len(set(aggregates[9:])) >= 5
 
 
 @pytest.mark.parametrize("name", MERGING)
 @pytest.mark.parametrize("sizes", [[4] * 6, [8] * 3, [2] * 10])
-def test_clusters_that_are_plain_to_see_are_found(name, sizes):
+def test_well_separated_clusters_are_found(name, sizes):
     graph, truth = planted(sizes)
     assert alike(merge(name, graph, len(sizes)), truth)
 
 
 @pytest.mark.parametrize("name", MERGING)
-def test_equal_aggregates_are_the_plain_clusters_where_those_are_equal(name):
+def test_equal_aggregates_are_the_planted_clusters_if_those_are_equal(name):
     graph, truth = planted([4] * 6)
     equal = AxisGraph("a", graph.adjacency, graph.weight, lambda: graph.features, equal=True)
     assert alike(merge(name, equal, 6), truth)
@@ -148,7 +148,7 @@ def test_the_units_of_largest_norm_are_kept_in_their_order():
     assert magnitude(fixed, 2).tolist() == [-1, 0, 1, -1, -1]
 
 
-def test_only_a_coarsener_that_says_so_may_leave_units_out():
+def test_only_a_coarsener_that_declares_so_may_leave_units_out():
     def shy(graph, n_coarse, *, seed=0):
         return magnitude(graph, n_coarse)
 
@@ -159,11 +159,12 @@ def test_only_a_coarsener_that_says_so_may_leave_units_out():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"), [([-1, -1, -1], "every unit"), ([0, -1, -2], "numbers -2"), ([-1, 0, 1], "unit 0 .*must stay")]
+    ("wrong", "message"),
+    [([-1, -1, -1], "every unit"), ([0, -1, -2], "numbers -2"), ([-1, 0, 1], "unit 0 .*must stay")],
 )
-def test_what_is_left_out_wrongly_is_told(wrong, told):
+def test_wrong_ways_to_leave_units_out_are_refused(wrong, message):
     graph = of_edges(np.ones((3, 3)), fixed=np.array([True, False, False]))
-    with pytest.raises(AggregatesError, match=told):
+    with pytest.raises(AggregatesError, match=message):
         check_aggregates(np.array(wrong), graph, "mine", leaves_out=True)
 
 

@@ -48,26 +48,26 @@ random_graphs = st.tuples(st.integers(2, 20), st.integers(0, 10**6), st.floats(0
 @given(random_graphs)
 def test_hem_takes_the_greedy_matching(weights):
     n = len(weights)
-    found = pairs_of(heavy_edge_matching(graph_of(weights), -(-n // 2)))
+    pairs = pairs_of(heavy_edge_matching(graph_of(weights), -(-n // 2)))
     wanted = sorted(greedy_matching(weights), key=lambda p: -weights[p])[: n // 2]
-    assert found == set(wanted)
+    assert pairs == set(wanted)
 
 
 @given(random_graphs)
 def test_both_matchings_are_maximal_matchings(weights):
     graph = nx.from_numpy_array(weights + weights.T)
     for coarsener in (heavy_edge_matching, random_order_matching):
-        found = pairs_of(coarsener(graph_of(weights), -(-len(weights) // 2)))
-        assert nx.is_matching(graph, found)
-        assert nx.is_maximal_matching(graph, found)
+        pairs = pairs_of(coarsener(graph_of(weights), -(-len(weights) // 2)))
+        assert nx.is_matching(graph, pairs)
+        assert nx.is_maximal_matching(graph, pairs)
 
 
 @given(random_graphs, st.integers(0, 100))
-def test_no_edge_is_heavier_than_what_both_its_ends_took_though_weights_tie(weights, seed):
+def test_no_edge_is_heavier_than_the_matched_edges_of_both_its_ends_though_weights_tie(weights, seed):
     weights = np.ceil(3 * weights)
-    found = pairs_of(heavy_edge_matching(graph_of(weights), -(-len(weights) // 2), seed=seed))
+    pairs = pairs_of(heavy_edge_matching(graph_of(weights), -(-len(weights) // 2), seed=seed))
     taken = np.zeros(len(weights))
-    for i, j in found:
+    for i, j in pairs:
         taken[[i, j]] = weights[i, j]
     i, j = np.nonzero(weights)
     assert (weights[i, j] <= np.maximum(taken[i], taken[j])).all()
@@ -75,9 +75,9 @@ def test_no_edge_is_heavier_than_what_both_its_ends_took_though_weights_tie(weig
 
 @given(random_graphs)
 def test_a_matching_weighs_at_least_half_the_heaviest_one(weights):
-    found = pairs_of(heavy_edge_matching(graph_of(weights), -(-len(weights) // 2)))
+    pairs = pairs_of(heavy_edge_matching(graph_of(weights), -(-len(weights) // 2)))
     best = nx.max_weight_matching(nx.from_numpy_array(weights + weights.T))
-    assert 2 * sum(weights[p] for p in found) >= sum(weights[min(p), max(p)] for p in best) - 1e-12
+    assert 2 * sum(weights[p] for p in pairs) >= sum(weights[min(p), max(p)] for p in best) - 1e-12
 
 
 def weight_of(weights, pairs):
@@ -107,7 +107,7 @@ def test_an_augmented_matching_leaves_no_gain_to_one_edge_for_those_it_meets(wei
     assert (weights[i, j] <= weight[i] + weight[j] + 1e-8).all()
 
 
-def test_augmentation_finds_exchanges_that_only_gain_as_a_whole():
+def test_augmentation_finds_exchanges_of_which_no_part_gains():
     path = sparse.diags_array([[8.0, 10, 8, 10, 8, 10, 8]] * 2, offsets=[1, -1])  # 3 * 10 < 4 * 8
     inner = np.array([-1, 2, 1, 4, 3, 6, 5, -1], dtype=np.int32)
     assert (augment_matching(sparse.csr_array(path), inner) == np.arange(8) ^ 1).all()
@@ -133,16 +133,16 @@ def test_one_thread_and_two_find_the_same_matching_though_weights_tie():
     rng = np.random.default_rng(0)
     i, j = rng.integers(0, 50_000, (2, 300_000))
     upper = sparse.triu(sparse.coo_array((rng.integers(1, 4, len(i)), (i, j)), shape=(50_000, 50_000)).tocsr(), 1)
-    adjacency, found, before = sparse.csr_array(upper + upper.T), [], torch.get_num_threads()
+    adjacency, results, before = sparse.csr_array(upper + upper.T), [], torch.get_num_threads()
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(dominant_matching(adjacency, 5))
+            results.append(dominant_matching(adjacency, 5))
     finally:
         torch.set_num_threads(before)
-    assert (found[0] == found[1]).all()
-    matched = np.flatnonzero(found[0] >= 0)
-    assert (found[0][found[0][matched]] == matched).all()
+    assert (results[0] == results[1]).all()
+    matched = np.flatnonzero(results[0] >= 0)
+    assert (results[0][results[0][matched]] == matched).all()
 
 
 @given(random_graphs, st.booleans(), st.sampled_from([np.float32, np.float64]), st.integers(0, 5))
@@ -152,10 +152,10 @@ def test_all_pairs_are_matched_as_their_sparse_graph_is(weights, ties, kind, see
     graph = sparse.csr_array(weights + weights.T)
     assert (dominant_matching(pairs, seed) == dominant_matching(graph, seed)).all()
     for n_coarse in {1, len(weights) // 2 + 1, len(weights)}:
-        found = [
+        results = [
             heavy_edge_matching(AxisGraph("a", a, np.ones(len(weights))), n_coarse, seed=seed) for a in (pairs, graph)
         ]
-        assert (found[0] == found[1]).all()
+        assert (results[0] == results[1]).all()
 
 
 def test_a_path_of_growing_weights_is_matched_from_its_heavy_end():
@@ -165,7 +165,7 @@ def test_a_path_of_growing_weights_is_matched_from_its_heavy_end():
         assert (dominant_matching(adjacency) == np.arange(4000) ^ 1).all()
 
 
-def test_weights_that_differ_in_their_last_bit_and_those_that_are_no_edge_are_told_apart():
+def test_the_last_bit_of_a_weight_decides_and_weights_that_are_no_edge_are_skipped():
     tiny, next_to_one = np.nextafter(0, 1), np.nextafter(1, 0)
     edges = {(0, 1): next_to_one, (1, 2): 1.0, (0, 3): tiny, (4, 5): 0.0, (4, 6): -1.0, (5, 5): 2.0, (7, 8): np.nan}
     ends = np.array(list(edges)).T
@@ -181,8 +181,8 @@ def test_another_seed_orders_ties_otherwise():
 @given(random_graphs, st.integers(1, 6))
 def test_hem_below_half_merges_by_average_linkage_round_by_round(weights, n_coarse):
     n_coarse = min(n_coarse, (len(weights) - 1) // 2) or 1
-    found = heavy_edge_matching(graph_of(weights), n_coarse)
-    assert groups_of(found) == agglomerated(weights + weights.T, n_coarse)
+    aggregates = heavy_edge_matching(graph_of(weights), n_coarse)
+    assert groups_of(aggregates) == agglomerated(weights + weights.T, n_coarse)
 
 
 @given(random_graphs, st.integers(0, 10**6))
@@ -220,14 +220,14 @@ def test_units_of_equal_aggregates_cannot_stay_alone(coarsener):
         coarsener(graph, 2)
 
 
-def test_adjacent_units_merge_whatever_they_weigh_and_those_that_must_stay_alone_do():
+def test_adjacent_units_merge_for_any_weights_and_fixed_units_stay_alone():
     assert adjacent(graph_of(np.ones((6, 6))), 3).tolist() == [0, 0, 1, 1, 2, 2]
     assert adjacent(graph_of(np.ones((5, 5))), 2).tolist() == [0, 0, 0, 1, 1]
     alone = np.array([False, True, False, False, False])
     assert adjacent(graph_of(np.ones((5, 5)), fixed=alone), 3).tolist() == [0, 1, 0, 2, 2]
 
 
-def test_only_the_heaviest_pairs_merge_where_few_must():
+def test_only_the_heaviest_pairs_merge_if_few_are_enough():
     weights = np.zeros((6, 6))
     weights[0, 1], weights[2, 3], weights[4, 5] = 1, 3, 2
     assert pairs_of(heavy_edge_matching(graph_of(weights), 5)) == {(2, 3)}
@@ -267,7 +267,7 @@ def test_equal_aggregates_of_a_number_that_does_not_divide_are_refused(coarsener
         lambda g, k, seed: np.random.permutation(g.n_units) // 2,
     ],
 )
-def test_a_wrong_coarsener_is_told_what_is_wrong(wrong):
+def test_a_wrong_coarsener_is_refused_by_the_rule_that_it_breaks(wrong):
     with pytest.raises(AggregatesError, match=r"numbered from 0|two answers|asked for"):
         check_coarsener(wrong, name="mine")
 
@@ -281,20 +281,20 @@ def test_a_coarsener_that_changes_the_graph_is_caught():
         check_coarsener(vandal)
 
 
-def test_unequal_aggregates_are_refused_where_sizes_must_agree():
+def test_unequal_aggregates_are_refused_if_sizes_must_be_equal():
     with pytest.raises(AggregatesError, match="one size"):
         check_aggregates(np.array([0, 0, 0, 1]), graph_of(np.ones((4, 4)), equal=True), "mine")
 
 
 def test_more_aggregates_than_units_are_counted_in_the_message():
     graph = AxisGraph("conv2", sparse.csr_array((128, 128)), np.ones(128))
-    told = "coarsener 'mine' returned 130 aggregates for axis 'conv2' of 128 units. Aggregates are an int array"
-    with pytest.raises(AggregatesError, match=told):
+    message = "coarsener 'mine' returned 130 aggregates for axis 'conv2' of 128 units. Aggregates are an int array"
+    with pytest.raises(AggregatesError, match=message):
         check_aggregates(np.arange(128) + 2, graph, "mine")
 
 
 @pytest.mark.parametrize("wrong", [None, "hem", [[0], [0, 1]], [0.0, 1.0], [True, False], [0, -1], [1, 1], {0: 1}])
-def test_what_is_no_partition_is_refused(wrong):
+def test_an_answer_that_is_no_partition_is_refused(wrong):
     with pytest.raises(AggregatesError, match=r"coarsener 'mine' returned .* for axis 'a' of 2 units"):
         check_aggregates(wrong, graph_of(np.ones((2, 2))), "mine")
 
@@ -307,7 +307,7 @@ def test_a_unit_that_must_stay_alone_is_named_where_it_was_merged():
         check_coarsener(lambda g, k, *, seed: np.arange(g.n_units) * k // g.n_units, name="runs", fixed=True)
 
 
-def test_a_coarsener_that_fails_on_an_edgeless_graph_is_told_where():
+def test_the_message_names_the_graph_on_which_a_coarsener_fails():
     def greedy(graph, n_coarse, *, seed=0):
         graph.adjacency.data.max()
         return heavy_edge_matching(graph, n_coarse)

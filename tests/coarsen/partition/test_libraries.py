@@ -1,4 +1,4 @@
-"""Coarseners by other libraries: METIS, KaHIP, Mt-KaHyPar and NetworKit, each by a judge that is not the library."""
+"""Coarseners by other libraries, METIS, KaHIP, Mt-KaHyPar and NetworKit, each against an independent reference."""
 
 import sys
 
@@ -28,9 +28,9 @@ def test_the_cut_of_a_mesh_is_that_of_metis_itself(name, k):
     mesh = nx.convert_node_labels_to_integers(nx.grid_2d_graph(24, 20))
     graph = AxisGraph("a", sparse.csr_array(nx.to_scipy_sparse_array(mesh, dtype=float)), np.ones(480))
     cut, _ = pymetis.part_graph(k, [list(mesh[i]) for i in range(480)])
-    found = merge(name, graph, k)
-    assert ng.quality(graph, found).cut <= 1.05 * cut
-    assert np.bincount(found).max() <= np.ceil(480 / k) * 1.031
+    aggregates = merge(name, graph, k)
+    assert ng.quality(graph, aggregates).cut <= 1.05 * cut
+    assert np.bincount(aggregates).max() <= np.ceil(480 / k) * 1.031
 
 
 @pytest.mark.parametrize("name", ["metis", "kahip", "mtkahypar"])
@@ -46,17 +46,17 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(name, monkeypat
         name, ("networkit", "NetworKit")
     )
     monkeypatch.setitem(sys.modules, library, None)
-    told = rf"coarsener '{name}' needs {called}.*pip install 'netgraph-coarsening\[{library}\]'"
-    with pytest.raises(PluginError, match=told):
+    message = rf"coarsener '{name}' needs {called}.*pip install 'netgraph-coarsening\[{library}\]'"
+    with pytest.raises(PluginError, match=message):
         plugins.load_plugin(GROUP, name)(cloud(4), 2)
-    with pytest.raises(PluginError, match=told):
+    with pytest.raises(PluginError, match=message):
         check_coarsener(plugins.load_plugin(GROUP, name))
 
 
 def test_mt_kahypar_leaves_room_for_a_unit_that_is_heavier_than_a_part():
     weight = np.where(np.arange(40) == 7, 20.0, 1.0)
-    found = merge("mtkahypar", AxisGraph("a", cloud(40).adjacency, weight), 8)
-    assert np.bincount(found, weight).max() == 20
+    aggregates = merge("mtkahypar", AxisGraph("a", cloud(40).adjacency, weight), 8)
+    assert np.bincount(aggregates, weight).max() == 20
 
 
 @settings(max_examples=20)
@@ -72,8 +72,8 @@ def test_pairs_of_growing_paths_weigh_half_of_the_heaviest_matching(seed, densit
     random = np.random.default_rng(seed)
     graph = of_edges(random.random((14, 14)) * (random.random((14, 14)) < density))
     best = nx.max_weight_matching(nx.from_scipy_sparse_array(graph.adjacency))
-    found = merge("networkit-path-growing", graph, 7)
-    inside = found[:, None] == found
+    aggregates = merge("networkit-path-growing", graph, 7)
+    inside = aggregates[:, None] == aggregates
     assert (graph.adjacency.toarray() * inside).sum() / 2 >= sum(graph.adjacency[p] for p in best) / 2
 
 
@@ -81,12 +81,12 @@ def test_leidens_communities_are_connected_and_cut_less_than_random_ones():
     mesh = nx.convert_node_labels_to_integers(nx.grid_2d_graph(16, 16))
     graph = AxisGraph("a", sparse.csr_array(nx.to_scipy_sparse_array(mesh, dtype=float)), np.ones(256))
     for name in ("networkit-leiden", "networkit-plm"):
-        found = merge(name, graph, 12)
-        assert all(nx.is_connected(mesh.subgraph(np.flatnonzero(found == c))) for c in range(12))
-        assert ng.quality(graph, found).modularity > 0.6
+        aggregates = merge(name, graph, 12)
+        assert all(nx.is_connected(mesh.subgraph(np.flatnonzero(aggregates == c))) for c in range(12))
+        assert ng.quality(graph, aggregates).modularity > 0.6
 
 
-def test_networkit_has_as_many_threads_afterwards_as_before():
+def test_networkit_keeps_its_number_of_threads():
     networkit = pytest.importorskip("networkit")
     before = networkit.getMaxNumberOfThreads()
     try:
@@ -99,8 +99,8 @@ def test_networkit_has_as_many_threads_afterwards_as_before():
 
 @given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
 def test_weights_for_metis_are_positive_and_their_sum_fits(weights):
-    found = scale_to_integers(np.array(weights))
-    assert found.min() >= 1
-    assert found.sum() < 2**31
+    integers = scale_to_integers(np.array(weights))
+    assert integers.min() >= 1
+    assert integers.sum() < 2**31
     largest = max(weights)
-    np.testing.assert_allclose(found / found.max(), np.array(weights) / largest, atol=1e-4)
+    np.testing.assert_allclose(integers / integers.max(), np.array(weights) / largest, atol=1e-4)

@@ -35,11 +35,11 @@ def test_cut_and_modularity_are_those_of_networkx(seed, aggregates):
     graph = random_graph(seed)
     network = nx.from_scipy_sparse_array(graph.adjacency)
     groups = [set(np.flatnonzero(aggregates == a).tolist()) for a in range(aggregates.max() + 1)]
-    found = ng.quality(graph, aggregates)
-    assert found.modularity == pytest.approx(nx.community.modularity(network, groups))
+    measured = ng.quality(graph, aggregates)
+    assert measured.modularity == pytest.approx(nx.community.modularity(network, groups))
     cut = sum(nx.cut_size(network, group, weight="weight") for group in groups) / 2
-    assert found.cut == pytest.approx(cut)
-    assert found.matched_weight == pytest.approx(network.size(weight="weight") - cut)
+    assert measured.cut == pytest.approx(cut)
+    assert measured.matched_weight == pytest.approx(network.size(weight="weight") - cut)
 
 
 @given(st.integers(0, 10**6), partitions)
@@ -59,27 +59,27 @@ def test_spectral_errors_are_those_of_dense_matrices(seed, aggregates, number):
     root = U * np.sqrt(np.maximum(values, 0)) @ U.T
     V = U[:, 1 : number + 1] / np.sqrt(values[1 : number + 1])
     wanted = np.linalg.norm(root @ (np.eye(N) - Q @ Q.T) @ V, 2)
-    found = ng.quality(graph, aggregates, n_eigenvalues=number)
-    assert found.subspace_error == pytest.approx(wanted, abs=1e-6)
+    measured = ng.quality(graph, aggregates, n_eigenvalues=number)
+    assert measured.subspace_error == pytest.approx(wanted, abs=1e-6)
     coarse = np.linalg.eigvalsh(Q.T @ L @ Q)[1 : number + 1]
     fine = values[1 : number + 1][: len(coarse)]
     if len(coarse):
-        assert found.eigenvalue_error == pytest.approx((np.abs(coarse - fine) / fine).max(), abs=1e-6)
+        assert measured.eigenvalue_error == pytest.approx((np.abs(coarse - fine) / fine).max(), abs=1e-6)
         assert (coarse >= fine - 1e-9).all()
     else:
-        assert np.isnan(found.eigenvalue_error)
+        assert np.isnan(measured.eigenvalue_error)
 
 
 def test_nothing_is_lost_where_nothing_merges():
-    found = ng.quality(random_graph(3), np.arange(N), n_eigenvalues=4)
-    assert found.eigenvalue_error == pytest.approx(0, abs=1e-9)
-    assert found.subspace_error == pytest.approx(0, abs=1e-6)
-    assert found.matched_weight == 0
+    measured = ng.quality(random_graph(3), np.arange(N), n_eigenvalues=4)
+    assert measured.eigenvalue_error == pytest.approx(0, abs=1e-9)
+    assert measured.subspace_error == pytest.approx(0, abs=1e-6)
+    assert measured.matched_weight == 0
 
 
 def test_a_graph_without_edges_has_no_cut_and_no_modularity():
-    found = ng.quality(AxisGraph("a", sparse.csr_array((4, 4)), np.ones(4)), np.array([0, 0, 1, 1]), n_eigenvalues=2)
-    assert (found.cut, found.modularity, found.balance, found.subspace_error) == (0, 0, 1, 0)
+    measured = ng.quality(AxisGraph("a", sparse.csr_array((4, 4)), np.ones(4)), np.array([0, 0, 1, 1]), n_eigenvalues=2)
+    assert (measured.cut, measured.modularity, measured.balance, measured.subspace_error) == (0, 0, 1, 0)
 
 
 @given(st.integers(0, 10**6), partitions)
@@ -95,7 +95,7 @@ def test_a_unit_that_is_left_out_is_cut_off(seed, aggregates):
     assert some.n_aggregates == aggregates.max()
 
 
-def test_the_text_says_what_was_measured():
+def test_the_text_lists_the_measures():
     weights = np.array([[0, 3.0, 1.0], [3.0, 0, 0], [1.0, 0, 0]])
     graph = AxisGraph("a", sparse.csr_array(weights), np.ones(3))
     plain, spectral = (ng.quality(graph, np.array([0, 0, 1]), n_eigenvalues=n) for n in (0, 1))
@@ -103,12 +103,12 @@ def test_the_text_says_what_was_measured():
     assert "subspace error" in repr(spectral)
 
 
-def test_what_is_no_partition_has_no_quality():
+def test_an_array_that_is_no_partition_has_no_quality():
     with pytest.raises(AggregatesError, match="quality"):
         ng.quality(random_graph(0), np.zeros(3, dtype=int))
 
 
-def test_a_hierarchy_says_what_merging_cost_each_axis():
+def test_a_hierarchy_reports_the_quality_of_each_axis():
     torch.manual_seed(0)
     model, x = mlp((6, 12, 8, 3)), torch.randn(40, 6)
     hierarchy = ng.build_hierarchy(model, x[:2], quality=3, data=x, seed=1)
@@ -130,11 +130,11 @@ def test_a_hierarchy_says_what_merging_cost_each_axis():
     assert "subspace error" in line
 
 
-def test_without_data_the_error_is_that_of_the_weights_and_unasked_nothing_is_measured():
+def test_without_data_the_error_is_that_of_the_weights_and_by_default_nothing_is_measured():
     model, x = mlp((6, 12, 3)), torch.randn(2, 6)
     (measured,) = ng.build_hierarchy(model, x, quality=0).levels[1].reasons["quality"].values()
     assert "weight_error" in measured
     assert not {"function_error", "eigenvalue_error"} & measured.keys()
     assert "quality" not in ng.build_hierarchy(model, x).levels[1].reasons
-    with pytest.raises(NetgraphError, match="number of eigenvalues to compare, is -1. Give 0 or more"):
+    with pytest.raises(NetgraphError, match=r"number of eigenvalues to compare, is -1\. Give 0 or more"):
         ng.build_hierarchy(model, x, quality=-1)
