@@ -245,6 +245,8 @@ class TrainOptions:
             An option has a value that it cannot have.
         """
         check_options(self)
+        if not self.single_level:
+            self.coarsening.check()
 
     @property
     def single_level(self) -> bool:

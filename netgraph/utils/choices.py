@@ -6,29 +6,29 @@ completion, therefore nothing here imports PyTorch.
 
 from __future__ import annotations
 
+# Collections of networks that open by name, as in ``torchvision:resnet18``.
 ZOOS = ("torchvision", "timm", "hf")
-"""Collections of networks that open by name, as in ``torchvision:resnet18``."""
 
+# What a coarsening step makes smaller: units, resolution, residual blocks.
 DIRECTIONS = ("channels", "space", "depth")
-"""What a coarsening step makes smaller: units, resolution, residual blocks."""
 
+# How a merged block becomes several blocks again: its ends are shared out, or all of it is copied.
 DEPTH_BY = ("split", "copy")
-"""How a merged block becomes several blocks again: its ends are shared out, or all of it is copied."""
 
+# Ways to repair a coarse network, each stronger than the one before.
 RUNGS = ("none", "rescale", "norms", "ridge", "tune")
-"""Ways to repair a coarse network, each stronger than the one before."""
 
+# Ways to repair that need calibration data.
 DATA_RUNGS = ("norms", "ridge", "tune")
-"""Ways to repair that need calibration data."""
 
+# What a budget bounds, as in ``parameters=0.5``.
 BUDGETS = ("parameters", "flops", "units", "error")
-"""What a budget bounds, as in ``parameters=0.5``."""
 
+# Networks that ``netgraph train`` builds.
 NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer")
-"""Networks that ``netgraph train`` builds."""
 
+# Classification, or prediction of the next token.
 TASKS = ("classify", "lm")
-"""Classification, or prediction of the next token."""
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "imdb")
 TOKENIZERS = ("word", "bpe")

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 Value = TypeVar("Value")
 Kind = TypeVar("Kind")
+# check(value, options) raises NetgraphError. ``options`` is the whole object, for options that depend on one another.
 Check = Callable[[Any, Any], None]
-"""``check(value, options)`` raises `netgraph.errors.NetgraphError`; ``options`` is the whole object."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Flag:
     name : str
         Name of the parameter: ``axis_ratio`` is typed as ``--axis-ratio``. An empty name takes that of the field.
     help : str
+        One or two sentences.
     type : type
         Type that Typer converts the text to. None takes the annotation of the field.
     default : object
@@ -141,8 +142,8 @@ def declare_option(
         Fields of the `Flag`: ``name``, ``type``, ``metavar``, ``words`` and so on.
     """
     typed = default if typed_default is ... else typed_default
-    own = Flag(help=help, default=typed, check=check if check_early else None, **flag)
-    info = OptionInfo(help, doc or help, check, (own, *also), join, plain, saved)
+    first = Flag(help=help, default=typed, check=check if check_early else None, **flag)
+    info = OptionInfo(help, doc or help, check, (first, *also), join, plain, saved)
     return field(default=default, metadata={"option": info})
 
 
@@ -210,8 +211,8 @@ def from_flags(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
         if group is not None:
             made[option_field.name] = _build_group(group, values)
         elif "option" in option_field.metadata:
-            own = [flag for name, flag in flags if name == option_field.name]
-            made[option_field.name] = _join(get_info(option_field), own, values)
+            field_flags = [flag for name, flag in flags if name == option_field.name]
+            made[option_field.name] = _join(get_info(option_field), field_flags, values)
     return kind(**made)
 
 
@@ -226,9 +227,9 @@ def _build_group(group: OptionGroup, values: Mapping[str, Any]) -> Any:
     flags = _list_group_flags(group)
     made = {}
     for name in group.names:
-        own = [flag for field_name, flag in flags if field_name == name]
+        field_flags = [flag for field_name, flag in flags if field_name == name]
         info = replace(infos[name], join=None) if name in group.flags else infos[name]
-        made[name] = _join(info, own, values)
+        made[name] = _join(info, field_flags, values)
     return group.kind(**made)
 
 

@@ -100,8 +100,8 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def call(**values: Any) -> Any:
         taken = {flag.name for kind in kinds.values() for _, flag in list_flags(kind)}
-        own = {name: value for name, value in values.items() if name not in taken}
-        return command(**own, **{name: from_flags(kind, values) for name, kind in kinds.items()})
+        rest = {name: value for name, value in values.items() if name not in taken}
+        return command(**rest, **{name: from_flags(kind, values) for name, kind in kinds.items()})
 
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # Typer reads options from here
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
