@@ -100,8 +100,13 @@ class TimedValidation:
         return figures
 
 
-def time_call(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds of processor time of a call, all threads together, and its result."""
+def time_call(function: Callable[[], Any]) -> float:
+    """Return the seconds of processor time of a call, all threads together."""
+    return time_result(function)[0]
+
+
+def time_result(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds of processor time of a call, and its result."""
     started = time.process_time()
     result = function()
     return time.process_time() - started, result

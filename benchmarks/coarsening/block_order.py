@@ -1,8 +1,8 @@
-"""Claim: blocks whose inner channels are put in one order first lose less where they are averaged.
+"""Claim: averaging blocks loses less if their inner channels are matched first.
 
-Residual networks trained on scikit-learn's digits; the blocks of every chain merge in pairs at once, without repair. Relative error of the
-function and accuracy on the test split: averaged as they are numbered, in order (`netgraph.coarsen.directions.block_alignment`), and with the second
-block of each pair left out in place of averaged. Minutes.
+Residual networks trained on scikit-learn's digits. The blocks of every chain merge in pairs at once, without repair. The table has the
+relative error of the function and the test accuracy for three ways: blocks averaged as they are numbered, averaged after matching
+(`netgraph.coarsen.directions.block_alignment`), and with the second block of each pair left out. It takes minutes.
 
     python benchmarks/coarsening/block_order.py            # to benchmarks/results/block_order.json
 """
@@ -40,12 +40,12 @@ SEEDS = 2
 def compare_outputs(model: nn.Module, coarse: nn.Module, data: Dataset) -> tuple[float, float]:
     """Return the relative error of a coarse network's outputs, and its accuracy."""
     inputs = data.ready(data.test.inputs)
-    wanted, found = model.eval()(inputs), coarse.eval()(inputs)
-    return float((found - wanted).norm() / wanted.norm()), evaluate(coarse, data).accuracy
+    fine, merged = model.eval()(inputs), coarse.eval()(inputs)
+    return float((merged - fine).norm() / fine.norm()), evaluate(coarse, data).accuracy
 
 
 def measure_orders(model: nn.Module, data: Dataset) -> dict[str, tuple[float, float]]:
-    """Return error and accuracy by what is done with the pairs."""
+    """Return error and accuracy for each way to merge the pairs."""
     example = data.ready(data.test.inputs[:2])
     spec, state = ng.trace(model, example), traced_state(model)
     chains = ng.build_hierarchy(model, example, directions="depth").levels[1].chains

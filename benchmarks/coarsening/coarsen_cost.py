@@ -1,8 +1,8 @@
-"""Claim: coarsening large networks costs seconds and fits in memory, beside the time it takes to read their weights.
+"""Claim: coarsening large networks takes seconds and little memory, compared with reading their weights from a file.
 
-ResNet-50, ViT-B/16, GPT-2 small and a Llama of one billion parameters, random weights, one level by half with
-heavy-edge matching, each in a process of its own: seconds and peak resident memory of ``build_hierarchy``, beside
-reading the same weights from a safetensors file.
+ResNet-50, ViT-B/16, GPT-2 small and a Llama of one billion parameters, with random weights and one level of half the size by
+heavy-edge matching. Each runs in its own process. Measured are seconds and peak resident memory of ``build_hierarchy``, and the
+seconds of reading the same weights from a safetensors file.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/python benchmarks/coarsening/coarsen_cost.py
@@ -47,7 +47,7 @@ def gpt2() -> Any:
 
 
 def llama_1b() -> Any:
-    """The shape of Llama 3.2 1B: 1.24 billion parameters, grouped queries, tied embeddings."""
+    """Llama 3.2 1B in shape: 1.24 billion parameters, grouped queries, tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -58,7 +58,7 @@ def llama_1b() -> Any:
 
 
 def measure_network(make: Callable[[], Any], queue: Any) -> None:
-    """Put one row of results on a queue."""
+    """Put a row of results into a queue."""
     import netgraph as ng
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
@@ -82,7 +82,7 @@ def measure_network(make: Callable[[], Any], queue: Any) -> None:
 
 
 def time_reading_weights(model: torch.nn.Module) -> float:
-    """Return the seconds it takes to read the weights from a file, the page cache warm."""
+    """Return the seconds of reading the weights from a file in a warm page cache."""
     from safetensors.torch import load_file, save_file
 
     with tempfile.TemporaryDirectory() as folder:

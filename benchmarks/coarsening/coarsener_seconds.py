@@ -1,7 +1,7 @@
-"""Claim: every coarsener halves an axis of 2,048 units, all pairs of which are compared, in seconds.
+"""Claim: every coarsener halves an axis of 2,048 units in seconds, with affinities of all pairs.
 
-Each of netgraph's coarseners that is installed, on random units with 1,024 features, three times after a small axis to
-warm up: median seconds, least and most, and the size of the largest aggregate.
+Every installed coarsener of netgraph on random units with 1,024 features, three times after a small axis to warm up. A row has median,
+minimum and maximum of the seconds, and the size of the largest aggregate.
 
     .venv/bin/python benchmarks/coarsening/coarsener_seconds.py
 """
@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import median_min_max
 
 from netgraph import plugins
 from netgraph.affinity.similarity import cosine_graph
@@ -36,17 +39,17 @@ def random_axis(n: int) -> AxisGraph:
 
 def measure_coarsener(name: str, graph: AxisGraph) -> dict[str, Any]:
     """Return one coarsener's row."""
-    coarsener, seconds, found = plugins.load_plugin(GROUP, name), [], np.zeros(0, dtype=int)
+    coarsener, seconds, aggregates = plugins.load_plugin(GROUP, name), [], np.zeros(0, dtype=int)
     try:
         coarsener(random_axis(16), 8, seed=0)
     except PluginError as error:  # a library that is not installed is a result
         return {"name": name, "refused": str(error)}
     for _ in range(REPEATS):
         started = time.perf_counter()
-        found = coarsener(graph, graph.n_units // 2, seed=0)
+        aggregates = coarsener(graph, graph.n_units // 2, seed=0)
         seconds.append(time.perf_counter() - started)
-    spread = [round(f(seconds), 3) for f in (statistics.median, min, max)]
-    return {"name": name, "seconds": spread, "largest": int(np.bincount(found[found >= 0]).max())}
+    spread = [round(value, 3) for value in median_min_max(seconds)]
+    return {"name": name, "seconds": spread, "largest": int(np.bincount(aggregates[aggregates >= 0]).max())}
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Claim: on public mesh graphs the coarsener `metis` cuts at most 1.05 times what METIS itself does, in as equal parts.
+"""Claim: on public mesh graphs, the coarsener `metis` cuts at most 1.05 times as much as METIS itself, with equal balance.
 
-Meshes that packages of the index bring: the airfoil of 4,253 points (PyGSP; airfoil1 of the partitioning literature), a
-cortex of 10,242 (nilearn, fsaverage5) and the Stanford bunny of 50,000 (pymeshfix), into 64 and 256 parts. METIS itself is
-pymetis in its k-way mode, as gpmetis by default, on the bare graph; ours get an `AxisGraph`, as every coarsener. KaHIP and
-Mt-KaHyPar where they are installed, and `hem` to show that repeated matching is no partitioner. Seeds 0, 1, 2; cuts,
-balance (the heaviest part over the mean) and processor seconds as median, least and most; ratios are of medians.
+The meshes come with packages of the index: the airfoil of 4,253 points (PyGSP, airfoil1 of the partitioning literature), a cortex of
+10,242 (nilearn, fsaverage5) and the Stanford bunny of 50,000 (pymeshfix), each into 64 and 256 parts. METIS itself is pymetis in its
+k-way mode, the default of gpmetis, on the bare graph. Our coarseners get an `AxisGraph`. KaHIP and Mt-KaHyPar run if they are
+installed. `hem` shows that repeated matching is no partitioner. Seeds are 0, 1, 2. Cuts, balance (heaviest part over the mean)
+and processor seconds are median, minimum and maximum. Ratios are of medians.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/pip install --no-deps pygsp==0.6.1 nilearn==0.14.1 pymeshfix==0.18.1      # for their files only
@@ -17,7 +17,7 @@ import base64
 import gzip
 import json
 import platform
-import statistics
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -28,6 +28,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 from scipy import sparse
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import spread
 
 from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
@@ -40,24 +43,24 @@ OURS = ("metis", "kahip", "mtkahypar", "hem")
 
 
 def package_file(package: str, path: str) -> Path:
-    """Return a file that a package brought, without importing it."""
+    """Return the path of a file of an installed package, without importing the package."""
     return Path(str(distribution(package).locate_file(path)))
 
 
 def airfoil() -> Any:
-    """Return the ends of the airfoil's edges, (m, 2)."""
+    """Return the edges of the airfoil, (m, 2)."""
     from scipy.io import loadmat
 
-    found = loadmat(package_file("pygsp", "pygsp/data/pointclouds/airfoil.mat"))
-    return np.stack([found["i_inds"].ravel(), found["j_inds"].ravel()], axis=1).astype(np.int64) - 1
+    arrays = loadmat(package_file("pygsp", "pygsp/data/pointclouds/airfoil.mat"))
+    return np.stack([arrays["i_inds"].ravel(), arrays["j_inds"].ravel()], axis=1).astype(np.int64) - 1
 
 
 def cortex() -> Any:
     """Return the edges of the left hemisphere's triangles (a GIFTI file)."""
     path = package_file("nilearn", "nilearn/datasets/data/fsaverage5/pial_left.gii.gz")
     arrays = ElementTree.fromstring(gzip.decompress(path.read_bytes())).iter("DataArray")
-    found = next(a for a in arrays if a.get("Intent") == "NIFTI_INTENT_TRIANGLE").findtext("Data") or ""
-    return triangle_sides(np.frombuffer(zlib.decompress(base64.b64decode(found)), "<i4").reshape(-1, 3))
+    text = next(a for a in arrays if a.get("Intent") == "NIFTI_INTENT_TRIANGLE").findtext("Data") or ""
+    return triangle_sides(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").reshape(-1, 3))
 
 
 def bunny() -> Any:
@@ -65,7 +68,7 @@ def bunny() -> Any:
     head, body = (
         package_file("pymeshfix", "pymeshfix/examples/StanfordBunny.ply").read_bytes().split(b"end_header\n", 1)
     )
-    vertices, faces = (int(head.split(b"element %s " % what)[1].split()[0]) for what in (b"vertex", b"face"))
+    vertices, faces = (int(head.split(b"element %s " % name)[1].split()[0]) for name in (b"vertex", b"face"))
     kind = np.dtype([("corners", "u1"), ("vertices", "<i4", 3)])
     return triangle_sides(np.frombuffer(body, kind, faces, vertices * 12)["vertices"])
 
@@ -76,7 +79,7 @@ def triangle_sides(triangles: Any) -> Any:
 
 
 def mesh_graph(edges: Any) -> AxisGraph:
-    """Return the graph in which each edge weighs one."""
+    """Return the graph of these edges, each of weight one."""
     n = int(edges.max()) + 1
     i, j = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1), axis=0).T
     adjacency = sparse.csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(n, n))
@@ -84,7 +87,7 @@ def mesh_graph(edges: Any) -> AxisGraph:
 
 
 def partition_with_pymetis(graph: AxisGraph, n_parts: int, *, seed: int) -> Any:
-    """Return METIS' own parts, by way of pymetis."""
+    """Return the parts of METIS itself, through pymetis."""
     import pymetis
 
     neighbours = pymetis.CSRAdjacency(graph.adjacency.indptr, graph.adjacency.indices)
@@ -93,27 +96,22 @@ def partition_with_pymetis(graph: AxisGraph, n_parts: int, *, seed: int) -> Any:
 
 def measure_cuts(cut: Callable[..., Any], graph: AxisGraph, n_parts: int) -> dict[str, Any]:
     """Return cuts, balance and seconds over the seeds."""
-    found, seconds = [], []
+    qualities, seconds = [], []
     for seed in SEEDS:
         started = time.process_time()
         parts = np.asarray(cut(graph, n_parts, seed=seed))
         seconds.append(time.process_time() - started)
-        found.append(quality(graph, np.unique(parts, return_inverse=True)[1]))
+        qualities.append(quality(graph, np.unique(parts, return_inverse=True)[1]))
     return {
-        "parts": min(q.n_aggregates for q in found),
-        "cut": spread([q.cut for q in found]),
-        "balance": spread([q.balance for q in found]),
-        "seconds": spread(seconds),
+        "parts": min(q.n_aggregates for q in qualities),
+        "cut": spread([q.cut for q in qualities], 5),
+        "balance": spread([q.balance for q in qualities], 5),
+        "seconds": spread(seconds, 5),
     }
 
 
-def spread(values: list[float]) -> list[float]:
-    """Return median, least and most."""
-    return [float(f"{f(values):.5g}") for f in (statistics.median, min, max)]
-
-
 def measure_mesh(name: str, graph: AxisGraph, n_parts: int) -> list[dict[str, Any]]:
-    """Return the measurements of all ways to cut one mesh."""
+    """Return a row for each partitioner of one mesh."""
     out = [{"way": "METIS itself", **measure_cuts(partition_with_pymetis, graph, n_parts)}]
     for way in OURS:
         try:
@@ -132,14 +130,14 @@ def main() -> None:
     packages = ("numpy", "scipy", "pymetis", "kahip", "mtkahypar", "pygsp", "nilearn", "pymeshfix")
     versions = {p: version(p) for p in packages}
     machine = {"machine": platform.platform(), "versions": versions, "seeds": SEEDS}
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for make in (airfoil, cortex, bunny):
         graph = mesh_graph(make())
         for n_parts in PARTS:
             for row in measure_mesh(make.__name__, graph, n_parts):
-                found.append(row)
+                rows.append(row)
                 print(json.dumps(row), flush=True)
-            RESULTS.write_text(json.dumps({**machine, "rows": found}, indent=1) + "\n")
+            RESULTS.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

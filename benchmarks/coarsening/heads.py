@@ -1,10 +1,9 @@
-"""Claim: half of the heads and feed-forward neurons of a trained IMDB classifier can go, and its accuracy stays within a point;
-without repair only where heads merge in one basis.
+"""Claim: half of the heads and feed-forward neurons of a trained IMDB classifier can merge within one point of accuracy.
 
-The residual stream keeps its width. Pairs of heads and neurons merge by `hem`, heads alike by the cosine of their rows or by
-their circuits, in one basis or in the bases that they have; beside them, in the same run, random pairs and pruning by
-magnitude, all with the same repairs, fitted on 512 training reviews without labels. Accuracy is that of the same 2,000 test
-reviews for all, whose deviation is 0.8 points; "error" is the relative function error there.
+Without repair, this holds only if heads merge in one basis. The residual stream keeps its width. Pairs of heads and neurons merge by
+`hem`, with the cosine of the rows of heads or their circuits as affinity, in one basis or in their own bases. The same run has random
+pairs and pruning by magnitude, with the same repairs, fitted on 512 training reviews without labels. Accuracies are on the same 2,000
+test reviews, with a standard deviation of 0.8 points. "error" is the relative function error on them.
 
     .venv/bin/python benchmarks/coarsening/trained.py --folder nets --network transformer
     .venv/bin/python benchmarks/coarsening/heads.py --folder nets
@@ -37,7 +36,7 @@ SEEN, JUDGED = 512, 2000
 
 
 class HeadMethod(NamedTuple):
-    """How units are chosen, and whether heads are brought to one basis before they merge."""
+    """How units are merged: a coarsener, an affinity, and True if heads are rotated to one basis first."""
 
     coarsener: str
     affinity: str
@@ -56,7 +55,7 @@ WAYS = (
 
 
 def measure_methods(base: nn.Module, data: Any, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield what each way and repair leaves of a network's accuracy."""
+    """Yield a row for each method and repair of one network."""
     order = torch.Generator().manual_seed(seed + 1)
     seen = data.ready(data.train.inputs[torch.randperm(len(data.train), generator=order)[:SEEN]])
     judge, spec = TestScore(base, data, JUDGED), ng.trace(base, seen[:2])
@@ -79,15 +78,15 @@ def measure_methods(base: nn.Module, data: Any, seed: int) -> Iterator[dict[str,
             yield head | way._asdict() | {"repair": rung, **judge(network), "seconds": seconds, **sizes}
 
 
-def format_table(found: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table: accuracy, and the function error in brackets."""
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table of accuracy, with the function error in parentheses."""
     lines = ["| way | " + " | ".join(f"`{rung}`" for rung in RUNGS) + " |", "|---|" + "---|" * len(RUNGS)]
-    for way in dict.fromkeys(HeadMethod(*(row[name] for name in HeadMethod._fields)) for row in found):
-        mine = [row for row in found if HeadMethod(*(row[name] for name in HeadMethod._fields)) == way]
+    for way in dict.fromkeys(HeadMethod(*(row[name] for name in HeadMethod._fields)) for row in rows):
+        method_rows = [row for row in rows if HeadMethod(*(row[name] for name in HeadMethod._fields)) == way]
         cells = []
         for rung in RUNGS:
-            of = [row for row in mine if row["repair"] == rung]
-            mean = [sum(row[key] for row in of) / max(len(of), 1) for key in ("accuracy", "error")]
+            cell_rows = [row for row in method_rows if row["repair"] == rung]
+            mean = [sum(row[key] for row in cell_rows) / max(len(cell_rows), 1) for key in ("accuracy", "error")]
             cells.append(f"{mean[0]:.1f} ({mean[1]:.3f})")
         basis = ", one basis" if way.one_basis else ""
         lines.append(f"| `{way.coarsener}`, {way.affinity}{basis} | " + " | ".join(cells) + " |")
@@ -95,18 +94,18 @@ def format_table(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure every seed that is asked for and print the table."""
+    """Measure every seed and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="of trained networks")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of trained networks")
     parser.add_argument("--seeds", type=int, default=1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    found: list[dict[str, Any]] = []
-    for seed in range(given.seeds):
-        for row in measure_methods(load_trained("transformer", seed, given.folder), load_data("transformer"), seed):
-            found.append(row)
-            RESULTS.write_text("".join(json.dumps(r) + "\n" for r in found))
-    print(f"base {sum(r['base'] for r in found) / max(len(found), 1):.1f}\n\n{format_table(found)}")
+    rows: list[dict[str, Any]] = []
+    for seed in range(options.seeds):
+        for row in measure_methods(load_trained("transformer", seed, options.folder), load_data("transformer"), seed):
+            rows.append(row)
+            RESULTS.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    print(f"base {sum(r['base'] for r in rows) / max(len(rows), 1):.1f}\n\n{format_table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Claim: heavy-edge matching costs two to three passes over the edges, and augmented it weighs .98 of the optimum.
+"""Claim: heavy-edge matching costs two to three passes over the edges, and augmented matching has .98 of the optimal weight.
 
-Nearest-neighbour, geometric and RMAT graphs of 10^4 to 10^7 edges: one pass that streams weights, one that looks up a
-number of each edge's other end, and matchings by us, NetworKit (with and without building its graph), PyAMG (pairwise)
-and METIS (recursive, n/2 parts, up to 10^4 edges: slow beyond). Processor time, of rounds that alternate between all of them, so that what
-else the machine does hits all alike; ratios are taken within a round, and given as median, least and most.
-Matched weight beside the heaviest matching (rustworkx, exact on integers) on graphs of 1,000 vertices.
+Nearest-neighbour, geometric and RMAT graphs of 10^4 to 10^7 edges. Measured are one pass that reads weights, one pass that also looks
+up a number of each edge's other end, and matchings by netgraph, NetworKit (with and without building its graph), PyAMG (pairwise) and
+METIS (recursive, n/2 parts, up to 10^4 edges, slow beyond). Times are processor time. Rounds alternate between all of them, so other
+work on the machine affects all alike. Ratios are taken within a round, and given as median, minimum and maximum. The matched weight is
+compared with the heaviest matching (rustworkx, exact on integers) on graphs of 1,000 vertices.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/python benchmarks/coarsening/matching.py
-    .venv/bin/python benchmarks/coarsening/matching.py 10000 100000      # these numbers of edges anew; the other rows stay
+    .venv/bin/python benchmarks/coarsening/matching.py 10000 100000      # these numbers of edges again, the other rows stay
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import platform
 import statistics
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from importlib.metadata import version
@@ -30,13 +29,16 @@ from numba import njit
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import spread, time_call
+
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.dominant import dominant_matching
 from netgraph.coarsen.matching.heavy_edge import augmented_matching, heavy_edge_matching, random_order_matching
 
 RESULTS = Path(__file__).parent.parent / "results" / "matching.json"
 SIZES = 10**4, 10**5, 10**6, 10**7
-METIS, AUGMENTED = 20_000, 2_000_000  # edges up to which these are timed
+METIS, AUGMENTED = 20_000, 2_000_000  # largest numbers of edges for which these are timed
 
 
 def build_graph(n: int, i: Any, j: Any, rng: Any) -> sparse.csr_array:
@@ -48,7 +50,7 @@ def build_graph(n: int, i: Any, j: Any, rng: Any) -> sparse.csr_array:
 
 
 def knn(edges: int, rng: Any) -> sparse.csr_array:
-    """Each of n points in eight dimensions and its ten nearest."""
+    """Return the graph of points in eight dimensions and their ten nearest neighbours."""
     n = max(edges // 7, 12)
     points = rng.random((n, 8 if n < 200_000 else 3))  # a search in eight dimensions takes minutes beyond
     near = cKDTree(points).query(points, 11, workers=2)[1][:, 1:]
@@ -56,14 +58,14 @@ def knn(edges: int, rng: Any) -> sparse.csr_array:
 
 
 def geometric(edges: int, rng: Any) -> sparse.csr_array:
-    """Points in the unit square, joined where they are near; eight neighbours on average."""
+    """Return the graph of points in the unit square within a radius, eight neighbours on average."""
     n = edges // 4
     pairs = cKDTree(rng.random((n, 2))).query_pairs(np.sqrt(8 / (np.pi * n)), output_type="ndarray")
     return build_graph(n, pairs[:, 0], pairs[:, 1], rng)
 
 
 def rmat(edges: int, rng: Any) -> sparse.csr_array:
-    """Chakrabarti, Zhan, Faloutsos, SDM 2004: (0.57, 0.19, 0.19, 0.05), sixteen edges a vertex."""
+    """Return an RMAT graph (Chakrabarti, Zhan, Faloutsos, SDM 2004): (0.57, 0.19, 0.19, 0.05), sixteen edges a vertex."""
     scale = int(np.log2(edges / 16)) + 1
     i = j = np.zeros(edges, dtype=np.int64)
     for _ in range(scale):
@@ -92,11 +94,11 @@ def read_weights_and_ends(indptr: Any, indices: Any, data: Any, x: Any) -> Any:
 
 
 def list_methods(a: sparse.csr_array) -> dict[str, Callable[[], Any]]:
-    """Return all that is timed, by name."""
+    """Return the functions to time, by name."""
     import networkit
     from pyamg.aggregation.aggregate import pairwise_aggregation
 
-    networkit.setNumberOfThreads(1)  # its suitor takes one; idle ones would count as processor time
+    networkit.setNumberOfThreads(1)  # its suitor uses one thread, and idle threads would count as processor time
     x, upper = np.ones(a.shape[0]), sparse.triu(a, 1, format="coo")
 
     def build() -> Any:
@@ -134,27 +136,20 @@ def partition_with_metis(a: sparse.csr_array) -> None:
     pymetis.part_graph(a.shape[0] // 2, xadj=a.indptr, adjncy=a.indices, eweights=weights, recursive=True)
 
 
-def time_call(what: Callable[[], Any]) -> float:
-    """Return seconds of processor time, all threads together: the machine has other work."""
-    started = time.process_time()
-    what()
-    return time.process_time() - started
-
-
 def measure_speed(name: str, a: sparse.csr_array) -> dict[str, Any]:
-    """Time all ways in turn; ratios are to our matching of the same round."""
-    found = list_methods(a)
-    for what in ("streaming", "indirect", "matching", "hem", "networkit"):
-        found[what]()  # compiled, warm
-    found.get("hem-augmented", int)()
+    """Time all methods in turn. Ratios are to netgraph's matching of the same round."""
+    methods = list_methods(a)
+    for method in ("streaming", "indirect", "matching", "hem", "networkit"):
+        methods[method]()  # compile and warm up
+    methods.get("hem-augmented", int)()
     rounds = 3 if a.nnz > 4_000_000 else 5
-    rows = [{what: time_call(run) for what, run in found.items()} for _ in range(rounds)]
+    rows = [{method: time_call(run) for method, run in methods.items()} for _ in range(rounds)]
     tracemalloc.start()
     dominant_matching(a)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    own = a.data.nbytes + a.indices.nbytes + a.indptr.nbytes
-    ratios = {w: spread([row[w] / row["matching"] for row in rows]) for w in found if w != "matching"}
+    graph_bytes = a.data.nbytes + a.indices.nbytes + a.indptr.nbytes
+    ratios = {w: spread([row[w] / row["matching"] for row in rows]) for w in methods if w != "matching"}
     median = statistics.median(row["matching"] for row in rows)
     return {
         "graph": name,
@@ -163,28 +158,23 @@ def measure_speed(name: str, a: sparse.csr_array) -> dict[str, Any]:
         "edges_per_second": round(a.nnz / 2 / median),
         "indirect_passes": spread([row["matching"] / row["indirect"] for row in rows]),
         "times_ours": ratios,
-        "memory_in_graphs": round(peak / own, 2),
+        "memory_in_graphs": round(peak / graph_bytes, 2),
         "alike_on_1_and_2_threads": same_on_two_threads(a),
     }
 
 
 def same_on_two_threads(a: sparse.csr_array) -> bool:
-    """Whether one thread and two find the same matching."""
-    before, found = torch.get_num_threads(), []
+    """Return True if one thread and two threads give the same matching."""
+    before, matchings = torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(dominant_matching(a))
+        matchings.append(dominant_matching(a))
     torch.set_num_threads(before)
-    return bool(np.array_equal(*found))
-
-
-def spread(values: list[float]) -> list[float]:
-    """Return median, least and most."""
-    return [float(f"{f(values):.3g}") for f in (statistics.median, min, max)]
+    return bool(np.array_equal(*matchings))
 
 
 def measure_weight(name: str, a: sparse.csr_array) -> dict[str, Any]:
-    """Return the matched weight of ours over the heaviest."""
+    """Return the matched weight relative to the heaviest matching."""
     import rustworkx
 
     a = a.copy()
@@ -210,7 +200,7 @@ def measure_weight(name: str, a: sparse.csr_array) -> dict[str, Any]:
 
 
 def main(asked: list[str]) -> None:
-    """Run the benchmark, or the numbers of edges that are asked for."""
+    """Run the benchmark for all numbers of edges, or for the given ones."""
     sizes = [int(size) for size in asked] or SIZES
     kept = json.loads(RESULTS.read_text())["speed"] if asked else []
     weights = []
@@ -234,7 +224,7 @@ def main(asked: list[str]) -> None:
 
 
 def write_results(weights: list[Any], rows: list[Any]) -> None:
-    """Keep what is measured so far."""
+    """Write the rows measured so far."""
     packages = ("numpy", "numba", "scipy", "networkit", "pyamg", "pymetis", "rustworkx")
     machine = {
         "machine": platform.platform(),

@@ -1,11 +1,10 @@
-"""The networks that `merging.py` merges, trained once on one thread and kept in a folder.
+"""The networks that `merging.py` merges, trained once on one thread and stored in a folder.
 
     .venv/bin/python benchmarks/coarsening/trained.py --folder nets --network resnet20 --seeds 3
 
-The data sets are read from the folder NETGRAPH_DATA. Weights are written after every epoch, as NAME-SEED.part, and as
-NAME-SEED.pt when the training is over. A training that was broken off goes on with the epochs that are left, its rate
-falling as a cosine. Products are in bfloat16 where the processor has units for it. ``--epochs`` makes trainings
-shorter or longer than the recipes.
+The data sets are read from the folder NETGRAPH_DATA. Weights are written after every epoch as NAME-SEED.part, and as NAME-SEED.pt
+when training is complete. An interrupted training continues with the remaining epochs, on a cosine schedule. Products are in bfloat16
+if the processor supports it. ``--epochs`` makes training shorter or longer than the recipes.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ IMAGES = {"batch": 128, "optimizer": "sgd", "weight_decay": 5e-4, "augment": cro
 
 
 class Recipe(NamedTuple):
-    """How a network is made and trained.
+    """How a network is built and trained.
 
     Parameters
     ----------
     data : str
-        A data set's name.
+        Name of the data set.
     make : callable
-        Returns the untrained network.
+        Builds the untrained network.
     options : dict
-        For `netgraph.models.training.trainer.fit`.
+        Options of `netgraph.models.fit`.
     """
 
     data: str
@@ -69,17 +68,18 @@ def load_data(name: str) -> Dataset:
 
 
 def load_trained(name: str, seed: int, folder: Path, *, epochs: int | None = None) -> nn.Module:
-    """Return a trained network in evaluation mode, from the folder where it is there.
+    """Return a trained network in evaluation mode. Train it first if the folder lacks it.
 
     Parameters
     ----------
     name : str
-        Of `RECIPES`.
+        A name of `RECIPES`.
     seed : int
-        Of its first weights and of the order of the data.
+        Seed of the first weights and of the order of the data.
     folder : path
+        Folder of trained networks.
     epochs : int, optional
-        In all; by default those of the recipe.
+        Epochs in all. By default those of the recipe.
     """
     path = folder / f"{name}-{seed}.pt"
     if not path.exists():
@@ -95,9 +95,9 @@ def _train_network(name: str, seed: int, path: Path, epochs: int) -> None:
     torch.manual_seed(seed)
     model, done = recipe.make(), 0
     if part.exists():
-        found = torch.load(part, weights_only=True)
-        model.load_state_dict(found["weights"])
-        done = found["epochs"]
+        checkpoint = torch.load(part, weights_only=True)
+        model.load_state_dict(checkpoint["weights"])
+        done = checkpoint["epochs"]
     if recipe.data == "cifar10":
         model = model.to(memory_format=torch.channels_last)
 
@@ -112,17 +112,17 @@ def _train_network(name: str, seed: int, path: Path, epochs: int) -> None:
 
 
 def main() -> None:
-    """Train what is asked for."""
+    """Train the networks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--network", choices=RECIPES, action="append")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    for name in given.network or RECIPES:
-        for seed in range(given.seeds):
-            model = load_trained(name, seed, given.folder, epochs=given.epochs)
+    for name in options.network or RECIPES:
+        for seed in range(options.seeds):
+            model = load_trained(name, seed, options.folder, epochs=options.epochs)
             print(f"{name} {seed}: test accuracy {evaluate(model, load_data(name)).accuracy:.4f}", flush=True)
 
 

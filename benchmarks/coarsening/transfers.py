@@ -1,22 +1,21 @@
 """Claim: moving the weights of a network costs less than five passes that read and write them.
 
-ResNet-50, GPT-2 small and the shapes of a Llama of one billion parameters (state dict and axes alone, a quarter of the layers),
-units paired at random, single precision: inject, restrict and prolong, beside scipy's sparse products on the same
-matrices (two-dimensional ones), dense products on the largest matrix, and one pass that reads and writes the same
-bytes; results go to memory at hand (``out``), and once more to new memory, as does a pass of its own. Processor time, in rounds that alternate, ratios to ours within a round: median, least, most.
+ResNet-50, GPT-2 small and the shapes of a Llama of one billion parameters (state dict and axes alone, a quarter of the layers), with
+random pairs of units in single precision. Inject, restrict and prolong are compared with scipy's sparse products on the same
+two-dimensional matrices, with dense products on the largest matrix, and with one pass that reads and writes the same bytes. Results go
+to existing memory (``out``), and in a second measurement to new memory, with a pass to new memory as reference. Times are processor
+time in rounds that alternate. Ratios within a round are median, minimum and maximum.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/python benchmarks/coarsening/transfers.py
-    .venv/bin/python benchmarks/coarsening/transfers.py resnet50      # this network anew; the other rows stay
+    .venv/bin/python benchmarks/coarsening/transfers.py resnet50      # this network again, the other rows stay
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import spread, time_call
 
 import netgraph as ng
 from netgraph.coarsen.network.rewrite import traced_state
@@ -36,7 +38,7 @@ ROUNDS = 5
 
 
 class ShapeSpec:
-    """A state dict with its axes, in place of a trace: two axes a matrix, the second summed over."""
+    """A state dict with its axes, in place of a trace. A matrix has two axes, and the second is summed over."""
 
     def __init__(self, shapes: dict[str, tuple[int, int]]) -> None:
         self.parameters = {n: ((f"a{s[0]}",), (f"a{s[1]}",)) for n, s in shapes.items()}
@@ -47,7 +49,7 @@ class ShapeSpec:
 
 
 def random_pairs(n: int) -> Transfer:
-    """Return pairs drawn at random."""
+    """Return a transfer of random pairs."""
     return Transfer(np.random.default_rng(n).permutation(np.arange(n) % -(-n // 2)))
 
 
@@ -74,7 +76,7 @@ def gpt2() -> Any:
 
 
 def llama_1b() -> Any:
-    """Shapes of Llama 3.2 1B, 1.24 billion parameters, with four of its sixteen layers, which are alike: 0.51 billion."""
+    """Llama 3.2 1B in shape, with four of its sixteen equal layers: 0.51 of 1.24 billion parameters."""
     shapes = {"embedding": (128256, 2048)}
     for i in range(4):
         shapes |= {f"{i}.{n}": (2048, 2048) for n in "qo"} | {f"{i}.{n}": (512, 2048) for n in "kv"}
@@ -84,23 +86,16 @@ def llama_1b() -> Any:
     return spec, spec.transfers, spec.state
 
 
-def time_call(what: Callable[[], Any]) -> float:
-    """Return seconds of processor time, all threads together."""
-    started = time.process_time()
-    what()
-    return time.process_time() - started
-
-
-def call_on_one_thread(what: Callable[[], Any]) -> None:
-    """Call it on one thread: torch's threads wait in circles, which counts as processor time."""
+def call_on_one_thread(function: Callable[[], Any]) -> None:
+    """Call a function on one thread. Waiting threads of torch spin, and spinning counts as processor time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    what()
+    function()
     torch.set_num_threads(before)
 
 
 def merged_matrices(spec: Any, transfers: Any, state: Any) -> dict[str, tuple[Any, Any, Any]]:
-    """Return (R, W, P) of every matrix, kernels of one pixel among them, both of whose dimensions are a merged axis."""
+    """Return (R, W, P) of every matrix with two merged axes. Kernels of one pixel count as matrices."""
     out = {}
     for name, tensor in state.items():
         terms = spec.parameters.get(name, ())
@@ -116,7 +111,9 @@ def measure_network(make: Callable[[], Any]) -> dict[str, Any]:
     spec, transfers, state = make()
     pairs = merged_matrices(spec, transfers, state)
     coarse = inject(spec, transfers, state)
-    memory = {n: torch.ones_like(t) for n, t in state.items()}  # at hand: new pages would cost more than the pass
+    memory = {
+        n: torch.ones_like(t) for n, t in state.items()
+    }  # allocated now, because new pages cost more than the pass
     part = {n: state[n] for n in pairs}
     small, of_part = inject(spec, transfers, state), inject(spec, transfers, part)
     ways: dict[str, Callable[[], Any]] = {
@@ -134,9 +131,9 @@ def measure_network(make: Callable[[], Any]) -> dict[str, Any]:
         "inject matrices anew": lambda: inject(spec, transfers, part),
         "scipy matrices": lambda: [r @ w @ p for r, w, p in pairs.values()],
     }
-    for what in ways.values():
-        what()
-    rows = [{n: time_call(what) for n, what in ways.items()} for _ in range(ROUNDS)]
+    for function in ways.values():
+        function()
+    rows = [{n: time_call(function) for n, function in ways.items()} for _ in range(ROUNDS)]
     name = max(pairs, key=lambda n: state[n].numel())
     r, w, p = pairs[name]
     dense = [torch.from_numpy(x.toarray()) for x in (r, p)]
@@ -160,13 +157,8 @@ def measure_network(make: Callable[[], Any]) -> dict[str, Any]:
     }
 
 
-def spread(values: list[float]) -> list[float]:
-    """Return median, least and most."""
-    return [float(f"{f(values):.3g}") for f in (statistics.median, min, max)]
-
-
 def main(asked: list[str]) -> None:
-    """Run the benchmark, or the networks that are asked for."""
+    """Run the benchmark for all networks, or for the given ones."""
     prepare_torchvision()
     torch.manual_seed(0)
     machine = {

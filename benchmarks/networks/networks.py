@@ -1,4 +1,4 @@
-"""The networks of `benchmarks/networks/zoo.py`: a name, and a function that makes (network, example)."""
+"""The networks of `benchmarks/networks/zoo.py`: names, and functions that build a network and its example."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-Made = tuple[nn.Module, Any]
+BuiltNetwork = tuple[nn.Module, Any]
 
 
 HEAVY = (
@@ -19,8 +19,8 @@ HEAVY = (
 DETECTORS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn")
 
 
-def torchvision_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
-    """Every classification, segmentation and video network of torchvision, and backbones of detectors; heavy ones last."""
+def torchvision_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
+    """Yield every classification, segmentation and video network of torchvision, and detector backbones. Heavy ones come last."""
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
@@ -49,7 +49,7 @@ def _torchvision_model(name: str, **options: Any) -> nn.Module:
     return build_network(f"torchvision:{name}", options)
 
 
-def _torchvision_network(name: str, size: int = 224, **options: Any) -> Made:
+def _torchvision_network(name: str, size: int = 224, **options: Any) -> BuiltNetwork:
     return _torchvision_model(name, **options), torch.randn(
         2, 3, 299 if name == "inception_v3" else size, 299 if name == "inception_v3" else size
     )
@@ -66,13 +66,13 @@ TIMM = (
 )  # fmt: skip
 
 
-def timm_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
-    """Families of timm, one network each."""
+def timm_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
+    """Yield one network of each family of timm."""
     for name in TIMM:
         yield f"timm:{name}", lambda name=name: _timm_network(name)
 
 
-def _timm_network(name: str) -> Made:
+def _timm_network(name: str) -> BuiltNetwork:
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
@@ -140,8 +140,8 @@ TRANSFORMERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def transformers_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
-    """Architectures of transformers, built small from configs."""
+def transformers_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
+    """Yield architectures of transformers, built small from configs."""
     for name, (options, example) in TRANSFORMERS.items():
         yield (
             f"transformers:{name}",
@@ -158,14 +158,16 @@ def _transformers_network(name: str, options: dict[str, Any]) -> nn.Module:
     cls = getattr(transformers, name)
     config = cls.config_class(**options)
     config.use_cache = False
-    config.layerdrop = 0.0  # a coin a layer, in training: a branch on numbers
+    config.layerdrop = 0.0  # it drops layers at random in training, a branch on numbers
     if "num_local_experts" in options:
-        config._experts_implementation = "batched_mm"  # the default needs bfloat16, the other loops over hit experts
+        config._experts_implementation = (
+            "batched_mm"  # the default needs bfloat16, and the other loops over the chosen experts
+        )
     return cls(config)  # type: ignore[no-any-return]
 
 
-def pyg_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
-    """Message passing of torch-geometric on a small graph."""
+def pyg_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
+    """Yield message-passing networks of torch-geometric on a small graph."""
     for name in ("GCN", "GAT", "GraphSAGE", "GIN", "PNA", "EdgeCNN"):
         yield f"pyg:{name}", lambda name=name: _pyg_network(name)
     for name in ("TransformerConv", "SGConv"):
@@ -175,7 +177,7 @@ def pyg_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 0, 3], [1, 2, 3, 4, 5, 6, 7, 0, 4, 6]])
 
 
-def _pyg_network(name: str) -> Made:
+def _pyg_network(name: str) -> BuiltNetwork:
     import torch_geometric.nn as pyg
 
     options: dict[str, Any] = {"in_channels": 10, "hidden_channels": 32, "num_layers": 2, "out_channels": 4}
@@ -184,7 +186,7 @@ def _pyg_network(name: str) -> Made:
     return getattr(pyg, name)(**options), (torch.randn(8, 10), EDGES)
 
 
-def _pyg_layer_network(name: str) -> Made:
+def _pyg_layer_network(name: str) -> BuiltNetwork:
     import torch_geometric.nn as pyg
 
     class Net(nn.Module):
@@ -199,7 +201,7 @@ def _pyg_layer_network(name: str) -> Made:
 
 
 class Recurrent(nn.Module):
-    """Embedding, recurrent layers, classifier."""
+    """An embedding, recurrent layers and a classifier."""
 
     def __init__(self, kind: str, **options: Any) -> None:
         super().__init__()
@@ -208,21 +210,21 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(64 if options.get("bidirectional") else 32, 4)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Classify by the last step."""
+        """Return class scores from the last step."""
         out: torch.Tensor = self.head(self.layers(self.embedding(ids))[0][:, -1])
         return out
 
 
-def recurrent_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
-    """LSTM and GRU classifiers."""
+def recurrent_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
+    """Yield LSTM, GRU and RNN classifiers."""
     ids = torch.randint(0, 100, (2, 12))
     for kind in ("LSTM", "GRU", "RNN"):
         yield f"recurrent:{kind}", lambda kind=kind: (Recurrent(kind), ids)
     yield "recurrent:BiLSTM", lambda: (Recurrent("LSTM", bidirectional=True), ids)
 
 
-def all_networks() -> Iterator[tuple[str, Callable[[], Made]]]:
-    """Every network, family by family."""
+def all_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
+    """Yield every network, family by family."""
     yield from recurrent_networks()
     yield from pyg_networks()
     yield from transformers_networks()

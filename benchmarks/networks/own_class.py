@@ -1,8 +1,7 @@
-"""Claim: most networks get their coarse level back in their own class, proven equal; the others are refused by name.
+"""Claim: the coarse level of most networks can be built in their own class, with proven equal outputs. Others are refused by name.
 
-For each network with random weights: coarsened by half, given back by `own_class` or the reason why not, and seconds of
-processor time for that beside those of the coarsening. A line of JSON a network goes to
-``benchmarks/results/own_class.jsonl``.
+For each network with random weights: coarsen by half, convert with `own_class` or note the reason for a refusal, and measure the
+processor time of the conversion and of the coarsening. Each network is a line of JSON in ``benchmarks/results/own_class.jsonl``.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/python benchmarks/networks/own_class.py [--only SUBSTRING ...] [--summary]
@@ -21,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import Made, all_networks
+from networks import BuiltNetwork, all_networks
 from zoo import run_apart
 
 RESULTS = Path(__file__).parent.parent / "results" / "own_class.jsonl"
-LIMIT = 120  # seconds a network
+LIMIT = 120  # seconds for each network
 NETWORKS = (
     "torchvision:alexnet", "torchvision:vgg11_bn", "torchvision:resnet18", "torchvision:resnext50_32x4d", "torchvision:mobilenet_v2",
     "torchvision:mobilenet_v3_small", "torchvision:densenet121", "torchvision:googlenet", "torchvision:squeezenet1_1",
@@ -35,11 +34,11 @@ NETWORKS = (
     "timm:swin_tiny_patch4_window7_224", "timm:mixer_s32_224", "timm:poolformer_s12", "timm:levit_128s", "timm:pvt_v2_b0",
     "timm:edgenext_xx_small", "timm:hrnet_w18_small", "timm:eva02_tiny_patch14_224",
 )  # fmt: skip
-FAMILIES = ("recurrent", "pyg", "transformers")  # all of these
+FAMILIES = ("recurrent", "pyg", "transformers")  # all networks of these families
 
 
-def convert_back(make: Callable[[], Made]) -> dict[str, Any]:
-    """Return whether a coarse network comes back in its own class, and what it took."""
+def convert_back(make: Callable[[], BuiltNetwork]) -> dict[str, Any]:
+    """Return a row about the conversion of a coarse network to its own class, with its seconds."""
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
     from netgraph.coarsen.user_class.convert import own_class
     from netgraph.errors import NetgraphError
@@ -59,7 +58,7 @@ def convert_back(make: Callable[[], Made]) -> dict[str, Any]:
 
 
 def format_counts(rows: list[dict[str, Any]]) -> str:
-    """Return the counts that the docs quote."""
+    """Return the counts that the documentation quotes."""
     lines = []
     for family, n in Counter(row["name"].partition(":")[0] for row in rows).items():
         of = [row for row in rows if row["name"].startswith(f"{family}:")]

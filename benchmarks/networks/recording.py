@@ -1,7 +1,7 @@
 """Claim: recording both modes of a network costs less than one `torch.export`, unless it must run on real numbers.
 
-`netgraph.trace` (two recordings, all rules) beside ``torch.export.export(strict=False)`` (one mode, no rules) on the
-same networks, alternating, five times each after one of each to warm up: median seconds, least and most.
+`netgraph.trace` (two recordings and all rules) is compared with ``torch.export.export(strict=False)`` (one mode, no rules) on the same
+networks. They alternate five times, after one run of each to warm up. Seconds are median, minimum and maximum.
 
     .venv/bin/python benchmarks/networks/recording.py
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
-import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,9 @@ from typing import Any
 
 import torch
 from networks import all_networks
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import median_min_max
 
 import netgraph as ng
 
@@ -33,21 +36,21 @@ NAMES = (
 REPEATS = 5
 
 
-def time_call(what: Callable[[], Any]) -> float | str:
-    """Return seconds, or the name of the error."""
+def time_or_error(function: Callable[[], Any]) -> float | str:
+    """Return seconds on the wall, or the name of the error."""
     started = time.perf_counter()
     try:
-        what()
+        function()
     except Exception as error:  # a refusal is a result
         return type(error).__name__
     return time.perf_counter() - started
 
 
-def spread(values: list[Any]) -> Any:
-    """Return median, least and most; the error's name where there is one."""
+def spread_or_error(values: list[Any]) -> Any:
+    """Return median, minimum and maximum, or the name of an error."""
     if any(isinstance(v, str) for v in values):
         return next(v for v in values if isinstance(v, str))
-    return [round(f(values), 3) for f in (statistics.median, min, max)]
+    return [round(value, 3) for value in median_min_max(values)]
 
 
 def main() -> None:
@@ -58,14 +61,14 @@ def main() -> None:
         model, example = networks[name]()
         model.eval()
         args = example if isinstance(example, tuple) else (example,)
-        mine, theirs = [], []
+        traces, exports = [], []
         for repeat in range(REPEATS + 1):
-            a = time_call(lambda m=model, x=example: ng.trace(m, x))
-            b = time_call(lambda m=model, x=args: torch.export.export(m, x, strict=False))
+            a = time_or_error(lambda m=model, x=example: ng.trace(m, x))
+            b = time_or_error(lambda m=model, x=args: torch.export.export(m, x, strict=False))
             if repeat:
-                mine.append(a)
-                theirs.append(b)
-        rows.append({"name": name, "trace": spread(mine), "export": spread(theirs)})
+                traces.append(a)
+                exports.append(b)
+        rows.append({"name": name, "trace": spread_or_error(traces), "export": spread_or_error(exports)})
         print(json.dumps(rows[-1]), flush=True)
     machine = {
         "machine": platform.platform(),

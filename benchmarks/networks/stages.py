@@ -1,7 +1,7 @@
-"""Claim: from module to coarse network takes no longer than torch-pruning takes, and where the time goes.
+"""Claim: the way from module to coarse network takes no longer than torch-pruning, and this is where its time goes.
 
-Each network is made anew in a process of its own, after the warm-up of `benchmarks/networks/zoo.py`; one thread. A row a network:
-milliseconds of processor time of each stage, of the whole, and of torch-pruning with its defaults; medians of ``--rounds`` fresh processes.
+Each network runs in its own process, after the warm-up of `benchmarks/networks/zoo.py`, on one thread. A row has milliseconds of processor
+time of each stage, of the total, and of torch-pruning with its defaults, as medians of ``--rounds`` new processes.
 
     .venv/bin/python benchmarks/networks/stages.py [--only NAME ...] [--rounds 3] [--no-rival]
 """
@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from networks import Made, all_networks
+from networks import BuiltNetwork, all_networks
 from zoo import LIMIT, RIVAL_SHARE, prune_network, run_apart, warm_up
 
 RESULTS = Path(__file__).parent.parent / "results" / "stages.json"
@@ -29,20 +29,20 @@ SAMPLE = (
     "timm:swin_tiny_patch4_window7_224", "timm:convnextv2_atto", "timm:pvt_v2_b0", "transformers:BertForMaskedLM",
     "transformers:T5ForConditionalGeneration", "pyg:GraphSAGE", "pyg:GCN", "recurrent:GRU",
 )  # fmt: skip
-PLACES = {
-    "record": "netgraph.recording.recorder.record_network",
+PLACES = {  # the modules that call the functions: a patch at the definition would not be seen there
+    "record": "netgraph.tracing.tracer.record_network",
     "rules": "netgraph.tracing.tracer._walk_graph",
-    "freeze": "netgraph.tracing.spec_builder.build_unit_spec",
-    "inject": "netgraph.coarsen.transfer.parameter_maps.inject",
-    "write": "netgraph.coarsen.network.rewrite.coarse_network",
-    "verify": "netgraph.coarsen.network.oracles.check_coarse_network",
+    "freeze": "netgraph.tracing.tracer.build_unit_spec",
+    "inject": "netgraph.coarsen.hierarchy.level_builder.inject",
+    "write": "netgraph.coarsen.hierarchy.level_builder.coarse_network",
+    "verify": "netgraph.coarsen.hierarchy.level_builder.check_coarse_network",
 }
 STAGES = (*PLACES, "affinity", "match")
 
 
 @contextmanager
 def time_stages(seconds: dict[str, float]) -> Iterator[None]:
-    """Add up what each stage takes."""
+    """Add up the processor seconds of each stage."""
     with ExitStack() as stack:
         for stage, place in PLACES.items():
             module, _, name = place.rpartition(".")
@@ -62,8 +62,8 @@ def _time_function(inner: Callable[..., Any], stage: str, seconds: dict[str, flo
     return timed
 
 
-def measure_stages(make: Callable[[], Made]) -> dict[str, Any]:
-    """Return processor seconds of each stage and of the whole."""
+def measure_stages(make: Callable[[], BuiltNetwork]) -> dict[str, Any]:
+    """Return processor seconds of each stage and of the total."""
     from netgraph import plugins
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 
@@ -81,7 +81,7 @@ def measure_stages(make: Callable[[], Made]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=SAMPLE)
     parser.add_argument("--rounds", type=int, default=3)
@@ -92,7 +92,7 @@ def main() -> None:
     print(f"{'':44}", *(f"{s:>8}" for s in (*STAGES, "rest", "whole", "rival", "ratio")))
     for name in options.only:
         if name not in known:
-            raise SystemExit(f"no network is called {name!r}; benchmarks/networks/networks.py lists all")
+            raise SystemExit(f"no network is called {name!r}. benchmarks/networks/networks.py lists all.")
         rows.append(row := measure_network(name, options.rounds, options.no_rival))
         cells = [row.get(k) for k in (*STAGES, "rest", "whole", "rival")]
         print(f"{name[:44]:44}", *(f"{1000 * c:8.1f}" if c is not None else f"{'':>8}" for c in cells), end=" ")
@@ -105,16 +105,16 @@ def main() -> None:
 
 def measure_network(name: str, rounds: int, no_rival: bool) -> dict[str, Any]:
     """Return the medians of one network."""
-    mine = [run_apart(measure_stages, name, LIMIT) for _ in range(rounds)]
-    theirs = [] if no_rival else [run_apart(prune_network, name, LIMIT // RIVAL_SHARE) for _ in range(rounds)]
+    ours = [run_apart(measure_stages, name, LIMIT) for _ in range(rounds)]
+    rivals = [] if no_rival else [run_apart(prune_network, name, LIMIT // RIVAL_SHARE) for _ in range(rounds)]
     row: dict[str, Any] = {"name": name}
     for key in (*STAGES, "whole"):
-        found = [r[key] for r in mine if key in r]
-        row[key] = statistics.median(found) if found else None
+        seconds = [r[key] for r in ours if key in r]
+        row[key] = statistics.median(seconds) if seconds else None
     if row["whole"] is None:
-        return {**row, "failed": mine[0]}
+        return {**row, "failed": ours[0]}
     row["rest"] = row["whole"] - sum(row[s] or 0 for s in STAGES)
-    processor = [r["processor"] for r in theirs if "processor" in r]
+    processor = [r["processor"] for r in rivals if "processor" in r]
     if processor:
         row["rival"] = statistics.median(processor)
         row["ratio"] = row["whole"] / row["rival"]

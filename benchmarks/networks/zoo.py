@@ -1,13 +1,14 @@
-"""Claim: netgraph traces, coarsens by half and runs the networks people use, exactly where units are alike.
+"""Claim: netgraph traces, coarsens by half and runs popular networks, exactly for duplicate units.
 
-For each network with random weights: traced or refused by name, coarsened by half with heavy-edge matching, run,
-trained one step, both oracles on all axes at once in float32 and in float64 (in float32 again where the network casts,
-or is too large), seconds from module to coarse network; beside it torch-pruning with its defaults in the same run. A line of JSON a network goes to ``benchmarks/results/zoo.jsonl``.
+Each network has random weights. It is traced or refused by name, coarsened by half with heavy-edge matching, run, and trained for one
+step. Both oracles run on all axes at once in float32 and in float64 (in float32 again if the network casts or is too large). Seconds
+count from the module to the coarse network. torch-pruning with its defaults runs for comparison. Each network is a line of JSON
+in ``benchmarks/results/zoo.jsonl``.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
     .venv/bin/python benchmarks/networks/zoo.py [--only SUBSTRING ...] [--no-rival] [--part K/N] [--limit S] [--summary FILE ...]
 
-One thread each: on a few shared cores small operators wait longer for a second thread than they work.
+Each network uses one thread. On a few shared cores, small operators wait longer for a second thread than they work.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import HEAVY, Made, all_networks
+from networks import HEAVY, BuiltNetwork, all_networks
 
 RESULTS = Path(__file__).parent.parent / "results" / "zoo.jsonl"
-LIMIT = 240  # seconds a network, where --limit says nothing else
-RIVAL_SHARE = 8  # of the limit for torch-pruning: it hangs on some, and none that ended took half of its 30 s
+LIMIT = 240  # seconds for each network, unless --limit changes it
+# torch-pruning gets an eighth of the limit. It hangs on some networks, and no finished one took half of these 30 s.
+RIVAL_SHARE = 8
 
 
-def coarsen_network(make: Callable[[], Made]) -> dict[str, Any]:
-    """Return what netgraph does with a network."""
+def coarsen_network(make: Callable[[], BuiltNetwork]) -> dict[str, Any]:
+    """Return a row about netgraph on a network."""
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
     from netgraph.coarsen.hierarchy.report import measure_coverage
     from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
@@ -60,10 +62,11 @@ def coarsen_network(make: Callable[[], Made]) -> dict[str, Any]:
     return row
 
 
-def warm_up() -> Made:
-    """Return a small network: imports and compiled kernels are paid before the clock runs, on both sides.
+def warm_up() -> BuiltNetwork:
+    """Return a small network, whose run imports modules and compiles kernels before the clock starts.
 
-    Its axes are odd, cut into blocks, wider than is compared, and too many units for all pairs: each takes kernels of its own.
+    Its axes are odd, divided into blocks, wider than the comparison of all pairs, and of too many units for it. Each kind uses
+    different kernels.
     """
     layers = [torch.nn.Conv2d(3, 13, 3), torch.nn.BatchNorm2d(13), torch.nn.ReLU(), torch.nn.Conv2d(13, 300, 1)]
     layers += [torch.nn.Conv2d(300, 6, 6), torch.nn.Flatten(), torch.nn.Linear(6, 2100), torch.nn.Linear(2100, 4)]
@@ -71,7 +74,7 @@ def warm_up() -> Made:
 
 
 def train_step(model: torch.nn.Module, example: Any) -> bool:
-    """Tell whether one step of SGD changes the parameters and leaves them finite."""
+    """Return True if all gradients of one training step are finite."""
     from netgraph.coarsen.network.oracles import collect_tensors
     from netgraph.utils.pytree import normalize_example
 
@@ -83,8 +86,8 @@ def train_step(model: torch.nn.Module, example: Any) -> bool:
     return bool(grads) and all(bool(torch.isfinite(g).all()) for g in grads)
 
 
-def prune_network(make: Callable[[], Made]) -> dict[str, Any]:
-    """Return what torch-pruning does: half of the channels by magnitude, with its defaults."""
+def prune_network(make: Callable[[], BuiltNetwork]) -> dict[str, Any]:
+    """Return a row about torch-pruning: half of the channels by magnitude, with its defaults."""
     import torch_pruning as tp
 
     torch.manual_seed(0)
@@ -108,24 +111,24 @@ def prune_network(make: Callable[[], Made]) -> dict[str, Any]:
         row["ran"] = True
         row["parameters"] = [before, sum(p.numel() for p in model.parameters())]
         row["silent_no_op"] = row["parameters"][0] == row["parameters"][1]
-    except Exception as error:  # a rival's failure is a result
+    except Exception as error:  # a failure of the rival is a result
         row["failed"] = f"{type(error).__name__}: {str(error)[:200]}"
     return row
 
 
-def _run_child(queue: Any, what: Callable[..., dict[str, Any]], name: str) -> None:
+def _run_child(queue: Any, measure: Callable[..., dict[str, Any]], name: str) -> None:
     torch.set_num_threads(1)
     try:
-        queue.put(what(dict(all_networks())[name]))
+        queue.put(measure(dict(all_networks())[name]))
     except Exception as error:
         queue.put({"crashed": f"{type(error).__name__}: {str(error)[:300]}"})
 
 
-def run_apart(what: Callable[..., dict[str, Any]], name: str, limit: int) -> dict[str, Any]:
-    """Run in a process of its own, for at most ``limit`` seconds."""
+def run_apart(measure: Callable[..., dict[str, Any]], name: str, limit: int) -> dict[str, Any]:
+    """Measure a network in its own process, for at most ``limit`` seconds."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    process = context.Process(target=_run_child, args=(queue, what, name))
+    process = context.Process(target=_run_child, args=(queue, measure, name))
     process.start()
     try:
         row: dict[str, Any] = queue.get(timeout=limit)
@@ -138,40 +141,40 @@ def run_apart(what: Callable[..., dict[str, Any]], name: str, limit: int) -> dic
 
 def format_summary(rows: list[dict[str, Any]]) -> str:
     """Return the counts that the README quotes."""
-    mine = [r["netgraph"] for r in rows]
-    made = [r for r in mine if r.get("coarsened")]
+    ours = [r["netgraph"] for r in rows]
+    coarsened = [r for r in ours if r.get("coarsened")]
     both = [
         (r["netgraph"]["processor"], r["torch-pruning"]["processor"])
         for r in rows
         if "processor" in r["netgraph"] and "processor" in r.get("torch-pruning", {})
     ]
     lines = [
-        f"{len(rows)} networks: {len(made)} coarsened, {sum('refused' in r for r in mine)} refused by name, "
-        f"{sum('crashed' in r for r in mine)} crashed",
-        f"of those coarsened: {sum(r['trained'] for r in made)} trained a step; relative errors of the oracles",
+        f"{len(rows)} networks: {len(coarsened)} coarsened, {sum('refused' in r for r in ours)} refused by name, "
+        f"{sum('crashed' in r for r in ours)} crashed",
+        f"of those coarsened: {sum(r['trained'] for r in coarsened)} trained a step; relative errors of the oracles",
     ]
     for oracle in ("duplicate", "dead"):
         for place, precision in enumerate(("float32", "float64")):
-            found = [r[oracle][place] for r in made if isinstance(r[oracle][place], float)]
+            errors = [r[oracle][place] for r in coarsened if isinstance(r[oracle][place], float)]
             lines.append(
-                f"  {oracle} unit in {precision}: {sum(e < 1e-4 for e in found)} of {len(found)} below 1e-4, median "
-                f"{statistics.median(found):.1e}, largest {max(found):.1e}; not applicable to {len(made) - len(found)}"
+                f"  {oracle} unit in {precision}: {sum(e < 1e-4 for e in errors)} of {len(errors)} below 1e-4, median "
+                f"{statistics.median(errors):.1e}, largest {max(errors):.1e}; not applicable to {len(coarsened) - len(errors)}"
             )
     if both:
         ratios = sorted(a / b for a, b in both)
         lines.append(
             f"processor time, netgraph over torch-pruning: median {statistics.median(ratios):.2f} of {len(both)}"
         )
-        theirs = [r["torch-pruning"] for r in rows]
+        rivals = [r["torch-pruning"] for r in rows]
         lines.append(
-            f"torch-pruning: {sum(r.get('ran', False) and not r.get('silent_no_op') for r in theirs)} ran smaller, "
-            f"{sum(bool(r.get('silent_no_op')) for r in theirs)} silently unchanged"
+            f"torch-pruning: {sum(r.get('ran', False) and not r.get('silent_no_op') for r in rivals)} ran smaller, "
+            f"{sum(bool(r.get('silent_no_op')) for r in rivals)} silently unchanged"
         )
     return "\n".join(lines)
 
 
 def select_part(names: list[str], k: int, n: int) -> list[str]:
-    """Return every n-th light network from the k-th on, and all heavy ones where k is 0: two at once fill the memory."""
+    """Return every n-th light network from the k-th on, and all heavy ones if k is 0. Two heavy ones at once fill the memory."""
     heavy = [name for name in names if name.partition(":")[2].startswith(HEAVY)]
     light = [name for name in names if name not in heavy]
     return light[k::n] + (heavy if k == 0 else [])
@@ -184,10 +187,10 @@ def main() -> None:
     parser.add_argument("--no-rival", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(
-        "--part", default="0/1", help="K/N: this of N runs side by side; the heavy ones all go to the first"
+        "--part", default="0/1", help="K/N: part K of N parallel runs. The first gets all heavy networks"
     )
-    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds a network")
-    parser.add_argument("--summary", nargs="*", type=Path, help="print the summary of results that are there")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds for each network")
+    parser.add_argument("--summary", nargs="*", type=Path, help="print the summary of existing results")
     options = parser.parse_args()
     if options.summary:
         lines = [json.loads(line) for file in options.summary for line in file.read_text().splitlines()]

@@ -1,7 +1,7 @@
 """Claim: three levels need at most 1.35 times the memory of plain training.
 
-784-2048-2048-2048-10 with AdamW, batches of 128, 12 steps of each kind of cycle: the peak of the process' resident memory over
-what it had before the network was made, each in a process of its own, one thread.
+784-2048-2048-2048-10 with AdamW, batches of 128, and 12 steps of each kind of cycle. Measured is the peak resident memory of the process
+minus its memory before the network was built. Each kind runs in its own process on one thread.
 
     python benchmarks/training/fas_memory.py              # results in benchmarks/results/fas_memory.json
 """
@@ -31,10 +31,10 @@ KINDS = ("plain", "kaskade", "v", "w", "full")
 
 
 def measure_peak(kind: str, queue: Any) -> None:
-    """Put the growth of resident memory, in bytes, while one kind of cycle trains."""
+    """Put into a queue by how many bytes resident memory grows while one kind of cycle trains."""
     torch.set_num_threads(1)
     batches = [(torch.rand(128, 784), torch.randint(0, 10, (128,))) for _ in range(12)]
-    small = mlp((784, 32, 32, 10))  # what libraries take on first use is not the network's
+    small = mlp((784, 32, 32, 10))  # memory that libraries take on first use does not count
     train_once(small, "v", batches)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train_once(mlp(WIDTHS), kind, batches)
@@ -42,7 +42,7 @@ def measure_peak(kind: str, queue: Any) -> None:
 
 
 def train_once(model: torch.nn.Module, kind: str, batches: list[Any]) -> None:
-    """Train for one pass."""
+    """Train for 12 steps."""
     problem = Problem(batches, functional.cross_entropy)
     if kind == "plain":
         level = ng.Hierarchy([ng.Level(model, ng.trace(model, batches[0][0][:2]))])
@@ -55,17 +55,17 @@ def train_once(model: torch.nn.Module, kind: str, batches: list[Any]) -> None:
 
 def main() -> None:
     """Run the benchmark."""
-    found, context = {}, multiprocessing.get_context("spawn")
+    sizes, context = {}, multiprocessing.get_context("spawn")
     for kind in KINDS:
         queue = context.Queue()
         process = context.Process(target=measure_peak, args=(kind, queue))
         process.start()
-        found[kind] = queue.get(timeout=600)
+        sizes[kind] = queue.get(timeout=600)
         process.join()
-    ratios = {kind: size / found["plain"] for kind, size in found.items()}
+    ratios = {kind: size / sizes["plain"] for kind, size in sizes.items()}
     machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-    RESULTS.write_text(json.dumps({**machine, "bytes": found, "over plain": ratios}, indent=1) + "\n")
-    print(json.dumps({"bytes": found, "over plain": ratios}, indent=1))
+    RESULTS.write_text(json.dumps({**machine, "bytes": sizes, "over plain": ratios}, indent=1) + "\n")
+    print(json.dumps({"bytes": sizes, "over plain": ratios}, indent=1))
 
 
 if __name__ == "__main__":

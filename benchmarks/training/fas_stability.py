@@ -1,10 +1,10 @@
-"""Claim: FAS from a random start, with aggregates of any quality, neither diverges nor falls behind plain training of equal cost.
+"""Claim: FAS from random weights with any aggregates neither diverges nor falls behind plain training of equal cost.
 
-scikit-learn's digits, 64-128-64-10, three levels, V-cycles, with SGD and Adam, aggregates by matching and by random pairs, 20
-seeds, and three gates: the default, which lets so short a run take no coarse step; the same where nobody counts what a step
-costs; and open, with the line search alone. Plain training gets as many steps as cost the same FLOPs, and its own schedule. A
-run diverges where its training loss is not finite or not below the first, and falls behind where it is more than 2 % (and 1e-3)
-above plain's. Also: what the solver costs over a bare loop where there is one level, in processor time, alternating.
+scikit-learn's digits, 64-128-64-10, three levels and V-cycles, with SGD and Adam, aggregates by matching and by random pairs, 20 seeds,
+and three gates: the default (such a short run takes no coarse step), the default without its limit on costs, and an open gate with the
+line search alone. Plain training gets as many steps as cost the same FLOPs, and its own schedule. A run diverges if its training loss is
+not finite or not below the first. It falls behind if its loss is more than 2 % (and 1e-3) above that of plain training. The
+overhead of the solver over a bare loop with one level is measured too, in processor time, alternating.
 
     python benchmarks/training/fas_stability.py           # results in benchmarks/results/fas_stability.json
 """
@@ -52,12 +52,12 @@ def build_levels(seed: int, coarsener: str, data: Dataset) -> ng.Hierarchy:
 
 @torch.no_grad()
 def training_loss(model: nn.Module, data: Dataset) -> float:
-    """Return the loss on the whole training split."""
+    """Return the loss on the training split."""
     return float(functional.cross_entropy(model(data.train.inputs), data.train.targets))
 
 
 def train_pair(data: Dataset, gate: str, name: str, coarsener: str, seed: int) -> dict[str, Any]:
-    """Return what a run of cycles ended with, and plain training of the same cost."""
+    """Return a row with the final losses of a run of cycles and of plain training of the same cost."""
     optimizer, lr = OPTIMIZERS[name]
     problem = Problem(Loader(data, 64, seed=seed), functional.cross_entropy)
     many, one = build_levels(seed, coarsener, data), build_levels(seed, coarsener, data)
@@ -75,7 +75,7 @@ def train_pair(data: Dataset, gate: str, name: str, coarsener: str, seed: int) -
 
 
 def count_failures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how many runs diverged and fell behind, and the loss over plain's."""
+    """Return the number of runs that diverged or fell behind, and the loss relative to plain training."""
     ratios = [r["fas"] / r["plain"] for r in rows]
     return {
         "runs": len(rows), "coarse steps taken a run, median": statistics.median(r["taken"] for r in rows),
@@ -86,7 +86,7 @@ def count_failures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def train_bare_loop(model: nn.Module, batches: list[Any], lr: float) -> None:
-    """The loop that everybody writes."""
+    """Train in the usual loop."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=len(batches))
     total = 0.0
@@ -100,9 +100,9 @@ def train_bare_loop(model: nn.Module, batches: list[Any], lr: float) -> None:
 
 
 def measure_overhead(rounds: int = 9, steps: int = 60) -> list[float]:
-    """Return processor time of the solver with one level over that of the bare loop, round by round."""
+    """Return the processor time of the solver with one level relative to the bare loop, for each round."""
     batches = [(torch.rand(128, 784), torch.randint(0, 10, (128,))) for _ in range(steps)]
-    found = []
+    ratios = []
     for _ in range(rounds + 1):
         model = mlp(WIDE)
         level = ng.Hierarchy([ng.Level(model, ng.trace(model, batches[0][0][:2]))])
@@ -112,8 +112,8 @@ def measure_overhead(rounds: int = 9, steps: int = 60) -> list[float]:
         )
         middle = time.process_time()
         train_bare_loop(mlp(WIDE), batches, 1e-3)
-        found.append((middle - begun) / (time.process_time() - middle))
-    return found[1:]
+        ratios.append((middle - begun) / (time.process_time() - middle))
+    return ratios[1:]
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
-"""A run that is killed ends with the very weights of one that nobody touched.
+"""Claim: a run that is killed and resumed ends with exactly the weights of an undisturbed run.
 
-Claim: kill -9 at 20 random points over a run, and at every call that writes a checkpoint, loses none; each resumed run ends bit for
-bit where the undisturbed one does. The run is a W-cycle with tau on several minibatches, dropout, augmentation, a
-shuffling ``DataLoader``, AdamW and a running mean, on scikit-learn's digits, in one thread on the CPU.
+kill -9 strikes at 20 random points of a run, and at every call that writes a checkpoint. No checkpoint is lost, and each resumed run ends
+bit for bit like the undisturbed one. The run is a W-cycle with tau on several minibatches, dropout, augmentation, a shuffling
+``DataLoader``, AdamW and a running mean, on scikit-learn's digits, in one thread on the CPU.
 
     python benchmarks/training/kills.py              # results in benchmarks/results/kills.json
-    python benchmarks/training/kills.py --quick      # what the tests run: fewer kills of a shorter run, results on stdout
+    python benchmarks/training/kills.py --quick      # for the tests: fewer kills of a shorter run, results on stdout
 
-Each life of the run is a forked process of its own. A write call is what Python's audit hooks tell of (opening, renaming,
-deleting, in the folder) and each fsync; inside the file a life dies by the kernel's SIGXFSZ at a limit of its size.
+Each training process is forked. Write calls are those that Python's audit hooks report (opening, renaming and deleting in the folder)
+and each fsync. Inside a file, the kernel's SIGXFSZ ends the process at a limit of the file's size.
 """
 
 import argparse
@@ -44,7 +44,7 @@ OPTIONS = Options(
 
 
 class NoisyDigits(Dataset):
-    """Digits with noise of torch's generator on every draw."""
+    """Digits with noise from torch's generator on every access."""
 
     def __init__(self, split):
         self.inputs, self.targets = split.inputs[:192], split.targets[:192]
@@ -58,7 +58,7 @@ class NoisyDigits(Dataset):
 
 @cache
 def build_problem():
-    """Return digits, a network and its hierarchy: made once, before the first fork."""
+    """Return digits and the hierarchy of a network, built once before the first fork."""
     torch.set_num_threads(1)
     data = load_dataset("digits").flat()
     torch.manual_seed(1)
@@ -68,7 +68,7 @@ def build_problem():
 
 
 def train_to_end(folder, cycles, *, before=lambda run: None):
-    """Train to the end, from the newest checkpoint where there is one; return a digest of weights and their running mean."""
+    """Train to the end, from the newest checkpoint if there is one. Return a digest of weights and running mean."""
     data, hierarchy = build_problem()
     problem = Problem(DataLoader(NoisyDigits(data.train), 32, shuffle=True), cross_entropy)
     solver = FAS("w", torch.optim.AdamW, 1e-3, cycles=cycles, weight_decay=0.1, options=OPTIONS)
@@ -84,7 +84,7 @@ def train_to_end(folder, cycles, *, before=lambda run: None):
 
 
 def fork_training(folder, cycles, **options):
-    """Fork a life; return its number and the end of a pipe that its digest comes through."""
+    """Fork a training process. Return its id and the end of a pipe that receives its digest."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
@@ -101,22 +101,22 @@ def fork_training(folder, cycles, **options):
 
 
 def wait_for_digest(child, reader):
-    """Wait for a life; return its digest, empty where it was killed; one that broke off by itself is a mistake here."""
+    """Wait for a training process. Return its digest, empty if it was killed. Its own errors end the benchmark."""
     with os.fdopen(reader) as pipe:
-        said = pipe.read()
+        digest = pipe.read()
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise SystemExit("a life broke off by itself; its traceback stands above")
-    return said
+        raise SystemExit("a training process failed by itself. Its traceback is above.")
+    return digest
 
 
 def find_checkpoints(run):
-    """Return the callback that writes a run's checkpoints."""
+    """Return the callback that writes the checkpoints of a run."""
     return next(callback for callback in run.callbacks if isinstance(callback, Checkpoints))
 
 
 def kill_at_random(kills, cycles, wanted):
-    """Kill again and again at random moments of what is left, resuming each time, then let the last life end."""
+    """Kill a run repeatedly at random moments of the remaining time, resume each time, then let it finish."""
     draw, done = random.Random(7619), 0
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
@@ -126,7 +126,7 @@ def kill_at_random(kills, cycles, wanted):
             child, reader = fork_training(folder, cycles)
             time.sleep(length * draw.uniform(0.1, 1.0))
             os.kill(child, signal.SIGKILL)
-            if wait_for_digest(child, reader):  # it was over before: the next run begins
+            if wait_for_digest(child, reader):  # it finished before the kill: start the next run
                 for path in list_checkpoints(folder):
                     path.unlink()
             else:
@@ -135,7 +135,7 @@ def kill_at_random(kills, cycles, wanted):
 
 
 def kill_at_call(n):
-    """Return a function that makes a life die at its n-th write call, and the list that counts them."""
+    """Return a function that lets a process die at its n-th write call, and the list that counts the calls."""
     count = []
 
     def arm(run):
@@ -173,7 +173,7 @@ def kill_at_call(n):
 
 
 def limit_file_size(size):
-    """Return a function that makes a life die where its second checkpoint grows beyond a size."""
+    """Return a function that lets a process die when its second checkpoint grows beyond a size."""
 
     def arm(run):
         callback = find_checkpoints(run)
@@ -191,29 +191,30 @@ def limit_file_size(size):
 
 
 def kill_while_writing(cycles, wanted, sizes):
-    """Die at each write call of the second checkpoint, and inside its file; resume each, and compare."""
-    found = {"calls": 0, "sizes": 0, "identical": 0, "left": []}
+    """Die at each write call of the second checkpoint and inside its file. Resume each time, and compare."""
+    counts = {"calls": 0, "sizes": 0, "identical": 0, "left": []}
     deaths, n = [], 1
     while True:
         arm, _ = kill_at_call(n)
         with tempfile.TemporaryDirectory() as folder:
             if wait_for_digest(*fork_training(folder, cycles, before=arm)):
-                break  # there are fewer calls than n
-            deaths.append(_resume_and_compare(folder, cycles, wanted, found))
-        found["calls"], n = n, n + 1
+                break  # all calls have been tried
+            deaths.append(_resume_and_compare(folder, cycles, wanted, counts))
+        counts["calls"], n = n, n + 1
     for i in range(sizes):
         with tempfile.TemporaryDirectory() as folder:
             if wait_for_digest(
                 *fork_training(folder, cycles, before=limit_file_size(1 + 40_000 * i // max(sizes - 1, 1)))
             ):
                 continue
-            found["sizes"] += 1
-            deaths.append(_resume_and_compare(folder, cycles, wanted, found))
-    return {**found, "identical": sum(deaths), "deaths": len(deaths)}
+            counts["sizes"] += 1
+            deaths.append(_resume_and_compare(folder, cycles, wanted, counts))
+    return {**counts, "identical": sum(deaths), "deaths": len(deaths)}
 
 
-def _resume_and_compare(folder, cycles, wanted, found):
-    found["left"].append(len(list_checkpoints(folder)))
+def _resume_and_compare(folder, cycles, wanted, counts):
+    """Resume after a kill. Return True if the run ends like the undisturbed one."""
+    counts["left"].append(len(list_checkpoints(folder)))
     return wait_for_digest(*fork_training(folder, cycles)) == wanted
 
 

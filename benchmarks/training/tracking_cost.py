@@ -1,9 +1,9 @@
-"""Claim: keeping a run in MLflow costs training at most 2 %, also where the store is new, or a server is down.
+"""Claim: tracking a run in MLflow costs training at most 2 %, even if the store is new or a server is down.
 
-V-cycles on scikit-learn's digits, whose steps take half a millisecond, a record of smoothing every 50 steps (``--every 1``: each).
-What counts is the share of the run's seconds that is spent in callbacks after set-up, which is where training could wait: without
-tracking, with a new sqlite store, the same again, a server that refuses and one that never answers. Beside it what the process took
-of a processor, its threads too, and what the end of the run waits for.
+V-cycles on scikit-learn's digits, whose steps take half a millisecond, with a record of smoothing every 50 steps (``--every 1``: every
+step). Measured is the share of the run's seconds spent in callbacks after set-up, which is the only place where training could wait. The
+cases are no tracking, a new sqlite store, the same store again, a server that refuses, and a server that never answers. Also measured
+are the processor time of the process with its threads, and the wait at the end of the run.
 
     python benchmarks/training/tracking_cost.py           # results in benchmarks/results/tracking_cost.json
 """
@@ -35,7 +35,7 @@ EPOCHS = 60
 
 
 def run(uri: str | None, every: int) -> dict[str, float]:
-    """Train once, and return seconds of training, of callbacks before the end, and of waiting at the end."""
+    """Train once, and return seconds of training, of callbacks before the end, and of the wait at the end."""
     data = load_dataset("digits").flat()
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(mlp((64, 128, 64, 10)), data.train.inputs[:2], n_levels=2)
@@ -48,14 +48,14 @@ def run(uri: str | None, every: int) -> dict[str, float]:
     marks: dict[str, tuple[float, float]] = {}
 
     def watch(run: Any, record: Any) -> None:
-        told = sum(s for (_, kind), s in run.ledger.seconds.items() if kind == "callbacks")
-        marks.setdefault(record["event"], (time.perf_counter(), told))
+        seconds = sum(s for (_, kind), s in run.ledger.seconds.items() if kind == "callbacks")
+        marks.setdefault(record["event"], (time.perf_counter(), seconds))
 
     solver.solve(hierarchy, problem, callbacks=[watch, *tracker], every=every)
-    whole, waited = time.perf_counter() - begun, time.perf_counter() - marks["finish"][0]
+    total, waited = time.perf_counter() - begun, time.perf_counter() - marks["finish"][0]
     first = min(marks[event] for event in marks if event != "begin")[1]
     callbacks = marks["finish"][1] - first
-    return {"seconds": whole - waited, "set-up": first, "callbacks": callbacks, "share": callbacks / (whole - waited),
+    return {"seconds": total - waited, "set-up": first, "callbacks": callbacks, "share": callbacks / (total - waited),
             "waited at the end": waited, "processor": time.process_time() - used}  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, and never answers
+    silent = socket.create_server(("127.0.0.1", 0))  # accepts connections and never answers
     with socket.create_server(("127.0.0.1", 0)) as closed:
         refusing = closed.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -78,12 +78,12 @@ def main() -> None:
             "a server that refuses": f"http://127.0.0.1:{refusing}",
             "a server that never answers": f"http://127.0.0.1:{silent.getsockname()[1]}",
         }
-        found: dict[str, Any] = {}
+        runs: dict[str, Any] = {}
         for name, uri in stores.items():
-            found[name] = run(uri, options.every)
-            print(name, found[name], flush=True)
+            runs[name] = run(uri, options.every)
+            print(name, runs[name], flush=True)
     machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-    RESULTS.write_text(json.dumps({**machine, "every": options.every, "runs": found}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({**machine, "every": options.every, "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Claim: writing a graph of 10,000 units and 100,000 edges takes no longer than networkx's own writers.
+"""Claim: writing a graph of 10,000 units and 100,000 edges takes no longer than the writers of networkx.
 
-GraphML, GEXF, DOT and node-link JSON from arrays, beside networkx's writers (pydot's for DOT) from a graph that is made
-already and has the same attributes. Processor time, in rounds that alternate, ratios within a round: median, least, most.
+GraphML, GEXF, DOT and node-link JSON are written from arrays, and by the writers of networkx (of pydot for DOT) from an existing graph
+with the same attributes. Times are processor time in rounds that alternate. Ratios within a round are median, minimum and maximum.
 
     .venv/bin/pip install -c constraints.txt -e '.[dev]'
     .venv/bin/python benchmarks/viz/exports.py
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import platform
-import statistics
+import sys
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,9 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import spread, time_call
 
 from netgraph.viz.formats.dot import format_dot
 from netgraph.viz.formats.flat_graph import FlatGraph
@@ -32,7 +34,7 @@ UNITS, EDGES, ROUNDS = 10_000, 100_000, 5
 
 
 def random_graph() -> FlatGraph:
-    """Ten axes of a thousand units, joined at random."""
+    """Return ten axes of a thousand units with random edges."""
     rng = np.random.default_rng(0)
     ends = np.unique(np.sort(rng.integers(0, UNITS, (2, EDGES + 5_000)), axis=0), axis=1)
     ends = ends[:, ends[0] < ends[1]]
@@ -44,7 +46,7 @@ def random_graph() -> FlatGraph:
 
 
 def to_networkx(flat: FlatGraph) -> Any:
-    """The same graph, with the same attributes."""
+    """Return the same graph in networkx, with the same attributes."""
     out = nx.Graph()
     for i, label in enumerate(flat.labels()):
         axis, index = int(flat.axis[i]), int(flat.index[i])
@@ -57,16 +59,9 @@ def to_networkx(flat: FlatGraph) -> Any:
 
 
 def write_pieces(pieces: Any, path: Path) -> None:
-    """Write what a format yields, as the exporters do."""
+    """Write the text that a format yields, as the exporters do."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(pieces)
-
-
-def time_call(what: Callable[[], Any]) -> float:
-    """Return seconds of processor time."""
-    started = time.process_time()
-    what()
-    return time.process_time() - started
 
 
 def main() -> None:
@@ -106,11 +101,6 @@ def main() -> None:
         "note": "processor time; two cores shared with other work; median, least, most",
     }
     RESULTS.write_text(json.dumps({**machine, "rows": table}, indent=1) + "\n")
-
-
-def spread(values: list[float]) -> list[float]:
-    """Return median, least and most."""
-    return [float(f"{f(values):.3g}") for f in (statistics.median, min, max)]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Claim: a page of 10,000 units stands in 2 s and opens an axis in 0.3 s; one of 1,000,000 units stands at axis level.
+"""Claim: a page of 10,000 units loads in 2 s and opens an axis in 0.3 s. A page of 1,000,000 units loads at axis level.
 
-In headless Chromium without a graphics card: the time from navigation to the second frame after the page stands, then
-to open two axes that are joined (400 units of each are drawn, and their heaviest connections), and an aggregate. Time on
-the wall to the second frame after the key, processor time of the page's main thread, and that of all processes of the
-browser: median, least, most of the rounds.
+Headless Chromium without a graphics card. Measured are the time from navigation to the second frame after the page has loaded, the time to
+open two connected axes (400 units of each are drawn, with their heaviest connections), and to open an aggregate. Each step has the
+time on the wall until the second frame after the key, the processor time of the page's main thread, and that of all processes of
+the browser, as median, minimum and maximum of the rounds.
 
     apt-get install chromium chromium-driver
     .venv/bin/pip install -c constraints.txt -e '.[dev]'
     .venv/bin/python benchmarks/viz/pages.py
 
-Where other work runs on the machine, the wall's time is that of the page only if it goes before them (Linux, as root):
+If the machine has other work, the time on the wall is that of the page only with priority over it (Linux, as root):
 
     setsid -w sh -c 'echo -20 > /proc/self/autogroup; exec .venv/bin/python benchmarks/viz/pages.py'
 """
@@ -20,7 +20,7 @@ import json
 import os
 import platform
 import shutil
-import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -37,6 +37,9 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import median_min_max
+
 import netgraph as ng
 
 RESULTS = Path(__file__).parent.parent / "results" / "pages.json"
@@ -49,24 +52,24 @@ ENTER = "document.getElementById('graph').dispatchEvent(new KeyboardEvent('keydo
 
 
 def merge_runs(graph: Any, n_coarse: int, *, seed: int = 0) -> Any:
-    """Merge runs of units: what merges makes no difference to the page."""
+    """Merge runs of consecutive units. The page does not depend on the choice."""
     return np.arange(graph.n_units) * n_coarse // graph.n_units
 
 
 def no_affinities(units: Any, *, seed: int = 0) -> Any:
-    """No affinities: they are not on the page."""
+    """Return no affinities, because the page does not show them."""
     n = units.spec.axes[units.axis].size
     return sparse.csr_array((n, n))
 
 
 def build_network(sizes: tuple[int, ...]) -> nn.Module:
-    """Linear layers of these sizes."""
+    """Return linear layers of these sizes with ReLU."""
     return nn.Sequential(*[layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())][:-1])
 
 
 @contextmanager
 def open_chromium() -> Iterator[Any]:
-    """Run the browser, its clock set to the time of threads."""
+    """Run the browser with metrics in thread time."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
     for word in (
@@ -86,19 +89,19 @@ def open_chromium() -> Iterator[Any]:
 
 
 def main_thread_seconds(driver: Any) -> float:
-    """Return seconds of the page's main thread so far."""
+    """Return the processor seconds of the page's main thread so far."""
     metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
     return float(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
 
 
 def browser_seconds(driver: Any) -> float:
-    """Return seconds of all processes of the browser so far."""
+    """Return the processor seconds of all processes of the browser so far."""
     times = [p.cpu_times() for p in psutil.Process(driver.service.process.pid).children(recursive=True)]
     return float(sum(t.user + t.system for t in times))
 
 
 def scheduler_rank() -> str:
-    """Return how the scheduler of Linux ranks this session, as '/autogroup-70 nice -20'."""
+    """Return the priority of this session in the Linux scheduler, such as '/autogroup-70 nice -20'."""
     group = Path("/proc/self/autogroup")
     return group.read_text().strip() if group.exists() else "nice " + str(os.nice(0))
 
@@ -113,7 +116,7 @@ def measure_round(path: Path) -> dict[str, tuple[float, ...]]:
         rows = [i for i, x in enumerate(driver.find_elements("css selector", "#axes tbody tr")) if x.text.endswith("d")]
         clicks = [f"document.querySelectorAll('#axes button')[{i}].click(); " for i in rows[:2]]
         for name, script in zip(("an axis", "the next axis", "an aggregate"), [*clicks, ""], strict=True):
-            time.sleep(0.5)  # what the last step left to do
+            time.sleep(0.5)  # let the page finish the last step
             before, of_all = main_thread_seconds(driver), browser_seconds(driver)
             wall = driver.execute_async_script("const t = performance.now(); " + script + ENTER + FRAMES)
             out[name] = wall, 1000 * (main_thread_seconds(driver) - before), 1000 * (browser_seconds(driver) - of_all)
@@ -125,16 +128,19 @@ def main() -> None:
     torch.manual_seed(0)
     rows = []
     for sizes in ((64, *([1000] * 10), 10), (16, 500_000, 16, 500_000, 10)):
-        found = ng.build_hierarchy(
+        hierarchy = ng.build_hierarchy(
             build_network(sizes), torch.randn(2, sizes[0]), n_levels=3, coarsener=merge_runs, affinity=no_affinities
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "page.html"
-            ng.export(found, path)
+            ng.export(hierarchy, path)
             rounds = [measure_round(path) for _ in range(ROUNDS)]
-            row: dict[str, Any] = {"units": found.levels[0].n_units, "bytes": path.stat().st_size}
+            row: dict[str, Any] = {"units": hierarchy.levels[0].n_units, "bytes": path.stat().st_size}
         for name in rounds[0]:
-            row[name] = {kind: spread([r[name][i] for r in rounds]) for i, kind in enumerate(KINDS)}
+            row[name] = {
+                kind: [round(value) for value in median_min_max(r[name][i] for r in rounds)]
+                for i, kind in enumerate(KINDS)
+            }
         rows.append(row)
         print(json.dumps(row), flush=True)
     with open_chromium() as driver:
@@ -144,11 +150,6 @@ def main() -> None:
     RESULTS.write_text(
         json.dumps({**machine, **shared, "spread": "median, least, most", "rows": rows}, indent=1) + "\n"
     )
-
-
-def spread(values: list[float]) -> list[float]:
-    """Return median, least and most."""
-    return [round(f(values)) for f in (statistics.median, min, max)]
 
 
 if __name__ == "__main__":
