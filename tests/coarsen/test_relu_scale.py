@@ -23,7 +23,21 @@ def cnn():
     ).double()
 
 
-EXAMPLES = {"mlp": (mlp, (20, 7)), "cnn": (cnn, (4, 2, 12, 12))}
+class Moves(nn.Module):
+    """Moves, repeats and copies the numbers of its first dimension's rows, and leaves the units in the last dimension."""
+
+    def forward(self, x):
+        y = x.unsqueeze(1).expand(-1, 3, -1).swapaxes(0, 1)[1:].select(0, 1).clone().to(torch.float64)
+        return -torch.nn.functional.dropout(
+            y.broadcast_to(2, *y.shape).narrow(0, 0, 1).squeeze(0).type_as(torch.ones(1).double()), 0.5, False
+        )
+
+
+def moves():
+    return nn.Sequential(nn.Linear(7, 12), nn.ReLU(), Moves(), nn.Linear(12, 3)).double()
+
+
+EXAMPLES = {"mlp": (mlp, (20, 7)), "cnn": (cnn, (4, 2, 12, 12)), "moves": (moves, (20, 7))}
 
 
 def multiples(layer, seed):

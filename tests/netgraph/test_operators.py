@@ -8,11 +8,14 @@ from nets import Fn
 from torch import nn
 
 import netgraph as ng
-from netgraph.analysis.residual_chains import THROUGH, find_chains
-from netgraph.analysis.row_provenance import MOVES, STILL
+from netgraph.analysis.remove_blocks import drop_blocks
+from netgraph.analysis.residual_chains import PROPORTIONAL_TO_FIRST, find_chains
+from netgraph.analysis.row_provenance import KEEPS_PLACES, MOVES
 from netgraph.coarsen.repair.relu_scale import find_scalable_axes
+from netgraph.coarsen.user_class.factor_folding import find_parameter_factors
 from netgraph.recording.recorder import record_network
 from netgraph.rules import operators
+from netgraph.tracing.unit_spec import Factor
 
 ATEN = torch.ops.aten
 P = 0.25
@@ -129,13 +132,13 @@ def test_positive_factors_of_units_pass_through_unit_by_unit(operator):
     torch.testing.assert_close(f[0] * f[1], f[2] * f[3])
 
 
-@each(THROUGH)
+@each(PROPORTIONAL_TO_FIRST)
 def test_a_branch_is_proportional_to_its_end_through_these_operators(operator):
     x = example_of(operator)
     torch.testing.assert_close(run(operator, -0.5 * x), -0.5 * run(operator, x))
 
 
-@each(STILL)
+@each(KEEPS_PLACES)
 def test_numbers_that_stay_in_place_are_multiplied_by_one_number(operator):
     x = example_of(operator)
     factors = run(operator, x).double() / x
@@ -206,8 +209,10 @@ def test_blocks_that_add_to_a_copy_of_the_stream_are_a_chain_and_merge(copy):
     x = torch.randn(4, 5)
     (chain,), reasons = find_chains(ng.trace(model, x))
     assert chain.blocks == ("1.0", "1.1", "1.2"), reasons
-    hierarchy = ng.build_hierarchy(model, x, directions="depth")
-    assert hierarchy.levels[1].model(x).shape == (4, 2)
+    spec = drop_blocks(ng.trace(model, x), dict(model.named_parameters()), {"1.1"})
+    shorter = nn.Sequential(model[0], nn.Sequential(model[1][0], model[1][2]), model[2])
+    x = torch.randn(9, 5)
+    torch.testing.assert_close(ng.coarse_network(model, spec, {})(x), shorter(x))
 
 
 def test_scales_of_relu_units_pass_through_every_view_and_copy_in_front_of_a_layer():
@@ -219,3 +224,22 @@ def test_scales_of_relu_units_pass_through_every_view_and_copy_in_front_of_a_lay
     assert set(find_scalable_axes(ng.trace(net, torch.randn(4, 5)))) == {"a"}
     rounding = Fn(lambda m, x: m.b(m.a(x).relu().to(torch.int64).float()), a=nn.Linear(5, 8), b=nn.Linear(8, 2))
     assert not find_scalable_axes(ng.trace(rounding, torch.randn(4, 5)))
+
+
+@pytest.mark.parametrize("after", [
+    lambda y: nn.functional.leaky_relu(y, 0.1).swapaxes(0, 1).moveaxis(0, 1).narrow(1, 0, 4), lambda y: (-y).detach().expand_as(torch.ones(2, 4, 8)),
+    lambda y: nn.functional.max_pool1d(y[None], 2).squeeze(0), lambda y: nn.functional.adaptive_avg_pool1d(y.relu_(), 3).ravel(),
+], ids=["leaky_relu and views", "negation and copies", "max_pool", "avg_pool"])  # fmt: skip
+def test_a_factor_of_the_graph_moves_into_the_layer_in_front_of_these_operators(after):
+    net, x = Fn(lambda m, x: after(m.a(x)), a=nn.Linear(5, 8)).double(), torch.randn(4, 5).double()
+    spec = ng.trace(net, x)
+    for plan in spec.plans.values():
+        last = [node for node in plan.graph.nodes if node.op == "call_function"][-1]
+        plan.factors = {last.name: [Factor(None, spec.parameters["a.weight"][0], 1.0)]}
+    factors = find_parameter_factors(spec, spec.sizes | dict.fromkeys(spec.parameters["a.weight"][0], 2))
+    once = net(x).detach()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.mul_(factors[name])
+    assert factors["a.weight"] > 1
+    torch.testing.assert_close(net(x).detach(), factors["a.weight"] * once)

@@ -1,4 +1,4 @@
-"""Traces, judged by the network's own forward: alike units merge, dead units go, and nothing else changes."""
+"""Traces, judged by the network's own forward: equal units merge, dead units are removed, and the outputs stay the same."""
 
 import contextlib
 import pickle
@@ -67,7 +67,7 @@ def test_batch_norm_statistics_move_as_in_the_network_itself():
 
 
 def _written(graph):
-    """Return a graph as text in which nodes have numbers, for another recorder names them otherwise."""
+    """Return a graph as text with numbers in place of node names, because two recorders choose different names."""
     numbers, lines = {}, []
     for node in graph.nodes:
         numbers[node] = len(numbers)
@@ -89,7 +89,7 @@ def test_the_quick_recorder_writes_what_make_fx_writes(name, training, monkeypat
     assert _written(quick.graph) == _written(record_network(model, example, training=training).graph)
 
 
-def test_what_the_quick_recorder_cannot_follow_it_does_not_record():
+def test_the_quick_recorder_refuses_networks_that_it_cannot_follow():
     class Decides(nn.Module):
         def forward(self, x):
             return x * 2 if torch.rand(1) < 0.5 else x
@@ -157,7 +157,7 @@ def test_coarse_networks_copy_pickle_and_keep_their_state_names():
 
 
 class Remembering(nn.Module):
-    """Keeps in evaluation what it derived from a parameter, by device, as LeViT keeps its attention biases."""
+    """Caches a tensor that it computes from a parameter in evaluation, by device, like the attention biases of LeViT."""
 
     def __init__(self):
         super().__init__()
@@ -171,7 +171,7 @@ class Remembering(nn.Module):
         return self.b((self.a(x) + self.kept[x.device]).relu())
 
 
-def test_what_a_network_keeps_of_a_forward_pass_is_not_that_of_ours():
+def test_recording_leaves_nothing_in_the_caches_of_a_network():
     model, x = Remembering().eval(), torch.randn(2, 5)
     hierarchy = ng.build_hierarchy(model, x)
     assert guess_input(model)[1] == "--input 2x5"
@@ -338,7 +338,11 @@ def test_operations_are_those_that_pytorch_counts_on_every_level(name):
         assert level.flops == counter.get_total_flops()
 
 
-def test_what_is_looked_up_by_all_numbers_in_order_stays_as_long_as_the_batch():
+@pytest.mark.parametrize("as_column", [
+    lambda rows: rows[:, None], lambda rows: rows[None].t().clone(), lambda rows: rows.view(1, -1).permute(1, 0).contiguous(),
+    lambda rows: rows.expand(1, -1).swapaxes(0, 1).flatten().unflatten(0, (-1, 1)),
+], ids=["unsqueeze", "t and clone", "view and permute", "swapaxes and flatten"])  # fmt: skip
+def test_a_lookup_by_arange_keeps_the_length_of_the_batch(as_column):
     class Masked(nn.Module):  # as transformers makes its masks
         def __init__(self):
             super().__init__()
@@ -346,7 +350,7 @@ def test_what_is_looked_up_by_all_numbers_in_order_stays_as_long_as_the_batch():
 
         def forward(self, x):
             seen = torch.arange(4).unsqueeze(0).expand(x.shape[0], -1).cumsum(-1)
-            rows, columns = torch.arange(x.shape[0])[:, None], torch.arange(4)[None, :]
+            rows, columns = as_column(torch.arange(x.shape[0])), torch.arange(4)[None, :]
             return self.b((self.a(x) * seen[rows, columns][..., None]).relu())
 
     model = Masked()
@@ -356,7 +360,7 @@ def test_what_is_looked_up_by_all_numbers_in_order_stays_as_long_as_the_batch():
     torch.testing.assert_close(coarse(x), model(x))
 
 
-def test_one_row_is_taken_only_where_all_inputs_have_as_many():
+def test_an_example_of_one_row_is_cut_out_only_if_all_inputs_have_as_many_rows():
     x, ids = torch.randn(3, 4), torch.arange(6).reshape(3, 2)
     assert torch.equal(first_row(x)[0], x[:1])
     assert torch.equal(first_row((x, ids))[1], ids[:1])
