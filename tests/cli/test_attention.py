@@ -1,4 +1,4 @@
-"""The command ``netgraph attention``, the page's view of heads, and what MLflow keeps: what they show is what was measured."""
+"""``netgraph attention``, the view of heads on the page, and the pages in MLflow: they show the measured attention."""
 
 import base64
 import json
@@ -51,8 +51,8 @@ def folder(hierarchy, words, tmp_path_factory):
 
 def shown_by(page):
     """Return the attention that a page carries."""
-    found = re.search(r'id="hierarchy">(.*?)</script>', page.read_text(), re.S)
-    return json.loads(found.group(1))["attention"]
+    match = re.search(r'id="hierarchy">(.*?)</script>', page.read_text(), re.S)
+    return json.loads(match.group(1))["attention"]
 
 
 def test_the_command_draws_heads_and_words_and_finds_the_tokenizer_beside_the_network(folder, tmp_path):
@@ -76,8 +76,8 @@ def test_the_page_of_the_command_has_every_text_word_and_head(folder, tmp_path):
 
 def test_numbers_of_the_page_are_the_shares_of_attention(hierarchy, words):
     inputs = encode_like_example([REVIEW], example=torch.zeros(2, 16, dtype=torch.int64), tokenizer=words)
-    (found,) = build_attention_data(hierarchy, [(["w"] * 9, inputs)])
-    layer, wanted = found["layers"][1], collect_layer_attention(hierarchy, inputs, [2])[1]
+    (shown,) = build_attention_data(hierarchy, [(["w"] * 9, inputs)])
+    layer, wanted = shown["layers"][1], collect_layer_attention(hierarchy, inputs, [2])[1]
     values = np.frombuffer(base64.b64decode(layer["maps"][2][0][1]), np.uint8).reshape(9, 9).astype(float)
     shares = layer["even"] * 2 ** (layer["octaves"] * (2 * values / 255 - 1))
     np.testing.assert_allclose(shares, wanted.maps[2][0][:9, :9], rtol=0.01)
@@ -114,9 +114,9 @@ def test_a_text_without_a_tokenizer_is_refused_and_numbers_of_tokens_are_drawn(f
 
 def test_texts_become_tokens_and_a_mask_of_their_lengths(words):
     example = {"input_ids": torch.zeros(2, 5, dtype=torch.int64), "attention_mask": torch.zeros(2, 5)}
-    found = encode_like_example(["a fine film", "bad a a a a a"], example=example, tokenizer=words)
-    assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-    assert text.decode_tokens(words, found["input_ids"][0].tolist()) == ["[CLS]", "a", "fine", "film", "[PAD]"]
+    encoded = encode_like_example(["a fine film", "bad a a a a a"], example=example, tokenizer=words)
+    assert encoded["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert text.decode_tokens(words, encoded["input_ids"][0].tolist()) == ["[CLS]", "a", "fine", "film", "[PAD]"]
 
 
 def test_a_tokenizer_of_others_fills_up_with_its_own_padding(words, tmp_path, monkeypatch):
@@ -138,8 +138,8 @@ def read(words):
 
 def test_a_data_set_brings_its_words(folder, words, tmp_path, monkeypatch):
     monkeypatch.setattr("netgraph.models.data.calibration.load_dataset", lambda *a, **k: read(words))
-    found = load_calibration("imdb", example=torch.zeros(2, 16, dtype=torch.int64), n=4)
-    assert found.tokenizer is words
+    calibration = load_calibration("imdb", example=torch.zeros(2, 16, dtype=torch.int64), n=4)
+    assert calibration.tokenizer is words
     plain = tmp_path / "plain.safetensors"
     plain.write_bytes((folder / "net.safetensors").read_bytes())
     code, _, err = run("attention", plain, tmp_path / "x.html", "--data", "imdb", "--text", "fine", "--samples", 4)

@@ -1,4 +1,4 @@
-"""Bad input on the command line and on every coarsener: a sentence and a code, or an answer that honours the contract."""
+"""Bad input on the command line and on every coarsener gives a sentence and a code, or aggregates that keep the contract."""
 
 import json
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 
 def run(folder, *words):
-    """Return (exit code, stdout, message), as `main` would give them; anything else that is raised is a traceback."""
+    """Return (exit code, stdout, message) as `main` would give them. Any other exception is a traceback."""
     result = CliRunner().invoke(
         cli.app, ["coarsen", *[str(folder / w) if w.endswith((".pt", ".npy")) else w for w in words]]
     )
@@ -59,7 +59,7 @@ def run(folder, *words):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "fragment"),
     [
         (["good.pt", *ARCH, "--ratio", "0"], 1, "Give one above 0 and at most 1"),
         (["good.pt", *ARCH, "--ratio", "nan"], 1, "Give one above 0 and at most 1"),
@@ -83,10 +83,10 @@ def run(folder, *words):
         (["good.pt", *ARCH, "--round-to", "0"], 1, "Give a multiple"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_a_sentence_and_a_code(folder, words, code, says):
-    found, out, message = run(folder, *words)
-    assert (found, out) == (code, "")
-    assert says in message
+def test_a_mistake_on_the_command_line_is_a_sentence_and_a_code(folder, words, code, fragment):
+    exit_code, out, message = run(folder, *words)
+    assert (exit_code, out) == (code, "")
+    assert fragment in message
     assert "\n" not in message.strip()
 
 
@@ -117,10 +117,10 @@ def graphs():
 def test_every_coarsener_answers_on_parted_edgeless_and_single_graphs(name):
     merge = plugins.load_plugin("netgraph.coarseners", name)
     for graph, n_coarse in graphs():
-        for asked in {n_coarse, 1, graph.n_units}:
-            answer = merge(graph, asked, seed=0)
-            found = check_aggregates(answer, graph, name, leaves_out=leaves_out(merge))
-            assert found.max() + 1 >= asked
+        for n_asked in {n_coarse, 1, graph.n_units}:
+            answer = merge(graph, n_asked, seed=0)
+            aggregates = check_aggregates(answer, graph, name, leaves_out=leaves_out(merge))
+            assert aggregates.max() + 1 >= n_asked
 
 
 @pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf")])

@@ -86,8 +86,8 @@ def test_all_levels_are_written_as_a_folder(file, tmp_path):
     ],
 )
 def test_mistakes_get_a_sentence_and_an_exit_code(file, words, code, message):
-    found, out, err = run(*[file if w == "FILE" else w for w in words])
-    assert found == code
+    exit_code, out, err = run(*[file if w == "FILE" else w for w in words])
+    assert exit_code == code
     assert message in err
     assert out == ""
 
@@ -130,7 +130,7 @@ def test_compiling_is_told_once_and_nothing_is_said_where_kernels_are_compiled_a
 
 
 def test_the_seconds_of_a_level_are_without_those_of_compiling_kernels():
-    """Judged by the wall clock: a kernel that another one calls is compiled within it, and is not counted twice."""
+    """The judge is the wall clock. A kernel that another kernel calls is compiled within it and counts once."""
 
     def compiles(graph, n_coarse, *, seed):
         inner = njit(lambda x: x + 1)

@@ -1,4 +1,4 @@
-"""The installed command as shells and terminals meet it: pipes that close, full disks, Ctrl-C, narrow screens, Tab."""
+"""The installed command in shells and terminals: pipes that close, full disks, Ctrl-C, narrow screens, Tab."""
 
 import os
 import signal
@@ -49,10 +49,10 @@ def test_ctrl_c_is_a_word_and_130(tmp_path):
         assert process.stderr is not None
         process.stderr.readline()  # at work
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "netgraph: stopped"
-    assert "Traceback" not in told
+    assert err.splitlines()[-1] == "netgraph: stopped"
+    assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,14 +65,14 @@ def test_help_is_plain_text_that_fits_the_terminal():
 
 
 def test_the_seed_is_that_of_new_weights_too(tmp_path):
-    found = []
+    weights = []
     for seed in ("1", "1", "2"):
-        out = tmp_path / f"{len(found)}.safetensors"
+        out = tmp_path / f"{len(weights)}.safetensors"
         words = ["torchvision:squeezenet1_1", "--input", "1x3x32x32", "--seed", seed, "--levels", "2", "-o", str(out)]
         assert in_process("coarsen", *words) == 0
-        found.append(torch.cat([t.flatten().double() for t in read_bundle(out)[0].values()]))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+        weights.append(torch.cat([t.flatten().double() for t in read_bundle(out)[0].values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def in_process(*words):
@@ -84,12 +84,12 @@ def in_process(*words):
 
 
 def completed(shell, line):
-    """Return what the shell is told on Tab, by the variables of typer's scripts."""
-    asked = (
+    """Run the completion of a shell, through the variables of Typer's scripts."""
+    variables = (
         {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))} if shell == "bash" else {"_TYPER_COMPLETE_ARGS": line}
     )
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_NETGRAPH_COMPLETE": f"complete_{shell}", **asked}.items():
+        for name, value in {"_NETGRAPH_COMPLETE": f"complete_{shell}", **variables}.items():
             patch.setenv(name, value)
         assert in_process() == 0
 
@@ -116,9 +116,9 @@ def completed(shell, line):
 )
 def test_tab_completes_names(capsys, shell, line, wanted, unwanted):
     completed(shell, line)
-    told = capsys.readouterr().out
-    assert all(word in told for word in wanted)
-    assert unwanted not in told
+    out = capsys.readouterr().out
+    assert all(word in out for word in wanted)
+    assert unwanted not in out
 
 
 def test_the_words_of_options_name_the_functions_behind_them():

@@ -1,4 +1,4 @@
-"""``netgraph train``, typed as a user would; the figures are judged by loops, a closed form and a bare PyTorch loop."""
+"""``netgraph train``, typed as a user would. The judges are loops, a closed form and a bare PyTorch loop."""
 
 import json
 import math
@@ -51,14 +51,14 @@ def test_training_prints_levels_costs_the_reason_and_figures_and_writes_a_networ
 def test_json_is_json_without_what_it_cannot_hold_and_its_confusion_gives_its_accuracy(tmp_path, digits):
     code, out, _ = run("train", "mlp", *SMALL, "--cycle", "v", "--json", "-o", tmp_path / "m.pt")
     assert code == 0
-    found = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    confusion = torch.tensor(found["test"]["confusion"])
+    document = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    confusion = torch.tensor(document["test"]["confusion"])
     assert confusion.sum() == len(digits.test)
-    assert math.isclose(found["test"]["accuracy"], confusion.trace() / confusion.sum(), rel_tol=1e-6)
-    assert len(found["hierarchy"]["levels"]) == 2
+    assert math.isclose(document["test"]["accuracy"], confusion.trace() / confusion.sum(), rel_tol=1e-6)
+    assert len(document["hierarchy"]["levels"]) == 2
     model = mlp((64, 16, 8, 10))
     model.load_state_dict(torch.load(tmp_path / "m.pt"))
-    assert math.isclose(evaluate(model, digits.flat()).loss, found["test"]["loss"], rel_tol=1e-5)
+    assert math.isclose(evaluate(model, digits.flat()).loss, document["test"]["loss"], rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("one_hot", [False, True])
@@ -130,7 +130,7 @@ def test_the_loss_that_is_shown_is_of_the_level_that_is_shown():
 
 @pytest.mark.parametrize("cycle", ["full", "v"])
 def test_an_evaluation_follows_the_smoothing_of_its_steps(cycle, digits):
-    """Each line that is shown has the mean loss of that level's own steps since the line before."""
+    """Each line shows the mean loss of the steps since the line before, on the same level."""
     code, out, _ = run("train", "mlp", *SMALL, "--cycle", cycle, "--option", "gate.share=inf", "--json")
     assert code == 0
     history = [r for r in json.loads(out)["history"] if r["event"] in ("smooth", "evaluate")]
@@ -173,9 +173,12 @@ def test_levels_are_matched_as_far_as_a_gap_allows_and_again_as_training_goes_on
     ]
     code, out, _ = run(*words, "--ratio", "gap:10")
     assert code == 0
-    found = json.loads(out)
-    assert [level["units"] for level in found["hierarchy"]["levels"]] == [24, 6]  # a quarter, the least that is tried
-    assert {tuple(r["units"]) for r in found["history"] if r["event"] == "rematch"} == {(24, 6)}
+    document = json.loads(out)
+    assert [level["units"] for level in document["hierarchy"]["levels"]] == [
+        24,
+        6,
+    ]  # a quarter, the least that is tried
+    assert {tuple(r["units"]) for r in document["history"] if r["event"] == "rematch"} == {(24, 6)}
     code, out, _ = run(*words, "--ratio", "gap:0.01")
     units = [r["units"][1] for r in json.loads(out)["history"] if r["event"] == "rematch" and not r["why"]]
     assert code == 0
@@ -190,16 +193,16 @@ def test_a_gap_is_measured_on_one_minibatch_with_dropout_alike_and_no_trace():
     )
     loss = make_batch_loss(Problem([batch], nn.functional.cross_entropy), batch)
     statistics = network[1].running_mean.clone()
-    found = loss(network)
-    assert loss(network) == found
+    value = loss(network)
+    assert loss(network) == value
     assert torch.equal(network[1].running_mean, statistics)
     torch.manual_seed(SEED)
-    assert math.isclose(float(nn.functional.cross_entropy(network(batch[0]), batch[1]).detach()), found, rel_tol=1e-6)
+    assert math.isclose(float(nn.functional.cross_entropy(network(batch[0]), batch[1]).detach()), value, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("each", [False, True])
 def test_a_schedule_is_one_over_all_levels_or_one_for_each(each):
-    """At the end of the coarse level's turn a schedule of its own has come down, and one over all has not."""
+    """At the end of the coarse level's turn a schedule of one level is at its lowest rate. A schedule over all levels is not."""
     words = ["--schedule", "cosine", "--lr", 0.01, "--json", *["--schedule-per-level"] * each]
     code, out, _ = run("train", "mlp", *SMALL, *words)
     assert code == 0
@@ -327,17 +330,17 @@ def test_texts_of_like_length_share_a_batch_where_training_is_plain_and_flops_ar
     assert all(torch.equal(torch.load(tmp_path / "m.pt")[name], t) for name, t in task.network.state_dict().items())
 
 
-@pytest.mark.parametrize("asked", ["word", "bpe"])
-def test_a_tokenizer_is_trained_by_its_name(monkeypatch, asked):
-    taken = []
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_a_tokenizer_is_trained_by_its_name(monkeypatch, kind):
+    kinds = []
 
     def loaded(*args, **options):
-        taken.append(options["tokenizer"])
+        kinds.append(options["tokenizer"])
         raise NetgraphError("enough")
 
     monkeypatch.setattr(datasets, "load_dataset", loaded)
-    assert "enough" in run("train", "transformer", "--tokenizer", asked)[2]
-    assert taken == [asked]
+    assert "enough" in run("train", "transformer", "--tokenizer", kind)[2]
+    assert kinds == [kind]
 
 
 @pytest.mark.parametrize(
@@ -365,7 +368,7 @@ def test_other_networks_come_through_the_same_code(monkeypatch, network, data, w
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "lines"),
     [
         (["--coarsen", "channels+depth"], ["level 1: depth was left out: no two neighbouring blocks are alike"]),
         (
@@ -374,10 +377,10 @@ def test_other_networks_come_through_the_same_code(monkeypatch, network, data, w
         ),
     ],
 )
-def test_a_direction_that_can_do_nothing_is_told_as_by_coarsen(words, said):
+def test_a_direction_that_can_do_nothing_is_told_as_by_coarsen(words, lines):
     code, _, err = run("train", "mlp", *SMALL, "--epochs", 0.1, *words)
     assert code == 0
-    assert all(part in err for part in said)
+    assert all(part in err for part in lines)
 
 
 def test_a_pass_of_the_loader_has_each_row_once_in_an_order_of_the_seed_and_the_pass(digits):
@@ -401,7 +404,7 @@ def test_figures_are_those_of_loops_over_the_rows():
     split = DataSplit(x, torch.randint(0, 3, (200,)))
     data = Dataset("rows", ("a", "b", "c"), split, split, split)
     model = mlp((5, 8, 3))
-    found = evaluate(model, data, batch=64, metrics=METRICS)
+    evaluation = evaluate(model, data, batch=64, metrics=METRICS)
     with torch.no_grad():
         shares = model(x).softmax(1).double().numpy()
     wanted, confusion, bins = split.targets.numpy(), np.zeros((3, 3)), [[] for _ in range(15)]
@@ -409,7 +412,7 @@ def test_figures_are_those_of_loops_over_the_rows():
         confusion[target, share.argmax()] += 1
         bins[min(int(share.max() * 15), 14)].append((share.max(), share.argmax() == target))
     error = sum(len(b) / 200 * abs(np.mean([c for c, _ in b]) - np.mean([r for _, r in b])) for b in bins if b)
-    np.testing.assert_array_equal(found.confusion, confusion)
-    assert math.isclose(found.accuracy, np.trace(confusion) / 200, rel_tol=1e-6)
-    assert math.isclose(found.calibration_error, error, rel_tol=1e-4)
-    assert math.isclose(found.loss, -np.mean(np.log(shares[np.arange(200), wanted])), rel_tol=1e-5)
+    np.testing.assert_array_equal(evaluation.confusion, confusion)
+    assert math.isclose(evaluation.accuracy, np.trace(confusion) / 200, rel_tol=1e-6)
+    assert math.isclose(evaluation.calibration_error, error, rel_tol=1e-4)
+    assert math.isclose(evaluation.loss, -np.mean(np.log(shares[np.arange(200), wanted])), rel_tol=1e-5)

@@ -1,4 +1,4 @@
-"""Wrong usage of every command: one sentence that says what to do, the documented code, and nothing left behind."""
+"""Wrong usage of every command gives one line with the mend and the documented code, and leaves no files."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def linear(): return nn.Linear(64, 3)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Files of all kinds, good and bad; tests run in it and must leave it as it was."""
+    """Make a folder with files of all kinds, good and bad. Tests run in it and leave it as it was."""
     here = tmp_path_factory.mktemp("wrong")
     state = mlp((64, 16, 12, 10)).state_dict()
     torch.save(state, here / "good.pt")
@@ -81,7 +81,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def typed(folder, monkeypatch, capsys):
-    """Return what types a command line in the folder: exit code, stdout, lines of stderr."""
+    """Return a function that runs a command line in the folder: exit code, stdout, lines of stderr."""
 
     def type_(line):
         monkeypatch.chdir(folder)
@@ -272,28 +272,28 @@ CASES = f"""
 
 @pytest.mark.parametrize("case", CASES.strip().splitlines(), ids=lambda case: ascii(case.partition(" -> ")[0]))
 def test_wrong_usage_is_one_sentence_and_a_code_and_leaves_nothing(typed, folder, case):
-    asked, _, says = case.partition(" -> ")
-    code, _, line = asked.partition(" ")
+    typed_line, _, fragment = case.partition(" -> ")
+    code, _, line = typed_line.partition(" ")
     before = sorted(p.name for p in folder.rglob("*") if "__pycache__" not in p.parts)
-    found, out, told = typed(line)
-    *notes, sentence = told
-    assert (str(found), out) == (code, "")
+    exit_code, out, lines = typed(line)
+    *notes, sentence = lines
+    assert (str(exit_code), out) == (code, "")
     assert sentence.startswith("netgraph: ")
-    assert says in sentence
+    assert fragment in sentence
     assert all(note.startswith(NOTES) for note in notes)
     assert sorted(p.name for p in folder.rglob("*") if "__pycache__" not in p.parts) == before
 
 
 def test_a_plain_control_says_what_it_goes_without(typed):
-    code, out, told = typed("train mlp --plain --cycle v --levels 2 --epochs 0.1")
+    code, out, lines = typed("train mlp --plain --cycle v --levels 2 --epochs 0.1")
     assert code == 0
     assert "test accuracy" in out
-    assert told[0] == "netgraph: --plain trains the finest level alone, without --levels, --cycle"
+    assert lines[0] == "netgraph: --plain trains the finest level alone, without --levels, --cycle"
 
 
 @pytest.mark.parametrize("has", [False, True])
 def test_bfloat16_without_units_for_it_is_said_to_be_slow(typed, monkeypatch, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": has, "num_sockets": 1})
-    code, _, told = typed("train mlp --plain --epochs 0.1 --bf16")
+    code, _, lines = typed("train mlp --plain --epochs 0.1 --bf16")
     assert code == 0
-    assert ("netgraph: --bf16 makes it slower: this cpu has no units for bfloat16" in told) is not has
+    assert ("netgraph: --bf16 makes it slower: this cpu has no units for bfloat16" in lines) is not has
