@@ -1,4 +1,4 @@
-"""Graphs of points, of given edges and of planted clusters, that coarseners are tried on."""
+"""Graphs for tests of coarseners: of random points, of given edges, and of planted clusters."""
 
 import numpy as np
 import pytest
@@ -17,35 +17,41 @@ MATCHINGS = {
     "hem-random",
     "random",
     "adjacent",
-}  # their own ways with what must stay alone, in test_hem.py
+}  # they treat units that must stay alone in their own way: see test_heavy_edge.py
 
 
 def merge(name, graph, n_coarse, seed=0):
-    """Return checked aggregates; a library that is not installed skips the test."""
+    """Return checked aggregates. The test is skipped if the library of the coarsener is not installed."""
     coarsener = plugins.load_plugin(GROUP, name)
     try:
-        found = coarsener(graph, n_coarse, seed=seed)
+        aggregates = coarsener(graph, n_coarse, seed=seed)
     except PluginError as error:
         pytest.skip(str(error))
-    return check_aggregates(found, graph, name, leaves_out=leaves_out(coarsener))
+    return check_aggregates(aggregates, graph, name, leaves_out=leaves_out(coarsener))
 
 
 def cloud(n, seed=0, **options):
+    """Return the graph of n random points."""
     points = np.random.default_rng(seed).normal(size=(n, 6))
     return graph_of(points, **options)
 
 
 def graph_of(points, **options):
+    """Return the graph of points, with the cosine affinities of all pairs."""
     return AxisGraph("a", cosine_graph(points), np.ones(len(points)), lambda: points, **options)
 
 
 def of_edges(dense, **options):
+    """Return the graph with the weights in the upper triangle of a dense matrix."""
     dense = np.triu(dense, 1)
     return AxisGraph("a", sparse.csr_array(dense + dense.T), np.ones(len(dense)), **options)
 
 
 def planted(sizes, seed=0):
-    """Return points round as many axes as sizes, shuffled, edges of strong and feeble weight, and who belongs where."""
+    """Return a graph of clusters with these sizes, in random order, and the cluster of each unit.
+
+    Points lie around one coordinate axis for each cluster. Edges are heavy within clusters and light between them.
+    """
     random = np.random.default_rng(seed)
     truth = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
     points = 5 * np.eye(len(sizes))[truth] + 0.1 * random.normal(size=(len(truth), len(sizes)))
@@ -54,5 +60,5 @@ def planted(sizes, seed=0):
 
 
 def alike(a, b):
-    """Whether two clusterings are one but for their numbers."""
+    """Return True if two clusterings differ in their numbers only."""
     return len(set(zip(a.tolist(), b.tolist(), strict=True))) == len(set(a.tolist())) == len(set(b.tolist()))
