@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from netgraph.analysis.head_rotation import Edge, allows_head_rotation
-from netgraph.analysis.row_provenance import MOVES, STILL, RowIds, RowWalk, find_reader
+from netgraph.analysis.row_provenance import KEEPS_PLACES, MOVES, RowIds, RowWalk, find_reader
 from netgraph.rules.operator_call import operator_name
 from netgraph.tracing.unit_spec import Term, UnitSpec, term_size
 
 Index = NDArray[np.int64]
 SCORES = frozenset(
     f"aten.{name}" for name in ("mul", "div", "add", "add_", "sub", "masked_fill", "where", "softcap", "tanh", "_softmax")
-) | STILL | MOVES  # fmt: skip
+) | KEEPS_PLACES | MOVES  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def _find_value_product(node: fx.Node) -> fx.Node | None:
         name = operator_name(user.target)
         if name in ("aten.matmul", "aten.bmm") and user.args[0] is node:
             return user
-        if name in STILL | MOVES and (product := _find_value_product(user)) is not None:
+        if name in KEEPS_PLACES | MOVES and (product := _find_value_product(user)) is not None:
             return product
     return None
 

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable
 
 from torch import fx
 
-from netgraph.analysis.row_provenance import MOVES, STILL, match_layer
+from netgraph.analysis.row_provenance import KEEPS_PLACES, MOVES, match_layer
 from netgraph.rules.operator_call import operator_name
 
 Edge = tuple[fx.Node, fx.Node]  # from an operand to its reader
@@ -85,7 +85,7 @@ def _acts_elementwise(node: fx.Node) -> bool:
     if name in ("aten.mul", "aten.div"):
         first, second = (_count_elements(operand) for operand in node.args)
         return not node.kwargs and (second == 1 or (first == 1 and name == "aten.mul"))
-    return name in STILL | MOVES or name == "_operator.getitem"
+    return name in KEEPS_PLACES | MOVES or name == "_operator.getitem"
 
 
 def _count_elements(operand: object) -> int:

@@ -21,17 +21,14 @@ from netgraph.rules.operators import COPIES, DROPOUTS, EXPANSIONS, VIEWS
 from netgraph.tracing.unit_spec import UnitSpec, term_size
 
 SUMS = ("aten.add", "aten.add_")
-AGAIN = ("aten.relu", "aten.relu_", "aten.hardtanh", "aten.hardtanh_")  # idempotent operators
+IDEMPOTENT = ("aten.relu", "aten.relu_", "aten.hardtanh", "aten.hardtanh_")
 PROPORTIONAL = {  # positions of weight and bias, if the result is proportional to both together
     "aten.linear": (1, 2), "aten.addmm": (2, 0), "aten.conv1d": (1, 2), "aten.conv2d": (1, 2), "aten.conv3d": (1, 2),
     "aten.convolution": (1, 2), "aten.batch_norm": (1, 2), "aten.layer_norm": (2, 3), "aten.group_norm": (2, 3),
 }  # fmt: skip
-RATES = (
-    "aten.bernoulli_",
-    "aten.dropout",
-    "aten.div_",
-)  # operators of stochastic depth, with rates that often grow along the chain
-THROUGH = COPIES | VIEWS | EXPANSIONS | DROPOUTS  # the result is proportional to the first argument
+# Operators of stochastic depth. Their rates often grow along a chain, so blocks may differ in them and stay alike.
+STOCHASTIC_DEPTH = ("aten.bernoulli_", "aten.dropout", "aten.div_")
+PROPORTIONAL_TO_FIRST = COPIES | VIEWS | EXPANSIONS | DROPOUTS  # the result is proportional to the first argument
 
 
 @dataclass(frozen=True)
@@ -250,7 +247,11 @@ def _find_ends(node: fx.Node, inside: set[fx.Node]) -> set[str] | None:
     if name in ("aten.mul", "aten.mul_", "aten.div", "aten.div_"):
         return _find_factor_ends(node, inside)
     first = node.args[0] if node.args else None
-    return _find_ends(first, inside) if name in THROUGH and isinstance(first, fx.Node) and first in inside else None
+    return (
+        _find_ends(first, inside)
+        if name in PROPORTIONAL_TO_FIRST and isinstance(first, fx.Node) and first in inside
+        else None
+    )
 
 
 def _find_factor_ends(node: fx.Node, inside: set[fx.Node]) -> set[str] | None:
@@ -279,7 +280,7 @@ def _match_parameter(argument: Any) -> str | None:
     while isinstance(argument, fx.Node) and len(argument.users) == 1:
         if argument.op == "get_attr":
             return str(argument.target)
-        if argument.op != "call_function" or operator_name(argument.target) not in THROUGH:
+        if argument.op != "call_function" or operator_name(argument.target) not in PROPORTIONAL_TO_FIRST:
             return None
         argument = argument.args[0]
     return None
@@ -316,7 +317,7 @@ def _check_links(
 def _is_successor(first: Segment, second: Segment) -> bool:
     """Return True if a block reads the output of another, or its positive part."""
     entry = second.entry
-    if entry.op == "call_function" and operator_name(entry.target) in AGAIN and entry is not first.exit:
+    if entry.op == "call_function" and operator_name(entry.target) in IDEMPOTENT and entry is not first.exit:
         entry = cast("fx.Node", entry.args[0])
     return _skip_identities(entry) is first.exit
 
@@ -335,7 +336,7 @@ def _are_alike(a: Any, b: Any, matched: dict[fx.Node, fx.Node], paths: tuple[str
         same = _is_same_leaf(a, b, paths)
     else:
         same = (a.op, a.target) == (b.op, b.target) and set(a.kwargs) == set(b.kwargs)
-        has_rates = a.op == "call_function" and operator_name(a.target) in RATES
+        has_rates = a.op == "call_function" and operator_name(a.target) in STOCHASTIC_DEPTH
         first, second = (_drop_rates(node.args) if has_rates else node.args for node in (a, b))
         same = same and _are_alike(first, second, matched, paths)
         same = same and all(_are_alike(a.kwargs[key], b.kwargs[key], matched, paths) for key in a.kwargs)

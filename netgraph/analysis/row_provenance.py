@@ -20,7 +20,7 @@ from netgraph.rules.operator_call import operator_name
 from netgraph.rules.operators import COPIES, DROPOUTS, EXPANSIONS, JOINS, NORMS, PARTS, REPEATS, VIEWS
 
 MOVES = VIEWS | PARTS | EXPANSIONS | REPEATS | JOINS  # every number of the result is a number of an operand
-STILL = COPIES | DROPOUTS | {"aten.neg"}  # every number stays in its place, times a factor
+KEEPS_PLACES = COPIES | DROPOUTS | {"aten.neg"}  # every number stays in its place, times a factor
 PRODUCTS = {"aten.linear": (1, 2, 0), "aten.addmm": (2, 0, 1), "aten.mm": (1, None, 1), "aten.matmul": (1, None, 1)}
 
 
@@ -93,7 +93,7 @@ def _is_parameter(node: Any) -> TypeGuard[fx.Node]:
 def _apply_move(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
     """Apply a move of numbers to their row numbers. Return None where a node is no move."""
     name = operator_name(node.target)
-    if name in STILL or (name in ("aten.mul", "aten.div") and _is_scaling(node, values)):
+    if name in KEEPS_PLACES or (name in ("aten.mul", "aten.div") and _is_scaling(node, values)):
         return values[next(n for n in node.all_input_nodes if n in values)]
     if name not in MOVES and name != "_operator.getitem":
         return None

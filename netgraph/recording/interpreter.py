@@ -20,10 +20,10 @@ from netgraph.recording.serialize import BUILTINS
 from netgraph.rules.registry import load_rules
 
 EXTRA = {"aten.sym_size"}
-LIMIT = 2**34  # bound on a size, and on the product of the sizes in one argument
+MAX_SIZE = 2**34  # bound on a size, and on the product of the sizes in one argument
 SWITCH = torch._C._set_grad_enabled
-JOINS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
-WHOLE = 2**62  # larger integers mean "to the end" or "the least" and ask for no memory
+ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+UNBOUNDED = 2**62  # larger integers mean "to the end" or "the least" and ask for no memory
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Interpreter:
         if isinstance(value, list):
             parts = [self._parse_value(v) for v in value]
             return RefList(tuple(parts)) if any(isinstance(p, (Ref, RefList)) for p in parts) else parts
-        if isinstance(value, int) and not isinstance(value, bool) and LIMIT < abs(value) < WHOLE:
+        if isinstance(value, int) and not isinstance(value, bool) and MAX_SIZE < abs(value) < UNBOUNDED:
             raise LoadError(f"an operator asks for a size of {value}. The file is refused.")
         if not isinstance(value, dict):
             return value
@@ -206,7 +206,7 @@ class Interpreter:
             readers = [step for step in self.steps if index in find_reads(step)]
             if len(readers) != 1:
                 return None
-            if readers[0].function in JOINS and not readers[0].kwargs:
+            if readers[0].function in ADDITIONS and not readers[0].kwargs:
                 others = [v.index for v in readers[0].args if isinstance(v, Ref) and v.index != index]
                 return others[0] if len(others) == 1 else None
             if readers[0].function is not torch.ops.aten.batch_norm.default:
@@ -268,8 +268,8 @@ def _refuse_products(values: Sequence[Any]) -> None:
     for value in values:
         parts = value.parts if isinstance(value, RefList) else value
         if isinstance(parts, (list, tuple)):
-            sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < WHOLE]
-            if math.prod(sizes) > LIMIT:
+            sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < UNBOUNDED]
+            if math.prod(sizes) > MAX_SIZE:
                 raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers. The file is refused.")
             _refuse_products(parts)
 

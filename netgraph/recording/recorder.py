@@ -28,7 +28,7 @@ from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 from netgraph.utils.source_location import format_location, is_user_file
 
-KEPT = (dict, OrderedDict, list, set)  # containers that a module may fill in place
+CONTAINERS = (dict, OrderedDict, list, set)  # containers that a module may fill in place
 
 
 @dataclass
@@ -104,7 +104,10 @@ def preserve_attributes(model: nn.Module) -> Iterator[None]:
     """Restore the attributes of every module afterwards, because tensors cached during a recording have no numbers."""
     attributes_before = [(vars(module), dict(vars(module))) for module in model.modules()]
     contents_before = [
-        (value, copy.copy(value)) for _, before in attributes_before for value in before.values() if type(value) in KEPT
+        (value, copy.copy(value))
+        for _, before in attributes_before
+        for value in before.values()
+        if type(value) in CONTAINERS
     ]
     try:
         yield

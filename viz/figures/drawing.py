@@ -23,8 +23,8 @@ from netgraph.utils.text import shorten
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 GREY = "#9a9a9a"
 PIXELS = 512  # largest side of an affinity image, above which units are averaged
-LEAVES = 96  # most leaves of a dendrogram, which shows the first aggregates of a larger axis
-ORDERED = 2048  # most aggregates to order by similarity, above which they are ordered by number
+MAX_LEAVES = 96  # most leaves of a dendrogram, which shows the first aggregates of a larger axis
+MAX_ORDERED = 2048  # most aggregates to order by similarity, above which they are ordered by number
 
 
 def format_label(name: str, length: int = 32) -> str:
@@ -48,7 +48,7 @@ def order_units(hierarchy: Hierarchy, axis: str, affinity: sparse.csr_array) -> 
     groups = compose_aggregates(hierarchy, axis)
     last = np.where(groups[-1] >= 0, groups[-1], groups[-1].max(initial=-1) + 1)
     place = np.arange(int(last.max()) + 1)
-    if 2 < len(place) <= ORDERED:
+    if 2 < len(place) <= MAX_ORDERED:
         R = Transfer(last).R
         near = (R @ affinity @ R.T).toarray()
         far = near.max() - (near + near.T) / 2
@@ -116,12 +116,12 @@ def draw_dendrogram(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 
 
 def _cut_at_aggregates(order: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first units of an order, about `LEAVES` of them, up to the end of an aggregate."""
-    if len(order) <= LEAVES:
+    """Return the first units of an order, about `MAX_LEAVES` of them, up to the end of an aggregate."""
+    if len(order) <= MAX_LEAVES:
         return order
     ends = np.flatnonzero(np.diff(last[order])) + 1
-    fit = ends[ends <= LEAVES]
-    return order[: fit[-1] if len(fit) else LEAVES]
+    fit = ends[ends <= MAX_LEAVES]
+    return order[: fit[-1] if len(fit) else MAX_LEAVES]
 
 
 def _draw_joins(ax: Any, at: NDArray[Any], group: NDArray[np.int64], height: int) -> NDArray[Any]:

@@ -144,7 +144,7 @@ def plot_features(
         picture, middle, right = places
         _draw_image(picture, inputs[image])
         maps = [pair[0][image].numpy() for pair in responses]
-        _draw_rows(middle, "answers to the image", rows, groups, maps, (level, n))
+        _draw_rows(middle, "responses to the image", rows, groups, maps, (level, n))
         patterns = [pair[1].numpy() for pair in responses]
         _draw_rows(right, "receptive patterns", rows, groups, patterns, (level, n))
         return figure
@@ -208,7 +208,7 @@ def _choose_axis(requested: str | None, fine: dict[str, Tensor], coarse: dict[st
     merged = {a: maps for a, maps in fine.items() if a in coarse and coarse[a].shape != maps.shape}
     if requested is not None and requested not in merged:
         raise NetgraphError(
-            f"axis {requested!r} is not merged, or no convolution reads it. Axes to choose: {', '.join(merged)[:300] or 'none'}."
+            f"axis {requested!r} is not merged, or no convolution reads it. Axes to choose: {', '.join(merged)[:300] or 'none'}"
         )
     if not merged and direction.startswith("depth"):
         raise NetgraphError(
@@ -226,8 +226,8 @@ def _choose_axis(requested: str | None, fine: dict[str, Tensor], coarse: dict[st
 def _choose_aggregates(groups: NDArray[np.int64], maps: Tensor) -> list[int]:
     """Return the aggregates to draw: those of several channels first, then by response."""
     sizes = np.bincount(groups[groups >= 0], minlength=len(maps))
-    loud = maps.clamp(min=0).mean((1, 2)).numpy()
-    return [int(i) for i in np.lexsort((-loud, sizes < 2))[:ROWS]]
+    response = maps.clamp(min=0).mean((1, 2)).numpy()
+    return [int(i) for i in np.lexsort((-response, sizes < 2))[:ROWS]]
 
 
 def _draw_image(place: Any, image: Tensor) -> None:

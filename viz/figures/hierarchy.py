@@ -97,7 +97,7 @@ def _choose_axis(hierarchy: Hierarchy, axis: str | None) -> str:
         raise NothingToMergeError("the hierarchy has one level, so there is nothing to draw. Ask for two or more.")
     if axis is not None and axis not in merged:
         raise NetgraphError(
-            f"axis {axis!r} is not merged from level 0 to level 1. Merged axes: {', '.join(merged)[:300]}."
+            f"axis {axis!r} is not merged from level 0 to level 1. Merged axes: {', '.join(merged)[:300]}"
         )
     return axis or max(merged, key=merged.__getitem__)
 

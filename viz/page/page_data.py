@@ -22,18 +22,17 @@ from netgraph.graph.axis_units import AxisUnits
 from netgraph.graph.graph import unit_graph
 from netgraph.tracing.unit_spec import UnitSpec, term_axes
 
-KEPT = 2  # strongest connections of each unit, for each pair of axes and from both ends
-EDGES = 100_000  # most connections of a level
+STRONGEST = 2  # strongest connections of each unit, for each pair of axes and from both ends
+MAX_EDGES = 100_000  # most connections of a level
 ROWS = 1 << 16  # units in memory at a time
 
 
 def build_page_data(hierarchy: Hierarchy) -> dict[str, Any]:
     """Return the data of the page."""
     spec = hierarchy.levels[0].spec
-    everywhere = set.intersection(
-        *(set(level.spec.axes) for level in hierarchy.levels)
-    )  # merged blocks lose their axes
-    names = [n for n in order_axes(spec) if n in everywhere and spec.axes[n].kind != "index"]  # positions are no units
+    # Levels with fewer blocks lack the axes of merged blocks. The page shows the axes of all levels, without positions.
+    everywhere = set.intersection(*(set(level.spec.axes) for level in hierarchy.levels))
+    names = [n for n in order_axes(spec) if n in everywhere and spec.axes[n].kind != "index"]
     share, reasons = measure_coverage(hierarchy)
     options = {} if hierarchy.options is None else hierarchy.options.to_plain()
     return {
@@ -123,7 +122,7 @@ def _summarize_connections(level: Level, names: list[str]) -> tuple[list[Any], l
     """Return the root mean square weight between each two axes, and the strongest connections between units."""
     graph = unit_graph(level.model, level.spec, affinity=_no_affinity)
     number = {name: i for i, name in enumerate(names)}
-    kept = min(KEPT, EDGES // max(sum(sum(block.shape) for block in graph.blocks.values()), 1))
+    kept = min(STRONGEST, MAX_EDGES // max(sum(sum(block.shape) for block in graph.blocks.values()), 1))
     links, edges = [], []
     for (a, b), block in graph.blocks.items():
         if a not in number or b not in number:

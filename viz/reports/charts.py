@@ -20,10 +20,10 @@ from netgraph.utils.text import shorten
 from netgraph.viz.figures.drawing import GREY, OKABE_ITO
 
 INK, MARKED = "#222222", "lines+markers"
-FATES = {"taken": ("triangle-up", OKABE_ITO[2]), "rejected": ("x", OKABE_ITO[3]), "not begun": ("circle-open", GREY)}
+OUTCOMES = {"taken": ("triangle-up", OKABE_ITO[2]), "rejected": ("x", OKABE_ITO[3]), "not begun": ("circle-open", GREY)}
 DASHES = ("solid", "dash", "dot", "dashdot")
-POINTS = 5000  # most points of a line, above which it is thinned
-TRACED = 2000  # most visits of a trace, of which the first are drawn
+MAX_POINTS = 5000  # most points of a line, above which it is thinned
+MAX_VISITS = 2000  # most visits of a trace, of which the first are drawn
 MISSING = "the report needs plotly, which is not installed. Run pip install 'netgraph-coarsening[report]'"
 
 
@@ -96,14 +96,14 @@ def draw_trace(histories: Sequence[History]) -> Any:
 
 def _add_trace(figure: Any, history: History, i: int) -> None:
     """Draw the trace of one run in row i."""
-    trace = history.trace()[:TRACED]
+    trace = history.trace()[:MAX_VISITS]
     if not len(trace):
         return
     steps, levels = np.r_[0, trace[:, 0]], np.r_[trace[0, 1], trace[:, 1]]
     line = {"color": OKABE_ITO[0], "width": 1.6, "shape": "vh"}
     place = {"row": i + 1, "col": 1, "showlegend": i == 0}
     figure.add_scatter(x=steps, y=levels, mode="lines", name="level at work", legendgroup="line", line=line, **place)
-    for outcome, (symbol, color) in FATES.items():
+    for outcome, (symbol, color) in OUTCOMES.items():
         marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == outcome]
         x, y = np.array([mark for mark in marks if mark[0] <= steps[-1]]).reshape(-1, 2).T
         marker = {"symbol": symbol, "size": 9, "color": color, "line": {"width": 1.5, "color": color}}
@@ -154,7 +154,7 @@ def draw_coarse_steps(histories: Sequence[History]) -> Any:
     if not rows:
         return None
     figure, names = go.Figure(), [name for name, _ in rows]
-    for outcome, (_, color) in FATES.items():
+    for outcome, (_, color) in OUTCOMES.items():
         values = [getattr(steps, outcome.replace(" ", "_")) for _, steps in rows]
         reasons = ["<br>".join(f"{n} × {escape_label(w, 90)}" for w, n in s.why.items()) for _, s in rows]
         hover = {"hovertext": reasons} if outcome == "not begun" else {}
@@ -206,10 +206,10 @@ def _make_line_name(histories: Sequence[History], history: History, text: str) -
 
 
 def _thin_curve(curve: Curve) -> Curve:
-    """Return at most `POINTS` rows, including the first and the last."""
-    if len(curve) <= POINTS:
+    """Return at most `MAX_POINTS` rows, including the first and the last."""
+    if len(curve) <= MAX_POINTS:
         return curve
-    kept: Curve = curve[np.linspace(0, len(curve) - 1, POINTS).round().astype(int)]
+    kept: Curve = curve[np.linspace(0, len(curve) - 1, MAX_POINTS).round().astype(int)]
     return kept
 
 

@@ -22,7 +22,7 @@ COLUMNS = {
     "seconds_to_common_loss": "seconds to the loss all reached", "flops_to_common_loss": "FLOPs to it",
     "coarse": "coarse steps taken", "test_accuracy": "test accuracy", "test_loss": "test loss", "reason": "ended because",
 }  # fmt: skip
-WHOLE = ("Cycles",)  # charts over the whole width
+FULL_WIDTH = ("Cycles",)  # charts over the whole width
 
 
 def write_run_page(histories: Sequence[History], path: str | Path) -> None:
@@ -77,7 +77,7 @@ def build_report_data(histories: Sequence[History]) -> dict[str, Any]:
     """Return the data that the script of the page shows."""
     figures = [(title, caption, draw(histories)) for title, caption, draw in CHARTS]
     charts = [
-        {"title": title, "caption": caption, "text": figure.to_json(), "whole": title in WHOLE}
+        {"title": title, "caption": caption, "text": figure.to_json(), "whole": title in FULL_WIDTH}
         for title, caption, figure in figures
         if figure is not None
     ]

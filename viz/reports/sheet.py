@@ -13,7 +13,7 @@ from netgraph.fas.ledger import ASIDE, KINDS
 from netgraph.fas.monitoring.history import History
 from netgraph.viz.figures.drawing import GREY, OKABE_ITO, format_label
 from netgraph.viz.figures.hierarchy import INK, STYLE, save_figure
-from netgraph.viz.reports.charts import FATES, TRACED, choose_line_style, classify_step
+from netgraph.viz.reports.charts import MAX_VISITS, OUTCOMES, choose_line_style, classify_step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,10 +129,10 @@ def draw_loss(ax: Any, histories: Sequence[History], unit: str) -> None:
 
 def draw_trace(ax: Any, history: History, *, titled: bool) -> None:
     """Draw the level of every step, the finest on top, and the outcome of coarse steps."""
-    trace = history.trace()[:TRACED]
+    trace = history.trace()[:MAX_VISITS]
     if len(trace):
         ax.step(np.r_[0, trace[:, 0]], np.r_[trace[0, 1], trace[:, 1]], where="pre", lw=1, color=OKABE_ITO[0])
-    for outcome, (symbol, color) in FATES.items():
+    for outcome, (symbol, color) in OUTCOMES.items():
         marks = [(r["step"], r["level"]) for r in history.events("up", "skip") if classify_step(r) == outcome]
         kept = np.array([m for m in marks if m[0] <= trace[-1:, 0].max(initial=0)]).reshape(-1, 2)
         face = "none" if symbol == "circle-open" else color
