@@ -96,7 +96,7 @@ def test_numbers_of_the_page_are_the_shares_of_attention(hierarchy, words):
         (["x.png", "--text", "a", "--tokenizer", "none.json"], "none.json is no tokenizer"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(folder, tmp_path, typed, message):
+def test_a_figure_that_cannot_be_drawn_is_refused_with_the_reason(folder, tmp_path, typed, message):
     code, _, err = run("attention", folder / "net.safetensors", tmp_path / typed[0], *typed[1:])
     assert (code, message in err) == (1, True), err
 
@@ -119,7 +119,7 @@ def test_texts_become_tokens_and_a_mask_of_their_lengths(words):
     assert text.decode_tokens(words, encoded["input_ids"][0].tolist()) == ["[CLS]", "a", "fine", "film", "[PAD]"]
 
 
-def test_a_tokenizer_of_others_fills_up_with_its_own_padding(words, tmp_path, monkeypatch):
+def test_a_foreign_tokenizer_pads_with_its_own_padding_token(words, tmp_path, monkeypatch):
     theirs = json.loads(words.to_str())
     vocabulary = theirs["model"]["vocab"]
     vocabulary["<pad>"] = vocabulary.pop("[PAD]") + len(vocabulary) + 1

@@ -119,7 +119,7 @@ def test_the_demo_does_what_the_readme_says(tmp_path):
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {"model.pt", "small.safetensors", "hierarchy.html"}
 
 
-def test_compiling_is_told_once_and_nothing_is_said_where_kernels_are_compiled_already(capsys):
+def test_compilation_is_announced_once_and_not_for_compiled_kernels(capsys):
     double = njit(lambda x: x * 2)
     with announce_compilation():
         assert (double(2), double(2.0)) == (4, 4.0)
@@ -176,7 +176,7 @@ class Masked(nn.Module):
         return self.b(self.a(self.embed(ids)).relu() * mask[..., None])
 
 
-def test_what_netgraph_wrote_of_keyword_inputs_of_several_types_needs_no_options(tmp_path):
+def test_a_written_network_of_keyword_inputs_opens_without_options(tmp_path):
     import netgraph as ng
 
     example = {"ids": torch.randint(0, 20, (2, 6)), "mask": torch.randn(2, 6)}

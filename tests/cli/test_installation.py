@@ -29,7 +29,7 @@ def test_the_version_is_printed():
     assert run("--version") == (0, "netgraph 0.1.0\n", "")
 
 
-def test_the_command_line_tells_of_another_package_called_netgraph_and_works_on(other):
+def test_the_command_line_reports_another_package_called_netgraph_and_works(other):
     done = python("-m", "netgraph", "plugins", path=other)
     assert done.returncode == 0
     assert "netgraph.coarseners" in done.stdout
@@ -48,10 +48,10 @@ def test_python_is_warned_once_at_the_first_use_and_not_at_the_import(other):
     assert done.stderr.count("another package called netgraph is installed") == 1
 
 
-def test_files_of_ours_that_were_overwritten_are_told(monkeypatch):
+def test_overwritten_files_are_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "netgraph", SimpleNamespace(__all__=["Graph", "InteractiveGraph"]))
     assert "has overwritten files of netgraph-coarsening" in installation.describe_conflict()
 
 
-def test_nothing_is_told_of_an_installation_that_is_whole():
+def test_a_whole_installation_has_no_conflict():
     assert installation.describe_conflict() is None

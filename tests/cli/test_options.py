@@ -174,7 +174,7 @@ def test_an_unknown_keyword_is_refused_as_python_does():
         ng.build_hierarchy(nn.Linear(2, 2), torch.zeros(1, 2), ratios=0.5)
 
 
-def test_what_a_run_keeps_of_its_options_has_the_names_of_the_command_line():
+def test_the_options_in_run_json_have_the_names_of_the_command_line():
     plain = TrainOptions().to_plain()
     assert list(plain) == [flag.name for _, flag in list_flags(TrainOptions)]
     assert (plain["levels"], plain["coarsen"], plain["ratio"], plain["cycle"]) == (3, "channels", 0.5, "kaskade")

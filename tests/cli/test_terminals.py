@@ -27,7 +27,7 @@ def run(*words, **options):
     return subprocess.run([*NETGRAPH, *words], capture_output=True, text=True, env=environment, timeout=120, **options)
 
 
-def test_a_reader_that_leaves_early_and_a_full_disk_are_no_traceback():
+def test_a_closed_pipe_and_a_full_disk_print_no_traceback():
     piped = subprocess.run(
         f"{' '.join(NETGRAPH)} plugins | head -1", shell=True, capture_output=True, text=True, timeout=120
     )
@@ -41,7 +41,7 @@ def test_a_reader_that_leaves_early_and_a_full_disk_are_no_traceback():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_ctrl_c_is_a_word_and_130(tmp_path):
+def test_ctrl_c_prints_one_word_and_exits_with_130(tmp_path):
     command = [*NETGRAPH, "train", "mlp", "--epochs", "100000"]
     heeded = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # background jobs inherit deaf ears
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -64,7 +64,7 @@ def test_help_is_plain_text_that_fits_the_terminal():
         assert max(map(len, done.stdout.splitlines())) <= int(columns)
 
 
-def test_the_seed_is_that_of_new_weights_too(tmp_path):
+def test_the_seed_draws_new_weights_too(tmp_path):
     weights = []
     for seed in ("1", "1", "2"):
         out = tmp_path / f"{len(weights)}.safetensors"

@@ -48,7 +48,7 @@ def test_training_prints_levels_costs_the_reason_and_figures_and_writes_a_networ
     assert f"test accuracy {score.accuracy:.2%}, loss {score.loss:.4f}" in out
 
 
-def test_json_is_json_without_what_it_cannot_hold_and_its_confusion_gives_its_accuracy(tmp_path, digits):
+def test_json_holds_finite_numbers_only_and_its_confusion_gives_its_accuracy(tmp_path, digits):
     code, out, _ = run("train", "mlp", *SMALL, "--cycle", "v", "--json", "-o", tmp_path / "m.pt")
     assert code == 0
     document = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -79,7 +79,7 @@ def test_plain_training_is_a_bare_loop(tmp_path, digits, one_hot):
         torch.testing.assert_close(written[name], tensor, rtol=1e-4 if one_hot else 0, atol=1e-6 if one_hot else 0)
 
 
-def test_the_running_mean_is_judged_and_written_where_one_is_asked_for(tmp_path, digits):
+def test_with_ema_the_running_mean_is_evaluated_and_written(tmp_path, digits):
     code, out, _ = run("train", "mlp", *SMALL, "--ema", 0.9, "-o", tmp_path / "m.safetensors")
     assert code == 0
     assert "of the running mean" in out
@@ -377,7 +377,7 @@ def test_other_networks_come_through_the_same_code(monkeypatch, network, data, w
         ),
     ],
 )
-def test_a_direction_that_can_do_nothing_is_told_as_by_coarsen(words, lines):
+def test_train_warns_of_a_direction_without_effect_as_coarsen_does(words, lines):
     code, _, err = run("train", "mlp", *SMALL, "--epochs", 0.1, *words)
     assert code == 0
     assert all(part in err for part in lines)

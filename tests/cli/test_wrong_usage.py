@@ -284,7 +284,7 @@ def test_wrong_usage_is_one_sentence_and_a_code_and_leaves_nothing(typed, folder
     assert sorted(p.name for p in folder.rglob("*") if "__pycache__" not in p.parts) == before
 
 
-def test_a_plain_control_says_what_it_goes_without(typed):
+def test_a_plain_control_lists_the_options_that_it_leaves_out(typed):
     code, out, lines = typed("train mlp --plain --cycle v --levels 2 --epochs 0.1")
     assert code == 0
     assert "test accuracy" in out
@@ -292,7 +292,7 @@ def test_a_plain_control_says_what_it_goes_without(typed):
 
 
 @pytest.mark.parametrize("has", [False, True])
-def test_bfloat16_without_units_for_it_is_said_to_be_slow(typed, monkeypatch, has):
+def test_bfloat16_on_a_processor_without_it_warns_of_slowness(typed, monkeypatch, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": has, "num_sockets": 1})
     code, _, lines = typed("train mlp --plain --epochs 0.1 --bf16")
     assert code == 0
