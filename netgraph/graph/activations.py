@@ -48,4 +48,5 @@ def collect_activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence
 
 
 def _subsample_columns(matrix: Tensor) -> Tensor:
+    """Return at most `MAX_SAMPLES` columns of a matrix, evenly spaced."""
     return matrix[:, :: -(-matrix.shape[1] // MAX_SAMPLES)]

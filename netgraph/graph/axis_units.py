@@ -169,11 +169,13 @@ def _join_columns(matrices: list[Tensor], n: int, seed: int) -> NDArray[np.float
 
 
 def _fold_rows(source: NDArray[Any], signs: NDArray[Any], out: NDArray[Any], at: int, part: slice) -> None:
+    """Fold the rows of one slice. `parallel_for` calls it in several threads."""
     _add_signed(source, signs, out, at, part.start, part.stop)
 
 
 @njit(nogil=True, cache=True)
 def _add_signed(source: Any, signs: Any, out: Any, at: Any, lo: Any, hi: Any) -> Any:
+    """Add the signed columns of ``source`` to ``out``, for rows lo to hi - 1, from column ``at`` on and around."""
     width, most = source.shape[1], out.shape[1]
     for r in range(lo, hi):
         first, into = 0, at
@@ -185,6 +187,7 @@ def _add_signed(source: Any, signs: Any, out: Any, at: Any, lo: Any, hi: Any) ->
 
 
 def _find_matrices(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, read: bool) -> list[Tensor]:
+    """Return the matrices (n_units, numbers) of the parameters that make the units, or with ``read`` that read them."""
     out: list[Tensor] = []
     for name, dim in spec.readers(axis):
         if name not in spec.trainable and spec.trainable and not state[name].requires_grad and _is_statistic(name):
@@ -195,9 +198,11 @@ def _find_matrices(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, re
 
 
 def _is_statistic(name: str) -> bool:
+    """Return True if a buffer holds running statistics of a batch norm."""
     return name.rpartition(".")[2] in ("running_mean", "running_var")
 
 
 def _sample_columns(matrix: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """Return a random choice of columns, in their order."""
     chosen = torch.randperm(matrix.shape[1], generator=generator)[:width].sort().values
     return matrix.index_select(1, chosen.to(matrix.device))

@@ -175,6 +175,7 @@ class UnitGraph:
 
 
 def _fill_edges(store: Any, i: Any, j: Any, weight: Any) -> None:
+    """Write edges and weights into a store of torch-geometric."""
     store.edge_index = torch.from_numpy(np.stack([i, j]).astype(np.int64))
     store.edge_weight = torch.from_numpy(np.asarray(weight, dtype=np.float32))
 
@@ -233,6 +234,7 @@ def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosin
 
 
 def _build_blocks(spec: UnitSpec, state: Mapping[str, Tensor]) -> dict[tuple[str, str], NDArray[Any]]:
+    """Return the root mean square of all weights that join two axes, for every pair."""
     squares: dict[tuple[str, str], Tensor] = {}
     counts: dict[tuple[str, str], int] = {}
     for name, terms in spec.parameters.items():

@@ -30,6 +30,7 @@ def baddbmm_rule(call: Call) -> Spaces:
 
 
 def _broadcast_addend(call: Call, addend: fx.Node, out: Spaces) -> Spaces:
+    """Unite an addend with the product that it is added to."""
     return call.broadcast([out, call.spaces(addend)])
 
 
@@ -98,10 +99,12 @@ def _unite_groups(call: Call, channels: Space, out: Space, each: Space, groups: 
 
 
 def _channel_dim(call: Call) -> int:
+    """Return the dimension of the input channels. An input without a batch has one dimension less."""
     return len(call.shape("input")) - len(call.shape("weight")) + 1
 
 
 def _convolution_output(call: Call, channels: int, out: Space) -> Spaces:
+    """Unite the bias with the output channels, and return the spaces of the result."""
     if call.has("bias"):
         call.unite(call.spaces("bias")[0], out)
     kept = [call.new_pinned_space(n, "a position in space") for n in call.shape()[channels + 1 :]]
@@ -137,6 +140,7 @@ def _expand_ellipsis(term: str, ndim: int) -> str:
 
 
 def _sum_letters(call: Call, terms: list[str], operands: list[fx.Node], output: str, axes: dict[str, Space]) -> None:
+    """State the sums over all letters that the result lacks."""
     for letter in sorted(set("".join(terms)) - set(output)):
         holders = [(n, t.index(letter)) for t, n in zip(terms, operands, strict=True) if letter in t]
         if len(holders) == 2 and len({n for n, _ in holders}) == 2:
@@ -206,6 +210,7 @@ def attention_rule(call: Call) -> Spaces:
 
 
 def _unite_heads(call: Call, query: sp.Space, key: sp.Space, value: sp.Space) -> None:
+    """Unite one leading dimension of query, key and value. The query may have several heads for each key head."""
     call.unite(key, value)
     copies = sp.size_of(query) // max(sp.size_of(key), 1)
     call.unite(query, sp.resolve(key) + sp.new_space(copies))

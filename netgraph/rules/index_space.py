@@ -177,6 +177,7 @@ def unite(a: Space, b: Space) -> None:
 
 
 def _unite_factors(x: Factor, y: Factor) -> None:
+    """Make two factors of equal size the same."""
     if x is y or x == y:
         return
     if isinstance(x, Atom) and isinstance(y, Atom):
@@ -190,6 +191,7 @@ def _unite_factors(x: Factor, y: Factor) -> None:
 
 
 def _union_atoms(x: Atom, y: Atom) -> None:
+    """Make one of two representatives that of both, with the constraints of both."""
     if x is y:
         return
     if x.bound is not None or y.bound is not None:  # an earlier step of the same unification may have bound one of them
@@ -201,6 +203,7 @@ def _union_atoms(x: Atom, y: Atom) -> None:
 
 
 def _bind_atom(atom: Atom, space: Space) -> None:
+    """Bind an atom to a space of its size. The space inherits the constraints of the atom."""
     if atom.bound is not None:
         unite(atom.bound, space)
         return
@@ -218,6 +221,7 @@ def _bind_atom(atom: Atom, space: Space) -> None:
 
 
 def _unite_concats(x: Concat, y: Concat) -> None:
+    """Unite two concatenations from left to right. Where part boundaries differ, the longer part is cut."""
     left, right = list(x), list(y)
     while left and right:
         a, b = left.pop(0), right.pop(0)
@@ -253,6 +257,7 @@ def _split_space(space: Space, lead_size: int) -> tuple[Space, Space]:
 
 
 def _split_factor(factor: Factor, lead_size: int) -> tuple[Space, Space]:
+    """Split one factor into a leading part of the given size and the rest."""
     tail_size = factor.size // lead_size
     if isinstance(factor, Atom):
         head, tail = new_space(lead_size), new_space(tail_size)
@@ -290,6 +295,7 @@ def _cut_space(space: Space, start: int) -> tuple[Space, Space]:
 
 
 def _cut_factor(factor: Factor, start: int) -> tuple[Space, Space]:
+    """Cut one factor into its first ``start`` indices and the others."""
     if isinstance(factor, Atom):
         before, after = new_space(start), new_space(factor.size - start)
         _bind_atom(find_root(factor), (Concat((before, after)),))

@@ -10,6 +10,8 @@ from netgraph.rules.index_space import ONE, Space
 from netgraph.rules.operator_call import Call, Spaces, bind_arguments, operator_name
 from netgraph.rules.operators import COPIES, EXPANSIONS, VIEWS, tabulate_rule
 
+RESHAPED = COPIES | VIEWS | EXPANSIONS  # ``arange`` still counts up along its own dimension
+
 
 def index_select_rule(call: Call) -> Spaces:
     """Take ``self[..., index, ...]`` along one dimension."""
@@ -38,37 +40,36 @@ def advanced_index_rule(call: Call) -> Spaces:
     """Index ``self[i, j]`` with tensors: indexed dimensions are pinned and replaced by those of the index."""
     spaces = call.spaces("self")
     indices = list(call["indices"]) + [None] * (len(spaces) - len(call["indices"]))
-    # ``at`` is the dimension of ``self`` that the next index reads. ``rest`` collects the dimensions without an index.
-    # The dimensions of the index go to position ``place`` among them: that of the first index, or the front if slices
-    # separate the indices (numpy's rule).
-    rest, looked_up, place, at = [], [], None, 0
+    # ``dim`` is the dimension of ``self`` that the next index reads. ``rest`` collects the dimensions without an index. The
+    # dimensions of the tensor indices are inserted among these at ``position``: where the first tensor index stands, or in
+    # front if slices separate the tensor indices (numpy's rule).
+    rest, tensor_indices, position, dim = [], [], None, 0
     for index in indices:
-        if at >= len(spaces):
+        if dim >= len(spaces):
             break
         if index is None:
-            rest.append((spaces[at], at))
-            at += 1
+            rest.append((spaces[dim], dim))
+            dim += 1
             continue
         width = len(call.shape(index)) if _is_mask(index) else 1
-        for space in spaces[at : at + width]:
+        for space in spaces[dim : dim + width]:
             call.pin(space, "looked up by index")
-        if (same := _find_arange_space(call, index, sp.size_of(spaces[at]))) is not None:
-            call.unite(spaces[at], same)
-        if place is None:
-            place = len(rest)
-        elif rest[place:] or (looked_up and place < len(rest)):
-            place = 0
-        looked_up.append(index)
-        at += width
-    index_spaces = call.broadcast([_make_mask_space(call)] if _is_mask(i) else call.spaces(i) for i in looked_up)
-    place = place or 0
-    out = [s for s, _ in rest[:place]] + index_spaces + [s for s, _ in rest[place:]]
-    if not any(_is_mask(i) for i in looked_up):
-        call.alias(call["self"], [d for _, d in rest[:place]] + [[]] * len(index_spaces) + [d for _, d in rest[place:]])
+        if (arange_space := _find_arange_space(call, index, sp.size_of(spaces[dim]))) is not None:
+            call.unite(spaces[dim], arange_space)
+        if position is None:
+            position = len(rest)
+        elif rest[position:] or (tensor_indices and position < len(rest)):
+            position = 0
+        tensor_indices.append(index)
+        dim += width
+    index_spaces = call.broadcast([_make_mask_space(call)] if _is_mask(i) else call.spaces(i) for i in tensor_indices)
+    position = position or 0
+    out = [s for s, _ in rest[:position]] + index_spaces + [s for s, _ in rest[position:]]
+    if not any(_is_mask(i) for i in tensor_indices):
+        call.alias(
+            call["self"], [d for _, d in rest[:position]] + [[]] * len(index_spaces) + [d for _, d in rest[position:]]
+        )
     return out
-
-
-RESHAPED = COPIES | VIEWS | EXPANSIONS  # along its own dimension, ``arange`` still counts up
 
 
 def _find_arange_space(call: Call, index: fx.Node, size: int) -> Space | None:
@@ -76,13 +77,15 @@ def _find_arange_space(call: Call, index: fx.Node, size: int) -> Space | None:
     spaces = [space for space in call.spaces(index) if sp.size_of(space) == size]
     while operator_name(index.target) in RESHAPED:
         index = index.all_input_nodes[0]
-    counts = operator_name(index.target) == "aten.arange" and bind_arguments(index)
-    if not counts or counts["end"] != size or counts.get("start") or counts.get("step", 1) != 1 or len(spaces) != 1:
+    if operator_name(index.target) != "aten.arange" or len(spaces) != 1:
         return None
-    return spaces[0]
+    arange = bind_arguments(index)
+    counts_all = arange["end"] == size and not arange.get("start") and arange.get("step", 1) == 1
+    return spaces[0] if counts_all else None
 
 
 def _is_mask(index: fx.Node) -> bool:
+    """Return True if an index is a mask of truth values."""
     return index.meta["val"].dtype in (torch.bool, torch.uint8)
 
 

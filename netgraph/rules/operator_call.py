@@ -144,7 +144,7 @@ class Call:
         return self.arguments[name]
 
     def has(self, name: str) -> bool:
-        """Return whether an argument is given and not None."""
+        """Return True if an argument is given and not None."""
         return self.arguments.get(name) is not None
 
     @property

@@ -78,7 +78,7 @@ LAYER_OVERLOADS = (LINEAR, ATEN.conv1d.default, ATEN.conv2d.default, ATEN.conv3d
 
 
 def passes_positive_factor(node: fx.Node) -> bool:
-    """Return whether a positive factor of a node's first argument passes to its result.
+    """Return True if a positive factor of a node's first argument passes to its result.
 
     The operator is in `POSITIVELY_HOMOGENEOUS` and the result has floating-point numbers: a conversion to integers rounds.
     """

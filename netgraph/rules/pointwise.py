@@ -20,7 +20,7 @@ def pointwise_rule(call: Call) -> Spaces:
 
 
 def is_scalar_multiple(call: Call) -> bool:
-    """Return whether the result is the operand up to a scalar factor, the data type or the memory layout."""
+    """Return True if the result is the operand up to a scalar factor, the data type or the memory layout."""
     return call.name in SAME_NUMBERS or (call.name in ("aten.mul", "aten.div") and isinstance(call["self"], fx.Node))
 
 

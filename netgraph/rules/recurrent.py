@@ -47,6 +47,7 @@ def rnn_cell_rule(call: Call) -> Spaces:
 
 
 def _unite_step(call: Call, state: fx.Node, gates: int) -> Spaces:
+    """Unite the spaces of one recurrent cell, and return those of its state."""
     params = [call[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh") if call.has(name)]
     *lead, incoming = call.spaces("input")
     *batch, hidden = call.spaces(state)
@@ -57,6 +58,7 @@ def _unite_step(call: Call, state: fx.Node, gates: int) -> Spaces:
 
 
 def _unite_layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces]:
+    """Unite the spaces of all layers and directions, and return those of the output and the state."""
     params, each = list(call["params"]), 4 if call["has_biases"] else 2
     hidden = call.spaces(params[1])[1]
     directions = 2 if call["bidirectional"] else 1

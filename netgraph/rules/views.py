@@ -25,6 +25,7 @@ def view_rule(call: Call) -> Spaces:
 
 
 def _regroup_dims(call: Call) -> Spaces:
+    """Regroup the factors into the recorded shape of the result."""
     source = call.operands[0]
     shape, new = call.shape(source), call.shape()
     out = call.reshape(call.spaces(source), new)
@@ -133,6 +134,7 @@ def movedim_rule(call: Call) -> Spaces:
 
 
 def _reorder_dims(call: Call, order: list[int]) -> Spaces:
+    """Return the spaces in another order of dimensions."""
     source = call.operands[0]
     spaces = call.spaces(source)
     call.alias(source, order)
@@ -186,12 +188,14 @@ def narrow_rule(call: Call) -> Spaces:
 
 
 def _count_from_front(value: int | None, n: int, default: int) -> int:
+    """Return an index counted from the front, or the default for None."""
     if value is None:
         return default
     return value + n if value < 0 else value
 
 
 def _slice_space(call: Call, space: Space, start: int, stop: int, step: int) -> Space:
+    """Return the space of a slice, and state the arguments that follow from it. Pin the axis if it cannot be cut there."""
     if stop == start:
         return call.new_pinned_space(0, "an empty slice")
     if step == 1:
@@ -235,6 +239,7 @@ def glu_rule(call: Call) -> Spaces:
 
 
 def _split_space(call: Call, space: Space, sizes: list[int]) -> list[Space]:
+    """Cut a space into consecutive parts of the given sizes. Pin it if it cannot be cut there."""
     try:
         rest, parts = space, []
         for size in sizes[:-1]:

@@ -81,6 +81,7 @@ def pooling_rule(call: Call) -> Spaces | list[Spaces]:
 
 
 def _count_spatial_dims(name: str) -> int:
+    """Return the number of spatial dimensions from an operator's name."""
     for n in (1, 2, 3):
         if f"{n}d" in name:
             return n

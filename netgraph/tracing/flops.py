@@ -24,6 +24,7 @@ def find_products(graph: fx.Graph, spaces: Mapping[fx.Node, Any]) -> list[Space]
 
 
 def _find_node_products(node: fx.Node, spaces: Mapping[fx.Node, Any]) -> list[list[Space]]:
+    """Return the products of one call, each as a list of spaces."""
     name = operator_name(node.target).removeprefix("aten.")
     if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         arguments = bind_arguments(node)
@@ -47,5 +48,6 @@ def _find_node_products(node: fx.Node, spaces: Mapping[fx.Node, Any]) -> list[li
 
 
 def _left_operand(arguments: dict[str, Any]) -> fx.Node:
+    """Return the left matrix of a product."""
     left: fx.Node = arguments.get("mat1") or arguments.get("batch1") or arguments["self"]
     return left

@@ -62,6 +62,7 @@ def find_layers(spec: UnitSpec) -> Iterator[Layer]:
 
 
 def _find_batch_norm(node: fx.Node) -> tuple[tuple[str, str, str, str] | None, float]:
+    """Return the parameters and the epsilon of the batch norm that alone reads a layer."""
     after = [user for user in node.users if user.target is BATCH_NORM]
     if len(node.users) != 1 or not after:
         return None, 0.0

@@ -145,6 +145,7 @@ class _AxisNames:
                     self._name_atoms(leaf, state[leaf], space, summed.get((leaf, dim), set()), incoming)
 
     def _name_atoms(self, leaf: str, tensor: Tensor, space: Space, summed: set[Atom], incoming: bool) -> None:
+        """Name the atoms of one dimension of a parameter, in the pass for outgoing or for incoming atoms."""
         resolved = sp.resolve(space)
         for atom in sp.iter_atoms(resolved):
             if tensor.is_floating_point() and leaf in self.parameters:
@@ -173,6 +174,7 @@ class _AxisNames:
             self.kinds.setdefault(outer, "head")
 
     def _unique_name(self, name: str) -> str:
+        """Return a name with a number appended if it is in use."""
         candidate, n = name, 1
         while candidate in self.used_names:
             n += 1
@@ -181,24 +183,28 @@ class _AxisNames:
         return candidate
 
     def axis_name(self, atom: Atom) -> str:
+        """Return the name of an atom, and give it a number if no parameter named it."""
         if atom not in self.names:
             self.names[atom] = self._unique_name(f"index{len(self.names)}")
         return self.names[atom]
 
     def build_term(self, space: Space) -> Term:
+        """Return the term of a space."""
         return tuple(
             self.axis_name(f) if isinstance(f, Atom) else Join(self.build_term(part) for part in f)
             for f in sp.resolve(space)
         )
 
     def _is_outermost(self, atom: Atom, outer: Atom) -> bool:
-        """Return whether an atom merges first although each of two atoms lies inside the other. The larger one does."""
+        """Return True if an atom merges first although each of two atoms lies inside the other. The larger one does."""
         return self.inner.get(outer) is atom and (atom.size, atom.id) > (outer.size, outer.id)
 
     def build_axes(self) -> dict[str, Axis]:
+        """Return all named axes."""
         return {name: self._build_axis(atom, name) for atom, name in self.names.items()}
 
     def _build_axis(self, atom: Atom, name: str) -> Axis:
+        """Return the axis of an atom, with the reason why it is kept."""
         kept = atom.pinned
         if kept is None and atom not in self.parametrized:
             kept = "no parameter runs over it"
@@ -213,6 +219,7 @@ class _AxisNames:
 
 
 def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> Plan:
+    """Return the plan of one recording, with names in place of atoms."""
     multiplied = [names.build_term(space) for space in find_products(recording.graph, trace.spaces)]
     plan = Plan(recording.graph, outputs=recording.outputs, products=multiplied)
     for space, node, dim in trace.sources:
@@ -232,5 +239,6 @@ def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> P
 
 
 def _build_rewrite(edit: SizeEdit, names: _AxisNames) -> Rewrite:
+    """Return an edit with terms in place of spaces."""
     terms = tuple(None if space is None else names.build_term(space) for space in edit.spaces)
     return Rewrite(edit.argument, terms, edit.compute, edit.single)

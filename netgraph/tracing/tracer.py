@@ -183,6 +183,7 @@ def _walk_graph(
 def _visit_parameter(
     node: fx.Node, trace_state: TraceState, leaves: dict[str, Spaces], state: Mapping[str, Tensor]
 ) -> None:
+    """Give a parameter its spaces. Axes of integer tensors and of constants are pinned."""
     name = str(node.target)
     if name in leaves:
         trace_state.spaces[node] = leaves[name]
@@ -195,6 +196,7 @@ def _visit_parameter(
 
 
 def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
+    """Apply the rule of one call to the trace state."""
     if any(source in trace_state.from_input for source in node.all_input_nodes):
         trace_state.from_input.add(node)
     if node.target is operator.getitem:
@@ -210,6 +212,7 @@ def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
 
 
 def _visit_getitem(node: fx.Node, trace_state: TraceState) -> None:
+    """Give an item of a result with several tensors its spaces."""
     source, index = node.args
     trace_state.spaces[node] = trace_state.spaces[source][index]  # type: ignore[index]
     if source in trace_state.origins:
@@ -228,6 +231,7 @@ def _refuse_loops_over_data(call: Call) -> None:
 
 
 def _pin_output(node: fx.Node, trace_state: TraceState) -> None:
+    """Pin all dimensions of the outputs."""
     results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
     for i, result in enumerate(results):
         if isinstance(result, fx.Node):

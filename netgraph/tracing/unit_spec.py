@@ -215,6 +215,7 @@ class UnitSpec:
 
     @cached_property
     def _readers_by_axis(self) -> dict[str, list[tuple[str, int]]]:
+        """Readers of every axis, computed once."""
         readers: dict[str, list[tuple[str, int]]] = {}
         for name, terms in self.parameters.items():
             for dim, term in enumerate(terms):
