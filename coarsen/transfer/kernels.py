@@ -5,6 +5,7 @@ This is the fused row-wise sparse product of Gustavson, ACM TOMS 4(3), 1978, wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,8 @@ from netgraph.utils.parallel import parallel_for, split_range
 # and n2 are mapped, and b is folded into n2 (`IndexMap.repeat_inner`). A coarse row is made from the rows of its
 # aggregate: they are added up in one buffer that stays in cache, and the buffer is then reduced along n2 into the result.
 # So each number of the fine array is read once and each number of the coarse array is written once, front to back. The
-# sparse product R W P would go over W three times, and would store an intermediate matrix.
+# sparse product R W P would go over W three times, and would store an intermediate matrix. Going up, a coarse row is spread
+# along n2 into the buffer once, and the buffer is copied to every member.
 #
 # Why the result does not depend on threads. A thread takes a run of coarse rows. Going down it writes these rows and nothing
 # else. Going up it writes their members, and every fine row has one aggregate. No two threads write the same number, and
@@ -155,7 +157,7 @@ def _output_array(rows: int, columns: int, x: Numbers, out: Numbers | None) -> N
     return np.empty((rows, columns), dtype=x.dtype) if out is None else out.reshape(rows, columns)
 
 
-def _share_rows(work: Any, rows: int, numbers: int) -> None:
+def _share_rows(work: Callable[[slice], object], rows: int, numbers: int) -> None:
     """Share the rows among threads. Few numbers are worked at once, which is faster than starting a thread."""
     parts = split_range(rows, max(1, rows * PART // max(numbers, 1)))
     if len(parts) == 1:
