@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 def adjacent(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Merge runs of consecutive units.
 
-    The units are cut into ``n_coarse`` runs whose sizes differ by at most one. Multi-level training of transformers
+    The units are cut into ``n_coarse`` runs, with sizes that differ by at most one. Multi-level training of transformers
     merges neurons in this way, by fixed matrices [1]_.
 
     Parameters

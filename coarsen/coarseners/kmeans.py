@@ -40,8 +40,8 @@ def kmeans(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units whose features are all
-        zero stay alone where the number allows it.
+        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units with features that are
+        all zero stay alone where the number allows it.
 
     Raises
     ------

@@ -87,8 +87,8 @@ def local_variation(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 def local_variation_edges(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Merge pairs on which the slow signals of the graph vary least [1]_.
 
-    This is `local_variation` with edges in place of neighbourhoods. The matching takes the cheapest edge whose two ends
-    are free until none is left, and the contracted graph is matched again if needed.
+    This is `local_variation` with edges in place of neighbourhoods. The matching takes the cheapest edge with two free
+    ends until none is left, and the contracted graph is matched again if needed.
 
     Parameters
     ----------

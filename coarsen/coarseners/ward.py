@@ -22,7 +22,7 @@ PAIRS = 8192  # units up to which all pairs are compared: 256 MiB of distances
 def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     """Cluster the features of the units by Ward's method [1]_.
 
-    Each unit is a cluster at first, and the two clusters whose union adds the least variance are joined until
+    Each unit is a cluster at first, and the two clusters that add the least variance are joined until
     ``n_coarse`` are left. Beyond 8,192 units only clusters with an edge between them are joined, because the distances
     of all pairs would take too much memory.
 
@@ -38,8 +38,8 @@ def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     Returns
     -------
     aggregates : int array of shape (n_units,)
-        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units whose features are all
-        zero stay alone where the number allows it.
+        Numbered from 0, exactly ``n_coarse`` of them unless units must stay alone. Units with features that are
+        all zero stay alone where the number allows it.
 
     Raises
     ------

@@ -42,7 +42,7 @@ Mates = NDArray[np.int32]
 
 
 def dominant_matching(affinity: Affinity, seed: int = 0) -> Mates:
-    """Return the greedy matching: repeatedly the heaviest edge whose two ends are free.
+    """Return the greedy matching: repeatedly the heaviest edge with two free ends.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def _match_in_rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shar
 def _reread_rows(
     indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any
 ) -> Any:
-    """Repeat rounds over all pairs, and return the rows that are still free. Only rows whose first end is taken are read."""
+    """Repeat rounds over all pairs, and return the rows that are still free. Only rows that point to a matched vertex are read."""
     before = 2 * len(rows)
     while len(rows) < before - before // 16:
         before, taken = len(rows), free.astype(np.int64) - 1  # below zero where a vertex is not free
@@ -290,7 +290,7 @@ def _find_first_edge(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, 
 
 @njit(nogil=True, cache=True)
 def _match_greedily(i: Any, j: Any, order: Any, mate: Any) -> Any:
-    """Match the edges whose two ends are free, in this order."""
+    """Match the edges with two free ends, in this order."""
     for e in order:
         if mate[i[e]] < 0 and mate[j[e]] < 0:
             mate[i[e]], mate[j[e]] = j[e], i[e]

@@ -26,7 +26,7 @@ Match = Callable[[Affinity, int], Ints]  # (affinity, most pairs wanted) -> pair
 def heavy_edge_matching(graph: AxisGraph, n_coarse: int, *, seed: int = 0, augment: bool = False) -> Ints:
     """Merge units in pairs along heavy edges [1]_.
 
-    The matching takes the heaviest edge whose two ends are free until no such edge is left, so it weighs at least half
+    The matching takes the heaviest edge with two free ends until no such edge is left, so it weighs at least half
     of the heaviest matching [2]_. If ``n_coarse`` is below half the units, the pairs are contracted to a graph of mean
     affinities (average linkage), and that graph is matched again.
 

@@ -84,7 +84,7 @@ def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None)
     letter : str
         ``P`` or ``R``.
     level : int, optional
-        Level whose transfer to the next finer level is wanted. By default the matrix is that between the coarsest level
+        Level of the transfer, which goes to the next finer level. By default the matrix is that between the coarsest level
         and the finest.
 
     Returns
@@ -100,7 +100,7 @@ def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None)
     for i in steps:
         if hierarchy.levels[i].chains:
             raise NetgraphError(
-                f"P and R connect units, but the step to level {i} merges blocks. Name a level whose step merges units only, "
+                f"P and R connect units, but the step to level {i} merges blocks. Name a level with a step that merges units only, "
                 "as in net.level1.P.mtx, or list the blocks with netgraph coarsen --json."
             )
     parts = [_step_matrix(hierarchy, letter, i) for i in steps]
