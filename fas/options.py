@@ -41,7 +41,7 @@ class OptionInfo(NamedTuple):
     below: float | None = None
 
     def accepts(self, number: float) -> bool:
-        """Return whether a number lies within the bounds. NaN never does."""
+        """Return True if a number lies within the bounds. NaN never does."""
         above = self.above is None or number > self.above
         below = self.below is None or number < self.below
         return self.least <= number <= self.most and above and below
@@ -301,11 +301,17 @@ class Options:
     Parameters
     ----------
     smoothing : Smoothing
+        Optimizer steps on each level.
     tau : Tau
+        The coarse right-hand side.
     gate : Gate
+        Conditions for taking a coarse step.
     split : Split
+        Noise when a coarse network starts a finer one.
     adapt : Adapt
+        Changes of levels and cycles during training.
     tolerance : Tolerance
+        Tests for convergence and divergence.
     levels : dict of int to dict of str to value, default empty
         Values by level, where 0 is the finest: ``lr``, the fields of `Smoothing`, and for the step down from the level
         ``gate.gap``, ``tau.batches`` and the other fields of `Gate` and `Tau`. The set of a coarser level has at most the
@@ -506,7 +512,12 @@ def list_option_names() -> list[str]:
 
 
 def build_option_table() -> list[OptionRow]:
-    """Return one row for each option, and a last one for the options of single levels.
+    """Return the table of options that ``netgraph train --options`` prints.
+
+    Returns
+    -------
+    rows : list of OptionRow
+        One row of name, default, unit and meaning for each option, and a last one for the options of single levels.
 
     Examples
     --------

@@ -111,7 +111,7 @@ class Checkpoints:
             self._restore_signals()
 
     def _is_due(self, run: Run, event: str) -> bool:
-        """Return whether to save the run after an event."""
+        """Return True if an event calls for a checkpoint."""
         if event == "smooth":
             return time.monotonic() - self._at > self.seconds
         return event == "finish" or (event == "cycle" and run.cycles % self.every == 0)
@@ -184,6 +184,7 @@ def resume(run: Run, folder: str | Path) -> str | None:
     run : Run
         A run that has not begun, from `netgraph.fas.FAS.begin`, made in the same way as the one that was saved.
     folder : path
+        Folder of the checkpoints.
 
     Returns
     -------

@@ -31,7 +31,7 @@ def copy_with_layouts(tensors: Mapping[str, Tensor], layouts: Mapping[str, Layou
 
 
 def _has_distinct_elements(tensor: Tensor) -> bool:
-    """Return whether all elements have memory of their own, unlike those of an expanded tensor."""
+    """Return True if all elements have memory of their own, unlike those of an expanded tensor."""
     return all(step or n == 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 

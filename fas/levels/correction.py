@@ -178,5 +178,5 @@ def _write_correction(
 
 
 def _has_same_bits(x: Tensor, injected: Tensor) -> bool:
-    """Return whether two tensors are equal in shape and bits."""
+    """Return True if two tensors are equal in shape and bits."""
     return x.shape == injected.shape and torch.equal(x, injected)

@@ -195,5 +195,5 @@ def _copy_counts(vector: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_same_bits(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors are equal in shape and bits."""
+    """Return True if two tensors are equal in shape and bits."""
     return a.shape == b.shape and torch.equal(a, b)

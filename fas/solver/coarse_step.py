@@ -108,7 +108,7 @@ def _find_coarse_visits(run: CoarseStepRun) -> list[Visit]:
 
 
 def must_earn_cost(run: CoarseStepRun) -> bool:
-    """Return whether coarse steps have to earn their cost.
+    """Return True if coarse steps have to earn their cost.
 
     If f is one minibatch, its value is exact and the line search alone decides.
     """
@@ -173,7 +173,7 @@ def _start_coarse_level(run: CoarseStepRun, level: int, coarse_problem: CoarsePr
 
 
 def finish_coarse_step(run: CoarseStepRun, level: int) -> None:
-    """Correct a level with the coarser level's result if that lowers f, and record what the step earned.
+    """Correct a level with the coarser level's result if that lowers f, and record the gain.
 
     The gain is measured on the stream's next minibatch, which the coarse level has not seen.
     """

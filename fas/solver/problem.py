@@ -130,6 +130,7 @@ def make_batch_loss(problem: Objective, batch: Any) -> Callable[[nn.Module], flo
     Parameters
     ----------
     problem : Objective
+        Its ``value`` is the loss.
     batch : object
         The minibatch, on any device.
 

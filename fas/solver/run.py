@@ -45,18 +45,25 @@ class Run:
     Parameters
     ----------
     maps : Maps
+        Maps between the levels.
     problem : Objective
+        The function to minimise.
     options : Options
+        Options of the solver.
     grids : list of Grid
         Levels, finest first.
     make_grid : callable ``(maps, level) -> Grid``
+        Called for the coarse levels when units have been matched again.
     visits : list of Visit
         All visits of the run in order (`netgraph.fas.solver.cycles`).
     schedules : list of Schedule
         One for all levels together, or one for each level.
     stream : MinibatchStream
+        The minibatches that all levels share.
     callbacks : sequence of callable ``(run, record)``, default empty
+        Called with every event.
     seed : int, default 7619
+        Seed of dropout and of the noise that makes copies differ.
     every : int, default 50
         Largest number of steps between two records of smoothing. There is also one when a level is left and before an
         evaluation.
@@ -67,6 +74,10 @@ class Run:
 
     Attributes
     ----------
+    ledger : Ledger
+        Costs so far.
+    history : list of dict
+        One record for each event.
     top : int
         Finest level that training has reached.
     begun_on : list of str
@@ -77,6 +88,12 @@ class Run:
         Smoothing that takes the place of the visits from ``at`` on.
     steps, cycles, refused : int
         Steps taken, cycles done, and refused steps in a row.
+    reason : str
+        Why the run ended. Empty while it goes on.
+    converged : bool
+        True if a tolerance was met.
+    losses : list of float
+        Losses since the last record of smoothing.
     backoffs, coarse_problems : dict
         By level the rest after refusals, and the problem of the coarse step under way.
     steering : VisitLength
@@ -102,26 +119,26 @@ class Run:
     every: int = 50
     evaluations: int = 0
     mean: Any = None
-    ledger: Ledger = field(default_factory=Ledger)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    ledger: Ledger = field(init=False, default_factory=Ledger)
+    history: list[dict[str, Any]] = field(init=False, default_factory=list)
     top: int = field(init=False)
     begun_on: list[str] = field(init=False)
-    at: int = 0
-    instead: Visit | None = None
-    done: int = 0
-    steps: int = 0
-    cycles: int = 0
-    refused: int = 0
-    reason: str = ""
-    converged: bool = False
-    losses: list[float] = field(default_factory=list)
-    backoffs: dict[int, Backoff] = field(default_factory=dict)
-    coarse_problems: dict[int, CoarseProblem] = field(default_factory=dict)
-    steering: VisitLength = field(default_factory=VisitLength)
-    account: CostAccount = field(default_factory=CostAccount)
-    before: Vector = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    rng: Mapping[str, Tensor] | None = None
+    at: int = field(init=False, default=0)
+    instead: Visit | None = field(init=False, default=None)
+    done: int = field(init=False, default=0)
+    steps: int = field(init=False, default=0)
+    cycles: int = field(init=False, default=0)
+    refused: int = field(init=False, default=0)
+    reason: str = field(init=False, default="")
+    converged: bool = field(init=False, default=False)
+    losses: list[float] = field(init=False, default_factory=list)
+    backoffs: dict[int, Backoff] = field(init=False, default_factory=dict)
+    coarse_problems: dict[int, CoarseProblem] = field(init=False, default_factory=dict)
+    steering: VisitLength = field(init=False, default_factory=VisitLength)
+    account: CostAccount = field(init=False, default_factory=CostAccount)
+    before: Vector = field(init=False, default_factory=dict)
+    notes: dict[str, Any] = field(init=False, default_factory=dict)
+    rng: Mapping[str, Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.top = self.visits[0].level if self.visits else 0
