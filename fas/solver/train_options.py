@@ -22,7 +22,7 @@ from netgraph.utils.options import (
     declare_group,
     declare_option,
     document_options,
-    flag_values,
+    read_flag_values,
     reuse_option,
 )
 
@@ -293,7 +293,7 @@ class TrainOptions:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the options by their names on the command line, for MLflow and ``run.json``."""
-        return flag_values(self)
+        return read_flag_values(self)
 
     def fingerprint(self, augment: str) -> dict[str, Any]:
         """Return the options that make loss, minibatches, network and levels. A run resumes with the same.

@@ -189,6 +189,7 @@ def list_flags(kind: type) -> list[tuple[str, Flag]]:
 
 
 def _list_group_flags(group: OptionGroup) -> list[tuple[str, Flag]]:
+    """Return the flags that a group offers, each with the name of its field."""
     by_field: dict[str, list[Flag]] = {}
     for name, flag in list_flags(group.kind):
         by_field.setdefault(name, []).append(flag)
@@ -212,28 +213,29 @@ def from_flags(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
             made[option_field.name] = _build_group(group, values)
         elif "option" in option_field.metadata:
             field_flags = [flag for name, flag in flags if name == option_field.name]
-            made[option_field.name] = _join(get_info(option_field), field_flags, values)
+            made[option_field.name] = _join_flags(get_info(option_field), field_flags, values)
     return kind(**made)
 
 
-def _join(info: OptionInfo, flags: Sequence[Flag], values: Mapping[str, Any]) -> Any:
+def _join_flags(info: OptionInfo, flags: Sequence[Flag], values: Mapping[str, Any]) -> Any:
     """Return the value of a field from the values of its flags."""
     typed = [values.get(flag.name, flag.default) for flag in flags]
     return typed[0] if info.join is None else info.join(*typed)
 
 
 def _build_group(group: OptionGroup, values: Mapping[str, Any]) -> Any:
+    """Return the object of a group from the values of its flags."""
     infos = {option_field.name: info for option_field, info in list_options(group.kind)}
     flags = _list_group_flags(group)
     made = {}
     for name in group.names:
         field_flags = [flag for field_name, flag in flags if field_name == name]
         info = replace(infos[name], join=None) if name in group.flags else infos[name]
-        made[name] = _join(info, field_flags, values)
+        made[name] = _join_flags(info, field_flags, values)
     return group.kind(**made)
 
 
-def flag_values(options: Any) -> dict[str, Any]:
+def read_flag_values(options: Any) -> dict[str, Any]:
     """Return the value of every option under the name of its flag, those of groups included."""
     values: dict[str, Any] = {}
     for option_field in fields(options):

@@ -3,6 +3,7 @@
 import inspect
 import json
 from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -183,3 +184,21 @@ def test_the_options_in_run_json_have_the_names_of_the_command_line():
     settings = json.loads(out)["settings"]
     assert set(settings) <= set(plain)
     assert (settings["levels"], settings["lr"], settings["seed"]) == (2, 0.01, 7619)
+
+
+def test_mlflow_gets_the_options_that_have_a_value_by_their_names(monkeypatch):
+    params = {}
+    monkeypatch.setattr(
+        "netgraph.fas.monitoring.mlflow_tracking.MLflow", lambda **given: params.update(given["params"])
+    )
+    model, example = network()
+    task = SimpleNamespace(
+        name="mlp",
+        network=model,
+        example=example,
+        data=SimpleNamespace(name="rows", classes=("a", "b"), tokenizer=None),
+    )
+    options = TrainOptions(lr=0.1, coarsening=CoarsenOptions(n_levels=2))
+    RunOptions(mlflow=True).make_callbacks(task, ng.build_hierarchy(model, example), options)
+    assert params == {"network": "mlp", **{k: v for k, v in options.to_plain().items() if v not in (None, "")}}
+    assert (params["lr"], params["levels"], params["coarsener"]) == (0.1, 2, "hem")

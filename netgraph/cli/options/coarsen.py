@@ -8,7 +8,7 @@ import typer
 
 from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.progress import show_progress
-from netgraph.cli.options.command_options import After, option_of
+from netgraph.cli.options.command_options import After, find_typer_option
 from netgraph.cli.options.open_network import DataOptions, OpenOptions
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, option_of(CoarsenOptions, "seed")]
-InsideHeads = Annotated[bool, option_of(CoarsenOptions, "inside_heads")]
+Seed = Annotated[int, find_typer_option(CoarsenOptions, "seed")]
+InsideHeads = Annotated[bool, find_typer_option(CoarsenOptions, "inside_heads")]
 Data = Annotated[DataOptions, After("repair")]
 Opening = Annotated[OpenOptions, After("quality")]
 

@@ -26,15 +26,8 @@ class After:
     name: str
 
 
-def typer_option(flag: Flag) -> Any:
-    """Return a flag as an option of Typer.
-
-    Examples
-    --------
-    >>> from netgraph.utils.options import Flag
-    >>> typer_option(Flag("round_to", "Multiple of units.", int, 1)).param_decls
-    ('--round-to',)
-    """
+def make_typer_option(flag: Flag) -> Any:
+    """Return a flag as an option of Typer."""
     complete = complete_plugins(flag.plugins, *flag.words) if flag.plugins else complete_words(flag.words)
     return typer.Option(
         flag.typed,
@@ -47,9 +40,9 @@ def typer_option(flag: Flag) -> Any:
     )
 
 
-def option_of(kind: type, name: str) -> Any:
+def find_typer_option(kind: type, name: str) -> Any:
     """Return one option of a class for a command that takes it alone."""
-    return typer_option({flag.name: flag for _, flag in list_flags(kind)}[name])
+    return make_typer_option({flag.name: flag for _, flag in list_flags(kind)}[name])
 
 
 def _as_usage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -89,11 +82,13 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
         Takes the flags as keywords, and calls the command with the objects.
     """
     hints = get_type_hints(command, include_extras=True)
-    kinds: dict[str, Any] = {name: kind for name, hint in hints.items() if is_dataclass(kind := _unwrap(hint))}
+    kinds: dict[str, Any] = {
+        name: kind for name, hint in hints.items() if is_dataclass(kind := _unwrap_annotated(hint))
+    }
     shown: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         flags = [flag for _, flag in list_flags(kinds[name])] if name in kinds else []
-        group = [_show_flag(flag) for flag in flags] or [_show(parameter, hints[name])]
+        group = [_show_flag(flag) for flag in flags] or [_show_parameter(parameter, hints[name])]
         place = _find_place(hints[name], shown)
         shown[place:place] = group
 
@@ -108,16 +103,19 @@ def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _unwrap(hint: Any) -> Any:
+def _unwrap_annotated(hint: Any) -> Any:
+    """Return the type of an annotation without its marks."""
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
-def _show(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
+def _show_parameter(parameter: inspect.Parameter, hint: Any) -> inspect.Parameter:
+    """Return a parameter of a command as Typer sees it."""
     return parameter.replace(annotation=hint, kind=parameter.KEYWORD_ONLY)
 
 
 def _show_flag(flag: Flag) -> inspect.Parameter:
-    annotation = Annotated[flag.type, typer_option(flag)]  # type: ignore[name-defined]  # a type of run time
+    """Return a flag as a parameter that Typer sees."""
+    annotation = Annotated[flag.type, make_typer_option(flag)]  # type: ignore[name-defined]  # a type of run time
     return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=flag.default, annotation=annotation)
 
 
