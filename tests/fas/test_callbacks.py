@@ -1,4 +1,4 @@
-"""Coarse starts in the loops of Lightning and transformers: one epoch of each, judged by a loop written out."""
+"""Coarse starts in the loops of Lightning and transformers: one epoch of each, compared with an explicit loop."""
 
 import copy
 
@@ -15,8 +15,8 @@ from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.fas.options import Options
 
 
-def by_hand(model, begin, clip=None):
-    """Return the weights after one epoch of Adam that begins on coarse levels, in a loop of one's own."""
+def train_by_hand(model, begin, clip=None):
+    """Return the weights after one epoch of Adam that begins on coarse levels, in an explicit loop."""
     x, t = blobs()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     start = CoarseStart(HierarchyMaps(levels(model)), optimizer, begin, Options())
@@ -59,7 +59,7 @@ def test_lightning_trains_an_epoch_that_begins_on_coarse_levels(tmp_path):
     trainer.fit(module, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, t), 32))
     assert module.levels == [2, 2, 2, 1, 1, 0, 0, 0]
     assert "forward" not in model.__dict__
-    torch.testing.assert_close(weights(model), by_hand(network(), (2, 3)), rtol=0, atol=0)
+    torch.testing.assert_close(weights(model), train_by_hand(network(), (2, 3)), rtol=0, atol=0)
 
 
 class Rows(torch.utils.data.Dataset):
@@ -108,15 +108,15 @@ def test_the_trainer_of_transformers_trains_an_epoch_that_begins_on_coarse_level
     trainer.train()
     assert seen == [2, 2, 2, 1, 1, 0, 0, 0]
     assert "forward" not in model.__dict__
-    torch.testing.assert_close(weights(model), by_hand(network(), (2, 3), clip=0.5), rtol=0, atol=0)
+    torch.testing.assert_close(weights(model), train_by_hand(network(), (2, 3), clip=0.5), rtol=0, atol=0)
 
 
-def test_a_stand_in_runs_the_level_in_the_mode_of_the_finest_and_leaves_a_trained_network(caplog):
+def test_a_forward_swap_runs_the_current_level_and_leaves_a_trained_network(caplog):
     model = network()
     untouched = copy.deepcopy(model)
     hierarchy = levels(model)
-    stand_in = ForwardSwap(hierarchy, (0, 5), ignored=("counted",))
-    stand_in.enter(torch.optim.SGD(model.parameters(), lr=0.1))
+    swap = ForwardSwap(hierarchy, (0, 5), ignored=("counted",))
+    swap.enter(torch.optim.SGD(model.parameters(), lr=0.1))
     x, t = blobs()
     model.eval()
     coarse = hierarchy.levels[2].model
@@ -124,8 +124,8 @@ def test_a_stand_in_runs_the_level_in_the_mode_of_the_finest_and_leaves_a_traine
     assert not coarse.training
     with pytest.raises(NetgraphError, match="compute_loss_func"):
         model(x, labels=t)
-    stand_in.leave()
-    assert stand_in.level == 0
+    swap.leave()
+    assert swap.level == 0
     torch.testing.assert_close(model(x), coarse(x), rtol=1e-4, atol=1e-5)
     assert not torch.equal(weights(model), weights(untouched))
     assert "no finer level was trained" in caplog.text

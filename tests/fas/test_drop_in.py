@@ -1,4 +1,4 @@
-"""Multigrid in a loop of one's own: judged by the bare optimizer and by the solver's laws."""
+"""Multigrid in your own loop, compared with the bare optimizer and with the laws of the solver."""
 
 import copy
 
@@ -35,7 +35,7 @@ def test_one_level_is_the_bare_optimizer_bit_for_bit(make):
     assert theirs.history == []
 
 
-def test_coarse_steps_are_taken_with_the_settings_of_the_moment_and_lower_the_loss_on_their_minibatches():
+def test_coarse_steps_follow_the_current_settings_and_lower_the_loss_on_their_minibatches():
     x, t = blobs()
     model = network()
     hierarchy = levels(model)
@@ -60,7 +60,7 @@ def test_coarse_steps_are_taken_with_the_settings_of_the_moment_and_lower_the_lo
     assert loss_of(model, x, t) < 0.5
 
 
-def test_where_nothing_merges_a_coarse_step_is_more_steps_of_the_bare_optimizer():
+def test_a_coarse_step_on_equal_levels_is_more_steps_of_the_bare_optimizer():
     x, t = blobs()
     model = network()
     hierarchy = ng.build_hierarchy(model, x[:2], n_levels=2)
@@ -81,7 +81,7 @@ def test_where_nothing_merges_a_coarse_step_is_more_steps_of_the_bare_optimizer(
     torch.testing.assert_close(weights(model), weights(bare), rtol=1e-6, atol=1e-7)
 
 
-def test_training_begins_on_coarse_levels_and_goes_up_with_the_same_function_and_rate():
+def test_training_begins_on_coarse_levels_and_keeps_function_and_rate_when_it_goes_up():
     x, t = blobs()
     model = network()
     start = weights(model)
@@ -107,7 +107,7 @@ def test_training_begins_on_coarse_levels_and_goes_up_with_the_same_function_and
 
 
 @pytest.mark.parametrize("stop", [5, 14, 30])
-def test_a_state_that_was_saved_goes_on_where_it_was(stop, tmp_path):
+def test_a_saved_state_continues_exactly(stop, tmp_path):
     x, t = blobs()
 
     def made():
@@ -128,7 +128,7 @@ def test_a_state_that_was_saved_goes_on_where_it_was(stop, tmp_path):
     assert torch.equal(weights(model), weights(again))
 
 
-def test_the_state_of_a_bare_optimizer_can_be_taken_over_and_given_back():
+def test_states_move_between_the_wrapper_and_a_bare_optimizer():
     x, t = blobs()
     model = network()
     bare = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -141,7 +141,7 @@ def test_the_state_of_a_bare_optimizer_can_be_taken_over_and_given_back():
     assert bare.state[model[0].weight]["step"] == 1
 
 
-def test_a_closure_without_arguments_keeps_the_minibatch_that_it_read():
+def test_a_closure_without_arguments_keeps_its_minibatch():
     held = []
     for number in range(3):
 
@@ -173,7 +173,7 @@ def test_closures_and_arguments_take_the_same_steps():
     assert torch.equal(*ends)
 
 
-def test_steps_that_are_not_finite_are_not_taken_and_many_end_training():
+def test_steps_that_are_not_finite_are_refused_and_too_many_end_training():
     model = network()
     optimizer = Multigrid(torch.optim.SGD(model.parameters(), lr=0.1), levels(model))
     start = weights(model)

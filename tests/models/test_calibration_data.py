@@ -1,4 +1,4 @@
-"""Calibration data: what a source holds reaches the network unchanged, or one sentence says why it cannot."""
+"""Calibration data: the rows of a source reach the network unchanged, or an error says why they cannot."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def write(path, inputs, targets=None):
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 99))
-def test_rows_are_drawn_once_each_and_by_the_seed_alone(n_rows, n, seed):
+def test_rows_are_drawn_without_repetition_and_by_the_seed_alone(n_rows, n, seed):
     rows = draw_rows(n_rows, n, seed).tolist()
     assert len(rows) == len(set(rows)) == min(n, n_rows)
     assert set(rows) <= set(range(n_rows))
@@ -57,7 +57,7 @@ def test_targets_stay_with_their_inputs(suffix, tmp_path):
     torch.testing.assert_close(inputs[targets], found[0])
 
 
-def test_a_dict_example_is_answered_with_a_dict(tmp_path):
+def test_a_dict_example_gives_a_dict(tmp_path):
     path = write(tmp_path / "x.npy", torch.ones(3, 6))
     assert load_calibration(path, example={"x": VECTORS}).inputs["x"].shape == (3, 6)
 
@@ -75,7 +75,7 @@ BAD = {
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt", ".safetensors"])
 @pytest.mark.parametrize("what", BAD)
-def test_what_does_not_fit_is_refused_in_one_sentence_with_the_file(suffix, what, tmp_path):
+def test_inputs_of_another_shape_or_kind_are_refused_with_the_name_of_the_file(suffix, what, tmp_path):
     inputs, match = BAD[what]
     path = write(tmp_path / f"x{suffix}", inputs)
     with pytest.raises(DataError, match=match) as caught:
@@ -130,7 +130,7 @@ def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_pat
         load_calibration(tmp_path / "x.pt", example=VECTORS, n=2**31)
 
 
-def test_images_become_vectors_only_where_the_network_takes_them_and_it_is_said(recwarn):
+def test_images_are_flattened_with_a_warning_only_for_a_network_on_vectors(recwarn):
     pictures, targets, _ = load_calibration("digits", example=torch.zeros(2, 1, 8, 8), n=20)
     assert not recwarn.list
     with pytest.warns(UserWarning, match="rows × 1 × 8 × 8 are flattened to 64 numbers"):
@@ -145,7 +145,7 @@ def test_images_become_vectors_only_where_the_network_takes_them_and_it_is_said(
         load_calibration("digits", example=torch.zeros(2, 3, 32, 32))
 
 
-def test_a_data_set_is_handed_over_as_networks_are_trained_on_it(tmp_path, monkeypatch):
+def test_rows_of_a_data_set_are_standardised_as_in_training(tmp_path, monkeypatch):
     monkeypatch.setattr("netgraph.models.data.datasets._split_rows", lambda n, _: (torch.arange(n), torch.arange(0)))
     images, labels = write_cifar(tmp_path, monkeypatch)
     found, targets, _ = load_calibration("cifar10", example=torch.zeros(2, 3, 32, 32), n=5, root=tmp_path)
@@ -156,7 +156,7 @@ def test_a_data_set_is_handed_over_as_networks_are_trained_on_it(tmp_path, monke
     assert targets.tolist() == labels[rows].tolist()
 
 
-def test_text_comes_as_tokens_of_the_examples_length_with_its_mask_where_one_is_taken(tmp_path, monkeypatch):
+def test_texts_become_tokens_of_the_examples_length_and_a_mask_if_it_has_one(tmp_path, monkeypatch):
     monkeypatch.setattr("netgraph.models.data.datasets._split_rows", lambda n, _: (torch.arange(n), torch.arange(0)))
     write_imdb(tmp_path, monkeypatch)
     example = {"ids": torch.zeros(2, 7, dtype=torch.int64), "mask": torch.zeros(2, 7)}
@@ -201,7 +201,7 @@ def test_a_picture_of_the_networks_size_is_what_torchvision_makes_of_it(tmp_path
     torch.testing.assert_close(load_calibration(tmp_path, example=torch.zeros(2, 3, 9, 7)).inputs[0], wanted)
 
 
-def test_folders_of_pictures_name_their_classes(tmp_path):
+def test_subfolders_of_images_are_classes(tmp_path):
     for name, n in (("cat", 2), ("ant", 3)):
         pictures(tmp_path / name, [(8, 8)] * n)
     with pytest.warns(UserWarning, match="flattened to 64"):
@@ -218,13 +218,13 @@ def test_folders_of_pictures_name_their_classes(tmp_path):
         (torch.zeros(2, 16, dtype=torch.int64), "holds images, and the network takes torch.int64"),
     ],
 )
-def test_a_network_that_takes_no_pictures_is_told(example, match, tmp_path):
+def test_images_are_refused_for_a_network_that_takes_none(example, match, tmp_path):
     pictures(tmp_path, [(8, 8)])
     with pytest.raises(DataError, match=match):
         load_calibration(tmp_path, example=example)
 
 
-def test_a_picture_that_is_damaged_huge_or_something_else_is_named(tmp_path, monkeypatch):
+def test_an_image_that_is_damaged_or_huge_is_named(tmp_path, monkeypatch):
     pictures(tmp_path, [(64, 64)])
     data = (tmp_path / "0.png").read_bytes()
     example = torch.zeros(2, 3, 8, 8)
@@ -238,7 +238,7 @@ def test_a_picture_that_is_damaged_huge_or_something_else_is_named(tmp_path, mon
         load_calibration(tmp_path, example=example)
 
 
-def test_sources_that_are_nothing_are_refused_before_anything_is_read(tmp_path):
+def test_unknown_sources_and_examples_are_refused_before_anything_is_read(tmp_path):
     for source, match in (
         ("svhn", "neither a data set"),
         (tmp_path / "x.csv", "neither a data set"),

@@ -1,4 +1,4 @@
-"""Data sets: read as their makers' own readers read them, and never opened when they are not what was published."""
+"""Data sets are read as their authors' readers read them. A file that differs from the published one is never opened."""
 
 import collections
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datafolders import md5, official, packed, write_cifar, write_idx, write_imdb
+from datafolders import md5, pack_pixels, pickle_as_python2, write_cifar, write_idx, write_imdb
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -37,7 +37,7 @@ LAYOUTS = {
 }
 
 
-def rows(data):
+def count_rows(data):
     """Return every training and validation row with its target, in no order."""
     splits = [data.train, data.valid]
     return collections.Counter(
@@ -46,7 +46,7 @@ def rows(data):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def _small_validation(monkeypatch):
     monkeypatch.setattr(
         "netgraph.models.data.datasets._split_rows", lambda n, _: (torch.arange(n - 3) + 3, torch.arange(3))
     )
@@ -64,9 +64,9 @@ def test_digits_are_those_of_scikit_learn_each_once():
     assert counts == np.bincount(own.target).tolist()
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("_small_validation")
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_was_written_in_a_layout_is_read(layout, tmp_path, monkeypatch):
+def test_a_data_set_is_read_from_every_layout(layout, tmp_path, monkeypatch):
     write, options, _ = LAYOUTS[layout]
     written = write(tmp_path, monkeypatch, **options)
     data = load_dataset(layout.split()[0], root=tmp_path)
@@ -86,16 +86,16 @@ def test_what_was_written_in_a_layout_is_read(layout, tmp_path, monkeypatch):
         texts, labels = written
         np.testing.assert_array_equal(data.train.targets, labels[3:])
         for ids, original in zip(data.test.inputs, texts, strict=True):
-            assert (ids != text.PAD).sum() == 1 + len(text_words(original))
+            assert (ids != text.PAD).sum() == 1 + len(split_words(original))
 
 
-def text_words(original):
+def split_words(original):
     import re
 
     return re.findall(r"\w+|[^\w\s]+", original.replace("<br />", " "))
 
 
-@pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("_small_validation")
 def test_a_tokenizer_asked_for_by_name_is_trained_on_the_training_split(tmp_path, monkeypatch):
     texts, _ = write_imdb(tmp_path, monkeypatch)
     for kind in TOKENIZERS:
@@ -105,7 +105,7 @@ def test_a_tokenizer_asked_for_by_name_is_trained_on_the_training_split(tmp_path
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("damage", ["one bit", "cut short", "empty", "longer"])
-def test_a_file_that_is_not_the_published_one_is_refused_by_name(layout, damage, tmp_path, monkeypatch):
+def test_a_file_that_differs_from_the_published_one_is_refused_by_name(layout, damage, tmp_path, monkeypatch):
     write, options, name = LAYOUTS[layout]
     write(tmp_path, monkeypatch, **options)
     path = tmp_path / name
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_the_published_one_is_refused_by_name(layout, damage,
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_file_that_is_missing_beside_its_neighbours_is_named(layout, tmp_path, monkeypatch):
+def test_a_missing_file_is_named(layout, tmp_path, monkeypatch):
     write, options, name = LAYOUTS[layout]
     write(tmp_path, monkeypatch, **options)
     (tmp_path / name).unlink()
@@ -156,7 +156,7 @@ def test_an_official_batch_is_what_torchvision_reads(tmp_path, monkeypatch):
 
     write_cifar(tmp_path, monkeypatch)
     folder = tmp_path / "cifar-10-batches-py"
-    (folder / "batches.meta").write_bytes(official({"label_names": list(cifar.CLASSES)}))
+    (folder / "batches.meta").write_bytes(pickle_as_python2({"label_names": list(cifar.CLASSES)}))
     table = list(cifar.PICKLED.items())
     monkeypatch.setattr(CIFAR10, "train_list", table[:-1])
     monkeypatch.setattr(CIFAR10, "test_list", table[-1:])
@@ -173,12 +173,12 @@ def test_packed_pixels_unpack_to_themselves(images):
     import io
 
     file = io.BytesIO()
-    np.savez(file, residual=packed(images), labels=np.zeros(2, np.uint8))
+    np.savez(file, residual=pack_pixels(images), labels=np.zeros(2, np.uint8))
     np.testing.assert_array_equal(cifar.unpack_batch(file.getvalue(), Path("batch"))[0], images)
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_a_data_set_that_is_not_there_is_one_sentence_with_the_folder_and_the_mend(name, tmp_path, monkeypatch):
+def test_a_missing_data_set_is_reported_with_its_folder_and_the_way_to_fetch_it(name, tmp_path, monkeypatch):
     monkeypatch.delenv("NETGRAPH_DATA", raising=False)
     with pytest.raises(DataError, match="set NETGRAPH_DATA"):
         load_dataset(name)
@@ -190,7 +190,7 @@ def test_a_data_set_that_is_not_there_is_one_sentence_with_the_folder_and_the_me
         load_dataset("svhn")
 
 
-def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch):
+def test_a_failed_download_is_reported_with_its_reason(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 
     def fails(*_, **__):
@@ -201,7 +201,7 @@ def test_a_download_that_fails_is_one_sentence(tmp_path, monkeypatch):
         load_dataset("cifar10", root=tmp_path, download=True)
 
 
-def test_plain_fashion_files_without_a_published_digest_are_not_believed(tmp_path, monkeypatch):
+def test_plain_fashion_files_without_a_published_digest_are_refused(tmp_path, monkeypatch):
     write_idx(tmp_path, monkeypatch, zipped=True)
     name = next(iter(idx.FASHION))
     path = tmp_path / "FashionMNIST" / "raw" / name
@@ -210,7 +210,7 @@ def test_plain_fashion_files_without_a_published_digest_are_not_believed(tmp_pat
         load_dataset("fashion-mnist", root=tmp_path)
 
 
-def test_standardised_images_have_the_mean_and_spread_that_were_taken_off():
+def test_standardised_images_have_mean_zero_and_deviation_one():
     x = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     mean, std = tuple((x / 255).mean((0, 2, 3)).tolist()), tuple((x / 255).std((0, 2, 3)).tolist())
     split = DataSplit(x, torch.zeros(5).long())
@@ -286,7 +286,7 @@ lengths = st.lists(st.integers(1, 40), min_size=1, max_size=40)
 
 
 @given(lengths, st.integers(1, 9), st.integers(0, 99))
-def test_batches_of_texts_hold_every_text_once_and_cut_nothing_but_padding(sizes, batch, seed):
+def test_batches_hold_every_text_once_and_cut_only_padding(sizes, batch, seed):
     tokens = torch.zeros(len(sizes), 40, dtype=torch.int32)
     for row, size in zip(tokens, sizes, strict=True):
         row[:size] = 7
@@ -303,7 +303,7 @@ def test_batches_of_texts_hold_every_text_once_and_cut_nothing_but_padding(sizes
 
 
 @pytest.mark.parametrize("kind", ["word", "bpe"])
-def test_a_tokenizer_kept_as_json_reads_texts_alike_in_any_process(kind, tmp_path):
+def test_a_saved_tokenizer_encodes_alike_in_every_process(kind, tmp_path):
     texts = [f"word{i % 7} and word{i % 5}, again {i % 3}" for i in range(200)]
     text.save_tokenizer(text.train_tokenizer(texts, kind=kind, vocabulary=300), tmp_path / "a.json")
     code = (
@@ -322,7 +322,7 @@ def test_a_tokenizer_kept_as_json_reads_texts_alike_in_any_process(kind, tmp_pat
     assert decoded == ["word1", "and", "word1"]
 
 
-def test_words_that_training_never_saw_are_unknown_and_byte_pairs_know_all():
+def test_new_words_are_unknown_to_word_tokenizers_and_known_to_byte_pairs():
     texts = ["good film", "bad film"]
     word, bpe = (text.train_tokenizer(texts, kind=kind, vocabulary=400) for kind in ("word", "bpe"))
     assert text.encode_texts(word, ["film ☂"], length=4)[0].tolist() == [text.CLS, 3, text.UNKNOWN, 0]
@@ -334,7 +334,7 @@ def test_words_that_training_never_saw_are_unknown_and_byte_pairs_know_all():
 @pytest.mark.parametrize(
     "contents", ["", "{}", '{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}']
 )
-def test_a_file_that_is_no_tokenizer_of_ours_is_refused(contents, tmp_path):
+def test_a_file_that_holds_no_tokenizer_of_netgraph_is_refused(contents, tmp_path):
     (tmp_path / "t.json").write_text(contents)
     with pytest.raises(DataError, match=r"t\.json"):
         text.load_tokenizer(tmp_path / "t.json")
@@ -352,7 +352,7 @@ def test_mnist_is_what_torchvision_reads():
     assert torch.equal(images[:, 0], theirs.data)
     assert torch.equal(labels.long(), theirs.targets)
     wanted = collections.Counter((x.numpy().tobytes(), int(y)) for x, y in zip(images / 255, labels, strict=True))
-    assert rows(data) == wanted
+    assert count_rows(data) == wanted
     theirs = MNIST(root, train=False)
     assert torch.equal((data.test.inputs * 255).round().to(torch.uint8)[:, 0], theirs.data)
     assert torch.equal(data.test.targets, theirs.targets)

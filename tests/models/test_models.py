@@ -1,4 +1,4 @@
-"""Networks and their training: the published sizes, other libraries' outputs, the oracles, and losses written out."""
+"""Networks and their training, against published sizes, outputs of other libraries, the oracles and explicit formulas."""
 
 import math
 import subprocess
@@ -17,7 +17,7 @@ from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import crop_and_flip
 from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.perceptron import mlp
-from netgraph.models.training.evaluation import evaluate
+from netgraph.models.training.evaluation import METRICS, evaluate
 from netgraph.models.training.trainer import fit
 from netgraph.models.transformer import Attention, Decoder, Encoder, apply_rotary, rotary_angles
 from netgraph.optim.optimizers import OPTIMIZERS
@@ -97,7 +97,7 @@ def test_the_wide_network_has_the_published_parameters():
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_the_encoder_is_that_of_torch(before):
+def test_the_encoder_computes_as_the_one_of_torch(before):
     model = Encoder(30, 3, depth=1, norm="pre" if before else "post", **SMALL).eval()
     theirs = nn.TransformerEncoderLayer(16, 4, 24, activation="gelu", batch_first=True, norm_first=before).eval()
     block = model.blocks[0]
@@ -161,7 +161,7 @@ def test_the_decoder_sees_no_later_token_and_gives_its_embedding_back():
     assert (model(tokens(vocabulary=7))[..., 7] == 0).all()
 
 
-def test_choices_that_no_transformer_has_are_refused():
+def test_unknown_choices_of_a_transformer_are_refused():
     for options in ({"norm": "mid"}, {"positions": "none"}, {"pooling": "max"}, {"n_heads": 3}):
         with pytest.raises(NetgraphError, match=r"Choose one of|Change one"):
             Encoder(30, **options)
@@ -196,7 +196,7 @@ def test_every_optimizer_and_schedule_learns(optimizer, schedule):
     assert not model.training
 
 
-def test_a_step_is_the_gradient_of_the_smoothed_loss_written_out():
+def test_a_step_follows_the_gradient_of_the_smoothed_loss():
     data = blobs(8)
     model, twin = mlp((4, 3)), mlp((4, 3))
     twin.load_state_dict(model.state_dict())
@@ -220,7 +220,7 @@ def test_a_step_is_the_gradient_of_the_smoothed_loss_written_out():
     torch.testing.assert_close(model[0].weight, twin[0].weight - step * (weight + 0.5 * twin[0].weight))
 
 
-def test_training_is_the_same_again_and_leaves_other_random_numbers_alone():
+def test_training_repeats_exactly_and_restores_the_global_generator():
     state = torch.get_rng_state()
     results = []
     for _ in range(2):
@@ -263,7 +263,7 @@ def texts(n=64):
     return Dataset("texts", ("three", "four"), split, split, split, padding=0)
 
 
-def test_an_encoder_learns_texts_of_many_lengths_and_its_coarse_network_judges_whole_ones():
+def test_an_encoder_learns_texts_of_many_lengths_and_its_coarse_network_takes_full_length():
     data = texts()
     model = Encoder(6, 2, width=16, n_hidden=24, n_heads=2, length=40, dropout=0.0)
     fit(model, data, epochs=10, batch=8, lr=0.01)
@@ -290,7 +290,7 @@ def test_a_decoder_learns_to_repeat_and_its_loss_is_over_text_alone():
         load_dataset("digits").next_tokens()
 
 
-def test_evaluation_is_the_plain_share_and_leaves_modes_as_they_were():
+def test_accuracy_is_the_share_of_right_answers_and_modes_are_restored():
     data = blobs(50)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train()
     model[1].eval()
@@ -318,7 +318,7 @@ def test_rates_follow_the_schedule_over_all_steps_of_the_training(schedule, monk
         fit(mlp((4, 3)), blobs(4), epochs=epochs, batch=8, schedule=schedule)  # few steps
 
 
-def test_wrong_names_and_losses_that_are_no_numbers_are_one_sentence():
+def test_unknown_names_and_losses_that_are_not_finite_are_errors():
     data = blobs()
     for options, match in (
         ({"optimizer": "lion"}, "no optimizer is called 'lion'. There are adam, adamw, rmsprop, sgd"),
@@ -329,6 +329,17 @@ def test_wrong_names_and_losses_that_are_no_numbers_are_one_sentence():
             fit(mlp((4, 8, 3)), data, **options)
     with pytest.raises(NetgraphError, match="no split is called 'dev'"):
         evaluate(mlp((4, 3)), data, split="dev")
+    with pytest.raises(NetgraphError, match="no metric is called 'recall'"):
+        evaluate(mlp((4, 3)), data, metrics=["recall"])
+
+
+def test_further_metrics_leave_accuracy_and_loss_as_they_are():
+    model, data = mlp((4, 8, 3)), blobs(50)
+    plain, full = evaluate(model, data, batch=7), evaluate(model, data, batch=7, metrics=METRICS)
+    assert plain.figures() == full.figures()
+    assert plain.document() == {**plain.figures(), "calibration_error": None, "confusion": None}
+    assert full.confusion.sum() == 50
+    assert math.isclose(full.confusion.trace() / 50, full.accuracy, rel_tol=1e-6)
 
 
 def test_evaluation_works_in_a_process_of_its_own():

@@ -44,8 +44,8 @@ def write_idx(root, monkeypatch, *, zipped=False, n=40):
     return arrays
 
 
-def packed(images):
-    """Return what the packed layout keeps of images (n, 3, 32, 32), pixel by pixel as its description says."""
+def pack_pixels(images):
+    """Return images (n, 3, 32, 32) in the packed layout, computed pixel by pixel from its description."""
     x = images.astype(int)
     x = np.stack([x[:, 0] - x[:, 1], x[:, 1], x[:, 2] - x[:, 1]], 1)
     left = np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0)))[..., :-1]
@@ -66,17 +66,17 @@ def write_cifar(root, monkeypatch, *, zipped=False, n=12):
         part = slice(i * n, (i + 1) * n)
         file = io.BytesIO()
         if zipped:
-            np.savez(file, residual=packed(images[part]), labels=labels[part].astype(np.uint8))
+            np.savez(file, residual=pack_pixels(images[part]), labels=labels[part].astype(np.uint8))
         else:
             batch = {"batch_label": name, "labels": labels[part].tolist(), "data": images[part].reshape(n, -1)}
-            file.write(official(batch))
+            file.write(pickle_as_python2(batch))
         (folder / name).write_bytes(file.getvalue())
         table[name] = (sha256 if zipped else md5)(file.getvalue())
     monkeypatch.setattr(cifar, "PACKED" if zipped else "PICKLED", table)
     return images, labels
 
 
-class _OfPython2(pickle._Pickler):
+class _Python2Pickler(pickle._Pickler):
     """Write bytes and names as Python 2 wrote its strings, in which CIFAR-10 was published."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
@@ -89,10 +89,10 @@ class _OfPython2(pickle._Pickler):
     dispatch[bytes] = dispatch[str] = save_string
 
 
-def official(batch):
+def pickle_as_python2(batch):
     """Return a batch pickled as the published ones are, with the names that numpy had then."""
     file = io.BytesIO()
-    _OfPython2(file, protocol=2).dump(batch)
+    _Python2Pickler(file, protocol=2).dump(batch)
     return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
 
 

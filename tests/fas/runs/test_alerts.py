@@ -18,11 +18,11 @@ from netgraph.fas.monitoring.event_log import log_event
 from netgraph.utils import logging as logs
 
 
-def run_of(**what):
-    """What rules look at of a run."""
-    told = []
-    run = SimpleNamespace(steps=0, refused=0, total_steps=100, ledger=Ledger(), told=told, reason="", **what)
-    run.emit_event = lambda event, level, **more: told.append({"event": event, "level": level, **more})
+def make_run(**attributes):
+    """Return the part of a run that rules read."""
+    records = []
+    run = SimpleNamespace(steps=0, refused=0, total_steps=100, ledger=Ledger(), told=records, reason="", **attributes)
+    run.emit_event = lambda event, level, **more: records.append({"event": event, "level": level, **more})
     run.stop = lambda reason: setattr(run, "reason", reason)
     return run
 
@@ -31,46 +31,46 @@ def smooth(loss, level=0):
     return {"event": "smooth", "level": level, "loss": loss, "lr": 0.1, "step": 0}
 
 
-def first_time(rule, records, run=None):
-    """The place of the first record that the rule speaks at."""
-    run = run or run_of()
+def find_first_report(rule, records, run=None):
+    """Return the index of the first record that a rule reports."""
+    run = run or make_run()
     return next((i for i, record in enumerate(records) if rule(run, record)), None)
 
 
-def test_divergence_speaks_where_growth_passes_the_best_by_the_first():
+def test_divergence_reports_growth_above_the_best_by_the_first_loss():
     losses = [2.0 * 1.1**i for i in range(30)]  # above 2 + 3 * 2 from the first i with 1.1^i > 4
-    assert first_time(divergence(factor=3.0), map(smooth, losses)) == 15
-    assert first_time(divergence(factor=1.0), map(smooth, [2.0, 1.0, 0.5, 2.4, 2.6])) == 4
-    assert first_time(divergence(), (smooth(1 / (1 + i)) for i in range(50))) is None
+    assert find_first_report(divergence(factor=3.0), map(smooth, losses)) == 15
+    assert find_first_report(divergence(factor=1.0), map(smooth, [2.0, 1.0, 0.5, 2.4, 2.6])) == 4
+    assert find_first_report(divergence(), (smooth(1 / (1 + i)) for i in range(50))) is None
 
 
-def test_levels_are_judged_by_themselves():
+def test_each_level_is_compared_with_itself():
     mixed = [smooth(1.0, 0), smooth(30.0, 1)] * 10
-    assert first_time(divergence(), mixed) is None
-    assert first_time(plateau(patience=10), mixed) is None
+    assert find_first_report(divergence(), mixed) is None
+    assert find_first_report(plateau(patience=10), mixed) is None
 
 
-def test_a_plateau_is_where_a_geometric_sequence_falls_less_than_delta():
+def test_a_plateau_begins_when_a_geometric_sequence_falls_less_than_delta():
     # 1 + 2^-i falls by less than 1 % of itself from the step to i = 7 on, and four waits make the rule speak
     records = [smooth(1 + 0.5**i) for i in range(30)]
     waits = [i for i in range(1, 30) if not 1 + 0.5**i < (1 + 0.5 ** (i - 1)) * 0.99]
-    assert first_time(plateau(patience=4, delta=0.01), records) in range(waits[0], waits[0] + 6)
-    assert first_time(plateau(patience=4, delta=0.01), (smooth(0.98**i) for i in range(99))) is None
-    assert first_time(plateau(patience=4), (smooth(1.0) for _ in range(9))) == 4
+    assert find_first_report(plateau(patience=4, delta=0.01), records) in range(waits[0], waits[0] + 6)
+    assert find_first_report(plateau(patience=4, delta=0.01), (smooth(0.98**i) for i in range(99))) is None
+    assert find_first_report(plateau(patience=4), (smooth(1.0) for _ in range(9))) == 4
 
 
 def test_refused_steps_and_rejected_corrections_are_counted_in_a_row():
-    run = run_of()
+    run = make_run()
     rule = nonfinite(times=3)
     for refused, speaks in ((1, False), (2, False), (3, True)):
         run.refused = refused
         assert bool(rule(run, {"event": "refused", "level": 0, "loss": float("nan")})) is speaks
     ups = [{"event": "up", "level": 0, "length": length} for length in (0, 0, 1.0, 0, 0, 0)]
-    assert first_time(rejected(times=3), ups) == 5
+    assert find_first_report(rejected(times=3), ups) == 5
 
 
-def test_throughput_speaks_where_a_level_slows_down():
-    run, rule, spoke = run_of(), throughput(drop=0.5, times=2), []
+def test_throughput_reports_a_level_that_slows_down():
+    run, rule, spoke = make_run(), throughput(drop=0.5, times=2), []
     for seconds in [1.0] * 6 + [1.9] * 3 + [2.1] * 3:
         run.ledger.samples[0] += 100
         run.ledger.seconds[0, "smooth"] += seconds
@@ -79,12 +79,12 @@ def test_throughput_speaks_where_a_level_slows_down():
 
 
 def test_memory_is_compared_with_a_limit():
-    assert memory(gib=1e-6)(run_of(), smooth(1.0)).startswith("the run has")
-    assert memory(gib=1e6)(run_of(), smooth(1.0)) == ""
+    assert memory(gib=1e-6)(make_run(), smooth(1.0)).startswith("the run has")
+    assert memory(gib=1e6)(make_run(), smooth(1.0)) == ""
 
 
-def test_an_alert_acts_when_its_rule_begins_to_speak():
-    run, seen = run_of(), []
+def test_an_alert_acts_when_its_rule_begins_to_report():
+    run, seen = make_run(), []
     alert = Alert(divergence(), lambda run, name, message: seen.append((name, message)), "divergence")
     for loss in (1.0, 5.0, 6.0, 1.0, 7.0):
         alert(run, smooth(loss))
@@ -96,7 +96,7 @@ def test_alerts_raise_stop_and_warn(caplog):
     raises, stops, warns = parse_alerts(
         ["divergence:raise", "plateau(patience=2, delta=0.1):stop", "memory(gib=0.000001):warn"]
     )
-    run = run_of()
+    run = make_run()
     raises(run, smooth(1.0))
     with pytest.raises(AlertError, match="divergence at step 0: the loss of level 0 is 9, after 1 at best"):
         raises(run, smooth(9.0))
@@ -107,12 +107,12 @@ def test_alerts_raise_stop_and_warn(caplog):
     assert "memory at step 0: the run has" in caplog.text
 
 
-def test_a_command_gets_its_words_as_they_are_and_no_shell_sees_them(tmp_path):
+def test_a_command_gets_its_arguments_unchanged_and_without_a_shell(tmp_path):
     target = tmp_path / "said.json"
     program = f"import json, sys; json.dump(sys.argv[1:], open({str(target)!r}, 'w'))"
     (alert,) = parse_alerts([f'divergence:command={sys.executable} -c "{program}" {{message}} "{{rule}} at {{step}}"'])
     alert.rule = lambda run, record: "a; rm -rf * $(false) `false` {step}"
-    alert(run_of(), smooth(1.0))
+    alert(make_run(), smooth(1.0))
     for thread in [t for t in threading.enumerate() if t.name.startswith("alert")]:
         thread.join()
     assert json.loads(target.read_text()) == ["a; rm -rf * $(false) `false` {step}", "divergence at 0"]
@@ -121,7 +121,7 @@ def test_a_command_gets_its_words_as_they_are_and_no_shell_sees_them(tmp_path):
 def test_a_command_that_fails_is_a_warning(caplog):
     (alert,) = parse_alerts([f"divergence:command={sys.executable} -c 'raise SystemExit(3)'"])
     alert.rule = lambda run, record: "something"
-    alert(run_of(), smooth(1.0))
+    alert(make_run(), smooth(1.0))
     for thread in [t for t in threading.enumerate() if t.name.startswith("alert")]:
         thread.join()
     assert "ended with 3" in caplog.text
@@ -143,7 +143,7 @@ def test_a_message_goes_through_apprise():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (alert,) = parse_alerts([f"divergence:notify=json://127.0.0.1:{server.server_port}"])
     alert.rule = lambda run, record: "the loss is 9"
-    alert(run_of(), smooth(1.0))
+    alert(make_run(), smooth(1.0))
     for _ in range(500):
         if got:
             break
@@ -168,7 +168,7 @@ def test_a_message_goes_through_apprise():
         ("memory(share=2):warn", "Give a share up to 1"),
     ],
 )
-def test_mistakes_in_an_alert_are_sentences(text, sentence):
+def test_mistakes_in_an_alert_are_errors(text, sentence):
     with pytest.raises(NetgraphError) as error:
         parse_alerts([text])
     assert sentence in str(error.value)
@@ -194,7 +194,7 @@ def test_logs_are_sentences_or_one_json_object_a_line(capsys):
     logging.getLogger("netgraph.run").warning("mind")
     assert capsys.readouterr().err == "netgraph: hello\nnetgraph: warning: mind\n"
     logs.setup_logging(json=True)
-    log_event(run_of(), {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5, "none": float("nan")}})
+    log_event(make_run(), {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5, "none": float("nan")}})
     try:
         raise ValueError("two\nlines")
     except ValueError:
@@ -218,5 +218,5 @@ def test_logs_are_sentences_or_one_json_object_a_line(capsys):
 )
 def test_events_are_logged_in_words(record, words, caplog):
     with caplog.at_level(logging.DEBUG, logger="netgraph"):
-        log_event(run_of(), record)
+        log_event(make_run(), record)
     assert caplog.messages == [words]

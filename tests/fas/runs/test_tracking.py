@@ -1,4 +1,4 @@
-"""MLflow: what is kept of a run, and what a store costs that is down or never answers."""
+"""MLflow: the content of a stored run, and the cost of a store that is down or never answers."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def test_a_run_is_kept_whole_and_goes_on_when_resumed(tmp_path):
+def test_a_run_is_stored_completely_and_continues_when_resumed(tmp_path):
     (tmp_path / "notes.txt").write_text("by hand")
     given = {"params": {"data": "made up", "smoothing.pre": 2}, "example": torch.randn(2, 6)}
     artefacts = [tmp_path / "notes.txt", lambda folder: (folder / "page.html").write_text("<p>levels</p>")]
@@ -76,7 +76,7 @@ def test_a_run_is_kept_whole_and_goes_on_when_resumed(tmp_path):
     np.testing.assert_allclose(found.predict(x.numpy()), wanted, rtol=1e-5)
 
 
-def test_the_network_that_is_kept_is_the_running_mean_where_there_is_one_and_nobody_chatters(capfd, recwarn):
+def test_the_stored_network_is_the_running_mean_if_there_is_one_without_noise_in_the_log(capfd, recwarn):
     tracker = MLflow("means", example=torch.randn(2, 6))
     solver, run = begun([tracker], ema=0.9)
     solution = solver.finish(run)
@@ -92,7 +92,7 @@ def test_the_network_that_is_kept_is_the_running_mean_where_there_is_one_and_nob
     assert not all(torch.equal(own[name], tensor) for name, tensor in solution.model.state_dict().items())
 
 
-def test_the_store_is_the_one_that_was_named_or_a_file_here(tmp_path, monkeypatch):
+def test_the_store_is_a_local_file_unless_one_is_named(tmp_path, monkeypatch):
     assert tracking_uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     assert tracking_uri() == "http://127.0.0.1:1"
@@ -134,7 +134,7 @@ def test_a_server_that_is_down_or_silent_is_one_warning_and_changes_nothing(serv
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
-def test_whoever_puts_something_in_never_waits_and_what_is_too_much_is_counted():
+def test_putting_an_item_never_waits_and_dropped_items_are_counted():
     released = []
 
     def slow(items):
@@ -151,7 +151,7 @@ def test_whoever_puts_something_in_never_waits_and_what_is_too_much_is_counted()
     assert sender.answered
 
 
-def test_what_was_sent_in_part_is_not_sent_twice():
+def test_items_that_were_sent_are_not_sent_again_after_an_error():
     got, failures = [], [True]
 
     def send(items):
