@@ -1,5 +1,10 @@
 """Options of FAS: read by name, refused in a sentence, and each doing what it says."""
 
+import doctest
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +15,25 @@ import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
-from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau, list_option_names, parse_options
+from netgraph.fas.options import (
+    Adapt,
+    Gate,
+    Options,
+    Smoothing,
+    Split,
+    Tau,
+    Tolerance,
+    build_option_table,
+    format_option_table,
+    list_option_names,
+    parse_options,
+)
+from netgraph.fas.solver import cycles
 from netgraph.fas.solver.adaptive import VisitLength
 from netgraph.fas.solver.cycles import build_cycle
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
+from netgraph.optim import optimizers, schedules
 
 
 def test_options_are_read_by_their_dotted_names():
@@ -172,6 +191,32 @@ def test_numbers_that_can_mean_nothing_are_refused(name, text, sentence):
 def test_no_option_may_be_what_is_no_number(name):
     with pytest.raises(NetgraphError, match=name):
         parse_options({name: "nan"})
+
+
+def test_every_option_says_what_it_means_and_numbers_say_their_unit():
+    rows = build_option_table()
+    assert [row.name for row in rows] == [*list_option_names(), "level.N.NAME"]
+    assert all(row.meaning.endswith(".") for row in rows)
+    words = ("tau.kind", "split.kind", "tolerance.measure", "level.N.NAME")
+    assert [row.name for row in rows if not row.unit and row.default not in ("true", "false")] == [*words]
+
+
+def test_the_table_of_options_in_the_documentation_is_the_one_of_the_code():
+    documentation = (Path(__file__).parents[2] / "docs" / "fas.md").read_text(encoding="utf8")
+    assert format_option_table() in documentation
+
+
+def test_help_of_a_group_lists_its_fields_with_their_defaults():
+    for group in (Smoothing, Tau, Gate, Split, Adapt, Tolerance):
+        for option in fields(group):
+            assert re.search(rf"^{option.name} : .*, default \S+\n    [A-Z\w]", group.__doc__, re.M), option.name
+
+
+@pytest.mark.parametrize("module", [cycles, optimizers, schedules], ids=lambda module: module.__name__)
+def test_examples_print_what_they_show(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed
 
 
 @pytest.mark.parametrize(
