@@ -92,7 +92,7 @@ def _join_ratios(ratio: float, axis_ratios: Iterable[str] | None) -> dict[str, f
     return {"*": ratio, **parse_axis_ratios(axis_ratios or ())}
 
 
-# Checks: each raises a NetgraphError that names the value and the mend.
+# Checks: each raises a NetgraphError that names the value and the remedy.
 
 
 def _check_directions(value: Any, options: CoarsenOptions) -> None:

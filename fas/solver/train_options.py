@@ -85,7 +85,7 @@ def parse_pairs(texts: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (text.partition("=") for text in texts)}
 
 
-# Checks: each raises a NetgraphError that names the value and the mend. None stands for the default of the task.
+# Checks: each raises a NetgraphError that names the value and the remedy. None stands for the default of the task.
 
 
 def _check_word(called: str, words: Sequence[str]) -> Check:

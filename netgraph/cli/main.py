@@ -51,8 +51,13 @@ app.command("ui")(open_mlflow)
 app.command("plugins")(print_plugins)
 
 
+def _report_conflict() -> None:
+    warn_of_conflict(lambda sentence: typer.echo(f"netgraph: {sentence}", err=True))
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
+        _report_conflict()
         typer.echo(f"netgraph {__version__}")
         raise typer.Exit()
 
@@ -63,11 +68,11 @@ def _start(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    warn_of_conflict(lambda sentence: typer.echo(f"netgraph: {sentence}", err=True))
+    _report_conflict()
 
 
 def main() -> None:
-    """Run the command line. An error that the user can mend becomes one line on stderr and an exit code."""
+    """Run the command line. An error that the user can fix becomes one line on stderr and an exit code."""
     try:
         code = app(prog_name="netgraph", standalone_mode=False)
     except NetgraphError as error:

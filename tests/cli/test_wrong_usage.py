@@ -1,4 +1,4 @@
-"""Wrong usage of every command gives one line with the mend and the documented code, and leaves no files."""
+"""Wrong usage of every command gives one line with the remedy and the documented code, and leaves no files."""
 
 import json
 import os
