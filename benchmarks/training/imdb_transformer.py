@@ -233,7 +233,7 @@ def format_report(rows: list[dict[str, Any]], task: str) -> str:
     rows = [row for row in rows if row["task"] == task and row["seed"] != TUNING]
     kinds = dict.fromkeys((row["method"], row["epochs"]) for row in rows)
     base = {row["seed"]: row for row in rows if row["method"] == "plain" and row["epochs"] == TUNED[task]["epochs"]}
-    figure = "test accuracy" if task == "classify" else "words foretold"
+    figure = "test accuracy" if task == "classify" else "words predicted"
     lines = [
         f"| {TASKS[task]} | epochs | n | validation loss | {figure} | FLOPs / plain | seconds / plain | to plain's loss: FLOPs, seconds |",
         "|---|---|---|---|---|---|---|---|",
