@@ -1,4 +1,4 @@
-"""Coarse steps pay what they cost: judged by arithmetic on what the ledger says, and by plain training."""
+"""Coarse steps earn their cost, judged by arithmetic on the figures of the ledger and by plain training."""
 
 import math
 from dataclasses import replace
@@ -44,7 +44,7 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_the_table_says_what_its_total_leaves_out():
+def test_the_table_names_the_costs_that_its_total_leaves_out():
     ledger = Ledger()
     ledger.seconds.update(
         {(0, "smooth"): 2.0, (1, "match"): 0.5, (0, "evaluate"): 1.0, (0, "callbacks"): 0.25, (1, "compile"): 4.0}
@@ -88,7 +88,7 @@ def test_the_rate_is_the_slope_of_the_last_losses_for_each_operation():
     )  # the mean loss for the whole run
 
 
-def test_what_is_owed_is_cost_less_what_was_earned_and_no_credit_is_given():
+def test_owed_operations_are_cost_less_gain_and_never_negative():
     account = CostAccount()
     for i in range(10):
         account.step(10.0 - i, 4.0)  # a quarter for each operation
@@ -105,7 +105,7 @@ def test_what_is_owed_is_cost_less_what_was_earned_and_no_credit_is_given():
 
 
 @pytest.mark.parametrize(
-    ("kind", "cycle", "own"),
+    ("kind", "cycle", "level_options"),
     [
         ("common", "v", {}),
         ("several", "w", {}),
@@ -114,9 +114,9 @@ def test_what_is_owed_is_cost_less_what_was_earned_and_no_credit_is_given():
         ("common", "v", {1: {"tau.kind": "none", "gate.search": (1.0,), "cycles": 3}}),
     ],
 )
-def test_a_coarse_step_costs_no_more_than_was_said_before(kind, cycle, own):
+def test_a_coarse_step_costs_no_more_than_its_bound(kind, cycle, level_options):
     many = hierarchy()
-    options = Options(Smoothing(2, 2, 3), Tau(kind, 2), Gate(**WIDE, share=1e9), levels=own)
+    options = Options(Smoothing(2, 2, 3), Tau(kind, 2), Gate(**WIDE, share=1e9), levels=level_options)
     solution = FAS(cycle, torch.optim.SGD, 0.05, epochs=4, options=options).solve(many, Problem(blobs(), cross_entropy))
     visits = [v for v in build_cycle(cycle, 0, 2, options.smoothing_of) if v.kind != "smooth" or v.level]
     flops = [level.flops / 2 for level in many.levels]
@@ -129,7 +129,7 @@ def test_a_coarse_step_costs_no_more_than_was_said_before(kind, cycle, own):
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
-def test_where_no_coarse_step_can_be_afforded_training_is_plain_bit_for_bit(optimizer):
+def test_training_without_affordable_coarse_steps_is_plain_bit_for_bit(optimizer):
     many, one_level = hierarchy(), hierarchy()
     problem = Problem(blobs(), cross_entropy)
     cycled = FAS("v", optimizer, 1e-2, epochs=8, schedule="constant").solve(many, problem)
@@ -155,7 +155,7 @@ def test_no_more_than_its_share_is_lost_on_coarse_steps_that_earn_nothing(share)
     assert solution.events("up")
 
 
-def test_steps_of_a_schedule_are_spread_evenly_where_nobody_goes_down():
+def test_a_schedule_is_spread_evenly_over_cycles_without_a_coarse_step():
     rates = []
     FAS("v", torch.optim.SGD, 1e-2, epochs=16, schedule="cosine").solve(
         hierarchy(),
@@ -168,7 +168,7 @@ def test_steps_of_a_schedule_are_spread_evenly_where_nobody_goes_down():
     torch.testing.assert_close(rates, wanted, atol=2.5e-4, rtol=0)
 
 
-def test_what_is_left_of_the_steps_lengthens_cycles_by_at_most_one_more_than_others():
+def test_left_over_steps_are_spread_over_all_cycles_evenly():
     cycle = build_cycle("v", 0, 2, lambda level: Smoothing(2, 1, 3))
     visits = repeat_cycle(cycle, 10 * 9 + 13)
     assert sum(visit.steps for visit in visits) == 103
@@ -185,16 +185,16 @@ def test_a_minibatch_that_was_looked_at_is_the_next_one_also_after_resuming(at):
         data = torch.utils.data.DataLoader(list(range(8)), 2, shuffle=True, generator=torch.Generator().manual_seed(5))
         return MinibatchStream(data, 7)
 
-    whole = [next(whole_stream).tolist() for whole_stream in [stream()] for _ in range(9)]
+    in_order = [next(whole_stream).tolist() for whole_stream in [stream()] for _ in range(9)]
     looked, again = stream(), stream()
     taken = [next(looked).tolist() for _ in range(at)]
-    assert looked.peek().tolist() == looked.peek().tolist() == whole[at]
+    assert looked.peek().tolist() == looked.peek().tolist() == in_order[at]
     again.load_state_dict(looked.state_dict())
     for one_of_two in (looked, again):
-        assert taken + [next(one_of_two).tolist() for _ in range(9 - at)] == whole
+        assert taken + [next(one_of_two).tolist() for _ in range(9 - at)] == in_order
 
 
-def test_the_optimizer_tries_a_coarse_step_only_when_it_has_taken_steps_enough_to_lose_one():
+def test_the_optimizer_tries_a_coarse_step_only_after_enough_fine_steps_to_lose_one():
     model_of = hierarchy(2)
     model = model_of.levels[0].model
     options = Options(Smoothing(coarse=2), Tau(batches=2), Gate(**WIDE, share=0.1))
@@ -220,7 +220,7 @@ def test_a_problem_of_one_minibatch_is_left_to_the_line_search():
     assert len(solution.events("up")) == 3
 
 
-def test_f_of_x_is_not_measured_again_where_it_is_known():
+def test_f_of_x_is_not_measured_again_if_it_is_known():
     many = hierarchy(2)
     options = Options(Smoothing(1, 1, 2), Tau(batches=2), Gate(**WIDE, share=math.inf, search=(1.0,)))
     solution = FAS("v", torch.optim.SGD, 0.05, cycles=1, options=options).solve(many, Problem(blobs(), cross_entropy))
@@ -230,7 +230,7 @@ def test_f_of_x_is_not_measured_again_where_it_is_known():
 
 
 class Endless(IterableDataset):
-    """A stream of one blob after the other, which has no length; a loader of it has a len() that fails."""
+    """A stream of one blob after the other, without a length. A loader of it has a len() that fails."""
 
     def __iter__(self):
         yield from zip(*(torch.cat(side) for side in zip(*blobs(), strict=True)), strict=True)
@@ -239,6 +239,6 @@ class Endless(IterableDataset):
 def test_minibatches_without_a_length_are_trained_on_and_a_tau_of_all_of_them_is_refused():
     problem = Problem(DataLoader(Endless(), 16), cross_entropy)
     assert FAS("v", torch.optim.SGD, 0.1, cycles=2).solve(hierarchy(2), problem).events("smooth")
-    whole = FAS("v", torch.optim.SGD, 0.1, cycles=2, options=Options(tau=Tau("whole")))
+    solver = FAS("v", torch.optim.SGD, 0.1, cycles=2, options=Options(tau=Tau("whole")))
     with pytest.raises(NetgraphError, match=r"the minibatches have no length.*Give a loader with len\(\)"):
-        whole.solve(hierarchy(2), problem)
+        solver.solve(hierarchy(2), problem)

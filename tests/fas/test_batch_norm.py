@@ -30,40 +30,40 @@ def images(n=12, rows=8):
 
 
 def started(directions, norms):
-    """Train the coarse level, and return the fine network as it started, with what the run cost."""
+    """Train the coarse level, and return the state of the fine network at its start, and the costs of the run."""
     torch.manual_seed(0)
-    model, found = normed(), {}
+    model, started_state = normed(), {}
     hierarchy = ng.build_hierarchy(model, images()[0][0][:2], directions=directions)
 
     def keep(run, record):
         if record["event"] == "start":
-            found.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            started_state.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
 
     solver = FAS(
         "kaskade", torch.optim.SGD, 0.01, epochs=8 / 12, share=(0.5, 0.5), options=Options(split=Split(norms=norms))
     )
     solution = solver.solve(hierarchy, Problem(images(), cross_entropy), callbacks=[keep])
-    return found, solution.ledger, hierarchy
+    return started_state, solution.ledger, hierarchy
 
 
 @pytest.mark.parametrize("directions", ["channels", "space", "channels+space"])
-def test_each_norm_has_the_mean_and_variance_of_what_it_sees_on_the_next_minibatches(directions):
-    found, ledger, hierarchy = started(directions, N)
+def test_each_norm_has_the_mean_and_variance_of_its_inputs_on_the_next_minibatches(directions):
+    started_state, ledger, hierarchy = started(directions, N)
     network = normed()
-    network.load_state_dict(found)
+    network.load_state_dict(started_state)
     x = torch.cat([inputs for inputs, _ in images()[STEPS : STEPS + N]])
     with torch.no_grad():
         first = network[0](x)
-        torch.testing.assert_close(found["1.running_mean"], first.mean((0, 2, 3)))
-        torch.testing.assert_close(found["1.running_var"], first.var((0, 2, 3)))
+        torch.testing.assert_close(started_state["1.running_mean"], first.mean((0, 2, 3)))
+        torch.testing.assert_close(started_state["1.running_var"], first.var((0, 2, 3)))
         second = network[3](relu(network[1].eval()(first)))
-        torch.testing.assert_close(found["4.running_mean"], second.mean((0, 2, 3)))
-        torch.testing.assert_close(found["4.running_var"], second.var((0, 2, 3)))
+        torch.testing.assert_close(started_state["4.running_mean"], second.mean((0, 2, 3)))
+        torch.testing.assert_close(started_state["4.running_var"], second.var((0, 2, 3)))
     assert ledger.flops[0, "statistics"] == N * 8 * HierarchyMaps(hierarchy).flops[0]
     assert ledger.seconds[0, "statistics"] > 0
 
 
-def test_statistics_are_prolonged_where_nobody_asks_for_others():
+def test_statistics_are_prolonged_by_default():
     prolonged, ledger, _ = started("space", 0)
     estimated, _, _ = started("space", N)
     assert not any(kind == "statistics" for _, kind in ledger.seconds)
@@ -71,7 +71,7 @@ def test_statistics_are_prolonged_where_nobody_asks_for_others():
         assert torch.equal(tensor, estimated[name]) == (not name.endswith(("running_mean", "running_var")))
 
 
-def test_what_cannot_be_estimated_is_a_sentence():
+def test_statistics_that_cannot_be_estimated_are_refused_in_a_sentence():
     solver = FAS("kaskade", torch.optim.SGD, 0.01, epochs=1, options=Options(split=Split(norms=1)))
     hierarchy = ng.build_hierarchy(normed(), images()[0][0][:2])
 

@@ -1,4 +1,4 @@
-"""When a run has converged: judged by dense matrices, by gradients taken elsewhere, and by what resuming must not change."""
+"""Convergence of a run, judged by dense matrices, by separately taken gradients, and by resuming."""
 
 import math
 from itertools import pairwise
@@ -52,8 +52,8 @@ def test_a_run_ends_with_the_cycle_that_the_dense_iteration_converges_in(seed, n
     solution = solver(60, Tolerance(**{name: bound}), lr=lr, smoothing=Smoothing(1, 2, 5)).solve(maps, Energy())
     assert solution.converged
     assert f"below {name} = 0.0001" in solution.reason
-    found = [record["norm"] for record in solution.events("norm")]
-    np.testing.assert_allclose(found, norms[: wanted + 1], rtol=1e-9)
+    measured = [record["norm"] for record in solution.events("norm")]
+    np.testing.assert_allclose(measured, norms[: wanted + 1], rtol=1e-9)
 
 
 @pytest.mark.parametrize("cycle", ["v", "full"])
@@ -118,7 +118,7 @@ def network():
     return mlp((6, 16, 8, 3))
 
 
-def test_a_network_has_converged_where_its_loss_on_validation_data_says_so():
+def test_a_network_converges_by_its_loss_on_validation_data():
     model, data = network(), blobs()
 
     def valid(network):
@@ -163,15 +163,15 @@ def test_a_resumed_run_converges_with_the_same_cycle(tmp_path):
             run.stop("a pause")
 
     solve, run = begun()
-    whole = solve.finish(run)
+    uninterrupted = solve.finish(run)
     solve, run = begun([pause, Checkpoints(tmp_path)])
     solve.finish(run)
     solve, run = begun([Checkpoints(tmp_path)])
     resume(run, tmp_path)
     again = solve.finish(run)
-    assert again.reason == whole.reason
-    assert torch.equal(again.model.u, whole.model.u)
-    assert [r["norm"] for r in again.events("norm")] == [r["norm"] for r in whole.events("norm")]
+    assert again.reason == uninterrupted.reason
+    assert torch.equal(again.model.u, uninterrupted.model.u)
+    assert [r["norm"] for r in again.events("norm")] == [r["norm"] for r in uninterrupted.events("norm")]
     solve, run = begun()
     resume(run, tmp_path)
     assert solve.finish(run).converged  # and takes no further step

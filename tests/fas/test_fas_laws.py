@@ -1,4 +1,4 @@
-"""Laws of FAS on networks: what must hold bit for bit, and what must never happen."""
+"""Laws of FAS on networks, some of which hold bit for bit."""
 
 import copy
 
@@ -33,20 +33,20 @@ def test_a_hierarchy_in_which_nothing_merges_is_plain_training_bit_for_bit(cycle
     assert_same_bits(state(alone), state(many))
 
 
-def test_one_level_is_the_loop_that_everybody_writes():
-    ours, theirs = network(), network()
+def test_one_level_is_the_usual_training_loop():
+    solved, by_hand = network(), network()
     data = batches()
     solver = make_plain_solver(optimizer=torch.optim.AdamW, lr=1e-2, epochs=2, schedule="cosine")
-    solver.solve(ng.Hierarchy([ng.Level(ours, ng.trace(ours, torch.randn(2, 6)))]), Problem(data, cross_entropy))
-    weights = [p for p in theirs.parameters() if p.ndim > 1], [p for p in theirs.parameters() if p.ndim < 2]
+    solver.solve(ng.Hierarchy([ng.Level(solved, ng.trace(solved, torch.randn(2, 6)))]), Problem(data, cross_entropy))
+    weights = [p for p in by_hand.parameters() if p.ndim > 1], [p for p in by_hand.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW([{"params": w} for w in weights], lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 24)
     for inputs, targets in data * 2:
         optimizer.zero_grad()
-        cross_entropy(theirs(inputs), targets).backward()
+        cross_entropy(by_hand(inputs), targets).backward()
         optimizer.step()
         schedule.step()
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+    for a, b in zip(solved.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
@@ -76,12 +76,12 @@ def test_the_coarse_level_descends_the_restricted_fine_gradient_at_first(kind):
     fine, coarse = run.grids[:2]
     for name, value in maps.inject(0, fine.x).items():
         coarse.x[name].copy_(value)
-    found = form_coarse_problem(maps, 0, fine, coarse, problem.value, data, each=kind == "several")
+    coarse_problem = form_coarse_problem(maps, 0, fine, coarse, problem.value, data, each=kind == "several")
     for model_ in maps.models[:2]:
         model_.zero_grad()
         (sum(cross_entropy(model_(x), y) for x, y in data) / 3).backward()
     down = maps.restrict(0, {n: p.grad for n, p in maps.models[0].named_parameters()})
-    mean_b = {n: sum(b[n] for b in found.rhs) / len(found.rhs) for n in found.rhs[0]}
+    mean_b = {n: sum(b[n] for b in coarse_problem.rhs) / len(coarse_problem.rhs) for n in coarse_problem.rhs[0]}
     for name, p in maps.models[1].named_parameters():
         torch.testing.assert_close(p.grad - mean_b[name], down[name], atol=1e-12, rtol=0)
 
@@ -100,9 +100,9 @@ def test_tau_is_zero_where_the_fine_network_is_a_prolonged_one():
         fine.x[name].copy_(value)
     for name, value in maps.inject(0, fine.x).items():
         coarse.x[name].copy_(value)
-    found = form_coarse_problem(maps, 0, fine, coarse, problem.value, list(problem.batches), each=False)
-    assert found.tau < 1e-12 * max(found.restricted, 1)
-    assert abs(found.gap) < 1e-12
+    coarse_problem = form_coarse_problem(maps, 0, fine, coarse, problem.value, list(problem.batches), each=False)
+    assert coarse_problem.tau < 1e-12 * max(coarse_problem.restricted, 1)
+    assert abs(coarse_problem.gap) < 1e-12
 
 
 def test_a_level_begins_as_the_function_that_the_coarser_one_ended_as_and_its_copies_part():
@@ -173,7 +173,7 @@ def test_moments_come_down_from_where_they_went_up(name):
             torch.testing.assert_close(again[n], value, atol=1e-6, rtol=1e-5)
 
 
-def test_what_is_not_finite_never_reaches_the_weights_and_many_in_a_row_end_the_run():
+def test_steps_that_are_not_finite_never_reach_the_weights_and_many_in_a_row_end_the_run():
     model = network()
     seen = []
 
@@ -204,13 +204,13 @@ def test_a_correction_that_raises_the_loss_is_rejected_and_leaves_no_trace():
         coarse.x[name].copy_(value + 100 * torch.randn_like(value))
     coarse.injected, coarse.common = injected, list(problem.batches)
     before = state(model)
-    found = apply_correction(maps, 0, fine, coarse, problem.value, (1.0, 0.5), None)
-    assert found.length == 0
+    correction = apply_correction(maps, 0, fine, coarse, problem.value, (1.0, 0.5), None)
+    assert correction.length == 0
     assert_same_bits(before, state(model))
 
 
 def dense_twin(model, transfers, share):
-    """Return (1 - s) W + s P R W P R by dense matrices; hidden units of `network` alone merge, in layers 0, 2 and 4."""
+    """Return (1 - s) W + s P R W P R by dense matrices. Only hidden units of `network` merge, in layers 0, 2 and 4."""
     both = {f"{axis}.out": t.P.toarray() @ t.R.toarray() for axis, t in transfers.items()}
     wanted = {}
     for i, layer in ((0, model[0]), (2, model[2]), (4, model[4])):
@@ -268,18 +268,18 @@ def test_a_closed_gate_costs_what_the_coarse_step_would_have_cost_and_says_why()
 
 
 def test_dropout_and_running_means_are_the_same_run_after_run():
-    found = []
+    results = []
     for _ in range(2):
         model = network(dropout=True)
         options = Options(Smoothing(ema=0.9), Tau("several", 2), OPEN)
-        torch.manual_seed(len(found))
+        torch.manual_seed(len(results))
         solution = FAS("w", torch.optim.AdamW, 1e-2, epochs=4, options=options).solve(
             hierarchy_of(model), Problem(batches(), cross_entropy)
         )
-        found.append((state(model), state(solution.mean)))
-    assert_same_bits(found[0][0], found[1][0])
-    assert_same_bits(found[0][1], found[1][1])
-    assert any((found[0][0][n] != found[0][1][n]).any() for n in found[0][0])
+        results.append((state(model), state(solution.mean)))
+    assert_same_bits(results[0][0], results[1][0])
+    assert_same_bits(results[0][1], results[1][1])
+    assert any((results[0][0][n] != results[0][1][n]).any() for n in results[0][0])
 
 
 def test_accumulated_minibatches_are_one_large_one():
@@ -303,8 +303,8 @@ def test_widths_change_rates_as_maximal_update_says():
     )
     coarse = run.grids[1].smoother
     rates = {id(p): group["scale"] for group in coarse.optimizer.param_groups for p in group["params"]}
-    found = {name: rates[id(p)] for name, p in coarse.named.items()}
-    assert found["0.weight"] == 1  # its fan_in, the inputs, stays
-    assert found["2.weight"] == 2
-    assert found["4.weight"] == 2
-    assert found["2.bias"] == 1
+    rate_of = {name: rates[id(p)] for name, p in coarse.named.items()}
+    assert rate_of["0.weight"] == 1  # its fan_in, the inputs, stays
+    assert rate_of["2.weight"] == 2
+    assert rate_of["4.weight"] == 2
+    assert rate_of["2.bias"] == 1

@@ -63,15 +63,15 @@ def residual(model):
 )
 def test_a_cycle_on_the_bratu_problem_contracts_whatever_the_grid(cycle, sizes):
     maps = Squares(sizes, rate=2.0)
-    found = []
+    residuals = []
     for _ in range(7):
         solver(cycle, 1).solve(maps, Energy())
-        found.append(residual(maps.models[0]))
-    rates = [b / a for a, b in pairwise(found)]
+        residuals.append(residual(maps.models[0]))
+    rates = [b / a for a, b in pairwise(residuals)]
     assert max(rates[2:]) < 0.35, rates
 
 
-def test_coarse_levels_are_needed_for_it():
+def test_without_coarse_levels_the_bratu_problem_converges_slowly():
     maps = Squares([31], rate=2.0)
     before = residual(maps.models[0])
     for _ in range(8):
@@ -108,11 +108,11 @@ def test_the_gradient_of_the_energy_is_the_five_point_equation():
     model = Bratu(5, 2.0)
     with torch.no_grad():
         model.u.copy_(torch.rand(5, 5, dtype=torch.float64))
-    (found,) = torch.autograd.grad(model(), [model.u])
+    (gradient,) = torch.autograd.grad(model(), [model.u])
     u = nn.functional.pad(model.u.detach(), (1, 1, 1, 1))
     h2 = 1 / 36
     wanted = 4 * u[1:-1, 1:-1] - u[:-2, 1:-1] - u[2:, 1:-1] - u[1:-1, :-2] - u[1:-1, 2:]
-    torch.testing.assert_close(found, wanted - h2 * 2.0 * u[1:-1, 1:-1].exp())
+    torch.testing.assert_close(gradient, wanted - h2 * 2.0 * u[1:-1, 1:-1].exp())
 
 
 def test_injection_undoes_interpolation():

@@ -1,4 +1,4 @@
-"""Options of FAS: read by name, refused in a sentence, and each doing what it says."""
+"""Options of FAS: they are read by name, refused in a sentence, and each has its effect."""
 
 import doctest
 import re
@@ -37,17 +37,17 @@ from netgraph.optim import optimizers, schedules
 
 
 def test_options_are_read_by_their_dotted_names():
-    found = parse_options(
+    options = parse_options(
         {"gate.gap": "0.05", "tau.kind": "whole", "level.2.lr": "3e-4", "level.1.pre": "7", "gate.search": "1,0.5"}
     )
-    assert found.gate.gap == 0.05
-    assert found.gate.search == (1.0, 0.5)
-    assert found.tau.kind == "whole"
-    assert found.lr_of(2, 1.0) == 3e-4
-    assert found.smoothing_of(1).pre == 7
-    own = parse_options({"level.1.gate.search": "1,0.5", "level.0.tau.kind": "whole"})
-    assert (own.gate_of(1).search, own.gate_of(0)) == ((1.0, 0.5), Gate())
-    assert (own.tau_of(0).kind, own.tau_of(1)) == ("whole", Tau())
+    assert options.gate.gap == 0.05
+    assert options.gate.search == (1.0, 0.5)
+    assert options.tau.kind == "whole"
+    assert options.lr_of(2, 1.0) == 3e-4
+    assert options.smoothing_of(1).pre == 7
+    of_levels = parse_options({"level.1.gate.search": "1,0.5", "level.0.tau.kind": "whole"})
+    assert (of_levels.gate_of(1).search, of_levels.gate_of(0)) == ((1.0, 0.5), Gate())
+    assert (of_levels.tau_of(0).kind, of_levels.tau_of(1)) == ("whole", Tau())
     assert "smoothing.clip" in list_option_names()
     for wrong in (
         {"gate.gop": "1"},
@@ -110,17 +110,17 @@ def test_a_level_has_a_tau_of_its_own_on_the_first_minibatches_of_the_finer_leve
 
 def test_a_level_may_begin_without_moments_by_itself():
     def carried(levels):
-        found = []
+        has_moments = []
 
         def look(run, record):
             if record["event"] == "down":
-                found.append(bool(run.grids[record["level"] + 1].smoother.optimizer.state))
+                has_moments.append(bool(run.grids[record["level"] + 1].smoother.optimizer.state))
 
         options = Options(Smoothing(1, 1, 2), Tau(batches=2), OPEN, levels=levels)
         FAS("v", torch.optim.Adam, 1e-2, cycles=1, options=options).solve(
             hierarchy_of(network()), Problem(batches(), cross_entropy), callbacks=[look]
         )
-        return found
+        return has_moments
 
     assert carried({}) == [True, True]
     assert carried({1: {"moments": False}}) == [True, False]
@@ -140,10 +140,10 @@ def test_a_w_cycle_is_a_v_cycle_with_two_cycles_on_every_coarse_level(n_levels):
 
 @pytest.mark.parametrize("cycle", ["v", "f"])
 def test_a_level_is_visited_as_often_as_the_cycles_above_it_multiply_to(cycle):
-    found = build_cycle(cycle, 0, 3, parse_options({"level.1.cycles": "3", "level.2.cycles": "1"}).smoothing_of)
-    downs = [sum(v[:2] == ("down", level) for v in found) for level in range(3)]
+    visits = build_cycle(cycle, 0, 3, parse_options({"level.1.cycles": "3", "level.2.cycles": "1"}).smoothing_of)
+    downs = [sum(v[:2] == ("down", level) for v in visits) for level in range(3)]
     assert downs == [1, 3, 3]
-    assert sum(v.kind == "smooth" and v.level == 3 for v in found) == 3
+    assert sum(v.kind == "smooth" and v.level == 3 for v in visits) == 3
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_level_is_visited_as_often_as_the_cycles_above_it_multiply_to(cycle):
         ("level.1.tau.kind", "level.1.tau.kind is '0'. Choose one of none, common"),
     ],
 )
-def test_what_a_level_cannot_have_for_itself_is_refused(name, sentence):
+def test_options_that_a_single_level_cannot_have_are_refused(name, sentence):
     with pytest.raises(NetgraphError, match=sentence):
         parse_options({name: "0"})
 
@@ -180,7 +180,7 @@ def test_what_a_level_cannot_have_for_itself_is_refused(name, sentence):
         ("level.1.lr", "-0.1", "option level.1.lr is -0.1. Give a number above 0"),
     ],
 )
-def test_numbers_that_can_mean_nothing_are_refused(name, text, sentence):
+def test_numbers_out_of_bounds_are_refused(name, text, sentence):
     with pytest.raises(NetgraphError, match=sentence):
         parse_options({name: text})
 
@@ -188,7 +188,7 @@ def test_numbers_that_can_mean_nothing_are_refused(name, text, sentence):
 @pytest.mark.parametrize(
     "name", [n for n in list_option_names() if n not in ("tau.kind", "split.kind", "tolerance.measure")]
 )
-def test_no_option_may_be_what_is_no_number(name):
+def test_no_option_may_be_nan(name):
     with pytest.raises(NetgraphError, match=name):
         parse_options({name: "nan"})
 
@@ -310,7 +310,7 @@ def test_units_are_matched_again_while_training():
         FAS("v", epochs=1, options=options).solve(loaded, Problem(batches(), cross_entropy))
 
 
-def test_coarse_visits_grow_while_they_earn_more_than_cycles_and_shrink_else():
+def test_coarse_visits_grow_while_they_earn_more_than_cycles_and_shrink_otherwise():
     steering = VisitLength()
     for cycle in range(4):
         steering.begin_visit(2.0 * cycle)

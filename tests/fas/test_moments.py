@@ -1,4 +1,4 @@
-"""Optimizer state between levels: what a correction makes of it, against torch's own optimizers."""
+"""Optimizer state between levels and after a correction, against torch's own optimizers."""
 
 import copy
 import math
@@ -59,11 +59,11 @@ def levels(make, *, dtype=torch.float32, seed=0):
 def gradients(smoother, seed, spread):
     """Gradients of which some are zero and all differ in size."""
     random = torch.Generator().manual_seed(seed)
-    found = {}
+    gradients = {}
     for name, p in smoother.named.items():
         g, size, alive = (torch.randn(p.shape, generator=random, dtype=torch.float64) for _ in range(3))
-        found[name] = (g * 10 ** (spread * size) * (alive > -1)).to(p.dtype)
-    return found
+        gradients[name] = (g * 10 ** (spread * size) * (alive > -1)).to(p.dtype)
+    return gradients
 
 
 def take(smoother, gradient):
@@ -128,16 +128,18 @@ def test_corrected_moments_are_those_of_the_fine_optimizer_that_took_the_coarse_
         take(coarse, gradient)
         take(twin, maps.distribute(0, gradient))
     correct_moments(maps, 0, fine, coarse)
-    ours, theirs = read_moments(fine), read_moments(twin)
-    assert ours.keys() == theirs.keys()
-    for key, vector in theirs.items():
+    corrected, expected = read_moments(fine), read_moments(twin)
+    assert corrected.keys() == expected.keys()
+    for key, vector in expected.items():
         for n, value in vector.items():
-            torch.testing.assert_close(torch.as_tensor(ours[key][n]), torch.as_tensor(value), rtol=1e-10, atol=1e-14)
+            torch.testing.assert_close(
+                torch.as_tensor(corrected[key][n]), torch.as_tensor(value), rtol=1e-10, atol=1e-14
+            )
 
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("cycle", ["kaskade", "v"])
-def test_any_optimizer_goes_on_from_the_state_of_another_level_or_anew(cycle, name):
+def test_any_optimizer_goes_on_from_the_state_of_another_level_or_without_state(cycle, name):
     optimizer, lr = OTHERS[name]
     model, data = network(), batches(4)
     before = mean_loss(model, data)
@@ -162,23 +164,25 @@ def digits(optimizer, seed, moments):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
-def test_on_digits_corrected_moments_serve_better_than_none(optimizer, seed):
+def test_on_digits_corrected_moments_lower_the_loss_more_than_none(optimizer, seed):
     assert digits(optimizer, seed, True) < digits(optimizer, seed, False)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
-def test_in_a_loop_of_ones_own_no_step_after_a_coarse_one_is_longer_than_adams_may_be(optimizer):
+def test_in_a_users_loop_no_step_after_a_coarse_one_exceeds_the_bound_of_adam(optimizer):
     model, data = network(), batches()
-    own = Multigrid(optimizer(model.parameters(), 1e-2), hierarchy_of(model, 2), every=5, options=Options(gate=OPEN))
+    wrapper = Multigrid(
+        optimizer(model.parameters(), 1e-2), hierarchy_of(model, 2), every=5, options=Options(gate=OPEN)
+    )
     longest = 0.0
     for inputs, targets in data * 4:
         before = copy.deepcopy(model.state_dict())
-        n = sum(r["event"] == "up" for r in own.history)
-        own.step(lambda m, x, y: cross_entropy(m(x), y), inputs, targets)
-        if sum(r["event"] == "up" for r in own.history) == n:  # a fine step alone
+        n = sum(r["event"] == "up" for r in wrapper.history)
+        wrapper.step(lambda m, x, y: cross_entropy(m(x), y), inputs, targets)
+        if sum(r["event"] == "up" for r in wrapper.history) == n:  # a fine step alone
             longest = max(
                 longest, *(float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters())
             )
-    assert sum(bool(r["length"]) for r in own.history if r["event"] == "up") >= 8
+    assert sum(bool(r["length"]) for r in wrapper.history if r["event"] == "up") >= 8
     assert longest <= 1.01 * largest((0.9, 0.999)) * 1e-2
     assert mean_loss(model, data) < 0.5

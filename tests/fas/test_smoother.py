@@ -15,7 +15,7 @@ from netgraph.fas.solver.solver import FAS
 def test_a_step_in_bfloat16_has_the_loss_and_gradients_of_autocast_around_one_written_out(bf16):
     model, by_hand, several = network(), network(), batches(2)
     smoother = Smoother(model, torch.optim.SGD, 1.0, options=Smoothing(bf16=bf16))
-    found = smoother.step(Problem(several, cross_entropy).value, several, {})
+    result = smoother.step(Problem(several, cross_entropy).value, several, {})
     losses = []
     for inputs, targets in several:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -23,20 +23,20 @@ def test_a_step_in_bfloat16_has_the_loss_and_gradients_of_autocast_around_one_wr
             losses.append(cross_entropy(outputs, targets))
         assert outputs.dtype == (torch.bfloat16 if bf16 else torch.float32)
         (losses[-1] / 2).backward()
-    assert found.loss == pytest.approx(float(sum(losses).detach()) / 2)
+    assert result.loss == pytest.approx(float(sum(losses).detach()) / 2)
     for p, q in zip(model.parameters(), by_hand.parameters(), strict=True):
         assert p.dtype == torch.float32
         torch.testing.assert_close(p, q - q.grad, rtol=0, atol=1e-7)
 
 
 def test_bfloat16_differs_from_single_precision_by_its_rounding():
-    found = {}
+    moves = {}
     for bf16 in (False, True):
         model, start = network(), state(network())
         smoother = Smoother(model, torch.optim.SGD, 1.0, options=Smoothing(bf16=bf16))
         smoother.step(Problem(batches(1), cross_entropy).value, batches(1), {})
-        found[bf16] = torch.cat([(x - start[name]).flatten() for name, x in state(model).items()])
-    error = (found[True] - found[False]).norm() / found[False].norm()
+        moves[bf16] = torch.cat([(x - start[name]).flatten() for name, x in state(model).items()])
+    error = (moves[True] - moves[False]).norm() / moves[False].norm()
     assert 1e-5 < error < 2**-6  # eight bits of each number, and a few products one after the other
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was stopped or killed anywhere ends with the very weights of one that nobody touched."""
+"""Checkpoints: a run that was stopped or killed anywhere ends with the weights of an uninterrupted one, bit for bit."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ def rows():
 
 
 def networks(n_levels):
-    """A hierarchy of a network with dropout and batch norm; the same each time."""
+    """A hierarchy of a network with dropout and batch norm, the same at each call."""
     if n_levels not in HIERARCHIES:
         torch.manual_seed(0)
         layers = mlp((6, 16, 8, 3))
@@ -81,7 +81,7 @@ RUNS = {
 
 
 def begun(name, *, callbacks=(), data=None):
-    """A solver and its run, made anew as another process would."""
+    """A solver and its run, made again as another process would."""
     solver = FAS(lr=1e-2, schedule="one-cycle", **RUNS[name])
     loader = data if data is not None else DataLoader(Noisy(), 8, shuffle=True)
     return solver, solver.begin(networks(3), Problem(loader, cross_entropy), callbacks=callbacks, every=1)
@@ -91,8 +91,8 @@ def ended(solver, run):
     np.random.seed(3)
     random.seed(3)
     solution = solver.finish(run)
-    found = {f"{i}/{k}": v.clone() for i, g in enumerate(run.grids) for k, v in g.model.state_dict().items()}
-    return found | ({} if solution.mean is None else {k: v.clone() for k, v in solution.mean.state_dict().items()})
+    weights = {f"{i}/{k}": v.clone() for i, g in enumerate(run.grids) for k, v in g.model.state_dict().items()}
+    return weights | ({} if solution.mean is None else {k: v.clone() for k, v in solution.mean.state_dict().items()})
 
 
 def stopping(at):
@@ -111,7 +111,7 @@ def assert_same_bits(a, b):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_stopped_at_any_step_and_resumed_is_the_same_bit_for_bit(name, tmp_path):
     solver, run = begun(name)
-    whole = ended(solver, run)
+    uninterrupted = ended(solver, run)
     for at in range(1, run.steps, 5):
         folder = tmp_path / str(at)
         ended(*begun(name, callbacks=[stopping(at), Checkpoints(folder, every=100)]))
@@ -120,13 +120,13 @@ def test_a_run_stopped_at_any_step_and_resumed_is_the_same_bit_for_bit(name, tmp
         ended(solver, second)
         solver, third = begun(name)
         resume(third, folder)
-        assert_same_bits(whole, ended(solver, third))
+        assert_same_bits(uninterrupted, ended(solver, third))
 
 
 @pytest.mark.parametrize("kind", ["its own generator", "a list", "views", "a sampler"])
 def test_every_kind_of_minibatches_goes_on_where_it_was(kind, tmp_path):
     def data():
-        own = torch.Generator().manual_seed(11)
+        generator = torch.Generator().manual_seed(11)
         if kind == "a list":
             return list(DataLoader(rows(), 8))
         if kind == "views":  # that lie askew in memory, one behind the other
@@ -135,20 +135,20 @@ def test_every_kind_of_minibatches_goes_on_where_it_was(kind, tmp_path):
                 zip(inputs.T.contiguous().T.split(7), targets[:, None].expand(48, 2)[:, 0].split(7), strict=True)
             )
         if kind == "a sampler":
-            return DataLoader(rows(), 8, sampler=torch.utils.data.RandomSampler(rows(), generator=own))
-        return DataLoader(rows(), 8, shuffle=True, generator=own)
+            return DataLoader(rows(), 8, sampler=torch.utils.data.RandomSampler(rows(), generator=generator))
+        return DataLoader(rows(), 8, shuffle=True, generator=generator)
 
     name = "w, AdamW, tau several, running mean"
-    whole = ended(*begun(name, data=data()))
+    uninterrupted = ended(*begun(name, data=data()))
     ended(*begun(name, data=data(), callbacks=[stopping(13), Checkpoints(tmp_path)]))
     solver, run = begun(name, data=data())
     resume(run, tmp_path)
-    assert_same_bits(whole, ended(solver, run))
+    assert_same_bits(uninterrupted, ended(solver, run))
 
 
-def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
-    """A field that is added later has to be thought of here, and in state_of."""
-    given = {
+def test_every_field_of_a_run_and_a_grid_is_saved_or_an_argument():
+    """A new field must be added here and in `capture_state`."""
+    arguments = {
         "maps",
         "make_grid",
         "problem",
@@ -177,7 +177,7 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
         "cycles",
     }
     written |= {"refused", "losses", "backoffs", "steering", "coarse_problems", "account", "before", "notes", "rng"}
-    assert {f.name for f in fields(Run)} == given | written
+    assert {f.name for f in fields(Run)} == arguments | written
     assert {f.name for f in fields(Grid)} == {
         "model",
         "smoother",
@@ -189,7 +189,7 @@ def test_what_a_run_and_a_grid_hold_is_written_down_or_given():
     }
 
 
-def test_an_evaluation_that_a_kill_came_before_is_made_up_for(tmp_path):
+def test_an_evaluation_that_a_kill_prevented_is_made_after_resuming(tmp_path):
     """A record of smoothing comes before the evaluation of its step, and a checkpoint may be written there."""
 
     def run_of(callbacks):
@@ -203,15 +203,17 @@ def test_an_evaluation_that_a_kill_came_before_is_made_up_for(tmp_path):
         if record["event"] == "smooth" and run.steps == 6:
             raise KeyboardInterrupt
 
-    solver, whole = run_of([])
-    solver.finish(whole)
+    solver, uninterrupted = run_of([])
+    solver.finish(uninterrupted)
     solver, run = run_of([Checkpoints(tmp_path, seconds=0.0), killed])
     with pytest.raises(KeyboardInterrupt):
         solver.finish(run)
     solver, run = run_of([])
     assert "at step 6 of" in resume(run, tmp_path)
     solver.finish(run)
-    steps = [[r["step"] for r in history if r["event"] == "evaluate"] for history in (whole.history, run.history)]
+    steps = [
+        [r["step"] for r in history if r["event"] == "evaluate"] for history in (uninterrupted.history, run.history)
+    ]
     assert steps[0] == steps[1] == list(range(3, 25, 3))
 
 
@@ -239,35 +241,35 @@ def test_levels_that_were_matched_again_are_found_again(tmp_path):
         )
 
     solver, run = again()
-    whole = ended(solver, run)
+    uninterrupted = ended(solver, run)
     assert any(r["event"] == "rematch" and not r["why"] for r in run.history)
     ended(*again([stopping(22), Checkpoints(tmp_path)]))
     solver, run = again()
     resume(run, tmp_path)
-    assert_same_bits(whole, ended(solver, run))
+    assert_same_bits(uninterrupted, ended(solver, run))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_the_step_and_handlers_are_put_back(number, tmp_path):
+def test_a_signal_ends_the_run_after_the_step_and_handlers_are_restored(number, tmp_path):
     before = signal.getsignal(number)
     name = "w, AdamW, tau several, running mean"
 
-    def told(run, record):
+    def send_signal(run, record):
         if record["event"] == "smooth" and run.steps == 4:
             os.kill(os.getpid(), number)
 
-    solver, run = begun(name, callbacks=[told, Checkpoints(tmp_path)])
+    solver, run = begun(name, callbacks=[send_signal, Checkpoints(tmp_path)])
     ended(solver, run)
     assert run.steps == 4
     assert run.reason.startswith(f"{number.name} arrived")
     assert signal.getsignal(number) is before
-    whole = ended(*begun(name))
+    uninterrupted = ended(*begun(name))
     solver, again = begun(name)
     assert resume(again, tmp_path) is not None
-    assert_same_bits(whole, ended(solver, again))
+    assert_same_bits(uninterrupted, ended(solver, again))
 
 
-def test_handlers_are_put_back_where_the_run_fails(tmp_path):
+def test_signal_handlers_are_restored_if_the_run_fails(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
 
     def fails(run, record):
@@ -287,9 +289,9 @@ def test_damaged_checkpoints_are_skipped_by_name_and_the_newest_whole_one_is_tak
     newest, second, *_ = list_checkpoints(tmp_path)
     newest.write_bytes(newest.read_bytes()[:-7])
     with caplog.at_level(logging.INFO, logger="netgraph"):
-        said = resume(begun(name)[1], tmp_path)
-    assert newest.name in said
-    assert second.name in said
+        message = resume(begun(name)[1], tmp_path)
+    assert newest.name in message
+    assert second.name in message
     assert newest.name in caplog.text
     for path in list_checkpoints(tmp_path):
         path.write_bytes(b"")
@@ -369,7 +371,7 @@ def test_levels_that_were_matched_again_do_not_make_it_another_run(tmp_path):
     assert "at step 20 of" in resume(small(lr=0.5, options=options)[1], tmp_path)
 
 
-def test_a_checkpoint_that_does_not_tell_its_levels_is_taken_with_one_warning(tmp_path, caplog):
+def test_a_checkpoint_without_levels_is_resumed_with_one_warning(tmp_path, caplog):
     ended(*small(callbacks=[stopping(9), Checkpoints(tmp_path)]))
     path = list_checkpoints(tmp_path)[0]
     tensors, document = read_bundle(path)
@@ -393,16 +395,16 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning_and_training_goes_on(t
     def full(number):
         raise OSError(28, "No space left on device")
 
-    whole = ended(*begun("v, SGD, closed gates"))
+    uninterrupted = ended(*begun("v, SGD, closed gates"))
     solver, run = begun("v, SGD, closed gates", callbacks=[Checkpoints(tmp_path)])
     monkeypatch.setattr(os, "fsync", full)
     with caplog.at_level(logging.WARNING, logger="netgraph"):
-        assert_same_bits(whole, ended(solver, run))
+        assert_same_bits(uninterrupted, ended(solver, run))
     assert "No space left" in caplog.text
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_is_refused_before_work_begins(tmp_path):
+def test_an_impossible_folder_is_refused_before_work_begins(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NetgraphError, match="cannot be written to"):
         Checkpoints(tmp_path / "file")
@@ -411,14 +413,14 @@ def test_a_folder_that_cannot_be_is_refused_before_work_begins(tmp_path):
 
 
 def test_no_kill_loses_a_run():
-    """Processes die by SIGKILL at random, at every write call and inside the file; benchmarks/training/kills.py has the long version."""
-    told = subprocess.run(
+    """Kill processes at random, at every write call and inside the file. benchmarks/training/kills.py has the long version."""
+    process = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "training" / "kills.py", "--quick"],
         capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    found = json.loads(told.stdout)
-    assert found["random"] == {"kills": 2, "identical": True}
-    writing = found["writing"]
+    outcome = json.loads(process.stdout)
+    assert outcome["random"] == {"kills": 2, "identical": True}
+    writing = outcome["writing"]
     assert writing["calls"] > 5
     assert writing["sizes"] > 1
     assert writing["identical"] == writing["deaths"] == writing["calls"] + writing["sizes"]
