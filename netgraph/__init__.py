@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
     from netgraph.coarsen.hierarchy.initial_weights import init_coarse_weights as init_coarse_weights
     from netgraph.coarsen.hierarchy.level import Level as Level
+    from netgraph.coarsen.hierarchy.options import CoarsenOptions as CoarsenOptions
     from netgraph.coarsen.hierarchy.serialize import load as load
     from netgraph.coarsen.hierarchy.serialize import save as save
     from netgraph.coarsen.network.oracles import verify as verify
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from netgraph.io.load import load_model as load_model
     from netgraph.tracing.tracer import trace as trace
     from netgraph.tracing.unit_spec import UnitSpec as UnitSpec
+    from netgraph.utils.logging import setup_logging as setup_logging
     from netgraph.viz.exporters import export as export
 
 __version__ = "0.1.0"
@@ -39,6 +41,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "build_hierarchy": "coarsen.hierarchy.hierarchy",
         "check_coarsener": "coarsen.partition.contract",
         "coarse_network": "coarsen.network.rewrite",
+        "CoarsenOptions": "coarsen.hierarchy.options",
         "contract": "graph.graph",
         "init_coarse_weights": "coarsen.hierarchy.initial_weights",
         "export": "viz.exporters",
@@ -52,6 +55,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "Problem": "fas.solver.problem",
         "quality": "coarsen.partition.metrics",
         "save": "coarsen.hierarchy.serialize",
+        "setup_logging": "utils.logging",
         "Solution": "fas.solver.solution",
         "trace": "tracing.tracer",
         "Transfer": "coarsen.transfer.transfer",

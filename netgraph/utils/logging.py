@@ -23,6 +23,21 @@ def setup_logging(json: bool = False, *, level: int = logging.INFO) -> None:
         Write one JSON object a line instead of sentences.
     level : int, default=logging.INFO
         Level of the standard module. ``logging.DEBUG`` shows every event of a run.
+
+    Examples
+    --------
+    >>> import logging
+    >>> import netgraph as ng
+    >>> ng.setup_logging()  # from here on INFO and above are written to stderr
+    >>> logger = logging.getLogger("netgraph")
+    >>> logger.level == logging.INFO
+    True
+
+    To undo it:
+
+    >>> logger.handlers.clear()
+    >>> logger.setLevel(logging.NOTSET)
+    >>> logger.propagate = True
     """
     for old in [handler for handler in LOGGER.handlers if isinstance(handler, _StderrHandler)]:
         LOGGER.removeHandler(old)
