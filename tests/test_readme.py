@@ -35,3 +35,9 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_of_solver_options_is_made_from_their_declarations():
+    from netgraph.fas.options import format_option_table
+
+    assert format_option_table() in (ROOT / "docs" / "fas.md").read_text()
