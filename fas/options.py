@@ -399,9 +399,9 @@ def _find_level_option(level: int, name: str) -> tuple[OptionInfo, Any]:
     group_name, _, option = full_option_name(name).partition(".")
     declared = {f.name: f for f in fields(GROUPS[group_name])} if group_name in LEVEL_GROUPS else {}
     if option not in declared:
-        own = ", ".join(f.name for f in fields(Smoothing))
+        names = ", ".join(f.name for f in fields(Smoothing))
         raise NetgraphError(
-            f"no option is called level.{level}.{name}. A level can have its own lr, {own}, gate.NAME and tau.NAME."
+            f"no option is called level.{level}.{name}. A level can have its own lr, {names}, gate.NAME and tau.NAME."
         )
     if option == "ema" and level:
         raise NetgraphError(

@@ -157,9 +157,8 @@ class Checkpoints:
 
         def stop(number: int, frame: object) -> None:
             self._restore_signals()
-            run.stop(
-                f"{signal.Signals(number).name} arrived; the run is written down in {self.folder} and can be resumed"
-            )
+            name = signal.Signals(number).name
+            run.stop(f"{name} arrived. The run is saved in {self.folder} and can be resumed")
 
         self._handlers = {number: signal.signal(number, stop) for number in SIGNALS}
 

@@ -67,8 +67,9 @@ def describe_missing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
 def fingerprint_data(batches: Any) -> dict[str, Any]:
     """Return the numbers of minibatches and samples, and a digest of some rows of the data.
 
-    The digest reads tensors and arrays: of a list, in its minibatches; of a ``DataLoader``, in the attributes ``tensors``,
-    ``data``, ``inputs`` and ``targets`` of its data set. For data that are made as they are drawn only the numbers are known.
+    The digest reads tensors and arrays. In a list it finds them in the minibatches, in a ``DataLoader`` in the attributes
+    ``tensors``, ``data``, ``inputs`` and ``targets`` of its data set. If data are made when they are drawn, only the numbers
+    are known.
     """
     data = getattr(batches, "dataset", batches)
     sizes = {

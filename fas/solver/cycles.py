@@ -239,6 +239,9 @@ def split_steps(steps: int, share: tuple[float, ...], n_levels: int) -> list[int
 
 
 def format_visits(visits: Iterable[Visit]) -> str:
-    """Return visits on one line: ``level:steps`` for smoothing, ``↘`` down, ``↗`` up, ``⇑`` start a finer level, ``|`` end."""
+    """Return visits on one line.
+
+    ``level:steps`` is smoothing, ``↘`` goes down, ``↗`` comes up, ``⇑`` starts a finer level and ``|`` ends a cycle.
+    """
     signs = {"down": "↘", "up": "↗", "start": "⇑", "end": "|"}
     return " ".join(f"{v.level}:{v.steps}" if v.kind == "smooth" else signs[v.kind] for v in visits)
