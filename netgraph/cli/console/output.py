@@ -75,11 +75,12 @@ def warn_of_left_out_directions(hierarchy: Hierarchy) -> None:
 
 
 def print_solver_options() -> None:
-    """Print the options of the solver with their defaults and meanings."""
+    """Print the options of the solver with their defaults, units and meanings."""
     from netgraph.fas.options import build_option_table
 
     for row in build_option_table():
-        typer.echo(f"{row.name:<20} {row.default:<12} {row.meaning}")
+        unit = f"({row.unit}) " if row.unit else ""
+        typer.echo(f"{row.name:<20} {row.default:<12} {unit}{row.meaning}")
 
 
 def format_outcome(task: Task, hierarchy: Hierarchy, solution: Solution, evaluation: Evaluation, cycle: str) -> str:
