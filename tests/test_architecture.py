@@ -222,4 +222,8 @@ def test_the_benchmark_of_stages_times_functions_where_they_are_called():
     stages = importlib.import_module("stages")
     for place in stages.PLACES.values():
         module, _, name = place.rpartition(".")
-        assert callable(getattr(importlib.import_module(module), name))
+        function = getattr(importlib.import_module(module), name)
+        assert callable(function)
+        assert name.startswith("_") or function.__module__ != module, (
+            f"{place} is the definition; name the module that calls it"
+        )

@@ -47,6 +47,7 @@ def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Figure:
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     inputs : Tensor, tuple or dict
         As the network takes them. Maps are means over the rows.
     level : int, default -1
@@ -105,6 +106,7 @@ def plot_words(
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     inputs : Tensor, tuple or dict
         As the network takes them. Only the first row is used.
     words : sequence of str
@@ -186,6 +188,7 @@ def write_attention_figure(hierarchy: Hierarchy, inputs: Any, path: str | Path, 
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     inputs : Tensor, tuple or dict
         As the network takes them.
     path : path

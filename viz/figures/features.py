@@ -93,6 +93,7 @@ def plot_features(
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     inputs : Tensor, (n, colours, height, width)
         Images, as the network takes them.
     axis : str, optional
@@ -156,6 +157,7 @@ def write_feature_figure(hierarchy: Hierarchy, inputs: Tensor, path: str | Path,
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     inputs : Tensor, (n, colours, height, width)
         Images, as the network takes them.
     path : path

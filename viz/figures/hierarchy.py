@@ -42,6 +42,7 @@ def plot_hierarchy(hierarchy: Hierarchy, kind: str = "overview", *, axis: str | 
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     kind : str, default "overview"
         ``affinity``, ``dendrogram``, ``complexity``, ``error``, ``sparsity``, or ``overview`` for all of them.
     axis : str, optional
@@ -108,6 +109,7 @@ def write_figure(hierarchy: Hierarchy, path: str | Path) -> None:
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     path : path
         ``net.dendrogram.svg`` holds one figure, ``net.svg`` all of them. The suffix chooses SVG, PNG or PDF.
 

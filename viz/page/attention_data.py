@@ -24,6 +24,7 @@ def build_attention_data(hierarchy: Hierarchy, texts: Sequence[tuple[Sequence[st
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     texts : sequence of (words, inputs)
         Inputs hold one row each, as the network takes them. Without words, tokens are numbered.
 

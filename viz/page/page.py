@@ -27,7 +27,9 @@ def write_page(hierarchy: Hierarchy, path: str | Path, *, attention: list[dict[s
     Parameters
     ----------
     hierarchy : Hierarchy
+        The hierarchy whose levels are shown.
     path : path
+        The file to write.
     attention : list of dict, optional
         Attention maps to show with the units, from `netgraph.viz.build_attention_data`.
 

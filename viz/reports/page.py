@@ -33,6 +33,7 @@ def write_run_page(histories: Sequence[History], path: str | Path) -> None:
     histories : sequence of History
         A single run gives the page its name.
     path : path
+        The file to write.
 
     Raises
     ------

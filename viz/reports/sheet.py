@@ -28,6 +28,7 @@ def plot_runs(histories: Sequence[History]) -> Figure:
     Parameters
     ----------
     histories : sequence of History
+        The runs, each with its name and curves.
 
     Returns
     -------
@@ -83,6 +84,7 @@ def write_run_figure(histories: Sequence[History], path: str | Path) -> None:
     Parameters
     ----------
     histories : sequence of History
+        The runs, each with its name and curves.
     path : path
         The suffix chooses SVG, PNG or PDF.
 
