@@ -185,6 +185,16 @@ def test_long_files_are_told():
             warnings.warn(f"{source} has {lines} lines: does it still hold one idea?", stacklevel=1)
 
 
+def test_the_page_on_design_lists_every_file_and_floor():
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf8")
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    for source in SOURCES:
+        folder, stem = f"{Path(source).parent.as_posix()}/", Path(source).stem
+        assert stem == "__init__" or f"`{stem}`" in rows[folder], f"docs/design.md lacks {source}"
+    for number, floor in enumerate(FLOORS):
+        assert f"| {number} | {', '.join(f'`{place}`' for place in floor)} |" in page
+
+
 def test_the_distribution_lists_every_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
     folders = {module_of(source) for source in SOURCES if source.endswith("__init__.py")}
