@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from netgraph.errors import LoadError
+from netgraph.recording.operators.stand_ins import STAND_INS
 from netgraph.recording.serialize import BUILTINS
-from netgraph.rules.registry import load_rules
+from netgraph.rules.registry import find_operator_rule
 
 EXTRA = {"aten.sym_size"}
 MAX_SIZE = 2**34  # bound on a size, and on the product of the sizes in one argument
@@ -121,7 +122,7 @@ class Interpreter:
             _refuse_products((*values, *(v for _, v in keywords)))
         if function in BUILTINS.values() and (keywords or not all(isinstance(v, (Ref, int)) for v in values)):
             raise LoadError(f"{operator} has other arguments than netgraph writes. The file is refused.")
-        return Step(function, values, keywords, index, ())
+        return Step(STAND_INS.get(function, function), values, keywords, index, ())
 
     def _parse_value(self, value: Any) -> Any:
         """Return an argument with references in the place of node names."""
@@ -298,4 +299,4 @@ def _find_operator(operator: str) -> Any:
 
 def _is_allowed(name: str, overload: torch._ops.OpOverload) -> bool:
     """Return True if an operator has a rule, reads a size, or is pointwise."""
-    return name in load_rules() or name in EXTRA or torch.Tag.pointwise in overload.tags
+    return name in EXTRA or find_operator_rule(overload) is not None

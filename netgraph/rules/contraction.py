@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import fx
 
 from netgraph.rules import index_space as sp
@@ -51,6 +53,49 @@ def contract_matrices(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
     return batch + sa[-2:-1] + (sb[-1:] if nb > 1 else [])
 
 
+def addbmm_rule(call: Call) -> Spaces:
+    """``self`` plus the sum of ``batch1 @ batch2`` over the batch, whose matrices are kept."""
+    batch, *out = contract_matrices(call, call["batch1"], call["batch2"])
+    call.pin(batch, "matrices that are added up")
+    return _broadcast_addend(call, call["self"], out)
+
+
+def addmv_rule(call: Call) -> Spaces:
+    """``self + mat @ vec``."""
+    return _broadcast_addend(call, call["self"], contract_matrices(call, call["mat"], call["vec"]))
+
+
+def addr_rule(call: Call) -> Spaces:
+    """``self`` plus the outer product of two vectors."""
+    return _broadcast_addend(call, call["self"], [call.spaces("vec1")[0], call.spaces("vec2")[0]])
+
+
+def grouped_matmul_rule(call: Call) -> Spaces:
+    """Products of groups of rows or columns with a matrix for each group, as experts have. ``offs`` says where groups end."""
+    a, b = call["self"], call["mat2"]
+    na, nb = len(call.shape(a)), len(call.shape(b))
+    out = contract_matrices(call, a, b) if na == nb == 3 else _contract_groups(call, a, b)
+    if call.has("bias"):
+        call.unite(call.spaces("bias")[-1], out[-1])
+    return out
+
+
+def _contract_groups(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
+    """Contract two operands of which one or both hold all groups in one matrix."""
+    sa, sb = call.spaces(a), call.spaces(b)
+    call.contract(a, len(sa) - 1, b, len(sb) - 2)
+    if len(sa) == 2 and len(sb) == 3:  # rows of each group, and a matrix for each group
+        call.pin(sb[0], "a matrix for each group of rows")
+        call.unite(call.spaces("offs")[0], sb[0])
+        return [sa[0], sb[2]]
+    if len(sa) == 3:  # a matrix for each group, and columns of each group
+        call.pin(sa[0], "a matrix for each group of columns")
+        call.pin(sb[1], "columns in groups")
+        return [sa[1], sb[1]]
+    call.pin(sa[1], "summed in groups")
+    return [call.new_pinned_space(call.shape()[0], "a group"), sa[0], sb[1]]
+
+
 def outer_rule(call: Call) -> Spaces:
     """Outer product of two vectors."""
     a, b = call.operands[0], call.operands[-1]
@@ -59,6 +104,8 @@ def outer_rule(call: Call) -> Spaces:
 
 def convolution_rule(call: Call) -> Spaces:
     """Convolution with a weight (out, in / groups, kernel ...). Spatial dimensions are pinned."""
+    if call.arguments.get("transposed"):
+        return transposed_convolution_rule(call)
     groups = call["groups"]
     channels, call_input = _channel_dim(call), call["input"]
     image, weight = call.spaces("input"), call.spaces("weight")
@@ -114,13 +161,7 @@ def _convolution_output(call: Call, channels: int, out: Space) -> Spaces:
 def einsum_rule(call: Call) -> Spaces:
     """Einstein summation: equal letters are one axis, and letters that the result lacks are summed over."""
     operands = list(call["tensors"])
-    inputs, _, output = call["equation"].replace(" ", "").partition("->")
-    terms = [
-        _expand_ellipsis(term, len(call.shape(node))) for term, node in zip(inputs.split(","), operands, strict=True)
-    ]
-    if not output and "->" not in call["equation"]:
-        output = "".join(sorted(c for c in set("".join(terms)) if "".join(terms).count(c) == 1))
-    output = _expand_ellipsis(output, len(call.shape()))
+    terms, output = read_equation(call["equation"], [len(call.shape(node)) for node in operands], len(call.shape()))
     axes: dict[str, Space] = {}
     for term, node in zip(terms, operands, strict=True):
         for letter, space in zip(term, call.spaces(node), strict=True):
@@ -130,6 +171,27 @@ def einsum_rule(call: Call) -> Spaces:
                 call.unite(axes[letter], space)
     _sum_letters(call, terms, operands, output, axes)
     return [sp.resolve(axes[letter]) for letter in output]
+
+
+def read_equation(equation: str, ndims: Sequence[int], ndim: int) -> tuple[list[str], str]:
+    """Return the terms of an Einstein summation and its output, with one letter for each dimension.
+
+    Parameters
+    ----------
+    equation : str
+        As `torch.einsum` takes it. An ellipsis becomes digits.
+    ndims : list of int
+        Number of dimensions of each operand.
+    ndim : int
+        Number of dimensions of the result.
+    """
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms = [_expand_ellipsis(term, n) for term, n in zip(inputs.split(","), ndims, strict=True)]
+    if not arrow:
+        letters = "".join(terms)
+        once = sorted(c for c in set(letters) if c.isalpha() and letters.count(c) == 1)
+        output = "".join(sorted(c for c in set(letters) if c.isdigit())[::-1] + once)
+    return terms, _expand_ellipsis(output, ndim)
 
 
 def _expand_ellipsis(term: str, ndim: int) -> str:
@@ -218,9 +280,15 @@ def _unite_heads(call: Call, query: sp.Space, key: sp.Space, value: sp.Space) ->
 
 RULES = {
     "aten.linear": linear_rule,
-    "aten.addmm": addmm_rule,
-    "aten.baddbmm": baddbmm_rule,
-    **dict.fromkeys(["aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.__rmatmul__"], matmul_rule),
+    **dict.fromkeys(["aten.addmm", "aten.addmm_"], addmm_rule),
+    **dict.fromkeys(["aten.baddbmm", "aten.baddbmm_"], baddbmm_rule),
+    **dict.fromkeys(["aten.addbmm", "aten.addbmm_"], addbmm_rule),
+    **dict.fromkeys(["aten.addmv", "aten.addmv_"], addmv_rule),
+    **dict.fromkeys(["aten.addr", "aten.addr_"], addr_rule),
+    "aten._grouped_mm": grouped_matmul_rule,
+    **dict.fromkeys(
+        ["aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.vdot", "aten.__rmatmul__"], matmul_rule
+    ),
     **dict.fromkeys(["aten.outer", "aten.ger"], outer_rule),
     **dict.fromkeys(["aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution"], convolution_rule),
     **dict.fromkeys([f"aten.conv_transpose{n}d" for n in (1, 2, 3)], transposed_convolution_rule),

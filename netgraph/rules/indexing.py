@@ -62,10 +62,12 @@ def advanced_index_rule(call: Call) -> Spaces:
             position = 0
         tensor_indices.append(index)
         dim += width
-    index_spaces = call.broadcast([_make_mask_space(call)] if _is_mask(i) else call.spaces(i) for i in tensor_indices)
     position = position or 0
+    masked = any(_is_mask(i) for i in tensor_indices)
+    mask_spaces = [call.new_dynamic_space(position, "as many as a mask lets through")] if masked else []
+    index_spaces = call.broadcast(mask_spaces if _is_mask(i) else call.spaces(i) for i in tensor_indices)
     out = [s for s, _ in rest[:position]] + index_spaces + [s for s, _ in rest[position:]]
-    if not any(_is_mask(i) for i in tensor_indices):
+    if not masked:
         call.alias(
             call["self"], [d for _, d in rest[:position]] + [[]] * len(index_spaces) + [d for _, d in rest[position:]]
         )
@@ -87,15 +89,6 @@ def _find_arange_space(call: Call, index: fx.Node, size: int) -> Space | None:
 def _is_mask(index: fx.Node) -> bool:
     """Return True if an index is a mask of truth values."""
     return index.meta["val"].dtype in (torch.bool, torch.uint8)
-
-
-def _make_mask_space(call: Call) -> Space:
-    """Return the space of the entries that a mask selects. Its size is read at run time."""
-    space = call.new_pinned_space(call.shape()[0], "as many as a mask lets through")
-    for atom in sp.iter_atoms(space):
-        atom.dynamic = True
-    call.state.sources.append((space, call.node, 0))
-    return space
 
 
 def index_put_rule(call: Call) -> Spaces:
@@ -175,7 +168,31 @@ def meshgrid_rule(call: Call) -> list[Spaces]:
     return [list(axes) for _ in tensors]
 
 
+def masked_select_rule(call: Call) -> Spaces:
+    """Take the numbers at the true places of a mask, as many as it has at run time. All axes are pinned."""
+    for operand in call.operands:
+        for space in call.spaces(operand):
+            call.pin(space, "chosen by a mask")
+    return [call.new_dynamic_space(0, "as many as a mask lets through")]
+
+
+def search_rule(call: Call) -> Spaces:
+    """Find the place of each number in a sorted list, or whether a list holds it (``isin``). The list is pinned."""
+    searched, listed = (
+        call[n]
+        for n in (("self", "sorted_sequence") if call.name == "aten.searchsorted" else ("elements", "test_elements"))
+    )
+    for operand in (
+        n for n in (listed, searched) if isinstance(n, fx.Node) and (n is listed or len(call.shape(listed)) > 1)
+    ):
+        for space in call.spaces(operand):
+            call.pin(space, "looked up in a list")
+    return call.spaces(searched) if isinstance(searched, fx.Node) else []
+
+
 RULES = {
+    "aten.masked_select": masked_select_rule,
+    **tabulate_rule(search_rule, "searchsorted", "isin"),
     "aten.index_select": index_select_rule,
     **dict.fromkeys(["aten.gather", "aten.take_along_dim"], gather_rule),
     "aten.index": advanced_index_rule,

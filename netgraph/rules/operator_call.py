@@ -206,6 +206,14 @@ class Call:
         """Return a new pinned space."""
         return sp.new_space(size, f"{reason}: {self.name}{self.location()}")
 
+    def new_dynamic_space(self, dim: int, reason: str) -> Space:
+        """Return a pinned space for a dimension of the result whose size depends on numbers, and is read at run time."""
+        space: Space = (sp.Atom(self.shape()[dim], f"{reason}: {self.name}{self.location()}"),)
+        for atom in sp.iter_atoms(space):
+            atom.dynamic = True
+        self.state.sources.append((space, self.node, dim))
+        return space
+
     def equal(self, space: Space, reason: str) -> None:
         """Require that all aggregates along a space have the same size."""
         sp.require_equal(space, f"{reason}: {self.name}{self.location()}")

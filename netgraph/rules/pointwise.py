@@ -72,7 +72,8 @@ SAME_NUMBERS = COPIES | name_operators(
 )
 # Elementwise operators that PyTorch has not tagged as pointwise. Tagged ones need no entry.
 UNTAGGED = name_operators(
-        "dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "gelu", "gelu_", "silu",
+        "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_", "feature_alpha_dropout",
+        "feature_alpha_dropout_", "gelu", "gelu_", "silu",
         "relu", "relu_", "relu6", "relu6_", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu",
         "celu_", "mish", "mish_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_",
         "softplus", "softshrink", "hardshrink", "threshold", "threshold_", "log_sigmoid", "logsigmoid", "rrelu", "rrelu_",
@@ -84,7 +85,7 @@ UNTAGGED = name_operators(
         "less_equal", "xlogy", "special_expit", "sinc", "abs", "absolute", "negative", "arctan2", "fix", "native_dropout",
         "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "bitwise_and", "bitwise_or",
         "bitwise_not", "floor_divide_", "float_power", "pow", "pow_", "remainder", "fmod", "expit",
-        "view_as_real_copy", "dequantize", "real", "exponential_", "complex",
+        "view_as_real_copy", "dequantize", "real", "imag", "exponential_", "complex", "polar",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Rules of reductions. Sums and means need aggregates of one size. Operators that count or order units pin the axis."""
+"""Rules of reductions and losses. Sums and means need aggregates of one size. Operators that count or order units pin the axis."""
 
 from __future__ import annotations
 
@@ -74,8 +74,14 @@ def extremum_rule(call: Call) -> Spaces:
     return out
 
 
+def both_extrema_rule(call: Call) -> list[Spaces]:
+    """Minimum and maximum, two results of one shape."""
+    out = extremum_rule(call)
+    return [out, list(out)]
+
+
 def max_min_rule(call: Call) -> Spaces | list[Spaces]:
-    """``max`` and ``min`` in three forms: of all numbers, of two tensors, and along a dimension with indices."""
+    """``max``, ``min`` and ranks in three forms: of all numbers, of two tensors, and along a dimension with indices."""
     if call.has("other"):
         return pointwise_rule(call)
     if "dim" not in call.arguments:
@@ -126,26 +132,60 @@ def diff_rule(call: Call) -> Spaces:
     return spaces
 
 
-def whole_tensor_rule(call: Call) -> Spaces | list[Spaces]:
-    """Operators on whole tensors or matrices (fft, linalg). They pin all axes."""
-    for operand in call.operands:
-        for space in call.spaces(operand):
-            call.pin(space, "mixed by an operator on whole tensors")
-    value = call.node.meta["val"]
-    if isinstance(value, (list, tuple)):
-        return [
-            [call.new_pinned_space(n, "made by an operator on whole tensors") for n in s] for s in call.output_shapes()
-        ]
-    same = call.spaces(call.operands[0])
-    if [sp.size_of(s) for s in same] == list(call.shape()):
-        return same
-    leading = [
-        s
-        for s, n in zip(same, call.shape(), strict=False)
-        if sp.size_of(s) == n and any(a.dynamic for a in sp.iter_atoms(s))
-    ]
-    rest = call.shape()[len(leading) :]
-    return leading + [call.new_pinned_space(n, "made by an operator on whole tensors") for n in rest]
+def pointwise_loss_rule(call: Call) -> Spaces:
+    """A loss of two tensors, number by number, then reduced to its mean (1) or its sum (2), or kept as it is (0)."""
+    out = call.broadcast([[ONE] * len(call.shape()), *(call.spaces(operand) for operand in call.operands)])
+    return _reduce_loss(call, out)
+
+
+def class_loss_rule(call: Call) -> Spaces:
+    """A loss over classes, which are pinned. The other dimensions are reduced, and the target runs over them."""
+    spaces = call.spaces("self")
+    classes = min(1, len(spaces) - 1)
+    rest = spaces[:classes] + spaces[classes + 1 :]
+    call.pin(spaces[classes], "classes of a loss")
+    target = call.spaces("target")
+    for space, other in zip(spaces if len(target) == len(spaces) else rest, target, strict=True):
+        call.unite(space, other)
+    if call.has("weight"):
+        call.unite(call.spaces("weight")[0], spaces[classes])
+    return _reduce_loss(call, rest)
+
+
+def _reduce_loss(call: Call, spaces: Spaces) -> Spaces:
+    """Return the spaces of a loss after its reduction."""
+    if call["reduction"] == 0:
+        return spaces
+    gone = tuple(factor for space in spaces for factor in sp.resolve(space))
+    call.equal(gone, "a loss is reduced over")
+    if call["reduction"] == 2:
+        call.scale(None, gone, 1.0)
+    return []
+
+
+def cosine_similarity_rule(call: Call) -> Spaces:
+    """Cosines along one dimension. Both operands are scaled by the root of the number of merged units, so that norms stay."""
+    a, b = call["x1"], call["x2"]
+    out = call.broadcast([call.spaces(a), call.spaces(b)])
+    dim = call.dim("dim", len(out))
+    call.equal(out[dim], "cosines are taken over")
+    for operand in dict.fromkeys((a, b)):
+        call.scale(operand, out[dim], 0.5)
+    return out[:dim] + out[dim + 1 :]
+
+
+def distance_rule(call: Call) -> Spaces:
+    """The p-norm of a difference along the last dimension (``pairwise_distance``), or of all numbers (``dist``)."""
+    out = call.broadcast(call.spaces(operand) for operand in call.operands)
+    along = out if call.name == "aten.dist" else out[-1:]
+    gone = tuple(factor for space in along for factor in sp.resolve(space))
+    call.equal(gone, "a distance is taken over")
+    if call["p"] == 0:
+        call.pin(gone, "counted")
+    elif call["p"] not in (float("inf"), float("-inf")):
+        call.scale(None, gone, 1.0 / float(call["p"]))
+    rest = out[: len(out) - len(along)]
+    return [*rest, ONE] if call.arguments.get("keepdim") else rest
 
 
 RULES = {
@@ -156,12 +196,15 @@ RULES = {
     **tabulate_rule(variance_rule, "var", "std"),
     **tabulate_rule(variance_and_mean_rule, "var_mean", "std_mean"),
     **tabulate_rule(extremum_rule, "amax", "amin", "any", "all"),
-    **tabulate_rule(max_min_rule, "max", "min"),
+    **tabulate_rule(max_min_rule, "max", "min", "median", "nanmedian", "mode", "kthvalue"),
+    **tabulate_rule(both_extrema_rule, "aminmax"),
     **tabulate_rule(pinned_reduction_rule, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
     **tabulate_rule(along_dim_rule, "softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin",
              "special_softmax", "cumsum_", "_log_softmax"),
-    **tabulate_rule(along_dim_list_rule, "sort", "topk", "cummax", "cummin", "kthvalue", "median", "mode"),
-    **tabulate_rule(whole_tensor_rule, "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_fftn",
-             "fft_rfftn", "fft_irfftn", "fft_fftshift", "linalg_inv", "linalg_qr", "linalg_solve", "stft", "istft", "triu", "tril",
-             "triu_", "tril_", "trace", "linalg_norm", "linalg_eigh", "linalg_svd", "bincount", "histc", "nonzero", "unique_consecutive"),
+    **tabulate_rule(along_dim_list_rule, "sort", "topk", "cummax", "cummin"),
+    **tabulate_rule(pointwise_loss_rule, "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+             "binary_cross_entropy_with_logits", "soft_margin_loss"),
+    **tabulate_rule(class_loss_rule, "cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d", "multi_margin_loss"),
+    **tabulate_rule(cosine_similarity_rule, "cosine_similarity"),
+    **tabulate_rule(distance_rule, "pairwise_distance", "dist"),
 }  # fmt: skip

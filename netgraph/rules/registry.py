@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import fx
@@ -28,8 +29,25 @@ def load_rules() -> dict[str, Rule]:
     return table
 
 
+def find_operator_rule(target: Any) -> Rule | None:
+    """Return the rule of an operator, or None. Operators that PyTorch tags as pointwise need no entry, in place or not."""
+    rule = load_rules().get(operator_name(target))
+    return pointwise_rule if rule is None and _is_pointwise(target) else rule
+
+
+@cache
+def _is_pointwise(target: Any) -> bool:
+    """Return True if PyTorch tags an operator, or the operator that it is the version in place of, as pointwise."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    packet = target._overloadpacket
+    base = getattr(getattr(torch.ops, target.namespace), packet.__name__.rstrip("_"), None)
+    overloads = [target, *(getattr(base, name) for name in (base.overloads() if base is not None else ()))]
+    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
+
+
 def find_rule(node: fx.Node) -> Rule:
-    """Return the rule of a node's operator. Operators that PyTorch tags as pointwise need no entry.
+    """Return the rule of a node's operator.
 
     Parameters
     ----------
@@ -46,14 +64,12 @@ def find_rule(node: fx.Node) -> Rule:
     TraceError
         The operator has no rule.
     """
-    name = operator_name(node.target)
-    rule = load_rules().get(name)
-    if rule is None and isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
-        return pointwise_rule
+    rule = find_operator_rule(node.target)
     if rule is None:
         raise TraceError(
-            f"operator {name} has no rule (called{source_line(node) or ' by the network'}, near parameter "
-            f"{_nearest_parameter(node)}). Add one to the entry-point group netgraph.rules, as docs/tracing.md shows."
+            f"operator {operator_name(node.target)} has no rule (called{source_line(node) or ' by the network'}, near parameter "
+            f"{_nearest_parameter(node)}). Give one with --rules module:TABLE, or as a plug-in of the entry-point group "
+            "netgraph.rules, as docs/tracing.md shows."
         )
     return rule
 

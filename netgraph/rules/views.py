@@ -59,6 +59,16 @@ def flatten_rule(call: Call) -> Spaces:
     return _regroup_dims(call)
 
 
+def atleast_rule(call: Call) -> Spaces | list[Spaces]:
+    """Add dimensions of size one to a tensor, or to each of a list of tensors."""
+    if not isinstance(call.node.meta["val"], (list, tuple)):
+        return _regroup_dims(call)
+    return [
+        call.reshape(call.spaces(node), shape)
+        for node, shape in zip(call["tensors"], call.output_shapes(), strict=True)
+    ]
+
+
 def unflatten_rule(call: Call) -> Spaces:
     """Split one dimension into the given sizes."""
     out = _regroup_dims(call)
@@ -289,16 +299,30 @@ def repeat_rule(call: Call) -> Spaces:
 
 def repeat_interleave_rule(call: Call) -> Spaces:
     """Repeat each unit: the number of the copy is the inner factor."""
-    spaces = call.spaces("self")
-    if not isinstance(call.arguments.get("repeats"), int) or call.arguments.get("dim") is None:
-        for space in spaces:
-            call.pin(space, "repeated by a table")
-        return [call.new_pinned_space(n, "repeated by a table") for n in call.shape()]
-    dim = call.dim("dim", len(spaces))
+    if not isinstance(call.arguments.get("repeats"), int):
+        return _repeat_by_table(call)
+    flat = call.arguments.get("dim") is None
+    spaces = [tuple(f for space in call.spaces("self") for f in space)] if flat else call.spaces("self")
+    dim = 0 if flat else call.dim("dim", len(spaces))
     copies = sp.new_space(call["repeats"])
     call.resize("repeats", copies, single=True)
     spaces[dim] = spaces[dim] + copies
+    if isinstance(call.arguments.get("output_size"), int):
+        call.resize("output_size", spaces[dim], single=True)
     return spaces
+
+
+def _repeat_by_table(call: Call) -> Spaces:
+    """Repeat units by a table of numbers of copies, whose sum is read at run time."""
+    spaces = call.spaces("self") if "self" in call.arguments else []
+    flat = "dim" not in call.arguments or call["dim"] is None
+    dims = list(range(len(spaces))) if flat else [call.dim("dim", len(spaces))]
+    for space in [*(spaces[d] for d in dims), *call.spaces("repeats")]:
+        call.pin(space, "repeated by a table")
+    made = call.new_dynamic_space(0 if flat else dims[0], "repeated by a table")
+    if isinstance(call.arguments.get("output_size"), int):
+        call.rewrite("output_size", ONE, lambda ratio: None)
+    return [made] if flat else [*spaces[: dims[0]], made, *spaces[dims[0] + 1 :]]
 
 
 def pad_rule(call: Call) -> Spaces:
@@ -345,22 +369,23 @@ def complex_view_rule(call: Call) -> Spaces:
     spaces = call.spaces("self")
     if len(call.shape()) < len(spaces):
         call.pin(spaces[-1], "real and imaginary part")
+        call.alias(call["self"], range(len(spaces) - 1))
         return spaces[:-1]
+    call.alias(call["self"], [*range(len(spaces)), []])
     return [*spaces, call.new_pinned_space(2, "real and imaginary part")]
 
 
 RULES = {
     **tabulate_rule(view_rule, "view", "reshape", "_unsafe_view", "_reshape_alias", "reshape_copy", "view_copy"),
-    **tabulate_rule(
-        flatten_rule, "flatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "ravel", "atleast_1d", "atleast_2d"
-    ),
+    **tabulate_rule(flatten_rule, "flatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_", "ravel"),
+    **tabulate_rule(atleast_rule, "atleast_1d", "atleast_2d", "atleast_3d"),
     **tabulate_rule(unflatten_rule, "unflatten"),
     **tabulate_rule(reshape_as_rule, "view_as", "reshape_as"),
     **tabulate_rule(expand_rule, "expand", "broadcast_to"),
     **tabulate_rule(expand_as_rule, "expand_as"),
     **tabulate_rule(permute_rule, "permute"),
     **tabulate_rule(
-        transpose_rule, "transpose", "t", "swapaxes", "swapdims", "adjoint", "matrix_H", "mT", "mH", "transpose_"
+        transpose_rule, "transpose", "t", "swapaxes", "swapdims", "adjoint", "matrix_H", "mT", "mH", "transpose_", "t_"
     ),
     **tabulate_rule(reverse_dims_rule, "numpy_T"),
     **tabulate_rule(movedim_rule, "movedim", "moveaxis"),
@@ -368,7 +393,16 @@ RULES = {
     **tabulate_rule(unbind_rule, "unbind"),
     **tabulate_rule(slice_rule, "slice"),
     **tabulate_rule(narrow_rule, "narrow"),
-    **tabulate_rule(split_rule, "split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split"),
+    **tabulate_rule(
+        split_rule,
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unsafe_chunk",
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "tensor_split",
+    ),
     **tabulate_rule(glu_rule, "glu"),
     **tabulate_rule(cat_rule, "cat", "concat", "concatenate"),
     **tabulate_rule(stack_rule, "stack"),

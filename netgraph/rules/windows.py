@@ -99,13 +99,35 @@ def grid_sample_rule(call: Call) -> Spaces:
     return [*image[:2], *(call.new_pinned_space(n, "a position in space") for n in call.shape()[2:])]
 
 
+def affine_grid_rule(call: Call) -> Spaces:
+    """Make a grid of positions (batch, H, W, 2) from maps (batch, 2, 3). ``size`` is that of an image with this batch."""
+    batch, *maps = call.spaces("theta")
+    for space in maps:
+        call.pin(space, "coordinates of a grid")
+    call.resize("size", [batch, *[None] * (len(call["size"]) - 1)])
+    return [batch, *(call.new_pinned_space(n, "a position in space") for n in call.shape()[1:])]
+
+
+def unpooling_rule(call: Call) -> Spaces:
+    """Write the numbers of a pooled image (..., channels, H, W) back to the places that a pooling noted."""
+    n = _count_spatial_dims(call.name)
+    image, places = call.spaces("self"), call.spaces("indices")
+    for space, other in zip(image, places, strict=True):
+        call.unite(space, other)
+    for space in image[-n:]:
+        call.pin(space, "a position in space")
+    return [*image[:-n], *(call.new_pinned_space(m, "a position in space") for m in call.shape()[-n:])]
+
+
 RULES = {
     "aten.unfold": unfold_rule,
     "aten.im2col": im2col_rule,
     "aten.col2im": col2im_rule,
     "aten.pixel_shuffle": pixel_shuffle_rule,
     "aten.pixel_unshuffle": pixel_unshuffle_rule,
-    "aten.channel_shuffle": channel_shuffle_rule,
+    **dict.fromkeys(["aten.channel_shuffle", "aten.native_channel_shuffle"], channel_shuffle_rule),
+    "aten.affine_grid_generator": affine_grid_rule,
+    **dict.fromkeys(["aten.max_unpool2d", "aten.max_unpool3d"], unpooling_rule),
     **dict.fromkeys(
         [f"aten.{kind}_pool{n}d" for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp", "_adaptive_avg")]
         + [f"aten.max_pool{n}d_with_indices" for n in (1, 2, 3)]

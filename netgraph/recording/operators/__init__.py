@@ -1,0 +1,1 @@
+"""Operators whose calls a recording or a run treats in a way of its own."""
