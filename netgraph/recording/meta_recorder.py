@@ -21,8 +21,8 @@ from torch.fx.experimental.proxy_tensor import PreDispatchTorchFunctionMode, Pro
 
 from netgraph.recording.meta_shapes import META, infer_result
 from netgraph.recording.node_graph import NodeGraph
-from netgraph.utils.source_location import is_user_file
 from netgraph.recording.operators.composites import may_decompose
+from netgraph.utils.source_location import is_user_file
 
 ATEN = torch.ops.aten
 BELOW_AUTOGRAD = torch._C._AutoDispatchBelowAutograd
@@ -149,6 +149,11 @@ class _MetaRecorder(ProxyTorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
+        if may_decompose(func):
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
         arguments = _map_tensors((args, kwargs), self.find_node)
         args, kwargs = self._replace_constants(func, args, kwargs) if self.twins else (args, kwargs)
         result = _run_on_meta(func, args, kwargs)
@@ -159,11 +164,6 @@ class _MetaRecorder(ProxyTorchDispatchMode):
         return self._add_result(self.graph.call_function(func, *arguments), result)
 
     def _replace_constants(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if may_decompose(func):
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
         """Replace constants in the arguments of an operator by their twins on the meta device."""
         constants: list[Tensor] = []
 
