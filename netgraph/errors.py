@@ -36,6 +36,10 @@ class TraceError(NetgraphError):
     """The computation of a network cannot be followed. The message names the operator and its place."""
 
 
+class GuardError(TraceError):
+    """An input would take a recorded network another way than the example of its recording did."""
+
+
 class AggregatesError(NetgraphError):
     """A coarsener returned an array that is not a partition of the units."""
 
@@ -56,6 +60,10 @@ class NothingToMergeError(NetgraphError):
 
 class AlertError(NetgraphError):
     """An alert rule of a run fired, and its action is to raise."""
+
+
+class LoadWarning(UserWarning):
+    """What was chosen while a network was opened, where a file leaves a choice."""
 
 
 def describe_error(error: BaseException) -> str:

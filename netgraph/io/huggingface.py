@@ -23,6 +23,7 @@ from torch.nn.modules.module import (
 )
 
 from netgraph.errors import LoadError, UntrustedError
+from netgraph.io.weight_files import read_weights
 
 LOOPS = (  # entries that a class loops over, and their largest allowed values
     (re.compile(r"layer|depth|(?:block|stage|head|expert)s$"), 2**10),
@@ -30,6 +31,7 @@ LOOPS = (  # entries that a class loops over, and their largest allowed values
 )
 MANY = 2**15  # tensors of a network. The largest networks in use have some thousands.
 TEXT = 2**24  # largest number of characters of a config
+NOT_FINITE = {text: float(text) for text in ("Infinity", "-Infinity", "NaN")}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -63,22 +65,8 @@ def build_from_config(transformers: Any, path: Path, options: Mapping[str, Any],
 
 
 def has_weights(path: Path) -> bool:
-    """Return True if a folder has weights for its config.
-
-    Raises
-    ------
-    LoadError
-        The weights exist only as a pickle.
-    """
-    if any((path / name).is_file() for name in WEIGHTS):
-        return True
-    pickled = next((name for name in PICKLED if (path / name).is_file()), None)
-    if pickled is not None:
-        raise LoadError(
-            f"hf:{path} has its weights in {pickled} and no model.safetensors. Save it again with save_pretrained, or open "
-            f"{path / 'pytorch_model.bin'} with --arch hf:{path / 'config.json'}."
-        )
-    return False
+    """Return True if a folder has weights for its config."""
+    return any((path / name).is_file() for name in (*WEIGHTS, *PICKLED))
 
 
 def build_on_meta(make: Any, config: Any, path: Path | None = None) -> nn.Module:
@@ -151,7 +139,7 @@ def _read_config(path: Path, file: Path) -> dict[str, Any]:
     try:
         with file.open(encoding="utf-8") as stream:
             text = stream.read(TEXT + 1)
-        data = json.loads(text if len(text) <= TEXT else "")
+        data = json.loads(text if len(text) <= TEXT else "", object_hook=_decode_float)
     except (OSError, ValueError, RecursionError) as error:
         raise LoadError(
             f"hf:{path} is not a readable config ({str(error)[:120]}). Give a config.json or a folder that has one."
@@ -159,6 +147,11 @@ def _read_config(path: Path, file: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "model_type" not in data:
         raise LoadError(f"{file} has no model_type. Give the config.json of a transformers network.")
     return data
+
+
+def _decode_float(entry: dict[str, Any]) -> Any:
+    """Return the number of ``{"__float__": "Infinity"}``, which transformers writes since JSON has no infinity."""
+    return NOT_FINITE.get(str(entry["__float__"]), entry) if entry.keys() == {"__float__"} else entry
 
 
 def _check_entries(value: Any, file: Path, key: str = "") -> None:
@@ -179,9 +172,17 @@ def _check_entries(value: Any, file: Path, key: str = "") -> None:
 
 def _load_folder_weights(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Module:
     """Return a network with exactly the weights of its folder."""
+    pickled = next((folder / name for name in PICKLED if (folder / name).is_file()), None)
+    if any((folder / name).is_file() for name in WEIGHTS):
+        pickled = None
+    source = {"use_safetensors": True} if pickled is None else {"state_dict": _read_pickled(pickled)}
     with silence_transformers(transformers.utils.logging):
         model, info = cls.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder if pickled is None else None,
+            config=config,
+            local_files_only=True,
+            output_loading_info=True,
+            **source,
         )
     problems = [
         f"{problem} {', '.join(sorted(map(str, info[key]))[:3])}"
@@ -198,6 +199,14 @@ def _load_folder_weights(transformers: Any, cls: Any, config: Any, folder: Path)
             f"config.json, or give hf:{folder / 'config.json'} for random weights."
         )
     return model  # type: ignore[no-any-return]
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """Return the weights of pickles, which are scanned and never opened by transformers."""
+    state = read_weights(path)
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise LoadError(f"{path} holds more than the weights of a network. Save it again with save_pretrained.")
+    return dict(state)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import LoadError, NetgraphError, UntrustedError, describe_error
-from netgraph.io import huggingface
+from netgraph.io import adapter_folder, huggingface
 from netgraph.io.bundle import read_bundle, read_metadata
+from netgraph.io.checkpoint.candidates import format_keys, list_candidates
 from netgraph.io.model_zoo import build_network, search_folder_first
-from netgraph.io.pickle_scan import is_archive, scan_pickle
-from netgraph.io.state_dict import fill_network, find_state_dict
+from netgraph.io.state_dict import fill_network, find_module
+from netgraph.io.trained_weights import names_trained_weights
+from netgraph.io.weight_files import INDEX, read_pickle, read_weights
 from netgraph.recording.graph_module import network_from_document
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.logging import silence_logger
@@ -31,15 +34,18 @@ def load_model(
     arch_args: Mapping[str, Any] | None = None,
     trust: bool = False,
     code_dir: str | Path | None = None,
+    key: str | None = None,
+    download: bool = False,
 ) -> nn.Module:
     """Open a network from a file or by name, in evaluation mode.
 
     Parameters
     ----------
     source : str or path
-        A state dict (``.pt``, ``.safetensors``), a network saved by netgraph, a pickled module, a ``.pt2`` program, or
-        ``hf:FOLDER``, a folder saved by transformers. The names ``torchvision:resnet50``, ``timm:NAME`` and
-        ``hf:CONFIG.json`` give networks with random weights.
+        A state dict or checkpoint (``.pt``, ``.ckpt``, ``.safetensors``, or the index of several), a network saved by
+        netgraph, a pickled module, a ``.pt2`` program, or ``hf:FOLDER``, a folder saved by transformers or peft. The names
+        ``torchvision:resnet50``, ``timm:NAME`` and ``hf:CONFIG.json`` give networks with random weights, and
+        ``torchvision:NAME@WEIGHTS``, ``timm:NAME@pretrained`` and ``hf:OWNER/NAME`` trained ones.
     arch : str, optional
         Network that a state dict belongs to: ``package.module:factory``, or a name as above.
     arch_args : dict, optional
@@ -49,6 +55,10 @@ def load_model(
     code_dir : str or path, optional
         Folder in which the modules of ``arch`` and of pickled classes are searched first. By default the working
         directory.
+    key : str, optional
+        Key of the weights in a checkpoint that holds several, such as ``ema``. A ``LoadWarning`` names the others.
+    download : bool, default=False
+        Allow to fetch the trained weights of a name. Without it, they are taken from the caches of earlier downloads.
 
     Returns
     -------
@@ -74,10 +84,10 @@ def load_model(
         raise LoadError(f"--code-dir {code_dir} is not a folder. Give the folder that holds the modules of --arch.")
     with search_folder_first(Path(code_dir) if code_dir else Path.cwd()):
         if is_network_name(source):
-            _reject_arch(source, "is built by its name", arch, {})
-            model = build_network(str(source), arch_args or {}, weights=True)
+            _reject_unused(source, "is built by its name", arch, {}, key)
+            model = build_network(str(source), arch_args or {}, weights=True, download=download)
         else:
-            model = _open_file(_check_file(Path(source)), arch, arch_args or {}, trust)
+            model = _FileOpener(_check_file(Path(source)), arch, arch_args or {}, trust, key).open()
     set_training_mode(model, training=False)
     return model
 
@@ -92,9 +102,15 @@ def describe_origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | N
     package, _, name = str(source).partition(":")
     if not is_network_name(source) or arch_args.get("pretrained"):
         return None
+    if names_trained_weights(source):
+        return f"{source} has its trained weights"
     if package != "hf":
-        return f"{source} has random weights. For trained weights give their state dict and --arch {source}."
-    if huggingface.has_weights(Path(name)):
+        chosen = "DEFAULT" if package == "torchvision" else "pretrained"
+        return (
+            f"{source} has random weights. For trained weights give {source}@{chosen}, with --download if they are not on this "
+            f"machine, or their state dict and --arch {source}."
+        )
+    if huggingface.has_weights(Path(name)) or (Path(name) / adapter_folder.CONFIG).is_file():
         return f"{source} has the weights of its folder"
     return f"{source} has random weights. For trained weights give hf:FOLDER with config.json and model.safetensors."
 
@@ -121,32 +137,68 @@ def _check_file(path: Path) -> Path:
     return path
 
 
-def _open_file(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: bool) -> nn.Module:
-    """Open a file according to its suffix."""
-    if path.suffix == ".safetensors":
-        if "netgraph" in read_metadata(path):
+@dataclass(frozen=True)
+class _FileOpener:
+    """Opens a file as its suffix says."""
+
+    path: Path
+    arch: str | None
+    arch_args: Mapping[str, Any]
+    trust: bool
+    key: str | None
+
+    def open(self) -> nn.Module:
+        """Return the network of the file."""
+        path = self.path
+        if path.suffix == ".safetensors" and "netgraph" in read_metadata(path):
             tensors, document = read_bundle(path)
-            _reject_arch(path, "was written by netgraph and contains its network", arch, arch_args)
+            self.reject_options("was written by netgraph and contains its network")
             return _build_from_document(path, document, tensors)
-        return _build_and_fill(_require_arch(path, arch), arch_args, _read_safetensors(path), path)
-    if path.suffix == ".pt2":
-        _reject_arch(path, "is an exported program", arch, arch_args)
-        return _open_program(path, trust)
-    if path.suffix in PICKLES:
-        return _open_pickle(path, arch, arch_args, trust)
-    raise LoadError(
-        f"{path} ends in {path.suffix or 'nothing'}. netgraph opens .pt, .pth, .bin, .ckpt, .safetensors and .pt2 files."
-    )
+        if path.suffix == ".safetensors" or path.name.endswith(INDEX):
+            self.require_arch()
+            return self.fill_arch(read_weights(path))
+        if path.suffix == ".pt2":
+            self.reject_options("is an exported program")
+            return _open_program(path, self.trust)
+        if path.suffix in PICKLES:
+            return self.open_pickle()
+        raise LoadError(
+            f"{path} ends in {path.suffix or 'nothing'}. netgraph opens .pt, .pth, .bin, .ckpt, .safetensors and .pt2 files, "
+            f"and {INDEX} of weights in several files."
+        )
 
+    def open_pickle(self) -> nn.Module:
+        """Return the module in a pickle, or the architecture with its weights."""
+        prepare_torchvision()
+        value = read_pickle(self.path, trust=self.trust)
+        if isinstance(value, nn.Module):
+            self.reject_options("is a whole module")
+            return value
+        if self.arch is None:
+            module = find_module(value, self.path, self.key)
+            if module is not None:
+                return module
+        return self.fill_arch(value)
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file."""
-    from safetensors.torch import load_file
+    def fill_arch(self, value: Any) -> nn.Module:
+        """Build the architecture and load the contents of the file into it."""
+        arch = self.require_arch(value)
+        return fill_network(build_network(arch, self.arch_args), value, self.path, arch, key=self.key)
 
-    try:
-        return load_file(str(path))
-    except Exception as error:  # errors of safetensors have no common class
-        raise LoadError(f"{path} cannot be read ({describe_error(error)}). Download or save it again.") from error
+    def require_arch(self, value: Any = None) -> str:
+        """Return the architecture, or raise an error that asks for it."""
+        if self.arch is None:
+            keys = [candidate.key for candidate in list_candidates(value) if candidate.key]
+            where = f" (under {format_keys(keys)})" if keys else ""
+            raise LoadError(
+                f"{self.path} holds weights{where} without an architecture. Name their network with --arch "
+                "package.module:factory or --arch torchvision:NAME."
+            )
+        return self.arch
+
+    def reject_options(self, why: str) -> None:
+        """Refuse options that would have no effect on this file."""
+        _reject_unused(self.path, why, self.arch, self.arch_args, self.key)
 
 
 def _build_from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
@@ -176,39 +228,11 @@ def _open_program(path: Path, trust: bool) -> nn.Module:
         ) from error
 
 
-def _open_pickle(path: Path, arch: str | None, arch_args: Mapping[str, Any], trust: bool) -> nn.Module:
-    """Open a pickle. Without trust, it is scanned before anything is unpickled."""
-    prepare_torchvision()
-    if not trust:
-        scan_pickle(path)
-    mapped = not trust and is_archive(path)  # parameters of a module must not change with the file
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
-    except Exception as error:  # torch raises many types for broken files
-        raise LoadError(f"{path} cannot be read ({describe_error(error)}). Download or save it again.") from error
-    if isinstance(value, nn.Module):
-        _reject_arch(path, "is a whole module", arch, arch_args)
-        return value
-    return _build_and_fill(_require_arch(path, arch), arch_args, find_state_dict(value, path), path)
-
-
-def _reject_arch(source: str | Path, why: str, arch: str | None, arch_args: Mapping[str, Any]) -> None:
-    """Refuse an architecture, or its arguments, that would have no effect."""
-    unused = f"--arch {arch}" if arch is not None else "--arch-arg" if arch_args else None
+def _reject_unused(
+    source: str | Path, why: str, arch: str | None, arch_args: Mapping[str, Any], key: str | None
+) -> None:
+    """Refuse an architecture, its arguments or a key that would have no effect."""
+    typed = {"--arch-arg": bool(arch_args), f"--key {key}": key is not None}
+    unused = f"--arch {arch}" if arch is not None else next((name for name, given in typed.items() if given), None)
     if unused is not None:
         raise LoadError(f"{source} {why}, and {unused} would have no effect. Leave it out.")
-
-
-def _require_arch(path: Path, arch: str | None) -> str:
-    """Return the architecture, or raise an error that asks for it."""
-    if arch is None:
-        raise LoadError(
-            f"{path} holds weights without an architecture. Name their network with --arch package.module:factory "
-            "or --arch torchvision:NAME."
-        )
-    return arch
-
-
-def _build_and_fill(arch: str, arch_args: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """Build a network and load a state dict into it."""
-    return fill_network(build_network(arch, arch_args), state, path, arch)

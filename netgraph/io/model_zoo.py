@@ -8,27 +8,34 @@ import importlib
 import importlib.machinery
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from netgraph.errors import LoadError, NetgraphError, describe_error
-from netgraph.io import huggingface
+from netgraph.io import adapter_folder, huggingface
+from netgraph.io.trained_weights import build_trained_timm, build_trained_torchvision, find_repository, is_repository
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
-def build_network(arch: str, arch_args: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
-    """Build the network of a name, with random weights or with those of an ``hf:FOLDER``.
+def build_network(
+    arch: str, arch_args: Mapping[str, Any], *, weights: bool = False, download: bool = False
+) -> nn.Module:
+    """Build the network of a name, with random weights or with trained ones that the name asks for.
 
     Parameters
     ----------
     arch : str
-        ``torchvision:NAME``, ``timm:NAME``, ``hf:PATH`` or ``package.module:factory``.
+        ``torchvision:NAME``, ``timm:NAME``, ``hf:PATH`` or ``package.module:factory``. Trained weights are those of
+        ``torchvision:NAME@WEIGHTS``, ``timm:NAME@pretrained`` and ``hf:OWNER/NAME``.
     arch_args : dict
         Keyword arguments of the factory.
     weights : bool, default=False
-        Load the weights of an ``hf:FOLDER`` that has some.
+        Load the weights of an ``hf:FOLDER`` that has some, or trained weights that the name asks for.
+    download : bool, default=False
+        Fetch trained weights that are not on this machine.
 
     Returns
     -------
@@ -44,12 +51,14 @@ def build_network(arch: str, arch_args: Mapping[str, Any], *, weights: bool = Fa
         raise LoadError(f"--arch {arch!r} names no factory. Write package.module:factory or torchvision:NAME.")
     prepare_torchvision()  # timm, transformers and code of the user may import it
     try:
-        if package == "torchvision":
+        if package in ("torchvision", "timm") and "@" in name:
+            model = _build_trained(package, name, arch_args, weights=weights, download=download)
+        elif package == "torchvision":
             model = _build_torchvision(name, arch_args)
         elif package == "timm":
             model = _import_extra("timm").create_model(name, **{"pretrained": False, **arch_args})
         elif package == "hf":
-            model = huggingface.build_from_config(_import_extra("transformers"), Path(name), arch_args, weights=weights)
+            model = _build_transformers(name, arch_args, weights=weights, download=download)
         else:
             model = _find_factory(package, name)(**arch_args)
     except NetgraphError:
@@ -61,6 +70,37 @@ def build_network(arch: str, arch_args: Mapping[str, Any], *, weights: bool = Fa
             f"{arch} returned {model!r:.40} of type {type(model).__name__}. It must return a torch.nn.Module."
         )
     return model
+
+
+def _build_trained(
+    package: str, name: str, arch_args: Mapping[str, Any], *, weights: bool, download: bool
+) -> nn.Module:
+    """Build a network of torchvision or timm with the trained weights behind ``@``."""
+    name, _, chosen = name.partition("@")
+    if not weights:
+        raise LoadError(
+            f"--arch {package}:{name}@{chosen} asks for weights, and the file has others. Leave out @{chosen}."
+        )
+    build = {"timm": build_trained_timm, "torchvision": build_trained_torchvision}[package]
+    return build(_import_extra(package), name, chosen, arch_args, download=download)
+
+
+def _build_transformers(name: str, arch_args: Mapping[str, Any], *, weights: bool, download: bool) -> nn.Module:
+    """Build a network of transformers from a config, a folder, a repository or an adapter."""
+    transformers = _import_extra("transformers")
+    in_repository = is_repository(name)
+    path = find_repository(name, download=download, with_weights=weights) if in_repository else Path(name)
+    if (path / adapter_folder.CONFIG).is_file() and weights:
+        build_base = partial(_build_base, download=download)
+        return adapter_folder.build_adapted_network(path, arch_args, build_base)
+    return huggingface.build_from_config(transformers, path, arch_args, weights=weights)
+
+
+def _build_base(name: str, options: Mapping[str, Any], *, download: bool) -> nn.Module:
+    """Build the base network of an adapter, which needs trained weights."""
+    if not is_repository(name) and not huggingface.has_weights(Path(name)):
+        raise LoadError(f"{name} is no folder with weights here.")
+    return _build_transformers(name, options, weights=True, download=download)
 
 
 def _build_torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:

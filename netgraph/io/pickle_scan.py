@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 
 from netgraph.errors import LoadError, UntrustedError
+from netgraph.io.metadata_stand_ins import MAPPINGS, OBJECTS, SettingsStandIn
 from netgraph.io.pickle_opcodes import check_opcodes
 
 MEMORY = 64 * 2**20  # largest pickle that is scanned. It holds names and shapes, no numbers.
@@ -268,9 +269,12 @@ class _Scanner(pickle.Unpickler):
         return _StorageStandIn(nbytes, kind.itemsize)
 
 
-def _find_stand_in(module: str, name: str) -> _StandIn | None:
+def _find_stand_in(module: str, name: str) -> Any:
     """Return the stand-in of a global name, or None for a name that files of weights do not hold."""
+    module = {"__builtin__": "builtins"}.get(module, module)  # protocol 2 writes names of Python 2
     full = f"{module}.{name}"
+    if full.replace(".long", ".int") in OBJECTS or full in MAPPINGS:
+        return SettingsStandIn
     for names, stand_in in ((_TENSORS, _TensorStandIn), (_CONTAINERS, _DictStandIn), (_VALUES, _StandIn)):
         if full in names:
             return stand_in()

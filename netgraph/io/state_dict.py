@@ -1,17 +1,29 @@
-"""State dicts: remove wrappers and prefixes, load into a network, and name every entry that does not fit."""
+"""Fill a network from a checkpoint: choose among its weights, fit their names, and name every entry that does not fit."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from netgraph.errors import LoadError, describe_error
+from netgraph.errors import LoadError, LoadWarning, describe_error
+from netgraph.io.checkpoint.candidates import Candidate, format_keys, list_candidates, rank_key
+from netgraph.io.checkpoint.low_rank import check_no_adapters
+from netgraph.io.checkpoint.names import NameMatch, find_misfits, find_nearest, format_names, list_matches
+from netgraph.io.checkpoint.stored_parts import iterate_whole_states
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+
+@dataclass(frozen=True)
+class _Fit:
+    """Weights of a checkpoint that fill the network, under a key that ``--key`` takes."""
+
+    key: str
+    match: NameMatch
 
 
 def find_state_dict(value: Any, path: Path) -> dict[str, Tensor]:
@@ -27,6 +39,7 @@ def find_state_dict(value: Any, path: Path) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
+        Of several, the one with the most usual key.
 
     Raises
     ------
@@ -41,29 +54,24 @@ def find_state_dict(value: Any, path: Path) -> dict[str, Tensor]:
     >>> list(find_state_dict({"epoch": 3, "model": {"weight": torch.ones(2)}}, Path("checkpoint.pt")))
     ['weight']
     """
-    while isinstance(value, Mapping):
-        inner = next((value[k] for k in WRAPPERS if isinstance(value.get(k), Mapping)), None)
-        if inner is None:
-            break
-        value = inner
-    if not isinstance(value, Mapping) or not any(isinstance(v, Tensor) for v in value.values()):
-        raise LoadError(f"{path} holds a {type(value).__name__} and no state dict. Save model.state_dict().")
-    return {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
+    return _require_candidates(value, path)[0].read_state()
 
 
-def fill_network(model: nn.Module, state: Mapping[str, Tensor], path: Path, arch: str) -> nn.Module:
-    """Load a state dict into a network and return the network.
+def fill_network(model: nn.Module, value: Any, path: Path, arch: str, *, key: str | None = None) -> nn.Module:
+    """Load the weights of a checkpoint into a network and return the network.
 
     Parameters
     ----------
     model : torch.nn.Module
         Changed in place.
-    state : mapping of str to Tensor
-        Prefixes of usual wrappers are removed.
+    value : object
+        Contents of the file: a state dict, or nested dicts with one or several. Prefixes of usual wrappers are removed.
     path : path
         Name of the file, for error messages.
     arch : str
         Name of the architecture, for error messages.
+    key : str, optional
+        Key of the weights, where several fit.
 
     Returns
     -------
@@ -73,7 +81,12 @@ def fill_network(model: nn.Module, state: Mapping[str, Tensor], path: Path, arch
     Raises
     ------
     LoadError
-        A name is missing, unexpected, or has another shape.
+        A name is missing, unexpected, or has another shape, or several sets of weights fit.
+
+    Warns
+    -----
+    LoadWarning
+        The file holds further weights. The message says which were taken.
 
     Examples
     --------
@@ -84,13 +97,13 @@ def fill_network(model: nn.Module, state: Mapping[str, Tensor], path: Path, arch
     >>> fill_network(torch.nn.Linear(2, 2), state, Path("m.pt"), "linear").weight.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    expected = model.state_dict()
-    state = _strip_prefixes(state, expected)
-    problems = _find_misfits(state, expected)
-    if problems:
-        raise LoadError(f"{path} does not fit {arch}: {'; '.join(problems)}. {_suggest_fix(state, expected)}")
+    expected, candidates = model.state_dict(), _require_candidates(value, path)
+    fits = [fit for candidate in candidates for fit in _list_fits(candidate, expected)]
+    if not fits:
+        raise _explain_misfit(candidates, expected, path, arch, key)
+    chosen = _choose_fit(fits, candidates, key, path, arch)
     try:
-        model.load_state_dict(state, strict=False)
+        _load_state(model, chosen.match.state)
     except RuntimeError as error:  # a module may load its state in its own way
         raise LoadError(
             f"{path} does not fit {arch} ({describe_error(error)}). Check --arch and --arch-arg."
@@ -98,54 +111,142 @@ def fill_network(model: nn.Module, state: Mapping[str, Tensor], path: Path, arch
     return model
 
 
-def _strip_prefixes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Remove prefixes that wrappers add to all names, unless the network has names with that prefix."""
-    while state and not any(k in expected for k in state):
-        prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None)
-        if prefix is None:
-            break
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
+def find_module(value: Any, path: Path, key: str | None) -> nn.Module | None:
+    """Return the whole module that a checkpoint holds, or None if it holds none.
+
+    Raises
+    ------
+    LoadError
+        It holds several under equally usual keys, or none under the given one.
+    """
+    modules = {c.key: c.weights for c in list_candidates(value) if isinstance(c.weights, nn.Module)}
+    named = {k: m for k, m in modules.items() if key is None or k == key or k.endswith(f".{key}")}
+    if not modules:
+        return None
+    if not named:
+        raise LoadError(f"{path} has no module under --key {key}. It has {format_keys([*modules])}.")
+    first = next(iter(named))
+    if len({id(m) for k, m in named.items() if rank_key(k) == rank_key(first)}) > 1:
+        raise LoadError(f"{path} has several modules: {format_keys([*named])}. Choose one by --key.")
+    if len(modules) > 1 and key is None:
+        others = format_keys([k for k in modules if k != first])
+        warnings.warn(
+            f"{path}: the module under {first} was taken. --key chooses another: {others}.", LoadWarning, stacklevel=4
+        )
+    return modules[first]
 
 
-def _find_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Return descriptions of all misfits of a state dict and a network, with a few names of each kind."""
-    filled = {_storage_key(expected[k]) for k in state if k in expected}  # any name of a tied tensor fills it
-    missing = [
-        k
-        for k in expected
-        if k not in state and _storage_key(expected[k]) not in filled and not k.endswith("num_batches_tracked")
-    ]
-    unexpected = [k for k in state if k not in expected]
-    wrong = [
-        f"{k} is {tuple(v.shape)}, not {tuple(expected[k].shape)}"
-        for k, v in state.items()
-        if k in expected and v.shape != expected[k].shape
-    ]
-    return (
-        [f"missing {_first_names(missing)}"] * bool(missing)
-        + [f"unexpected {_first_names(unexpected)}"] * bool(unexpected)
-        + [_first_names(wrong)] * bool(wrong)
+def _require_candidates(value: Any, path: Path) -> list[Candidate]:
+    """Return the sets of weights in a checkpoint, or raise an error that says what it holds."""
+    candidates = list_candidates(value)
+    if not candidates:
+        keys = f" with the keys {format_keys([str(k) for k in value])}" if isinstance(value, Mapping) else ""
+        raise LoadError(f"{path} holds a {type(value).__name__}{keys} and no state dict. Save model.state_dict().")
+    return candidates
+
+
+def _list_fits(candidate: Candidate, expected: Mapping[str, Any]) -> list[_Fit]:
+    """Return the parts of a set of weights that fill the network exactly."""
+    for state in iterate_whole_states(candidate.read_state()):
+        matches = list_matches(state, expected)
+        if matches:
+            return [_Fit(_join_key(candidate.key, match.prefix), match) for match in matches]
+    return []
+
+
+def _join_key(key: str, prefix: str) -> str:
+    """Return the key of a part of a state dict: its own key and the prefix of the names."""
+    return ".".join(part for part in (key, prefix.removesuffix(".")) if part)
+
+
+def _choose_fit(fits: Sequence[_Fit], candidates: Sequence[Candidate], key: str | None, path: Path, arch: str) -> _Fit:
+    """Return the weights with the given or the most usual key, and say which they are if there are others."""
+    if key is not None:
+        named = [fit for fit in fits if fit.key == key] or [fit for fit in fits if fit.key.endswith(f".{key}")]
+        fits = named or fits
+        if not named:
+            raise LoadError(
+                f"{path} has no weights for {arch} under --key {key}. It has {format_keys([f.key for f in fits])}."
+            )
+    best = min(rank_key(fit.key) for fit in fits)
+    usual = [fit for fit in fits if rank_key(fit.key) == best]
+    if any(not _are_equal(usual[0].match.state, fit.match.state) for fit in usual[1:]):
+        raise LoadError(
+            f"{path} has several sets of weights for {arch}: {format_keys([fit.key for fit in usual])}. Choose one by --key."
+        )
+    _report_choice(usual[0], fits, candidates, key, path)
+    return usual[0]
+
+
+def _are_equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Return True if two state dicts hold the same numbers."""
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items() if isinstance(value, Tensor)
     )
 
 
-def _suggest_fix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def _report_choice(
+    chosen: _Fit, fits: Sequence[_Fit], candidates: Sequence[Candidate], key: str | None, path: Path
+) -> None:
+    """Warn if the file holds weights that stay unread."""
+    others = [
+        c.key for c in candidates if chosen.key != c.key and not chosen.key.startswith(f"{c.key}." if c.key else "")
+    ]
+    others = list(dict.fromkeys([*(fit.key for fit in fits if fit.key != chosen.key), *others]))
+    if others and key is None:
+        warnings.warn(
+            f"{path}: the weights under {chosen.key or 'no key'} were taken. It also has {format_keys(others)}, "
+            "which --key chooses.",
+            LoadWarning,
+            stacklevel=5,
+        )
+    if chosen.match.left_out:
+        warnings.warn(
+            f"{path}: the names under {chosen.match.prefix.removesuffix('.')} were taken. Left out: "
+            f"{format_names(chosen.match.left_out)}.",
+            LoadWarning,
+            stacklevel=5,
+        )
+
+
+def _explain_misfit(
+    candidates: Sequence[Candidate], expected: Mapping[str, Any], path: Path, arch: str, key: str | None
+) -> LoadError:
+    """Return an error with the misfits of the weights that come nearest."""
+    named = [c for c in candidates if key is None or c.key == key or c.key.endswith(f".{key}")]
+    if not named:
+        return LoadError(f"{path} has no weights under --key {key}. It has {format_keys([c.key for c in candidates])}.")
+    states = {c.key: c.read_state() for c in named}
+    for state in states.values():
+        check_no_adapters(state, path)
+    nearest = {k: find_nearest(list(iterate_whole_states(state))[-1], expected) for k, state in states.items()}
+    best = max(nearest, key=lambda k: len(nearest[k].keys() & expected.keys()))
+    where = f" (its weights under {best})" if best else ""
+    others = [c.key for c in candidates if c.key != best]
+    more = f" It also has {format_keys(others)}." if others else ""
+    problems = "; ".join(find_misfits(nearest[best], expected))
+    return LoadError(f"{path}{where} does not fit {arch}: {problems}. {_suggest_fix(nearest[best], expected)}{more}")
+
+
+def _load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a state dict whose names and shapes fit."""
+    model.load_state_dict(state, strict=False)
+
+
+def _suggest_fix(state: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """Return advice. Weights with all names and smaller shapes are likely those of a coarse network."""
-    pairs = [(state[k].shape, expected[k].shape) for k in expected if k in state]
+    tensors = [k for k in expected if isinstance(state.get(k), Tensor)]
+    pairs = [(state[k].shape, expected[k].shape) for k in tensors]
     smaller = all(len(a) == len(b) and all(m <= n for m, n in zip(a, b, strict=True)) for a, b in pairs)
     if smaller and set(state) == set(expected):
         return (
             "Check --arch-arg. For a coarse network, open the whole module that --own-class wrote (with --trust) or the "
             ".safetensors file that --output wrote."
         )
+    if any("_flat_param" in name for name in state):
+        return "These are flat parameters of FSDP. Save a full state dict (StateDictType.FULL_STATE_DICT)."
+    if any("parametrizations." in name for name in state):
+        return "Call torch.nn.utils.parametrize.remove_parametrizations before saving, or give an --arch that has them."
+    if any(name.endswith(("scale", "scale_inv", "SCB", "qweight", "qzeros", "absmax")) for name in state):
+        return "These are quantised weights. Save them in float32, float16 or bfloat16."
     return "Check --arch and --arch-arg."
-
-
-def _first_names(names: Sequence[str]) -> str:
-    """Join the first three names and count the others."""
-    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
-
-
-def _storage_key(tensor: Tensor) -> tuple[Any, ...]:
-    """Return a key that two names of one tensor share."""
-    return (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)

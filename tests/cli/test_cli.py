@@ -37,6 +37,25 @@ def test_coarsen_prints_the_table_and_writes_a_network_that_opens_without_option
     assert "neurons" in run("inspect", small)[1]
 
 
+def test_a_key_chooses_among_weights_and_the_choice_is_told_on_stderr(tmp_path):
+    fine, averaged = mlp(), mlp(sizes=(64, 9, 9, 10))
+    torch.save({"model": fine.state_dict(), "ema": fine.double().state_dict(), "epoch": 1}, tmp_path / "last.ckpt")
+    code, out, err = run("inspect", tmp_path / "last.ckpt", *ARCH, "--json")
+    assert code == 0
+    json.loads(out)
+    assert "the weights under model were taken. It also has ema, which --key chooses." in err
+    code, _, err = run("inspect", tmp_path / "last.ckpt", *ARCH, "--key", "ema")
+    assert code == 0
+    assert "were taken" not in err
+    torch.save(
+        {"student": fine.state_dict(), "teacher": mlp().state_dict(), "other": averaged.state_dict()},
+        tmp_path / "two.pt",
+    )
+    code, _, err = run("inspect", tmp_path / "two.pt", *ARCH)
+    assert code == 1
+    assert "student, teacher. Choose one by --key." in err
+
+
 def test_json_is_json_and_nothing_else(file):
     report = json.loads(run("coarsen", file, *ARCH, "--json", "--levels", 2, "--axis-ratio", "0=0.25")[1])
     assert report["levels"][1]["axes"] == {"0": 32, "2": 32}

@@ -154,6 +154,12 @@ CASES = f"""
 1 coarsen torchvision: -> names no factory
 1 coarsen torchvision:squeezenet1_1 --arch x:y -> is built by its name, and --arch x:y would have no effect
 1 coarsen torchvision:squeezenet1_1 --trust -> --trust would have no effect: torchvision:squeezenet1_1 is the name
+1 coarsen torchvision:squeezenet1_1 --key ema -> is built by its name, and --key ema would have no effect
+1 coarsen torchvision:squeezenet1_1 --download -> --download would have no effect: torchvision:squeezenet1_1 names no weights to fetch
+1 coarsen torchvision:squeezenet1_1@nosuch -> the weights are IMAGENET1K_V1
+1 coarsen {GOOD} --download -> --download would have no effect
+1 coarsen {GOOD} --key ema -> has no weights for netgraph.models:mlp under --key ema. It has the file itself
+1 coarsen small.safetensors --key ema -> contains its network, and --key ema would have no effect
 1 coarsen torchvision:squeezenet1_1 --code-dir folder -> --code-dir would have no effect
 1 coarsen {GOOD} --code-dir nosuch -> --code-dir nosuch is not a folder
 1 coarsen {GOOD} --input 2x63 -> mat1 and mat2 shapes cannot be multiplied (2x63 and 64x16)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +25,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete_words([f"{zoo}:" for zoo in ZOOS]),
-        help="A file (.pt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json.",
+        help="A file (.pt, .ckpt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json.",
     ),
 ]
 
@@ -44,6 +46,14 @@ class OpenOptions:
     trust: bool = declare_option(False, help="Open files that can run the code that came with them.")
     code_dir: Path | None = declare_option(
         None, help="Folder where --arch looks for modules first. By default the working directory.", metavar="FOLDER"
+    )
+
+    key: str | None = declare_option(
+        None, help="Key of the weights in a checkpoint with several, such as ema.", metavar="KEY"
+    )
+    download: bool = declare_option(
+        False,
+        help="Fetch trained weights: torchvision:NAME@WEIGHTS, timm:NAME@pretrained, hf:OWNER/NAME.",
     )
 
     def open_network(self, model: str, seed: int = 7619) -> tuple[nn.Module, Any]:
@@ -70,9 +80,12 @@ class OpenOptions:
 
         example = parse_inputs(self.input_) if self.input_ else None
         arch_args = parse_arch_args(self.arch_arg or [])
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _print_choices():
             torch.manual_seed(seed)
-            network = load_model(model, arch=self.arch, arch_args=arch_args, trust=self.trust, code_dir=self.code_dir)
+            network = load_model(
+                model, arch=self.arch, arch_args=arch_args, trust=self.trust, code_dir=self.code_dir, key=self.key,
+                download=self.download,
+            )  # fmt: skip
         origin = describe_origin(model, arch_args)
         if origin is not None:
             typer.echo(f"netgraph: {origin}", err=True)
@@ -80,6 +93,21 @@ class OpenOptions:
             example, text = guess_input(network)
             typer.echo(f"netgraph: guessed {text}", err=True)
         return network, example
+
+
+@contextmanager
+def _print_choices() -> Iterator[None]:
+    """Print in one line each what is chosen while a network is opened. Other warnings stay warnings."""
+    from netgraph.errors import LoadWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LoadWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, LoadWarning):
+            typer.echo(f"netgraph: {warning.message}", err=True)
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @dataclass(frozen=True, kw_only=True)

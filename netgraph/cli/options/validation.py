@@ -66,12 +66,15 @@ def reject_options(typed: Mapping[str, str], names: Iterable[str], reason: str) 
 def check_open_options(typed: Mapping[str, str], model: str, arch: str | None) -> None:
     """Reject options of opening that the source of a network does not use. `load_model` checks those of files."""
     from netgraph.io.load import is_network_name
+    from netgraph.io.trained_weights import names_trained_weights
 
     has_factory = arch is not None and arch.partition(":")[0] not in ZOOS
     if not has_factory and "trust" not in typed:
         reject_options(
             typed, ["code_dir"], "only --arch package.module:factory and files with --trust look for modules"
         )
+    if not any(names_trained_weights(name) for name in (model, arch or "")):
+        reject_options(typed, ["download"], f"{model} names no weights to fetch, as torchvision:NAME@WEIGHTS does")
     if is_network_name(model):
         reject_options(typed, ["trust"], f"{model} is the name of a network, and no file is opened")
     elif Path(model).suffix == ".safetensors":
