@@ -5,10 +5,11 @@ Each level is one file. An index holds the aggregates between the levels and the
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,13 @@ from netgraph.io.bundle import read_bundle, write_bundle
 from netgraph.io.example_inputs import DTYPES, LIMIT
 from netgraph.io.load import load_model
 from netgraph.io.state_dict import fill_network
+from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.tracer import trace
+from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import unflatten_tree
 
+logger = logging.getLogger("netgraph.io")
 INDEX = "hierarchy.safetensors"  # aggregates between the levels, and options
 
 
@@ -118,7 +122,8 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
     path : str or path
         A folder with a hierarchy, or a ``.safetensors`` file with one network.
     arch : callable ``() -> torch.nn.Module``, optional
-        Makes the finest network in its own class. Without it level 0 is its recorded graph.
+        Makes the finest network in its own class. Without it level 0 is its recorded graph. The coarse levels answer in the
+        classes of this network. Without it they keep named tuples, and other classes become dicts.
 
     Returns
     -------
@@ -167,6 +172,7 @@ def _read_hierarchy(
     example = build_example(plain["example"])
     inside_heads = bool(plain.get("inside_heads"))
     spec, n_levels = trace(models[0], example, inside_heads=inside_heads), len(models)
+    _restore_answers(models[1:], spec if arch is not None else None, path)
     chains = document.get("chains") or [[]] * n_levels
     pools = document.get("pools") or [1] * n_levels
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
@@ -179,6 +185,18 @@ def _read_hierarchy(
         levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=chain_steps, pool=pools[i]))
     options = CoarsenOptions.from_plain(plain) if "coarsener" in plain else None  # else a network alone
     return Hierarchy(levels, options, plain["example"])
+
+
+def _restore_answers(models: Sequence[nn.Module], spec: UnitSpec | None, path: Path) -> None:
+    """Let coarse networks answer in the classes of the finest one, if it is there. A file holds the names of classes only."""
+    graphs = [model for model in models if isinstance(model, GraphNetwork)]
+    for model in graphs:
+        if spec is not None:
+            model.adopt_classes({mode: plan.outputs for mode, plan in spec.plans.items()})
+    lost = sorted({name for model in graphs for name in model.lost_classes})
+    if lost:
+        mend = "Give arch to get that class." if spec is None else "The network of arch answers in another class."
+        logger.warning("the coarse networks of %s answer a dict in the place of %s. %s", path, ", ".join(lost), mend)
 
 
 def _chain_to_data(step: ChainCoarsening, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

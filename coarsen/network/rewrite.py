@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.recording.forward.call_signature import read_signature
 from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.node_graph import NodeGraph
@@ -76,6 +77,7 @@ def coarse_network(
         inputs=spec.inputs,
         outputs={mode: plan.outputs for mode, plan in spec.plans.items()},
         shapes=[[_fixed_size(term, spec) for term in terms] for terms in spec.input_terms],
+        signature=read_signature(model, spec.inputs),
     )
     return network.train(model.training)
 

@@ -6,6 +6,7 @@ The graph is plain data: operators by name from an allow-list and arguments as J
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,8 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import TraceError
+from netgraph.recording.forward.call_signature import (
+    NamedForward,
+    RecordedCall,
+    name_inputs,
+    signature_from_data,
+    signature_to_data,
+)
 from netgraph.recording.interpreter import CallSite, Interpreter
-from netgraph.utils.pytree import drop_classes, flatten_tree, normalize_example, unflatten_tree
+from netgraph.recording.serialize import NEW_BUILTINS
+from netgraph.utils.pytree import (
+    drop_classes,
+    find_lost_classes,
+    has_new_keys,
+    normalize_example,
+    restore_classes,
+    unflatten_tree,
+)
 
 
 class GraphNetwork(nn.Module):
@@ -39,6 +55,16 @@ class GraphNetwork(nn.Module):
         How the results nest, for each mode.
     shapes : list of list
         For each input and dimension the required size, or None where any size works.
+    signature : inspect.Signature, optional
+        The arguments of the forward. By default they have the names of the example's keywords, and ``input_0`` and on.
+
+    Examples
+    --------
+    >>> import inspect, torch
+    >>> import netgraph as ng
+    >>> hierarchy = ng.build_hierarchy(ng.models.mlp((4, 6, 2)), torch.zeros(2, 4))
+    >>> inspect.signature(hierarchy.levels[1].model)  # as the network's own
+    <Signature (input)>
     """
 
     def __init__(
@@ -52,11 +78,13 @@ class GraphNetwork(nn.Module):
         inputs: Any,
         outputs: Mapping[str, Any],
         shapes: list[list[int | None]],
+        signature: inspect.Signature | None = None,
     ) -> None:
         super().__init__()
         self._graphs = dict(graphs)
         self._ties = dict(ties)
         self._inputs, self._outputs, self._shapes = inputs, dict(outputs), shapes
+        self._set_signature(name_inputs(inputs) if signature is None else signature)
         for name, tensor in tensors.items():
             value: Any = tensor
             if name in parameters:
@@ -72,9 +100,17 @@ class GraphNetwork(nn.Module):
         names = frozenset(self.state_dict())
         self._run = {mode: Interpreter(document, names) for mode, document in self._graphs.items()}
 
+    def _set_signature(self, signature: inspect.Signature) -> None:
+        """Take calls with the arguments of a signature, and tell it to `inspect.signature`."""
+        self._arguments = signature_to_data(signature)
+        self._call = RecordedCall(signature, self._inputs)
+        self._forward = GraphNetwork.__dict__["forward"].copy_for(signature)
+        self.__signature__ = signature
+
+    @NamedForward
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the recorded graph of the current mode on inputs that nest as the example did."""
-        leaves = flatten_tree(self._inputs, (args, kwargs))
+        """Run the recorded graph of the current mode, on arguments by position or by the names of the network's own forward."""
+        leaves = self._call.flatten(args, kwargs)
         self._check_shapes(leaves)
         mode = "train" if self.training else "eval"
         run = self.run_train if self.training else Interpreter.__call__
@@ -100,7 +136,7 @@ class GraphNetwork(nn.Module):
         CallSite
             The arguments of the call for each batch.
         """
-        leaves = [flatten_tree(self._inputs, normalize_example(batch)) for batch in batches]
+        leaves = [self._call.flatten(*normalize_example(batch)) for batch in batches]
         for batch in leaves:
             self._check_shapes(batch)
         inputs = [[*batch, self._device(batch)] for batch in leaves]
@@ -116,7 +152,7 @@ class GraphNetwork(nn.Module):
             if leaf.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, leaf.shape, strict=True)):
                 wanted = " x ".join("any" if n is None else str(n) for n in shape)
                 raise TraceError(
-                    f"input {i} has shape {tuple(leaf.shape)}, but the network was traced for {wanted}. "
+                    f"input {self._call.name_of(i)} has shape {tuple(leaf.shape)}, but the network was traced for {wanted}. "
                     "Trace it again on an example of the new shape."
                 )
 
@@ -125,6 +161,13 @@ class GraphNetwork(nn.Module):
         free = copy.copy(self)
         free._shapes = [[None] * len(shape) for shape in self._shapes]
         return free
+
+    def with_dtypes(self, names: Mapping[str, str]) -> GraphNetwork:
+        """Return the same network, with shared parameters, that names other dtypes in the arguments of its operators."""
+        changed = copy.copy(self)
+        changed._graphs = {mode: _rename_dtypes(document, names) for mode, document in self._graphs.items()}
+        changed._compile()
+        return changed
 
     @property
     def input_shapes(self) -> list[list[int | None]]:
@@ -140,7 +183,8 @@ class GraphNetwork(nn.Module):
         """Return everything but the tensors as JSON data."""
         parameters = [n for n, _ in self.named_parameters()]
         return {
-            "format": 1,
+            "format": self._find_format(),
+            "arguments": self._arguments,
             "graphs": self._graphs,
             "parameters": parameters,
             "buffers": [n for n, _ in self.named_buffers()],
@@ -151,22 +195,58 @@ class GraphNetwork(nn.Module):
             "shapes": self._shapes,
         }
 
+    def _find_format(self) -> int:
+        """Return 2 if versions of netgraph that know only format 1 cannot run the document, else 1."""
+        structures = [self._inputs, *self._outputs.values()]
+        news = any(step[1] in NEW_BUILTINS for graph in self._graphs.values() for step in graph)
+        return 2 if news or any(has_new_keys(structure) for structure in structures) else 1
+
+    def adopt_classes(self, outputs: Mapping[str, Any]) -> None:
+        """Answer in the classes of a network that was traced again.
+
+        Parameters
+        ----------
+        outputs : dict of str to structure
+            How the results of that network nest, for each mode. A mode of other results stays as it is.
+        """
+        for mode, structure in outputs.items():
+            if drop_classes(structure) == drop_classes(self._outputs.get(mode, structure)):
+                self._outputs[mode] = structure
+
+    @property
+    def lost_classes(self) -> list[str]:
+        """Names of the classes of the answer that a file named and that only the network's own code can make."""
+        return sorted({name for structure in self._outputs.values() for name in find_lost_classes(structure)})
+
     def tensors(self) -> dict[str, Tensor]:
         """Return parameters and buffers by first name, each once."""
         return {n: t for n, t in self.state_dict().items() if n not in self._ties}
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.pop("_run", None)  # compiled again from the serialized graphs
+        for name in ("_run", "_call", "_forward", "__signature__"):  # made again from the data
+            state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._set_signature(signature_from_data(self._arguments))
         self._compile()
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.parameters())
         return f"GraphNetwork({len(self._graphs['eval'])} operators, {n:,} parameters)"
+
+
+def _rename_dtypes(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a serialized graph, or a part of it, with other names of dtypes."""
+    if isinstance(value, list):
+        return [_rename_dtypes(part, names) for part in value]
+    if isinstance(value, dict):
+        if value.keys() == {"torch"}:
+            return {"torch": names.get(value["torch"], value["torch"])}
+        return {key: _rename_dtypes(part, names) for key, part in value.items()}
+    return value
 
 
 def network_from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GraphNetwork:
@@ -191,15 +271,17 @@ def network_from_document(document: Mapping[str, Any], tensors: Mapping[str, Ten
     order = dict.fromkeys(
         [*document["parameters"], *document.get("buffers", ()), *tensors]
     )  # axes get their names in this order
+    inputs, signature = restore_classes(document["inputs"]), document.get("arguments")
     return GraphNetwork(
         document["graphs"],
         {name: tensors[name] for name in order},
         parameters=frozenset(document["parameters"]),
         trainable=frozenset(document["trainable"]),
         ties=document["ties"],
-        inputs=document["inputs"],
-        outputs=document["outputs"],
+        inputs=inputs,
+        outputs={mode: restore_classes(structure) for mode, structure in document["outputs"].items()},
         shapes=document["shapes"],
+        signature=None if signature is None else signature_from_data(signature),
     ).eval()
 
 

@@ -15,6 +15,8 @@ BUILTINS = {
     "set_grad_enabled": torch._C._set_grad_enabled,
 }
 
+NEW_BUILTINS = frozenset[str]()  # operators that only documents of format 2 hold
+
 
 def serialize_graph(graph: fx.Graph) -> list[Any]:
     """Return a graph as JSON data."""
