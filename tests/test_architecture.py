@@ -26,6 +26,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
         "fas/ledger.py",
         "models/perceptron.py",
     ),
+    ("netgraph/environment",),
     ("netgraph/plugins.py", "netgraph/utils", "fas/options.py", "models/transformer.py"),
     ("netgraph/optim",),
     ("netgraph/rules", "models/cnn.py"),
@@ -57,7 +58,7 @@ MAY_USE = {  # a package: the packages that its files may import; the command li
     "fas": {"fas", "coarsen", "netgraph"},
     "viz": {"viz", "fas", "coarsen", "netgraph"},
 }
-MODELS_MAY_USE = ("netgraph/errors.py", "netgraph/io", "netgraph/optim", "netgraph/utils")
+MODELS_MAY_USE = ("netgraph/errors.py", "netgraph/environment", "netgraph/io", "netgraph/optim", "netgraph/utils")
 FACADES = tuple(f"{package}/__init__.py" for package in PACKAGES)
 
 

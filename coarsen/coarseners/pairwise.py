@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.multilevel import merge_heaviest_pairs, merge_in_rounds
+from netgraph.environment.kernel_cache import compile_kernel
 
 STRONG = 0.25  # an edge is strong above this share of the weight of the unit's heaviest edge
 Ints = NDArray[np.int64]
@@ -83,7 +83,7 @@ def _merge_in_passes(adjacency: sparse.csr_array, n_clusters: int, seed: int) ->
     return merge_in_rounds(adjacency, n_clusters, step)
 
 
-@njit(cache=True)
+@compile_kernel()
 def _pair_by_coupling(indptr: Any, indices: Any, data: Any, order: Any, strong: Any) -> Any:
     """Return the partner of each vertex, or -1. ``order`` decides between vertices with equally many couplings."""
     # Free vertices stand in doubly linked lists, one for each number of couplings c: first[c] is the head, after[i] and
@@ -118,7 +118,7 @@ def _pair_by_coupling(indptr: Any, indices: Any, data: Any, order: Any, strong: 
     return mate
 
 
-@njit(cache=True)
+@compile_kernel()
 def _count_couplings(indptr: Any, indices: Any, data: Any, strong: Any) -> Any:
     """Return the weight above which the edges of each vertex are strong, and the number of vertices coupled to each."""
     n = len(indptr) - 1
@@ -132,7 +132,7 @@ def _count_couplings(indptr: Any, indices: Any, data: Any, strong: Any) -> Any:
     return least, coupled
 
 
-@njit(cache=True)
+@compile_kernel()
 def _find_heaviest_edge(indptr: Any, indices: Any, data: Any, free: Any, i: Any) -> Any:
     """Return the position of the heaviest edge from i to a free vertex, or -1."""
     best = -1
@@ -142,7 +142,7 @@ def _find_heaviest_edge(indptr: Any, indices: Any, data: Any, free: Any, i: Any)
     return best
 
 
-@njit(cache=True)
+@compile_kernel()
 def _release_neighbors(
     indptr: Any,
     indices: Any,
@@ -164,7 +164,7 @@ def _release_neighbors(
             _insert_vertex(first, after, before, coupled[j], j)
 
 
-@njit(cache=True)
+@compile_kernel()
 def _insert_vertex(first: Any, after: Any, before: Any, count: Any, i: Any) -> Any:
     """Put i at the head of the list of ``count``."""
     after[i], before[i] = first[count], -1
@@ -173,7 +173,7 @@ def _insert_vertex(first: Any, after: Any, before: Any, count: Any, i: Any) -> A
     first[count] = i
 
 
-@njit(cache=True)
+@compile_kernel()
 def _remove_vertex(first: Any, after: Any, before: Any, count: Any, i: Any) -> Any:
     """Take i out of the list of ``count``."""
     if before[i] >= 0:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.matching.dominant import mate_weights
+from netgraph.environment.kernel_cache import compile_kernel
 
 # Terms. An arm is an edge (v, a) outside the matching, and it gains its weight minus the weight of the matched edge of a,
 # which it replaces. `weight[v]` is the weight of the matched edge of v, zero if v is free, and `mate[v]` is its partner.
@@ -71,7 +71,7 @@ def augment_matching(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed:
     return mate
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _exchange_around_edges(graph: Any, mate: Any, weight: Any, order: Any, mark: Any, marked: Any, due: Any) -> Any:
     """Make the best exchange around every matched edge and every free vertex that is due. Return the number of gains."""
     indptr, indices, data = graph
@@ -104,7 +104,7 @@ def _exchange_around_edges(graph: Any, mate: Any, weight: Any, order: Any, mark:
     return gained
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _find_two_arms(indptr: Any, indices: Any, data: Any, v: Any, mate: Any, weight: Any, mark: Any, marked: Any) -> Any:
     """Return the two best arms of v, to different matched pairs, and mark the neighbours of v with their weights."""
     a1, g1, w1, a2, g2, w2 = np.int32(-1), 0.0, 0.0, np.int32(-1), 0.0, 0.0
@@ -123,7 +123,7 @@ def _find_two_arms(indptr: Any, indices: Any, data: Any, v: Any, mate: Any, weig
     return a1, g1, w1, a2, g2, w2
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _choose_disjoint_arms(
     a1: Any,
     g1: Any,
@@ -147,7 +147,7 @@ def _choose_disjoint_arms(
     return g2 + h1, a2, w2, b1, x1
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _match_pair(graph: Any, v: Any, a: Any, w: Any, mate: Any, weight: Any, due: Any) -> Any:
     """Match v, which is free, with a, and free the mate of a."""
     _unmatch_vertex(graph, a, mate, weight, due)
@@ -157,7 +157,7 @@ def _match_pair(graph: Any, v: Any, a: Any, w: Any, mate: Any, weight: Any, due:
     _mark_due(graph, a, due)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _unmatch_vertex(graph: Any, v: Any, mate: Any, weight: Any, due: Any) -> Any:
     """Remove the edge of v from the matching, if there is one."""
     m = mate[v]
@@ -168,7 +168,7 @@ def _unmatch_vertex(graph: Any, v: Any, mate: Any, weight: Any, due: Any) -> Any
         _mark_due(graph, m, due)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _mark_due(graph: Any, v: Any, due: Any) -> Any:
     """Mark v and its neighbours as due, because their gains may have changed."""
     indptr, indices, _ = graph
@@ -177,7 +177,7 @@ def _mark_due(graph: Any, v: Any, due: Any) -> Any:
         due[indices[e]] = True
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _exchange_along_paths(graph: Any, mate: Any, weight: Any, order: Any, due: Any, path: Any) -> Any:
     """Grow a path from every matched edge and every free vertex, and exchange along its heaviest state."""
     _, taken, took = path
@@ -192,7 +192,7 @@ def _exchange_along_paths(graph: Any, mate: Any, weight: Any, order: Any, due: A
             _match_pair(graph, taken[i, 0], taken[i, 1], took[i], mate, weight, due)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _grow_path(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
     """Grow a path from v and its mate, and return the number of edges in ``taken`` that come in."""
     # The end whose arm gains more takes it, and goes on from the mate of the other end of that arm. met[u] == v marks the
@@ -229,7 +229,7 @@ def _grow_path(graph: Any, mate: Any, weight: Any, v: Any, path: Any) -> Any:
     return kept + closed
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _find_arm(graph: Any, end: Any, other: Any, weight: Any, met: Any, v: Any) -> Any:
     """Return the best arm of ``end`` to an unvisited vertex, and the weight of the edge from ``end`` to ``other``."""
     indptr, indices, data = graph

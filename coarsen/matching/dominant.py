@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.affinity.all_pairs import Affinity, AllPairs
+from netgraph.environment.kernel_cache import compile_kernel
 
 # Invariant. Edges have one total order: by falling weight, then by a hash of their ends. An edge that is the first edge of
 # both its ends belongs to the greedy matching, because no edge that meets it comes earlier. Taking all such edges at once
@@ -96,7 +96,7 @@ def _match_sorted_edges(adjacency: sparse.csr_array, rows: Mates, mate: Mates, s
     _match_greedily(i, j, np.lexsort((hash_edges(i, j, seed), -weight)), mate)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compile_kernel(nogil=True, inline="always")
 def hash_edge(i: Any, j: Any, seed: Any) -> Any:
     """Hash the ends of an edge (splitmix64, Steele, Lea and Flood, OOPSLA 2014), which orders edges of equal weight."""
     x = np.uint64(0x9E3779B97F4A7C15) * np.uint64(min(i, j)) + np.uint64(max(i, j)) + seed
@@ -105,7 +105,7 @@ def hash_edge(i: Any, j: Any, seed: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def hash_edges(i: Any, j: Any, seed: Any) -> Any:
     """Return `hash_edge` of many edges, uint64 (m,)."""
     out = np.empty(len(i), dtype=np.uint64)
@@ -114,7 +114,7 @@ def hash_edges(i: Any, j: Any, seed: Any) -> Any:
     return out
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _match_in_rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any) -> Any:
     """Return the mate of each vertex, and the vertices that are still free because a round hardly shrank the graph."""
     n = len(indptr) - 1
@@ -130,7 +130,7 @@ def _match_in_rounds(indptr: Any, indices: Any, data: Any, first_bits: Any, shar
     return mate, rows
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _reread_rows(
     indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any
 ) -> Any:
@@ -151,7 +151,7 @@ def _reread_rows(
     return rows
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _shrink_rows(
     indptr: Any, indices: Any, data: Any, first_bits: Any, seed: Any, mate: Any, free: Any, rows: Any, entries: Any
 ) -> Any:
@@ -169,14 +169,14 @@ def _shrink_rows(
     return _find_waiting(mate, free, rows, indptr)[0]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compile_kernel(nogil=True, inline="always")
 def _read_row(indptr: Any, indices: Any, values: Any, shared: Any, u: Any) -> Any:
     """Return the values and columns of the edges of u."""
     start, stop = indptr[u], indptr[u + 1]
     return values[start:stop], indices[: stop - start] if shared else indices[start:stop]
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _find_waiting(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
     """Return the rows that have an edge but are not pointed back to, and the sum of their degrees. Update ``free``."""
     left, at, entries = np.empty(len(rows), dtype=np.int32), np.int64(0), np.int64(0)
@@ -191,7 +191,7 @@ def _find_waiting(mate: Any, free: Any, rows: Any, indptr: Any) -> Any:
     return left[:at], entries
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _point_to_first_edges(
     indptr: Any, indices: Any, data: Any, first_bits: Any, shared: Any, seed: Any, mate: Any, free: Any
 ) -> Any:
@@ -207,7 +207,7 @@ def _point_to_first_edges(
             mate[u] = _find_first_edge(indptr, indices, data, shared, u, seed, free)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _copy_free_edges(
     indptr: Any,
     indices: Any,
@@ -242,7 +242,7 @@ def _copy_free_edges(
     return at
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _filter_free_edges(
     indptr: Any, indices: Any, data: Any, seed: Any, mate: Any, free: Any, rows: Any, starts: Any, stops: Any, keys: Any
 ) -> Any:
@@ -266,14 +266,14 @@ def _filter_free_edges(
     return entries
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compile_kernel(nogil=True, inline="always")
 def _decode_keys(high: Any, low: Any, u: Any) -> Any:
     """Return the other end of the first edge of u, -1 if u has no edge, or `UNDECIDED`."""
     alone = (high ^ low) == VERTEX and np.uint64(high - LEAST) < np.uint64(RANGE) and (high & VERTEX) != u
     return np.int32(high & VERTEX) if alone else np.int32(UNDECIDED if low > 0 else -1)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _find_first_edge(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, seed: Any, free: Any) -> Any:
     """Return the other end of the first edge from u to a free vertex, by exact weights and hashes, or -1."""
     best, heaviest, rank = np.int32(-1), data.dtype.type(0), np.uint64(0)
@@ -288,7 +288,7 @@ def _find_first_edge(indptr: Any, indices: Any, data: Any, shared: Any, u: Any, 
     return best
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _match_greedily(i: Any, j: Any, order: Any, mate: Any) -> Any:
     """Match the edges with two free ends, in this order."""
     for e in order:
@@ -296,7 +296,7 @@ def _match_greedily(i: Any, j: Any, order: Any, mate: Any) -> Any:
             mate[i[e]], mate[j[e]] = j[e], i[e]
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _look_up_weights(indptr: Any, indices: Any, data: Any, mate: Any) -> Any:
     """Search the row of one end of each matched edge."""
     out = np.zeros(len(mate), dtype=data.dtype)

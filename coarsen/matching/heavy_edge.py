@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 from scipy import sparse
 
 from netgraph.affinity.all_pairs import Affinity
@@ -19,6 +18,7 @@ from netgraph.coarsen.matching.augmentation import augment_matching
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.dominant import dominant_matching, hash_edges, mate_weights
 from netgraph.coarsen.matching.labels import Ints, check_equal_sizes, contract_by_mean, renumber_labels
+from netgraph.environment.kernel_cache import compile_kernel
 
 Match = Callable[[Affinity, int], Ints]  # (affinity, most pairs wanted) -> pairs, (p, 2)
 
@@ -219,7 +219,7 @@ def _match_in_random_order(adjacency: sparse.csr_array, n_pairs: int, seed: int)
     return np.asarray(_visit_units(adjacency.indptr, adjacency.indices, adjacency.data, order))[:n_pairs]
 
 
-@njit(cache=True)
+@compile_kernel()
 def _visit_units(indptr: Any, indices: Any, data: Any, order: Any) -> Any:
     """Return the pairs of units that choose in this order, (p, 2)."""
     free = np.ones(len(order), dtype=np.bool_)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
+from netgraph.environment.kernel_cache import compile_kernel
 from netgraph.errors import AggregatesError
 
 Ints = NDArray[np.int64]
@@ -71,7 +71,7 @@ def renumber_labels(labels: Ints) -> Ints:
     return rank[inverse]
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _renumber_kernel(labels: Any, n_labels: Any) -> Any:
     """Renumber labels in 0 .. n_labels - 1 with one table look-up for each."""
     number = np.full(n_labels, -1, dtype=np.int64)

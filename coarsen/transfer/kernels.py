@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from netgraph.environment.kernel_cache import compile_kernel
 from netgraph.utils.parallel import parallel_for, split_range
 
 # How memory is walked. An array of shape (a, n1, m, n2, b) is a matrix with a * n1 * m rows of n2 * b numbers. Dimensions n1
@@ -166,7 +166,7 @@ def _share_rows(work: Callable[[slice], object], rows: int, numbers: int) -> Non
         parallel_for(work, parts)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _sort_by_aggregate(aggregates: Any, k: Any) -> Any:
     """Sort entries by aggregate (counting sort), and return the starts of the aggregates too."""
     starts = np.zeros(k + 1, dtype=np.uint32)
@@ -184,7 +184,7 @@ def _sort_by_aggregate(aggregates: Any, k: Any) -> Any:
     return order, starts
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _sum_kernel(
     x: Any,
     out: Any,
@@ -215,7 +215,7 @@ def _sum_kernel(
             _add_members(row, order2, starts2, scale1[i], scale2, out[at])
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _add_rows(row: Any, x: Any, first: Any, step: Any, members: Any) -> Any:
     """Write the sum of some rows of x into ``row``, except for its last entry, which stays zero."""
     a = x[first + members[0] * step]
@@ -232,14 +232,14 @@ def _add_rows(row: Any, x: Any, first: Any, step: Any, members: Any) -> Any:
             row[c] += a[c]
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _add_pairs(row: Any, pairs: Any, scale: Any, scales: Any, into: Any) -> Any:
     """Write the scaled sum of the two members of each aggregate. A missing member is the zero at the end of ``row``."""
     for j in range(len(into)):
         into[j] = (row[pairs[2 * j]] + row[pairs[2 * j + 1]]) * (scale * scales[j])
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _add_members(row: Any, order: Any, starts: Any, scale: Any, scales: Any, into: Any) -> Any:
     """Write the scaled sum of the members of each aggregate."""
     for j in range(len(into)):
@@ -249,14 +249,14 @@ def _add_members(row: Any, order: Any, starts: Any, scale: Any, scales: Any, int
         into[j] = total * (scale * scales[j])
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _scale_row(row: Any, scale: Any, scales: Any, into: Any) -> Any:
     """Write the scaled row."""
     for j in range(len(into)):
         into[j] = row[j] * (scale * scales[j])
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _copy_kernel(
     x: Any,
     out: Any,

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from netgraph.coarsen.network.oracles import MAX_DOUBLE, cast_to_double, collect_tensors, fixed_seed, max_relative_error
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.factor_folding import apply_factors
+from netgraph.environment.torch_internals import TensorMode
 from netgraph.errors import describe_error
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention, preserve_attributes
@@ -95,7 +95,7 @@ def _run_network(model: nn.Module, state: Mapping[str, Tensor], example: Any, tr
     """Return the output tensors of a network with a copy of the given state."""
     args, kwargs = normalize_example(example)
     copies = {name: t.clone() for name, t in state.items()}  # buffers change in training
-    mean_draws: Any = MeanDrawsMode()  # type: ignore[no-untyped-call]
+    mean_draws: Any = MeanDrawsMode()
     with (
         torch.no_grad(),
         fixed_seed(0),
@@ -108,7 +108,7 @@ def _run_network(model: nn.Module, state: Mapping[str, Tensor], example: Any, tr
         return collect_tensors(model(*args, **kwargs))
 
 
-class MeanDrawsMode(TorchDispatchMode):
+class MeanDrawsMode(TensorMode):  # type: ignore[misc]
     """Replaces the random draws of dropout and stochastic depth by their mean. Values that they scale stay the same."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

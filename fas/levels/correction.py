@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from netgraph.environment.torch_internals import add_each_, negate_each_
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.smoother import Value
@@ -151,8 +152,8 @@ def _subtract_injected(coarse: Grid) -> Vector:
     """
     names, coarse.rhs = list(coarse.injected), []
     change = [coarse.injected[name] for name in names]
-    torch._foreach_neg_(change)
-    torch._foreach_add_(change, [coarse.x[name].detach() for name in names])
+    negate_each_(change)
+    add_each_(change, [coarse.x[name].detach() for name in names])
     coarse.injected = {}
     return dict(zip(names, change, strict=True))
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from netgraph.environment.torch_internals import subtract_each_
 from netgraph.fas.levels.vectors import Vector
 from netgraph.fas.options import Smoothing
 from netgraph.optim.optimizers import MakeOptimizer, group_by_decay
@@ -118,7 +119,7 @@ def subtract_from_gradients(b: Mapping[str, Tensor], named: Mapping[str, nn.Para
     """Subtract b from the gradients in ``.grad``."""
     pairs = [(p.grad, b[name]) for name, p in named.items() if name in b and p.grad is not None]
     if pairs:
-        torch._foreach_sub_(*map(list, zip(*pairs, strict=True)))
+        subtract_each_(*map(list, zip(*pairs, strict=True)))
 
 
 def read_gradients(smoother: Smoother) -> Vector:

@@ -1,6 +1,6 @@
 """Vectors by name: the state, a gradient or a correction of one level, with one tensor for each parameter.
 
-One call of ``torch._foreach`` works on all tensors of a level, as in torch's own optimizers.
+One call works on all tensors of a level, as in torch's own optimizers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from netgraph.environment.torch_internals import copy_each_, subtract_each
 
 Vector = dict[str, Tensor]
 
@@ -26,7 +28,7 @@ def norm(a: Mapping[str, Tensor]) -> float:
 def subtract_vectors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Vector:
     """Return a - b for every name of ``a``. A name that ``b`` lacks counts as zero."""
     both = [name for name in a if name in b]
-    rest = torch._foreach_sub([a[n] for n in both], [b[n] for n in both]) if both else ()
+    rest = subtract_each([a[n] for n in both], [b[n] for n in both]) if both else ()
     return {**a, **dict(zip(both, rest, strict=True))}
 
 
@@ -39,4 +41,4 @@ def assign(x: Mapping[str, Tensor], value: Mapping[str, Tensor]) -> None:
     """Write ``value`` into the live tensors of ``x``. Names that ``x`` lacks are ignored."""
     names = [name for name in value if name in x]
     with torch.no_grad():
-        torch._foreach_copy_([x[n] for n in names], [value[n] for n in names])
+        copy_each_([x[n] for n in names], [value[n] for n in names])

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.environment.kernel_cache import compile_kernel
 from netgraph.utils.parallel import parallel_for, split_range
 
 BLOCK = 768
@@ -124,7 +124,7 @@ def weigh_cosines(products: NDArray[Any], copies: Callable[[], NDArray[np.int64]
     return AllPairs(products)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _mirror_block(out: Any, i: Any, i_stop: Any, j: Any, j_stop: Any) -> Any:
     """Copy a block above the diagonal to its mirror image, in tiles that fit the cache."""
     for first in range(i, i_stop, TILE):
@@ -133,7 +133,7 @@ def _mirror_block(out: Any, i: Any, i_stop: Any, j: Any, j_stop: Any) -> Any:
                 out[c, r] = out[r, c]
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _weigh_rows(products: Any, alive: Any, inverse: Any, lo: Any, hi: Any) -> Any:
     """Weigh rows lo .. hi. Return True if a weight is too close to 1 to tell it from that of a copy."""
     near = np.int32(0)
@@ -145,7 +145,7 @@ def _weigh_rows(products: Any, alive: Any, inverse: Any, lo: Any, hi: Any) -> An
     return near > 0
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _weigh_run(products: Any, base: Any, alive: Any, scale: Any, inverse: Any) -> Any:
     """Weigh a run of one row. All arrays start at 0, which lets the compiler vectorize the loop."""
     zero, one = products.dtype.type(0), products.dtype.type(1)
@@ -159,7 +159,7 @@ def _weigh_run(products: Any, base: Any, alive: Any, scale: Any, inverse: Any) -
     return near
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _weigh_copies(weights: Any, number: Any) -> Any:
     """Give pairs of copies the weight 1."""
     for r in range(len(number)):
@@ -168,7 +168,7 @@ def _weigh_copies(weights: Any, number: Any) -> Any:
                 weights[r, c] = 1
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _off_diagonal_entries(weights: Any) -> Any:
     """Return the entries outside the diagonal and their columns, row by row."""
     n, at = len(weights), 0

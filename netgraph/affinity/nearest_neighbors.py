@@ -14,10 +14,10 @@ from threading import Lock, local
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.environment.kernel_cache import compile_kernel
 from netgraph.utils.parallel import parallel_for, split_range
 
 BLOCK = 768  # a block of float32 products just fits the cache of a core
@@ -113,7 +113,7 @@ def _visit_blocks(x: NDArray[Any], weigh: Weigh, use: Use) -> None:
     parallel_for(work, [(i, j) for number, i in enumerate(parts) for j in parts[number:]])
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _search_rows(block: Any, best: Any, where: Any, i: Any, j: Any) -> Any:
     """Offer the entries of each row to its unit."""
     # Most entries are lighter than the lightest kept edge. A run of entries is compared without a branch, which the
@@ -130,7 +130,7 @@ def _search_rows(block: Any, best: Any, where: Any, i: Any, j: Any) -> Any:
                         _push_edge(best[r], where[r], block[r, c], j + c)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _search_columns(block: Any, best: Any, where: Any, i: Any) -> Any:
     """Offer the entries of each column to its unit, in the order in which they lie in memory."""
     least = best[:, 0].copy()
@@ -146,13 +146,13 @@ def _search_columns(block: Any, best: Any, where: Any, i: Any) -> Any:
                         least[c] = best[c, 0]
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _is_lighter(weight: Any, unit: Any, other_weight: Any, other_unit: Any) -> Any:
     """Return True if an edge is lighter than another. Of equal weights, the edge to the higher unit is lighter."""
     return weight < other_weight or (weight == other_weight and unit > other_unit)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _push_edge(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
     """Replace the lightest edge of a heap, its root, by an edge that is heavier, and restore the heap."""
     k, at = len(heap), 0
@@ -169,7 +169,7 @@ def _push_edge(heap: Any, where: Any, weight: Any, unit: Any) -> Any:
     heap[at], where[at] = weight, unit
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _keeps_edge(best: Any, where: Any, i: Any, j: Any) -> Any:
     """Return True if unit i keeps an edge to unit j."""
     keeps = False
@@ -178,7 +178,7 @@ def _keeps_edge(best: Any, where: Any, i: Any, j: Any) -> Any:
     return keeps
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _count_edges(best: Any, where: Any, starts: Any) -> Any:
     """Write the number of edges of unit i to starts[i + 1]."""
     for i in range(best.shape[0]):
@@ -189,7 +189,7 @@ def _count_edges(best: Any, where: Any, starts: Any) -> Any:
                     starts[where[i, s] + 1] += 1
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _fill_graph(best: Any, where: Any, starts: Any) -> Any:
     """Return weights and sorted columns of the symmetric graph. Transposing a symmetric matrix sorts its columns."""
     n, at = best.shape[0], starts[:-1].copy()
@@ -213,7 +213,7 @@ def _fill_graph(best: Any, where: Any, starts: Any) -> Any:
     return sorted_weights, sorted_columns
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _place_block(block: Any, i: Any, j: Any, degree: Any, weights: Any, columns: Any) -> Any:
     """Write a block and its mirror image into the arrays of a complete graph."""
     for r in range(block.shape[0]):

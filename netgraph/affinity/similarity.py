@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.affinity.all_pairs import Affinity, multiply_pairs, weigh_cosines
 from netgraph.affinity.nearest_neighbors import Weigh, build_complete_graph, build_nearest_graph
+from netgraph.environment.kernel_cache import compile_kernel
 from netgraph.errors import NetgraphError
 from netgraph.utils.parallel import parallel_for, split_range
 
@@ -237,7 +237,7 @@ def _view_bits(x: NDArray[Any]) -> NDArray[Any]:
     return x.view(np.uint32 if x.dtype == np.float32 else np.uint64)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _max_row_bits(bits: Any, largest: Any, lo: Any, hi: Any) -> Any:
     """Write the largest magnitude of rows lo .. hi, compared as integers: infinity and NaN have the largest bits."""
     magnitude = ~(bits.dtype.type(1) << bits.dtype.type(8 * bits.itemsize - 1))
@@ -278,7 +278,7 @@ def normalize_rows(x: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compile_kernel(nogil=True, fastmath={"reassoc", "contract"})
 def _normalize_span(x: Any, largest: Any, out: Any, lo: Any, hi: Any) -> Any:
     """Write rows lo .. hi, divided by their largest magnitude and then by their length."""
     for r in range(lo, hi):
@@ -349,7 +349,7 @@ def _find_repeats(values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.i
     return repeats, number[repeats]
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _hash_rows(bits: Any, factors: Any, sums: Any, lo: Any, hi: Any) -> Any:
     """Write a hash of the bits of rows lo .. hi. Zero and negative zero have the same hash."""
     sign = bits.dtype.type(1) << bits.dtype.type(8 * bits.itemsize - 1)

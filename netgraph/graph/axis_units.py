@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from netgraph.environment.kernel_cache import compile_kernel
 from netgraph.errors import NetgraphError
 from netgraph.graph.activations import collect_activations
 from netgraph.graph.unit_rows import iter_unit_rows
@@ -173,7 +173,7 @@ def _fold_rows(source: NDArray[Any], signs: NDArray[Any], out: NDArray[Any], at:
     _add_signed(source, signs, out, at, part.start, part.stop)
 
 
-@njit(nogil=True, cache=True)
+@compile_kernel(nogil=True)
 def _add_signed(source: Any, signs: Any, out: Any, at: Any, lo: Any, hi: Any) -> Any:
     """Add the signed columns of ``source`` to ``out``, for rows lo to hi - 1, from column ``at`` on and around."""
     width, most = source.shape[1], out.shape[1]

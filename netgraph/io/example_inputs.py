@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from netgraph.environment.torch_internals import FakeTensorMode
 from netgraph.errors import LoadError
 from netgraph.recording.recorder import preserve_attributes
 from netgraph.utils.logging import silence_logger

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from netgraph.environment.torch_internals import STORAGE_DTYPES, read_archive
 from netgraph.errors import LoadError, UntrustedError
 from netgraph.io.metadata_stand_ins import MAPPINGS, OBJECTS, SettingsStandIn
 from netgraph.io.pickle_opcodes import check_opcodes
@@ -113,13 +114,12 @@ def _check_entries(archive: zipfile.ZipFile, path: Path, size: int) -> None:
 
 def _read_records(path: Path) -> tuple[dict[str, int], bytes]:
     """Return the size of every record and the pickle, as the reader inside `torch.load` finds them."""
-    reader = torch._C.PyTorchFileReader(str(path))
-    records = {name: reader.get_record_size(name) for name in reader.get_all_records()}
+    records, read_record = read_archive(path)
     with zipfile.ZipFile(path) as archive:
         measured = {entry.filename.partition("/")[2]: entry.file_size for entry in archive.infolist()}
     if records != measured:  # two directories in one file: PyTorch would read other sizes than were measured
         raise LoadError(f"{path} is a zip file with two contradicting directories. Save it again with torch.save.")
-    return records, reader.get_record("data.pkl")
+    return records, read_record("data.pkl")
 
 
 def _check_protocol(data: bytes, path: Path) -> None:
@@ -288,9 +288,6 @@ def _find_stand_in(module: str, name: str) -> Any:
 def _find_dtype(name: str) -> _DtypeStandIn | None:
     """Return the stand-in of ``torch.float32`` or ``torch.FloatStorage``."""
     if name.endswith("Storage"):
-        try:
-            return _DtypeStandIn(torch.storage._get_dtype_from_pickle_storage_type(name).itemsize)
-        except KeyError:
-            return None
+        return _DtypeStandIn(STORAGE_DTYPES[name].itemsize) if name in STORAGE_DTYPES else None
     dtype = getattr(torch, name, None)
     return _DtypeStandIn(dtype.itemsize) if isinstance(dtype, torch.dtype) else None

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from netgraph.environment.torch_internals import OpOverload, set_gradients
 from netgraph.errors import LoadError
 from netgraph.recording.operators.stand_ins import STAND_INS
 from netgraph.recording.serialize import BUILTINS
@@ -22,7 +23,7 @@ from netgraph.rules.registry import find_operator_rule
 
 EXTRA = {"aten.sym_size"}
 MAX_SIZE = 2**34  # bound on a size, and on the product of the sizes in one argument
-SWITCH = torch._C._set_grad_enabled
+SWITCH = set_gradients
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 UNBOUNDED = 2**62  # larger integers mean "to the end" or "the least" and ask for no memory
 
@@ -164,7 +165,7 @@ class Interpreter:
             for step in steps:
                 run_step(step, slots)
         finally:
-            torch._C._set_grad_enabled(gradients)
+            set_gradients(gradients)
         return self.collect_results(slots)
 
     def collect_results(self, slots: list[Any]) -> list[Any]:
@@ -292,11 +293,11 @@ def _find_operator(operator: str) -> Any:
     parts = operator.split(".")
     packet = getattr(getattr(torch.ops, parts[0], None), parts[1], None) if len(parts) == 3 else None
     overload = getattr(packet, parts[2], None) if packet is not None else None
-    if not isinstance(overload, torch._ops.OpOverload) or not _is_allowed(f"{parts[0]}.{parts[1]}", overload):
+    if not isinstance(overload, OpOverload) or not _is_allowed(f"{parts[0]}.{parts[1]}", overload):
         raise LoadError(f"operator {operator[:80]!r} has no rule in netgraph. The file is refused.")
     return overload
 
 
-def _is_allowed(name: str, overload: torch._ops.OpOverload) -> bool:
+def _is_allowed(name: str, overload: Any) -> bool:
     """Return True if an operator has a rule, reads a size, or is pointwise."""
     return name in EXTRA or find_operator_rule(overload) is not None

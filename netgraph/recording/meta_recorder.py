@@ -15,22 +15,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
-from torch._functorch import predispatch
-from torch.fx.experimental.proxy_tensor import PreDispatchTorchFunctionMode, ProxyTorchDispatchMode
 
+from netgraph.environment.torch_internals import (
+    AUTOCAST_SWITCHES,
+    PREDISPATCH_FUNCTIONS,
+    RECORDS_ON_META,
+    DispatchMode,
+    FunctionMode,
+    below_autograd,
+    enable_python_dispatcher,
+    identify_storage,
+    no_python_dispatcher,
+    read_schema,
+    set_gradients,
+)
 from netgraph.recording.meta_shapes import META, infer_result
 from netgraph.recording.node_graph import NodeGraph
 from netgraph.recording.operators.composites import may_decompose
 from netgraph.utils.source_location import is_user_file
 
 ATEN = torch.ops.aten
-BELOW_AUTOGRAD = torch._C._AutoDispatchBelowAutograd
-SWITCHES = {
-    torch._C._set_grad_enabled,
-    torch.amp.autocast_mode._enter_autocast,
-    torch.amp.autocast_mode._exit_autocast,
-} | {function for function in vars(predispatch).values() if callable(function)}
+SWITCHES = {set_gradients} | AUTOCAST_SWITCHES | PREDISPATCH_FUNCTIONS
 
 
 class MetaRecordingError(Exception):
@@ -65,16 +70,18 @@ def record_on_meta(
     MetaRecordingError
         The run is more than a chain of operators with known shapes.
     """
+    if not RECORDS_ON_META:
+        raise MetaRecordingError("this version of PyTorch lacks the modes that see every operator")
     recorder = _MetaRecorder()
     twins = {name: recorder.add_parameter(name, tensor) for name, tensor in state.items()}
     inputs = [recorder.add_input(i, leaf) for i, leaf in enumerate(leaves)]
-    with enable_python_dispatcher(), _SwitchMode(recorder.graph), recorder:  # type: ignore[arg-type]
+    with enable_python_dispatcher(), _SwitchMode(recorder.graph), recorder:
         results = run(twins, inputs)
     recorder.graph.output([recorder.find_node(result) for result in results])
     return recorder.graph, recorder.constants
 
 
-class _SwitchMode(PreDispatchTorchFunctionMode):
+class _SwitchMode(FunctionMode):  # type: ignore[misc]
     """A function mode that records switches of gradients and autocast, and passes every other call on at minimal cost."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,11 +90,11 @@ class _SwitchMode(PreDispatchTorchFunctionMode):
         return func(*args, **kwargs) if kwargs else func(*args)
 
 
-class _MetaRecorder(ProxyTorchDispatchMode):
+class _MetaRecorder(DispatchMode):  # type: ignore[misc]
     """The dispatch mode. It derives from the class of PyTorch because only that class may stand before autograd."""
 
     def __init__(self) -> None:
-        super().__init__(None, "fake", pre_dispatch=True)  # type: ignore[arg-type]
+        super().__init__(None, "fake", pre_dispatch=True)
         self.graph = NodeGraph()
         self.constants: dict[str, Tensor] = {}
         self.nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # by id, with the tensor kept alive because ids are reused
@@ -173,7 +180,7 @@ class _MetaRecorder(ProxyTorchDispatchMode):
             return self.twins.get(id(tensor), tensor)
 
         swapped = _map_tensors((args, kwargs), twin)
-        if constants and func._schema.is_mutable:
+        if constants and read_schema(func).is_mutable:
             raise MetaRecordingError(f"{func} may write to a constant")
         return swapped
 
@@ -197,7 +204,7 @@ def _run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if result is not None:
             return result
         with (
-            BELOW_AUTOGRAD() if func._schema.is_mutable else nullcontext()
+            below_autograd() if read_schema(func).is_mutable else nullcontext()
         ):  # autograd would refuse an in-place write to a leaf
             return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
 
@@ -214,7 +221,7 @@ def _map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
 
 def _storage_key(tensor: Tensor) -> tuple[Any, ...]:
     """Return a key that two tensors share if they view the same part of a storage."""
-    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+    return (identify_storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def _format_user_line() -> str:

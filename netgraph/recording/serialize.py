@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from netgraph.environment.torch_internals import set_gradients
+
 BUILTINS = {
     "getitem": operator.getitem,
     "mul": operator.mul,
     "floordiv": operator.floordiv,
-    "set_grad_enabled": torch._C._set_grad_enabled,
+    "set_grad_enabled": set_gradients,
 }
 
 NEW_BUILTINS = frozenset[str]()  # operators that only documents of format 2 hold

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
+from netgraph.environment.torch_internals import OpOverload, read_schema
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import MisfitError, Space
 from netgraph.utils.source_location import format_location, is_user_file
@@ -329,8 +329,8 @@ Rule = Callable[[Call], Spaces | list[Spaces]]
 @cache
 def operator_name(target: Any) -> str:
     """Return ``aten.conv2d`` of an operator overload, or the plain name of a function."""
-    if isinstance(target, torch._ops.OpOverload):
-        return f"{target.namespace}.{target._schema.name.split('::')[1]}"
+    if isinstance(target, OpOverload):
+        return f"{target.namespace}.{read_schema(target).name.split('::')[1]}"
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from netgraph import plugins
+from netgraph.environment.torch_internals import OpOverload, find_overloads
 from netgraph.errors import TraceError
 from netgraph.rules.operator_call import Rule, operator_name, source_line
 from netgraph.rules.pointwise import pointwise_rule
@@ -38,12 +39,9 @@ def find_operator_rule(target: Any) -> Rule | None:
 @cache
 def _is_pointwise(target: Any) -> bool:
     """Return True if PyTorch tags an operator, or the operator that it is the version in place of, as pointwise."""
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return False
-    packet = target._overloadpacket
-    base = getattr(getattr(torch.ops, target.namespace), packet.__name__.rstrip("_"), None)
-    overloads = [target, *(getattr(base, name) for name in (base.overloads() if base is not None else ()))]
-    return any(torch.Tag.pointwise in overload.tags for overload in overloads)
+    return any(torch.Tag.pointwise in overload.tags for overload in find_overloads(target))
 
 
 def find_rule(node: fx.Node) -> Rule:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import torch
-
+from netgraph.environment.torch_internals import OpOverload, read_schema
 from netgraph.rules.registry import find_operator_rule
 
 UNSAFE = ("aten::set_", "aten::data")  # exchange the storage of a tensor, which no graph can hold
@@ -18,7 +17,7 @@ def may_decompose(function: Any) -> bool:
 
     ``function.decompose`` then runs the parts, or returns `NotImplemented` if PyTorch has none.
     """
-    if not isinstance(function, torch._ops.OpOverload) or function._schema.name in UNSAFE:
+    if not isinstance(function, OpOverload) or read_schema(function).name in UNSAFE:
         return False
-    returns = {str(r.type) for r in function._schema.returns}
+    returns = {str(r.type) for r in read_schema(function).returns}
     return bool(returns) and returns <= {"Tensor", "List[Tensor]"} and find_operator_rule(function) is None
