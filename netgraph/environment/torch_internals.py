@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,8 @@ def _switch_gradients(mode: bool) -> None:
 
 set_gradients: Callable[[bool], Any] = find_private("torch._C._set_grad_enabled", _switch_gradients)
 below_autograd: Any = find_private("torch._C._AutoDispatchBelowAutograd", torch.no_grad)
-AUTOCAST_SWITCHES = frozenset(
-    switch
-    for name in ("_enter_autocast", "_exit_autocast")
-    if (switch := find_private(f"torch.amp.autocast_mode.{name}")) is not None
-)
+enter_autocast: Any = find_private("torch.amp.autocast_mode._enter_autocast")
+AUTOCAST_SWITCHES = frozenset({enter_autocast, find_private("torch.amp.autocast_mode._exit_autocast")} - {None})
 
 
 # Recording ---------------------------------------------------------------------------------------------------------------
@@ -132,12 +129,12 @@ class _RealTensorMode(contextlib.nullcontext[Any]):
         return tensor.detach().clone() if isinstance(tensor, Tensor) else tensor
 
 
-class _NoTensorMode:
-    """Takes the place of the mode that sees every operator. It cannot be entered."""
+class _MissingMode:
+    """Takes the place of a mode that nothing replaces. It cannot be entered."""
 
     def __enter__(self) -> None:
         raise NetgraphError(
-            f"torch {torch.__version__} has no TorchDispatchMode, which this proof needs. Netgraph is tested with torch {TESTED}. "
+            f"torch {torch.__version__} lacks a mode in which netgraph sees every operator. Netgraph is tested with torch {TESTED}. "
             "Install one of these versions."
         )
 
@@ -147,7 +144,16 @@ class _NoTensorMode:
 
 FakeTensor: Any = find_private("torch._subclasses.fake_tensor.FakeTensor", _NoFakeTensor)
 FakeTensorMode: Any = find_private("torch._subclasses.fake_tensor.FakeTensorMode", _RealTensorMode)
-TensorMode: Any = find_private("torch.utils._python_dispatch.TorchDispatchMode", _NoTensorMode)
+TensorMode: Any = find_private("torch.utils._python_dispatch.TorchDispatchMode", _MissingMode)
+_WithoutFunctionModes: Any = find_private("torch._C.DisableTorchFunction", _MissingMode)
+_without_dispatch_modes: Any = find_private("torch.utils._python_dispatch._disable_current_modes", _MissingMode)
+
+
+@contextlib.contextmanager
+def without_modes() -> Iterator[None]:
+    """Run a block that no mode sees."""
+    with _WithoutFunctionModes(), _without_dispatch_modes():
+        yield
 
 
 def identify_storage(tensor: Tensor) -> int:
