@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.recording.forward.autocast import follow_device
 from netgraph.recording.forward.call_signature import read_signature
 from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.graph_module import GraphNetwork
@@ -62,7 +63,8 @@ def coarse_network(
     [(3, 4), (3,), (2, 3), (2,)]
     """
     sizes = {**spec.sizes, **{axis: t.n_coarse for axis, t in transfers.items()}}
-    graphs = {mode: serialize_graph(_rewrite_graph(plan, spec, sizes)) for mode, plan in spec.plans.items()}
+    kind = next((p.device.type for p in model.parameters()), "cpu")
+    graphs = {mode: serialize_graph(_rewrite_graph(plan, spec, sizes, kind)) for mode, plan in spec.plans.items()}
     tensors = dict(inject(spec, transfers, traced_state(model)) if state is None else state)
     for plan in spec.plans.values():
         for node in plan.graph.nodes:
@@ -94,7 +96,7 @@ def _fixed_size(term: Term, spec: UnitSpec) -> int | None:
     return None if any(axis in spec.dynamic for axis in term_axes(term)) else term_size(term, spec.sizes)
 
 
-def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.Graph:
+def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int], recorded_device: str) -> fx.Graph:
     """Copy a recorded graph with new sizes, factors and devices.
 
     The copy takes its device as one more input, in front of the first call. A recorded graph names a fixed device where it makes
@@ -104,7 +106,7 @@ def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int]) -> fx.G
     copies: dict[fx.Node, fx.Node] = {}
     by_name: dict[str, fx.Node] = {}
     device: fx.Node | None = None
-    writer = _GraphRewriter(graph, plan, spec.sizes, sizes, by_name)
+    writer = _GraphRewriter(graph, plan, spec.sizes, sizes, by_name, recorded_device)
     for node in plan.graph.nodes:
         if device is None and node.op == "call_function":
             device = graph.placeholder("device")
@@ -133,8 +135,10 @@ class _GraphRewriter:
         fine: Mapping[str, int],
         coarse: Mapping[str, int],
         by_name: dict[str, fx.Node],
+        recorded_device: str,
     ) -> None:
         self.graph, self.plan, self.fine, self.coarse, self.by_name = graph, plan, fine, coarse, by_name
+        self.recorded_device = recorded_device
         self.device: fx.Node | None = None
         self.counts: dict[str, fx.Node] = {}
 
@@ -162,6 +166,7 @@ class _GraphRewriter:
         else:
             target, arguments = node.target, bind_arguments(node)
         arguments = dict(fx.node.map_arg(dict(arguments), lambda n: copies[n]))
+        arguments = follow_device(node, arguments, self.recorded_device, self.device)
         for rewrite in rewrites:
             arguments[rewrite.argument] = self._new_argument(rewrite, arguments.get(rewrite.argument))
         return target, arguments

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from netgraph.errors import NetgraphError
+from netgraph.recording.forward.autocast import enter_autocast, exit_autocast, leave_open_regions
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.interpreter import SWITCH, Interpreter, Step, find_reads, run_step
 from netgraph.rules.operators import BATCH_NORM
@@ -97,8 +98,12 @@ def _make_runner(segment: Sequence[Step], reads: Sequence[int], makes: Sequence[
         slots: list[Any] = [None] * size
         for index, value in zip(reads, values, strict=True):
             slots[index] = value
-        for step in segment:
-            run_step(step, slots)
+        try:
+            for step in segment:
+                run_step(step, slots)
+        except BaseException:
+            leave_open_regions(slots)
+            raise
         return tuple(slots[i] for i in makes)
 
     return run
@@ -118,13 +123,16 @@ def split_segments(steps: Interpreter) -> list[tuple[list[Step], list[int], list
     """
     length = math.isqrt(max(len(steps.steps) - 1, 0)) + 1
     parts: list[list[Step]] = [[]]
-    gradients = True
+    gradients, regions = True, 0
     for step in steps.steps:
-        if len(parts[-1]) >= length and gradients:  # no cut inside a no_grad block of the network
+        if (
+            len(parts[-1]) >= length and gradients and not regions
+        ):  # no cut inside a no_grad block or an autocast region
             parts.append([])
         parts[-1].append(step)
         if step.function is SWITCH:
             gradients = bool(step.args[0])
+        regions += (step.function is enter_autocast) - (step.function is exit_autocast)
     return [(part, *_find_border(part, steps)) for part in parts]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import TraceError
+from netgraph.recording.forward import autocast
 from netgraph.recording.forward.call_signature import (
     NamedForward,
     RecordedCall,
@@ -62,7 +63,8 @@ class GraphNetwork(nn.Module):
     --------
     >>> import inspect, torch
     >>> import netgraph as ng
-    >>> hierarchy = ng.build_hierarchy(ng.models.mlp((4, 6, 2)), torch.zeros(2, 4))
+    >>> from netgraph.models import mlp
+    >>> hierarchy = ng.build_hierarchy(mlp((4, 6, 2)), torch.zeros(2, 4))
     >>> inspect.signature(hierarchy.levels[1].model)  # as the network's own
     <Signature (input)>
     """
@@ -198,7 +200,8 @@ class GraphNetwork(nn.Module):
     def _find_format(self) -> int:
         """Return 2 if versions of netgraph that know only format 1 cannot run the document, else 1."""
         structures = [self._inputs, *self._outputs.values()]
-        news = any(step[1] in NEW_BUILTINS for graph in self._graphs.values() for step in graph)
+        new = {*NEW_BUILTINS, *autocast.OPERATORS}
+        news = any(step[1] in new for graph in self._graphs.values() for step in graph)
         return 2 if news or any(has_new_keys(structure) for structure in structures) else 1
 
     def adopt_classes(self, outputs: Mapping[str, Any]) -> None:

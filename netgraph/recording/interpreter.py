@@ -17,6 +17,7 @@ import torch
 
 from netgraph.environment.torch_internals import OpOverload, set_gradients
 from netgraph.errors import LoadError
+from netgraph.recording.forward import autocast
 from netgraph.recording.operators.stand_ins import STAND_INS
 from netgraph.recording.serialize import BUILTINS
 from netgraph.rules.registry import find_operator_rule
@@ -119,6 +120,8 @@ class Interpreter:
         values = tuple(self._parse_value(v) for v in args)
         keywords = tuple((str(k), self._parse_value(v)) for k, v in kwargs["dict"].items())
         function = _find_operator(operator)
+        if operator in autocast.OPERATORS:
+            autocast.check_call(function, values, lambda value: isinstance(value, Ref))
         if "split" not in operator:  # the sizes of parts add up to an existing tensor
             _refuse_products((*values, *(v for _, v in keywords)))
         if function in BUILTINS.values() and (keywords or not all(isinstance(v, (Ref, int)) for v in values)):
@@ -164,6 +167,9 @@ class Interpreter:
         try:
             for step in steps:
                 run_step(step, slots)
+        except BaseException:
+            autocast.leave_open_regions(slots)
+            raise
         finally:
             set_gradients(gradients)
         return self.collect_results(slots)
@@ -185,6 +191,13 @@ class Interpreter:
         A value that the caller writes into an argument at a pause is the value that the step reads.
         """
         runs = [self.start_values(find, inputs) for inputs in batches]
+        try:
+            yield from self._walk_steps(runs, stops)
+        finally:
+            autocast.leave_open_regions(runs[0])
+
+    def _walk_steps(self, runs: list[list[Any]], stops: Collection[Any]) -> Iterator[CallSite]:
+        """Run the steps of `walk` on the slots of all batches."""
         names = dict(self.reads)
         readers = Counter(index for step in self.steps for index in find_reads(step))
         for step in self.steps:
@@ -197,8 +210,10 @@ class Interpreter:
                 )
                 arguments = [[_resolve_refs(v, slots) for v in step.args] for slots in runs]
                 keywords = [{k: _resolve_refs(v, slots) for k, v in step.kwargs} for slots in runs]
-                yield CallSite(step.function, arguments, only_here, keywords, summands)
-            for slots in runs:
+                with autocast.pause_regions(runs[0]):
+                    yield CallSite(step.function, arguments, only_here, keywords, summands)
+            shared = step.function in autocast.OPERATORS.values()  # one region for all batches
+            for slots in runs[:1] if shared else runs:
                 with torch.no_grad():
                     run_step(step, slots)
 
@@ -288,6 +303,8 @@ def _parse_torch_constant(kind: str, content: str) -> Any:
 def _find_operator(operator: str) -> Any:
     """Return an operator of the allow-list by name."""
     kind, _, name = operator.partition(":")
+    if operator in autocast.OPERATORS:
+        return autocast.OPERATORS[operator]
     if kind == "builtin" and name in BUILTINS:
         return BUILTINS[name]
     parts = operator.split(".")

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from netgraph.environment.torch_internals import set_gradients
+from netgraph.recording.forward import autocast
 
 BUILTINS = {
     "getitem": operator.getitem,
@@ -25,7 +26,6 @@ def serialize_graph(graph: fx.Graph) -> list[Any]:
     return [
         [node.name, _serialize_operator(node), _serialize_value(node.args), _serialize_value(dict(node.kwargs))]
         for node in graph.nodes
-        if not str(node.target).endswith("autocast")
     ]
 
 
@@ -33,6 +33,8 @@ def _serialize_operator(node: fx.Node) -> str:
     """Return the name under which the interpreter finds the operator of a node."""
     if node.op != "call_function":
         return f"{node.op}:{node.target}"
+    if (region := autocast.name_operator(node)) is not None:
+        return region
     for name, function in BUILTINS.items():
         if node.target is function:
             return f"builtin:{name}"
