@@ -18,6 +18,7 @@ import torch
 from netgraph.environment.torch_internals import OpOverload, set_gradients
 from netgraph.errors import LoadError
 from netgraph.recording.forward import autocast
+from netgraph.recording.operators.guards import RELATIONS, check_decision
 from netgraph.recording.operators.stand_ins import STAND_INS
 from netgraph.recording.serialize import BUILTINS
 from netgraph.rules.registry import find_operator_rule
@@ -122,9 +123,9 @@ class Interpreter:
         function = _find_operator(operator)
         if operator in autocast.OPERATORS:
             autocast.check_call(function, values, lambda value: isinstance(value, Ref))
-        if "split" not in operator:  # the sizes of parts add up to an existing tensor
+        if "split" not in operator and function is not check_decision:  # these sizes are those of existing tensors
             _refuse_products((*values, *(v for _, v in keywords)))
-        if function in BUILTINS.values() and (keywords or not all(isinstance(v, (Ref, int)) for v in values)):
+        if function in BUILTINS.values() and (keywords or not _are_builtin_arguments(function, values)):
             raise LoadError(f"{operator} has other arguments than netgraph writes. The file is refused.")
         return Step(STAND_INS.get(function, function), values, keywords, index, ())
 
@@ -278,6 +279,13 @@ def _check_name(name: str, names: Collection[str]) -> str:
     if name not in names:
         raise LoadError(f"a graph of the file reads {name[:60]!r}, which the file does not hold. The file is refused.")
     return name
+
+
+def _are_builtin_arguments(function: Any, values: Sequence[Any]) -> bool:
+    """Return True if the arguments of a builtin are of the kinds that netgraph writes."""
+    if function is not check_decision:
+        return all(isinstance(v, (Ref, int)) for v in values)
+    return len(values) == 5 and isinstance(values[0], Ref) and values[2] in RELATIONS and isinstance(values[4], str)
 
 
 def _refuse_products(values: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ def record_on_meta(
     run: Callable[[dict[str, Tensor], list[Tensor]], Sequence[Tensor]],
     state: Mapping[str, Tensor],
     leaves: Sequence[Tensor],
+    recorder: MetaRecorder | None = None,
 ) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Return the graph of ``run(state, leaves)`` and the constants in it.
 
@@ -57,6 +58,8 @@ def record_on_meta(
         Parameters and buffers, which become ``get_attr`` nodes.
     leaves : list of Tensor
         Inputs, which become placeholders.
+    recorder : MetaRecorder, optional
+        A new recorder of another kind.
 
     Returns
     -------
@@ -72,10 +75,10 @@ def record_on_meta(
     """
     if not RECORDS_ON_META:
         raise MetaRecordingError("this version of PyTorch lacks the modes that see every operator")
-    recorder = _MetaRecorder()
+    recorder = MetaRecorder() if recorder is None else recorder
     twins = {name: recorder.add_parameter(name, tensor) for name, tensor in state.items()}
     inputs = [recorder.add_input(i, leaf) for i, leaf in enumerate(leaves)]
-    with enable_python_dispatcher(), _SwitchMode(recorder.graph), recorder:
+    with enable_python_dispatcher(), _SwitchMode(recorder.graph), recorder, recorder.watch_reads():
         results = run(twins, inputs)
     recorder.graph.output([recorder.find_node(result) for result in results])
     return recorder.graph, recorder.constants
@@ -90,7 +93,7 @@ class _SwitchMode(FunctionMode):  # type: ignore[misc]
         return func(*args, **kwargs) if kwargs else func(*args)
 
 
-class _MetaRecorder(DispatchMode):  # type: ignore[misc]
+class MetaRecorder(DispatchMode):  # type: ignore[misc]
     """The dispatch mode. It derives from the class of PyTorch because only that class may stand before autograd."""
 
     def __init__(self) -> None:
@@ -161,14 +164,26 @@ class _MetaRecorder(DispatchMode):  # type: ignore[misc]
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        arguments = _map_tensors((args, kwargs), self.find_node)
+        arguments = map_tensors((args, kwargs), self.find_node)
         args, kwargs = self._replace_constants(func, args, kwargs) if self.twins else (args, kwargs)
-        result = _run_on_meta(func, args, kwargs)
+        result = self.run_operator(func, args, kwargs, arguments)
         if not isinstance(result, (Tensor, list, tuple)) and result is not None:
-            raise MetaRecordingError(f"{func} looks at numbers")
+            return self.return_number(func, arguments, result)
         if func is ATEN.lift_fresh.default:
             func = ATEN.lift_fresh_copy.default  # a later write must not change the constant
-        return self._add_result(self.graph.call_function(func, *arguments), result)
+        return self.add_result(self.graph.call_function(func, *arguments), result)
+
+    def run_operator(self, func: Any, args: Any, kwargs: dict[str, Any], nodes: Any) -> Any:
+        """Return the result of an operator on meta tensors. ``nodes`` are its arguments with nodes in place of tensors."""
+        return run_on_meta(func, args, kwargs)
+
+    def return_number(self, func: Any, nodes: Any, result: Any) -> Any:
+        """Refuse to return a number, which a meta tensor does not have."""
+        raise MetaRecordingError(f"{func} looks at numbers")
+
+    def watch_reads(self) -> AbstractContextManager[None]:
+        """Return a context in which the run reads sizes and numbers."""
+        return nullcontext()
 
     def _replace_constants(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Replace constants in the arguments of an operator by their twins on the meta device."""
@@ -179,12 +194,12 @@ class _MetaRecorder(DispatchMode):  # type: ignore[misc]
                 constants.append(tensor)
             return self.twins.get(id(tensor), tensor)
 
-        swapped = _map_tensors((args, kwargs), twin)
+        swapped = map_tensors((args, kwargs), twin)
         if constants and read_schema(func).is_mutable:
             raise MetaRecordingError(f"{func} may write to a constant")
         return swapped
 
-    def _add_result(self, node: fx.Node, result: Any) -> Any:
+    def add_result(self, node: fx.Node, result: Any) -> Any:
         """Bind the result of an operator to its node, one ``getitem`` node for each part of a tuple."""
         node.meta["stack_trace"] = _format_user_line()
         if isinstance(result, Tensor):
@@ -197,7 +212,7 @@ class _MetaRecorder(DispatchMode):  # type: ignore[misc]
         return result
 
 
-def _run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operator on meta tensors. Tensors that it creates are on the meta device too."""
     with no_python_dispatcher():  # Python decompositions are slow and not needed for shapes
         result = infer_result(func, args, kwargs)
@@ -209,14 +224,14 @@ def _run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
 
 
-def _map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
+def map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
     """Replace every tensor in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         return swap(value)
     kind = type(value)
     if kind is tuple or kind is list:
-        return kind(_map_tensors(part, swap) for part in value)
-    return {k: _map_tensors(v, swap) for k, v in value.items()} if kind is dict else value
+        return kind(map_tensors(part, swap) for part in value)
+    return {k: map_tensors(v, swap) for k, v in value.items()} if kind is dict else value
 
 
 def _storage_key(tensor: Tensor) -> tuple[Any, ...]:

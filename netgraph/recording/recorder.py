@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
 from netgraph.recording.meta_recorder import record_on_meta
+from netgraph.recording.numbers_recorder import record_with_numbers
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
@@ -145,7 +146,13 @@ def _record_fastest(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) ->
     """Try meta tensors first, then the slower ways."""
     with contextlib.suppress(Exception), _isolate_recording():  # a slower way gives the better error message
         return record_on_meta(run, state, leaves)
-    return _convert_leaves(_record_with_make_fx(run, state, leaves), list(state))
+    try:
+        with _isolate_recording():
+            return record_with_numbers(run, state, leaves)
+    except TraceError:  # a decision that no recording can hold
+        raise
+    except Exception:  # make_fx may follow the run, and its error message tells more
+        return _convert_leaves(_record_with_make_fx(run, state, leaves), list(state))
 
 
 def _record_with_make_fx(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.GraphModule:

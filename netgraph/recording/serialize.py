@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from netgraph.environment.torch_internals import set_gradients
+from netgraph.recording.operators.guards import check_decision
 from netgraph.recording.forward import autocast
 
 BUILTINS = {
@@ -16,9 +17,10 @@ BUILTINS = {
     "mul": operator.mul,
     "floordiv": operator.floordiv,
     "set_grad_enabled": set_gradients,
+    "check_decision": check_decision,
 }
 
-NEW_BUILTINS = frozenset[str]()  # operators that only documents of format 2 hold
+NEW_BUILTINS = frozenset({"builtin:check_decision"})  # operators that only documents of format 2 hold
 
 
 def serialize_graph(graph: fx.Graph) -> list[Any]:

@@ -321,7 +321,7 @@ def _repeat_by_table(call: Call) -> Spaces:
         call.pin(space, "repeated by a table")
     made = call.new_dynamic_space(0 if flat else dims[0], "repeated by a table")
     if isinstance(call.arguments.get("output_size"), int):
-        call.rewrite("output_size", ONE, lambda ratio: None)
+        call.replace_operator(call.node.target, {**call.arguments, "output_size": None})
     return [made] if flat else [*spaces[: dims[0]], made, *spaces[dims[0] + 1 :]]
 
 

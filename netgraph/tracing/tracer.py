@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from netgraph.errors import TraceError
 from netgraph.recording.gc_pause import gc_paused
+from netgraph.recording.operators.guards import check_decision
 from netgraph.recording.recorder import Recording, find_tied_names, named_state, record_network
 from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces, TraceState, operator_name, shape_of
@@ -205,10 +206,20 @@ def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
     name = operator_name(node.target)
     if name.rsplit(".", 1)[-1] in SKIPPED:
         return
+    if node.target is check_decision:
+        _pin_decision(node, trace_state)
+        return
     call = Call(node, trace_state)
     _refuse_loops_over_data(call)
     trace_state.spaces[node] = find_rule(node)(call)
     call.record_uses()
+
+
+def _pin_decision(node: fx.Node, trace_state: TraceState) -> None:
+    """Pin the axes of a tensor that a decision of the network reads."""
+    for operand in node.all_input_nodes:
+        for space in trace_state.spaces[operand]:
+            sp.pin(space, f"a decision reads it{node.args[4]}")
 
 
 def _visit_getitem(node: fx.Node, trace_state: TraceState) -> None:

@@ -1,0 +1,404 @@
+"""Record a run that looks at numbers: meta tensors whose numbers are needed have companions with numbers.
+
+The recorder of `netgraph.recording.meta_recorder` stops where a run asks for a number, or for a size that depends on numbers.
+This one computes companions beside the meta tensors: first of tensors that depend on inputs, buffers and constants alone, which
+are few, and then of all, if a size depends on activations. What a decision depends on says what becomes of it:
+
+- inputs: it is recorded as a guard (`netgraph.recording.operators.guards`),
+- constants, and buffers that the run does not write: the outcome is taken as it is,
+- parameters or random numbers: it is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+
+from netgraph.environment.torch_internals import identify_storage, no_python_dispatcher, read_schema, without_modes
+from netgraph.errors import TraceError
+from netgraph.recording.meta_recorder import MetaRecorder, map_tensors, record_on_meta, run_on_meta
+from netgraph.recording.meta_shapes import META
+from netgraph.recording.operators.guards import COUNT, NUMBERS, GuardedCount, check_decision, read_decided
+from netgraph.utils.source_location import format_location, is_user_file
+
+ATEN = torch.ops.aten
+INPUT, PARAMETER, RANDOM = "input", "parameter", "random"  # kinds of origins; a buffer stands by its name
+MAX_GUARDED = 1024  # numbers in one guard
+REFUSED = {
+    ATEN._pack_padded_sequence.default: "the network packs its rows with pack_padded_sequence{place}, and the lengths then decide how many "
+    "rows each step has. A recording has one number of rows. Pass padded rows to the recurrent layer, without packing.",
+}  # fmt: skip
+
+
+class NeedsActivationsError(Exception):
+    """A size depends on activations, so that companions of all tensors are needed."""
+
+
+def record_with_numbers(
+    run: Any, state: Mapping[str, Tensor], leaves: Sequence[Tensor]
+) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Return the graph of a run and its constants, as `netgraph.recording.meta_recorder.record_on_meta` does.
+
+    Raises
+    ------
+    TraceError
+        The run decides on activations, parameters or random numbers.
+    MetaRecordingError
+        The run cannot be recorded on meta tensors for another reason.
+    """
+    recorder = NumbersRecorder(everything=False)
+    try:
+        recorded = record_on_meta(run, state, leaves, recorder)
+    except NeedsActivationsError:
+        recorder = NumbersRecorder(everything=True)
+        recorded = record_on_meta(run, state, leaves, recorder)
+    recorder.erase_needless_guards()
+    return recorded
+
+
+class NumbersRecorder(MetaRecorder):
+    """The dispatch mode, with companions of some tensors, or of all with ``everything``."""
+
+    def __init__(self, *, everything: bool) -> None:
+        super().__init__()
+        self.everything = everything
+        self.device = torch.device("cpu")  # of the companions
+        self.numbers: dict[fx.Node, Tensor] = {}  # companions
+        self.origins: dict[Any, set[str]] = {}  # by node, and by storage of a companion, because writes reach all views
+        self.counts: dict[fx.Node, set[int]] = {}  # sizes that depend on numbers
+        self.lost: set[int] = set()  # storages of companions into which unknown numbers were written
+        self.written: set[str] = set()  # origins of the tensors that the run writes in place
+        self.buffer_guards: list[tuple[fx.Node, set[str]]] = []
+        self.latest: tuple[Any, set[str], set[int]] = (None, set(), set())
+
+    # What tensors depend on, and their numbers
+
+    def add_parameter(self, name: str, tensor: Tensor) -> Tensor:
+        """Return the meta tensor of a parameter or buffer."""
+        twin = super().add_parameter(name, tensor)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        self._hold_leaf(twin, tensor, PARAMETER if is_parameter else name, known=self.everything or not is_parameter)
+        return twin
+
+    def add_input(self, number: int, tensor: Tensor) -> Tensor:
+        """Return the meta tensor of an input."""
+        twin = super().add_input(number, tensor)
+        self._hold_leaf(twin, tensor, INPUT)
+        return twin
+
+    def _add_constant(self, tensor: Tensor) -> fx.Node:
+        node = super()._add_constant(tensor)
+        self._keep(node, tensor, set())
+        return node
+
+    def _hold_leaf(self, twin: Tensor, tensor: Tensor, origin: str, *, known: bool = True) -> None:
+        """Note the origin of a leaf, and a copy of its numbers if they are known."""
+        node = self.find_node(twin)
+        self.origins[node], self.device = {origin}, tensor.device
+        if known:
+            with no_python_dispatcher(), torch.no_grad():
+                self._keep(node, tensor.detach().clone(), {origin})
+
+    def _keep(self, node: fx.Node, numbers: Tensor, origins: set[str]) -> None:
+        """Note the companion of a node."""
+        self.numbers[node] = numbers
+        self.origins.setdefault(identify_storage(numbers), set()).update(origins)
+
+    def find_origins(self, nodes: Sequence[fx.Node]) -> set[str]:
+        """Return the kinds of leaves that nodes depend on."""
+        keys = [*nodes, *(identify_storage(self.numbers[node]) for node in nodes if node in self.numbers)]
+        return set().union(*(self.origins.get(key, ()) for key in keys))
+
+    def find_numbers(self, node: fx.Node) -> Tensor | None:
+        """Return the companion of a node, or None if its numbers are not known."""
+        numbers = self.numbers.get(node)
+        return None if numbers is None or identify_storage(numbers) in self.lost else numbers
+
+    def find_made(self, tensor: Tensor) -> fx.Node | None:
+        """Return the node that made a tensor, or None for a tensor that no operator of the run made."""
+        known = self.nodes.get(id(tensor))
+        return None if known is None else known[1]
+
+    # One operator
+
+    @contextmanager
+    def watch_reads(self) -> Iterator[None]:
+        """Watch reads of sizes and of lists of numbers, which are no operators."""
+        with _ReadMode(self):
+            yield
+
+    def run_operator(self, function: Any, args: Any, kwargs: dict[str, Any], nodes: Any) -> Any:
+        """Run an operator on meta tensors and on companions. Return meta tensors, or a number."""
+        if function in REFUSED:
+            raise TraceError(REFUSED[function].format(place=_describe_place()))
+        operands = _list_nodes(nodes)
+        origins = self.find_origins(operands)
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            origins.add(RANDOM)
+        written = _list_written(function, nodes)
+        computed = self._compute(function, nodes, operands, written)
+        for node in written:
+            self.written |= self.find_origins([node])
+            for key in (node, *([identify_storage(self.numbers[node])] if node in self.numbers else [])):
+                self.origins.setdefault(key, set()).update(origins)
+        if _returns_number(function):
+            return self._refuse_unknown(operands) if computed is None else computed
+        result, counts = self._run_on_meta(function, args, kwargs, computed)
+        self.latest = computed, origins, counts.union(*(self.counts.get(node, ()) for node in operands))
+        return result
+
+    def _compute(self, function: Any, nodes: Any, operands: list[fx.Node], written: list[fx.Node]) -> Any:
+        """Return the result of an operator on companions, or None if one is missing."""
+        numbers = {node: self.find_numbers(node) for node in operands}
+        if any(value is None for value in numbers.values()):
+            self.lost |= {identify_storage(self.numbers[node]) for node in written if node in self.numbers}
+            return None
+        args, kwargs = fx.node.map_arg(nodes, lambda node: numbers[node])
+        kwargs = {name: self.device if value == META else value for name, value in kwargs.items()}
+        with torch.no_grad(), no_python_dispatcher():
+            result = function(*args, **kwargs)
+            return result.clone() if function is ATEN.lift_fresh.default else result
+
+    def _run_on_meta(self, function: Any, args: Any, kwargs: dict[str, Any], computed: Any) -> tuple[Any, set[int]]:
+        """Return the result on meta tensors, and the sizes in it that depend on numbers."""
+        try:
+            return run_on_meta(function, args, kwargs), set()
+        except Exception as error:
+            if computed is not None:
+                return _make_meta(computed, needs_gradient=_needs_gradient((args, kwargs)))
+            if self.everything:
+                raise
+            raise NeedsActivationsError(str(function)) from error
+
+    def add_result(self, node: fx.Node, result: Any) -> Any:
+        """Bind the result of an operator to nodes, and note companions, origins and counts of its parts."""
+        computed, origins, counts = self.latest
+        super().add_result(node, result)
+        parts = [result] if isinstance(result, Tensor) else list(result or ())
+        numbers = [computed] if isinstance(computed, Tensor) else list(computed or [None] * len(parts))
+        for part, value in zip(parts, numbers, strict=True):
+            if isinstance(part, Tensor):
+                made = self.find_node(part)
+                self.origins.setdefault(made, set()).update(origins)
+                self.counts[made] = counts & set(part.shape)
+                if isinstance(value, Tensor):
+                    self._keep(made, value, origins)
+        return result
+
+    # Decisions
+
+    def return_number(self, function: Any, nodes: Any, outcome: Any) -> Any:
+        """Return a number that a run asks for, and note the decision that it may be part of."""
+        operands = _list_nodes(nodes)
+        if function is ATEN.is_nonzero.default:
+            self.note_decision(operands[0], NUMBERS, "!=" if outcome else "==", 0)
+        elif len(operands) == 1 and INPUT in self.find_origins(operands) and isinstance(outcome, float):
+            raise TraceError(
+                f"the network takes the number {outcome:.6g} out of its inputs{_describe_place()}. A recording would hold for inputs "
+                "with this number only. Keep it a tensor: without .item() or float()."
+            )
+        else:
+            for operand in operands:
+                self.note_numbers(operand)
+        return outcome
+
+    def note_numbers(self, node: fx.Node) -> Any:
+        """Note a decision on all numbers of a tensor, and return them as plain numbers."""
+        numbers = self.find_numbers(node)
+        if numbers is None:
+            self._refuse_unknown([node])
+        assert numbers is not None
+        with without_modes():
+            bound = read_decided(numbers, NUMBERS)
+        if INPUT in self.find_origins([node]) and (numbers.numel() > MAX_GUARDED or numbers.is_floating_point()):
+            raise TraceError(
+                f"the network takes {numbers.numel():,} numbers out of its inputs{_describe_place()}. A recording would hold for "
+                "inputs with these numbers only. Keep them a tensor."
+            )
+        self.note_decision(node, NUMBERS, "==", bound)
+        return bound
+
+    def note_decision(self, node: fx.Node, reads: str | int, relation: str, bound: Any) -> None:
+        """Record a decision as a guard where it depends on inputs, and refuse it where it depends on more."""
+        origins = self.find_origins([node])
+        if origins & {PARAMETER, RANDOM}:
+            self._refuse(origins)
+        if origins:
+            read = "the inputs" if INPUT in origins else ", ".join(sorted(origins))
+            place = f" on {read}{_describe_place()}"
+            guard = self.graph.call_function(check_decision, (node, reads, relation, bound, place))
+            if INPUT not in origins:
+                self.buffer_guards.append((guard, origins))
+
+    def erase_needless_guards(self) -> None:
+        """Erase guards on buffers that the run does not write. Their outcome stays what it is."""
+        for guard, origins in self.buffer_guards:
+            if not origins & self.written:
+                self.graph.erase_node(guard)
+
+    def _refuse_unknown(self, operands: Sequence[fx.Node]) -> None:
+        """Refuse a decision on numbers that are not known, because they depend on parameters."""
+        self._refuse(self.find_origins(operands))
+
+    def _refuse(self, origins: set[str]) -> None:
+        """Raise `TraceError` for a decision that no guard can hold."""
+        if RANDOM in origins:
+            raise TraceError(
+                f"the network branches on random numbers{_describe_place()}. One recording would not hold for another draw. "
+                "Turn the drop of whole blocks off (layerdrop=0 or a rate of 0)."
+            )
+        what = "activations" if INPUT in origins else "parameters"
+        raise TraceError(
+            f"the network branches on numbers of its {what} (.item(), bool() or int() of a tensor){_describe_place()}. One recording "
+            "would not hold for other inputs or weights. Trace the parts before and after that decision separately."
+        )
+
+
+class _ReadMode(TorchFunctionMode):
+    """The function mode that sees reads of sizes and of lists of numbers."""
+
+    def __init__(self, recorder: NumbersRecorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = READS.get(func)
+        if read is not None and isinstance(args[0], Tensor) and args[0].device == META:
+            return read(self.recorder, func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _read_shape(recorder: NumbersRecorder, function: Any, tensor: Tensor, dim: int | None = None) -> Any:
+    """Return the shape or one size of a tensor. Sizes that depend on numbers are guarded where they are compared."""
+    node, shape = recorder.find_made(tensor), function(tensor)
+    counts = recorder.counts.get(node, set()) if node is not None else set()
+    sizes = [
+        GuardedCount.of(n, _make_note(recorder, node, d)) if node is not None and n in counts else n
+        for d, n in enumerate(shape)
+    ]
+    return torch.Size(sizes) if dim is None else sizes[dim]
+
+
+def _read_count(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> int:
+    """Return the number of entries of a tensor, guarded if it depends on numbers."""
+    node, count = recorder.find_made(tensor), function(tensor)
+    if node is None or not recorder.counts.get(node):
+        return int(count)
+    return GuardedCount.of(count, _make_note(recorder, node, COUNT))
+
+
+def _read_list(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> Any:
+    """Return the numbers of a tensor as a list."""
+    numbers = recorder.note_numbers(recorder.find_node(tensor))
+    return numbers if tensor.ndim == 0 or tensor.numel() != 1 else _nest(numbers, tensor.ndim)
+
+
+def _nest(number: Any, depth: int) -> Any:
+    """Return a number inside lists of one entry."""
+    return number if depth == 0 else [_nest(number, depth - 1)]
+
+
+def _read_array(recorder: NumbersRecorder, function: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Return constants as a NumPy array. Other numbers would leave the recording there."""
+    node = recorder.find_node(tensor)
+    numbers = recorder.find_numbers(node)
+    if numbers is None or recorder.find_origins([node]) & {INPUT, PARAMETER, RANDOM}:
+        raise TraceError(
+            f"the network hands tensors to NumPy{_describe_place()}, where no recording can follow them. Write that part with PyTorch."
+        )
+    recorder.note_numbers(node)
+    with without_modes():
+        return function(numbers, *args, **kwargs)
+
+
+READS: dict[Any, Callable[..., Any]] = {
+    Tensor.shape.__get__: _read_shape,  # type: ignore[attr-defined]
+    Tensor.size: _read_shape,
+    Tensor.numel: _read_count,
+    Tensor.nelement: _read_count,
+    Tensor.tolist: _read_list,
+    Tensor.numpy: _read_array,
+    Tensor.__array__: _read_array,
+}
+
+
+def _make_note(recorder: NumbersRecorder, node: fx.Node, reads: str | int) -> Callable[[str, int], None]:
+    """Return a function that notes a comparison of a size, if the network itself makes it."""
+
+    def note(relation: str, bound: int) -> None:
+        frame = sys._getframe(3)  # the comparison, its operator and this function stand above
+        if is_user_file(frame.f_code.co_filename):
+            recorder.note_decision(node, reads, relation, bound)
+
+    return note
+
+
+def _describe_place() -> str:
+    """Return `` of module at file:line`` of the innermost line of the user that is running."""
+    frame, line, module, root = sys._getframe(1), "", None, None
+    while frame is not None:
+        if frame.f_code is check_decision.__code__:  # a guard of a recorded network that is recorded again
+            _, _, place = frame.f_locals["place"].partition(" of ")
+            return f" of {place}"
+        if not line and is_user_file(frame.f_code.co_filename):
+            line = format_location(frame.f_code.co_filename, frame.f_lineno)
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            module, root = module or owner, owner
+        frame = frame.f_back  # type: ignore[assignment]
+    if module is None or root is None:
+        return line
+    name = next((name for name, part in root.named_modules() if part is module), "")
+    return f" of {name or type(module).__name__}{line}"
+
+
+def _list_nodes(nodes: Any) -> list[fx.Node]:
+    """Return the nodes in nested arguments."""
+    found: list[fx.Node] = []
+    fx.node.map_arg(nodes, found.append)
+    return found
+
+
+def _list_written(function: Any, nodes: Any) -> list[fx.Node]:
+    """Return the nodes whose tensors an operator writes in place."""
+    args, kwargs = nodes
+    bound = {**kwargs, **dict(zip((a.name for a in read_schema(function).arguments), args, strict=False))}
+    return [
+        node
+        for argument in read_schema(function).arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+        for node in _list_nodes(bound.get(argument.name))
+    ]
+
+
+def _returns_number(function: Any) -> bool:
+    """Return True if an operator returns no tensor but a number."""
+    return bool(read_schema(function).returns) and not any(
+        "Tensor" in str(r.type) for r in read_schema(function).returns
+    )
+
+
+def _needs_gradient(arguments: Any) -> bool:
+    """Return True if the result of an operator on these arguments has a gradient."""
+    found: list[bool] = []
+    map_tensors(arguments, lambda tensor: found.append(tensor.requires_grad))
+    return torch.is_grad_enabled() and any(found)
+
+
+def _make_meta(computed: Any, *, needs_gradient: bool) -> tuple[Any, set[int]]:
+    """Return meta tensors like the companions of a result, and all their sizes."""
+    sizes: set[int] = set()
+
+    def make(tensor: Tensor) -> Tensor:
+        sizes.update(tensor.shape)
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+        return made.requires_grad_(needs_gradient and tensor.is_floating_point())
+
+    with no_python_dispatcher():
+        return map_tensors(computed, make), sizes
