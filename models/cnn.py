@@ -12,6 +12,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
@@ -45,6 +46,7 @@ def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3, pools: int =
     torch.Size([2, 10])
     """
     prepare_torchvision()
+    import_package("torchvision", "the network vgg")
     from torchvision.models.vgg import make_layers
 
     plan: list[str | int] = []
@@ -151,6 +153,7 @@ def resnet(n_blocks: int, n_classes: int = 10, *, width: int = 16, channels: int
     torch.Size([2, 10])
     """
     prepare_torchvision()
+    import_package("torchvision", "the network resnet")
     from torchvision.models.resnet import BasicBlock
 
     stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())

@@ -32,7 +32,7 @@ def describe_conflict() -> str | None:
     )
     return (
         f"another package called netgraph is installed, and it {state}. Run `pip uninstall netgraph`, then "
-        "`pip install --force-reinstall --no-deps netgraph-coarsening`."
+        "`pip install --force-reinstall --no-deps PATH` with the folder or file that netgraph-coarsening was installed from."
     )
 
 

@@ -6,7 +6,6 @@ Some plug-ins of this distribution need an optional library. It is imported when
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -77,29 +76,4 @@ def load_plugin(group: str, name: str) -> Any:
         raise PluginError(
             f"plug-in {name!r} of {find_distribution(group, name)} does not import: {type(error).__name__}: {error}. "
             "Repair or uninstall that distribution."
-        ) from error
-
-
-def import_library(module: str, *, title: str, plugin: str) -> Any:
-    """Import the optional library that a plug-in of this distribution needs.
-
-    Parameters
-    ----------
-    module : str
-        Name of the module, which is also the name of the extra that installs it.
-    title : str
-        Name of the library, for the error message.
-    plugin : str
-        Name of the plug-in, for the error message.
-
-    Raises
-    ------
-    PluginError
-        The library is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise PluginError(
-            f"{plugin} needs {title}, which is not installed. Run: pip install 'netgraph-coarsening[{module}]'"
         ) from error

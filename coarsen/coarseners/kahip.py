@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph import plugins
 from netgraph.coarsen.coarseners.metis import scale_to_integers
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.multilevel import keep_strongest_edges
+from netgraph.environment.optional_packages import import_package
+from netgraph.errors import PluginError
 
 IMBALANCE = 0.03  # default of KaHIP
 NEIGHBORS = 16  # heaviest edges of each unit that are kept: partitioning all pairs of 256 units took too long
@@ -70,7 +71,7 @@ def kahip(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     >>> kahip(AxisGraph("path", path, np.ones(6)), 2)  # doctest: +SKIP
     array([0, 0, 0, 1, 1, 1])
     """
-    library = plugins.import_library("kahip", title="KaHIP", plugin="coarsener 'kahip'")
+    library = import_package("kahip", "coarsener 'kahip'", PluginError)
     return aggregate_with_constraints(lambda part, k: _partition_with_kahip(library, part, k, seed), graph, n_coarse)
 
 
@@ -139,7 +140,7 @@ def mtkahypar(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     >>> mtkahypar(AxisGraph("path", path, np.ones(6)), 2)  # doctest: +SKIP
     array([0, 0, 0, 1, 1, 1])
     """
-    library = plugins.import_library("mtkahypar", title="Mt-KaHyPar", plugin="coarsener 'mtkahypar'")
+    library = import_package("mtkahypar", "coarsener 'mtkahypar'", PluginError)
     return aggregate_with_constraints(
         lambda part, k: _partition_with_mtkahypar(library, part, k, seed), graph, n_coarse
     )

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.contract import declare_traits
+from netgraph.environment.optional_packages import import_package
+from netgraph.errors import PluginError
 
 STARTS = 10
 WORK = 2_000_000_000  # most products of one pass, summed over the starts: above it there are fewer starts, down to one
@@ -91,6 +93,7 @@ def cluster_points(points: NDArray[Any], n_clusters: int, *, weight: NDArray[Any
     -------
     labels : int array of shape (n,)
     """
+    import_package("sklearn", "coarsener 'kmeans'", PluginError)
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.multilevel import keep_strongest_edges
+from netgraph.environment.optional_packages import import_package
+from netgraph.errors import PluginError
 
 NEIGHBORS = 16  # heaviest edges of each unit that are kept: a complete graph is one community
 Ints = NDArray[np.int64]
@@ -68,7 +70,7 @@ def louvain(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 def _find_communities(graph: AxisGraph, n_clusters: int, seed: int) -> Ints:
     """Return the communities of the coarsest level that has at least ``n_clusters``, or of the finest."""
-    import networkx as nx
+    nx = import_package("networkx", "coarsener 'louvain'", PluginError)
 
     network = nx.from_scipy_sparse_array(keep_strongest_edges(graph.adjacency, NEIGHBORS))
     labels = np.arange(graph.n_units)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
+from netgraph.environment.optional_packages import import_package
+from netgraph.errors import PluginError
 
 PART = 16  # units per part from which the k-way mode is used: with two per part it puts all units into one part
 TOTAL = 2**30  # largest sum of weights, because METIS adds them up in 32 bits
@@ -69,7 +71,7 @@ def metis(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 def _partition_with_metis(graph: AxisGraph, n_parts: int, seed: int) -> Ints:
     """Return the parts of ``part_graph`` with integer weights."""
-    import pymetis
+    pymetis = import_package("pymetis", "coarsener 'metis'", PluginError)
 
     xadj, adjncy = (a.astype(np.int64) for a in (graph.adjacency.indptr, graph.adjacency.indices))
     _, parts = pymetis.part_graph(

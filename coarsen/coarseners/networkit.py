@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph import plugins
 from netgraph.coarsen.coarseners.louvain import NEIGHBORS
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
@@ -24,6 +23,8 @@ from netgraph.coarsen.partition.multilevel import (
     merge_in_rounds,
     reweight_edges,
 )
+from netgraph.environment.optional_packages import import_package
+from netgraph.errors import PluginError
 
 DOUBLINGS = 24  # of the resolution: enough to make every unit of a graph with millions of edges a community
 Ints = NDArray[np.int64]
@@ -249,7 +250,7 @@ def leiden(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 def _load_networkit(name: str) -> Any:
     """Import NetworKit, or raise a `PluginError` that names the coarsener and the extra."""
-    return plugins.import_library("networkit", title="NetworKit", plugin=f"coarsener {name!r}")
+    return import_package("networkit", f"coarsener {name!r}", PluginError)
 
 
 def _merge_by_matching(library: Any, match: Callable[..., Any], graph: AxisGraph, n_clusters: int, seed: int) -> Ints:

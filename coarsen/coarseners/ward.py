@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.contract import declare_traits
+from netgraph.environment.optional_packages import import_package
+from netgraph.errors import PluginError
 
 Ints = NDArray[np.int64]
 PAIRS = 8192  # units up to which all pairs are compared: 256 MiB of distances
@@ -68,6 +70,7 @@ def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 def _cluster_by_variance(graph: AxisGraph, n_clusters: int) -> Ints:
     """Return the clusters of scikit-learn's Ward linkage."""
+    import_package("sklearn", "coarsener 'ward'", PluginError)
     from sklearn.cluster import AgglomerativeClustering
 
     points = np.asarray(graph.features, dtype=np.float64)

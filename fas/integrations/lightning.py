@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.environment.optional_packages import describe_missing
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise NetgraphError(describe_missing("lightning", "LightningCoarseStart", error)) from error
 
 
 class LightningCoarseStart(Callback):

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.environment.optional_packages import describe_missing
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise NetgraphError(describe_missing("transformers", "TransformersCoarseStart", error)) from error
 
 COUNTED = ("num_items_in_batch",)  # the Trainer passes it for the loss, which coarse networks do not compute
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import AlertError, NetgraphError
 from netgraph.fas.monitoring.alert_rules import RULES, Rule
 from netgraph.fas.solver.run import Run
@@ -251,10 +252,7 @@ def make_notify_action(url: str) -> Action:
     >>> Alert(nonfinite(), make_notify_action("json://localhost"), "nonfinite").name
     'nonfinite'
     """
-    try:
-        import apprise
-    except ImportError:
-        raise NetgraphError("notify needs apprise. Install netgraph-coarsening[alerts].") from None
+    apprise = import_package("apprise", "notify")
     box = apprise.Apprise()
     if not box.add(url):
         raise NetgraphError(

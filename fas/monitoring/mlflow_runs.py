@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import LoadError
 from netgraph.fas.monitoring.history import History
 from netgraph.fas.monitoring.mlflow_tracking import hide_password, limit_mlflow_retries, tracking_uri
@@ -44,8 +45,7 @@ def read_mlflow_runs(word: str, *, timeout: float = 10.0) -> list[History]:
     >>> from netgraph.fas import read_mlflow_runs
     >>> histories = read_mlflow_runs("digits")  # doctest: +SKIP
     """
-    import mlflow
-
+    mlflow = import_package("mlflow", "reading a tracked run")
     uri = tracking_uri()
     _check_store_exists(uri, word)
     with limit_mlflow_retries(timeout):

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.fingerprint import fingerprint_run
 from netgraph.fas.monitoring.background_sender import BackgroundSender
@@ -51,8 +52,7 @@ def tracking_uri() -> str:
     ...     tracking_uri()
     'http://127.0.0.1:5000'
     """
-    import mlflow
-
+    mlflow = import_package("mlflow", "tracking")
     named = mlflow.is_tracking_uri_set() or os.environ.get("MLFLOW_TRACKING_URI")
     return str(mlflow.get_tracking_uri()) if named else f"sqlite:///{Path('mlflow.db').absolute()}"
 
@@ -99,9 +99,7 @@ class MLflow:
         example: torch.Tensor | None = None,
         timeout: float = 10.0,
     ) -> None:
-        import mlflow  # here, because the import takes seconds and training has not begun
-
-        self._mlflow = mlflow
+        self._mlflow = import_package("mlflow", "tracking")  # here, because it takes seconds and training has not begun
         self.experiment, self.params, self.artefacts = experiment, dict(params or {}), list(artefacts)
         self.name, self.example, self.timeout = name, example, timeout
         self.run_id = ""  # until the store has given it an id
@@ -280,7 +278,8 @@ def save_mlflow_model(model: torch.nn.Module, example: torch.Tensor, folder: Pat
                 str(folder / "model"),
                 signature=infer_signature(inputs, outputs),
                 input_example=inputs,
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", "netgraph-coarsening"],
+                # netgraph itself is on no index, and a requirement of that name could bring a stranger's package
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
             )
     finally:
         model.train(training)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import DataError
 from netgraph.models.data import tokenizer as text
 from netgraph.models.data.readers import cifar, idx, imdb
@@ -240,6 +241,7 @@ def _download_images(name: str, root: Path) -> None:
     from netgraph.utils.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
+    import_package("torchvision", f"fetching {name}", DataError)
     from torchvision import datasets
 
     kinds = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}
@@ -254,6 +256,7 @@ def _download_images(name: str, root: Path) -> None:
 
 def _load_digits() -> Dataset:
     """Return scikit-learn's digits, a quarter of them for testing."""
+    import_package("sklearn", "the data set digits", DataError)
     from sklearn.datasets import load_digits
 
     data = load_digits()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import DataError
 from netgraph.utils.choices import TOKENIZERS
 
@@ -274,10 +275,4 @@ def attention_mask(tokens: Tensor, padding: int = PAD) -> Tensor:
 
 
 def _import_tokenizers() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise DataError(
-            "texts need the library tokenizers. Install it with pip install 'netgraph-coarsening[text]'."
-        ) from error
-    return tokenizers
+    return import_package("tokenizers", "reading texts", DataError)

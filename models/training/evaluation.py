@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import Dataset
@@ -141,7 +141,7 @@ def _build_metrics(n_classes: int, names: Sequence[str]) -> Any:
 def prepare_metrics() -> None:
     """Import torchmetrics now, because the import takes seconds that would count as those of the first evaluation."""
     prepare_torchvision()  # torchmetrics imports torchvision
-    importlib.import_module("torchmetrics.classification")
+    import_package("torchmetrics.classification", "an evaluation")
 
 
 @torch.no_grad()

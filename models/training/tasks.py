@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import Augment, crop_and_flip, crop_flip_and_rotate, random_crop, random_rotation
@@ -253,6 +254,7 @@ def _image_defaults(data: Dataset) -> TrainingDefaults:
 def _torchvision_task(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:
     """Return a classifier of torchvision for the data's classes, after one run on the data in training mode."""
     prepare_torchvision()
+    import_package("torchvision", f"a network called {name}")
     from torchvision import models
 
     known = models.list_models(module=models)

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from netgraph import plugins
 from netgraph.affinity.similarity import DENSE, NEIGHBORS, cosine_graph, find_directions
+from netgraph.environment.optional_packages import import_package
+from netgraph.errors import PluginError
 from netgraph.graph.axis_units import AxisUnits
 
 TREES, CANDIDATES = 8, 20  # below the library's defaults: equal recall in little more than half the time
@@ -72,7 +73,7 @@ def approximate_cosine_graph(features: NDArray[Any], *, k: int | None = None, se
     NetgraphError
         A feature is not finite, or ``k`` is below 1.
     """
-    library = plugins.import_library("pynndescent", title="PyNNDescent", plugin="affinity 'approximate'")
+    library = import_package("pynndescent", "affinity 'approximate'", PluginError)
     if len(features) <= DENSE or (k is not None and k < 1):
         return cosine_graph(features, k=k, seed=seed)
     x, alive = find_directions(features)

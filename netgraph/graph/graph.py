@@ -19,6 +19,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from netgraph import plugins
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits
 from netgraph.graph.unit_rows import iter_unit_rows
@@ -117,7 +118,7 @@ class UnitGraph:
         NetgraphError
             The graph has more than `MAX_EDGES` edges.
         """
-        import networkx
+        networkx = import_package("networkx", "to_networkx")
 
         graph = networkx.Graph()
         for name, axis in self.axes.items():
@@ -142,9 +143,8 @@ class UnitGraph:
             A node type for each axis and an edge type for each relation of two axes. A type has the name of its axis
             with ``_`` for each dot, and the attribute ``axis`` of a node type has the original name.
         """
-        from torch_geometric.data import HeteroData
-
-        data, type_names = HeteroData(), _make_type_names(self.axes)
+        geometric = import_package("torch_geometric.data", "to_pyg")
+        data, type_names = geometric.HeteroData(), _make_type_names(self.axes)
         for name, axis in self.axes.items():
             data[type_names[name]].num_nodes = axis.size
             data[type_names[name]].axis = name

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.trained_weights import build_trained_timm, build_trained_torchvision, find_repository, is_repository
@@ -105,7 +106,7 @@ def _build_base(name: str, options: Mapping[str, Any], *, download: bool) -> nn.
 
 def _build_torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
     """Build a network of torchvision without downloading weights."""
-    import torchvision
+    torchvision = _import_extra("torchvision")
 
     options = dict(arch_args)
     if name in ("googlenet", "inception_v3"):
@@ -120,10 +121,7 @@ def _build_torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:
 
 def _import_extra(package: str) -> Any:
     """Import an optional package, or raise an error that says how to install it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise LoadError(f"{package} is not installed. Run: pip install 'netgraph-coarsening[{package}]'") from error
+    return import_package(package, f"a network of {package}", LoadError)
 
 
 def _find_factory(module: str, name: str) -> Any:

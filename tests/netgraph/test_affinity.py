@@ -237,5 +237,5 @@ def test_an_approximate_graph_has_the_weights_of_the_exact_one(monkeypatch):
 
 def test_without_its_library_the_approximate_affinity_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynndescent", None)
-    with pytest.raises(PluginError, match=r"pip install 'netgraph-coarsening\[pynndescent\]'"):
+    with pytest.raises(PluginError, match=r"pip install pynndescent \(the extra pynndescent\)"):
         approximate_cosine_graph(np.ones((3, 2)))

@@ -219,7 +219,7 @@ def test_the_page_contains_plotly_once_and_makes_no_requests(histories):
 
 def test_without_plotly_the_error_names_the_package_to_install(tmp_path, monkeypatch, histories):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(NetgraphError, match=r"pip install 'netgraph-coarsening\[report\]'"):
+    with pytest.raises(NetgraphError, match=r"pip install plotly \(the extra report\)"):
         render_run_page(histories)
     code, _, err = run("train", "mlp", "--report", tmp_path / "r")
     assert code == 1

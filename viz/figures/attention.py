@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.viz.figures.attention_maps import LayerAttention, collect_layer_attention, split_texts
 from netgraph.viz.figures.color_scale import UniformCenteredScale
@@ -73,6 +74,7 @@ def plot_heads(hierarchy: Hierarchy, inputs: Any, *, level: int = -1) -> Figure:
     >>> len(figure.axes)  # 4 heads of level 0 and 2 of level 1
     6
     """
+    import_package("matplotlib", "a figure")
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -138,6 +140,7 @@ def plot_words(
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ['a', 'good', 'film']
     """
+    import_package("matplotlib", "a figure")
     import matplotlib
 
     layers = collect_layer_attention(hierarchy, split_texts(inputs, 1)[0], [level])

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.unit_spec import UnitSpec
@@ -124,6 +125,7 @@ def plot_features(
     >>> figure.get_suptitle()
     'axis 0'
     """
+    import_package("matplotlib", "a figure")
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.viz.figures.drawing import draw_affinity, draw_complexity, draw_dendrogram, draw_error, draw_sparsity
 
@@ -69,6 +70,7 @@ def plot_hierarchy(hierarchy: Hierarchy, kind: str = "overview", *, axis: str | 
     axis 0
     32 units as they are
     """
+    import_package("matplotlib", "a figure")
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -132,6 +134,7 @@ def write_figure(hierarchy: Hierarchy, path: str | Path) -> None:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Save a figure in the format of the suffix. Equal figures give equal bytes, because no date is written."""
+    import_package("matplotlib", "a figure")
     import matplotlib
 
     dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower(), {})

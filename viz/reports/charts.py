@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from netgraph.errors import NetgraphError
+from netgraph.environment.optional_packages import import_package
 from netgraph.fas.ledger import ASIDE, KINDS
 from netgraph.fas.monitoring.history import Curve, History
 from netgraph.utils.text import shorten
@@ -35,11 +35,7 @@ def import_plotly() -> Any:
     NetgraphError
         plotly is not installed.
     """
-    try:
-        import plotly.graph_objects as go
-    except ImportError as error:
-        raise NetgraphError(MISSING) from error
-    return go
+    return import_package("plotly.graph_objects", "a report")
 
 
 def escape_label(name: str, length: int = 40) -> str:

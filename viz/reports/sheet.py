@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import ASIDE, KINDS
 from netgraph.fas.monitoring.history import History
@@ -53,6 +54,7 @@ def plot_runs(histories: Sequence[History]) -> Figure:
     >>> figure.axes[0].get_title(loc="left")
     'Loss against seconds'
     """
+    import_package("matplotlib", "a figure")
     import matplotlib
     from matplotlib.figure import Figure
 

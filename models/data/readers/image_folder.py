@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import DataError
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -77,6 +78,7 @@ def read_images(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
 
 def _read_image(path: Path, mode: str, height: int, width: int) -> Tensor:
     """Return one image as a tensor of shape (channels, height, width)."""
+    import_package("PIL", "a folder of images", DataError)
     from PIL import Image, ImageOps
 
     try:

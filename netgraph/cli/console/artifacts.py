@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netgraph.cli.console.output import run_document
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
 from netgraph.io.output_files import make_folder, write_atomically
 
@@ -21,6 +22,8 @@ ROWS = 32  # texts over which the overview of all heads takes its means
 def make_page_writers(task: Task, hierarchy: Hierarchy) -> list[Callable[[Path], object]]:
     """Return functions that write pages into a folder: the hierarchy, and for a network of text the attention of its heads."""
     reads_words = task.data.tokenizer is not None and len(hierarchy.levels) > 1
+    if reads_words:
+        import_package("matplotlib", "drawing attention")  # before training begins
 
     def page(folder: Path) -> None:
         from netgraph.viz.page.page import write_page
@@ -39,6 +42,7 @@ def make_feature_writers(task: Task, hierarchy: Hierarchy) -> list[Callable[[Pat
     """Return functions that draw feature maps into a folder. The list is empty unless the network reads images and has coarse levels."""
     if task.example.ndim != 4 or len(hierarchy.levels) < 2:
         return []
+    import_package("matplotlib", "drawing feature maps")  # before training begins
 
     def write(folder: Path) -> None:
         from netgraph.viz.figures.features import write_feature_figure
@@ -118,11 +122,12 @@ def check_report(folder: Path) -> None:
     Raises
     ------
     NetgraphError
-        plotly is not installed, or the folder cannot be made.
+        plotly or matplotlib is not installed, or the folder cannot be made.
     """
     from netgraph.viz.reports.charts import import_plotly
 
     import_plotly()
+    import_package("matplotlib", "a report")
     make_folder(folder)
 
 

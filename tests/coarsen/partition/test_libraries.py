@@ -42,11 +42,9 @@ def test_parts_balance_the_weights_of_units(name):
 
 @pytest.mark.parametrize("name", ["kahip", "mtkahypar", *NETWORKIT])
 def test_a_library_that_is_not_installed_is_named_with_its_extra(name, monkeypatch):
-    library, called = {"kahip": ("kahip", "KaHIP"), "mtkahypar": ("mtkahypar", "Mt-KaHyPar")}.get(
-        name, ("networkit", "NetworKit")
-    )
+    library = name if name in ("kahip", "mtkahypar") else "networkit"
     monkeypatch.setitem(sys.modules, library, None)
-    message = rf"coarsener '{name}' needs {called}.*pip install 'netgraph-coarsening\[{library}\]'"
+    message = rf"coarsener '{name}' needs {library}.*pip install {library} \(the extra {library}\)"
     with pytest.raises(PluginError, match=message):
         plugins.load_plugin(GROUP, name)(cloud(4), 2)
     with pytest.raises(PluginError, match=message):
