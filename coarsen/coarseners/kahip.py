@@ -20,6 +20,7 @@ from netgraph.coarsen.partition.multilevel import keep_strongest_edges
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import PluginError
 
+BITS = 32  # of the integers in which both libraries add up weights
 IMBALANCE = 0.03  # default of KaHIP
 NEIGHBORS = 16  # heaviest edges of each unit that are kept: partitioning all pairs of 256 units took too long
 Ints = NDArray[np.int64]
@@ -79,9 +80,9 @@ def _partition_with_kahip(library: Any, graph: AxisGraph, n_parts: int, seed: in
     """Return the parts of ``kaffpa``, which takes the graph as Python lists in METIS' format."""
     adjacency = keep_strongest_edges(graph.adjacency, NEIGHBORS)
     _, parts = library.kaffpa(
-        scale_to_integers(graph.weight).tolist(),
+        scale_to_integers(graph.weight, BITS).tolist(),
         adjacency.indptr.tolist(),
-        scale_to_integers(adjacency.data).tolist(),
+        scale_to_integers(adjacency.data, BITS).tolist(),
         adjacency.indices.tolist(),
         n_parts,
         IMBALANCE,
@@ -150,13 +151,13 @@ def _partition_with_mtkahypar(library: Any, graph: AxisGraph, n_parts: int, seed
     """Return the parts of the deterministic preset, with the vertices in random order."""
     order = np.random.default_rng(seed).permutation(graph.n_units)
     edges = sparse.triu(keep_strongest_edges(graph.adjacency, NEIGHBORS)[order][:, order], 1, format="coo")
-    ends, weight = np.stack([edges.row, edges.col], axis=1), scale_to_integers(graph.weight[order])
+    ends, weight = np.stack([edges.row, edges.col], axis=1), scale_to_integers(graph.weight[order], BITS)
     engine = _start_engine(library)
     context = engine.context_from_preset(library.PresetType.DETERMINISTIC_QUALITY)
     context.logging = False
     context.set_partitioning_parameters(n_parts, _allow_imbalance(weight, n_parts), library.Objective.CUT)
     network = engine.create_graph(
-        context, graph.n_units, len(ends), ends.tolist(), weight.tolist(), scale_to_integers(edges.data).tolist()
+        context, graph.n_units, len(ends), ends.tolist(), weight.tolist(), scale_to_integers(edges.data, BITS).tolist()
     )
     parts = np.empty(graph.n_units, dtype=np.int64)
     parts[order] = network.partition(context).get_partition()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from xml.etree import ElementTree
 
 import networkx as nx
 import numpy as np
@@ -86,6 +87,16 @@ def test_gexf_reads_back_equal_in_networkx(tmp_path_factory, names):
     graph, path = graph_of(names), tmp_path_factory.mktemp("gexf") / "g.gexf"
     path.write_text("".join(format_gexf(graph)), encoding="utf-8", newline="")
     check(graph, nx.read_gexf(path, version="1.3", node_type=int))
+
+
+def test_ids_of_gexf_attributes_are_numbers_that_graphology_reads_as_their_titles():
+    """graphology-gexf shows the id of an attribute in the place of its title unless the id is a number."""
+    root = ElementTree.fromstring("".join(format_gexf(graph_of(["first", "second"]))))
+    attributes = [*root.iter("{http://gexf.net/1.3}attribute")]
+    assert {a.get("title") for a in attributes} >= {"axis", "kind", "index", "relation"}
+    assert all(a.get("id").isdigit() for a in attributes)
+    values = {v.get("for") for v in root.iter("{http://gexf.net/1.3}attvalue")}
+    assert values <= {a.get("id") for a in attributes}
 
 
 @given(st.lists(names, min_size=1, max_size=4))

@@ -84,14 +84,18 @@ def format_graphml(graph: FlatGraph) -> Iterator[str]:
 
 
 def format_gexf(graph: FlatGraph) -> Iterator[str]:
-    """Yield the lines of a graph as GEXF."""
+    """Yield the lines of a graph as GEXF.
+
+    Every attribute has a number as its id. Gephi Lite and Sigma read files by graphology, which shows any other id in the place of
+    the title.
+    """
     columns = _node_columns(graph)
     yield '<?xml version="1.0" encoding="UTF-8"?>\n<gexf xmlns="http://gexf.net/1.3" version="1.3">\n'
     yield '<graph defaultedgetype="undirected" mode="static">\n<attributes class="node" mode="static">\n'
     for i, (name, kind, _) in enumerate(columns):
         yield f'<attribute id="{i}" title="{name}" type="{"integer" if kind == "int" else kind}"/>\n'
     yield '</attributes>\n<attributes class="edge" mode="static">\n'
-    yield '<attribute id="r" title="relation" type="string"/>\n</attributes>\n<nodes>\n'
+    yield '<attribute id="0" title="relation" type="string"/>\n</attributes>\n<nodes>\n'
     row = "".join(f'<attvalue for="{i}" value="%s"/>' for i in range(len(columns)))
     labels = map(escape_xml, graph.labels())
     for i, (label, *values) in enumerate(zip(labels, *(c[2] for c in columns), strict=True)):
@@ -99,7 +103,7 @@ def format_gexf(graph: FlatGraph) -> Iterator[str]:
     yield "</nodes>\n<edges>\n"
     for k, (i, j, weight, relation) in enumerate(_edge_rows(graph)):
         yield (
-            f'<edge id="{k}" source="{i}" target="{j}" weight="{weight!r}"><attvalues><attvalue for="r" '
+            f'<edge id="{k}" source="{i}" target="{j}" weight="{weight!r}"><attvalues><attvalue for="0" '
             f'value="{relation}"/></attvalues></edge>\n'
         )
     yield "</edges>\n</graph>\n</gexf>\n"

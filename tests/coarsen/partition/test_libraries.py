@@ -1,6 +1,9 @@
 """Coarseners by other libraries, METIS, KaHIP, Mt-KaHyPar and NetworKit, each against an independent reference."""
 
+import ctypes
+import os
 import sys
+import tempfile
 
 import networkx as nx
 import numpy as np
@@ -96,9 +99,57 @@ def test_networkit_keeps_its_number_of_threads():
 
 
 @given(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=50))
-def test_weights_for_metis_are_positive_and_their_sum_fits(weights):
-    integers = scale_to_integers(np.array(weights))
+def test_weights_for_partitioners_are_positive_and_their_sum_fits(weights):
+    integers = scale_to_integers(np.array(weights), 32)
     assert integers.min() >= 1
     assert integers.sum() < 2**31
     largest = max(weights)
     np.testing.assert_allclose(integers / integers.max(), np.array(weights) / largest, atol=1e-4)
+
+
+def test_metis_with_integers_of_64_bits_tells_weights_of_a_large_axis_apart():
+    pymetis = pytest.importorskip("pymetis")
+    weights = np.random.default_rng(0).uniform(size=2048 * 2047)
+    narrow, wide = scale_to_integers(weights, 32), scale_to_integers(weights, 64)
+    assert narrow.max() < 2**10 < 2**19 < wide.max()
+    np.testing.assert_allclose(wide / wide.max(), weights / weights.max(), atol=1e-6)
+    if pymetis.zero_copy_dtype() == np.int64:
+        np.testing.assert_array_equal(scale_to_integers(weights), wide)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 40), st.floats(0, 1), st.integers(0, 1000), st.sampled_from([0.0, 1.0, 3.0]))
+def test_metis_is_silent_and_gives_heavy_units_their_own_part(n, share, seed, spread):
+    pytest.importorskip("pymetis")
+    random = np.random.default_rng(seed)
+    graph = of_edges(random.random((n, n)) * (random.random((n, n)) < 0.6))
+    weight = np.exp(spread * random.standard_normal(n))
+    graph, n_coarse = AxisGraph("a", graph.adjacency, weight), max(1, round(share * n))
+    aggregates, written = capture_output(lambda: merge("metis", graph, n_coarse))
+    assert written == b""
+    assert len(np.unique(aggregates)) == n_coarse
+
+
+def test_metis_leaves_the_one_heavy_unit_alone():
+    pytest.importorskip("pymetis")
+    graph = cloud(12)
+    aggregates = merge("metis", AxisGraph("a", graph.adjacency, np.array([1e6] + [1.0] * 11)), 6)
+    assert (aggregates == aggregates[0]).sum() == 1
+    assert len(np.unique(aggregates)) == 6
+
+
+def capture_output(run):
+    """Return a result, and what a library in C wrote to the standard output meanwhile."""
+    libc = ctypes.CDLL(None)
+    with tempfile.TemporaryFile() as file:
+        libc.fflush(None)
+        kept = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        try:
+            result = run()
+        finally:
+            libc.fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
+        file.seek(0)
+        return result, file.read()
