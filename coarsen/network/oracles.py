@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netgraph.coarsen.network.precision import HalfWatch, bound_roundoff, find_half, list_graphs, widen_casts
 from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.partition.target_size import choose_n_coarse
@@ -29,6 +30,7 @@ from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 Progress = Callable[[str, int, int], None]
+WIDE_TOLERANCE = 1e-4  # above it, a network that casts to half precision by name is compared in that precision
 MAX_DOUBLE = 300_000_000  # larger networks are compared in their own precision
 
 
@@ -45,18 +47,25 @@ class Verdict:
         Largest relative difference of outputs (2-norm). None if the oracle does not apply.
     note : str, default ""
         The reason why it does not apply.
+    roundoff : float, default 0.0
+        Error that roundoff alone may cause, where the networks could be compared in a half precision only.
 
     Examples
     --------
     >>> from netgraph.coarsen import Verdict
     >>> Verdict("dead", ("fc1",), 1e-16)
-    Verdict(oracle='dead', axes=('fc1',), error=1e-16, note='')
+    Verdict(oracle='dead', axes=('fc1',), error=1e-16, note='', roundoff=0.0)
     """
 
     oracle: str
     axes: tuple[str, ...]
     error: float | None
     note: str = ""
+    roundoff: float = 0.0
+
+    def passes(self, tolerance: float) -> bool:
+        """Return True if the error is within a tolerance or the roundoff, or if the oracle does not apply."""
+        return self.error is None or self.error <= max(tolerance, self.roundoff)
 
 
 def check_duplicate_units(
@@ -93,9 +102,9 @@ def check_duplicate_units(
     names = tuple(transfers)
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
-    error = _measure_difference(model, spec, transfers, example, seed, double)
+    error, roundoff = _measure_difference(model, spec, transfers, example, seed, double)
     note = "the network's own outputs are not numbers on this example" if error is None else ""
-    return Verdict("duplicate", names, error, note)
+    return Verdict("duplicate", names, error, note, roundoff)
 
 
 def check_dead_units(
@@ -112,7 +121,7 @@ def check_dead_units(
     for axis in removable:
         others = np.delete(np.arange(axis.size), random.integers(axis.size))
         transfers[axis.name] = Transfer.selection(others, axis.size)
-    error = _measure_difference(model, spec, transfers, example, seed, double)
+    error, roundoff = _measure_difference(model, spec, transfers, example, seed, double)
     if error is None:
         return Verdict(
             "dead",
@@ -120,7 +129,7 @@ def check_dead_units(
             None,
             "the network itself is not finite with a zero unit, because it divides by a norm",
         )
-    return Verdict("dead", tuple(transfers), error)
+    return Verdict("dead", tuple(transfers), error, roundoff=roundoff)
 
 
 def verify(
@@ -168,21 +177,39 @@ def verify(
 
 def _measure_difference(
     model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int, double: bool
-) -> float | None:
-    """Return the largest relative difference, or None if the network's own outputs are not numbers."""
+) -> tuple[float | None, float]:
+    """Return the largest relative difference, None if the network's own outputs are not numbers, and its roundoff."""
     training = model.training
     set_training_mode(model, training=False)
     state = probe_state(model, example, seed)
+    half = find_half(state.values(), list_graphs(spec))
     try:
         if double and sum(t.numel() for t in state.values()) < MAX_DOUBLE:
-            try:
-                double_state = {name: cast_to_double(tensor) for name, tensor in state.items()}
-                return _compare_networks(model, spec, transfers, cast_to_double(example), double_state, seed)
-            except (RuntimeError, NetgraphError):
-                pass  # a cast inside the network meets double weights: compare in its own precision
-        return _compare_networks(model, spec, transfers, example, state, seed)
+            with contextlib.suppress(RuntimeError, NetgraphError):  # a cast inside meets double weights
+                error, decides = _compare_in_double(model, spec, transfers, example, state, seed, half)
+                if decides:
+                    return error, 0.0
+        error = _compare_networks(model, spec, transfers, example, state, seed)
+        return error, bound_roundoff(half, 0.0)
     finally:
         set_training_mode(model, training=training)
+
+
+def _compare_in_double(
+    model: nn.Module,
+    spec: UnitSpec,
+    transfers: Mapping[str, Transfer],
+    example: Any,
+    state: Mapping[str, Tensor],
+    seed: int,
+    half: torch.dtype | None,
+) -> tuple[float | None, bool]:
+    """Return the largest relative difference in double precision, and whether it decides: no half precision made it."""
+    double_state = {name: cast_to_double(tensor) for name, tensor in state.items()}
+    wide = find_half(state.values()) is not None
+    with contextlib.nullcontext(HalfWatch()) if half is None else HalfWatch() as watch:
+        error = _compare_networks(model, spec, transfers, cast_to_double(example), double_state, seed, wide=wide)
+    return error, error is None or error <= WIDE_TOLERANCE or not watch.saw_half
 
 
 def cast_to_double(value: Any) -> Any:
@@ -201,16 +228,20 @@ def _compare_networks(
     example: Any,
     state: Mapping[str, Tensor],
     seed: int,
+    *,
+    wide: bool = False,
 ) -> float | None:
     """Return the largest relative difference of outputs, and of parameters that go up and down again.
 
-    None if the network's own outputs are not numbers.
+    None if the network's own outputs are not numbers. ``wide`` replaces the recording's casts to a half precision.
     """
     # Prolonged parameters are exactly alike on the units of an aggregate. The fine network with these parameters must
     # compute the same as the coarse network. R P = I: injecting them again must give the coarse parameters.
     coarse = inject(spec, transfers, state)
     fine = prolong(spec, transfers, coarse)
     network = coarse_network(model, spec, transfers, state=coarse).eval()
+    if wide:
+        network = widen_casts(network)
     args, kwargs = normalize_example(example)
     with (
         torch.no_grad(),

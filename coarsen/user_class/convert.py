@@ -25,7 +25,7 @@ from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.equivalence import build_examples, find_difference
 from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
-from netgraph.coarsen.user_class.huggingface import is_transformers_model, iterate_config_networks
+from netgraph.coarsen.user_class.huggingface import copy_text_files, is_transformers_model, iterate_config_networks
 from netgraph.coarsen.user_class.module_attributes import iterate_ranks, replace_parameters, set_sizes
 from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
@@ -159,7 +159,8 @@ def check_own_class_path(model: nn.Module, path: Path) -> None:
 def save_own_class(model: nn.Module, path: str | Path) -> None:
     """Write a network whole.
 
-    ``torch.save`` writes it to a file. A network of Hugging Face transformers becomes a folder with config.json and safetensors.
+    ``torch.save`` writes it to a file. A network of Hugging Face transformers becomes a folder with config.json and safetensors,
+    and with the files of tokenizer and processor of the folder that the network came from.
 
     Parameters
     ----------
@@ -192,6 +193,7 @@ def save_own_class(model: nn.Module, path: str | Path) -> None:
             pretrained: Any = model  # nn.Module does not declare save_pretrained
             with silence_transformers(transformers.utils.logging):
                 pretrained.save_pretrained(temporary)
+            copy_text_files(model, temporary)
             shutil.rmtree(path, ignore_errors=True)
         else:
             torch.save(model, temporary)

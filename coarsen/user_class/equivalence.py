@@ -15,6 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.network.oracles import MAX_DOUBLE, cast_to_double, collect_tensors, fixed_seed, max_relative_error
+from netgraph.coarsen.network.precision import (
+    HALVES,
+    HalfWatch,
+    bound_roundoff,
+    find_half,
+    find_half_casts,
+    widen_casts,
+)
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.factor_folding import apply_factors
 from netgraph.environment.torch_internals import TensorMode
@@ -25,7 +33,11 @@ from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 ATEN = torch.ops.aten
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+TOLERANCE = {
+    torch.float64: 1e-5,
+    torch.float32: 1e-4,
+    **{half: bound_roundoff(half, 1e-4) for half in HALVES},
+}
 UNIFORM = (ATEN.rand.default, ATEN.rand_like.default)
 SPREAD = 2.0  # standard deviation of random weights, in units of 1 / sqrt(fan in)
 
@@ -49,13 +61,19 @@ def find_difference(
     if odd_names:
         return f"it has {', '.join(odd_names[:3])} in shapes that the coarse parameters do not have"
     state = draw_large_state(graph, seed)
+    half = find_half(state.values())
+    wide = graph if half is None else widen_casts(graph)
+    half = half or find_half_casts(graph)
     if sum(t.numel() for t in state.values()) < MAX_DOUBLE:
         with contextlib.suppress(_PrecisionError):
             double = {name: cast_to_double(t) for name, t in state.items()}
-            return _compare_outputs(
-                network, graph, [cast_to_double(e) for e in examples], double, factors, torch.float64
-            )
-    return _compare_outputs(network, graph, examples, state, factors, torch.float32)
+            with contextlib.nullcontext(HalfWatch()) if half is None else HalfWatch() as watch:
+                difference = _compare_outputs(
+                    network, wide, [cast_to_double(e) for e in examples], double, factors, torch.float64
+                )
+            if difference is None or not watch.saw_half:
+                return difference
+    return _compare_outputs(network, graph, examples, state, factors, half or torch.float32)
 
 
 class _PrecisionError(Exception):

@@ -9,18 +9,25 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from netgraph.coarsen.user_class.module_attributes import recount_value
 from netgraph.coarsen.user_class.size_candidates import SizeChange, list_coarse_sizes
-from netgraph.errors import OwnClassError
+from netgraph.errors import LoadError, OwnClassError
 from netgraph.io.huggingface import build_on_meta
+from netgraph.io.trained_weights import find_repository, is_repository
 
 WIDTHS = re.compile(r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv")
 TRIES = 256
+BESIDE = re.compile(
+    r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab.*\.(json|txt)|merges\.txt|.*\.(model|tiktoken|jinja)"
+    r"|chat_template\.json|(.*_)?preprocessor_config\.json|processor_config\.json|generation_config\.json"
+)
 
 
 def is_transformers_model(model: nn.Module) -> bool:
@@ -95,4 +102,34 @@ def _load_coarse_state(network: nn.Module, model: nn.Module, state: Mapping[str,
         raise OwnClassError(f"its class has {', '.join([*absent, *unexpected][:3])}, which the coarse network lacks")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in fine or fine[name].requires_grad)
+    if getattr(model, "generation_config", None) is not None:  # a second end token, lengths, sampling
+        network.generation_config = copy.deepcopy(model.generation_config)
     return network
+
+
+def copy_text_files(model: Any, folder: Path) -> None:
+    """Copy what belongs to a network beside its weights to the folder of a coarse one: tokenizer, processor, templates.
+
+    Parameters
+    ----------
+    model : transformers network
+        Its config names the folder or the repository that it came from. Nothing is copied where that is not here.
+    folder : path
+        Files that are there stay.
+    """
+    source = _find_source(str(getattr(model.config, "_name_or_path", "") or ""))
+    for path in sorted(source.iterdir()) if source is not None else ():
+        if BESIDE.fullmatch(path.name) and path.is_file() and not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _find_source(name: str) -> Path | None:
+    """Return the folder that a network came from, in the cache of Hugging Face for a repository, or None."""
+    if name and Path(name).is_dir():
+        return Path(name)
+    if not is_repository(name):
+        return None
+    try:
+        return find_repository(name, download=False, with_weights=False)
+    except LoadError:  # not in the cache
+        return None

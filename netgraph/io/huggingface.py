@@ -198,6 +198,10 @@ def _load_folder_weights(transformers: Any, cls: Any, config: Any, folder: Path)
             f"the weights of hf:{folder} do not fit {cls.__name__}: {'; '.join(problems)}. Check architectures in its "
             f"config.json, or give hf:{folder / 'config.json'} for random weights."
         )
+    if pickled is not None:  # from_pretrained has not seen the folder
+        model.config.name_or_path = str(folder)
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model  # type: ignore[no-any-return]
 
 

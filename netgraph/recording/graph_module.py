@@ -171,6 +171,10 @@ class GraphNetwork(nn.Module):
         changed._compile()
         return changed
 
+    def names_dtype(self, name: str) -> bool:
+        """Return True if a dtype is an argument of an operator."""
+        return any(document != _rename_dtypes(document, {name: ""}) for document in self._graphs.values())
+
     @property
     def input_shapes(self) -> list[list[int | None]]:
         """The required size of each dimension of each input, or None where any size works."""

@@ -124,7 +124,7 @@ def test_the_program_itself_prints_no_traceback_and_leaves_nothing_half_written(
 def test_verify_exits_with_4_where_an_oracle_fails(file, monkeypatch):
     from netgraph.coarsen.network import oracles as verify
 
-    monkeypatch.setattr(verify, "_measure_difference", lambda *a: 0.5)
+    monkeypatch.setattr(verify, "_measure_difference", lambda *a: (0.5, 0.0))
     code, out, err = run("verify", file, *ARCH)
     assert code == 4
     assert "WRONG" in out

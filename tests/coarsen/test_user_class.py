@@ -240,3 +240,42 @@ def test_transformers_networks_get_a_smaller_config_and_are_saved_and_loaded_wit
     trained = again.train()(**ids)[0].square().mean()
     trained.backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in again.parameters())
+
+
+def test_what_belongs_to_a_network_of_transformers_goes_with_its_coarse_one(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "vocab_size": 99,
+    }
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**small, num_key_value_heads=2))
+    model.generation_config = transformers.GenerationConfig(eos_token_id=[2, 3], pad_token_id=0, max_new_tokens=7)
+    model.save_pretrained(tmp_path / "fine")
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "preprocessor_config.json",
+        "chat_template.jinja",
+    )
+    for name in (*names, "merges.txt", "spiece.model", "training_args.bin", "README.md", "pytorch_model.bin"):
+        (tmp_path / "fine" / name).write_text(name)
+    opened, ids = ng.load_model(f"hf:{tmp_path / 'fine'}"), torch.randint(3, 99, (2, 8))
+    own = ng.own_class(ng.build_hierarchy(opened, ids), ids)
+    assert own.generation_config.eos_token_id == [2, 3]
+    save_own_class(own, tmp_path / "small")
+    written = {path.name for path in (tmp_path / "small").iterdir()}
+    assert written == {
+        *names,
+        "merges.txt",
+        "spiece.model",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    }
+    assert (tmp_path / "small" / "merges.txt").read_text() == "merges.txt"
+    again = ng.load_model(f"hf:{tmp_path / 'small'}")
+    assert (again.generation_config.eos_token_id, again.generation_config.max_new_tokens) == ([2, 3], 7)

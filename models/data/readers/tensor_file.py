@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import DataError, NetgraphError
-from netgraph.io.pickle_scan import is_archive, scan_pickle
+from netgraph.io.weight_files import read_pickle
 
 ENDINGS = (".npy", ".pt", ".pth", ".safetensors")
 
@@ -59,8 +59,7 @@ def _open_file(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    scan_pickle(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
+    return read_pickle(path, trust=False)
 
 
 def _open_numpy(path: Path) -> Tensor:

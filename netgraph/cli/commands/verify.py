@@ -37,13 +37,16 @@ def verify_model(
         spec = trace(network, example, inside_heads=inside_heads)
         verdicts = verify(network, spec, example, seed=seed, progress=progress)
     if json_:
-        rows = [{"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note} for v in verdicts]
+        rows = [
+            {"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note, "roundoff": v.roundoff}
+            for v in verdicts
+        ]
         typer.echo(json.dumps(rows, indent=1))
     for v in verdicts if not json_ else ():
         axes = v.axes[0] if len(v.axes) == 1 else f"all {len(v.axes)} axes at once"
-        outcome = v.note if v.error is None else f"{v.error:.1e} {'ok' if v.error <= tolerance else 'WRONG'}"
+        outcome = v.note if v.error is None else f"{v.error:.1e} {'ok' if v.passes(tolerance) else 'WRONG'}"
         typer.echo(f"{v.oracle:<10} {axes}  {outcome}")
-    failed = [v for v in verdicts if v.error is not None and not v.error <= tolerance]
+    failed = [v for v in verdicts if not v.passes(tolerance)]
     if failed:
         typer.echo(
             f"netgraph: {len(failed)} oracles differ by more than {tolerance}. --keep those axes and report the network.",
