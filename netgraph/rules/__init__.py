@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netgraph.rules.operator_call import Call as Call
     from netgraph.rules.operator_call import Rule as Rule
     from netgraph.rules.operator_call import Spaces as Spaces
+    from netgraph.rules.registry import add_rules as add_rules
     from netgraph.rules.registry import find_rule as find_rule
     from netgraph.rules.registry import load_rules as load_rules
 
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "Call": "operator_call",
         "Rule": "operator_call",
         "Spaces": "operator_call",
+        "add_rules": "registry",
         "find_rule": "registry",
         "load_rules": "registry",
     },

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,9 +12,11 @@ from torch import fx
 
 from netgraph import plugins
 from netgraph.environment.torch_internals import OpOverload, find_overloads
-from netgraph.errors import TraceError
+from netgraph.errors import PluginError, TraceError
 from netgraph.rules.operator_call import Rule, operator_name, source_line
 from netgraph.rules.pointwise import pointwise_rule
+
+_ADDED: dict[str, Rule] = {}
 
 
 @cache
@@ -27,7 +31,50 @@ def load_rules() -> dict[str, Rule]:
     table: dict[str, Rule] = {}
     for family in plugins.list_plugins("netgraph.rules"):
         table.update(plugins.load_plugin("netgraph.rules", family))
-    return table
+    return {**table, **_ADDED}
+
+
+def add_rules(table: Mapping[str, Rule]) -> None:
+    """Add rules to those of the installed families, for this process. They come before those.
+
+    Parameters
+    ----------
+    table : dict of str to callable
+        Rules by operator name, such as ``{"mylib.swish": swish}``.
+
+    Raises
+    ------
+    PluginError
+        The table is not of this kind.
+    """
+    if not isinstance(table, Mapping) or not all("." in str(name) and callable(rule) for name, rule in table.items()):
+        raise PluginError(
+            f"a table of rules is a dict of operator names and functions, like {{'mylib.swish': swish}}, and not {str(table)[:60]}."
+        )
+    _ADDED.update(table)
+    load_rules.cache_clear()
+
+
+def import_rules(reference: str) -> None:
+    """Add the table of rules that ``module:TABLE`` names.
+
+    Raises
+    ------
+    PluginError
+        There is no such module or table.
+    """
+    module, _, name = reference.partition(":")
+    if not name:
+        raise PluginError(
+            f"--rules {reference} names no table. Give the module and the table, as in mylib.rules:RULES."
+        )
+    try:
+        table = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(
+            f"--rules {reference}: {error}. Give --code-dir if the module is in another folder."
+        ) from error
+    add_rules(table)
 
 
 def find_operator_rule(target: Any) -> Rule | None:

@@ -45,9 +45,14 @@ class OpenOptions:
     )
     trust: bool = declare_option(False, help="Open files that can run the code that came with them.")
     code_dir: Path | None = declare_option(
-        None, help="Folder where --arch looks for modules first. By default the working directory.", metavar="FOLDER"
+        None,
+        help="Folder where --arch and --rules look for modules first. By default the working directory.",
+        metavar="FOLDER",
     )
 
+    rules: list[str] | None = declare_option(
+        None, help="Table of rules for operators without one (repeatable).", metavar="MODULE:TABLE"
+    )
     key: str | None = declare_option(
         None, help="Key of the weights in a checkpoint with several, such as ema.", metavar="KEY"
     )
@@ -78,6 +83,7 @@ class OpenOptions:
         from netgraph.io.load import describe_origin, load_model
         from netgraph.io.model_zoo import parse_arch_args
 
+        self._add_rules()
         example = parse_inputs(self.input_) if self.input_ else None
         arch_args = parse_arch_args(self.arch_arg or [])
         with torch.random.fork_rng(devices=[]), _print_choices():
@@ -93,6 +99,16 @@ class OpenOptions:
             example, text = guess_input(network)
             typer.echo(f"netgraph: guessed {text}", err=True)
         return network, example
+
+    def _add_rules(self) -> None:
+        """Add the tables of rules that the options name."""
+        if self.rules:
+            from netgraph.io.model_zoo import search_folder_first
+            from netgraph.rules.registry import import_rules
+
+            with search_folder_first(self.code_dir or Path.cwd()):
+                for reference in self.rules:
+                    import_rules(reference)
 
 
 @contextmanager

@@ -69,9 +69,9 @@ def check_open_options(typed: Mapping[str, str], model: str, arch: str | None) -
     from netgraph.io.trained_weights import names_trained_weights
 
     has_factory = arch is not None and arch.partition(":")[0] not in ZOOS
-    if not has_factory and "trust" not in typed:
+    if not has_factory and typed.keys().isdisjoint(("trust", "rules")):
         reject_options(
-            typed, ["code_dir"], "only --arch package.module:factory and files with --trust look for modules"
+            typed, ["code_dir"], "only --arch package.module:factory, --rules and files with --trust look for modules"
         )
     if not any(names_trained_weights(name) for name in (model, arch or "")):
         reject_options(typed, ["download"], f"{model} names no weights to fetch, as torchvision:NAME@WEIGHTS does")
