@@ -62,7 +62,7 @@ def coarse_network(
     >>> [tuple(p.shape) for p in coarse.parameters()]
     [(3, 4), (3,), (2, 3), (2,)]
     """
-    sizes = {**spec.sizes, **{axis: t.n_coarse for axis, t in transfers.items()}}
+    sizes = spec.with_sizes({axis: t.n_coarse for axis, t in transfers.items()}).sizes
     kind = next((p.device.type for p in model.parameters()), "cpu")
     graphs = {mode: serialize_graph(_rewrite_graph(plan, spec, sizes, kind)) for mode, plan in spec.plans.items()}
     tensors = dict(inject(spec, transfers, traced_state(model)) if state is None else state)

@@ -17,7 +17,7 @@ def choose_n_coarse(axis: Axis, ratio: float, round_to: int = 1) -> int:
     """Return the number of aggregates to aim for.
 
     If the aggregates must have one size, this is the divisor of the number of units that is nearest to the target. An
-    axis with a prime number of such units keeps its size.
+    axis with a prime number of such units keeps its size. Of units that are chosen by rank, so many merge at most as are chosen.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def choose_n_coarse(axis: Axis, ratio: float, round_to: int = 1) -> int:
     target = target_count(axis.size, ratio, round_to)
     if axis.equal is None:
         return target
-    divisors = [d for d in range(1, axis.size + 1) if axis.size % d == 0]
+    divisors = [d for d in range(1, axis.size + 1) if axis.size % d == 0 and axis.divided % (axis.size // d) == 0]
     if ratio < 1:
         divisors = [d for d in divisors if 0.5 * ratio * axis.size <= d < axis.size] or [axis.size]
     fitting = [d for d in divisors if d % round_to == 0] or divisors

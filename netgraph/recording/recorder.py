@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.errors import TraceError
+from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.meta_recorder import record_on_meta
 from netgraph.recording.numbers_recorder import record_with_numbers
 from netgraph.utils.logging import silence_logger
@@ -131,7 +132,7 @@ def _record_run(model: nn.Module, example: Any, before: Callable[[Tensor], Tenso
 
     def run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
         args, kwargs = unflatten_tree(inputs, leaves if before is None else [before(leaf) for leaf in leaves])
-        with swap_state(model, state):
+        with swap_state(model, state), batch_experts(model):
             result = model(*args, **kwargs)
         flat: list[Tensor] = []
         outputs.append(build_structure(result, flat, drop_unknown=True))

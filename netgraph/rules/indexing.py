@@ -8,8 +8,9 @@ from torch import fx
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, Space
 from netgraph.rules.operator_call import Call, Spaces, bind_arguments, operator_name
-from netgraph.rules.operators import COPIES, EXPANSIONS, VIEWS, tabulate_rule
+from netgraph.rules.operators import COPIES, EXPANSIONS, VIEWS, name_operators, tabulate_rule
 
+SCATTERS = name_operators("scatter", "scatter_", "scatter_add", "scatter_add_", "index_add", "index_add_")
 RESHAPED = COPIES | VIEWS | EXPANSIONS  # ``arange`` still counts up along its own dimension
 
 
@@ -27,7 +28,8 @@ def gather_rule(call: Call) -> Spaces:
     """Take one number along a dimension for each entry of the index."""
     spaces, index = call.spaces("self"), call.spaces("index")
     dim = call.dim("dim", len(spaces))
-    call.pin(spaces[dim], "looked up by index")
+    if not call.follow_numbers(call["index"], spaces[dim]):
+        call.pin(spaces[dim], "looked up by index")
     for d, space in enumerate(index):
         if d != dim and sp.size_of(space) == sp.size_of(spaces[d]):
             call.unite(space, spaces[d])
@@ -52,7 +54,8 @@ def advanced_index_rule(call: Call) -> Spaces:
             dim += 1
             continue
         width = len(call.shape(index)) if _is_mask(index) else 1
-        for space in spaces[dim : dim + width]:
+        followed = width == 1 and call.follow_numbers(index, spaces[dim])
+        for space in spaces[dim : dim + width] if not followed else ():
             call.pin(space, "looked up by index")
         if (arange_space := _find_arange_space(call, index, sp.size_of(spaces[dim]))) is not None:
             call.unite(spaces[dim], arange_space)
@@ -106,20 +109,31 @@ def scatter_rule(call: Call) -> Spaces:
     """Add or write entries at indices of one dimension, and unite the other dimensions."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
-    call.pin(spaces[dim], "scattered by index")
+    chosen = call.name in SCATTERS and call.follow_numbers(call["index"], spaces[dim])
+    if not chosen:
+        call.pin(spaces[dim], "scattered by index")
     for name in ("src", "source", "index", "value"):
         node = call.arguments.get(name)
         if not isinstance(node, fx.Node) or len(call.shape(node)) != len(spaces):
             continue
         for d, space in enumerate(call.spaces(node)):
             if d == dim:
-                call.pin(space, "scattered by index")
+                _place_sources(call, space, dim, chosen)
             elif sp.size_of(space) == sp.size_of(spaces[d]):
                 call.unite(space, spaces[d])
             else:
                 call.pin(spaces[d], "scattered by index")
                 call.pin(space, "scattered by index")
     return spaces
+
+
+def _place_sources(call: Call, space: Space, dim: int, chosen: bool) -> None:
+    """Unite the dimension of the sources that are scattered with that of the index, or pin it."""
+    if chosen:
+        index = call.spaces("index")
+        call.unite(space, index[dim if len(index) > 1 else 0])
+    else:
+        call.pin(space, "scattered by index")
 
 
 def one_hot_rule(call: Call) -> Spaces:
@@ -176,6 +190,18 @@ def masked_select_rule(call: Call) -> Spaces:
     return [call.new_dynamic_space(0, "as many as a mask lets through")]
 
 
+def nonzero_rule(call: Call) -> Spaces | list[Spaces]:
+    """List the places of the numbers that are not zero: one row for each place, or one list for each dimension."""
+    if isinstance(call.node.meta["val"], (list, tuple)):
+        return call.list_places(call["self"])
+    spaces = call.state.place_columns[call.node] = call.spaces("self")
+    for space in spaces:
+        call.pin(space, "looked up by a condition")
+    if len(spaces) == 1:
+        call.state.unit_numbers[call.node, None] = spaces[0]
+    return [call.new_dynamic_space(0, "as many as are not zero"), call.new_pinned_space(call.shape()[1], "an index")]
+
+
 def search_rule(call: Call) -> Spaces:
     """Find the place of each number in a sorted list, or whether a list holds it (``isin``). The list is pinned."""
     searched, listed = (
@@ -193,6 +219,7 @@ def search_rule(call: Call) -> Spaces:
 RULES = {
     "aten.masked_select": masked_select_rule,
     **tabulate_rule(search_rule, "searchsorted", "isin"),
+    **tabulate_rule(nonzero_rule, "nonzero", "nonzero_numpy"),
     "aten.index_select": index_select_rule,
     **dict.fromkeys(["aten.gather", "aten.take_along_dim"], gather_rule),
     "aten.index": advanced_index_rule,

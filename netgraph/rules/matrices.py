@@ -117,7 +117,7 @@ def diagonal_matrix_rule(call: Call) -> Spaces:
 
 
 RULES = {
-    **tabulate_rule(whole_tensor_rule, "stft", "istft", "trace", "bincount", "histc", "nonzero", "unique_consecutive", "_unique2",
+    **tabulate_rule(whole_tensor_rule, "stft", "istft", "trace", "bincount", "histc", "unique_consecutive", "_unique2",
              "unique_dim", "block_diag", "linalg_householder_product", "linalg_lstsq", "renorm", "multinomial", "ctc_loss", "_ctc_loss",
              "linalg_lu", "lu_unpack", "ormqr", "_pdist_forward", "rot90", "masked_scatter", "masked_scatter_", "select_scatter",
              "slice_scatter", "diagonal_scatter"),

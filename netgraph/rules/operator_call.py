@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from netgraph.environment.torch_internals import OpOverload, read_schema
+from netgraph.errors import TraceError
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import MisfitError, Space
 from netgraph.utils.source_location import format_location, is_user_file
@@ -78,6 +79,25 @@ class SizeFactor:
 
 
 @dataclass
+class Choice:
+    """Some units that an operator chooses among all units of an axis by their rank, as a router chooses experts.
+
+    Parameters
+    ----------
+    chosen : Space
+        Runs over the ranks.
+    among : Space
+        The units of which some are chosen.
+    node : torch.fx.Node
+        The call.
+    """
+
+    chosen: Space
+    among: Space
+    node: fx.Node
+
+
+@dataclass
 class TraceState:
     """Spaces and statements about the nodes of one recording, as far as its graph has been walked.
 
@@ -100,6 +120,12 @@ class TraceState:
         Whether dimensions inside attention heads may merge.
     head_dims : list of Space
         Those dimensions.
+    choices : list of Choice
+        Where units are chosen by their rank.
+    unit_numbers : dict of (Node, int or None) to Space
+        For a node, or one of its results, that holds numbers of units: the axis of these units.
+    place_columns : dict of Node to list of Space
+        For a node whose rows are places of a tensor, one column for each dimension: the axes of these dimensions.
     """
 
     spaces: dict[fx.Node, Any] = field(default_factory=dict)
@@ -112,6 +138,9 @@ class TraceState:
     from_input: set[fx.Node] = field(default_factory=set)
     inside_heads: bool = False
     head_dims: list[Space] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    unit_numbers: dict[tuple[fx.Node, int | None], Space] = field(default_factory=dict)
+    place_columns: dict[fx.Node, list[Space]] = field(default_factory=dict)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -139,6 +168,7 @@ class Call:
         self.arguments: dict[str, Any] = bind_arguments(node)
         self.summed: dict[fx.Node, dict[int, Space]] = {}
         self.is_alias = False
+        self.followed: set[fx.Node] = set()
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -214,6 +244,30 @@ class Call:
         self.state.sources.append((space, self.node, dim))
         return space
 
+    def list_places(self, condition: fx.Node) -> list[Spaces]:
+        """Return the spaces of the lists of indices, one for each dimension, at which a condition holds.
+
+        The lists have one length, which is read at run time.
+
+        Raises
+        ------
+        TraceError
+            The lists have fewer than two entries, so that the recording cannot tell their length from other sizes.
+        """
+        for result, space in enumerate(self.spaces(condition)):
+            self.pin(space, "looked up by a condition")
+            self.state.unit_numbers[self.node, result] = space
+        lists = self.output_shapes()
+        if lists and lists[0][0] < 2:
+            raise TraceError(
+                f"a condition holds at {lists[0][0]} places of the example{self.location()}, as for an expert that no token chose, and "
+                "the recording could not follow what depends on their number. Give an example on which it holds at two or more."
+            )
+        atom = sp.Atom(lists[0][0], f"as many as a condition holds at: {self.name}{self.location()}")
+        atom.dynamic = True
+        self.state.sources.append(((atom,), next(iter(self.node.users)), 0))
+        return [[(atom,)] for _ in lists]
+
     def equal(self, space: Space, reason: str) -> None:
         """Require that all aggregates along a space have the same size."""
         sp.require_equal(space, f"{reason}: {self.name}{self.location()}")
@@ -266,16 +320,58 @@ class Call:
         return out
 
     def reshape(self, spaces: Sequence[Space], sizes: Sequence[int]) -> Spaces:
-        """Regroup dimensions into the given sizes. If that splits units, keep the unchanged leading dimensions and pin the rest."""
+        """Regroup dimensions into the given sizes. If that splits units, keep the unchanged outer dimensions and pin the rest."""
         try:
             return sp.reshape(spaces, sizes)
         except MisfitError as misfit:
             n = 0
-            while n < min(len(spaces), len(sizes)) and sp.size_of(spaces[n]) == sizes[n]:
+            most = min(len(spaces), len(sizes))
+            while n < most and sp.size_of(spaces[n]) == sizes[n]:
                 n += 1
-            for space in spaces[n:]:
+            last = 0  # dimensions at the end that stay as they are
+            while last < most - n and sp.size_of(spaces[-1 - last]) == sizes[-1 - last]:
+                last += 1
+            for space in spaces[n : len(spaces) - last]:
                 self.pin(space, f"reshaped across units ({misfit})")
-            return list(spaces[:n]) + [self.new_pinned_space(size, "reshaped across units") for size in sizes[n:]]
+            made = [self.new_pinned_space(size, "reshaped across units") for size in sizes[n : len(sizes) - last]]
+            return [*spaces[:n], *made, *spaces[len(spaces) - last :]]
+
+    # Units that are chosen by their rank
+
+    def choose_units(self, among: Space, chosen: Space, *, result: int | None = None) -> None:
+        """State that the result, or one of several, holds numbers of units of ``among``, and ``chosen`` runs over the ranks."""
+        self.state.choices.append(Choice(chosen, among, self.node))
+        self.state.unit_numbers[self.node, result] = among
+
+    def follow_numbers(self, operand: fx.Node, space: Space) -> bool:
+        """Return True if an operand holds numbers of units, which look up entries of ``space``. Unite their axis with it.
+
+        Such a look-up stays right when clones merge: the numbers of all of them then mean one coarse unit.
+        """
+        among = self.state.unit_numbers.get((operand, None))
+        if among is None or sp.size_of(among) != sp.size_of(space):
+            return False
+        self.unite(among, space)
+        self.followed.add(operand)
+        return True
+
+    def pass_numbers(self, operand: fx.Node) -> None:
+        """State that the result holds the numbers of units that an operand holds, if it holds any."""
+        if (operand, None) in self.state.unit_numbers:
+            self.state.unit_numbers[self.node, None] = self.state.unit_numbers[operand, None]
+
+    def take_column(self, operand: fx.Node, dim: int, column: int, *, result: int | None = None) -> None:
+        """State that the result, or one of several, is a column of an operand. It holds numbers of units if that lists places."""
+        columns = self.state.place_columns.get(operand)
+        if columns is not None and dim == 1:
+            self.state.unit_numbers[self.node, result] = columns[column]
+
+    def pin_numbers(self) -> None:
+        """Keep the units whose numbers this call reads in another way than to look up entries, or to pass them on."""
+        for operand in self.node.all_input_nodes:
+            among = self.state.unit_numbers.get((operand, None))
+            if among is not None and operand not in self.followed and (self.node, None) not in self.state.unit_numbers:
+                self.pin(among, "the numbers of chosen units are used")
 
     # Arguments that depend on sizes, and factors
 
@@ -299,6 +395,7 @@ class Call:
     def alias(self, operand: fx.Node, dims: Sequence[int | Sequence[int] | None]) -> None:
         """State that the result holds the operand's numbers, with ``dims[i]`` the operand dimensions in dimension i of the result."""
         self.is_alias = True
+        self.pass_numbers(operand)
         origin = self.state.origins.get(operand)
         if origin is None:
             return

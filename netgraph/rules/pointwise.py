@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import fx
 
-from netgraph.errors import TraceError
 from netgraph.rules.index_space import ONE
 from netgraph.rules.operator_call import Call, Spaces
 from netgraph.rules.operators import COPIES, name_operators
@@ -44,20 +43,9 @@ def type_as_rule(call: Call) -> Spaces:
     return call.spaces(first)
 
 
-def where_rule(call: Call) -> Spaces:
-    """Unite condition and operands element by element.
-
-    Raises
-    ------
-    TraceError
-        Only a condition is given. The result would list its true positions, and their number depends on the data.
-    """
-    if "other" not in call.arguments:
-        raise TraceError(
-            f"the network looks up the places of a condition{call.location()}. Their number depends on the data, so the recording "
-            "would hold for this example only. Write torch.where(condition, a, b), or multiply by the mask."
-        )
-    return pointwise_rule(call)
+def where_rule(call: Call) -> Spaces | list[Spaces]:
+    """Unite condition and operands element by element. A condition alone is looked up: its true places are listed."""
+    return pointwise_rule(call) if "other" in call.arguments else call.list_places(call["condition"])
 
 
 def broadcast_tensors_rule(call: Call) -> list[Spaces]:

@@ -106,17 +106,40 @@ def along_dim_rule(call: Call) -> Spaces:
     return spaces
 
 
+# softmax over n = m k units, in groups of m that are alike: exp(x_i) / sum_n exp(x) = 1 / m * exp(x_i) / sum_k exp(x)
+def softmax_rule(call: Call) -> Spaces:
+    """Softmax: each of m merged units has one m-th of what a coarse unit gets."""
+    spaces = call.spaces("self")
+    if spaces:
+        along = spaces[call.dim("dim", len(spaces))]
+        call.equal(along, "a softmax is taken over")
+        call.scale(None, along, -1.0)
+    return spaces
+
+
 def along_dim_list_rule(call: Call) -> list[Spaces]:
-    """Operators along one dimension with several results (sort, topk). ``topk`` makes the dimension shorter."""
+    """Operators along one dimension with several results (sort, cummax). They pin its axis."""
     spaces = along_dim_rule(call)
-    out = []
-    for shape in call.output_shapes():
-        out_spaces = [
-            s if sp.size_of(s) == n else call.new_pinned_space(n, "chosen by rank")
-            for s, n in zip(spaces, shape, strict=True)
-        ]
-        out.append(out_spaces)
-    return out
+    return [list(spaces) for _ in call.output_shapes()]
+
+
+def top_rule(call: Call) -> list[Spaces]:
+    """The k largest or smallest along a dimension, with their numbers (``topk``).
+
+    m clones have one rank after another. If m divides k, all of them are chosen or none, and k / m coarse units are. The
+    axis of the ranks then follows that of the units, which `netgraph.tracing.choices` makes sure of.
+    """
+    spaces = call.spaces("self")
+    if not spaces:
+        return [[], []]
+    dim = call.dim("dim", len(spaces))
+    among, chosen = spaces[dim], sp.new_space(call.output_shapes()[0][dim])
+    call.equal(among, "some are chosen by rank")
+    call.equal(chosen, "chosen by rank")
+    call.choose_units(among, chosen, result=1)
+    call.resize("k", chosen, single=True)
+    out = [*spaces[:dim], chosen, *spaces[dim + 1 :]]
+    return [out, list(out)]
 
 
 def diff_rule(call: Call) -> Spaces:
@@ -199,9 +222,10 @@ RULES = {
     **tabulate_rule(max_min_rule, "max", "min", "median", "nanmedian", "mode", "kthvalue"),
     **tabulate_rule(both_extrema_rule, "aminmax"),
     **tabulate_rule(pinned_reduction_rule, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
-    **tabulate_rule(along_dim_rule, "softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin",
-             "special_softmax", "cumsum_", "_log_softmax"),
-    **tabulate_rule(along_dim_list_rule, "sort", "topk", "cummax", "cummin"),
+    **tabulate_rule(softmax_rule, "softmax", "_softmax", "special_softmax"),
+    **tabulate_rule(along_dim_rule, "log_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin", "cumsum_", "_log_softmax"),
+    **tabulate_rule(along_dim_list_rule, "sort", "cummax", "cummin"),
+    **tabulate_rule(top_rule, "topk"),
     **tabulate_rule(pointwise_loss_rule, "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
              "binary_cross_entropy_with_logits", "soft_margin_loss"),
     **tabulate_rule(class_loss_rule, "cross_entropy_loss", "nll_loss", "nll_loss_nd", "nll_loss2d", "multi_margin_loss"),

@@ -91,6 +91,7 @@ def expand_rule(call: Call) -> Spaces:
     spaces, shape = call.spaces("self"), call.shape()
     spaces = [ONE] * (len(shape) - len(spaces)) + spaces
     out = [sp.new_space(n) if space == ONE else space for space, n in zip(spaces, shape, strict=True)]
+    call.pass_numbers(call["self"])
     if "size" in call.arguments:
         sizes = [None if n == -1 else space for n, space in zip(call["size"], out, strict=True)]
         call.resize("size", sizes)
@@ -156,6 +157,7 @@ def select_rule(call: Call) -> Spaces:
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "one unit is taken by its number")
+    call.take_column(call["self"], dim, call["index"])
     rest = [d for d in range(len(spaces)) if d != dim]
     call.alias(call["self"], rest)
     return [spaces[d] for d in rest]
@@ -166,6 +168,8 @@ def unbind_rule(call: Call) -> list[Spaces]:
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
     call.pin(spaces[dim], "taken apart unit by unit")
+    for column in range(len(call.node.meta["val"])):
+        call.take_column(call["self"], dim, column, result=column)
     rest = [d for d in range(len(spaces)) if d != dim]
     call.alias(call["self"], rest)
     return [[spaces[d] for d in rest] for _ in call.node.meta["val"]]
@@ -220,8 +224,25 @@ def _slice_space(call: Call, space: Space, start: int, stop: int, step: int) -> 
             return part
         except MisfitError:
             pass
+    if start < step and stop == sp.size_of(space) and stop % step == 0 and _may_merge(space):
+        return _take_every(call, space, step)
     call.pin(space, "sliced")
     return call.new_pinned_space(len(range(start, stop, step)), "sliced")
+
+
+def _may_merge(space: Space) -> bool:
+    """Return True if some units of a space may merge, and their number does not vary with the input."""
+    atoms = list(sp.iter_atoms(space))
+    return not any(atom.dynamic for atom in atoms) and not all(atom.pinned for atom in atoms)
+
+
+def _take_every(call: Call, space: Space, step: int) -> Space:
+    """Return the space of every ``step``-th index, of an axis that holds groups of so many, as gates and values do in turn."""
+    groups, member = call.reshape([space], [sp.size_of(space) // step, step])
+    call.pin(member, "the place in a group")
+    if isinstance(call.arguments.get("end"), int):
+        call.rewrite("end", ONE, lambda ratio: TO_THE_END)
+    return groups
 
 
 def split_rule(call: Call) -> list[Spaces]:

@@ -10,6 +10,7 @@ from netgraph.recording.recorder import Recording
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import Atom, Space
 from netgraph.rules.operator_call import ParameterUse, SizeEdit, SizeFactor, Spaces, TraceState
+from netgraph.tracing.choices import Follower, count_together, find_followers
 from netgraph.tracing.flops import find_products
 from netgraph.tracing.unit_spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
 
@@ -54,11 +55,12 @@ def build_unit_spec(
             sp.pin(space, "never read in the run on the example")
     summed = _find_summed_atoms(traces, leaves)
     _pin_squares(leaves)
+    followers = find_followers(traces.values(), leaves)
     parameters = frozenset(name for name, tensor in state.items() if isinstance(tensor, nn.Parameter))
     inside = {
         a for trace in traces.values() if trace.inside_heads for space in trace.head_dims for a in sp.iter_atoms(space)
     }
-    names = _AxisNames(state, leaves, summed, parameters, inside)
+    names = _AxisNames(state, leaves, summed, parameters, inside, followers)
     plans = {mode: _build_plan(recordings[mode], traces[mode], names) for mode in recordings}
     terms = {name: tuple(names.build_term(s) for s in spaces) for name, spaces in leaves.items()}
     sums = {key: frozenset(names.axis_name(a) for a in atoms) for key, atoms in summed.items() if atoms}
@@ -78,6 +80,7 @@ def build_unit_spec(
         inside_heads=frozenset(
             names.axis_name(atom) for atom in inside if not atom.pinned and atom in names.parametrized
         ),
+        follows={names.axis_name(f.ranks): names.axis_name(f.units) for f in followers},
     )
 
 
@@ -131,12 +134,14 @@ class _AxisNames:
         summed: Mapping[tuple[str, int], set[Atom]],
         parameters: frozenset[str],
         inside: set[Atom],
+        followers: list[Follower],
     ) -> None:
         self.inside = inside  # atoms inside heads that may merge
+        self.followers = followers
         self.names: dict[Atom, str] = {}
         self.parameters = parameters
         self.used_names: set[str] = set()
-        self.kinds: dict[Atom, str] = {}
+        self.kinds: dict[Atom, str] = {f.units: "expert" for f in followers}
         self.inner: dict[Atom, Atom] = {}  # inner atom: the atom whose units contain it
         self.parametrized: set[Atom] = set()  # atoms that a floating-point parameter runs over
         for incoming in (False, True):
@@ -215,7 +220,7 @@ class _AxisNames:
             kept = f"inside {self.axis_name(outer)}, whose units merge whole"
         ordered = kept is not None and kept.startswith(ORDERED)
         kind = self.kinds.get(atom, "neuron") if atom in self.parametrized and not ordered else "index"
-        return Axis(name, atom.size, kind, kept, atom.equal)
+        return Axis(name, atom.size, kind, kept, atom.equal, count_together(atom, self.followers))
 
 
 def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> Plan:

@@ -212,6 +212,7 @@ def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
     call = Call(node, trace_state)
     _refuse_loops_over_data(call)
     trace_state.spaces[node] = find_rule(node)(call)
+    call.pin_numbers()
     call.record_uses()
 
 
@@ -228,6 +229,8 @@ def _visit_getitem(node: fx.Node, trace_state: TraceState) -> None:
     trace_state.spaces[node] = trace_state.spaces[source][index]  # type: ignore[index]
     if source in trace_state.origins:
         trace_state.origins[node] = trace_state.origins[source]  # type: ignore[index]
+    if (source, index) in trace_state.unit_numbers:
+        trace_state.unit_numbers[node, None] = trace_state.unit_numbers[source, index]  # type: ignore[index]
 
 
 def _refuse_loops_over_data(call: Call) -> None:
@@ -248,3 +251,5 @@ def _pin_output(node: fx.Node, trace_state: TraceState) -> None:
         if isinstance(result, fx.Node):
             for space in trace_state.spaces[result]:
                 sp.pin(space, f"a dimension of output {i}")
+            if (result, None) in trace_state.unit_numbers:
+                sp.pin(trace_state.unit_numbers[result, None], f"output {i} holds numbers of its units")

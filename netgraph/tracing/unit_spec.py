@@ -42,6 +42,8 @@ class Axis:
         The reason why no two units may merge, or None if they may.
     equal : str or None, default None
         The reason why all aggregates must have the same size, or None if sizes are free.
+    divided : int, default 0
+        A number that the size of the aggregates must divide: how many of the units are chosen by rank. 0 if none are.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Axis:
     kind: str = "neuron"
     kept: str | None = None
     equal: str | None = None
+    divided: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,8 @@ class UnitSpec:
         Sizes of the axes when the network was recorded, if this spec has other sizes.
     inside_heads : frozenset of str, default frozenset()
         Axes inside attention heads that may merge. Empty if heads merge as a whole.
+    follows : dict of str to str, default {}
+        For an axis of ranks, the axis whose units are ranked. Both shrink by one factor.
 
     Examples
     --------
@@ -177,6 +182,7 @@ class UnitSpec:
     dynamic: frozenset[str] = frozenset()
     traced: Mapping[str, int] | None = None
     inside_heads: frozenset[str] = frozenset()
+    follows: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -235,7 +241,12 @@ class UnitSpec:
         -------
         UnitSpec
         """
-        axes = {name: replace(axis, size=sizes.get(name, axis.size)) for name, axis in self.axes.items()}
+        shares = {name: sizes[name] / axis.size for name, axis in self.axes.items() if name in sizes}
+        axes = {}
+        for name, axis in self.axes.items():
+            share = shares.get(self.follows.get(name, name), 1)
+            size = sizes[name] if name in sizes else round(axis.size * share)
+            axes[name] = replace(axis, size=size, divided=round(axis.divided * share))
         return replace(self, axes=axes, traced=self.traced or self.sizes)
 
     def _summed_axes(self, name: str) -> set[str]:

@@ -1,0 +1,97 @@
+"""Axes whose units are chosen by rank, such as experts by a router, and the axes of the ranks, which follow them.
+
+A router gives every token the k best of n experts. If m clones of each expert merge, all m of them are among the k best or
+none is, as long as m divides k, and k / m of the n / m coarse experts are chosen. So the axis of the ranks shrinks by the
+same factor as the axis of the experts. Where that is impossible, both are kept, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from netgraph.rules import index_space as sp
+from netgraph.rules.index_space import Atom, Space
+from netgraph.rules.operator_call import Choice, Spaces, TraceState, source_line
+
+
+@dataclass(frozen=True)
+class Follower:
+    """An axis of ranks, and the axis of the units that are ranked.
+
+    Parameters
+    ----------
+    ranks, units : Atom
+    """
+
+    ranks: Atom
+    units: Atom
+
+
+def find_followers(traces: Iterable[TraceState], leaves: Mapping[str, Spaces]) -> list[Follower]:
+    """Return the axes of ranks that follow axes of units which may merge. Pin all other ranks and units that are chosen.
+
+    Parameters
+    ----------
+    traces : iterable of TraceState
+        The spaces and statements of each recording.
+    leaves : dict of str to list of Space
+        The spaces of parameters and buffers. No rank may have parameters of its own.
+    """
+    choices = [choice for trace in traces for choice in trace.choices]
+    owned = {atom for spaces in leaves.values() for space in spaces for atom in sp.iter_atoms(space)}
+    pinned = True
+    while pinned:  # one pin may be the reason for another
+        pinned = False
+        for choice in choices:
+            reason = _find_obstacle(choice, choices, owned)
+            if reason is not None and _is_free(choice):
+                sp.pin(choice.among, reason)
+                sp.pin(choice.chosen, reason)
+                pinned = True
+    return list(dict.fromkeys(_make_follower(choice) for choice in choices if _is_free(choice)))
+
+
+def _is_free(choice: Choice) -> bool:
+    """Return True if units of a choice may still merge."""
+    return any(not atom.pinned for space in (choice.among, choice.chosen) for atom in sp.iter_atoms(space))
+
+
+def _make_follower(choice: Choice) -> Follower:
+    (ranks,), (units,) = sp.resolve(choice.chosen), _find_free_factors(choice.among)
+    return Follower(ranks, units)  # type: ignore[arg-type]
+
+
+def _find_free_factors(space: Space) -> list[sp.Factor]:
+    """Return the factors of a space that may merge."""
+    return [f for f in sp.resolve(space) if any(not atom.pinned for atom in sp.iter_atoms((f,)))]
+
+
+def _find_obstacle(choice: Choice, choices: list[Choice], owned: set[Atom]) -> str | None:
+    """Return the reason why the units of a choice cannot merge, or None."""
+    place = source_line(choice.node)
+    ranks, units = sp.resolve(choice.chosen), _find_free_factors(choice.among)
+    n_ranks, n_units = sp.size_of(choice.chosen), sp.size_of(choice.among)
+    one_of = f"{n_ranks} of {n_units} units are chosen by rank{place}"
+    if n_ranks == 1:
+        return f"{one_of}, and clones would have to be chosen together"
+    if not units:
+        return next((a.pinned for a in sp.iter_atoms(choice.among) if a.pinned), one_of)
+    if len(units) > 1 or not isinstance(units[0], Atom):
+        return f"{one_of}, from groups or parts of units"
+    if len(ranks) != 1 or not isinstance(ranks[0], Atom) or ranks[0] in owned:
+        return f"{one_of}, and the ranks are not alike"
+    if ranks[0].pinned:
+        return f"{one_of}, and the ranks are told apart: {ranks[0].pinned}"
+    if any(_find_free_factors(c.among) != units for c in choices if sp.resolve(c.chosen) == ranks):
+        return f"{one_of}, with ranks that another axis shares"
+    together = math.gcd(units[0].size, *(sp.size_of(c.chosen) for c in choices if _find_free_factors(c.among) == units))
+    if together == 1:
+        return f"{one_of}, and clones would have to be chosen together, but these numbers have no common divisor"
+    return None
+
+
+def count_together(units: Atom, followers: Iterable[Follower]) -> int:
+    """Return the number that the size of all aggregates of an axis must divide, or 0 if nothing follows the axis."""
+    return math.gcd(*(n for f in followers if f.units is units for n in (units.size, f.ranks.size)))
