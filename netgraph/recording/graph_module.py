@@ -23,6 +23,7 @@ from netgraph.recording.forward.call_signature import (
     signature_from_data,
     signature_to_data,
 )
+from netgraph.recording.forward.cumulative_norm import cumulative_factor
 from netgraph.recording.interpreter import CallSite, Interpreter
 from netgraph.recording.serialize import NEW_BUILTINS
 from netgraph.utils.pytree import (
@@ -128,6 +129,17 @@ class GraphNetwork(nn.Module):
 
         Parameters
         ----------
+    @property
+    def fixed_results(self) -> dict[int, Any]:
+        """Results of steps of the current mode that are taken as they are, while this network is recorded again."""
+        return self._run["train" if self.training else "eval"].fixed_results
+
+    def list_counts(self) -> list[tuple[int, str]]:
+        """Return the steps of the current mode that read a count of batches, with the name of its buffer."""
+        steps = self._run["train" if self.training else "eval"]
+        names = dict(steps.reads)
+        return [(s.index, names[s.args[0].index]) for s in steps.steps if s.function is cumulative_factor]
+
         batches : list
             Each in the form in which `netgraph.trace` takes an example.
         stops : collection of torch operators

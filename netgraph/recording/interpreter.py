@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -115,6 +115,7 @@ class Interpreter:
         if self.results is None:
             raise LoadError("a graph of the file has no output. The file is damaged or was not written by netgraph.")
         self.steps = self._mark_last_reads(steps)
+        self.fixed_results: dict[int, Any] = {}  # by step, set while the network is recorded again
 
     def _parse_step(self, operator: str, args: Any, kwargs: Any, index: int) -> Step:
         """Return the step of one call, with its operator and sizes checked."""
@@ -165,6 +166,11 @@ class Interpreter:
         # The end of a no_grad block of the network was recorded as "gradients on". If the caller has gradients off,
         # they must stay off, so the recorded switches are skipped.
         steps = self.steps if gradients else [step for step in self.steps if step.function is not SWITCH]
+        fixed = self.fixed_results
+        if fixed:
+            steps = [
+                replace(s, function=partial(_return_first, fixed[s.index])) if s.index in fixed else s for s in steps
+            ]
         try:
             for step in steps:
                 run_step(step, slots)
@@ -240,6 +246,11 @@ class Interpreter:
         for index, name in self.reads:
             slots[index] = find(name)
         return slots
+
+
+def _return_first(result: Any, *_: Any) -> Any:
+    """Return the result of a step that is fixed."""
+    return result
 
 
 def run_step(step: Step, slots: list[Any]) -> None:

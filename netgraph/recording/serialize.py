@@ -9,8 +9,9 @@ import torch
 from torch import fx
 
 from netgraph.environment.torch_internals import set_gradients
-from netgraph.recording.operators.guards import check_decision
 from netgraph.recording.forward import autocast
+from netgraph.recording.forward.cumulative_norm import cumulative_factor
+from netgraph.recording.operators.guards import check_decision
 
 BUILTINS = {
     "getitem": operator.getitem,
@@ -18,9 +19,10 @@ BUILTINS = {
     "floordiv": operator.floordiv,
     "set_grad_enabled": set_gradients,
     "check_decision": check_decision,
+    "cumulative_factor": cumulative_factor,
 }
 
-NEW_BUILTINS = frozenset({"builtin:check_decision"})  # operators that only documents of format 2 hold
+NEW_BUILTINS = frozenset({"builtin:check_decision", "builtin:cumulative_factor"})  # operators that only documents of format 2 hold
 
 
 def serialize_graph(graph: fx.Graph) -> list[Any]:
