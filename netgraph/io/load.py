@@ -117,6 +117,15 @@ def describe_origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | N
 
 def _check_file(path: Path) -> Path:
     """Return the path of a file that may be opened, or raise an error that says how."""
+    if path.is_dir() and (path / ".metadata").is_file():
+        raise LoadError(
+            f"{path} is a distributed checkpoint of PyTorch. Join it into one file: python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path.name}.pt"
+        )
+    if path.is_dir() and (path / "zero_to_fp32.py").is_file():
+        raise LoadError(
+            f"{path} is a checkpoint of DeepSpeed. Run its script zero_to_fp32.py, and give the file that it writes."
+        )
     if path.is_dir():
         raise LoadError(
             f"{path} is a folder. Give hf:{path} if transformers saved it, {path}/level1.safetensors if it is a *.hierarchy, "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.errors import LoadError, LoadWarning, describe_error
-from netgraph.io.checkpoint.candidates import Candidate, format_keys, list_candidates, rank_key
+from netgraph.io.checkpoint.candidates import Candidate, format_keys, list_candidates, rank_key, select_keys
 from netgraph.io.checkpoint.low_rank import check_no_adapters
 from netgraph.io.checkpoint.names import NameMatch, find_misfits, find_nearest, format_names, list_matches
 from netgraph.io.checkpoint.stored_parts import iterate_whole_states
@@ -120,7 +120,8 @@ def find_module(value: Any, path: Path, key: str | None) -> nn.Module | None:
         It holds several under equally usual keys, or none under the given one.
     """
     modules = {c.key: c.weights for c in list_candidates(value) if isinstance(c.weights, nn.Module)}
-    named = {k: m for k, m in modules.items() if key is None or k == key or k.endswith(f".{key}")}
+    selected = select_keys([*modules], key or "")
+    named = {k: m for k, m in modules.items() if key is None or k in selected}
     if not modules:
         return None
     if not named:
@@ -162,7 +163,8 @@ def _join_key(key: str, prefix: str) -> str:
 def _choose_fit(fits: Sequence[_Fit], candidates: Sequence[Candidate], key: str | None, path: Path, arch: str) -> _Fit:
     """Return the weights with the given or the most usual key, and say which they are if there are others."""
     if key is not None:
-        named = [fit for fit in fits if fit.key == key] or [fit for fit in fits if fit.key.endswith(f".{key}")]
+        selected = select_keys([fit.key for fit in fits], key)
+        named = [fit for fit in fits if fit.key in selected]
         fits = named or fits
         if not named:
             raise LoadError(
@@ -213,7 +215,8 @@ def _explain_misfit(
     candidates: Sequence[Candidate], expected: Mapping[str, Any], path: Path, arch: str, key: str | None
 ) -> LoadError:
     """Return an error with the misfits of the weights that come nearest."""
-    named = [c for c in candidates if key is None or c.key == key or c.key.endswith(f".{key}")]
+    selected = select_keys([c.key for c in candidates], key or "")
+    named = [c for c in candidates if key is None or c.key in selected]
     if not named:
         return LoadError(f"{path} has no weights under --key {key}. It has {format_keys([c.key for c in candidates])}.")
     states = {c.key: c.read_state() for c in named}

@@ -142,6 +142,18 @@ def test_equally_likely_weights_are_listed_and_a_key_chooses(open_saved, nets):
             open_saved(value, key="pupil")
 
 
+def test_a_key_may_be_the_first_part_the_last_part_or_all_of_a_path(open_saved, nets):
+    student, teacher = nets(seed=1), nets(seed=2)
+    value = {
+        "student": prefixed("module.backbone.", student.state_dict()) | {"module.head.w": torch.ones(2)},
+        "best": {"teacher": teacher.state_dict(), "averages": [torch.ones(2)]},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LoadWarning)
+        for key, net in (("student", student), ("teacher", teacher), ("best", teacher), ("best.teacher", teacher)):
+            assert torch.equal(open_saved(value, key=key)(X), net(X))
+
+
 def test_weights_that_do_not_fit_the_architecture_are_no_candidates(open_saved, nets):
     generator, discriminator = nets(width=8), nets(width=16)
     value = {"discriminator": discriminator.state_dict(), "generator": generator.state_dict()}

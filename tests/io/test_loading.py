@@ -116,6 +116,15 @@ def test_a_program_that_is_none_is_one_sentence_without_torchs_traceback(tmp_pat
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "mend"), [(".metadata", "dcp_to_torch"), ("zero_to_fp32.py", "DeepSpeed. Run its script")]
+)
+def test_folders_of_sharded_training_are_told_how_to_become_one_file(tmp_path, name, mend):
+    (tmp_path / name).write_text("")
+    with pytest.raises(LoadError, match=mend):
+        load_model(tmp_path, arch=ARCH)
+
+
 def test_a_folder_is_told_how_to_be_opened(tmp_path):
     with pytest.raises(LoadError, match=rf"is a folder. Give hf:{re.escape(str(tmp_path))}"):
         load_model(tmp_path)

@@ -55,8 +55,8 @@ def _walk(value: Any, key: str, depth: int) -> Iterator[Candidate]:
     """Yield the state dicts and modules in nested mappings and sequences."""
     if isinstance(value, nn.Module):
         yield Candidate(key, value)
-    if isinstance(value, (list, tuple)):
-        value = {str(index): part for index, part in enumerate(value)}
+    if isinstance(value, (list, tuple)):  # of parts; tensors without names are no state dict
+        value = {str(index): part for index, part in enumerate(value) if not isinstance(part, Tensor)}
     if not isinstance(value, Mapping) or depth == 0:
         return
     if any(isinstance(v, Tensor) and isinstance(k, str) for k, v in value.items()):
@@ -71,6 +71,12 @@ def rank_key(key: str) -> int:
     if AVERAGED.search(key.lower()):
         return 2
     return 0 if all(USUAL.fullmatch(part) for part in key.lower().split(".")) else 1
+
+
+def select_keys(keys: list[str], key: str) -> list[str]:
+    """Return the keys that a typed key names: itself, those that end in it, or those that begin with it."""
+    endings = [k for k in keys if k.endswith(f".{key}")]
+    return [k for k in keys if k == key] or endings or [k for k in keys if k.startswith(f"{key}.")]
 
 
 def format_keys(keys: list[str]) -> str:
