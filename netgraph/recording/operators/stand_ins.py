@@ -25,7 +25,7 @@ def multiply_groups(
     columns = 0 if grouped_columns else columns
     if rows or columns:
         a, b = functional.pad(a, (0, rows)), functional.pad(b, (0, columns, 0, rows))
-    out = torch.ops.aten._grouped_mm.default(a, b, offs, bias, out_dtype)
+    out: Tensor = torch.ops.aten._grouped_mm.default(a, b, offs, bias, out_dtype)
     return out[..., : out.shape[-1] - columns] if columns else out
 
 
