@@ -97,4 +97,5 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "TransformersCoarseStart": "integrations.transformers",
         "write_run": "monitoring.run_file",
     },
+    needs={"LightningCoarseStart": "lightning", "TransformersCoarseStart": "transformers"},
 )

@@ -192,6 +192,12 @@ def test_the_page_on_design_lists_every_file_and_floor():
     for source in SOURCES:
         folder, stem = f"{Path(source).parent.as_posix()}/", Path(source).stem
         assert stem == "__init__" or f"`{stem}`" in rows[folder], f"docs/design.md lacks {source}"
+    for folder, row in rows.items():
+        if folder.endswith("/") and f"{folder}__init__.py" in SOURCES:
+            listed = row.rsplit("| ", 1)[1].replace("`", "").strip(" |").split(", ")
+            assert all(not stem or f"{folder}{stem}.py" in SOURCES for stem in listed), (
+                f"{folder} does not hold {listed}"
+            )
     for number, floor in enumerate(FLOORS):
         assert f"| {number} | {', '.join(f'`{place}`' for place in floor)} |" in page
 

@@ -10,7 +10,9 @@ from netgraph.environment.optional_packages import describe_missing
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
+from netgraph.utils.torchvision_compat import prepare_torchvision
 
+prepare_torchvision()  # Lightning imports torchmetrics, which imports torchvision
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as error:

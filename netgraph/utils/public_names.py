@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 
 def load_on_first_use(
-    package: str, homes: Mapping[str, str]
+    package: str, homes: Mapping[str, str], *, needs: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` for the facade of a package.
 
@@ -23,6 +24,9 @@ def load_on_first_use(
         Full name of the package, its ``__name__``.
     homes : mapping of str to str
         For each public name the module that holds it, relative to the package.
+    needs : mapping of str to str, optional
+        For names that need an optional library, its module. Where the library is not installed the name is not listed, for
+        ``help`` and ``import *`` load every name that is. Asking for the name itself still says what is missing.
 
     Returns
     -------
@@ -46,7 +50,10 @@ def load_on_first_use(
         setattr(sys.modules[package], name, value)
         return value
 
-    def names() -> list[str]:
-        return sorted({*homes, *vars(sys.modules[package])})
+    missing = {name for name, library in (needs or {}).items() if find_spec(library) is None}
+    public = sorted(homes.keys() - missing)
 
-    return load, names, sorted(homes)
+    def names() -> list[str]:
+        return sorted({*public, *vars(sys.modules[package])})
+
+    return load, names, public
