@@ -114,6 +114,19 @@ PREDISPATCH_FUNCTIONS = (
 RECORDS_ON_META = object not in (FunctionMode, DispatchMode)  # else the slower ways of recording are taken
 
 
+inner_transform: Callable[[], Any] = find_private("torch._C._functorch.peek_interpreter_stack", lambda: None)
+
+
+def inside_transform() -> bool:
+    """Return True within a map or a gradient of ``torch.func``."""
+    return inner_transform() is not None
+
+
+def find_decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return PyTorch's table of operators that are made of others."""
+    return dict(find_private("torch._decomp.decomposition_table", {}))
+
+
 class _NoFakeTensor:
     """The class of no tensor, for versions of PyTorch without fake tensors."""
 
