@@ -1,6 +1,7 @@
 """Traces, judged by the network's own forward: equal units merge, dead units are removed, and the outputs stay the same."""
 
 import contextlib
+import operator
 import pickle
 from copy import deepcopy
 
@@ -67,15 +68,24 @@ def test_batch_norm_statistics_move_as_in_the_network_itself():
 
 
 def _written(graph):
-    """Return a graph as text with numbers in place of node names, because two recorders choose different names."""
+    """Return a graph as text with numbers in place of node names, because two recorders choose different names.
+
+    Two things that versions of PyTorch do differently under ``make_fx`` are left out. Whether a copy into another memory layout is
+    needed depends on strides, which fake tensors predict differently from version to version, and the copy changes no number.
+    And fake tensors of PyTorch 2.9 give the last states of an LSTM a dimension too many.
+    """
     numbers, lines = {}, []
     for node in graph.nodes:
-        numbers[node] = len(numbers)
+        if node.target is torch.ops.aten.contiguous.default:
+            numbers[node] = numbers[node.args[0]]
+            continue
+        numbers[node] = len(lines)
         bound = bind_arguments(node) if node.op == "call_function" else {"": node.args}
         arguments = torch.fx.node.map_arg(bound, lambda n: f"%{numbers[n]}")
         target = "" if node.op == "placeholder" or "constant" in str(node.target) else str(node.target)
         value = node.meta.get("val")
-        shape = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
+        is_state = node.target is operator.getitem and "lstm" in str(node.args[0].target)
+        shape = (value.shape, value.dtype) if isinstance(value, torch.Tensor) and not is_state else None
         lines.append((node.op, target, {k: v for k, v in arguments.items() if k != "device"}, shape))
     return lines
 
@@ -85,7 +95,8 @@ def _written(graph):
 def test_the_quick_recorder_writes_what_make_fx_writes(name, training, monkeypatch):
     model, example = NETS[name]
     quick = record_network(model, example, training=training)
-    monkeypatch.setattr("netgraph.recording.meta_recorder.record_on_meta", lambda *_: 1 / 0)
+    for quick_way in ("record_on_meta", "record_with_numbers"):
+        monkeypatch.setattr(f"netgraph.recording.recorder.{quick_way}", lambda *_: 1 / 0)
     assert _written(quick.graph) == _written(record_network(model, example, training=training).graph)
 
 
