@@ -75,7 +75,7 @@ def warm_up() -> BuiltNetwork:
 
 def train_step(model: torch.nn.Module, example: Any) -> bool:
     """Return True if all gradients of one training step are finite."""
-    from netgraph.coarsen.network.oracles import collect_tensors
+    from netgraph.coarsen.network.compare_outputs import collect_tensors
     from netgraph.utils.pytree import normalize_example
 
     args, kwargs = normalize_example(example)

@@ -22,8 +22,10 @@ from netgraph.coarsen.hierarchy.loss_gap import Loss, LossGap
 from netgraph.coarsen.hierarchy.merge_plan import MergePlan, load_coarseners
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.oracles import Progress
+from netgraph.coarsen.network.recording_proof import is_cheap_to_prove, prove_recording
 from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.tracing.recordable import unwrap_compiled
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.html_table import render_table
@@ -118,7 +120,19 @@ class Hierarchy:
             line = f"{i:>5} {level.n_units:>10,} {level.n_parameters:>14,} {level.flops:>10.3g} {level.seconds:>8.2f}"
             lines.append(f"{line}  {labels[i]}".rstrip() if labels else line)
         lines.append(f"operator complexity {self.operator_complexity:.3f}, grid complexity {self.grid_complexity:.3f}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.describe_recording()])
+
+    def describe_recording(self) -> list[str]:
+        """Return a line for each limit of the recording: what was not proven, sizes that it keeps, and a mode that it lacks."""
+        spec = self.levels[0].spec
+        proven = (
+            []
+            if self.options is None or self.options.prove
+            else ["not proven: the recording was compared with nothing"]
+        )
+        sizes = [f"inputs keep the sizes of the example: {spec.one_size}"] if spec.one_size else []
+        names = {"train": "training", "eval": "evaluation"}
+        return [*proven, *sizes, *(f"no {names[mode]} mode: {reason}" for mode, reason in spec.unrecorded.items())]
 
     __repr__ = __str__
 
@@ -213,7 +227,7 @@ def build_hierarchy(
     Raises
     ------
     TraceError
-        The network cannot be traced.
+        The network cannot be traced, or its recording does not hold.
     NetgraphError
         An option has a value that it cannot have (`CoarsenOptions.check`), an axis does not exist, a repair or an
         affinity lacks its data, the data do not fit the network, a budget cannot be met, or the network does not run at
@@ -237,7 +251,11 @@ def build_hierarchy(
     options.check()
     gap = LossGap.parse(options.ratio, loss) if isinstance(options.ratio, str) else None
     check_rung(options.repair, data)
-    spec = spec or trace(model, example, inside_heads=options.inside_heads)
+    if spec is None:
+        model = unwrap_compiled(model)
+        spec = trace(model, example, inside_heads=options.inside_heads, prove=options.prove)
+    if options.prove and (spec.functions or is_cheap_to_prove(model, spec)):
+        prove_recording(model, spec, example, seed=options.seed)
     _check_inside_heads(spec, options.inside_heads)
     plan = _make_plan(spec, options, progress)
     builder = LevelBuilder(

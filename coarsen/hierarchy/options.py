@@ -172,6 +172,11 @@ def _check_inside_heads(value: Any, options: CoarsenOptions) -> None:
         raise NetgraphError(f"inside_heads is {value!r}. Give True or False.")
 
 
+def _check_prove(value: Any, options: CoarsenOptions) -> None:
+    if value not in (True, False):
+        raise NetgraphError(f"prove is {value!r}. Give True or False.")
+
+
 def _check_repair(value: str, options: CoarsenOptions) -> None:
     from netgraph.coarsen.repair.pipeline import check_rung
 
@@ -311,6 +316,14 @@ class CoarsenOptions:
         "are in ``level.reasons``.",
         check=_check_quality, saved="never",  # it measures a hierarchy and does not change it
         metavar="N", minimum=0,
+    )  # fmt: skip
+    prove: bool = declare_option(
+        True,
+        help="Leave out the proof that the recording holds for other inputs.",
+        doc="Prove that the recording holds: record the network a second time under other conditions, and compare small networks by "
+        "numbers (`netgraph.coarsen.network.recording_proof`). Without it the report says that nothing was proven.",
+        check=_check_prove, join=lambda leave_out: not leave_out, saved="always",
+        name="no_prove", type=bool, typed_default=False,
     )  # fmt: skip
     seed: int = declare_option(
         7619,

@@ -168,3 +168,4 @@ def build_report(hierarchy: Hierarchy) -> dict[str, Any]:
         "kept": [{"reason": reason, "share": part} for reason, part in reasons],
         "options": hierarchy.plain_options,
     }
+        "recording": hierarchy.describe_recording(),

@@ -171,7 +171,7 @@ def _read_hierarchy(
         set_training_mode(models[0], training=False)
     example = build_example(plain["example"])
     inside_heads = bool(plain.get("inside_heads"))
-    spec, n_levels = trace(models[0], example, inside_heads=inside_heads), len(models)
+    spec, n_levels = trace(models[0], example, inside_heads=inside_heads, prove=False), len(models)
     _restore_answers(models[1:], spec if arch is not None else None, path)
     chains = document.get("chains") or [[]] * n_levels
     pools = document.get("pools") or [1] * n_levels
@@ -179,7 +179,9 @@ def _read_hierarchy(
         transfers = {name: Transfer(aggregates[f"{i}.{n}"].numpy()) for n, name in enumerate(names)}
         chain_steps = tuple(_chain_from_data(chain, f"{i}.{n}", aggregates) for n, chain in enumerate(chains[i]))
         if chain_steps or (i and pools[i] != pools[i - 1]):
-            spec = trace(model, example, inside_heads=inside_heads)  # another graph than that of the level above
+            spec = trace(
+                model, example, inside_heads=inside_heads, prove=False
+            )  # another graph than that of the level above
         spec = spec.with_sizes({name: t.n_coarse for name, t in transfers.items()})
         seconds = document["seconds"][i]
         levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=chain_steps, pool=pools[i]))

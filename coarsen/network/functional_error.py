@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraph.coarsen.network.compare_outputs import collect_tensors
 from netgraph.coarsen.network.head_alignment import rotate_to_one_basis
-from netgraph.coarsen.network.oracles import collect_tensors
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.graph_module import GraphNetwork

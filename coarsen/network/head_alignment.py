@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from netgraph.affinity.head_circuits import gather_head_rows, split_rotary_pairs
 from netgraph.analysis.attention_heads import Heads, HeadSlice, Index, find_heads
-from netgraph.coarsen.network.oracles import first_row, max_relative_error, run_coarse
+from netgraph.coarsen.network.compare_outputs import max_relative_error
+from netgraph.coarsen.network.oracles import first_row, run_coarse
 from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.transfer import HALVES, Transfer
-from netgraph.recording.recorder import preserve_attributes
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode
+from netgraph.utils.preserved_state import preserve_attributes
 
 if TYPE_CHECKING:
     pass

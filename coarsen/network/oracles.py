@@ -8,7 +8,7 @@ Both compare the forward pass of the network itself with the recorded one. Shape
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netgraph.coarsen.network.compare_outputs import collect_tensors, fixed_seed, max_relative_error, relative_error
 from netgraph.coarsen.network.precision import HalfWatch, bound_roundoff, find_half, list_graphs, widen_casts
 from netgraph.coarsen.network.probe_weights import probe_state
+from netgraph.coarsen.network.recording_proof import MAX_PROVEN, prove_recording
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.partition.target_size import choose_n_coarse
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
+from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.recorder import disable_fused_attention, preserve_attributes
+from netgraph.recording.recorder import disable_fused_attention
 from netgraph.tracing.unit_spec import Axis, UnitSpec
 from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 Progress = Callable[[str, int, int], None]
 WIDE_TOLERANCE = 1e-4  # above it, a network that casts to half precision by name is compared in that precision
+UNMOVED = "it says nothing: no output moves when the parameters of these units change. Give inputs on which the outputs depend on them"
 MAX_DOUBLE = 300_000_000  # larger networks are compared in their own precision
 
 
@@ -103,6 +108,8 @@ def check_duplicate_units(
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
     error, roundoff = _measure_difference(model, spec, transfers, example, seed, double)
+    if error == 0 and not _outputs_move(model, spec, transfers, example, seed):
+        return Verdict("duplicate", names, None, UNMOVED)
     note = "the network's own outputs are not numbers on this example" if error is None else ""
     return Verdict("duplicate", names, error, note, roundoff)
 
@@ -129,6 +136,8 @@ def check_dead_units(
             None,
             "the network itself is not finite with a zero unit, because it divides by a norm",
         )
+    if error == 0 and not _outputs_move(model, spec, transfers, example, seed):
+        return Verdict("dead", tuple(transfers), None, UNMOVED)
     return Verdict("dead", tuple(transfers), error, roundoff=roundoff)
 
 
@@ -136,6 +145,8 @@ def verify(
     model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0, progress: Progress | None = None
 ) -> list[Verdict]:
     """Run both oracles on every axis of a network separately, and on all axes together.
+
+    Before that, the recorded graph runs against the network itself, in both modes and with gradients of all parameters.
 
     Parameters
     ----------
@@ -155,6 +166,11 @@ def verify(
     list of Verdict
         Two for each axis, and two for all axes together.
 
+    Raises
+    ------
+    TraceError
+        The recorded graph and the network differ.
+
     Examples
     --------
     >>> import torch
@@ -165,6 +181,8 @@ def verify(
     >>> [(verdict.oracle, verdict.axes, verdict.error < 1e-10) for verdict in verdicts[:2]]
     [('duplicate', ('0',), True), ('dead', ('0',), True)]
     """
+    if sum(p.numel() for p in model.parameters()) <= MAX_PROVEN:
+        prove_recording(model, spec, example, seed=seed, probe=True)
     verdicts = []
     groups = [*([axis] for axis in spec.free), spec.free]
     for index, axes in enumerate(groups):
@@ -179,11 +197,10 @@ def _measure_difference(
     model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int, double: bool
 ) -> tuple[float | None, float]:
     """Return the largest relative difference, None if the network's own outputs are not numbers, and its roundoff."""
-    training = model.training
-    set_training_mode(model, training=False)
-    state = probe_state(model, example, seed)
-    half = find_half(state.values(), list_graphs(spec))
-    try:
+    with preserve_attributes(model):
+        set_training_mode(model, training=False)
+        state = probe_state(model, example, seed)
+        half = find_half(state.values(), list_graphs(spec))
         if double and sum(t.numel() for t in state.values()) < MAX_DOUBLE:
             with contextlib.suppress(RuntimeError, NetgraphError):  # a cast inside meets double weights
                 error, decides = _compare_in_double(model, spec, transfers, example, state, seed, half)
@@ -191,8 +208,29 @@ def _measure_difference(
                     return error, 0.0
         error = _compare_networks(model, spec, transfers, example, state, seed)
         return error, bound_roundoff(half, 0.0)
-    finally:
-        set_training_mode(model, training=training)
+
+
+def _outputs_move(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int) -> bool:
+    """Return True if the network answers otherwise with other numbers in the parameters of the merged axes.
+
+    If it does not, an error of zero says nothing, as in a spiking network that never fires.
+    """
+    args, kwargs = normalize_example(example)
+    generator = torch.Generator().manual_seed(seed)
+    with preserve_attributes(model):
+        set_training_mode(model, training=False)
+        state = probe_state(model, example, seed)
+        moved = dict(state)
+        for name in {name for axis in transfers for name, _ in spec.readers(axis)}:
+            if state[name].is_floating_point():
+                noise = torch.randn(state[name].shape, generator=generator).to(state[name])
+                moved[name] = state[name] * (1 + 0.02 * noise)
+        answers = []
+        for tensors in (state, moved):
+            copies = {name: tensor.clone() for name, tensor in tensors.items()}
+            with torch.no_grad(), fixed_seed(seed), preserve_attributes(model), swap_state(model, copies):
+                answers.append(model(*args, **kwargs))
+    return max_relative_error(*answers) > 0
 
 
 def _compare_in_double(
@@ -247,6 +285,7 @@ def _compare_networks(
         torch.no_grad(),
         fixed_seed(seed),
         preserve_attributes(model),
+        batch_experts(model),
         swap_state(model, fine),
         disable_fused_attention(),
     ):
@@ -258,42 +297,6 @@ def _compare_networks(
     round_trip = inject(spec, transfers, fine)
     drift = max((relative_error(coarse[name], round_trip[name]) for name in coarse), default=0.0)
     return max(max_relative_error(expected, results), drift)
-
-
-@contextlib.contextmanager
-def fixed_seed(seed: int) -> Iterator[None]:
-    """Draw the same random numbers in every block, and restore the state of the generator afterwards."""
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-
-
-def relative_error(expected: Tensor, actual: Tensor) -> float:
-    """Return ``|actual - expected| / |expected|`` (2-norms), or infinity if an entry is finite in only one of them."""
-    a, b = (t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in (expected, actual))
-    mask = torch.isfinite(a)
-    if not torch.equal(mask, torch.isfinite(b)):
-        return float("inf")
-    a, b = a[mask], b[mask]
-    return float((a - b).norm() / a.norm().clamp_min(1e-30)) if a.numel() and float((a - b).norm()) else 0.0
-
-
-def max_relative_error(expected: Any, actual: Any) -> float:
-    """Return the largest relative error over the tensors of two results, or infinity if their number or shapes differ."""
-    a, b = collect_tensors(expected), collect_tensors(actual)
-    if not a or [t.shape for t in a] != [t.shape for t in b]:
-        return float("inf")
-    return max(relative_error(x, y) for x, y in zip(a, b, strict=True))
-
-
-def collect_tensors(value: Any) -> list[Tensor]:
-    """Return the tensors of a result, in the order of a recording."""
-    leaves: list[Tensor] = []
-    build_structure(value, leaves, drop_unknown=True)
-    return leaves
 
 
 def check_coarse_network(coarse: GraphNetwork, example: Any) -> None:
@@ -329,7 +332,8 @@ def check_example(model: nn.Module, example: Any) -> None:
     """
     args, kwargs = normalize_example(example)
     try:
-        with torch.no_grad(), preserve_attributes(model):
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        with torch.no_grad(), preserve_attributes(model), swap_state(model, buffers):
             model(*args, **kwargs)
     except Exception as error:  # operators raise many kinds
         raise NetgraphError(

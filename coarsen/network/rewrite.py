@@ -22,7 +22,7 @@ from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.node_graph import NodeGraph
 from netgraph.recording.serialize import serialize_graph
 from netgraph.rules.operator_call import bind_arguments, schema_arguments
-from netgraph.tracing.unit_spec import Factor, Plan, Rewrite, Term, UnitSpec, term_axes, term_size
+from netgraph.tracing.unit_spec import Factor, Join, Plan, Rewrite, Term, UnitSpec, term_axes, term_size
 
 Transfers = Mapping[str, Transfer]
 
@@ -181,12 +181,27 @@ class _GraphRewriter:
 
     def _new_size(self, term: Term) -> int | fx.Node:
         """Return a size. It is read from the input if a factor varies."""
-        varying = [f for f in term if isinstance(f, str) and f in self.plan.sources]
-        size: int | fx.Node = term_size(tuple(f for f in term if f not in varying), self.coarse)
-        for axis in varying:
-            count = self._read_count(axis)
-            size = count if size == 1 else self.graph.call_function(operator.mul, (count, size))
+        size: int | fx.Node = 1
+        for factor in term:
+            size = self._combine(operator.mul, size, self._factor_size(factor), neutral=1)
         return size
+
+    def _factor_size(self, factor: str | Join) -> int | fx.Node:
+        """Return the size of one factor of a term. That of parts laid end to end is their sum."""
+        if isinstance(factor, str):
+            return self._read_count(factor) if factor in self.plan.sources else self.coarse[factor]
+        size: int | fx.Node = 0
+        for part in factor:
+            size = self._combine(operator.add, size, self._new_size(part), neutral=0)
+        return size
+
+    def _combine(self, operation: Any, a: int | fx.Node, b: int | fx.Node, *, neutral: int) -> int | fx.Node:
+        """Return the sum or product of two sizes, as a number where both are."""
+        if isinstance(a, int) and isinstance(b, int):
+            return int(operation(a, b))
+        if isinstance(b, int):
+            a, b = b, a
+        return b if a == neutral else self.graph.call_function(operation, (b, a))
 
     def _read_count(self, axis: str) -> fx.Node:
         """Return the node that holds the number of units of a varying axis."""

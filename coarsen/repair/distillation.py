@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.network.oracles import collect_tensors
+from netgraph.coarsen.network.compare_outputs import collect_tensors
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.network.oracles import MAX_DOUBLE, cast_to_double, collect_tensors, fixed_seed, max_relative_error
+from netgraph.coarsen.network.compare_outputs import collect_tensors, fixed_seed, max_relative_error
+from netgraph.coarsen.network.oracles import MAX_DOUBLE, cast_to_double
 from netgraph.coarsen.network.precision import (
     HALVES,
     HalfWatch,
@@ -28,9 +29,10 @@ from netgraph.coarsen.user_class.factor_folding import apply_factors
 from netgraph.environment.torch_internals import TensorMode
 from netgraph.errors import describe_error
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.recorder import disable_fused_attention, preserve_attributes
+from netgraph.recording.recorder import disable_fused_attention
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.preserved_state import preserve_attributes
 
 ATEN = torch.ops.aten
 TOLERANCE = {

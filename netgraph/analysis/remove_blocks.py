@@ -54,9 +54,10 @@ def drop_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection
     prefixes = tuple(f"{block}." for block in dropped)
     remaining = {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
     ties = {name: first for name, first in spec.ties.items() if not name.startswith(prefixes)}
-    return trace_recordings(
+    shorter = trace_recordings(
         captures, remaining, ties, spec.trainable & remaining.keys(), inside_heads=bool(spec.inside_heads)
     )
+    return shorter.with_limits_of(spec)
 
 
 def _copy_without_blocks(graph: fx.Graph, chain: Chain, dropped: Collection[str]) -> fx.Graph:

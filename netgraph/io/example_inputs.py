@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from netgraph.environment.torch_internals import FakeTensorMode
 from netgraph.errors import LoadError
-from netgraph.recording.recorder import preserve_attributes
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import normalize_example
 
 DTYPES = {

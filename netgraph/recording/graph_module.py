@@ -59,6 +59,8 @@ class GraphNetwork(nn.Module):
         For each input and dimension the required size, or None where any size works.
     signature : inspect.Signature, optional
         The arguments of the forward. By default they have the names of the example's keywords, and ``input_0`` and on.
+    unrecorded : dict of str to str, optional
+        By mode, the reason why it was not recorded. The network refuses to run in this mode.
 
     Examples
     --------
@@ -82,9 +84,11 @@ class GraphNetwork(nn.Module):
         outputs: Mapping[str, Any],
         shapes: list[list[int | None]],
         signature: inspect.Signature | None = None,
+        unrecorded: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self._graphs = dict(graphs)
+        self._unrecorded = dict(unrecorded or {})
         self._ties = dict(ties)
         self._inputs, self._outputs, self._shapes = inputs, dict(outputs), shapes
         self._set_signature(name_inputs(inputs) if signature is None else signature)
@@ -116,6 +120,7 @@ class GraphNetwork(nn.Module):
         leaves = self._call.flatten(args, kwargs)
         self._check_shapes(leaves)
         mode = "train" if self.training else "eval"
+        self._check_mode(mode)
         run = self.run_train if self.training else Interpreter.__call__
         results = run(self._run[mode], partial(_get_tensor, self), *leaves, self._device(leaves))
         return unflatten_tree(self._outputs[mode], results)
@@ -124,11 +129,6 @@ class GraphNetwork(nn.Module):
         """Return the interpreter of a mode, ``"train"`` or ``"eval"``."""
         return self._run[mode]
 
-    def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[CallSite]:
-        """Run the evaluation graph on several batches in lockstep and pause before certain operators.
-
-        Parameters
-        ----------
     @property
     def fixed_results(self) -> dict[int, Any]:
         """Results of steps of the current mode that are taken as they are, while this network is recorded again."""
@@ -140,6 +140,18 @@ class GraphNetwork(nn.Module):
         names = dict(steps.reads)
         return [(s.index, names[s.args[0].index]) for s in steps.steps if s.function is cumulative_factor]
 
+    def start_steps(self, mode: str, args: Any, kwargs: Any) -> tuple[Interpreter, list[Any]]:
+        """Return the interpreter of a mode and its slots before the first step, for a run step by step."""
+        leaves = self._call.flatten(args, kwargs)
+        return self._run[mode], self._run[mode].start_values(
+            partial(_get_tensor, self), [*leaves, self._device(leaves)]
+        )
+
+    def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[CallSite]:
+        """Run the evaluation graph on several batches in lockstep and pause before certain operators.
+
+        Parameters
+        ----------
         batches : list
             Each in the form in which `netgraph.trace` takes an example.
         stops : collection of torch operators
@@ -159,6 +171,15 @@ class GraphNetwork(nn.Module):
     def _device(self, leaves: list[Tensor]) -> torch.device:
         first = next(self.parameters(), None)
         return first.device if first is not None else leaves[0].device
+
+    def _check_mode(self, mode: str) -> None:
+        """Raise TraceError if a mode was not recorded."""
+        if mode in self._unrecorded:
+            here, other = ("training", "evaluation") if mode == "train" else ("evaluation", "training")
+            raise TraceError(
+                f"this network has no {here} mode, because the network's own could not be recorded: {self._unrecorded[mode]}. Its "
+                f"{other} mode runs."
+            )
 
     def _check_shapes(self, leaves: list[Tensor]) -> None:
         """Raise TraceError if an input has another shape than the recording."""
@@ -211,6 +232,7 @@ class GraphNetwork(nn.Module):
             "inputs": drop_classes(self._inputs),
             "outputs": {mode: drop_classes(s) for mode, s in self._outputs.items()},
             "shapes": self._shapes,
+            **({"unrecorded": self._unrecorded} if self._unrecorded else {}),
         }
 
     def _find_format(self) -> int:
@@ -249,6 +271,7 @@ class GraphNetwork(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.setdefault("_unrecorded", {})  # a pickle of an older version
         self._set_signature(signature_from_data(self._arguments))
         self._compile()
 
@@ -300,6 +323,7 @@ def network_from_document(document: Mapping[str, Any], tensors: Mapping[str, Ten
         inputs=inputs,
         outputs={mode: restore_classes(structure) for mode, structure in document["outputs"].items()},
         shapes=document["shapes"],
+        unrecorded=document.get("unrecorded"),
         signature=None if signature is None else signature_from_data(signature),
     ).eval()
 

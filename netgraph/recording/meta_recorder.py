@@ -24,11 +24,14 @@ from netgraph.environment.torch_internals import (
     FunctionMode,
     below_autograd,
     enable_python_dispatcher,
+    enter_autocast,
     identify_storage,
     no_python_dispatcher,
     read_schema,
     set_gradients,
 )
+from netgraph.recording.faithful_calls import HANDLED, CallNotes
+from netgraph.recording.forward.inner_gradients import refuse_inner_transform
 from netgraph.recording.meta_shapes import META, infer_result
 from netgraph.recording.node_graph import NodeGraph
 from netgraph.recording.operators.composites import may_decompose
@@ -43,7 +46,7 @@ class MetaRecordingError(Exception):
 
 
 def record_on_meta(
-    run: Callable[[dict[str, Tensor], list[Tensor]], Sequence[Tensor]],
+    run: Callable[[dict[str, Tensor], list[Tensor], _SwitchMode], Sequence[Tensor]],
     state: Mapping[str, Tensor],
     leaves: Sequence[Tensor],
     recorder: MetaRecorder | None = None,
@@ -53,7 +56,7 @@ def record_on_meta(
     Parameters
     ----------
     run : callable
-        Takes the parameters by name and the inputs. Returns the tensors of the result.
+        Takes the parameters by name, the inputs, and the function mode in which it runs. Returns the tensors of the result.
     state : dict of str to Tensor
         Parameters and buffers, which become ``get_attr`` nodes.
     leaves : list of Tensor
@@ -78,8 +81,11 @@ def record_on_meta(
     recorder = MetaRecorder() if recorder is None else recorder
     twins = {name: recorder.add_parameter(name, tensor) for name, tensor in state.items()}
     inputs = [recorder.add_input(i, leaf) for i, leaf in enumerate(leaves)]
-    with enable_python_dispatcher(), _SwitchMode(recorder.graph), recorder, recorder.watch_reads():
-        results = run(twins, inputs)
+    switches = _SwitchMode(recorder.graph)
+    with enable_python_dispatcher(), recorder, recorder.watch_reads():
+        results = run(twins, inputs, switches)
+    if switches.casts:
+        raise MetaRecordingError("an autocast region gives results other dtypes, which meta tensors do not show")
     recorder.graph.output([recorder.find_node(result) for result in results])
     return recorder.graph, recorder.constants
 
@@ -87,14 +93,25 @@ def record_on_meta(
 class _SwitchMode(FunctionMode):  # type: ignore[misc]
     """A function mode that records switches of gradients and autocast, and passes every other call on at minimal cost."""
 
+    def __init__(self, graph: NodeGraph) -> None:
+        super().__init__(graph)
+        self.notes = CallNotes()
+        self.casts = False  # whether autocast was switched on
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        refuse_inner_transform()
+        if func in HANDLED:
+            replacement = self.notes.handle(func, args)
+            if replacement is not None:
+                return replacement()
+        self.casts |= bool(func is enter_autocast and args[2])
         if func in SWITCHES:
             return super().__torch_function__(func, types, args, kwargs)
         return func(*args, **kwargs) if kwargs else func(*args)
 
 
 class MetaRecorder(DispatchMode):  # type: ignore[misc]
-    """The dispatch mode. It derives from the class of PyTorch because only that class may stand before autograd."""
+    """The dispatch mode of a recording on meta tensors. Only the class of PyTorch may stand before autograd."""
 
     def __init__(self) -> None:
         super().__init__(None, "fake", pre_dispatch=True)

@@ -12,25 +12,31 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from netgraph.errors import TraceError
+from netgraph.environment.torch_internals import FakeTensor
+from netgraph.errors import TraceError, describe_error
+from netgraph.recording.faithful_calls import CallNotes, FaithfulCalls, run_eagerly, watch_functions
+from netgraph.recording.forward.cumulative_norm import mark_norms, read_counts, unmark_norms
 from netgraph.recording.forward.expert_routing import batch_experts
+from netgraph.recording.forward.inner_gradients import InnerGradientError, record_inner_gradients
 from netgraph.recording.meta_recorder import record_on_meta
 from netgraph.recording.numbers_recorder import record_with_numbers
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
-from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.preserved_state import Snapshot, is_in_state, preserve_attributes, seed_generator
+from netgraph.utils.pytree import build_structure, list_dropped, list_tensors, normalize_example, unflatten_tree
 from netgraph.utils.source_location import format_location, is_user_file
 
-CONTAINERS = (dict, OrderedDict, list, set)  # containers that a module may fill in place
+FunctionMode = Any  # a mode with `CallNotes` under the name notes
+Attributes = list[tuple[dict[str, Any], str, Any]]  # the attributes of a module, a name and a value
 
 
 @dataclass
@@ -46,12 +52,27 @@ class Recording:
         Tensors of the run that come from no parameter, buffer or input.
     inputs, outputs : structure
         How the flat tensors nest in the arguments of the call and in its result.
+    functions : dict of str to str
+        Functions with a backward of their own that the run called, and the source lines of the first calls.
+    gradients : str or None
+        The source line where the run took a gradient itself.
+    draws : tuple of str
+        Random generators other than that of PyTorch that the run drew from.
+    way : {"meta", "numbers", "fake", "real"}
+        Whether the run had meta tensors, those with numbers where they are needed, fake tensors, or real ones.
+    changed : list of (dict, str, value)
+        Numbers, flags and texts that the run left in attributes of modules. They are restored.
     """
 
     graph: fx.Graph
     constants: dict[str, Tensor]
     inputs: Any
     outputs: Any
+    functions: dict[str, str] = field(default_factory=dict)
+    gradients: str | None = None
+    draws: tuple[str, ...] = ()
+    way: str = "meta"
+    changed: Attributes = field(default_factory=list)
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
@@ -73,7 +94,14 @@ def find_tied_names(model: nn.Module) -> dict[str, str]:
 
 
 def record_network(
-    model: nn.Module, example: Any, *, training: bool, before: Callable[[Tensor], Tensor] | None = None
+    model: nn.Module,
+    example: Any,
+    *,
+    training: bool,
+    before: Callable[[Tensor], Tensor] | None = None,
+    seed: int | None = None,
+    attributes: Attributes | None = None,
+    way: str | None = None,
 ) -> Recording:
     """Record one run of a network in training or evaluation mode. The network itself stays unchanged.
 
@@ -86,6 +114,12 @@ def record_network(
         Record the training mode if true, otherwise the evaluation mode.
     before : callable, optional
         Applied to every input tensor before the network sees it.
+    seed : int, optional
+        Seed of all random generators. By default they go on from where they are.
+    attributes : list of (dict, str, value), optional
+        Attributes of modules that are set before the run, such as ``changed`` of an earlier recording.
+    way : {"meta", "numbers", "fake", "real"}, optional
+        How to record. By default the ways are tried in this order.
 
     Returns
     -------
@@ -96,83 +130,219 @@ def record_network(
     TraceError
         The network fails on the example, or it branches on numbers.
     """
-    with preserve_attributes(model):
-        set_training_mode(model, training=training)
-        return _record_run(model, example, before)
+    with preserve_attributes(model) as snapshot:
+        marks: dict[float, str] = {}
+
+        def prepare() -> None:
+            set_training_mode(model, training=training)
+            for values, name, value in attributes or ():
+                values[name] = value
+            for generator, _ in snapshot.generators if seed is not None else ():
+                seed_generator(generator, seed)
+            marks.update(mark_norms(model))
+
+        def begin_again() -> None:
+            snapshot.restore()
+            snapshot.empty_caches()
+            prepare()
+
+        prepare()
+        try:
+            recording = _record_run(model, example, before, begin_again, way)
+            read_counts(recording.graph, marks)
+        finally:
+            unmark_norms(model, marks)
+        recording.draws = _list_draws(snapshot) if seed is None else ()
+        recording.changed = _list_changed_values(snapshot)
+        return recording
 
 
-@contextlib.contextmanager
-def preserve_attributes(model: nn.Module) -> Iterator[None]:
-    """Restore the attributes of every module afterwards, because tensors cached during a recording have no numbers."""
-    attributes_before = [(vars(module), dict(vars(module))) for module in model.modules()]
-    contents_before = [
-        (value, copy.copy(value))
-        for _, before in attributes_before
-        for value in before.values()
-        if type(value) in CONTAINERS
+def _list_draws(snapshot: Snapshot) -> tuple[str, ...]:
+    """Return the random generators that a run drew from, without those of PyTorch, whose draws are recorded."""
+    return tuple(
+        "NumPy" if generator.__class__.__module__.startswith("numpy") or generator is np.random else "Python"
+        for generator, state in snapshot.generators
+        if not isinstance(generator, torch.Generator) and not is_in_state(generator, state)
+    )
+
+
+def _list_changed_values(snapshot: Snapshot) -> Attributes:
+    """Return the plain values that a run has left in attributes."""
+    return [
+        (attributes, name, value)
+        for attributes, before in snapshot.attributes
+        for name, value in attributes.items()
+        if value is not before.get(name) and type(value) in (int, float, bool, str) and name != "training"
     ]
-    try:
-        yield
-    finally:
-        for attributes, before in attributes_before:
-            attributes.clear()
-            attributes.update(before)
-        for value, before in contents_before:  # buffers, hooks and caches that a forward pass fills in place
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(before)
 
 
-def _record_run(model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None) -> Recording:
-    """Record the network in its current mode."""
+def _record_run(
+    model: nn.Module,
+    example: Any,
+    before: Callable[[Tensor], Tensor] | None,
+    begin_again: Callable[[], None],
+    way: str | None,
+) -> Recording:
+    """Record the network in its current mode. What a failed try leaves behind is removed by ``begin_again``."""
     args, kwargs = normalize_example(example)
     leaves: list[Tensor] = []
     inputs = build_structure((args, kwargs), leaves)
+    leaves = [leaf.clone() if any(leaf is other for other in leaves[:i]) else leaf for i, leaf in enumerate(leaves)]
     state = named_state(model)
     outputs: list[Any] = []
+    notes: list[CallNotes] = []  # one for each try
 
-    def run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
+    def run(state: dict[str, Tensor], leaves: list[Tensor], watch: FunctionMode) -> list[Tensor]:
+        if notes:
+            begin_again()
+        notes.append(watch.notes)
         args, kwargs = unflatten_tree(inputs, leaves if before is None else [before(leaf) for leaf in leaves])
-        with swap_state(model, state), batch_experts(model):
+        with swap_state(model, state), run_eagerly(), batch_experts(model), watch_functions(watch.notes), watch:
+            slots = _list_slots(model)
             result = model(*args, **kwargs)
+            _record_assignments(slots, {id(tensor): name for name, tensor in state.items()})
         flat: list[Tensor] = []
         outputs.append(build_structure(result, flat, drop_unknown=True))
         return flat
 
-    graph, constants = _record_fastest(run, state, leaves)
+    graph, constants, way = _record_fastest(run, state, leaves, way)
+    _check_outputs(outputs[-1])
     erase_dead_nodes(graph)
-    return Recording(graph, constants, inputs, outputs[-1])
+    return Recording(graph, constants, inputs, outputs[-1], notes[-1].functions, notes[-1].gradients, way=way)
 
 
-def _record_fastest(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """Try meta tensors first, then the slower ways."""
-    with contextlib.suppress(Exception), _isolate_recording():  # a slower way gives the better error message
-        return record_on_meta(run, state, leaves)
+def _list_slots(model: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
+    """Return the places of parameters and buffers in all modules, and what they hold."""
+    return [
+        (slots, key, tensor)
+        for module in model.modules()
+        for slots in (module._parameters, module._buffers)
+        for key, tensor in slots.items()
+    ]
+
+
+def _record_assignments(slots: list[tuple[dict[str, Any], str, Any]], names: Mapping[int, str]) -> None:
+    """Record that a run has put another tensor in the place of a buffer, by writing its numbers into the buffer.
+
+    A buffer of another shape is a cache for these inputs, and computed again by the recorded operators.
+    """
+    for values, key, old in slots:
+        new = values.get(key)
+        if new is old or not isinstance(old, Tensor) or not isinstance(new, Tensor):
+            continue
+        if isinstance(old, nn.Parameter) or isinstance(new, nn.Parameter):
+            raise TraceError(
+                f"the network puts another tensor in the place of its parameter {names.get(id(old), key)} while it runs. A "
+                "recording keeps its parameters. Write into the parameter, as in parameter.copy_(value) under torch.no_grad()."
+            )
+        if old.shape == new.shape and old.dtype == new.dtype:
+            old.detach().copy_(new.detach())
+
+
+def _check_outputs(outputs: Any) -> None:
+    """Raise if the answer of a network holds no tensors that a recording can give back."""
+    if not list_tensors(outputs):
+        classes = ", ".join(sorted({kind for _, kind in list_dropped(outputs)})) or "no tensor"
+        raise TraceError(
+            f"the network answers {classes}, and a recording gives back tensors. Return them in a tuple, a dict, a dataclass or a "
+            "named tuple."
+        )
+
+
+def _record_fastest(
+    run: Any, state: dict[str, Tensor], leaves: list[Tensor], way: str | None
+) -> tuple[fx.Graph, dict[str, Tensor], str]:
+    """Try meta tensors first, then meta tensors with numbers where they are needed, then ``make_fx``."""
+    place = ""
+    for name, record in (("meta", record_on_meta), ("numbers", record_with_numbers)):
+        try:
+            if way in (None, name):
+                with _isolate_recording():
+                    return *record(run, state, leaves), name
+        except InnerGradientError as error:
+            way, place = "inner", str(error)
+        except TraceError:  # what no recording can hold
+            if name == "numbers" or way == name:
+                raise
+        except Exception:  # a slower way gives the better error message
+            if way == name:
+                raise
+
+    def watched_run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
+        results: list[Tensor] = run(state, leaves, FaithfulCalls(CallNotes()))
+        return results
+
+    if way not in ("inner", "inner real"):
+        try:
+            recorded, way = _record_with_make_fx(watched_run, state, leaves, way)
+            return *_convert_leaves(recorded, list(state)), way
+        except InnerGradientError as error:
+            way, place = "inner", str(error)
+    recorded, way = _record_inner(run, state, leaves, way, place)
+    return *_convert_leaves(recorded, list(state)), way
+
+
+def _record_inner(
+    run: Any, state: dict[str, Tensor], leaves: list[Tensor], way: str, place: str
+) -> tuple[fx.GraphModule, str]:
+    """Record a run that takes gradients at a place, on fake tensors or, where it needs numbers, on real ones."""
+    notes = CallNotes()
+    notes.may_take_gradients = True
+
+    def watched_run(state: dict[str, Tensor], leaves: list[Tensor]) -> list[Tensor]:
+        results: list[Tensor] = run(state, leaves, FaithfulCalls(notes))
+        return results
+
+    if way == "inner":
+        with contextlib.suppress(Exception), _isolate_recording():  # real tensors give the better error message
+            recorded = record_inner_gradients(watched_run, state, leaves, "fake")
+            _refuse_unknown_sizes(recorded)
+            _refuse_fake_constants(recorded)
+            return recorded, way
     try:
         with _isolate_recording():
-            return record_with_numbers(run, state, leaves)
-    except TraceError:  # a decision that no recording can hold
-        raise
-    except Exception:  # make_fx may follow the run, and its error message tells more
-        return _convert_leaves(_record_with_make_fx(run, state, leaves), list(state))
+            copies = _copy_tensors(state), [leaf.detach().clone() for leaf in leaves]
+            return record_inner_gradients(watched_run, *copies, "real"), "inner real"
+    except Exception as error:
+        raise TraceError(
+            f"the network takes a gradient or maps a function inside its forward{place}, and that cannot be recorded: "
+            f"{str(error).splitlines()[0] if isinstance(error, TraceError) else describe_error(error)}. Write it with plain operators, or take "
+            "that part out of forward."
+        ) from error
 
 
-def _record_with_make_fx(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> fx.GraphModule:
+def _copy_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that require gradients where the tensors do."""
+    return {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in state.items()}
+
+
+def _record_with_make_fx(
+    run: Any, state: dict[str, Tensor], leaves: list[Tensor], way: str | None
+) -> tuple[fx.GraphModule, str]:
     """Record with ``make_fx`` on fake tensors, or on real ones where the run needs numbers."""
     try:
+        if way == "real":
+            raise TraceError("real tensors were asked for")
         with _isolate_recording():
             recorded = make_fx(run, pre_dispatch=True, tracing_mode="fake", record_stack_traces=True)(state, leaves)
         _refuse_unknown_sizes(recorded)
-        return recorded
+        _refuse_fake_constants(recorded)
+        return recorded, "fake"
+    except InnerGradientError:
+        raise
     except Exception as fake:  # the run may need numbers, and only a run on real tensors can tell
+        if way == "fake":
+            raise
         try:
             with _isolate_recording():
                 real_state = {name: tensor.detach().clone() for name, tensor in state.items()}
                 for name, tensor in state.items():
                     real_state[name].requires_grad_(tensor.requires_grad)
                 copies = [copy.copy(leaf).detach().clone() for leaf in leaves]
-                return make_fx(run, pre_dispatch=True, tracing_mode="real", record_stack_traces=True)(
-                    real_state, copies
-                )
+                trace = make_fx(run, pre_dispatch=True, tracing_mode="real", record_stack_traces=True)
+                return trace(real_state, copies), "real"
+        except InnerGradientError:
+            raise
         except Exception as real:
             raise TraceError(_explain_failure(fake, real)) from real
 
@@ -186,8 +356,17 @@ def _refuse_unknown_sizes(recorded: fx.GraphModule) -> None:
                 raise TraceError(f"the shape of {node.name} depends on numbers")
 
 
+def _refuse_fake_constants(recorded: fx.GraphModule) -> None:
+    """Raise if a tensor without numbers has become a constant. A run on real tensors gives its numbers."""
+    for node in recorded.graph.nodes:
+        if node.op == "get_attr" and isinstance(getattr(recorded, str(node.target), None), FakeTensor):
+            raise TraceError(f"{node.target} is a tensor whose origin was not recorded")
+
+
 def _explain_failure(fake: Exception, real: Exception) -> str:
     """Return the message of the error that a failed recording raises."""
+    if isinstance(real, TraceError):
+        return str(real)
     text = str(real).strip().split("\n")[0] or type(real).__name__
     if "get value out of a tracing tensor" in str(real):
         where = _find_user_line(real)

@@ -16,13 +16,14 @@ from netgraph.recording.operators.guards import check_decision
 BUILTINS = {
     "getitem": operator.getitem,
     "mul": operator.mul,
+    "add": operator.add,
     "floordiv": operator.floordiv,
     "set_grad_enabled": set_gradients,
     "check_decision": check_decision,
     "cumulative_factor": cumulative_factor,
 }
 
-NEW_BUILTINS = frozenset({"builtin:check_decision", "builtin:cumulative_factor"})  # operators that only documents of format 2 hold
+NEW_BUILTINS = frozenset({"builtin:add", "builtin:check_decision", "builtin:cumulative_factor"})  # operators that only documents of format 2 hold
 
 
 def serialize_graph(graph: fx.Graph) -> list[Any]:

@@ -163,11 +163,11 @@ def distinct_numbers_rule(call: Call) -> Spaces:
     if isinstance(call.arguments.get("size"), (list, tuple)):
         call.resize("size", out)
     elif (
-        isinstance(call.arguments.get("end"), int)
-        and not call.arguments.get("start")
-        and call.arguments.get("step", 1) == 1
+    elif isinstance(call.arguments.get("steps"), int):  # of linspace and logspace, whose ends may be any numbers
+        call.resize("steps", out[0], single=True)
+        call.name == "aten.arange" and (call.arguments.get("end"),) == call.shape() and not call.arguments.get("start")
     ):
-        call.resize("end", out[0] if out else sp.ONE, single=True)
+        call.resize("end", out[0], single=True)
     return out
 
 

@@ -83,6 +83,8 @@ def build_unit_spec(
         follows={names.axis_name(f.ranks): names.axis_name(f.units) for f in followers},
     )
 
+        functions={name: line for recording in recordings.values() for name, line in recording.functions.items()},
+        gradients=next((r.gradients for r in recordings.values() if r.gradients is not None), None),
 
 def _find_summed_atoms(
     traces: Mapping[str, TraceState], leaves: Mapping[str, Spaces]

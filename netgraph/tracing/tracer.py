@@ -147,14 +147,24 @@ def double_single_row(example: Any) -> Any:
 
 
 def _make_input_spaces(recording: Recording) -> list[Spaces]:
-    """Return pinned spaces for the inputs. The size of the first dimension is read from the input at run time."""
+    """Return pinned spaces for the inputs. The size of one dimension of each is read from the input at run time."""
     spaces = []
     for i, node in enumerate(n for n in recording.graph.nodes if n.op == "placeholder"):
         dims = [sp.new_space(n, f"dimension {d} of input {i}") for d, n in enumerate(shape_of(node))]
-        for atom in sp.iter_atoms(dims[0]) if dims else ():
+        for atom in sp.iter_atoms(dims[_find_free_dim(node)]) if dims else ():
             atom.dynamic = True
         spaces.append(dims)
     return spaces
+
+
+def _find_free_dim(node: fx.Node) -> int:
+    """Return the free dimension of an input: the first one, or the second one of a list of edges (2, number of edges)."""
+    value = node.meta["val"]
+    if value.ndim != 2 or value.shape[0] != 2 or value.is_floating_point():
+        return 0
+    ends = {tuple(user.args[1:]) for user in node.users if user.target is torch.ops.aten.select.int}
+    apart = any(user.target is torch.ops.aten.unbind.int and not any(user.args[1:]) for user in node.users)
+    return 1 if apart or {(0, 0), (0, 1)} <= ends else 0
 
 
 def _walk_graph(
@@ -171,7 +181,8 @@ def _walk_graph(
             trace_state.spaces[node] = next(remaining_inputs)
             trace_state.from_input.add(node)
             if trace_state.spaces[node]:
-                trace_state.sources.append((trace_state.spaces[node][0], node, 0))
+                dim = _find_free_dim(node)
+                trace_state.sources.append((trace_state.spaces[node][dim], node, dim))
         elif node.op == "get_attr":
             _visit_parameter(node, trace_state, leaves, state)
         elif node.op == "call_function":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
@@ -36,3 +37,13 @@ def format_location(name: str, number: int | str) -> str:
     _, _, packaged = name.rpartition("/site-packages/")
     path, here = Path(packaged), Path.cwd()
     return f" at {path.relative_to(here) if path.is_relative_to(here) else path}:{number}"
+
+
+def find_calling_line() -> str:
+    """Return `` at file:line`` of the innermost line of the user that is running, or an empty string."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            return format_location(frame.f_code.co_filename, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""

@@ -6,7 +6,8 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.level_maps import build_level_maps
-from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units, max_relative_error
+from netgraph.coarsen.network.compare_outputs import max_relative_error
+from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.parameter_maps import prolong
 from netgraph.errors import NothingToMergeError

@@ -9,7 +9,7 @@ from nets import nets
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen.network.oracles import max_relative_error
+from netgraph.coarsen.network.compare_outputs import max_relative_error
 from netgraph.coarsen.user_class.convert import check_own_class_path, save_own_class
 from netgraph.coarsen.user_class.equivalence import draw_large_state
 from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors

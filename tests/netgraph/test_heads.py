@@ -14,8 +14,8 @@ import netgraph.coarsen.network.head_alignment as gauge
 from netgraph.affinity.head_circuits import circuits, multiply_circuits
 from netgraph.analysis.attention_heads import find_heads
 from netgraph.coarsen.hierarchy.align_heads import align
+from netgraph.coarsen.network.compare_outputs import max_relative_error
 from netgraph.coarsen.network.head_alignment import HeadRotation, find_rotatable_axes, procrustes
-from netgraph.coarsen.network.oracles import max_relative_error
 from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong

@@ -9,8 +9,8 @@ from torch import nn
 import netgraph as ng
 from netgraph.affinity.head_circuits import circuits
 from netgraph.analysis.attention_heads import find_heads
+from netgraph.coarsen.network.compare_outputs import max_relative_error
 from netgraph.coarsen.network.head_alignment import find_rotatable_axes, find_rotations
-from netgraph.coarsen.network.oracles import max_relative_error
 from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong

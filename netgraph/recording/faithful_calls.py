@@ -1,0 +1,154 @@
+"""Calls that a recording of operators would lose, taken down as operators that do the same, or noted.
+
+An operator graph holds what the dispatcher sees. It does not see an assignment to ``.data``, the backward of an
+``autograd.Function``, or a block that ``torch.utils.checkpoint`` runs without gradients. `FaithfulCalls` watches these calls while
+a network is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
+
+from netgraph.environment.torch_internals import identify_storage, set_gradients
+from netgraph.errors import TraceError
+from netgraph.recording.forward.inner_gradients import InnerGradientError, refuse_inner_transform
+from netgraph.utils.source_location import find_calling_line
+
+SET_GRADIENTS = set_gradients
+
+
+class CallNotes:
+    """What a run did that operators alone do not show.
+
+    Attributes
+    ----------
+    functions : dict of str to str
+        Subclasses of ``torch.autograd.Function`` whose backward a recording replaces by that of its operators: the name and
+        the source line of the first call.
+    gradients : str or None
+        The source line of the first gradient that the run itself took.
+    inside_function : int
+        How many such functions run at this moment.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[str, str] = {}
+        self.gradients: str | None = None
+        self.inside_function = 0
+        self.may_take_gradients = False  # else `InnerGradientError` asks for a recorder that can
+
+    def handle(self, function: Any, args: Any) -> Callable[[], Any] | None:
+        """Return what to call in the place of a function of PyTorch, or None to call the function itself."""
+        if function is SET_GRADIENTS:
+            return _do_nothing if self.inside_function else None
+        if function == READ_DATA:
+            return lambda: args[0].detach()
+        if function == WRITE_DATA:
+            return lambda: _assign_data(args[0], args[1])
+        return None
+
+
+def _do_nothing() -> None:
+    """Stand for a switch of gradients inside a function with a backward of its own, where gradients are off anyway."""
+
+
+READ_DATA, WRITE_DATA = Tensor.data.__get__, Tensor.data.__set__  # type: ignore[attr-defined]
+HANDLED = {SET_GRADIENTS, READ_DATA, WRITE_DATA}
+
+
+class FaithfulCalls(TorchFunctionMode):
+    """The function mode that hands watched calls to `CallNotes`, for recorders without a mode of their own."""
+
+    def __init__(self, notes: CallNotes) -> None:
+        super().__init__()
+        self.notes = notes
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.notes.may_take_gradients:
+            refuse_inner_transform()
+        replacement = self.notes.handle(func, args) if func in HANDLED else None
+        return func(*args, **(kwargs or {})) if replacement is None else replacement()
+
+
+def _assign_data(tensor: Tensor, value: Tensor) -> None:
+    """Write the numbers of a value into a tensor, which is what an assignment to ``.data`` means for a parameter."""
+    if tensor.shape != value.shape or tensor.dtype != value.dtype:
+        raise TraceError(
+            f"the network assigns .data of another shape or type{find_calling_line()}: {tuple(value.shape)} in place of "
+            f"{tuple(tensor.shape)}. A recording has tensors of fixed shapes. Make the new tensor a value of its own."
+        )
+    if not _share_numbers(tensor, value):
+        tensor.detach().copy_(value.detach())
+
+
+def _share_numbers(a: Tensor, b: Tensor) -> bool:
+    """Return True if two tensors view the same numbers in the same order."""
+    return (
+        identify_storage(a) == identify_storage(b)
+        and a.storage_offset() == b.storage_offset()
+        and a.stride() == b.stride()
+    )
+
+
+@contextlib.contextmanager
+def watch_functions(notes: CallNotes) -> Iterator[None]:
+    """Note functions with a backward of their own, and gradients that a run takes, while a network is recorded.
+
+    A block under the reentrant ``torch.utils.checkpoint`` is run as the plain call, which has the same outputs and gradients.
+    """
+    apply: Any = vars(torch.autograd.Function)["apply"]  # the class method itself, not bound to the base class
+    grad, backward = torch.autograd.grad, torch.autograd.backward
+
+    def watched_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if cls is CheckpointFunction:
+            return args[0](*args[2:])  # the function, a flag, and the arguments of the function
+        if not cls.__module__.startswith("torch."):
+            notes.functions.setdefault(cls.__name__, find_calling_line())
+        notes.inside_function += 1
+        try:
+            return apply.__func__(cls, *args, **kwargs)
+        finally:
+            notes.inside_function -= 1
+
+    def note_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            notes.gradients = notes.gradients or find_calling_line() or " "
+            if function is backward:
+                raise TraceError(
+                    f"the network calls backward(){find_calling_line()} in its forward, which changes gradients outside of the "
+                    "recording. Take the gradient with torch.autograd.grad, or take that part out of forward."
+                )
+            if not notes.may_take_gradients:
+                raise InnerGradientError(notes.gradients.rstrip())
+            return function(*args, **kwargs)
+
+        return noted
+
+    torch.autograd.Function.apply = classmethod(watched_apply)  # type: ignore[assignment]
+    torch.autograd.grad, torch.autograd.backward = note_gradient(grad), note_gradient(backward)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = apply  # type: ignore[method-assign]
+        torch.autograd.grad, torch.autograd.backward = grad, backward
+
+
+@contextlib.contextmanager
+def run_eagerly() -> Iterator[None]:
+    """Run functions and modules under ``torch.compile`` as plain Python in a block."""
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is None or not hasattr(torch.compiler, "set_stance"):  # nothing is compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

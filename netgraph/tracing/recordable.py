@@ -1,0 +1,69 @@
+"""Networks that no recording can follow, told at the door and by their true name.
+
+A network on the meta device has no numbers, a quantised one has integer weights packed out of sight, and TorchScript has no
+modules in Python. The network inside a ``torch.compile`` is taken in its place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.errors import TraceError
+
+QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+QUANTIZED_DTYPES = tuple(
+    getattr(torch, name) for name in ("qint8", "quint8", "qint32", "quint4x2", "quint2x4") if hasattr(torch, name)
+)
+
+
+def unwrap_compiled(model: nn.Module) -> nn.Module:
+    """Return the network inside ``torch.compile(network)``, or the network itself."""
+    inner = vars(model).get("_modules", {}).get("_orig_mod") if _is_compiled(model) else None
+    return model if inner is None else inner
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("torch._dynamo")
+
+
+def check_recordable(model: nn.Module) -> None:
+    """Refuse a network that cannot be recorded, whatever its example is.
+
+    Raises
+    ------
+    TraceError
+        It is TorchScript, an exported program without modules, quantised, or without numbers.
+    """
+    for name, module in model.named_modules():
+        place = f"the network's {name}" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{place} is TorchScript, whose operators stay hidden in its own code. Give the network as it was before "
+                "torch.jit: build its class and load the state_dict() of the file."
+            )
+        if type(module).__module__.startswith(QUANTIZED_MODULES):
+            raise TraceError(
+                f"{place} is quantised ({type(module).__name__}), and integer weights cannot merge. Coarsen the network first, "
+                "and quantise the coarse one."
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        _check_tensor(name, tensor)
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    """Refuse a parameter or buffer without numbers of its own."""
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise TraceError(
+            f"{name} has no shape yet, because its layer is lazy. Run the network once on the example, and then coarsen it."
+        )
+    if tensor.device.type == "meta":
+        raise TraceError(
+            f"{name} has no numbers: it is on the meta device. Load the weights first, for example without device_map, or "
+            "fill the network by to_empty() and load_state_dict()."
+        )
+    if tensor.is_quantized or tensor.dtype in QUANTIZED_DTYPES:
+        raise TraceError(
+            f"{name} is quantised ({tensor.dtype}), and integer weights cannot merge. Coarsen the network first, and quantise "
+            "the coarse one."
+        )
