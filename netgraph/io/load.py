@@ -21,7 +21,7 @@ from netgraph.io.weight_files import INDEX, read_pickle, read_weights
 from netgraph.recording.graph_module import network_from_document
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.logging import silence_logger
-from netgraph.utils.module_state import set_training_mode
+from netgraph.utils.module_state import set_training_mode, tie_shared_tensors
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -230,7 +230,9 @@ def _open_program(path: Path, trust: bool) -> nn.Module:
         )
     try:
         with silence_logger("torch.export"):
-            return torch.export.load(str(path)).module()
+            program: nn.Module = torch.export.load(str(path)).module()
+            tie_shared_tensors(program)
+            return program
     except Exception as error:  # a foreign archive may fail in any way
         raise LoadError(
             f"{path} cannot be opened as an exported program ({describe_error(error)}). Export it again."

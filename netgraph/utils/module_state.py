@@ -43,6 +43,20 @@ def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
+def tie_shared_tensors(model: nn.Module) -> None:
+    """Make one parameter, or one buffer, of those that hold the same numbers in memory.
+
+    An exported program that is opened has a parameter for each name of a tied weight, over one storage.
+    """
+    first: dict[Any, Any] = {}
+    for module in model.modules():
+        for slots in (module._parameters, module._buffers):
+            for key, tensor in slots.items():
+                if tensor is not None and tensor.numel() and tensor.device.type != "meta":
+                    place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride(), type(tensor))
+                    slots[key] = first.setdefault(place, tensor)
+
+
 def set_training_mode(model: nn.Module, *, training: bool) -> None:
     """Set a network to training or evaluation mode. An exported program has one fixed mode and keeps it."""
     with contextlib.suppress(NotImplementedError):

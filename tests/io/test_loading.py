@@ -107,6 +107,36 @@ def test_whole_modules_and_programs_open_only_with_trust(tmp_path):
         assert torch.equal(load_model(tmp_path / name, trust=True)(x), model(x))
 
 
+class Tied(nn.Module):
+    """Two ties of parameters, one of buffers, and two parameters that are equal by chance."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.inner, self.head = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 20, bias=False)
+        self.again, self.other = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head.weight, self.again.weight = self.embed.weight, self.inner.weight
+        self.other.load_state_dict(self.inner.state_dict())
+        self.register_buffer("scale", torch.rand(16))
+        self.register_buffer("same", self.scale)
+
+    def forward(self, ids):
+        h = self.other(self.again(self.inner(self.embed(ids)).relu() * self.scale) + self.same)
+        return self.head(h)
+
+
+def test_an_exported_program_keeps_its_ties(tmp_path):
+    torch.manual_seed(0)
+    model, ids = Tied().eval(), torch.randint(0, 20, (2, 5))
+    torch.export.save(torch.export.export(model, (ids,)), tmp_path / "tied.pt2")
+    opened = ng.load_model(tmp_path / "tied.pt2", trust=True)
+    assert sum(p.numel() for p in opened.parameters()) == sum(p.numel() for p in model.parameters())
+    assert len({id(b) for _, b in opened.named_buffers()}) == 1
+    first, second = (ng.build_hierarchy(m, ids, n_levels=2, seed=0).levels[1].model for m in (model, opened))
+    assert sorted(tuple(p.shape) for p in first.parameters()) == sorted(tuple(p.shape) for p in second.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(second(ids), first(ids))
+
+
 def test_a_program_that_is_none_is_one_sentence_without_torchs_traceback(tmp_path):
     (tmp_path / "m.pt2").write_bytes(b"PK\x03\x04 and no program")
     open_it = f"from netgraph.io.load import load_model; load_model({str(tmp_path / 'm.pt2')!r}, trust=True)"
