@@ -53,7 +53,7 @@ class OwnClassError(NetgraphError):
 
 
 class NothingToMergeError(NetgraphError):
-    """Every axis of the network is kept, which leaves no units to merge."""
+    """No coarser level can be built. The message gives the reason."""
 
     exit_code = 3
 

@@ -27,9 +27,9 @@ class Level:
     seconds : float, default 0.0
         Time to build the level, in seconds, without compiling kernels.
     flops : int, default 0
-        Operations of the products of one forward pass on the example.
+        FLOPs of the products in one forward pass on the example.
     reasons : dict, default {}
-        Choices by measured error, and results of the repair: ``coarseners``, ``ratios``, ``curves``, ``repair``, ``error``.
+        Values that were chosen or measured while the level was built: ``coarseners``, ``ratios``, ``curves``, ``repair``, ``error``.
         ``unable`` holds the directions that could do nothing here, and the reasons.
     chains : tuple of ChainCoarsening, default ()
         Residual blocks of the next finer level that merged here.

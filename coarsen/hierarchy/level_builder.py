@@ -309,4 +309,4 @@ def _explain_no_chain(chain_list: list[Chain], obstacles: list[str]) -> str:
             f"the ratio keeps every block of {', '.join(chain.name for chain in chain_list[:3])}. Give a smaller one."
         )
     reasons = "; ".join(obstacles[:3]) or "no two neighbouring modules have parameters of the same names and shapes"
-    return f"no two neighbouring blocks are alike residual blocks: {reasons}"
+    return f"depth merges alike residual blocks, and there are none: {reasons}"

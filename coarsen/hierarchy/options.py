@@ -122,7 +122,7 @@ def _check_affinity(value: Any, options: CoarsenOptions) -> None:
 
 def _check_n_levels(value: int, options: CoarsenOptions) -> None:
     if value < 2:
-        raise NetgraphError(f"n_levels must be at least 2 (the input network counts as one), got {value}.")
+        raise NetgraphError(f"n_levels (--levels) is {value}. Give 2 or more. The network itself counts as one.")
 
 
 def _check_ratio(value: Any, options: CoarsenOptions) -> None:
@@ -148,7 +148,7 @@ def _check_budget(value: str | None, options: CoarsenOptions) -> None:
 def _check_merges_units(options: CoarsenOptions) -> None:
     if not any("channels" in step for step in options.steps):
         raise NetgraphError(
-            f"a gap or a budget chooses how many units merge, and {options.directions!r} merges none. Leave it out."
+            f"a gap or a budget chooses how many units merge, but {options.directions!r} merges no units. Leave the gap or budget out, or add channels."
         )
 
 
@@ -229,7 +229,7 @@ class CoarsenOptions:
     )  # fmt: skip
     depth_by: str = declare_option(
         "split",
-        help="How a merged block becomes several again: split shares it out in steps, copy repeats it as it is.",
+        help="How one merged block becomes several: split gives each an equal part of its effect, copy gives each the whole block.",
         doc="How a coarse block becomes several again: ``split``, in steps that add up to its own, or ``copy``, each as it "
         "is (`netgraph.coarsen.directions.depth`).",
         check=_check_depth_by,

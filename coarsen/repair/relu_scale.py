@@ -29,7 +29,7 @@ from netgraph.tracing.unit_spec import UnitSpec, term_axes
 def merge_relu_units(
     model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], coarse: GraphNetwork
 ) -> dict[str, Tensor]:
-    """Merge by the weighted transfer the units of each axis that positive factors pass through, in place.
+    """Merge the units of ReLU axes in place, each weighted by the length of its weights.
 
     Other axes stay as they are.
 

@@ -60,7 +60,7 @@ def rescale_units(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Tran
 
 
 def variance_share(rows: Tensor, transfer: Transfer, entries: Tensor | None = None) -> Tensor:
-    """Return r for each aggregate, (k,). It is 1 if all weights are zero.
+    """Return the share r of their variance that averaging leaves to each aggregate, (k,). It is 1 if all weights are zero.
 
     Parameters
     ----------

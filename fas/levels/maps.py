@@ -20,8 +20,8 @@ from netgraph.fas.levels.vectors import Vector
 class Maps(Protocol):
     """Levels and the maps between them. ``level`` is always the finer of the two.
 
-    Every parameter and buffer of a coarse level has a name that the finer level has too. If blocks have merged, it stands for
-    several of the finer level's, its family. Maps take and return whole families.
+    Every parameter and buffer of a coarse level has a name that the finer level has too. After blocks merge, one coarse
+    parameter corresponds to several fine ones, its family. Each map moves all members of a family together.
 
     Examples
     --------

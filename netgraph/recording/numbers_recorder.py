@@ -29,6 +29,7 @@ from netgraph.utils.source_location import format_location, is_user_file
 
 ATEN = torch.ops.aten
 INPUT, PARAMETER, RANDOM = "input", "parameter", "random"  # kinds of origins; a buffer stands by its name
+SIZES = (ATEN.sym_size.int, ATEN.sym_numel.default, ATEN.sym_stride.int)
 MAX_GUARDED = 1024  # numbers in one guard
 REFUSED = {
     ATEN._pack_padded_sequence.default: "the network packs its rows with pack_padded_sequence{place}, and the lengths then decide how many "
@@ -196,6 +197,8 @@ class NumbersRecorder(MetaRecorder):
     def return_number(self, function: Any, nodes: Any, outcome: Any) -> Any:
         """Return a number that a run asks for, and note the decision that it may be part of."""
         operands = _list_nodes(nodes)
+        if function in SIZES:  # read by a recorded network that is recorded again: sizes are rewritten, not guarded
+            return outcome
         if function is ATEN.is_nonzero.default:
             self.note_decision(operands[0], NUMBERS, "!=" if outcome else "==", 0)
         elif len(operands) == 1 and INPUT in self.find_origins(operands) and isinstance(outcome, float):

@@ -146,11 +146,11 @@ def test_the_options_of_a_saved_hierarchy_are_those_that_it_was_built_with(tmp_p
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"n_levels": 1}, "n_levels must be at least 2"),
+        ({"n_levels": 1}, "n_levels .--levels. is 1"),
         ({"ratio": 1.5}, "is 1.5. Give one above 0 and at most 1"),
         ({"ratio": {"0": 0}}, "the ratio of axis '0', the share of units that stay, is 0"),
         ({"ratio": "gap:0.1"}, "needs a loss to measure"),
-        ({"ratio": "gap:0.1", "directions": "depth"}, "'depth' merges none"),
+        ({"ratio": "gap:0.1", "directions": "depth"}, "'depth' merges no units"),
         ({"round_to": 0}, "Give a multiple of 1 or more"),
         ({"directions": "sideways"}, "no direction of coarsening is called 'sideways'"),
         ({"depth_by": "half"}, "depth_by is 'half'"),

@@ -370,10 +370,10 @@ def test_other_networks_come_through_the_same_code(monkeypatch, network, data, w
 @pytest.mark.parametrize(
     ("words", "lines"),
     [
-        (["--coarsen", "channels+depth"], ["level 1: depth was left out: no two neighbouring blocks are alike"]),
+        (["--coarsen", "channels+depth"], ["level 1: depth was left out: depth merges alike residual blocks"]),
         (
             ["--coarsen", "channels,depth", "--levels", 3],
-            ["level 1: depth was left out: no two", "2 levels instead of 3: nothing more can be merged"],
+            ["level 1: depth was left out: depth merges", "2 levels instead of 3: nothing more can be merged"],
         ),
     ],
 )

@@ -193,7 +193,7 @@ def test_directions_that_cannot_be_taken_are_refused(asked, n_levels, why):
 
 
 def test_a_budget_for_units_that_do_not_merge_is_refused():
-    with pytest.raises(NetgraphError, match="merges none"):
+    with pytest.raises(NetgraphError, match="merges no units"):
         ng.build_hierarchy(resnet(1, width=4), PIXELS, directions="space", budget="units=0.5")
 
 

@@ -99,7 +99,7 @@ def test_hostile_names_are_drawn(tmp_path):
 
 
 def test_a_missing_figure_or_axis_is_named(hierarchy):
-    with pytest.raises(NetgraphError, match="no figure is called 'pie'; there are overview, affinity"):
+    with pytest.raises(NetgraphError, match=r"no figure is called 'pie'. Choose overview, affinity"):
         plot_hierarchy(hierarchy, "pie")
     with pytest.raises(NetgraphError, match="axis '9' is not merged"):
         plot_hierarchy(hierarchy, "affinity", axis="9")

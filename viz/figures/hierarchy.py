@@ -75,7 +75,7 @@ def plot_hierarchy(hierarchy: Hierarchy, kind: str = "overview", *, axis: str | 
     from matplotlib.figure import Figure
 
     if kind != "overview" and kind not in FIGURES:
-        raise NetgraphError(f"no figure is called {kind!r}; there are overview, {', '.join(FIGURES)}")
+        raise NetgraphError(f"no figure is called {kind!r}. Choose overview, {', '.join(FIGURES)}.")
     axis = _choose_axis(hierarchy, axis)
     with matplotlib.rc_context(STYLE):
         if kind != "overview":

@@ -49,7 +49,7 @@ def verify_model(
     failed = [v for v in verdicts if not v.passes(tolerance)]
     if failed:
         typer.echo(
-            f"netgraph: {len(failed)} oracles differ by more than {tolerance}. --keep those axes and report the network.",
+            f"netgraph: {len(failed)} oracles failed: their error is above {tolerance}. Coarsen with --keep for these axes, and report the network.",
             err=True,
         )
         raise typer.Exit(4)

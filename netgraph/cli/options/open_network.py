@@ -58,7 +58,7 @@ class OpenOptions:
     )
     download: bool = declare_option(
         False,
-        help="Fetch trained weights: torchvision:NAME@WEIGHTS, timm:NAME@pretrained, hf:OWNER/NAME.",
+        help="Fetch trained weights of NAME@WEIGHTS of torchvision, NAME@pretrained of timm, or hf:OWNER/NAME.",
     )
 
     def open_network(self, model: str, seed: int = 7619) -> tuple[nn.Module, Any]:

@@ -156,7 +156,7 @@ def check_train_options(typed: Mapping[str, str], options: TrainOptions, run: Ru
     if options.plain:  # a control run: the same command line with --plain behind it
         idle = [typed[name] for name in NEED_LEVELS if name in typed]
         if idle:
-            typer.echo(f"netgraph: --plain trains the finest level alone, without {', '.join(idle)}", err=True)
+            typer.echo(f"netgraph: --plain trains the finest level alone and ignores {', '.join(idle)}", err=True)
         return
     if options.coarsening.n_levels == 1:
         reject_options(typed, [name for name in NEED_LEVELS if name != "levels"], "--levels 1 is the network alone")
