@@ -165,7 +165,7 @@ def build_report(hierarchy: Hierarchy) -> dict[str, Any]:
         "operator_complexity": hierarchy.operator_complexity,
         "grid_complexity": hierarchy.grid_complexity,
         "merged_share": share,
+        "recording": hierarchy.describe_recording(),
         "kept": [{"reason": reason, "share": part} for reason, part in reasons],
         "options": hierarchy.plain_options,
     }
-        "recording": hierarchy.describe_recording(),

@@ -79,6 +79,7 @@ def coarse_network(
         inputs=spec.inputs,
         outputs={mode: plan.outputs for mode, plan in spec.plans.items()},
         shapes=[[_fixed_size(term, spec) for term in terms] for terms in spec.input_terms],
+        unrecorded=spec.unrecorded,
         signature=read_signature(model, spec.inputs),
     )
     return network.train(model.training)

@@ -162,9 +162,9 @@ def distinct_numbers_rule(call: Call) -> Spaces:
     out = [call.new_pinned_space(n, "numbers that tell units apart") for n in call.shape()]
     if isinstance(call.arguments.get("size"), (list, tuple)):
         call.resize("size", out)
-    elif (
     elif isinstance(call.arguments.get("steps"), int):  # of linspace and logspace, whose ends may be any numbers
         call.resize("steps", out[0], single=True)
+    elif (
         call.name == "aten.arange" and (call.arguments.get("end"),) == call.shape() and not call.arguments.get("start")
     ):
         call.resize("end", out[0], single=True)

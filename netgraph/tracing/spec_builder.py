@@ -81,10 +81,10 @@ def build_unit_spec(
             names.axis_name(atom) for atom in inside if not atom.pinned and atom in names.parametrized
         ),
         follows={names.axis_name(f.ranks): names.axis_name(f.units) for f in followers},
-    )
-
         functions={name: line for recording in recordings.values() for name, line in recording.functions.items()},
         gradients=next((r.gradients for r in recordings.values() if r.gradients is not None), None),
+    )
+
 
 def _find_summed_atoms(
     traces: Mapping[str, TraceState], leaves: Mapping[str, Spaces]

@@ -6,8 +6,11 @@ rules. Inputs and outputs keep their units. An operator without a rule is refuse
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,16 +23,24 @@ from netgraph.recording.recorder import Recording, find_tied_names, named_state,
 from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces, TraceState, operator_name, shape_of
 from netgraph.rules.registry import find_rule
+from netgraph.tracing.recordable import check_recordable
+from netgraph.tracing.recording_check import check_recordings
+from netgraph.tracing.size_links import Links, SizeLink, link_sizes
 from netgraph.tracing.spec_builder import build_unit_spec
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
-SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled")
+SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled", "cumulative_factor")
 
 
 @gc_paused()
 def trace(
-    model: nn.Module, example: Any, *, before: Callable[[Tensor], Tensor] | None = None, inside_heads: bool = False
+    model: nn.Module,
+    example: Any,
+    *,
+    before: Callable[[Tensor], Tensor] | None = None,
+    inside_heads: bool = False,
+    prove: bool = True,
 ) -> UnitSpec:
     """Trace a network on an example input.
 
@@ -47,6 +58,9 @@ def trace(
     inside_heads : bool, default False
         Whether dimensions inside attention heads may merge, those of queries together with those of keys. By default
         heads merge as a whole.
+    prove : bool, default True
+        Record the network a second time under other conditions, and keep only what holds
+        (`netgraph.tracing.recording_check`).
 
     Returns
     -------
@@ -69,11 +83,60 @@ def trace(
     2.weight (2, 0)  sums over 0
     2.bias (2)
     """
+    check_recordable(model)
+    rows = double_single_row(example)
+    recordings, rows, unrecorded = _record_modes(model, (rows, example), before)
+    spec = _trace_modes(model, recordings, unrecorded, inside_heads)
+    if prove:
+        spec = _check_with_links(model, rows, recordings, spec, before, inside_heads)
+        if spec.one_size is not None and rows is not example:  # the size that is fixed is that of the example
+            recordings, rows, unrecorded = _record_modes(model, (example,), before)
+            single = _trace_modes(model, recordings, unrecorded, inside_heads)
+            spec = replace(single, dynamic=frozenset(), one_size=spec.one_size, unrecorded=spec.unrecorded)
+    return spec
+
+
+def _check_with_links(
+    model: nn.Module,
+    example: Any,
+    recordings: Mapping[str, Recording],
+    spec: UnitSpec,
+    before: Callable[[Tensor], Tensor] | None,
+    inside_heads: bool,
+) -> UnitSpec:
+    """Return the spec as far as the recordings hold. If sizes stand in the way, they are first linked to what they count."""
+    failure: TraceError | None = None
+    try:
+        checked = check_recordings(model, example, recordings, spec, before)
+        if checked.one_size is None and checked.unrecorded == spec.unrecorded:
+            return checked
+    except TraceError as error:
+        failure = error
+    links = link_sizes(model, example, recordings, spec, before)
+    with contextlib.suppress(TraceError):
+        if any(links.values()):
+            linked = _trace_modes(model, recordings, spec.unrecorded, inside_heads, links)
+            again = check_recordings(model, example, recordings, linked, before)
+            if failure is not None or again.one_size is None:
+                return again
+    if failure is not None:
+        raise failure
+    return checked
+
+
+def _trace_modes(
+    model: nn.Module,
+    recordings: Mapping[str, Recording],
+    unrecorded: Mapping[str, str],
+    inside_heads: bool,
+    links: Mapping[str, Links] = MappingProxyType({}),
+) -> UnitSpec:
+    """Return the spec of the recordings of a network."""
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
-    recordings = _record_modes(model, example, before)
-    return trace_recordings(
-        recordings, named_state(model), find_tied_names(model), trainable, inside_heads=inside_heads
+    spec = trace_recordings(
+        recordings, named_state(model), find_tied_names(model), trainable, inside_heads=inside_heads, links=links
     )
+    return replace(spec, unrecorded=unrecorded) if unrecorded else spec
 
 
 def trace_recordings(
@@ -83,6 +146,7 @@ def trace_recordings(
     trainable: frozenset[str],
     *,
     inside_heads: bool = False,
+    links: Mapping[str, Links] = MappingProxyType({}),
 ) -> UnitSpec:
     """Return the `UnitSpec` of two recordings, one of each mode.
 
@@ -98,6 +162,8 @@ def trace_recordings(
         Names of the parameters that require gradients.
     inside_heads : bool, default False
         Whether dimensions inside attention heads may merge.
+    links : dict of str to dict, optional
+        By mode, the sizes that count dimensions (`netgraph.tracing.size_links`).
 
     Returns
     -------
@@ -111,29 +177,39 @@ def trace_recordings(
     leaves = {name: [sp.new_space(n) for n in tensor.shape] for name, tensor in state.items()}
     inputs = _make_input_spaces(recordings["eval"])
     traces = {
-        mode: _walk_graph(recording, leaves, inputs, state, TraceState(inside_heads=inside_heads))
+        mode: _walk_graph(recording, leaves, inputs, state, TraceState(inside_heads=inside_heads), links.get(mode, {}))
         for mode, recording in recordings.items()
     }
     return build_unit_spec(recordings, traces, leaves, inputs, state, ties, trainable)
 
 
 def _record_modes(
-    model: nn.Module, example: Any, before: Callable[[Tensor], Tensor] | None = None
-) -> dict[str, Recording]:
-    """Record both modes. An example of one row is doubled: the recording must tell a batch from a dimension of one."""
+    model: nn.Module, examples: Sequence[Any], before: Callable[[Tensor], Tensor] | None = None
+) -> tuple[dict[str, Recording], Any, dict[str, str]]:
+    """Record both modes on the first example on which that works.
 
-    def record_both(rows: Any) -> dict[str, Recording]:
-        return {
-            mode: record_network(model, rows, training=mode == "train", before=before) for mode in ("eval", "train")
-        }
-
-    doubled = double_single_row(example)
-    try:
-        return record_both(doubled)
-    except TraceError:
-        if doubled is example:
-            raise
-        return record_both(example)
+    Returns
+    -------
+    recordings : dict of str to Recording
+        If only the evaluation mode can be recorded, it stands for both.
+    example : Tensor, tuple or dict
+        The example that was recorded.
+    unrecorded : dict of str to str
+        The reason why the training mode could not be recorded.
+    """
+    for last, example in enumerate(examples, 1 - len(examples)):
+        recordings: dict[str, Recording] = {}
+        try:
+            for mode in ("eval", "train"):
+                recordings[mode] = record_network(model, example, training=mode == "train", before=before)
+            return recordings, example, {}
+        except TraceError as error:
+            if last < 0 and example is not examples[-1]:
+                continue
+            if "eval" not in recordings:
+                raise
+            return dict.fromkeys(("eval", "train"), recordings["eval"]), example, {"train": str(error)}
+    raise AssertionError("there is no example")
 
 
 def double_single_row(example: Any) -> Any:
@@ -173,10 +249,13 @@ def _walk_graph(
     inputs: list[Spaces],
     state: Mapping[str, Tensor],
     trace_state: TraceState,
+    links: Links,
 ) -> TraceState:
     """Work out the spaces of every node in order, and return the filled trace state."""
     remaining_inputs = iter(inputs)
+    by_name: dict[str, fx.Node] = {}
     for node in recording.graph.nodes:
+        by_name[node.name] = node
         if node.op == "placeholder":
             trace_state.spaces[node] = next(remaining_inputs)
             trace_state.from_input.add(node)
@@ -187,9 +266,29 @@ def _walk_graph(
             _visit_parameter(node, trace_state, leaves, state)
         elif node.op == "call_function":
             _apply_rule(node, trace_state)
+            for link in links.get(node.name, ()):
+                _link_size(node, link, by_name[link.source], trace_state)
         elif node.op == "output":
             _pin_output(node, trace_state)
     return trace_state
+
+
+def _link_size(node: fx.Node, link: SizeLink, source: fx.Node, trace_state: TraceState) -> None:
+    """State that a size of a call is that of a dimension of varying size."""
+    counted = trace_state.spaces[source][link.source_dim]
+    if not _varies(counted):
+        return
+    call = Call(node, trace_state)
+    if isinstance(link.place, str):
+        if all(edit.argument != link.place for edit in trace_state.edits.get(node, ())):
+            call.resize(link.place, counted, single=True)
+    elif not _varies(trace_state.spaces[node][link.place]):
+        call.unite(trace_state.spaces[node][link.place], counted)
+
+
+def _varies(space: sp.Space) -> bool:
+    """Return True if the size of a space is read at run time."""
+    return any(atom.dynamic for atom in sp.iter_atoms(space))
 
 
 def _visit_parameter(

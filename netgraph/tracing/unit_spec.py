@@ -157,6 +157,14 @@ class UnitSpec:
         Axes inside attention heads that may merge. Empty if heads merge as a whole.
     follows : dict of str to str, default {}
         For an axis of ranks, the axis whose units are ranked. Both shrink by one factor.
+    unrecorded : dict of str to str, default {}
+        By mode, the reason why it could not be recorded. The coarse network refuses to run in this mode.
+    one_size : str or None, default None
+        Why the recording holds for the sizes of the example alone, if that is so.
+    functions : dict of str to str, default {}
+        Functions with a backward of their own that the network calls, and the source lines of their first calls.
+    gradients : str or None, default None
+        The source line where the network takes a gradient itself.
 
     Examples
     --------
@@ -181,16 +189,12 @@ class UnitSpec:
     untraced: tuple[str, ...] = ()
     dynamic: frozenset[str] = frozenset()
     traced: Mapping[str, int] | None = None
-    unrecorded : dict of str to str, default {}
-        By mode, the reason why it could not be recorded. The coarse network refuses to run in this mode.
-    one_size : str or None, default None
-        Why the recording holds for the sizes of the example alone, if that is so.
-    functions : dict of str to str, default {}
-        Functions with a backward of their own that the network calls, and the source lines of their first calls.
-    gradients : str or None, default None
-        The source line where the network takes a gradient itself.
     inside_heads: frozenset[str] = frozenset()
     follows: Mapping[str, str] = field(default_factory=dict)
+    unrecorded: Mapping[str, str] = field(default_factory=dict)
+    one_size: str | None = None
+    functions: Mapping[str, str] = field(default_factory=dict)
+    gradients: str | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -215,10 +219,6 @@ class UnitSpec:
         return sum(2 * term_size(term, sizes) for term in self.plans["eval"].products)
 
     def readers(self, axis: str) -> list[tuple[str, int]]:
-    unrecorded: Mapping[str, str] = field(default_factory=dict)
-    one_size: str | None = None
-    functions: Mapping[str, str] = field(default_factory=dict)
-    gradients: str | None = None
         """Return the (parameter, dimension) pairs that run over an axis.
 
         Parameters
@@ -261,6 +261,17 @@ class UnitSpec:
             axes[name] = replace(axis, size=size, divided=round(axis.divided * share))
         return replace(self, axes=axes, traced=self.traced or self.sizes)
 
+    def with_limits_of(self, other: UnitSpec) -> UnitSpec:
+        """Return this spec, which was made from the recordings of another, with what limits those recordings."""
+        one_size = {"dynamic": frozenset(), "one_size": other.one_size} if other.one_size else {}
+        return replace(
+            self,
+            unrecorded={**self.unrecorded, **other.unrecorded},
+            functions=other.functions,
+            gradients=other.gradients,
+            **one_size,
+        )
+
     def _summed_axes(self, name: str) -> set[str]:
         """Return the axes that a parameter is summed over."""
         return {a for (n, _), axes in self.sums.items() if n == name for a in axes}
@@ -285,17 +296,6 @@ class UnitSpec:
                 x.size,
                 x.kind,
                 f"kept: {x.kept}" if x.kept else f"equal aggregates: {x.equal}" if x.equal else "free",
-    def with_limits_of(self, other: UnitSpec) -> UnitSpec:
-        """Return this spec, which was made from the recordings of another, with what limits those recordings."""
-        one_size = {"dynamic": frozenset(), "one_size": other.one_size} if other.one_size else {}
-        return replace(
-            self,
-            unrecorded={**self.unrecorded, **other.unrecorded},
-            functions=other.functions,
-            gradients=other.gradients,
-            **one_size,
-        )
-
             )
             for x in self.axes.values()
             if x.kind != "index"
