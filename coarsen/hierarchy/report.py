@@ -11,7 +11,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.partition.target_size import target_count
-from netgraph.tracing.unit_spec import UnitSpec, term_axes
+from netgraph.tracing.unit_spec import UnitSpec, term_axes, term_size
 
 COSTS = ("balance", "modularity", "weight_error", "function_error", "eigenvalue_error", "subspace_error")
 LEFT_ALONE = "left alone: on request, by its ratio or the budget, or its size has no divisor near the ratio"
@@ -46,8 +46,46 @@ def _find_reason(spec: UnitSpec, name: str, axes: list[str]) -> str:
     return LEFT_ALONE
 
 
+def measure_experts(level: Level) -> dict[str, Any] | None:
+    """Count the experts of a level, the parameters that one token reads, and the FLOPs that it takes.
+
+    Returns
+    -------
+    dict or None
+        ``layers`` has for each mixture the number of experts and how many a token chooses. None for a network without experts.
+    """
+    sizes, layers = level.spec.sizes, level.spec.experts
+    if not layers:
+        return None
+    counts = [(term_size(layer.units, sizes), term_size(layer.ranks, sizes)) for layer in layers]
+    numbers = {name: p.numel() for name, p in level.model.named_parameters()}
+    idle = sum(
+        numbers.get(name, 0) * (n - chosen) // n
+        for layer, (n, chosen) in zip(layers, counts, strict=True)
+        for name in layer.parameters
+    )
+    return {
+        "layers": [{"experts": n, "chosen": chosen} for n, chosen in counts],
+        "active_parameters": level.n_parameters - idle,
+        "flops_per_token": level.flops // max(layer.n_tokens for layer in layers),
+    }
+
+
+def describe_experts(level: Level) -> Iterator[str]:
+    """Yield a line on the experts of a level, if it has any."""
+    measured = measure_experts(level)
+    if measured is not None:
+        kinds = Counter((layer["experts"], layer["chosen"]) for layer in measured["layers"])
+        layers = ", ".join(f"{k} of {n} in {times} layer{'s' * (times > 1)}" for (n, k), times in kinds.items())
+        yield (
+            f"experts chosen for a token: {layers}. It reads {measured['active_parameters']:,} of {level.n_parameters:,} "
+            f"parameters and takes {measured['flops_per_token']:,} FLOPs"
+        )
+
+
 def describe_level(level: Level) -> Iterator[str]:
     """Yield a line for each choice, repair and measurement on a level."""
+    yield from describe_experts(level)
     chosen = level.reasons.get("coarseners")
     if chosen:
         counts = Counter(min(errors, key=errors.__getitem__) for errors in chosen.values()).most_common()
@@ -156,6 +194,7 @@ def build_report(hierarchy: Hierarchy) -> dict[str, Any]:
                 "flops": level.flops,
                 "seconds": level.seconds,
                 "axes": {name: t.n_coarse for name, t in level.transfers.items()},
+                **({"experts": experts} if (experts := measure_experts(level)) else {}),
                 **({"missed": missed_ratios} if (missed_ratios := find_missed_ratios(hierarchy, i)) else {}),
                 **_other_directions(level),
                 **level.reasons,

@@ -28,6 +28,7 @@ from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.factor_folding import apply_factors
 from netgraph.environment.torch_internals import TensorMode
 from netgraph.errors import describe_error
+from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.utils.module_state import set_training_mode, swap_state
@@ -121,6 +122,7 @@ def _run_network(model: nn.Module, state: Mapping[str, Tensor], example: Any, tr
         fixed_seed(0),
         disable_fused_attention(),
         preserve_attributes(model),
+        batch_experts(model),
         swap_state(model, copies),
         mean_draws,
     ):

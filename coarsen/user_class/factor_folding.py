@@ -1,5 +1,8 @@
 """Factors of the recorded graph moved into its parameters. A class without the factor then computes the same.
 
+The factors of experts that merged, and of the ranks by which they are chosen, stay out of this: in a class that has fewer experts
+and chooses fewer of them they cancel, which the comparison of the outputs shows or refutes.
+
 If a tied embedding is read in both directions, the graph multiplies by the size of aggregates. The factor commutes with the linear
 operators in front of it, and it ends in the scale and shift of a norm or in the weights of a layer.
 """
@@ -13,7 +16,7 @@ from torch import Tensor, fx
 from netgraph.errors import OwnClassError
 from netgraph.rules.operator_call import operator_name
 from netgraph.rules.operators import ATEN, LAYERS, passes_positive_factor
-from netgraph.tracing.unit_spec import Factor, UnitSpec, format_term, term_size
+from netgraph.tracing.unit_spec import Factor, UnitSpec, format_term, term_axes, term_size
 
 PRODUCTS = {ATEN.linear.default, ATEN.matmul.default, ATEN.mm.default, ATEN.bmm.default}
 
@@ -42,11 +45,14 @@ def find_parameter_factors(spec: UnitSpec, coarse: Mapping[str, int]) -> dict[st
         A factor cannot be moved into parameters.
     """
     factors_of: dict[str, dict[str, float]] = {}
+    experts = {*spec.follows, *spec.follows.values()}
     for mode, plan in spec.plans.items():
         nodes = {node.name: node for node in plan.graph.nodes}
         factors_of[mode] = {}
         for name, factors in plan.factors.items():
             for factor in factors:
+                if experts.issuperset(term_axes(factor.term)):
+                    continue
                 ratio = (term_size(factor.term, spec.sizes) / max(term_size(factor.term, coarse), 1)) ** factor.power
                 if ratio != 1:
                     _multiply_into(factors_of[mode], _fold_factor(nodes, name, factor, ratio))

@@ -22,7 +22,9 @@ from netgraph.errors import LoadError, OwnClassError
 from netgraph.io.huggingface import build_on_meta
 from netgraph.io.trained_weights import find_repository, is_repository
 
-WIDTHS = re.compile(r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv")
+WIDTHS = re.compile(
+    r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv|expert|top_?k|moe_k"
+)
 TRIES = 256
 BESIDE = re.compile(
     r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab.*\.(json|txt)|merges\.txt|.*\.(model|tiktoken|jinja)"

@@ -19,6 +19,9 @@ GEOMETRY = re.compile(  # attributes with these names do not count units
 )
 
 
+RANKS = re.compile(r"top_?k|per_tok|(^|_)k$|active|selected|chosen")  # how many experts a router chooses
+
+
 @dataclass(frozen=True)
 class SizeChange:
     """Sizes of a fine and a coarse network.
@@ -58,6 +61,9 @@ class SizeChange:
 
     def _add_sizes(self, term: Term, sizes: Counts) -> None:
         """Add the sizes of all runs of factors of a term."""
+        ranks = [axis for axis, units in self.spec.follows.items() if units in term]
+        for axis in ranks:
+            sizes.setdefault(self.spec.sizes[axis], {}).setdefault("ranks", set()).add(self.coarse[axis])
         total = term_size(term, self.spec.sizes)
         for fine, coarse, at_start, head in self._iterate_runs(term):
             kind = "whole" if fine == total and at_start else "head" if head and at_start else "part"
@@ -97,5 +103,5 @@ def list_coarse_sizes(name: str, value: int, counts: Counts) -> list[int]:
         return [value]
     by_kind = counts.get(value, {})
     heads = "head" in name and "dim" not in name and "size" not in name
-    order = ("head", *ORDER) if heads else ORDER
+    order = ("ranks",) if RANKS.search(name) and "ranks" in by_kind else ("head", *ORDER) if heads else ORDER
     return list(dict.fromkeys(n for kind in order for n in sorted(by_kind.get(kind, ())))) or [value]

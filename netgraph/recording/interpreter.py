@@ -19,6 +19,7 @@ from netgraph.environment.torch_internals import OpOverload, set_gradients
 from netgraph.errors import LoadError
 from netgraph.recording.forward import autocast
 from netgraph.recording.operators.guards import RELATIONS, check_decision
+from netgraph.recording.operators.lookups import join_lookups
 from netgraph.recording.operators.stand_ins import STAND_INS
 from netgraph.recording.serialize import BUILTINS
 from netgraph.rules.registry import find_operator_rule
@@ -114,7 +115,7 @@ class Interpreter:
                 steps.append(self._parse_step(operator, args, kwargs, index))
         if self.results is None:
             raise LoadError("a graph of the file has no output. The file is damaged or was not written by netgraph.")
-        self.steps = self._mark_last_reads(steps)
+        self.steps = self._mark_last_reads(join_lookups(steps, find_reads, self.result_slots))
         self.fixed_results: dict[int, Any] = {}  # by step, set while the network is recorded again
 
     def _parse_step(self, operator: str, args: Any, kwargs: Any, index: int) -> Step:

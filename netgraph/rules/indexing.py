@@ -18,7 +18,8 @@ def index_select_rule(call: Call) -> Spaces:
     """Take ``self[..., index, ...]`` along one dimension."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
-    call.pin(spaces[dim], "looked up by index")
+    if not call.look_up_chosen(call["self"], call["index"], spaces[dim]):
+        call.pin(spaces[dim], "looked up by index")
     call.alias(call["self"], [d if d != dim else [] for d in range(len(spaces))])
     spaces[dim] = (call.spaces("index") or [ONE])[0]
     return spaces
@@ -54,7 +55,7 @@ def advanced_index_rule(call: Call) -> Spaces:
             dim += 1
             continue
         width = len(call.shape(index)) if _is_mask(index) else 1
-        followed = width == 1 and call.follow_numbers(index, spaces[dim])
+        followed = width == 1 and call.look_up_chosen(call["self"], index, spaces[dim])
         for space in spaces[dim : dim + width] if not followed else ():
             call.pin(space, "looked up by index")
         if (arange_space := _find_arange_space(call, index, sp.size_of(spaces[dim]))) is not None:

@@ -126,6 +126,8 @@ class TraceState:
         For a node, or one of its results, that holds numbers of units: the axis of these units.
     place_columns : dict of Node to list of Space
         For a node whose rows are places of a tensor, one column for each dimension: the axes of these dimensions.
+    chosen_parameters : set of str
+        The parameters of which only the entries of chosen units are read.
     """
 
     spaces: dict[fx.Node, Any] = field(default_factory=dict)
@@ -141,6 +143,7 @@ class TraceState:
     choices: list[Choice] = field(default_factory=list)
     unit_numbers: dict[tuple[fx.Node, int | None], Space] = field(default_factory=dict)
     place_columns: dict[fx.Node, list[Space]] = field(default_factory=dict)
+    chosen_parameters: set[str] = field(default_factory=set)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -354,6 +357,13 @@ class Call:
         self.unite(among, space)
         self.followed.add(operand)
         return True
+
+    def look_up_chosen(self, table: fx.Node, operand: fx.Node, space: Space) -> bool:
+        """Do what `follow_numbers` does for the first dimension of a table, and note that a parameter is read in part."""
+        followed = self.follow_numbers(operand, space)
+        if followed and table in self.state.origins:
+            self.state.chosen_parameters.add(self.state.origins[table][0])
+        return followed
 
     def pass_numbers(self, operand: fx.Node) -> None:
         """State that the result holds the numbers of units that an operand holds, if it holds any."""

@@ -88,6 +88,7 @@ def max_min_rule(call: Call) -> Spaces | list[Spaces]:
         return []
     out, gone = _split_reduced(call)
     call.pin(gone, "the index of an extreme is asked for")
+    call.choose_units(gone, ONE, result=1)
     return [out, list(out)]
 
 
@@ -95,6 +96,15 @@ def pinned_reduction_rule(call: Call) -> Spaces:
     """Reductions that count or compare in other ways. They pin the reduced axis."""
     out, gone = _split_reduced(call)
     call.pin(gone, "reduced unit by unit")
+    return out
+
+
+def extreme_index_rule(call: Call) -> Spaces:
+    """The number of the largest or smallest unit (``argmax``), which pins the axis."""
+    out, gone = _split_reduced(call)
+    call.pin(gone, "the index of an extreme is asked for")
+    if isinstance(call.arguments.get("dim"), int):
+        call.choose_units(gone, ONE)
     return out
 
 
@@ -221,7 +231,8 @@ RULES = {
     **tabulate_rule(extremum_rule, "amax", "amin", "any", "all"),
     **tabulate_rule(max_min_rule, "max", "min", "median", "nanmedian", "mode", "kthvalue"),
     **tabulate_rule(both_extrema_rule, "aminmax"),
-    **tabulate_rule(pinned_reduction_rule, "argmax", "argmin", "prod", "logsumexp", "count_nonzero"),
+    **tabulate_rule(pinned_reduction_rule, "prod", "logsumexp", "count_nonzero"),
+    **tabulate_rule(extreme_index_rule, "argmax", "argmin"),
     **tabulate_rule(softmax_rule, "softmax", "_softmax", "special_softmax"),
     **tabulate_rule(along_dim_rule, "log_softmax", "cumsum", "cumprod", "logcumsumexp", "argsort", "softmin", "cumsum_", "_log_softmax"),
     **tabulate_rule(along_dim_list_rule, "sort", "cummax", "cummin"),

@@ -8,12 +8,13 @@ same factor as the axis of the experts. Where that is impossible, both are kept,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import Atom, Space
 from netgraph.rules.operator_call import Choice, Spaces, TraceState, source_line
+from netgraph.tracing.unit_spec import ExpertLayer, Term
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,30 @@ def _find_obstacle(choice: Choice, choices: list[Choice], owned: set[Atom]) -> s
     if together == 1:
         return f"{one_of}, and clones would have to be chosen together, but these numbers have no common divisor"
     return None
+
+
+def find_expert_layers(
+    trace: TraceState, leaves: Mapping[str, Spaces], build_term: Callable[[Space], Term]
+) -> Iterator[ExpertLayer]:
+    """Yield the mixtures of experts of a recording: chosen units that have matrices of their own.
+
+    Parameters
+    ----------
+    trace : TraceState
+        The spaces and statements of the recording.
+    leaves : dict of str to list of Space
+        The spaces of parameters and buffers.
+    build_term : callable ``(space) -> term``
+    """
+    first = {name: sp.resolve(spaces[0]) for name, spaces in leaves.items() if len(spaces) > 1}
+    for choice in trace.choices:
+        units = sp.resolve(choice.among)
+        owned = [name for name, space in first.items() if space == units]
+        read_in_part = tuple(name for name in owned if name in trace.chosen_parameters)
+        if read_in_part or any(len(leaves[name]) > 2 for name in owned):
+            value = choice.node.all_input_nodes[0].meta["val"]
+            n_tokens = value.numel() // sp.size_of(units)
+            yield ExpertLayer(build_term(units), build_term(choice.chosen), n_tokens, read_in_part)
 
 
 def count_together(units: Atom, followers: Iterable[Follower]) -> int:

@@ -10,7 +10,7 @@ from netgraph.recording.recorder import Recording
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import Atom, Space
 from netgraph.rules.operator_call import ParameterUse, SizeEdit, SizeFactor, Spaces, TraceState
-from netgraph.tracing.choices import Follower, count_together, find_followers
+from netgraph.tracing.choices import Follower, count_together, find_expert_layers, find_followers
 from netgraph.tracing.flops import find_products
 from netgraph.tracing.unit_spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
 
@@ -64,6 +64,7 @@ def build_unit_spec(
     plans = {mode: _build_plan(recordings[mode], traces[mode], names) for mode in recordings}
     terms = {name: tuple(names.build_term(s) for s in spaces) for name, spaces in leaves.items()}
     sums = {key: frozenset(names.axis_name(a) for a in atoms) for key, atoms in summed.items() if atoms}
+    experts = tuple(find_expert_layers(traces["eval"], leaves, names.build_term))
     dynamic = frozenset(axis for plan in plans.values() for axis in plan.sources)
     input_terms = tuple(tuple(names.build_term(s) for s in spaces) for spaces in inputs)
     return UnitSpec(
@@ -81,6 +82,7 @@ def build_unit_spec(
             names.axis_name(atom) for atom in inside if not atom.pinned and atom in names.parametrized
         ),
         follows={names.axis_name(f.ranks): names.axis_name(f.units) for f in followers},
+        experts=experts,
         functions={name: line for recording in recordings.values() for name, line in recording.functions.items()},
         gradients=next((r.gradients for r in recordings.values() if r.gradients is not None), None),
     )

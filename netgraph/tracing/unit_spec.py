@@ -73,6 +73,26 @@ class Factor:
     power: float
 
 
+@dataclass(frozen=True)
+class ExpertLayer:
+    """Experts of which a router chooses some for every token.
+
+    Parameters
+    ----------
+    units, ranks : Term
+        The experts, and the ranks of those that are chosen.
+    n_tokens : int
+        Number of tokens of the example that are routed.
+    parameters : tuple of str
+        Parameters of which each token reads the entries of its experts only.
+    """
+
+    units: Term
+    ranks: Term
+    n_tokens: int
+    parameters: tuple[str, ...]
+
+
 @dataclass
 class Plan:
     """One recorded graph and the changes that other sizes of axes require.
@@ -157,6 +177,8 @@ class UnitSpec:
         Axes inside attention heads that may merge. Empty if heads merge as a whole.
     follows : dict of str to str, default {}
         For an axis of ranks, the axis whose units are ranked. Both shrink by one factor.
+    experts : tuple of ExpertLayer, default ()
+        The mixtures of experts, in the order in which they run.
     unrecorded : dict of str to str, default {}
         By mode, the reason why it could not be recorded. The coarse network refuses to run in this mode.
     one_size : str or None, default None
@@ -191,6 +213,7 @@ class UnitSpec:
     traced: Mapping[str, int] | None = None
     inside_heads: frozenset[str] = frozenset()
     follows: Mapping[str, str] = field(default_factory=dict)
+    experts: tuple[ExpertLayer, ...] = ()
     unrecorded: Mapping[str, str] = field(default_factory=dict)
     one_size: str | None = None
     functions: Mapping[str, str] = field(default_factory=dict)

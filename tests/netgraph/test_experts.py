@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import netgraph as ng
+from netgraph.coarsen.hierarchy.report import build_report, describe_experts
 from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.partition.target_size import choose_n_coarse
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.recording.forward.expert_routing import BATCHED, REGISTRY, batch_experts
+from netgraph.recording.operators.lookups import multiply_by_looked_up, multiply_looked_up
 
 TOKENS = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
@@ -184,6 +187,87 @@ def test_experts_whose_numbers_are_used_otherwise_are_kept(kind, reason):
     spec = ng.trace(kind(route_by_softmax).double().eval(), TOKENS)
     kept = [axis.kept for axis in spec.axes.values() if axis.name in spec.used and axis.size == 8 and axis.kept]
     assert any(reason in text for text in kept)
+
+
+# Look-ups of a coarse network
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many numbers the largest tensor of a run has."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.most = max(self.most, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("table_first", [True, False])
+def test_products_with_looked_up_matrices_equal_plain_ones_with_their_gradients(table_first):
+    table = torch.randn(5, 4, 4, dtype=torch.float64, requires_grad=True)
+    numbers = torch.randint(-5, 4, (40,))  # number 4 is never looked up from the front
+    rows = torch.randn(40, 1, 4, dtype=torch.float64, requires_grad=True)
+    columns = rows.detach().mT.clone().requires_grad_()
+    if table_first:
+        answers = multiply_looked_up(table, numbers, columns), torch.bmm(table[numbers], columns)
+    else:
+        answers = multiply_by_looked_up(rows, table, numbers), torch.bmm(rows, table[numbers])
+    torch.testing.assert_close(*answers)
+    leaves = (table, columns if table_first else rows)
+    gradients = [torch.autograd.grad(answer.square().sum(), leaves) for answer in answers]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_coarse_network_makes_no_copy_of_an_expert_for_each_token():
+    network = make_experts(route_by_softmax)
+    coarse = coarse_network(network, ng.trace(network, TOKENS), {})
+    many = torch.randn(200, 6, dtype=torch.float64)
+    with torch.no_grad(), LargestTensor() as run:
+        answer = coarse(many)
+    assert run.most <= 200 * 4 * 10  # one row of the widest layer for each token and expert
+    torch.testing.assert_close(answer, run_in_a_loop(network, many, factor=1.0))
+    again = ng.trace(coarse, TOKENS)  # a coarse network is recorded with its look-ups as they are
+    assert {axis.name for axis in again.free if axis.kind == "expert"} == {find_expert_axis(again).name}
+
+
+# The report and the class
+
+
+def test_the_report_counts_experts_active_parameters_and_operations_of_a_token():
+    network = make_experts(route_by_softmax)
+    hierarchy = ng.build_hierarchy(network, TOKENS, n_levels=2, ratio=0.5)
+    for level, (n, k, width, inner) in zip(
+        build_report(hierarchy)["levels"], [(8, 4, 8, 10), (4, 2, 4, 5)], strict=True
+    ):
+        shared = 6 * width + width + width * n + n + width * 3 + 3
+        expert = 2 * width * inner + width
+        assert level["parameters"] == shared + n * expert
+        operations = 2 * (6 * width + width * n + k * 2 * width * inner + width * 3)
+        assert level["experts"] == {
+            "layers": [{"experts": n, "chosen": k}],
+            "active_parameters": shared + k * expert,
+            "flops_per_token": operations,
+        }
+    (line,) = describe_experts(hierarchy.levels[1])
+    assert line.startswith("experts chosen for a token: 2 of 4 in 1 layer. It reads")
+    dense = ng.build_hierarchy(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 6))
+    assert "experts" not in build_report(dense)["levels"][0]
+
+
+@pytest.mark.parametrize("route", [route_by_softmax, route_by_renormalised_softmax, route_by_softmax_of_the_chosen])
+def test_merged_experts_come_back_in_the_class_of_the_network(route):
+    hierarchy = ng.build_hierarchy(make_experts(route), TOKENS, n_levels=2, ratio=0.5)
+    own = ng.own_class(hierarchy, TOKENS)
+    assert (type(own), own.k, own.up.shape) == (Experts, 2, (4, 4, 5))
+    torch.testing.assert_close(own(TOKENS), hierarchy.levels[1].model(TOKENS))
+
+
+def test_gates_that_no_sum_divides_are_refused_by_the_class():
+    hierarchy = ng.build_hierarchy(make_experts(route_by_sigmoid), TOKENS, n_levels=2, ratio=0.5)
+    with pytest.raises(ng.errors.OwnClassError, match="outputs differ"):
+        ng.own_class(hierarchy, TOKENS)
 
 
 # Experts in a list

@@ -3,7 +3,7 @@
 Libraries run experts in several ways that answer the same. A loop over the experts that some token chose branches on numbers,
 and would lose an expert that is idle on the example. Grouped products sort the tokens by their experts, and write the number
 of experts for each token into the code as a plain number. Batched products look up one matrix for each token and expert. Only
-these say, operator by operator, how experts are chosen, and hold for every input.
+these say, operator by operator, how experts are chosen, hold for every input, and run in double precision too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from netgraph.recording.operators.lookups import plain_lookups
+
 REGISTRY, TABLE = "transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS"
 BATCHED = "batched_mm"
 EQUIVALENT = (None, "eager", "grouped_mm")  # settings that answer what batched products answer
@@ -23,6 +25,8 @@ EQUIVALENT = (None, "eager", "grouped_mm")  # settings that answer what batched 
 @contextlib.contextmanager
 def batch_experts(model: nn.Module) -> Iterator[None]:
     """Set the experts of a network to batched products in a block, where its library has that setting, and restore it.
+
+    A coarse network of ours runs look-ups and products one after the other in the block.
 
     Parameters
     ----------
@@ -34,7 +38,8 @@ def batch_experts(model: nn.Module) -> Iterator[None]:
     for values, key, _ in changed:
         values[key] = BATCHED
     try:
-        yield
+        with plain_lookups():
+            yield
     finally:
         for values, key, value in changed:
             values[key] = value
