@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces
 
@@ -47,10 +45,17 @@ def native_layer_norm_rule(call: Call) -> list[Spaces]:
 
 
 def group_norm_rule(call: Call) -> Spaces:
-    """Require aggregates of one size inside a group, since statistics run over space and the channels of a group."""
+    """Require aggregates of one size inside a group, since statistics run over space and the channels of a group.
+
+    Channels of one group share statistics, channels of two groups do not. Merging two channels inside their group is therefore
+    exact if they are equal. Merging two whole groups is exact only if all of their channels are.
+    """
     batch, channels, *image = call.spaces("input")
-    sizes = [call["num_groups"], math.prod([sp.size_of(channels)]) // call["num_groups"]]
+    sizes = [call["num_groups"], sp.size_of(channels) // call["num_groups"]]
+    divided_here = len(sp.resolve(channels)) == 1
     groups, each = call.reshape([channels], sizes)
+    if divided_here:  # and not by heads or grouped convolutions before it, whose units merge as a whole
+        call.state.norm_groups.append((groups, each))
     for name in ("weight", "bias"):
         if call.has(name):
             call.unite(call.spaces(name)[0], channels)

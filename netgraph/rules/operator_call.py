@@ -120,6 +120,8 @@ class TraceState:
         Whether dimensions inside attention heads may merge.
     head_dims : list of Space
         Those dimensions.
+    norm_groups : list of (Space, Space)
+        The groups that a group norm alone makes, and the channels inside one.
     choices : list of Choice
         Where units are chosen by their rank.
     unit_numbers : dict of (Node, int or None) to Space
@@ -140,6 +142,7 @@ class TraceState:
     from_input: set[fx.Node] = field(default_factory=set)
     inside_heads: bool = False
     head_dims: list[Space] = field(default_factory=list)
+    norm_groups: list[tuple[Space, Space]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     unit_numbers: dict[tuple[fx.Node, int | None], Space] = field(default_factory=dict)
     place_columns: dict[fx.Node, list[Space]] = field(default_factory=dict)
@@ -391,7 +394,7 @@ class Call:
         self.state.edits.setdefault(self.node, []).append(SizeEdit(argument, listed, None, single))  # type: ignore[arg-type]
 
     def rewrite(self, argument: str, space: Space, compute: Callable[[float], Any]) -> None:
-        """State that an argument is a function of fine size / coarse size of a space."""
+        """Recompute an argument when a space shrinks. Its new value is ``compute(fine size / coarse size)``."""
         self.state.edits.setdefault(self.node, []).append(SizeEdit(argument, [space], compute, True))
 
     def scale(self, operand: fx.Node | None, space: Space, power: float) -> None:

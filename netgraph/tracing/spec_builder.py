@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -61,6 +61,7 @@ def build_unit_spec(
         a for trace in traces.values() if trace.inside_heads for space in trace.head_dims for a in sp.iter_atoms(space)
     }
     names = _AxisNames(state, leaves, summed, parameters, inside, followers)
+    names.group_of = _find_norm_groups(traces.values())
     plans = {mode: _build_plan(recordings[mode], traces[mode], names) for mode in recordings}
     terms = {name: tuple(names.build_term(s) for s in spaces) for name, spaces in leaves.items()}
     sums = {key: frozenset(names.axis_name(a) for a in atoms) for key, atoms in summed.items() if atoms}
@@ -124,6 +125,17 @@ def _pin_squares(leaves: Mapping[str, Spaces]) -> None:
                     sp.pin((atom,), f"{name} runs over its square")
 
 
+def _find_norm_groups(traces: Iterable[TraceState]) -> dict[Atom, Atom]:
+    """Return for the channels inside the groups of a group norm the atom of the groups, where both may merge."""
+    group_of: dict[Atom, Atom] = {}
+    for trace in traces:
+        for groups, each in trace.norm_groups:
+            outer, inner = sp.resolve(groups), sp.resolve(each)
+            if len(outer) == len(inner) == 1 and isinstance(outer[0], Atom) and isinstance(inner[0], Atom):
+                group_of[inner[0]] = outer[0]
+    return group_of
+
+
 class _AxisNames:
     """Names and properties of the axes that atoms become.
 
@@ -142,6 +154,7 @@ class _AxisNames:
     ) -> None:
         self.inside = inside  # atoms inside heads that may merge
         self.followers = followers
+        self.group_of: dict[Atom, Atom] = {}  # channels inside a group of a group norm: the groups
         self.names: dict[Atom, str] = {}
         self.parameters = parameters
         self.used_names: set[str] = set()
@@ -205,7 +218,7 @@ class _AxisNames:
         )
 
     def _is_outermost(self, atom: Atom, outer: Atom) -> bool:
-        """Return True if an atom merges first although each of two atoms lies inside the other. The larger one does."""
+        """Return True for the larger of two atoms that lie inside each other. It counts as the outer one."""
         return self.inner.get(outer) is atom and (atom.size, atom.id) > (outer.size, outer.id)
 
     def build_axes(self) -> dict[str, Axis]:
@@ -219,12 +232,17 @@ class _AxisNames:
             kept = "no parameter runs over it"
         outer = self.inner.get(atom)
         free = outer is None or outer.pinned or self._is_outermost(atom, outer) or atom in self.inside
+        free = free or self.group_of.get(atom) is outer
         if kept is None and not free:
             assert outer is not None
             kept = f"inside {self.axis_name(outer)}, whose units merge whole"
         ordered = kept is not None and kept.startswith(ORDERED)
         kind = self.kinds.get(atom, "neuron") if atom in self.parametrized and not ordered else "index"
-        return Axis(name, atom.size, kind, kept, atom.equal, count_together(atom, self.followers))
+        inner = next(
+            (i for i, o in self.group_of.items() if o is atom and not i.pinned and self.inner.get(i) is o), None
+        )
+        inner_name = None if inner is None or kept is not None else self.axis_name(inner)
+        return Axis(name, atom.size, kind, kept, atom.equal, count_together(atom, self.followers), inner_name)
 
 
 def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> Plan:

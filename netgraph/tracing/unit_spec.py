@@ -44,6 +44,9 @@ class Axis:
         The reason why all aggregates must have the same size, or None if sizes are free.
     divided : int, default 0
         A number that the size of the aggregates must divide: how many of the units are chosen by rank. 0 if none are.
+    inner : str or None, default None
+        The axis inside these units whose units merge in their place by default, or None. The units are then the groups of a
+        group norm, and the inner axis has the channels of a group. Groups merge as a whole if a ratio names their axis.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Axis:
     kept: str | None = None
     equal: str | None = None
     divided: int = 0
+    inner: str | None = None
 
 
 @dataclass(frozen=True)
