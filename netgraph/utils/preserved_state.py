@@ -246,7 +246,8 @@ def _search_package(package: str, n_loaded: int) -> tuple[Any, ...]:
         if (name == package or name.startswith(f"{package}.")) and isinstance(source, ModuleType):
             for value in list(vars(source).values()):
                 for function in (value, *(vars(value).values() if isinstance(value, type) else ())):
-                    function = getattr(function, "__func__", function)  # a static method or a method of a class
+                    if isinstance(function, (staticmethod, classmethod)):  # other objects may fail or import when asked
+                        function = function.__func__
                     if type(function) is LRU_CACHE:
                         found[id(function)] = function
     return tuple(found.values())
