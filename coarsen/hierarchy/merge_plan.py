@@ -68,9 +68,13 @@ class MergePlan:
         if self.quality is not None and self.quality < 0:
             raise NetgraphError(f"quality, a number of eigenvalues to compare, is {self.quality}. Give 0 or more.")
 
-    def ratio(self, axis: str) -> float:
-        """Return the share of the units of an axis that stay."""
-        return self.ratios.get(axis, self.ratios["*"])
+    def ratio(self, name: str) -> float:
+        """Return the share of the units of an axis, or of the blocks of a chain, that stay."""
+        return self.ratios.get(name, self.ratios["*"])
+
+    def axis_ratio(self, axis: Axis) -> float:
+        """Return the share of the units of an axis that stay. Groups whose channels merge inside them stay by default."""
+        return 1.0 if axis.inner is not None and axis.name not in self.ratios else self.ratio(axis.name)
 
     def begin_step(
         self, spec: UnitSpec, state: Mapping[str, Tensor], composed: Mapping[str, Transfer], measure: Any
@@ -100,9 +104,9 @@ class MergePlan:
             return f"nothing in this network can be merged: {'; '.join(reasons) or 'every axis has one unit'}"
         if budget is not None:
             return f"nothing merges: the first step on any axis costs more than the budget {budget}. Give a larger one."
-        asked = [axis for axis in axes if choose_n_coarse(axis, self.ratio(axis.name), self.round_to) < axis.size]
+        asked = [axis for axis in axes if choose_n_coarse(axis, self.axis_ratio(axis), self.round_to) < axis.size]
         if not asked:
-            ratios = ", ".join(f"{axis.name} {self.ratio(axis.name):g}" for axis in axes[:3])
+            ratios = ", ".join(f"{axis.name} {self.axis_ratio(axis):g}" for axis in axes[:3])
             return (
                 f"nothing merges: the ratios ({ratios}) keep every unit, or no divisor of the number of units is near. "
                 "Give smaller ratios."
@@ -159,7 +163,7 @@ class MergeStep:
         for index, axis in enumerate(self.axes):
             if self.plan.progress is not None:
                 self.plan.progress(axis.name, index, len(self.axes))
-            transfer, errors = self.choose_transfer(axis, ratios.get(axis.name, self.plan.ratio(axis.name)), judge)
+            transfer, errors = self.choose_transfer(axis, ratios.get(axis.name, self.plan.axis_ratio(axis)), judge)
             if transfer is not None:
                 out[axis.name] = transfer
                 if len(self.plan.coarseners) > 1:
