@@ -230,19 +230,16 @@ def _resize(rewrite: Rewrite, old: Any, sizes: Mapping[str, int]) -> Any:
 
 
 def _resolve_size(found: Any, expected: Any, node: fx.Node) -> Any:
-    """Return the recorded sizes with a plain size in the place of -1 and of a place that is counted from the end."""
+    """Return the recorded sizes with a plain size in the place of -1 and of a place counted from the end or beyond it."""
     result = node.meta.get("val")
     if isinstance(found, (list, tuple)) and isinstance(expected, list) and isinstance(result, Tensor):
         places = zip(found, expected, result.shape, strict=True) if len(found) == result.ndim else ()
         return [n if m == -1 and e != -1 else m for m, e, n in places] or found
-    if (
-        type(found) is int
-        and type(expected) is int
-        and found < 0 <= expected
-        and node.target is torch.ops.aten.slice.Tensor
-    ):
+    if type(found) is int and type(expected) is int and node.target is torch.ops.aten.slice.Tensor:
         arguments = bind_arguments(node)
-        return found + int(arguments["self"].meta["val"].shape[arguments["dim"]])
+        size = int(arguments["self"].meta["val"].shape[arguments["dim"]])
+        place = found + size if found < 0 <= expected else found
+        return expected if min(place, expected) >= size else place
     return found
 
 

@@ -113,6 +113,10 @@ NETS = {
     "median": layers(lambda m, x: m.b(m.a(x).median(1).values)),
     "aminmax": layers(lambda m, x: m.b(m.a(x)) * torch.aminmax(m.a(x), dim=-1, keepdim=True).max),
     "search": layers(lambda m, x: m.b(m.a(x).relu() * torch.searchsorted(torch.linspace(-1, 1, 5, dtype=x.dtype), m.a(x)))),
+    "halves by the numbers of their ends": layers(lambda m, x: m.b(m.a(x)[..., 4:8].relu()) + m.b(m.a(x)[..., 0:4]) + m.c(m.a(x)[..., 0:8]), 4, c=nn.Linear(8, 3)),
+    "gates and values in turn": layers(lambda m, x: m.b(m.a(x)[..., ::2].sigmoid() * m.a(x)[..., 1::2]), 4),
+    "softmax over units": layers(lambda m, x: m.b(m.a(x).softmax(-1))),
+    "the largest units": layers(lambda m, x: m.b(m.a(x)) * m.a(x).topk(4, -1)[0].sum(-1, keepdim=True)),
     "comparison in place": layers(lambda m, x: m.b(m.a(x).relu().gt_(0.1).xlogy_(m.a(x).exp()))),
     "transposed convolution by its general operator": convolutions(
         lambda m, x: m.b(torch.convolution(m.a(x), m.w, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1)), w=nn.Parameter(torch.randn(8, 8, 3, 3))
