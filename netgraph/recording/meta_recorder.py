@@ -11,6 +11,7 @@ import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from netgraph.environment.torch_internals import (
 )
 from netgraph.recording.faithful_calls import HANDLED, CallNotes
 from netgraph.recording.forward.inner_gradients import refuse_inner_transform
+from netgraph.recording.forward.inner_maps import record_maps
 from netgraph.recording.meta_shapes import META, infer_result
 from netgraph.recording.node_graph import NodeGraph
 from netgraph.recording.operators.composites import may_decompose
@@ -82,7 +84,7 @@ def record_on_meta(
     twins = {name: recorder.add_parameter(name, tensor) for name, tensor in state.items()}
     inputs = [recorder.add_input(i, leaf) for i, leaf in enumerate(leaves)]
     switches = _SwitchMode(recorder.graph)
-    with enable_python_dispatcher(), recorder, recorder.watch_reads():
+    with enable_python_dispatcher(), recorder, recorder.watch_reads(), record_maps():
         results = run(twins, inputs, switches)
     if switches.casts:
         raise MetaRecordingError("an autocast region gives results other dtypes, which meta tensors do not show")
@@ -121,7 +123,7 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
         self.twins: dict[int, Tensor] = {}  # constants on the meta device, by id
         self.made: dict[
             Any, fx.Node
-        ] = {}  # nodes without inputs, by storage, because PyTorch passes on shallow copies of their results
+        ] = {}  # nodes that fill new tensors, by storage, because PyTorch passes on shallow copies of their results
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -146,7 +148,7 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
         """Remember which node made a meta tensor."""
         with no_python_dispatcher():
             node.meta["val"] = tensor.detach()
-        if node.op == "call_function" and not node.all_input_nodes:
+        if node.op == "call_function" and (not node.all_input_nodes or _fills_like_input(node.target)):
             self.made[_storage_key(tensor)] = node
         self.nodes[id(tensor)] = (tensor, node)
 
@@ -158,9 +160,18 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
         if tensor.device == META and (node := self.made.get(_storage_key(tensor))) is not None:
             self.nodes[id(tensor)] = (tensor, node)
             return node
+        if tensor.device == META and tensor.numel() == 0 and type(tensor) is Tensor:
+            return self._add_empty(tensor)
         if tensor.device == META or type(tensor) not in (Tensor, torch.nn.Parameter):
             raise MetaRecordingError(f"the origin of a {type(tensor).__name__} was not recorded")
         return self._add_constant(tensor)
+
+    def _add_empty(self, tensor: Tensor) -> fx.Node:
+        """Add a call that makes a tensor without numbers, such as ``torch.tensor([])`` on the device of an input."""
+        arguments = {"dtype": tensor.dtype, "device": META}
+        node = self.graph.call_function(ATEN.empty.memory_format, (list(tensor.shape),), arguments)
+        self._register_tensor(tensor, node)
+        return node
 
     def _add_constant(self, tensor: Tensor) -> fx.Node:
         """Add a ``get_attr`` node for a tensor with numbers, and make its twin on the meta device."""
@@ -249,6 +260,13 @@ def map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
     if kind is tuple or kind is list:
         return kind(map_tensors(part, swap) for part in value)
     return {k: map_tensors(v, swap) for k, v in value.items()} if kind is dict else value
+
+
+@cache
+def _fills_like_input(function: Any) -> bool:
+    """Return True if an operator fills a new tensor and reads no number of its input, as ``ones_like`` and ``new_zeros`` do."""
+    name = str(function).partition(".")[2]
+    return name.startswith("new_") or "_like." in name
 
 
 def _storage_key(tensor: Tensor) -> tuple[Any, ...]:

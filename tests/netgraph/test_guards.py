@@ -12,6 +12,7 @@ from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.errors import GuardError, LoadError, TraceError
 from netgraph.recording.graph_module import network_from_document
 from netgraph.recording.operators.guards import check_decision
+from netgraph.recording.recorder import record_network
 
 X = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
 FULL = torch.ones(4, 5, dtype=torch.bool)
@@ -203,3 +204,10 @@ def test_a_guard_says_what_it_found():
     check_decision(torch.zeros(3), 0, "<=", 3, "")
     with pytest.raises(GuardError, match="a count was < 3, and it is 3 here"):
         check_decision(torch.zeros(3), 0, "<", 3, "")
+
+
+@pytest.mark.parametrize("make", [torch.ones_like, torch.zeros_like, lambda x: x.new_ones(x.shape)])
+def test_a_mask_that_a_network_makes_itself_needs_no_slower_recorder(make):
+    model = layers(lambda m, x: m.b(m.a(x).masked_fill(make(x[..., :1]).bool(), 0.5)))
+    assert record_network(model, X, training=False).way == "meta"
+    torch.testing.assert_close(record(model, X)(X), model(X))
