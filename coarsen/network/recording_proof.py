@@ -197,7 +197,7 @@ class _Comparison:
             if model is not self.network:
                 with _OperatorLog() as log:
                     model(*args, **kwargs)
-                return log.calls
+                return list(log.calls)
             return self._trace_steps(args, kwargs)
 
     def _trace_steps(self, args: Any, kwargs: Any) -> list[tuple[Any, Any, str]]:
@@ -208,7 +208,7 @@ class _Comparison:
             for step in interpreter.steps:
                 log.step = names[step.index]
                 run_step(step, slots)
-        return log.calls
+        return list(log.calls)
 
 
 class _OperatorLog(TensorMode):  # type: ignore[misc]  # a private class of torch
@@ -243,23 +243,22 @@ def _are_close(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(_are_close(x, y) for x, y in zip(a, b, strict=True))
     if not isinstance(a, tuple) or not isinstance(b, tuple):
         return bool(a == b)
-    return a[0] == b[0] and abs(a[1] - b[1]) <= TOLERANCE * (abs(a[1]) + 1e-12)
+    return bool(a[0] == b[0] and abs(a[1] - b[1]) <= TOLERANCE * (abs(a[1]) + 1e-12))
 
 
 def _take_gradients(outputs: list[Tensor], parameters: Mapping[str, Tensor], seed: int) -> dict[str, Tensor | None]:
     """Return the gradients of a random combination of the outputs."""
     generator = torch.Generator().manual_seed(seed)
-    loss = [
+    losses = [
         (out * torch.randn(out.shape, generator=generator).to(out)).sum()
         for out in outputs
         if out.requires_grad and out.is_floating_point()
     ]
-    if not loss:
+    if not losses:
         return dict.fromkeys(parameters)
     names = [name for name, p in parameters.items() if p.requires_grad]
-    return dict(
-        zip(names, torch.autograd.grad(sum(loss), [parameters[n] for n in names], allow_unused=True), strict=True)
-    )  # type: ignore[arg-type]
+    gradients = torch.autograd.grad(torch.stack(losses).sum(), [parameters[n] for n in names], allow_unused=True)
+    return dict(zip(names, gradients, strict=True))
 
 
 def _compare_gradients(expected: Tensor | None, found: Tensor | None) -> float:

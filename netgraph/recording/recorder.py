@@ -137,8 +137,9 @@ def record_network(
             set_training_mode(model, training=training)
             for values, name, value in attributes or ():
                 values[name] = value
-            for generator, _ in snapshot.generators if seed is not None else ():
-                seed_generator(generator, seed)
+            for generator, _ in snapshot.generators:
+                if seed is not None:
+                    seed_generator(generator, seed)
             marks.update(mark_norms(model))
 
         def begin_again() -> None:

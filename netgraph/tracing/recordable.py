@@ -53,7 +53,7 @@ def check_recordable(model: nn.Module) -> None:
 
 def _check_tensor(name: str, tensor: Tensor) -> None:
     """Refuse a parameter or buffer without numbers of its own."""
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if torch.nn.parameter.is_lazy(tensor):
         raise TraceError(
             f"{name} has no shape yet, because its layer is lazy. Run the network once on the example, and then coarsen it."
         )

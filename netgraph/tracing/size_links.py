@@ -91,7 +91,8 @@ def find_links(first: fx.Graph, second: fx.Graph) -> Links:
     for a, b in zip(first.nodes, second.nodes, strict=False):
         if (a.op, a.target) != (b.op, b.target):
             break
-        for place, sizes in (*_pair_numbers(a, b), *_pair_sizes(a, b)):
+        pairs: list[tuple[int | str, tuple[int, int]]] = [*_pair_numbers(a, b), *_pair_sizes(a, b)]
+        for place, sizes in pairs:
             if sizes in sources:
                 links.setdefault(a.name, []).append(SizeLink(place, *sources[sizes]))
             elif isinstance(place, int):

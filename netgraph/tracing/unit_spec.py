@@ -290,14 +290,13 @@ class UnitSpec:
 
     def with_limits_of(self, other: UnitSpec) -> UnitSpec:
         """Return this spec, which was made from the recordings of another, with what limits those recordings."""
-        one_size = {"dynamic": frozenset(), "one_size": other.one_size} if other.one_size else {}
-        return replace(
+        limited = replace(
             self,
             unrecorded={**self.unrecorded, **other.unrecorded},
             functions=other.functions,
             gradients=other.gradients,
-            **one_size,
         )
+        return replace(limited, dynamic=frozenset(), one_size=other.one_size) if other.one_size else limited
 
     def _summed_axes(self, name: str) -> set[str]:
         """Return the axes that a parameter is summed over."""

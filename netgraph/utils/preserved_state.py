@@ -75,7 +75,7 @@ class Snapshot:
         self.attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of modules and of plain objects
         self.generators: list[tuple[Any, Any]] = []
         self._contents: list[tuple[Any, Any]] = []  # containers and copies of them
-        self._tensors: list[tuple[Tensor, int, Tensor]] = []  # plain tensors, their version and a copy
+        self._tensors: list[tuple[Tensor, int | None, Tensor]] = []  # plain tensors, their version and a copy
         self._caches: list[dict[Any, Any]] = []
         self._seen: set[int] = set()
         for generator in (random, np.random, torch.default_generator, *_find_global_generators(model)):

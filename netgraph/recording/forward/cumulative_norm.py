@@ -7,6 +7,7 @@ gets a momentum of its own that is no real one. In the graph the count takes its
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -52,7 +53,8 @@ def unmark_norms(model: nn.Module, marks: Mapping[float, str]) -> None:
         if isinstance(module, _BatchNorm) and module.momentum in marks:
             module.momentum = None
         elif hasattr(module, "list_counts"):
-            module.fixed_results.clear()
+            fixed: Any = module.fixed_results
+            fixed.clear()
 
 
 def read_counts(graph: fx.Graph, marks: Mapping[float, str]) -> None:
