@@ -122,6 +122,27 @@ def inside_transform() -> bool:
     return inner_transform() is not None
 
 
+_MAPS: Any = find_private("torch._functorch.apis")
+
+
+@contextlib.contextmanager
+def replace_map(instead: Callable[..., Any]) -> Iterator[None]:
+    """Call ``instead(original, function, in_dims, out_dims, randomness, chunk_size, *args)`` for each map of ``torch.vmap`` in a block."""
+    original = getattr(_MAPS, "vmap_impl", None)
+    if original is None:  # maps are then recorded by the slower way
+        yield
+        return
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        return instead(original, *args, **kwargs)
+
+    _MAPS.vmap_impl = replaced
+    try:
+        yield
+    finally:
+        _MAPS.vmap_impl = original
+
+
 def find_decompositions() -> dict[Any, Callable[..., Any]]:
     """Return PyTorch's table of operators that are made of others."""
     return dict(find_private("torch._decomp.decomposition_table", {}))
@@ -160,6 +181,13 @@ FakeTensorMode: Any = find_private("torch._subclasses.fake_tensor.FakeTensorMode
 TensorMode: Any = find_private("torch.utils._python_dispatch.TorchDispatchMode", _MissingMode)
 _WithoutFunctionModes: Any = find_private("torch._C.DisableTorchFunction", _MissingMode)
 _without_dispatch_modes: Any = find_private("torch.utils._python_dispatch._disable_current_modes", _MissingMode)
+
+
+@contextlib.contextmanager
+def without_dispatch_modes() -> Iterator[None]:
+    """Run a block that no mode of operators sees. Modes of functions see it."""
+    with _without_dispatch_modes():
+        yield
 
 
 @contextlib.contextmanager

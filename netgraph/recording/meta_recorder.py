@@ -168,7 +168,7 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
 
     def _add_empty(self, tensor: Tensor) -> fx.Node:
         """Add a call that makes a tensor without numbers, such as ``torch.tensor([])`` on the device of an input."""
-        arguments = {"dtype": tensor.dtype, "device": META}
+        arguments: dict[str, Any] = {"dtype": tensor.dtype, "device": META}
         node = self.graph.call_function(ATEN.empty.memory_format, (list(tensor.shape),), arguments)
         self._register_tensor(tensor, node)
         return node

@@ -7,6 +7,7 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.errors import TraceError
+from netgraph.recording.recorder import record_network
 
 
 def duplicate(first, second):
@@ -212,3 +213,55 @@ def test_backward_in_a_forward_is_refused_by_name():
 
     with pytest.raises(TraceError, match=r"backward\(\) at .*test_inner_gradients.py:\d+"):
         ng.trace(Trains(), torch.randn(4, 6))
+
+
+def test_a_map_beside_other_layers_is_recorded_by_its_operators_alone():
+    class Masked(nn.Module):
+        """Attention under a mask that a function of two positions makes, as transformers do it."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+
+        def forward(self, x, present):
+            places = torch.arange(x.shape[1])
+            rows = torch.arange(x.shape[0])
+            rule = torch.vmap(
+                torch.vmap(
+                    torch.vmap(lambda b, q, k: (q - k).abs().le(2) & (b >= 0), in_dims=(None, None, 0)),
+                    in_dims=(None, 0, None),
+                ),
+                in_dims=(0, None, None),
+            )
+            mask = rule(rows, places, places) & present[:, None, :]
+            h = self.norm(self.a(x))[:, None]
+            return self.b(nn.functional.scaled_dot_product_attention(h, h, h, attn_mask=mask[:, None])[:, 0])
+
+    torch.manual_seed(0)
+    net = Masked().eval()
+    example = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool)
+    recording = record_network(net, example, training=False)
+    assert recording.way == "meta"
+    targets = {str(node.target) for node in recording.graph.nodes}
+    assert {"aten.layer_norm.default", "aten.linear.default", "aten.scaled_dot_product_attention.default"} <= targets
+    same = ng.coarse_network(net, ng.trace(net, example), {})
+    present = torch.ones(3, 5, dtype=torch.bool)
+    present[1, 3:] = False
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(same(x, present), net(x, present))
+
+
+def test_an_empty_tensor_that_is_filled_later_is_recorded_on_meta():
+    class Cache(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(6, 8)
+
+        def forward(self, x):
+            kept = torch.tensor([], dtype=x.dtype, device=x.device)
+            return torch.cat([kept, self.a(x)], dim=-1)
+
+    net, x = Cache(), torch.randn(4, 6)
+    assert record_network(net, x, training=False).way == "meta"
+    same, x = ng.coarse_network(net, ng.trace(net, x), {}), torch.randn(5, 6)
+    torch.testing.assert_close(same(x), net(x))

@@ -7,9 +7,10 @@ map themselves. They are differentiable, so that a coarse network trains on forc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
@@ -30,13 +31,28 @@ class InnerGradientError(Exception):
     """The run takes a gradient, or maps a function, and has to be recorded by `record_inner_gradients`."""
 
 
+_ALLOWED: list[bool] = []  # not empty while transforms may run
+
+
+@contextmanager
+def let_transforms_run() -> Iterator[None]:
+    """Switch `refuse_inner_transform` off in a block."""
+    _ALLOWED.append(True)
+    try:
+        yield
+    finally:
+        _ALLOWED.pop()
+
+
 def refuse_inner_transform() -> None:
     """Raise `InnerGradientError` within a map or a gradient of ``torch.func``. It names the source line."""
-    if inside_transform():
+    if inside_transform() and not _ALLOWED:
         raise InnerGradientError(find_calling_line())
 
 
-def record_inner_gradients(run: Callable[..., Any], state: Any, leaves: Any, mode: str) -> fx.GraphModule:
+def record_inner_gradients(
+    run: Callable[..., Any], state: Any, leaves: Any, mode: Literal["fake", "real"]
+) -> fx.GraphModule:
     """Return the graph of a run with the operators of the gradients and maps in it.
 
     Parameters
@@ -56,12 +72,12 @@ def record_inner_gradients(run: Callable[..., Any], state: Any, leaves: Any, mod
     """
 
     def watched(state: Any, leaves: Any) -> Any:
-        with _WatchSwitches():
+        with WatchSwitches():
             return run(state, leaves)
 
     table = _list_decompositions()
     recorded = make_fx(watched, decomposition_table=table, tracing_mode=mode, record_stack_traces=True)(state, leaves)
-    _reconnect_saved_tensors(recorded.graph)
+    reconnect_saved_tensors(recorded.graph)
     missing = sorted({operator_name(n.target) for n in recorded.graph.nodes if _lacks_rule(n)})
     if missing:
         raise TraceError(f"the operators {', '.join(missing)} of it have no rule in netgraph")
@@ -87,7 +103,7 @@ def _list_decompositions() -> dict[Any, Callable[..., Any]]:
     }
 
 
-class _WatchSwitches(TorchFunctionMode):
+class WatchSwitches(TorchFunctionMode):
     """Takes down what ``make_fx`` does not see below autograd: switches of gradients, and tensors that the run detaches itself."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -95,7 +111,7 @@ class _WatchSwitches(TorchFunctionMode):
         if func is set_gradients:
             _record_switch(bool(args[0]))
         if func in (Tensor.detach, torch.detach):
-            return ATEN.alias.default(func(*args, **kwargs))  # `_reconnect_saved_tensors` knows it by this
+            return ATEN.alias.default(func(*args, **kwargs))  # `reconnect_saved_tensors` knows it by this
         if getattr(func, "__wrapped__", func) is not GRAD or kwargs.get("create_graph"):
             return func(*args, **kwargs)
         before = torch.is_grad_enabled()
@@ -113,7 +129,7 @@ def _record_switch(mode: bool) -> None:
         recorder.tracer.create_node("call_function", set_gradients, (mode,), {})
 
 
-def _reconnect_saved_tensors(graph: fx.Graph) -> None:
+def reconnect_saved_tensors(graph: fx.Graph) -> None:
     """Remove the ends of gradients at tensors that autograd kept for its backward pass. A second backward passes through them.
 
     Tensors that the network detaches itself stay detached.
