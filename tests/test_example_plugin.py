@@ -41,7 +41,7 @@ def netgraph(site, *words):
     return subprocess.run(given, capture_output=True, text=True, check=False, cwd=site, env=env, timeout=300)
 
 
-ARCH = ("--arch", "netgraph.models.perceptron:mlp", "--arch-arg", "sizes=[64,16,12,10]")
+ARCH = ("--arch", "netgraph.models:mlp", "--arch-arg", "sizes=[64,16,12,10]")
 
 
 def test_the_installed_example_merges_from_the_command_line_though_another_plugin_is_broken(site):

@@ -26,7 +26,6 @@ from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.recording.forward.expert_routing import batch_experts
-from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.tracing.unit_spec import Axis, UnitSpec

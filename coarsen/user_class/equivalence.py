@@ -32,8 +32,8 @@ from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.utils.module_state import set_training_mode, swap_state
-from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 from netgraph.utils.preserved_state import preserve_attributes
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 ATEN = torch.ops.aten
 TOLERANCE = {

@@ -8,7 +8,8 @@ from command_line import run
 
 import netgraph as ng
 from netgraph.analysis.attention_heads import find_heads
-from netgraph.coarsen.network.oracles import max_relative_error, verify
+from netgraph.coarsen.network.compare_outputs import max_relative_error
+from netgraph.coarsen.network.oracles import verify
 from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong

@@ -220,7 +220,7 @@ def test_hierarchies_of_several_levels_ratios_and_multiples():
     [
         ({"ratio": 0.0}, "above 0"),
         ({"ratio": 1.5}, "at most 1"),
-        ({"n_levels": 1}, "at least 2"),
+        ({"n_levels": 1}, "Give 2 or more"),
         ({"round_to": 0}, "multiple of 1"),
         ({"keep": ["nowhere"]}, "no axis is named 'nowhere'"),
         ({"coarsener": "nosuch"}, "no coarsener named"),
