@@ -23,7 +23,9 @@ BUILTINS = {
     "cumulative_factor": cumulative_factor,
 }
 
-NEW_BUILTINS = frozenset({"builtin:add", "builtin:check_decision", "builtin:cumulative_factor"})  # operators that only documents of format 2 hold
+NEW_BUILTINS = frozenset(
+    {"builtin:add", "builtin:check_decision", "builtin:cumulative_factor"}
+)  # operators that only documents of format 2 hold
 
 
 def serialize_graph(graph: fx.Graph) -> list[Any]:

@@ -53,7 +53,14 @@ def tie_shared_tensors(model: nn.Module) -> None:
         for slots in (module._parameters, module._buffers):
             for key, tensor in slots.items():
                 if tensor is not None and tensor.numel() and tensor.device.type != "meta":
-                    place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride(), type(tensor))
+                    place = (
+                        tensor.data_ptr(),
+                        tensor.device,
+                        tensor.dtype,
+                        tensor.shape,
+                        tensor.stride(),
+                        type(tensor),
+                    )
                     slots[key] = first.setdefault(place, tensor)
 
 

@@ -134,7 +134,9 @@ def _check_class(structure: Structure, leaves: list[Any]) -> None:
         made = unflatten_tree(structure, leaves)
         items = list_items(made)
         filled = {key for key, part in list_parts(structure) if part.get("value", ()) is not None}
-        same = len(made) == len(keys) if items is None else filled <= set(items) <= set(keys)  # some classes leave out None
+        same = (
+            len(made) == len(keys) if items is None else filled <= set(items) <= set(keys)
+        )  # some classes leave out None
         why = "" if same and (isinstance(made, kind) or is_graph(kind)) else "its parts differ"
     except Exception as error:  # a class may ask for anything
         why = f"{type(error).__name__}: {error}"
