@@ -7,7 +7,9 @@ netgraph needs none of them.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,8 +57,25 @@ class MappingStandIn(SettingsStandIn):
         return OrderedDict()
 
 
-def allow_settings() -> Any:
-    """Return a context in which ``torch.load(weights_only=True)`` reads settings as stand-ins."""
-    return torch.serialization.safe_globals(
-        [*((SettingsStandIn, name) for name in OBJECTS), *((MappingStandIn, name) for name in MAPPINGS)]
-    )
+@contextlib.contextmanager
+def allow_settings() -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read settings as stand-ins while the context lasts.
+
+    Other packages allow some of the same names, torch_geometric among them `collections.defaultdict`. PyTorch keeps what is
+    allowed as a set, and of two objects with one name either may be used. So theirs step aside until the file is read.
+    """
+    allowed = torch.serialization.get_safe_globals()
+    stand_ins = [*((SettingsStandIn, name) for name in OBJECTS), *((MappingStandIn, name) for name in MAPPINGS)]
+    others = [one for one in allowed if _name_of_allowed(one) not in OBJECTS | MAPPINGS]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*stand_ins, *others])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def _name_of_allowed(one: Any) -> str:
+    """Return the name in files of an object that a package allows."""
+    return str(one[1]) if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}"

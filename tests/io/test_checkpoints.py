@@ -245,6 +245,22 @@ def test_settings_beside_weights_are_read_as_nothing_and_their_classes_are_never
     assert "easydict" not in sys.modules
 
 
+def test_settings_are_read_alike_whatever_other_packages_have_allowed(open_saved, nets):
+    net = nets()
+    value = {"model": net.state_dict(), "history": collections.defaultdict(list, loss=[1.0]), "best": np.float64(0.5)}
+    # PyTorch takes any of several objects of one name, in the order of a set: with thirty the stand-in is seldom the last
+    kinds = [type(f"Kind{k}", (collections.defaultdict,), {}) for k in range(30)]
+    theirs = [dict, list, collections.defaultdict, *((kind, "collections.defaultdict") for kind in kinds)]
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(theirs)
+    try:
+        assert torch.equal(open_saved(value)(X), net(X))
+        assert set(torch.serialization.get_safe_globals()) == {*before, *theirs}
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def test_extra_state_reaches_its_module_and_is_missed_where_it_lacks(open_saved, nets):
     net = nets("Counting")
     assert open_saved(net.state_dict(), "Counting").steps == 3
