@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -40,6 +41,7 @@ from netgraph.recording.operators.composites import may_decompose
 from netgraph.utils.source_location import is_user_file
 
 ATEN = torch.ops.aten
+PLACES = (Tensor.__getitem__, Tensor.__setitem__)
 SWITCHES = {set_gradients} | AUTOCAST_SWITCHES | PREDISPATCH_FUNCTIONS
 
 
@@ -106,6 +108,8 @@ class _SwitchMode(FunctionMode):  # type: ignore[misc]
             replacement = self.notes.handle(func, args)
             if replacement is not None:
                 return replacement()
+        if func in PLACES and holds_places(args[1]):
+            args = (args[0], make_places(args[1]), *args[2:])
         self.casts |= bool(func is enter_autocast and args[2])
         if func in SWITCHES:
             return super().__torch_function__(func, types, args, kwargs)
@@ -249,7 +253,15 @@ def run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         with (
             below_autograd() if read_schema(func).is_mutable else nullcontext()
         ):  # autograd would refuse an in-place write to a leaf
-            return func(*args, **{k: META if isinstance(v, torch.device) else v for k, v in kwargs.items()})
+            args, kwargs = replace_devices((tuple(args), kwargs), META)
+            return func(*args, **kwargs)
+
+
+def replace_devices(arguments: Any, device: torch.device) -> Any:
+    """Replace every device among the arguments of an operator, given by place or by name."""
+    args, kwargs = arguments
+    args = tuple(device if isinstance(v, torch.device) else v for v in args)
+    return args, {k: device if isinstance(v, torch.device) else v for k, v in kwargs.items()}
 
 
 def map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
@@ -260,6 +272,25 @@ def map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
     if kind is tuple or kind is list:
         return kind(map_tensors(part, swap) for part in value)
     return {k: map_tensors(v, swap) for k, v in value.items()} if kind is dict else value
+
+
+def holds_places(index: Any) -> bool:
+    """Return True if an index of a tensor has a list of numbers. PyTorch would make it a tensor without numbers."""
+    parts = index if type(index) is tuple else (index,)
+    return any(_is_list_of_numbers(part) for part in parts)
+
+
+def make_places(index: Any) -> Any:
+    """Return an index with tensors in the place of lists of numbers."""
+    if type(index) is tuple:
+        return tuple(make_places(part) for part in index)
+    return torch.tensor(index) if _is_list_of_numbers(index) else index
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return type(value) in (list, range) and len(value) > 0 and all(type(part) in (int, bool) for part in value)
 
 
 @cache

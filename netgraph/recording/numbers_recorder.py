@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from netgraph.environment.torch_internals import identify_storage, no_python_dispatcher, read_schema, without_modes
 from netgraph.errors import TraceError
-from netgraph.recording.meta_recorder import MetaRecorder, map_tensors, record_on_meta, run_on_meta
+from netgraph.recording.meta_recorder import MetaRecorder, map_tensors, record_on_meta, replace_devices, run_on_meta
 from netgraph.recording.meta_shapes import META
 from netgraph.recording.operators.guards import COUNT, NUMBERS, GuardedCount, check_decision, read_decided
 from netgraph.utils.source_location import format_location, is_user_file
@@ -160,8 +160,7 @@ class NumbersRecorder(MetaRecorder):
         if any(value is None for value in numbers.values()):
             self.lost |= {identify_storage(self.numbers[node]) for node in written if node in self.numbers}
             return None
-        args, kwargs = fx.node.map_arg(nodes, lambda node: numbers[node])
-        kwargs = {name: self.device if value == META else value for name, value in kwargs.items()}
+        args, kwargs = replace_devices(fx.node.map_arg(nodes, lambda node: numbers[node]), self.device)
         with torch.no_grad(), no_python_dispatcher():
             result = function(*args, **kwargs)
             return result.clone() if function is ATEN.lift_fresh.default else result
