@@ -6,9 +6,23 @@ checks take most of the time of a recording on meta tensors, and such graphs nee
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import fx
+
+
+def name_constant(number: int | str, taken: Collection[str]) -> str:
+    """Return a name for a constant of a recording, which no parameter or buffer has."""
+    name = f"constants.{number}"
+    while name in taken:  # a recorded network that is recorded again, or a network with a module of this name
+        name += "_"
+    return name
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Return True if a node reads a tensor that comes from no parameter, buffer or input."""
+    return bool(node.meta.get("constant", False))
 
 
 class NodeGraph(fx.Graph):
@@ -18,6 +32,7 @@ class NodeGraph(fx.Graph):
         super().__init__()
         self._counts: dict[str, int] = {}
         self._bases: dict[Any, str] = {}
+        self.assumed: list[str] = []  # places where the run asked whether a mask of activations holds anywhere
 
     def create_node(
         self, op: str, target: Any, args: Any = None, kwargs: Any = None, name: str | None = None, type_expr: Any = None

@@ -6,7 +6,8 @@ are few, and then of all, if a size depends on activations. What a decision depe
 
 - inputs: it is recorded as a guard (`netgraph.recording.operators.guards`),
 - constants, and buffers that the run does not write: the outcome is taken as it is,
-- parameters or random numbers: it is refused.
+- parameters or random numbers: it is refused, unless it asks whether any row chose an expert
+  (`netgraph.recording.operators.idle_rows`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from netgraph.environment.torch_internals import identify_storage, no_python_dis
 from netgraph.errors import TraceError
 from netgraph.recording.meta_recorder import MetaRecorder, map_tensors, record_on_meta, replace_devices, run_on_meta
 from netgraph.recording.meta_shapes import META
-from netgraph.recording.operators.guards import COUNT, NUMBERS, GuardedCount, check_decision, read_decided
+from netgraph.recording.operators.guards import COUNT, NUMBERS, OPPOSITES, GuardedCount, check_decision, read_decided
+from netgraph.recording.operators.idle_rows import (
+    NONEMPTY,
+    ROWS,
+    ask_for_rows,
+    count_places,
+    find_masks,
+    give_rows,
+)
 from netgraph.utils.source_location import format_location, is_user_file
 
 ATEN = torch.ops.aten
@@ -42,9 +51,11 @@ class NeedsActivationsError(Exception):
 
 
 def record_with_numbers(
-    run: Any, state: Mapping[str, Tensor], leaves: Sequence[Tensor]
+    run: Any, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, idle: bool = False
 ) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Return the graph of a run and its constants, as `netgraph.recording.meta_recorder.record_on_meta` does.
+
+    With ``idle`` every mask that depends on activations is false everywhere. By default it holds somewhere.
 
     Raises
     ------
@@ -53,7 +64,7 @@ def record_with_numbers(
     MetaRecordingError
         The run cannot be recorded on meta tensors for another reason.
     """
-    recorder = NumbersRecorder(everything=False)
+    recorder = NumbersRecorder(everything=idle, idle=idle)
     try:
         recorded = record_on_meta(run, state, leaves, recorder)
     except NeedsActivationsError:
@@ -66,9 +77,11 @@ def record_with_numbers(
 class NumbersRecorder(MetaRecorder):
     """The dispatch mode, with companions of some tensors, or of all with ``everything``."""
 
-    def __init__(self, *, everything: bool) -> None:
+    def __init__(self, *, everything: bool, idle: bool = False) -> None:
         super().__init__()
         self.everything = everything
+        self.idle = idle  # whether masks that depend on activations hold nowhere
+        self.looks_up_rows = False  # whether the call that runs reads or writes where such a mask holds
         self.device = torch.device("cpu")  # of the companions
         self.numbers: dict[fx.Node, Tensor] = {}  # companions
         self.origins: dict[Any, set[str]] = {}  # by node, and by storage of a companion, because writes reach all views
@@ -128,6 +141,20 @@ class NumbersRecorder(MetaRecorder):
 
     # One operator
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is ATEN.unbind.int and (n := self.count_places(args[0])) is not None:
+            with self:
+                return torch.arange(n, device=args[0].device).view(-1, *args[0].shape[1:]).unbind()
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def count_places(self, tensor: Tensor) -> int | None:
+        """Return over how many places a loop may run if a tensor lists those of a mask of activations, else None."""
+        node = self.find_made(tensor)
+        n = None if node is None or PARAMETER not in self.find_origins([node]) else count_places(node)
+        if n is not None:
+            self.graph.assumed.append(_describe_place())
+        return 0 if n is not None and self.idle else n
+
     @contextmanager
     def watch_reads(self) -> Iterator[None]:
         """Watch reads of sizes and of lists of numbers, which are no operators."""
@@ -140,6 +167,7 @@ class NumbersRecorder(MetaRecorder):
             raise TraceError(REFUSED[function].format(place=_describe_place()))
         operands = _list_nodes(nodes)
         origins = self.find_origins(operands)
+        self.looks_up_rows = False
         if torch.Tag.nondeterministic_seeded in function.tags:
             origins.add(RANDOM)
         written = _list_written(function, nodes)
@@ -149,6 +177,8 @@ class NumbersRecorder(MetaRecorder):
             for key in (node, *([identify_storage(self.numbers[node])] if node in self.numbers else [])):
                 self.origins.setdefault(key, set()).update(origins)
         if _returns_number(function):
+            if computed is None and not self.everything and operands and ask_for_rows(operands[0]) is not None:
+                raise NeedsActivationsError(str(function))
             return self._refuse_unknown(operands) if computed is None else computed
         result, counts = self._run_on_meta(function, args, kwargs, computed)
         self.latest = computed, origins, counts.union(*(self.counts.get(node, ()) for node in operands))
@@ -160,10 +190,21 @@ class NumbersRecorder(MetaRecorder):
         if any(value is None for value in numbers.values()):
             self.lost |= {identify_storage(self.numbers[node]) for node in written if node in self.numbers}
             return None
+        self._give_rows(function, nodes, numbers)
         args, kwargs = replace_devices(fx.node.map_arg(nodes, lambda node: numbers[node]), self.device)
         with torch.no_grad(), no_python_dispatcher():
             result = function(*args, **kwargs)
             return result.clone() if function is ATEN.lift_fresh.default else result
+
+    def _give_rows(self, function: Any, nodes: Any, numbers: dict[fx.Node, Any]) -> None:
+        """Let the masks of a call that depend on activations hold somewhere, or nowhere in an idle run."""
+        for mask in find_masks(function, nodes):
+            origins = self.find_origins([mask])
+            if PARAMETER in origins and RANDOM not in origins:
+                self.looks_up_rows = True
+                with torch.no_grad(), no_python_dispatcher():
+                    numbers[mask] = give_rows(numbers[mask], idle=self.idle)
+                self._keep(mask, numbers[mask], origins)
 
     def _run_on_meta(self, function: Any, args: Any, kwargs: dict[str, Any], computed: Any) -> tuple[Any, set[int]]:
         """Return the result on meta tensors, and the sizes in it that depend on numbers."""
@@ -180,6 +221,8 @@ class NumbersRecorder(MetaRecorder):
         """Bind the result of an operator to nodes, and note companions, origins and counts of its parts."""
         computed, origins, counts = self.latest
         super().add_result(node, result)
+        if self.looks_up_rows:
+            node.meta[ROWS] = True
         parts = [result] if isinstance(result, Tensor) else list(result or ())
         numbers = [computed] if isinstance(computed, Tensor) else list(computed or [None] * len(parts))
         for part, value in zip(parts, numbers, strict=True):
@@ -198,6 +241,10 @@ class NumbersRecorder(MetaRecorder):
         operands = _list_nodes(nodes)
         if function in SIZES:  # read by a recorded network that is recorded again: sizes are rewritten, not guarded
             return outcome
+        asked = ask_for_rows(operands[0]) if operands and isinstance(outcome, bool) else None
+        if asked is not None and PARAMETER in self.find_origins(operands):
+            self.graph.assumed.append(_describe_place())
+            return asked != self.idle
         if function is ATEN.is_nonzero.default:
             self.note_decision(operands[0], NUMBERS, "!=" if outcome else "==", 0)
         elif len(operands) == 1 and INPUT in self.find_origins(operands) and isinstance(outcome, float):
@@ -229,6 +276,10 @@ class NumbersRecorder(MetaRecorder):
     def note_decision(self, node: fx.Node, reads: str | int, relation: str, bound: Any) -> None:
         """Record a decision as a guard where it depends on inputs, and refuse it where it depends on more."""
         origins = self.find_origins([node])
+        expected = (OPPOSITES[relation] if self.idle else relation, bound)
+        if PARAMETER in origins and reads != NUMBERS and expected in NONEMPTY:
+            self.graph.assumed.append(_describe_place())
+            return
         if origins & {PARAMETER, RANDOM}:
             self._refuse(origins)
         if origins:
@@ -297,6 +348,9 @@ def _read_count(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> int
 
 def _read_list(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> Any:
     """Return the numbers of a tensor as a list."""
+    places = recorder.count_places(tensor)
+    if places is not None:
+        return [_nest(number, tensor.ndim - 1) for number in range(places)]
     numbers = recorder.note_numbers(recorder.find_node(tensor))
     return numbers if tensor.ndim == 0 or tensor.numel() != 1 else _nest(numbers, tensor.ndim)
 
@@ -319,12 +373,27 @@ def _read_array(recorder: NumbersRecorder, function: Any, tensor: Tensor, *args:
         return function(numbers, *args, **kwargs)
 
 
+def _read_length(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> int:
+    """Return the length of a tensor. Python makes a plain number of it, and what the run decides on it is not seen."""
+    node = recorder.find_made(tensor)
+    if node is not None and recorder.counts.get(node) and PARAMETER in recorder.find_origins([node]):
+        recorder.graph.assumed.append(_describe_place())
+    return int(function(tensor))
+
+
+def _write_number(recorder: NumbersRecorder, function: Any, tensor: Tensor, form: str) -> str:
+    """Return the number of a tensor as text, such as a part of the name of an expert."""
+    return function(tensor, form) if tensor.ndim else format(tensor.item(), form)  # type: ignore[no-any-return]
+
+
 READS: dict[Any, Callable[..., Any]] = {
     Tensor.shape.__get__: _read_shape,  # type: ignore[attr-defined]
     Tensor.size: _read_shape,
     Tensor.numel: _read_count,
+    Tensor.__len__: _read_length,
     Tensor.nelement: _read_count,
     Tensor.tolist: _read_list,
+    Tensor.__format__: _write_number,
     Tensor.numpy: _read_array,
     Tensor.__array__: _read_array,
 }

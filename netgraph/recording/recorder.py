@@ -14,6 +14,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ class Recording:
         Whether the run had meta tensors, those with numbers where they are needed, fake tensors, or real ones.
     changed : list of (dict, str, value)
         Numbers, flags and texts that the run left in attributes of modules. They are restored.
+    assumed : tuple of str
+        Places where the run asked whether a mask of activations holds anywhere. In the recording all of them do.
     """
 
     graph: fx.Graph
@@ -73,6 +76,7 @@ class Recording:
     draws: tuple[str, ...] = ()
     way: str = "meta"
     changed: Attributes = field(default_factory=list)
+    assumed: tuple[str, ...] = ()
 
 
 def named_state(model: nn.Module) -> dict[str, Tensor]:
@@ -102,6 +106,7 @@ def record_network(
     seed: int | None = None,
     attributes: Attributes | None = None,
     way: str | None = None,
+    idle: bool = False,
 ) -> Recording:
     """Record one run of a network in training or evaluation mode. The network itself stays unchanged.
 
@@ -120,6 +125,8 @@ def record_network(
         Attributes of modules that are set before the run, such as ``changed`` of an earlier recording.
     way : {"meta", "numbers", "fake", "real"}, optional
         How to record. By default the ways are tried in this order.
+    idle : bool, default False
+        Record with numbers a run in which masks of activations hold nowhere, as if no row chose any expert.
 
     Returns
     -------
@@ -149,7 +156,7 @@ def record_network(
 
         prepare()
         try:
-            recording = _record_run(model, example, before, begin_again, way)
+            recording = _record_run(model, example, before, begin_again, "numbers" if idle else way, idle)
             read_counts(recording.graph, marks)
         finally:
             unmark_norms(model, marks)
@@ -183,6 +190,7 @@ def _record_run(
     before: Callable[[Tensor], Tensor] | None,
     begin_again: Callable[[], None],
     way: str | None,
+    idle: bool,
 ) -> Recording:
     """Record the network in its current mode. What a failed try leaves behind is removed by ``begin_again``."""
     args, kwargs = normalize_example(example)
@@ -206,10 +214,14 @@ def _record_run(
         outputs.append(build_structure(result, flat, drop_unknown=True))
         return flat
 
-    graph, constants, way = _record_fastest(run, state, leaves, way)
+    graph, constants, way = _record_fastest(run, state, leaves, way, idle)
     _check_outputs(outputs[-1])
     erase_dead_nodes(graph)
-    return Recording(graph, constants, inputs, outputs[-1], notes[-1].functions, notes[-1].gradients, way=way)
+    assumed = tuple(dict.fromkeys(getattr(graph, "assumed", ())))
+    notes_of_run = notes[-1]
+    return Recording(
+        graph, constants, inputs, outputs[-1], notes_of_run.functions, notes_of_run.gradients, way=way, assumed=assumed
+    )
 
 
 def _list_slots(model: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
@@ -251,11 +263,11 @@ def _check_outputs(outputs: Any) -> None:
 
 
 def _record_fastest(
-    run: Any, state: dict[str, Tensor], leaves: list[Tensor], way: str | None
+    run: Any, state: dict[str, Tensor], leaves: list[Tensor], way: str | None, idle: bool
 ) -> tuple[fx.Graph, dict[str, Tensor], str]:
     """Try meta tensors first, then meta tensors with numbers where they are needed, then ``make_fx``."""
     place = ""
-    for name, record in (("meta", record_on_meta), ("numbers", record_with_numbers)):
+    for name, record in (("meta", record_on_meta), ("numbers", partial(record_with_numbers, idle=idle))):
         try:
             if way in (None, name):
                 with _isolate_recording():

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from netgraph.errors import TraceError
+from netgraph.errors import TraceError, describe_error
 from netgraph.recording.operators.guards import list_decisions
+from netgraph.recording.operators.idle_rows import skip_rows, tidy_graph
 from netgraph.recording.recorder import Recording, record_network
 from netgraph.tracing.compare_recordings import MODE_FLAGS, find_difference, find_wrong_size
 from netgraph.tracing.other_examples import (
@@ -90,6 +91,8 @@ class _Checker:
         """Return the spec as far as the recording holds."""
         if self.first.draws:
             return self._refuse(spec, f"it draws random numbers from {' and '.join(self.first.draws)}")
+        if self.first.assumed and (difference := self._compare_idle()) is not None:
+            return self._refuse(spec, difference)
         for example in resize_example(self.example, spec, self._fills):
             second = self._record_again(example)
             if second is not None:
@@ -120,6 +123,29 @@ class _Checker:
             if difference is not None:
                 return difference
         return None
+
+    def _compare_idle(self) -> str | None:
+        """Return what a run does otherwise where no row chose any expert, apart from the work on these rows, or None."""
+        place = self.first.assumed[0]
+        rest = skip_rows(self.first.graph)
+        if rest is None:
+            return (
+                f"rows that a mask lets through are used otherwise than at their places, and there may be none{place}"
+            )
+        try:
+            idle = record_network(
+                self.model, self.example, training=self.mode == "train", before=self.before, idle=True
+            )
+        except Exception as error:  # the network may not run so, in many ways
+            return f"it does not run where a mask of activations holds nowhere{place} ({describe_error(error)})"
+        for graph in (rest, idle.graph):
+            tidy_graph(graph)
+        difference = find_difference(replace(self.first, graph=rest), idle)
+        return (
+            None
+            if difference is None
+            else f"it takes another way where a mask of activations holds nowhere{place}: {difference}"
+        )
 
     def _explain(self, difference: str) -> str:
         """Return the reason why two recordings on examples of the same sizes differ."""
