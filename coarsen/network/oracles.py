@@ -251,9 +251,9 @@ def _compare_in_double(
 
 
 def cast_to_double(value: Any) -> Any:
-    """Return a nested value with its floating-point tensors in double precision."""
+    """Return a nested value with its real and complex tensors in double precision."""
     if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
+        return value.to(torch.complex128) if value.is_complex() else value.double() if value.is_floating_point() else value
     if isinstance(value, (list, tuple)):
         return type(value)(cast_to_double(v) for v in value)
     return {k: cast_to_double(v) for k, v in value.items()} if hasattr(value, "items") else value

@@ -192,8 +192,9 @@ def _find_matrices(spec: UnitSpec, state: Mapping[str, Tensor], axis: str, *, re
     for name, dim in spec.readers(axis):
         if name not in spec.trainable and spec.trainable and not state[name].requires_grad and _is_statistic(name):
             continue
-        if (axis in spec.sums.get((name, dim), ())) == read and state[name].is_floating_point():
-            out.extend(iter_unit_rows(state[name], dim, spec.parameters[name][dim], axis, spec.sizes))
+        tensor = torch.view_as_real(state[name].detach()) if state[name].is_complex() else state[name]
+        if (axis in spec.sums.get((name, dim), ())) == read and tensor.is_floating_point():
+            out.extend(iter_unit_rows(tensor, dim, spec.parameters[name][dim], axis, spec.sizes))
     return out
 
 

@@ -41,12 +41,29 @@ def gather_rule(call: Call) -> Spaces:
 
 def advanced_index_rule(call: Call) -> Spaces:
     """Index ``self[i, j]`` with tensors: indexed dimensions are pinned and replaced by those of the index."""
+    rest, tensor_indices, position = _lay_out_indices(call)
+    masked = any(_is_mask(i) for i in tensor_indices)
+    mask_spaces = [call.new_dynamic_space(position, "as many as a mask lets through")] if masked else []
+    index_spaces = call.broadcast(mask_spaces if _is_mask(i) else call.spaces(i) for i in tensor_indices)
+    out = [s for s, _ in rest[:position]] + index_spaces + [s for s, _ in rest[position:]]
+    if not masked:
+        call.alias(
+            call["self"], [d for _, d in rest[:position]] + [[]] * len(index_spaces) + [d for _, d in rest[position:]]
+        )
+    return out
+
+
+def _lay_out_indices(call: Call) -> tuple[list[tuple[Space, int]], list[fx.Node], int]:
+    """Return the dimensions without an index, the tensor indices, and the place of their dimensions among the others.
+
+    Indexed dimensions are pinned. The dimensions of the tensor indices stand where the first tensor index stands, or in front if
+    slices separate the tensor indices (numpy's rule).
+    """
     spaces = call.spaces("self")
     indices = list(call["indices"]) + [None] * (len(spaces) - len(call["indices"]))
-    # ``dim`` is the dimension of ``self`` that the next index reads. ``rest`` collects the dimensions without an index. The
-    # dimensions of the tensor indices are inserted among these at ``position``: where the first tensor index stands, or in
-    # front if slices separate the tensor indices (numpy's rule).
-    rest, tensor_indices, position, dim = [], [], None, 0
+    rest: list[tuple[Space, int]] = []
+    tensor_indices: list[fx.Node] = []
+    position, dim = None, 0  # ``dim`` is the dimension of ``self`` that the next index reads
     for index in indices:
         if dim >= len(spaces):
             break
@@ -66,16 +83,7 @@ def advanced_index_rule(call: Call) -> Spaces:
             position = 0
         tensor_indices.append(index)
         dim += width
-    position = position or 0
-    masked = any(_is_mask(i) for i in tensor_indices)
-    mask_spaces = [call.new_dynamic_space(position, "as many as a mask lets through")] if masked else []
-    index_spaces = call.broadcast(mask_spaces if _is_mask(i) else call.spaces(i) for i in tensor_indices)
-    out = [s for s, _ in rest[:position]] + index_spaces + [s for s, _ in rest[position:]]
-    if not masked:
-        call.alias(
-            call["self"], [d for _, d in rest[:position]] + [[]] * len(index_spaces) + [d for _, d in rest[position:]]
-        )
-    return out
+    return rest, tensor_indices, position or 0
 
 
 def _find_arange_space(call: Call, index: fx.Node, size: int) -> Space | None:
@@ -96,14 +104,46 @@ def _is_mask(index: fx.Node) -> bool:
 
 
 def index_put_rule(call: Call) -> Spaces:
-    """Write ``self[indices] = values``, and pin all axes."""
-    spaces = call.spaces("self")
-    for space in spaces:
-        call.pin(space, "written by index")
-    for operand in call.operands[1:]:
-        for space in call.spaces(operand):
+    """Write ``self[indices] = values``. Indexed dimensions are pinned, and the others are those of the values."""
+    rest, tensor_indices, position = _lay_out_indices(call)
+    shapes = [(1,) if _is_mask(i) else call.shape(i) for i in tensor_indices]
+    n_index = max((len(shape) for shape in shapes), default=0)
+    written: list[Space | None] = [s for s, _ in rest]
+    written[position:position] = [None] * n_index
+    values = call.spaces("values")
+    for space, other in zip(reversed(values), reversed(written), strict=False):
+        if other is None:
             call.pin(space, "written by index")
-    return spaces
+        elif space != ONE:
+            call.unite(space, other)
+    return call.spaces("self")
+
+
+def masked_scatter_rule(call: Call) -> Spaces:
+    """Write the numbers of ``source``, one after the other, to the true places of a mask.
+
+    Where the mask is the same for all units of the last dimension, whole rows are written, and their units are those of the source.
+    All other axes are pinned.
+    """
+    operands = [call.spaces(name) for name in ("self", "source", "mask")]
+    last = [spaces[-1] if spaces else ONE for spaces in operands]
+    rows = _repeats_last_dim(call["mask"]) and sp.size_of(last[0]) == sp.size_of(last[1])
+    for space in (space for spaces in operands for space in (spaces[:-1] if rows else spaces)):
+        call.pin(space, "chosen by a mask")
+    for space in last[1:] if rows else ():
+        if space != ONE:
+            call.unite(last[0], space)
+    return call.spaces("self")
+
+
+def _repeats_last_dim(mask: fx.Node) -> bool:
+    """Return True if a mask has one entry along its last dimension, or copies of one, so that its units are alike."""
+    if mask.meta["val"].shape[-1:] == (1,):
+        return True
+    while operator_name(mask.target) in COPIES:
+        mask = mask.all_input_nodes[0]
+    before = mask.all_input_nodes[0].meta["val"] if mask.all_input_nodes else None
+    return operator_name(mask.target) in EXPANSIONS and before is not None and before.ndim > 0 and before.shape[-1] == 1
 
 
 def scatter_rule(call: Call) -> Spaces:
@@ -219,6 +259,7 @@ def search_rule(call: Call) -> Spaces:
 
 RULES = {
     "aten.masked_select": masked_select_rule,
+    **tabulate_rule(masked_scatter_rule, "masked_scatter", "masked_scatter_"),
     **tabulate_rule(search_rule, "searchsorted", "isin"),
     **tabulate_rule(nonzero_rule, "nonzero", "nonzero_numpy"),
     "aten.index_select": index_select_rule,

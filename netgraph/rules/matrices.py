@@ -119,7 +119,7 @@ def diagonal_matrix_rule(call: Call) -> Spaces:
 RULES = {
     **tabulate_rule(whole_tensor_rule, "stft", "istft", "trace", "bincount", "histc", "unique_consecutive", "_unique2",
              "unique_dim", "block_diag", "linalg_householder_product", "linalg_lstsq", "renorm", "multinomial", "ctc_loss", "_ctc_loss",
-             "linalg_lu", "lu_unpack", "ormqr", "_pdist_forward", "rot90", "masked_scatter", "masked_scatter_", "select_scatter",
+             "linalg_lu", "lu_unpack", "ormqr", "_pdist_forward", "rot90", "select_scatter",
              "slice_scatter", "diagonal_scatter"),
     **tabulate_rule(matrix_rule, "linalg_inv", "linalg_inv_ex", "linalg_pinv", "linalg_qr", "linalg_eigh", "linalg_eig", "linalg_svd",
              "_linalg_eigh", "_linalg_eigvals", "_linalg_svd", "_linalg_det", "_linalg_slogdet", "linalg_det", "linalg_slogdet", "cholesky",

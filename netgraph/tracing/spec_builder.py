@@ -160,7 +160,7 @@ class _AxisNames:
         self.used_names: set[str] = set()
         self.kinds: dict[Atom, str] = {f.units: "expert" for f in followers}
         self.inner: dict[Atom, Atom] = {}  # inner atom: the atom whose units contain it
-        self.parametrized: set[Atom] = set()  # atoms that a floating-point parameter runs over
+        self.parametrized: set[Atom] = set()  # atoms that a parameter of real or complex numbers runs over
         for incoming in (False, True):
             for leaf, spaces in leaves.items():
                 for dim, space in enumerate(spaces):
@@ -170,7 +170,7 @@ class _AxisNames:
         """Name the atoms of one dimension of a parameter, in the pass for outgoing or for incoming atoms."""
         resolved = sp.resolve(space)
         for atom in sp.iter_atoms(resolved):
-            if tensor.is_floating_point() and leaf in self.parameters:
+            if leaf in self.parameters and (tensor.is_floating_point() or tensor.is_complex()):
                 self.parametrized.add(atom)
             if atom not in self.names and (atom in summed) == incoming:
                 self.names[atom] = self._unique_name(

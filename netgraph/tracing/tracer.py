@@ -299,7 +299,7 @@ def _visit_parameter(
     if name in leaves:
         trace_state.spaces[node] = leaves[name]
         trace_state.origins[node] = (name, [frozenset([d]) for d in range(len(leaves[name]))])
-        if not state[name].is_floating_point():
+        if not (state[name].is_floating_point() or state[name].is_complex()):
             for space in leaves[name]:
                 sp.pin(space, f"{name} holds {str(state[name].dtype).removeprefix('torch.')} numbers")
     else:

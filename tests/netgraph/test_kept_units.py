@@ -1,0 +1,152 @@
+"""Units that a network's function allows to merge do merge, exactly: for clones, for other rows, in both modes.
+
+Each case names the axes that must be free. The judge is the network's own forward on parameters whose merged units are alike.
+"""
+
+import numpy as np
+import pytest
+import torch
+from nets import Fn
+from torch import nn
+
+import netgraph as ng
+from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
+from netgraph.coarsen.network.rewrite import coarse_network, traced_state
+from netgraph.coarsen.transfer.parameter_maps import inject, prolong
+from netgraph.utils.module_state import swap_state
+
+GENERATOR = torch.Generator().manual_seed(3)
+ROWS, MORE_ROWS = (torch.randn(n, 6, 5, generator=GENERATOR).double() for n in (3, 4))
+MARKS = torch.tensor([True, False, True, False, False, True])
+
+
+def make_layers(run, **modules):
+    parts = {"a": nn.Linear(5, 8), "b": nn.Linear(8, 3), **modules}
+    return Fn(run, **parts).double()
+
+
+def make_vector(n=8):
+    return nn.Parameter(torch.randn(n, dtype=torch.float64))
+
+
+def write_at_marks(m, x):
+    h = m.a(x)
+    h[:, MARKS] = m.v
+    return m.b(h.relu())
+
+
+def write_where_positive(m, x):
+    h = m.a(x).clone()
+    h[x[..., 0] > 0] = m.v.to(h.dtype)
+    return m.b(h.relu())
+
+
+def write_rows_of_others(m, x):
+    h = m.a(x)
+    h = h.index_put((torch.arange(len(x))[:, None], torch.tensor([1, 4])), m.c(x[:, :2]))
+    return m.b(h.relu())
+
+
+def add_at_places(m, x):
+    h = torch.zeros(len(x), 9, 8, dtype=x.dtype)
+    h = h.index_put((torch.arange(len(x))[:, None], torch.tensor([0, 2, 4, 4, 6, 8])), m.a(x), accumulate=True)
+    return m.b(h.tanh())
+
+
+def scatter_rows(m, x):
+    h, mask = m.a(x), (x[..., :1] > 0)
+    rows = m.c(x).flatten(0, 1)
+    return m.b(h.masked_scatter(mask.expand_as(h), rows).relu())
+
+
+def scatter_rows_of_a_wide_mask(m, x):
+    h, mask = m.a(x), (x[..., 0] > 0)
+    return m.b(h.masked_scatter(mask.unsqueeze(-1).expand(-1, -1, 8).to(h.device), m.c(x) * 2).relu())
+
+
+def operate_on_frequencies(m, x):
+    low = torch.fft.rfft(m.a(x).transpose(1, 2))
+    out = torch.zeros(len(x), 6, 4, dtype=low.dtype)
+    out[:, :, :3] = torch.einsum("bix,iox->box", low[:, :, :3], m.w)
+    return m.b((torch.fft.irfft(out, n=6).transpose(1, 2) + m.c(m.a(x))).tanh())
+
+
+def multiply_complex_units(m, x):
+    h = torch.complex(m.a(x), m.c(x)) @ m.w
+    return m.b((h * m.v).abs())
+
+
+def make_complex(*shape):
+    return nn.Parameter(torch.randn(*shape, dtype=torch.complex128))
+
+
+CASES = {
+    "complex weights of frequencies": (
+        make_layers(operate_on_frequencies, b=nn.Linear(6, 3), c=nn.Linear(8, 6), w=make_complex(8, 6, 3)),
+        {"w", "a"},
+    ),
+    "complex units": (
+        make_layers(multiply_complex_units, c=nn.Linear(5, 8), w=make_complex(8, 8), v=make_complex(8)),
+        {"w", "a"},
+    ),
+    "a vector is written to rows by a mask": (make_layers(write_at_marks, v=make_vector()), {"v"}),
+    "a vector is written where an input says": (make_layers(write_where_positive, v=make_vector()), {"v"}),
+    "rows are written by their numbers": (make_layers(write_rows_of_others, c=nn.Linear(5, 8)), {"a"}),
+    "rows are added by their numbers": (make_layers(add_at_places), {"a"}),
+    "rows are scattered by a mask": (make_layers(scatter_rows, c=nn.Linear(5, 8)), {"a"}),
+    "rows are scattered by a mask that is copied": (make_layers(scatter_rows_of_a_wide_mask, c=nn.Linear(5, 8)), {"a"}),
+}
+
+
+def merge_in_pairs(model, spec):
+    """Return a network whose units are alike in random pairs, as its fine parameters and its coarse network."""
+    random = np.random.default_rng(0)
+    transfers = {
+        axis.name: ng.Transfer(random.permutation(np.arange(axis.size) % (axis.size // 2)))
+        for axis in spec.free
+        if axis.size % 2 == 0
+    }
+    state = inject(spec, transfers, traced_state(model))
+    return prolong(spec, transfers, state), coarse_network(model, spec, transfers, state=state)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_units_merge_exactly(name):
+    model, axes = CASES[name]
+    spec = ng.trace(model, ROWS)
+    assert axes <= {axis.name for axis in spec.free}
+    for oracle in (check_duplicate_units, check_dead_units):
+        verdict = oracle(model, spec, ROWS, spec.free)
+        assert verdict.error is None or verdict.error < 1e-9
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_the_coarse_network_answers_as_the_network_on_other_rows(name, training):
+    model, _ = CASES[name]
+    spec = ng.trace(model, ROWS)
+    fine, coarse = merge_in_pairs(model, spec)
+    model.train(training), coarse.train(training)
+    with swap_state(model, fine), torch.no_grad():
+        expected = model(MORE_ROWS)
+    torch.testing.assert_close(coarse(MORE_ROWS), expected)
+
+
+def test_a_scatter_by_a_mask_of_its_own_for_each_unit_keeps_units():
+    model = make_layers(lambda m, x: m.b(m.a(x).masked_scatter(m.c(x) > 0, m.a(x) * 2)), c=nn.Linear(5, 8))
+    spec = ng.trace(model, ROWS)
+    assert "chosen by a mask" in spec.axes["a"].kept
+
+
+def test_constants_of_the_two_modes_are_told_apart():
+    def run(m, x):
+        h = m.b(m.a(x).relu())
+        h = h + torch.tensor([1.0, 2.0, 3.0]) if m.training else h
+        return h * torch.tensor([2.0, 5.0, 7.0])
+
+    model = make_layers(run)
+    coarse = coarse_network(model, ng.trace(model, ROWS), {})
+    for training in (True, False):
+        model.train(training), coarse.train(training)
+        torch.testing.assert_close(coarse(ROWS), model(ROWS))
+    assert len([name for name, _ in coarse.named_buffers()]) == 2  # the constant that both modes read is there once
