@@ -177,7 +177,8 @@ class _GraphRewriter:
         if rewrite.compute is not None:
             return rewrite.compute(self._size_ratio(rewrite.terms[0] or ()))
         if rewrite.single:
-            return self._new_size(rewrite.terms[0])  # type: ignore[arg-type]
+            size = self._new_size(rewrite.terms[0])  # type: ignore[arg-type]
+            return self._combine(operator.mul, size, 1.0, neutral=None) if type(old) is float else size  # arange(8.0)
         return [o if term is None else self._new_size(term) for o, term in zip(old, rewrite.terms, strict=True)]
 
     def _new_size(self, term: Term) -> int | fx.Node:
@@ -196,11 +197,11 @@ class _GraphRewriter:
             size = self._combine(operator.add, size, self._new_size(part), neutral=0)
         return size
 
-    def _combine(self, operation: Any, a: int | fx.Node, b: int | fx.Node, *, neutral: int) -> int | fx.Node:
+    def _combine(self, operation: Any, a: Any, b: Any, *, neutral: int | None) -> Any:
         """Return the sum or product of two sizes, as a number where both are."""
-        if isinstance(a, int) and isinstance(b, int):
-            return int(operation(a, b))
-        if isinstance(b, int):
+        if isinstance(a, int | float) and isinstance(b, int | float):
+            return operation(a, b)
+        if isinstance(b, int | float):
             a, b = b, a
         return b if a == neutral else self.graph.call_function(operation, (b, a))
 

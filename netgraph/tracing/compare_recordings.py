@@ -225,7 +225,8 @@ def _resize(rewrite: Rewrite, old: Any, sizes: Mapping[str, int]) -> Any:
     if rewrite.compute is not None:
         return rewrite.compute(1.0)
     if rewrite.single:
-        return term_size(rewrite.terms[0] or (), sizes)
+        size = term_size(rewrite.terms[0] or (), sizes)
+        return float(size) if type(old) is float else size  # the end of an arange
     return [o if term is None else term_size(term, sizes) for o, term in zip(old, rewrite.terms, strict=True)]
 
 

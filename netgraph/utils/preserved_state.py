@@ -16,6 +16,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -217,10 +218,19 @@ def seed_generator(generator: Any, seed: int) -> None:
 # Functions under lru_cache
 
 
+# Functions whose results hold no tensors, and how often each had been called when that was found. Until its next call nothing changes.
+_without_tensors: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
 def empty_cached_tensors(function: Any) -> None:
     """Empty a function under ``lru_cache`` if a cached result holds tensors."""
-    if function.cache_info().currsize and _holds_tensors(gc.get_referents(function)):
+    calls = function.cache_info()
+    if not calls.currsize or _without_tensors.get(function) == calls:
+        return
+    if _holds_tensors(gc.get_referents(function)):
         function.cache_clear()
+    else:
+        _without_tensors[function] = calls
 
 
 def _list_sources(model: nn.Module) -> list[ModuleType]:
