@@ -108,7 +108,7 @@ no_python_dispatcher: Any = find_private("torch._dispatch.python.no_python_dispa
 FunctionMode: Any = find_private("torch.fx.experimental.proxy_tensor.PreDispatchTorchFunctionMode", object)
 DispatchMode: Any = find_private("torch.fx.experimental.proxy_tensor.ProxyTorchDispatchMode", object)
 _PREDISPATCH: Any = find_private("torch._functorch.predispatch")
-PREDISPATCH_FUNCTIONS = (
+PREDISPATCH_FUNCTIONS = (  # begin and end a transform; up to torch 2.11 every function mode sees them, and must let them run
     frozenset(f for f in vars(_PREDISPATCH).values() if callable(f)) if _PREDISPATCH else frozenset()
 )
 RECORDS_ON_META = object not in (FunctionMode, DispatchMode)  # else the slower ways of recording are taken

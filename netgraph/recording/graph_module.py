@@ -24,6 +24,7 @@ from netgraph.recording.forward.call_signature import (
     signature_to_data,
 )
 from netgraph.recording.forward.cumulative_norm import cumulative_factor
+from netgraph.recording.forward.followed_dtype import find_own_dtype, has_followed
 from netgraph.recording.interpreter import CallSite, Interpreter
 from netgraph.recording.serialize import NEW_BUILTINS
 from netgraph.utils.pytree import (
@@ -61,6 +62,8 @@ class GraphNetwork(nn.Module):
         The arguments of the forward. By default they have the names of the example's keywords, and ``input_0`` and on.
     unrecorded : dict of str to str, optional
         By mode, the reason why it was not recorded. The network refuses to run in this mode.
+    fixed : frozenset of str, optional
+        Names in ``tensors`` of constants that keep their precision where the network is cast to another.
 
     Examples
     --------
@@ -85,11 +88,13 @@ class GraphNetwork(nn.Module):
         shapes: list[list[int | None]],
         signature: inspect.Signature | None = None,
         unrecorded: Mapping[str, str] | None = None,
+        fixed: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self._graphs = dict(graphs)
         self._unrecorded = dict(unrecorded or {})
         self._ties = dict(ties)
+        self._fixed = fixed
         self._inputs, self._outputs, self._shapes = inputs, dict(outputs), shapes
         self._set_signature(name_inputs(inputs) if signature is None else signature)
         for name, tensor in tensors.items():
@@ -104,8 +109,28 @@ class GraphNetwork(nn.Module):
 
     def _compile(self) -> None:
         """Build the interpreters of all modes from the serialized graphs."""
-        names = frozenset(self.state_dict())
-        self._run = {mode: Interpreter(document, names) for mode, document in self._graphs.items()}
+        names, self._dtype = frozenset(self.state_dict()), find_own_dtype(self.parameters())
+        self._follows = has_followed(list(self._graphs.values()))
+        self._run = {mode: Interpreter(document, names, self._dtype) for mode, document in self._graphs.items()}
+
+    def steps(self, mode: str) -> Interpreter:
+        """Return the interpreter of a mode, ``"train"`` or ``"eval"``, for the present precision of the parameters."""
+        if self._follows and find_own_dtype(self.parameters()) != self._dtype:
+            fixed = {name: run.fixed_results for name, run in self._run.items()}
+            self._compile()
+            for name, results in fixed.items():
+                self._run[name].fixed_results = results
+        return self._run[mode]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GraphNetwork:
+        """Move or cast all tensors, as `nn.Module` does. Constants of a precision of their own are moved only."""
+        kept = {name: _get_tensor(self, name) for name in self._fixed}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, constant in kept.items():
+            moved = _get_tensor(self, name)
+            if moved.dtype != constant.dtype:
+                _set_tensor(self, name, constant.to(moved.device))
+        return self
 
     def _set_signature(self, signature: inspect.Signature) -> None:
         """Take calls with the arguments of a signature, and tell it to `inspect.signature`."""
@@ -122,28 +147,24 @@ class GraphNetwork(nn.Module):
         mode = "train" if self.training else "eval"
         self._check_mode(mode)
         run = self.run_train if self.training else Interpreter.__call__
-        results = run(self._run[mode], partial(_get_tensor, self), *leaves, self._device(leaves))
+        results = run(self.steps(mode), partial(_get_tensor, self), *leaves, self._device(leaves))
         return unflatten_tree(self._outputs[mode], results)
-
-    def steps(self, mode: str) -> Interpreter:
-        """Return the interpreter of a mode, ``"train"`` or ``"eval"``."""
-        return self._run[mode]
 
     @property
     def fixed_results(self) -> dict[int, Any]:
         """Results of steps of the current mode that are taken as they are, while this network is recorded again."""
-        return self._run["train" if self.training else "eval"].fixed_results
+        return self.steps("train" if self.training else "eval").fixed_results
 
     def list_counts(self) -> list[tuple[int, str]]:
         """Return the steps of the current mode that read a count of batches, with the name of its buffer."""
-        steps = self._run["train" if self.training else "eval"]
+        steps = self.steps("train" if self.training else "eval")
         names = dict(steps.reads)
         return [(s.index, names[s.args[0].index]) for s in steps.steps if s.function is cumulative_factor]
 
     def start_steps(self, mode: str, args: Any, kwargs: Any) -> tuple[Interpreter, list[Any]]:
         """Return the interpreter of a mode and its slots before the first step, for a run step by step."""
         leaves = self._call.flatten(args, kwargs)
-        return self._run[mode], self._run[mode].start_values(
+        return self.steps(mode), self.steps(mode).start_values(
             partial(_get_tensor, self), [*leaves, self._device(leaves)]
         )
 
@@ -166,7 +187,7 @@ class GraphNetwork(nn.Module):
         for batch in leaves:
             self._check_shapes(batch)
         inputs = [[*batch, self._device(batch)] for batch in leaves]
-        yield from self._run["eval"].walk(partial(_get_tensor, self), inputs, stops)
+        yield from self.steps("eval").walk(partial(_get_tensor, self), inputs, stops)
 
     def _device(self, leaves: list[Tensor]) -> torch.device:
         first = next(self.parameters(), None)
@@ -209,6 +230,11 @@ class GraphNetwork(nn.Module):
         return any(document != _rename_dtypes(document, {name: ""}) for document in self._graphs.values())
 
     @property
+    def fixed_constants(self) -> frozenset[str]:
+        """Names of constants that keep their precision where the network is cast to another."""
+        return self._fixed
+
+    @property
     def input_shapes(self) -> list[list[int | None]]:
         """The required size of each dimension of each input, or None where any size works."""
         return self._shapes
@@ -233,6 +259,7 @@ class GraphNetwork(nn.Module):
             "outputs": {mode: drop_classes(s) for mode, s in self._outputs.items()},
             "shapes": self._shapes,
             **({"unrecorded": self._unrecorded} if self._unrecorded else {}),
+            **({"fixed": sorted(self._fixed)} if self._fixed else {}),
         }
 
     def _find_format(self) -> int:
@@ -240,6 +267,7 @@ class GraphNetwork(nn.Module):
         structures = [self._inputs, *self._outputs.values()]
         new = {*NEW_BUILTINS, *autocast.OPERATORS}
         news = any(step[1] in new for graph in self._graphs.values() for step in graph)
+        news |= bool(self._fixed) or has_followed(list(self._graphs.values()))
         return 2 if news or any(has_new_keys(structure) for structure in structures) else 1
 
     def adopt_classes(self, outputs: Mapping[str, Any]) -> None:
@@ -265,13 +293,14 @@ class GraphNetwork(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_run", "_call", "_forward", "__signature__"):  # made again from the data
+        for name in ("_run", "_dtype", "_follows", "_call", "_forward", "__signature__"):  # made again from the data
             state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.__dict__.setdefault("_unrecorded", {})  # a pickle of an older version
+        for name, empty in (("_unrecorded", {}), ("_fixed", frozenset())):  # a pickle of an older version
+            self.__dict__.setdefault(name, empty)
         self._set_signature(signature_from_data(self._arguments))
         self._compile()
 
@@ -324,6 +353,7 @@ def network_from_document(document: Mapping[str, Any], tensors: Mapping[str, Ten
         outputs={mode: restore_classes(structure) for mode, structure in document["outputs"].items()},
         shapes=document["shapes"],
         unrecorded=document.get("unrecorded"),
+        fixed=frozenset(document.get("fixed", ())) & tensors.keys(),
         signature=None if signature is None else signature_from_data(signature),
     ).eval()
 

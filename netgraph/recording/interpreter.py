@@ -18,6 +18,7 @@ import torch
 from netgraph.environment.torch_internals import OpOverload, set_gradients
 from netgraph.errors import LoadError
 from netgraph.recording.forward import autocast
+from netgraph.recording.forward.followed_dtype import KINDS, read_followed
 from netgraph.recording.operators.guards import RELATIONS, check_decision
 from netgraph.recording.operators.lookups import join_lookups
 from netgraph.recording.operators.stand_ins import STAND_INS
@@ -89,6 +90,8 @@ class Interpreter:
         A graph as `netgraph.recording.serialize.serialize_graph` returns it.
     names : collection of str
         Tensors that the graph may read.
+    dtype : torch.dtype, optional
+        The precision of the network's parameters, which some arguments follow. By default that of the recording.
 
     Raises
     ------
@@ -96,7 +99,8 @@ class Interpreter:
         An operator, a name or a size is not one that netgraph writes.
     """
 
-    def __init__(self, document: Sequence[Any], names: Collection[str]) -> None:
+    def __init__(self, document: Sequence[Any], names: Collection[str], dtype: torch.dtype | None = None) -> None:
+        self.dtype = dtype
         self.slots: dict[str, int] = {}
         self.inputs: list[int] = []
         self.reads: list[tuple[int, str]] = []
@@ -145,6 +149,8 @@ class Interpreter:
             return Ref(self.slots[content])
         if kind == "slice":
             return slice(*content)
+        if kind in KINDS:
+            return read_followed(kind, content).resolve(self.dtype)
         return float(content) if kind == "float" else _parse_torch_constant(kind, content)
 
     def _mark_last_reads(self, steps: list[Step]) -> list[Step]:

@@ -11,6 +11,7 @@ from torch import fx
 from netgraph.environment.torch_internals import set_gradients
 from netgraph.recording.forward import autocast
 from netgraph.recording.forward.cumulative_norm import cumulative_factor
+from netgraph.recording.forward.followed_dtype import Followed
 from netgraph.recording.operators.guards import check_decision
 
 BUILTINS = {
@@ -58,6 +59,8 @@ def _serialize_value(value: Any) -> Any:
         return {"dict": {k: _serialize_value(v) for k, v in value.items()}}
     if isinstance(value, slice):
         return {"slice": [_serialize_value(v) for v in (value.start, value.stop, value.step)]}
+    if isinstance(value, Followed):
+        return value.to_data()
     for kind in (torch.dtype, torch.layout, torch.memory_format):
         if isinstance(value, kind):
             return {"torch": str(value).removeprefix("torch.")}
