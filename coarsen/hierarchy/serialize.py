@@ -167,7 +167,9 @@ def _read_hierarchy(
     plain, levels = document["options"], []
     models = [load_model(path / f"level{i}.safetensors") for i in range(len(document["transfers"]))]
     if arch is not None:
-        models[0] = fill_network(arch(), _recorded_state(models[0]), path, getattr(arch, "__name__", "arch"))
+        network = arch()
+        state = _read_own_state(models[0], frozenset(network.state_dict()))
+        models[0] = fill_network(network, state, path, getattr(arch, "__name__", "arch"))
         set_training_mode(models[0], training=False)
     example = build_example(plain["example"])
     inside_heads = bool(plain.get("inside_heads"))
@@ -218,9 +220,9 @@ def _chain_from_data(data: Mapping[str, Any], place: str, tensors: Mapping[str, 
     return ChainCoarsening(chain, Transfer(np.array(data["aggregates"], dtype=np.int64)), orders)
 
 
-def _recorded_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers that come from the original network, without recorded constants."""
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("constants.")}
+def _read_own_state(model: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
+    """Return the parameters and buffers that come from the original network of these names, without recorded constants."""
+    return {n: tensor for n, tensor in model.state_dict().items() if n in names or not n.startswith("constants.")}
 
 
 def build_example(description: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,9 +17,10 @@ from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.forward.autocast import follow_device
 from netgraph.recording.forward.call_signature import read_signature
+from netgraph.recording.forward.followed_dtype import DtypeLinks, OwnDtype
 from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.graph_module import GraphNetwork
-from netgraph.recording.node_graph import NodeGraph
+from netgraph.recording.node_graph import NodeGraph, is_constant
 from netgraph.recording.serialize import serialize_graph
 from netgraph.rules.operator_call import bind_arguments, schema_arguments
 from netgraph.tracing.unit_spec import Factor, Join, Plan, Rewrite, Term, UnitSpec, term_axes, term_size
@@ -68,7 +69,7 @@ def coarse_network(
     tensors = dict(inject(spec, transfers, traced_state(model)) if state is None else state)
     for plan in spec.plans.values():
         for node in plan.graph.nodes:
-            if node.op == "get_attr" and str(node.target).startswith("constants."):
+            if is_constant(node):
                 tensors[str(node.target)] = node.meta["val"]
     network = GraphNetwork(
         graphs,
@@ -80,6 +81,7 @@ def coarse_network(
         outputs={mode: plan.outputs for mode, plan in spec.plans.items()},
         shapes=[[_fixed_size(term, spec) for term in terms] for terms in spec.input_terms],
         unrecorded=spec.unrecorded,
+        fixed=_list_fixed(model, spec),
         signature=read_signature(model, spec.inputs),
     )
     return network.train(model.training)
@@ -90,6 +92,12 @@ def traced_state(model: nn.Module) -> dict[str, Tensor]:
     state = {name: p.detach() for name, p in model.named_parameters()}
     state.update({name: b.detach() for name, b in model.named_buffers()})
     return state
+
+
+def _list_fixed(model: nn.Module, spec: UnitSpec) -> frozenset[str]:
+    """Return the constants that keep their precision, those of a recorded network that was traced again included."""
+    known: frozenset[str] = getattr(model, "fixed_constants", frozenset())
+    return known.union(*(plan.dtypes.fixed for plan in spec.plans.values() if plan.dtypes))
 
 
 def _fixed_size(term: Term, spec: UnitSpec) -> int | None:
@@ -109,7 +117,7 @@ def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int], recorde
     device: fx.Node | None = None
     writer = _GraphRewriter(graph, plan, spec.sizes, sizes, by_name, recorded_device)
     for node in plan.graph.nodes:
-        if device is None and node.op == "call_function":
+        if device is None and (node.op == "call_function" or writer.is_limit(node)):
             device = graph.placeholder("device")
         writer.device = device
         new = writer.copy_node(node, copies)
@@ -140,11 +148,14 @@ class _GraphRewriter:
     ) -> None:
         self.graph, self.plan, self.fine, self.coarse, self.by_name = graph, plan, fine, coarse, by_name
         self.recorded_device = recorded_device
+        self.dtypes = plan.dtypes or DtypeLinks()
         self.device: fx.Node | None = None
         self.counts: dict[str, fx.Node] = {}
 
     def copy_node(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
         """Copy a node, with its arguments and factors for the new sizes."""
+        if self.is_limit(node):
+            return self._fill_with_limit(node)
         if node.op != "call_function":
             return self.graph.node_copy(node, lambda n: copies[n])
         target, arguments = self._new_arguments(node, copies)
@@ -157,6 +168,17 @@ class _GraphRewriter:
                 new = self._multiply(new, factor)
         return new
 
+    def is_limit(self, node: fx.Node) -> bool:
+        """Return True for a constant whose entries are all a limit of the network's precision."""
+        return is_constant(node) and str(node.target) in self.dtypes.constants
+
+    def _fill_with_limit(self, node: fx.Node) -> fx.Node:
+        """Return a call that makes such a constant in the precision of the run."""
+        limit = self.dtypes.constants[str(node.target)]
+        shape = list(node.meta["val"].shape)
+        keywords: dict[str, Any] = {"dtype": OwnDtype(limit.recorded), "device": self.device}
+        return self.graph.call_function(torch.ops.aten.full.default, cast("Any", (shape, limit)), keywords)
+
     def _new_arguments(self, node: fx.Node, copies: dict[fx.Node, fx.Node]) -> tuple[Any, dict[str, Any]]:
         """Return the operator and its arguments for the new sizes."""
         rewrites = self.plan.rewrites.get(node.name, [])
@@ -168,6 +190,7 @@ class _GraphRewriter:
             target, arguments = node.target, bind_arguments(node)
         arguments = dict(fx.node.map_arg(dict(arguments), lambda n: copies[n]))
         arguments = follow_device(node, arguments, self.recorded_device, self.device)
+        arguments.update(self.dtypes.arguments.get(node.name, {}))
         for rewrite in rewrites:
             arguments[rewrite.argument] = self._new_argument(rewrite, arguments.get(rewrite.argument))
         return target, arguments

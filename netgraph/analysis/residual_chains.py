@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from netgraph.recording.node_graph import is_constant
 from netgraph.rules.operator_call import operator_name
 from netgraph.rules.operators import COPIES, DROPOUTS, EXPANSIONS, VIEWS
 from netgraph.tracing.unit_spec import UnitSpec, term_size
@@ -355,7 +356,7 @@ def _is_same_leaf(a: fx.Node, b: fx.Node, paths: tuple[str, str]) -> bool:
     first, second = str(a.target), str(b.target)
     if first.startswith(paths[0]):
         return second == paths[1] + first[len(paths[0]) :]
-    if first.startswith("constants.") and second.startswith("constants."):
+    if is_constant(a) and is_constant(b):
         return torch.equal(a.meta["val"], b.meta["val"])
     return first == second
 

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard, cast
 import torch
 from torch import Tensor, fx
 
+from netgraph.recording.node_graph import is_constant
 from netgraph.rules.operator_call import operator_name
 from netgraph.rules.operators import COPIES, DROPOUTS, EXPANSIONS, JOINS, NORMS, PARTS, REPEATS, VIEWS
 
@@ -87,7 +88,7 @@ def match_layer(node: fx.Node) -> tuple[fx.Node, tuple[str, int, str | None]] | 
 
 def _is_parameter(node: Any) -> TypeGuard[fx.Node]:
     """Return True if a node reads a parameter or buffer."""
-    return isinstance(node, fx.Node) and node.op == "get_attr" and not str(node.target).startswith("constants.")
+    return isinstance(node, fx.Node) and node.op == "get_attr" and not is_constant(node)
 
 
 def _apply_move(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from netgraph.environment.torch_internals import identify_storage, set_gradients
+from netgraph.environment.torch_internals import PREDISPATCH_FUNCTIONS, identify_storage, set_gradients
 from netgraph.errors import TraceError
 from netgraph.recording.forward.inner_gradients import InnerGradientError, refuse_inner_transform
 from netgraph.utils.source_location import find_calling_line
@@ -73,7 +73,7 @@ class FaithfulCalls(TorchFunctionMode):
         self.notes = notes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.notes.may_take_gradients:
+        if not self.notes.may_take_gradients and func not in PREDISPATCH_FUNCTIONS:  # a map must be left after a refusal
             refuse_inner_transform()
         replacement = self.notes.handle(func, args) if func in HANDLED else None
         return func(*args, **(kwargs or {})) if replacement is None else replacement()

@@ -36,13 +36,16 @@ from netgraph.recording.faithful_calls import HANDLED, CallNotes
 from netgraph.recording.forward.inner_gradients import refuse_inner_transform
 from netgraph.recording.forward.inner_maps import record_maps
 from netgraph.recording.meta_shapes import META, infer_result
-from netgraph.recording.node_graph import NodeGraph
+from netgraph.recording.node_graph import NodeGraph, name_constant
 from netgraph.recording.operators.composites import may_decompose
 from netgraph.utils.source_location import is_user_file
 
 ATEN = torch.ops.aten
+CASTS = frozenset(
+    {ATEN.to.dtype, ATEN.to.dtype_layout, ATEN.to.device, ATEN.to.other, ATEN.type_as.default}
+)  # they return their input where there is nothing to do
 PLACES = (Tensor.__getitem__, Tensor.__setitem__)
-SWITCHES = {set_gradients} | AUTOCAST_SWITCHES | PREDISPATCH_FUNCTIONS
+SWITCHES = {set_gradients} | AUTOCAST_SWITCHES
 
 
 class MetaRecordingError(Exception):
@@ -103,6 +106,8 @@ class _SwitchMode(FunctionMode):  # type: ignore[misc]
         self.casts = False  # whether autocast was switched on
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PREDISPATCH_FUNCTIONS:
+            return func(*args, **(kwargs or {}))
         refuse_inner_transform()
         if func in HANDLED:
             replacement = self.notes.handle(func, args)
@@ -123,6 +128,7 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
         super().__init__(None, "fake", pre_dispatch=True)
         self.graph = NodeGraph()
         self.constants: dict[str, Tensor] = {}
+        self.taken: set[str] = set()  # names of parameters and buffers
         self.nodes: dict[int, tuple[Tensor, fx.Node]] = {}  # by id, with the tensor kept alive because ids are reused
         self.twins: dict[int, Tensor] = {}  # constants on the meta device, by id
         self.made: dict[
@@ -134,6 +140,7 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
         return False  # nothing is compiled here, and the check would double the cost of every call
 
     def add_parameter(self, name: str, tensor: Tensor) -> Tensor:
+        self.taken.add(name)
         return self._add_leaf(self.graph.create_node("get_attr", name), tensor)
 
     def add_input(self, number: int, tensor: Tensor) -> Tensor:
@@ -179,10 +186,10 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
 
     def _add_constant(self, tensor: Tensor) -> fx.Node:
         """Add a ``get_attr`` node for a tensor with numbers, and make its twin on the meta device."""
-        name = f"constants.{len(self.constants)}"
+        name = name_constant(len(self.constants), self.taken)
         self.constants[name] = tensor.detach().clone()
         node = self.graph.create_node("get_attr", name)
-        node.meta["val"] = self.constants[name]
+        node.meta.update(val=self.constants[name], constant=True)
         self.nodes[id(tensor)] = (tensor, node)
         self.twins[id(tensor)] = tensor.to(META)
         return node
@@ -201,6 +208,8 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
         result = self.run_operator(func, args, kwargs, arguments)
         if not isinstance(result, (Tensor, list, tuple)) and result is not None:
             return self.return_number(func, arguments, result)
+        if func in CASTS and result is args[0]:  # no cast in this precision, and one in another
+            result = _view_anew(result)
         if func is ATEN.lift_fresh.default:
             func = ATEN.lift_fresh_copy.default  # a later write must not change the constant
         return self.add_result(self.graph.call_function(func, *arguments), result)
@@ -262,6 +271,12 @@ def replace_devices(arguments: Any, device: torch.device) -> Any:
     args, kwargs = arguments
     args = tuple(device if isinstance(v, torch.device) else v for v in args)
     return args, {k: device if isinstance(v, torch.device) else v for k, v in kwargs.items()}
+
+
+def _view_anew(tensor: Tensor) -> Tensor:
+    """Return a tensor of its own with the same numbers, so that later reads of the first one are not taken for reads of this one."""
+    with no_python_dispatcher():
+        return ATEN.alias.default(tensor)  # type: ignore[no-any-return]
 
 
 def map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:

@@ -27,8 +27,10 @@ from netgraph.errors import TraceError, describe_error
 from netgraph.recording.faithful_calls import CallNotes, FaithfulCalls, run_eagerly, watch_functions
 from netgraph.recording.forward.cumulative_norm import mark_norms, read_counts, unmark_norms
 from netgraph.recording.forward.expert_routing import batch_experts
+from netgraph.recording.forward.followed_dtype import cast_tensors
 from netgraph.recording.forward.inner_gradients import InnerGradientError, record_inner_gradients
 from netgraph.recording.meta_recorder import record_on_meta
+from netgraph.recording.node_graph import name_constant
 from netgraph.recording.numbers_recorder import record_with_numbers
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
@@ -107,6 +109,7 @@ def record_network(
     attributes: Attributes | None = None,
     way: str | None = None,
     idle: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Recording:
     """Record one run of a network in training or evaluation mode. The network itself stays unchanged.
 
@@ -127,6 +130,8 @@ def record_network(
         How to record. By default the ways are tried in this order.
     idle : bool, default False
         Record with numbers a run in which masks of activations hold nowhere, as if no row chose any expert.
+    dtype : torch.dtype, optional
+        Record the network, and inputs of its own precision, in this one.
 
     Returns
     -------
@@ -156,7 +161,7 @@ def record_network(
 
         prepare()
         try:
-            recording = _record_run(model, example, before, begin_again, "numbers" if idle else way, idle)
+            recording = _record_run(model, example, before, begin_again, "numbers" if idle else way, idle, dtype)
             read_counts(recording.graph, marks)
         finally:
             unmark_norms(model, marks)
@@ -191,6 +196,7 @@ def _record_run(
     begin_again: Callable[[], None],
     way: str | None,
     idle: bool,
+    dtype: torch.dtype | None,
 ) -> Recording:
     """Record the network in its current mode. What a failed try leaves behind is removed by ``begin_again``."""
     args, kwargs = normalize_example(example)
@@ -198,6 +204,8 @@ def _record_run(
     inputs = build_structure((args, kwargs), leaves)
     leaves = [leaf.clone() if any(leaf is other for other in leaves[:i]) else leaf for i, leaf in enumerate(leaves)]
     state = named_state(model)
+    if dtype is not None:
+        state, leaves = cast_tensors(model, state, leaves, dtype, numbers=way != "meta")
     outputs: list[Any] = []
     notes: list[CallNotes] = []  # one for each try
 
@@ -441,10 +449,10 @@ def _convert_leaves(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Grap
         node.meta["leaf"] = True
     for node in graph.nodes:
         if node.op == "get_attr" and not node.meta.get("leaf"):
-            name = f"constants.{node.target}"
+            name = name_constant(str(node.target), names)
             constants[name] = getattr(recorded, str(node.target)).detach().clone()
             node.target = name
-            node.meta["val"] = constants[name]
+            node.meta.update(val=constants[name], constant=True)
     return graph, constants
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from netgraph.recording.node_graph import is_constant
 from netgraph.recording.operators.guards import check_decision
 from netgraph.recording.recorder import Recording
 from netgraph.rules.operator_call import bind_arguments, operator_name, source_line
@@ -73,7 +74,7 @@ def _match_leaves(first: Recording, second: Recording) -> dict[fx.Node, fx.Node]
     return {
         node: leaves[node.op, node.target]
         for node in second.graph.nodes
-        if (node.op, node.target) in leaves and (not _is_constant(node) or _have_equal_numbers(node, first, second))
+        if (node.op, node.target) in leaves and (not is_constant(node) or _have_equal_numbers(node, first, second))
     }
 
 
@@ -94,10 +95,6 @@ def _describe_other_call(a: fx.Node | None, b: fx.Node | None, last: fx.Node | N
 def _describe_node(node: fx.Node | None) -> str:
     """Return what a run does at a node."""
     return "ends" if node is None else f"calls {operator_name(node.target)}"
-
-
-def _is_constant(node: fx.Node) -> bool:
-    return str(node.target).startswith("constants.")
 
 
 def _have_equal_numbers(node: fx.Node, first: Recording, second: Recording) -> bool:
@@ -161,7 +158,7 @@ def _format(value: Any) -> str:
             "the result of another operator"
             if value.op == "call_function"
             else "a constant"
-            if _is_constant(value)
+            if is_constant(value)
             else value.target
         )
     text = str(value)

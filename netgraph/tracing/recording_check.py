@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from netgraph.errors import TraceError, describe_error
+from netgraph.recording.forward.followed_dtype import find_own_dtype
 from netgraph.recording.operators.guards import list_decisions
 from netgraph.recording.operators.idle_rows import skip_rows, tidy_graph
 from netgraph.recording.recorder import Recording, record_network
 from netgraph.tracing.compare_recordings import MODE_FLAGS, find_difference, find_wrong_size
+from netgraph.tracing.dtype_links import choose_other_dtype, copy_links, link_dtypes
 from netgraph.tracing.other_examples import (
     GUARDED_FILLS,
     NUMBER_FILLS,
@@ -73,8 +76,18 @@ def check_recordings(
     if find_difference(recordings["eval"], recordings["train"], ignored=MODE_FLAGS) is None:
         checked = checkers["train"].check(spec)  # evaluation makes the same calls
         if "train" not in checked.unrecorded:
-            return checked
+            return _share_dtypes(checked)
     return checkers["train"].check(checkers["eval"].check(spec))
+
+
+def _share_dtypes(spec: UnitSpec) -> UnitSpec:
+    """Return a spec whose evaluation mode follows the network's precision where its training mode does, which makes the same calls."""
+    plans = spec.plans
+    links = plans["train"].dtypes
+    if links is None:
+        return spec
+    copied = copy_links(links, plans["train"].graph, plans["eval"].graph)
+    return replace(spec, plans={**plans, "eval": replace(plans["eval"], dtypes=copied)})
 
 
 @dataclass(frozen=True)
@@ -93,13 +106,28 @@ class _Checker:
             return self._refuse(spec, f"it draws random numbers from {' and '.join(self.first.draws)}")
         if self.first.assumed and (difference := self._compare_idle()) is not None:
             return self._refuse(spec, difference)
+        other = choose_other_dtype(self.model, self.first)
         for example in resize_example(self.example, spec, self._fills):
+            if other is not None and (linked := self._check_in(other, example, spec)) is not None:
+                return linked
             second = self._record_again(example)
             if second is not None:
                 difference = find_difference(self.first, second, spec.plans[self.mode], spec)
                 return spec if difference is None else self._find_cause(spec, difference)
         difference = self._compare_same_size()
         return spec if difference is None else self._refuse(spec, self._explain(difference))
+
+    def _check_in(self, dtype: torch.dtype, example: Any, spec: UnitSpec) -> UnitSpec | None:
+        """Return the spec with what follows the network's precision, if the recording holds in another one too."""
+        second = self._record_again(example, dtype)
+        own = find_own_dtype(self.model.parameters())
+        if second is None or own is None:
+            return None
+        plan = spec.plans[self.mode]
+        links = link_dtypes(self.first, second, own, dtype)
+        if find_difference(self.first, second, plan, spec) is not None:
+            return None
+        return replace(spec, plans={**spec.plans, self.mode: replace(plan, dtypes=links)})
 
     @property
     def _fills(self) -> tuple[Fill, ...]:
@@ -173,12 +201,12 @@ class _Checker:
             "and after it separately."
         )
 
-    def _record_again(self, example: Any) -> Recording | None:
+    def _record_again(self, example: Any, dtype: torch.dtype | None = None) -> Recording | None:
         """Return a recording under other conditions, or None if the network does not run so."""
         try:
             second = record_network(
                 self.model, example, training=self.mode == "train", before=self.before, seed=SEED,
-                attributes=self.first.changed, way=self.first.way,
+                attributes=self.first.changed, way=self.first.way, dtype=dtype,
             )  # fmt: skip
         except Exception:  # the network itself may refuse other sizes or numbers, in many ways
             return None

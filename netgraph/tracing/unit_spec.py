@@ -14,6 +14,7 @@ from typing import Any, Union
 
 from torch import fx
 
+from netgraph.recording.forward.followed_dtype import DtypeLinks
 from netgraph.utils.html_table import render_table
 
 
@@ -116,6 +117,8 @@ class Plan:
         The structure of the network's result.
     products : list of Term
         The multiply-adds of a forward pass. One product has as many as its term has indices.
+    dtypes : DtypeLinks or None
+        What follows the precision of the network. None where that is not known.
     """
 
     graph: fx.Graph
@@ -125,6 +128,7 @@ class Plan:
     sources: dict[str, tuple[str, int, Term]] = field(default_factory=dict)
     outputs: Any = None
     products: list[Term] = field(default_factory=list)
+    dtypes: DtypeLinks | None = None
 
 
 def term_size(term: Term, sizes: Mapping[str, int]) -> int:

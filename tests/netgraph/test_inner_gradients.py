@@ -1,11 +1,14 @@
 """Networks that take gradients or map functions in their forward. Judge: the network itself, its numbers and its gradients."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import netgraph as ng
+from netgraph.environment.torch_internals import inside_transform
 from netgraph.errors import TraceError
 from netgraph.recording.recorder import record_network
 
@@ -122,6 +125,15 @@ def test_a_recording_trains_as_the_network_does(name):
         assert (p.grad is None) == (q.grad is None)
         if p.grad is not None:
             torch.testing.assert_close(q.grad, p.grad)
+
+
+@pytest.mark.parametrize("way", ["fake", "real", "meta"])
+@pytest.mark.parametrize("name", ["gradients by row", "ensemble"])
+def test_a_refused_map_is_left_again(name, way):
+    with contextlib.suppress(Exception):  # this way cannot record all of them
+        record_network(NETWORKS[name](), torch.randn(4, 6), training=False, way=way)
+    assert not inside_transform()
+    assert torch.randn(2).shape == (2,)  # a map that was not left refuses random numbers
 
 
 def test_forces_without_a_graph_give_parameters_no_gradient():
