@@ -12,6 +12,7 @@ import torch
 
 from netgraph.coarsen.network.head_alignment import apply_rotations, find_rotatable_axes, find_rotations, lift_rotations
 from netgraph.coarsen.network.rewrite import traced_state
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 
@@ -63,7 +64,7 @@ def align(hierarchy: Hierarchy, example: Any) -> int:
         rotations = find_rotations(finer.spec, chosen, inject(first.spec, composed, state))
         state = apply_rotations(lift_rotations(rotations, first.spec, composed), state)
         rotated_attentions.update((rotation.axis, rotation.place) for rotation in rotations)
-        composed |= {a: composed[a].compose(t) if a in composed else t for a, t in level.transfers.items()}
+        composed = compose_transfers(composed, level.transfers)
     with torch.no_grad():
         for name, tensor in traced_state(first.model).items():
             tensor.copy_(state[name])

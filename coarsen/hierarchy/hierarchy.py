@@ -297,8 +297,9 @@ def _make_plan(spec: UnitSpec, options: CoarsenOptions, progress: Progress | Non
     fixed = _check_fixed_units(spec, options.fixed or {}, keep)
     coarseners = load_coarseners(options.coarsener)
     return MergePlan(
-        coarseners, affinity, ratios, keep, fixed, options.round_to, options.seed, progress, options.quality
-    )
+        coarseners, affinity, ratios, keep, fixed, options.round_to, options.seed, progress, options.quality,
+        alike=options.budget is not None,
+    )  # fmt: skip
 
 
 def build_single_level(model: nn.Module, example: Any) -> Hierarchy:

@@ -35,6 +35,7 @@ from netgraph.coarsen.network.head_alignment import (
 from netgraph.coarsen.network.oracles import check_coarse_network, check_example
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.repair.pipeline import repair_network
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
@@ -247,8 +248,7 @@ class LevelBuilder:
         rotating = {axis: t for axis, t in transfers.items() if axis in self.rotating}
         rotations = find_rotations(spec, rotating, self.state)
         state = inject(spec, transfers, apply_rotations(rotations, self.state))
-        to_coarse = {a: self.composed[a].compose(t) if a in self.composed else t for a, t in transfers.items()}
-        composed = {**self.composed, **to_coarse}
+        composed = compose_transfers(self.composed, transfers)
         return state, composed, coarse_network(self.base, self.spec, composed, state=state), rotations
 
     def _find_gap_ratios(

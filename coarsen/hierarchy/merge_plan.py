@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
+from netgraph.coarsen.matching.outer_units import restrict_to_unit, split_aggregates, split_composed, split_measured
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.partition.contract import Coarsener, check_aggregates, leaves_out
 from netgraph.coarsen.partition.metrics import quality
 from netgraph.coarsen.partition.target_size import choose_n_coarse
+from netgraph.coarsen.transfer.nested_transfer import NestedTransfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.graph.axis_units import AxisUnits, Measure
@@ -47,6 +50,8 @@ class MergePlan:
     progress : callable ``(axis, done, total)``, optional
     quality : int, optional
         Measure the cost of merging each axis, with that number of eigenvalues. By default nothing is measured.
+    alike : bool, default False
+        Merge channels alike in all groups, because a budget may merge whole groups too.
 
     Raises
     ------
@@ -63,6 +68,7 @@ class MergePlan:
     seed: int = 0
     progress: Progress | None = None
     quality: int | None = None
+    alike: bool = False
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.quality < 0:
@@ -75,6 +81,13 @@ class MergePlan:
     def axis_ratio(self, axis: Axis) -> float:
         """Return the share of the units of an axis that stay. Groups whose channels merge inside them stay by default."""
         return 1.0 if axis.inner is not None and axis.name not in self.ratios else self.ratio(axis.name)
+
+    def merges_alike(self, axis: Axis, spec: UnitSpec) -> bool:
+        """Return True if the units of an axis merge alike in all units of its outer axis, or it has none."""
+        if axis.within is None:
+            return True
+        is_group = spec.axes[axis.within].inner == axis.name
+        return is_group and (self.alike or axis.within in self.ratios)
 
     def begin_step(
         self, spec: UnitSpec, state: Mapping[str, Tensor], composed: Mapping[str, Transfer], measure: Any
@@ -144,6 +157,7 @@ class MergeStep:
     measure: Callable[[Measure], Mapping[str, Tensor]] | None
     axes: list[Axis]
     graphs: dict[str, AxisGraph] = field(default_factory=dict)
+    inner_graphs: dict[str, list[AxisGraph]] = field(default_factory=dict)
 
     def choose_transfers(
         self, judge: Judge | None, ratios: Mapping[str, float], *, keep_graphs: bool = False
@@ -170,6 +184,7 @@ class MergeStep:
                     reasons[axis.name] = errors
             if not keep_graphs:
                 self.graphs.pop(axis.name, None)
+                self.inner_graphs.pop(axis.name, None)
         return out, reasons
 
     def choose_transfer(
@@ -179,7 +194,8 @@ class MergeStep:
         n_coarse = choose_n_coarse(axis, ratio, self.plan.round_to)
         if n_coarse >= axis.size:
             return None, {}
-        candidates = {name: self._merge_axis(axis, name, n_coarse) for name in self.plan.coarseners}
+        merge = self._merge_axis if self.plan.merges_alike(axis, self.spec) else self._merge_in_each
+        candidates = {name: merge(axis, name, n_coarse) for name in self.plan.coarseners}
         candidates = {name: t for name, t in candidates.items() if t.n_coarse < axis.size}
         if len(self.plan.coarseners) == 1 or not candidates:
             return next(iter(candidates.values()), None), {}
@@ -193,23 +209,27 @@ class MergeStep:
         """
         costs = {}
         for axis, transfer in transfers.items():
-            measured = quality(
-                self.build_graph(axis), transfer.aggregates, n_eigenvalues=self.plan.quality or 0, seed=self.plan.seed
-            )
             error = "weight_error" if judge is None else "function_error"
-            numbers = {**asdict(measured), error: (judge or self.weight_error)(axis, transfer)}
+            measured = [
+                asdict(quality(graph, part.aggregates, n_eigenvalues=self.plan.quality or 0, seed=self.plan.seed))
+                for graph, part in self._list_parts(axis, transfer)
+            ]
+            means = {name: _average([numbers[name] for numbers in measured]) for name in measured[0]}
+            numbers = {**means, error: (judge or self.weight_error)(axis, transfer)}
             costs[axis] = {name: x for name, x in numbers.items() if x is not None and np.isfinite(x)}
         return costs
 
+    def _list_parts(self, axis: str, transfer: Transfer) -> list[tuple[AxisGraph, Transfer]]:
+        """Return the graph of an axis and its transfer, or those in each unit of the outer axis."""
+        if isinstance(transfer, NestedTransfer):
+            return list(zip(self.build_inner_graphs(axis), transfer.parts, strict=True))
+        return [(self.build_graph(axis), transfer)]
+
     def weight_error(self, axis: str, transfer: Transfer) -> float:
         """Return |X - P R X| / |X| for the incoming weights X of the units. It needs no data."""
-        weights = self.build_graph(axis).features
-        sums = np.zeros((transfer.n_coarse, weights.shape[1]))
-        is_merged = transfer.aggregates >= 0
-        np.add.at(sums, transfer.aggregates[is_merged], weights[is_merged])
-        means = sums / transfer.sizes[:, None]
-        residual = np.where(is_merged[:, None], weights - means[np.where(is_merged, transfer.aggregates, 0)], weights)
-        return float(np.linalg.norm(residual)) / max(float(np.linalg.norm(weights)), 1e-30)
+        parts = [(graph.features, part) for graph, part in self._list_parts(axis, transfer)]
+        residual = sum(_sum_residual(weights, part) for weights, part in parts)
+        return float(residual**0.5) / max(sum(float(np.square(w).sum()) for w, _ in parts) ** 0.5, 1e-30)
 
     def _merge_axis(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
         """Return the transfer that one coarsener gives for an axis."""
@@ -217,28 +237,87 @@ class MergeStep:
         aggregates = merge(graph, n_coarse, seed=self.plan.seed)
         return Transfer(check_aggregates(aggregates, graph, name, leaves_out=leaves_out(merge)))
 
+    def _merge_in_each(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
+        """Return the transfer that one coarsener gives for the units of an axis in each unit of its outer axis."""
+        merge, graphs = self.plan.coarseners[name], self.build_inner_graphs(axis.name)
+        made, left_out = partial(merge, seed=self.plan.seed), leaves_out(merge)
+        rows = [check_aggregates(made(graph, n_coarse), graph, name, leaves_out=left_out) for graph in graphs]
+        most = max(int(row.max()) + 1 for row in rows)
+        if axis.equal is not None and any(
+            row.max() + 1 < most for row in rows
+        ):  # sizes stay equal in another answer only
+            rows = [check_aggregates(made(graph, most), graph, name, leaves_out=left_out) for graph in graphs]
+        assert axis.within is not None
+        return NestedTransfer.of(axis.within, [split_aggregates(row, most) for row in rows])
+
     def build_graph(self, name: str) -> AxisGraph:
         """Return the graph of an axis. It is built on first use."""
         if name not in self.graphs:
-            axis = self.spec.axes[name]
-            weight = self.composed[name].sizes if name in self.composed else np.ones(axis.size)
             units = AxisUnits(self.spec, self.state, name, self.plan.seed, self.measure)
-            try:
-                affinity = self.plan.weigh(units, seed=self.plan.seed)
-            except NetgraphError as error:
-                raise NetgraphError(f"axis {name!r}: {error}") from None
-            self.graphs[name] = AxisGraph(
-                name, affinity, weight, lambda: units.incoming, axis.equal is not None, self._fixed_mask(axis)
-            )
+            self.graphs[name] = self._build_graph(units, self.composed.get(name), name)
         return self.graphs[name]
 
-    def _fixed_mask(self, axis: Axis) -> NDArray[np.bool_] | None:
+    def build_inner_graphs(self, name: str) -> list[AxisGraph]:
+        """Return the graphs of an axis in each unit of its outer axis. They are built on first use."""
+        if name not in self.inner_graphs:
+            outer = self.spec.axes[name].within
+            assert outer is not None
+            composed = split_composed(self.composed, name, outer, self.spec.axes[outer].size)
+            self.inner_graphs[name] = [
+                self._build_graph(
+                    AxisUnits(
+                        *restrict_to_unit(self.spec, self.state, name, outer, unit),
+                        name,
+                        self.plan.seed,
+                        self._measure_in(outer, unit),
+                    ),
+                    composed[unit],
+                    f"{name} in {outer}[{unit}]",
+                )
+                for unit in range(self.spec.axes[outer].size)
+            ]
+        return self.inner_graphs[name]
+
+    def _measure_in(self, outer: str, unit: int) -> Callable[[Measure], Mapping[str, Tensor]] | None:
+        """Return a function that measures the units inside one outer unit on calibration data, or None without data."""
+        if self.measure is None:
+            return None
+        measure = self.measure
+        return lambda measured: split_measured(measure(measured), self.spec, outer, unit)
+
+    def _build_graph(self, units: AxisUnits, composed: Transfer | None, name: str) -> AxisGraph:
+        """Return the graph of units, with the number of finest units that each stands for."""
+        axis = self.spec.axes[units.axis]
+        weight = np.ones(axis.size) if composed is None else composed.sizes
+        try:
+            affinity = self.plan.weigh(units, seed=self.plan.seed)
+        except NetgraphError as error:
+            raise NetgraphError(f"axis {name!r}: {error}") from None
+        fixed = self._fixed_mask(axis, composed)
+        return AxisGraph(name, affinity, weight, lambda: units.incoming, axis.equal is not None, fixed)
+
+    def _fixed_mask(self, axis: Axis, composed: Transfer | None) -> NDArray[np.bool_] | None:
         """Return a mask of the units of a level that do not merge. They have not merged on any level above."""
         units = self.plan.fixed.get(axis.name)
         if units is None:
             return None
-        level_units = self.composed[axis.name].aggregates[units] if axis.name in self.composed else units
+        level_units = units if composed is None else composed.aggregates[units]
         return np.isin(np.arange(axis.size), level_units)
+
+
+def _average(values: list[Any]) -> float | None:
+    """Return the mean of numbers, or None if one is missing."""
+    return None if any(value is None for value in values) else float(np.mean(values))
+
+
+def _sum_residual(weights: NDArray[Any], transfer: Transfer) -> float:
+    """Return |X - P R X|² for weights X."""
+    sums = np.zeros((transfer.n_coarse, weights.shape[1]))
+    is_merged = transfer.aggregates >= 0
+    np.add.at(sums, transfer.aggregates[is_merged], weights[is_merged])
+    means = sums / transfer.sizes[:, None]
+    residual = np.where(is_merged[:, None], weights - means[np.where(is_merged, transfer.aggregates, 0)], weights)
+    return float(np.square(residual.astype(np.float64)).sum())
 
 
 def load_coarseners(coarsener: str | Coarsener) -> dict[str, Coarsener]:

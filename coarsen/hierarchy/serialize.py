@@ -23,6 +23,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.coarsen.transfer.nested_transfer import list_aggregates, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import LoadError, NetgraphError
 from netgraph.io.bundle import read_bundle, write_bundle
@@ -101,7 +102,7 @@ def _write_folder(hierarchy: Hierarchy, folder: Path) -> None:
         save(model, folder / f"level{i}.safetensors")
         transfers.append(list(level.transfers))
         for number, transfer in enumerate(level.transfers.values()):
-            aggregates[f"{i}.{number}"] = torch.from_numpy(transfer.aggregates)
+            aggregates[f"{i}.{number}"] = torch.from_numpy(list_aggregates(transfer))
     seconds = [level.seconds for level in hierarchy.levels]
     options = {**hierarchy.plain_options, "example": dict(hierarchy.example)}
     document = {"format": 1, "options": options, "transfers": transfers, "seconds": seconds}
@@ -178,7 +179,9 @@ def _read_hierarchy(
     chains = document.get("chains") or [[]] * n_levels
     pools = document.get("pools") or [1] * n_levels
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
-        transfers = {name: Transfer(aggregates[f"{i}.{n}"].numpy()) for n, name in enumerate(names)}
+        transfers = {
+            name: make_transfer(aggregates[f"{i}.{n}"].numpy(), spec.axes[name].within) for n, name in enumerate(names)
+        }
         chain_steps = tuple(_chain_from_data(chain, f"{i}.{n}", aggregates) for n, chain in enumerate(chains[i]))
         if chain_steps or (i and pools[i] != pools[i - 1]):
             spec = trace(

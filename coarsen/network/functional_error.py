@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.network.compare_outputs import collect_tensors
 from netgraph.coarsen.network.head_alignment import rotate_to_one_basis
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.graph_module import GraphNetwork
@@ -97,9 +98,8 @@ class FunctionErrorJudge:
 
     def __call__(self, axis: str, transfer: Transfer) -> float:
         """Return the relative error of the network in which this axis alone is smaller."""
-        to_coarse = self.composed[axis].compose(transfer) if axis in self.composed else transfer
-        transfers = {**self.composed, axis: to_coarse}
-        model = rotate_to_one_basis(self.model, self.spec, {axis: to_coarse}, self.rotating)
+        transfers = compose_transfers(self.composed, {axis: transfer})
+        model = rotate_to_one_basis(self.model, self.spec, {axis: transfers[axis]}, self.rotating)
         network = coarse_network(model, self.spec, transfers).eval()
         if self.repair is not None:
             self.repair(model, transfers, network)

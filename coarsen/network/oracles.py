@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netgraph.coarsen.network.compare_outputs import collect_tensors, fixed_seed, max_relative_error, relative_error
@@ -23,6 +24,7 @@ from netgraph.coarsen.network.recording_proof import MAX_PROVEN, prove_recording
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.partition.target_size import choose_n_coarse
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
+from netgraph.coarsen.transfer.nested_transfer import NestedTransfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.recording.forward.expert_routing import batch_experts
@@ -103,7 +105,7 @@ def check_duplicate_units(
     for axis in axes:
         k = choose_n_coarse(axis, 0.5)
         if k < axis.size:
-            transfers[axis.name] = Transfer(random.permutation(np.arange(axis.size) % k))
+            transfers[axis.name] = _draw_transfer(spec, axis, lambda n=axis.size, k=k: random.permutation(np.arange(n) % k))
     names = tuple(transfers)
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
@@ -126,8 +128,7 @@ def check_dead_units(
         return Verdict("dead", tuple(a.name for a in axes), None, f"a zero unit still counts: {reason}")
     transfers = {}
     for axis in removable:
-        others = np.delete(np.arange(axis.size), random.integers(axis.size))
-        transfers[axis.name] = Transfer.selection(others, axis.size)
+        transfers[axis.name] = _draw_transfer(spec, axis, lambda n=axis.size: _leave_one_out(n, random))
     error, roundoff = _measure_difference(model, spec, transfers, example, seed, double)
     if error is None:
         return Verdict(
@@ -143,6 +144,21 @@ def check_dead_units(
 
 def verify(
     model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0, progress: Progress | None = None
+def _draw_transfer(spec: UnitSpec, axis: Axis, draw: Callable[[], NDArray[np.int64]]) -> Transfer:
+    """Return a transfer with drawn aggregates, others in each unit of the outer axis if there is one.
+
+    Channels of groups that may merge themselves are merged alike, as `MergePlan` does.
+    """
+    if axis.within is None or (spec.axes[axis.within].inner == axis.name and spec.axes[axis.within].kept is None):
+        return Transfer(draw())
+    return NestedTransfer.of(axis.within, [draw() for _ in range(spec.axes[axis.within].size)])
+
+
+def _leave_one_out(n: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Return aggregates of n units without one of them, which is drawn."""
+    return Transfer.selection(np.delete(np.arange(n), random.integers(n)), n).aggregates
+
+
 ) -> list[Verdict]:
     """Run both oracles on every axis of a network separately, and on all axes together.
 

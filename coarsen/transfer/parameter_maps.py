@@ -13,6 +13,7 @@ Second moments are squared duals. They are moved by the same two maps with squar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph.coarsen.transfer.kernels import IDENTITY, IndexMap, Shape, copy_to_members, sum_into_aggregates
+from netgraph.coarsen.transfer.nested_transfer import Dims, NestedTransfer, find_outer, is_joint, move_each_outer_unit
 from netgraph.coarsen.transfer.transfer import HALVES, Transfer
 from netgraph.errors import NetgraphError
 from netgraph.tracing.unit_spec import Join, Term, UnitSpec, term_axes, term_size
@@ -233,13 +235,38 @@ def _map_each_dim(
     spec: UnitSpec, by_axis: Mapping[str, Any], state: Mapping[str, Tensor], move: Move
 ) -> dict[str, Tensor]:
     """Map every dimension of every tensor in turn by ``move``. ``by_axis`` holds any value for an axis."""
-    out = {}
-    for name, tensor in state.items():
-        for dim, term in enumerate(spec.parameters.get(name, ())):
-            summed = spec.sums.get((name, dim), frozenset())
-            tensor = _map_dim(tensor, dim, term, by_axis, summed, spec.sizes, move)
-        out[name] = tensor
-    return out
+    return {
+        name: _map_dims(tensor, _list_dims(spec, name, by_axis), by_axis, spec.sizes, move, down=True)
+        for name, tensor in state.items()
+    }
+
+
+def _map_dims(
+    tensor: Tensor,
+    dims: Dims,
+    by_axis: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    move: Move,
+    *,
+    down: bool | None,
+) -> Tensor:
+    """Map dimensions of a tensor in turn by ``move``. ``sizes`` are those of the axes that are not mapped."""
+    if find_outer(dims, by_axis) is not None:
+        run = partial(_map_dims, move=move, down=down)
+        return move_each_outer_unit(tensor, dims, by_axis, sizes, run, down=down)
+    for dim, (term, summed) in dims.items():
+        tensor = _map_dim(tensor, dim, term, by_axis, summed, sizes, move)
+    return tensor
+
+
+def _list_dims(spec: UnitSpec, name: str, transfers: Mapping[str, Any]) -> Dims:
+    """Return the dimensions of a parameter that run over given axes, or over the outer axes of nested transfers."""
+    wanted = {*transfers, *(t.within for t in transfers.values() if isinstance(t, NestedTransfer))}
+    return {
+        dim: (term, spec.sums.get((name, dim), frozenset()))
+        for dim, term in enumerate(spec.parameters.get(name, ()))
+        if any(axis in wanted for axis in term_axes(term))
+    }
 
 
 def zero_sum_part(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -259,8 +286,9 @@ def zero_sum_part(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tens
         rest = tensor if dims else torch.zeros_like(tensor)
         for dim, summed in dims.items():
             merged = {axis: transfers[axis] for axis in summed}
-            mean = _map_dim(rest, dim, spec.parameters[name][dim], merged, summed, spec.sizes, _copy_mean)
-            rest = rest - mean
+            listed = _list_dims(spec, name, merged)
+            chosen = {d: pair for d, pair in listed.items() if d == dim or not summed & set(term_axes(pair[0]))}
+            rest = rest - _map_dims(rest, chosen, merged, spec.sizes, _copy_mean, down=None)
         out[name] = rest
     return out
 
@@ -283,24 +311,30 @@ def _map_state(
 ) -> dict[str, Tensor]:
     """Map each tensor. Incoming axes are divided by sizes ** power if ``shares`` is set, outgoing axes otherwise."""
     fine = spec.sizes  # read once, because a property costs time with many small tensors
-    sizes = {**fine, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
-    moved, maps = {}, dict[Any, IndexMap]()
+    maps = dict[Any, IndexMap]()
+
+    def run(
+        tensor: Tensor, dims: Dims, transfers: Transfers, sizes: Mapping[str, int], into: Tensor | None = None
+    ) -> Tensor:
+        if find_outer(dims, transfers) is not None:
+            return move_each_outer_unit(tensor, dims, transfers, sizes, run, down=down)
+        dims = {d: pair for d, pair in dims.items() if any(axis in transfers for axis in term_axes(pair[0]))}
+        if not dims:
+            return tensor
+        if tensor.device.type == "cpu" and tensor.is_floating_point():
+            known = maps if transfers is all_transfers else {}  # a map serves all tensors of one set of transfers
+            for key in dims.values():
+                if key not in known:
+                    known[key] = _build_index_map(*key, transfers, sizes, shares, power)
+            return _map_with_kernels(tensor, {dim: known[key] for dim, key in dims.items()}, down, into)
+        here = {**sizes, **({} if down else {axis: t.n_coarse for axis, t in transfers.items()})}
+        return _map_dims(tensor, dims, transfers, here, move, down=down)
+
+    all_transfers, moved = transfers, {}
     for name, tensor in state.items():
         into = None if out is None else out.get(name)
-        dims = {
-            dim: (term, spec.sums.get((name, dim), frozenset()))
-            for dim, term in enumerate(spec.parameters.get(name, ()))
-            if any(axis in transfers for axis in term_axes(term))
-        }
-        if dims and tensor.device.type == "cpu" and tensor.is_floating_point():
-            for key in dims.values():
-                if key not in maps:
-                    maps[key] = _build_index_map(*key, transfers, fine, shares, power)
-            tensor = _map_with_kernels(tensor, {dim: maps[key] for dim, key in dims.items()}, down, into)
-        else:
-            for dim, (term, summed) in dims.items():
-                tensor = _map_dim(tensor, dim, term, transfers, summed, sizes, move)
-        moved[name] = _write_result(name, tensor, into, state[name])
+        moved_tensor = run(tensor, _list_dims(spec, name, transfers), transfers, fine, into)
+        moved[name] = _write_result(name, moved_tensor, into, tensor)
     return moved
 
 
@@ -326,10 +360,15 @@ def _build_index_map(
     if len(term) == 1 and isinstance(term[0], str) and term[0] in transfers:
         return transfers[term[0]].index_maps[power if (term[0] in summed) == shares else 0]
     aggregates, scale = np.zeros(1, dtype=np.int64), np.ones(1)
-    for factor in term:
-        if not isinstance(factor, str):
+    for index, factor in enumerate(term):
+        if index and is_joint(term, index - 1, transfers):
+            continue  # it was taken with the outer axis before it
+        if is_joint(term, index, transfers):
+            inner = term[index + 1]
+            part = transfers[inner].joint.index_maps[power if (inner in summed) == shares else 0]  # type: ignore[attr-defined]
+        elif not isinstance(factor, str):
             part = _concatenate_maps(
-                [_build_index_map(inner, summed, transfers, sizes, shares, power) for inner in factor]
+                [_build_index_map(part_term, summed, transfers, sizes, shares, power) for part_term in factor]
             )
         elif factor in transfers:
             part = transfers[factor].index_maps[power if (factor in summed) == shares else 0]
@@ -414,7 +453,12 @@ def _map_dim(
     factors = [term_size((factor,), sizes) for factor in term]
     tensor = tensor.unflatten(dim, factors)
     for i, factor in enumerate(term):
-        tensor = _map_factor(tensor, dim + i, factor, transfers, summed, sizes, move)
+        if is_joint(term, i, transfers):
+            inner = transfers[term[i + 1]]
+            pairs = move(inner.joint, term[i + 1] in summed, tensor.flatten(dim + i, dim + i + 1), dim + i)
+            tensor = pairs.unflatten(dim + i, (len(inner.parts), -1))
+        elif not (i and is_joint(term, i - 1, transfers)):
+            tensor = _map_factor(tensor, dim + i, factor, transfers, summed, sizes, move)
     return tensor.flatten(dim, dim + len(term) - 1)
 
 

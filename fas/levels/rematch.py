@@ -13,6 +13,7 @@ from torch import Tensor
 from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers, list_aggregates, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
@@ -57,7 +58,8 @@ def rebuild_levels(maps: HierarchyMaps) -> HierarchyMaps | str:
 def read_aggregates(maps: HierarchyMaps) -> list[dict[str, Tensor]]:
     """Return the aggregates of each level by axis."""
     return [
-        {axis: torch.from_numpy(t.aggregates) for axis, t in level.transfers.items()} for level in maps.hierarchy.levels
+        {axis: torch.from_numpy(list_aggregates(t)) for axis, t in level.transfers.items()}
+        for level in maps.hierarchy.levels
     ]
 
 
@@ -78,7 +80,7 @@ def _hash_aggregates(level: Level) -> str:
     merged = {**level.transfers, **{step.chain.name: step.transfer for step in level.chains}}
     digest = hashlib.sha256()
     for name in sorted(merged):
-        digest.update(name.encode() + merged[name].aggregates.astype("<i8").tobytes())
+        digest.update(name.encode() + list_aggregates(merged[name]).astype("<i8").tobytes())
     return digest.hexdigest()[:8]
 
 
@@ -87,8 +89,10 @@ def restore_levels(maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor
     finest = maps.hierarchy.levels[0]
     levels, composed = [finest], dict[str, Transfer]()  # from the finest level to the last one in the list
     for step in aggregates[1:]:
-        transfers = {axis: Transfer(labels.numpy()) for axis, labels in step.items()}
-        composed |= {a: composed[a].compose(t) if a in composed else t for a, t in transfers.items()}
+        transfers = {
+            axis: make_transfer(labels.numpy(), finest.spec.axes[axis].within) for axis, labels in step.items()
+        }
+        composed = compose_transfers(composed, transfers)
         spec = finest.spec.with_sizes({axis: t.n_coarse for axis, t in composed.items()})
         network = coarse_network(finest.model, finest.spec, composed)
         levels.append(Level(network, spec, transfers, flops=spec.flops))

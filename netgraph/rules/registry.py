@@ -80,11 +80,11 @@ def import_rules(reference: str) -> None:
 def find_operator_rule(target: Any) -> Rule | None:
     """Return the rule of an operator, or None. Operators that PyTorch tags as pointwise need no entry, in place or not."""
     rule = load_rules().get(operator_name(target))
-    return pointwise_rule if rule is None and _is_pointwise(target) else rule
+    return pointwise_rule if rule is None and is_pointwise(target) else rule
 
 
 @cache
-def _is_pointwise(target: Any) -> bool:
+def is_pointwise(target: Any) -> bool:
     """Return True if PyTorch tags an operator, or the operator that it is the version in place of, as pointwise."""
     if not isinstance(target, OpOverload):
         return False

@@ -13,6 +13,7 @@ from netgraph.rules.operator_call import ParameterUse, SizeEdit, SizeFactor, Spa
 from netgraph.tracing.choices import Follower, count_together, find_expert_layers, find_followers
 from netgraph.tracing.flops import find_products
 from netgraph.tracing.unit_spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
+from netgraph.tracing.nested_units import find_nested_units
 
 ORDERED = ("convolved over", "a position in space", "a gate")  # counts places, not units
 
@@ -64,6 +65,7 @@ def build_unit_spec(
     names.group_of = _find_norm_groups(traces.values())
     plans = {mode: _build_plan(recordings[mode], traces[mode], names) for mode in recordings}
     terms = {name: tuple(names.build_term(s) for s in spaces) for name, spaces in leaves.items()}
+    names.nested = find_nested_units(traces.values(), leaves)
     sums = {key: frozenset(names.axis_name(a) for a in atoms) for key, atoms in summed.items() if atoms}
     experts = tuple(find_expert_layers(traces["eval"], leaves, names.build_term))
     dynamic = frozenset(axis for plan in plans.values() for axis in plan.sources)
@@ -185,6 +187,7 @@ class _AxisNames:
         outer: Atom | None = None
         for factor in space:
             if isinstance(factor, Atom):
+        self.nested: dict[Atom, Atom] = {}  # axes that merge in a way of their own in each unit of an outer axis
                 if outer is not None and not factor.pinned:
                     self.inner.setdefault(factor, outer)
                 if outer is None and not factor.pinned and factor.size > 1:
@@ -242,7 +245,17 @@ class _AxisNames:
             (i for i, o in self.group_of.items() if o is atom and not i.pinned and self.inner.get(i) is o), None
         )
         inner_name = None if inner is None or kept is not None else self.axis_name(inner)
-        return Axis(name, atom.size, kind, kept, atom.equal, count_together(atom, self.followers), inner_name)
+        within = self.nested.get(atom) if kept is None and atom not in self.inside else None
+        return Axis(
+            name,
+            atom.size,
+            kind,
+            kept,
+            atom.equal,
+            count_together(atom, self.followers),
+            inner_name,
+            None if within is None else self.axis_name(within),
+        )
 
 
 def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> Plan:

@@ -48,6 +48,9 @@ class Axis:
     inner : str or None, default None
         The axis inside these units whose units merge in their place by default, or None. The units are then the groups of a
         group norm, and the inner axis has the channels of a group. Groups merge as a whole if a ratio names their axis.
+    within : str or None, default None
+        The axis in each of whose units this axis merges in a way of its own, such as neurons inside experts. None if there
+        is no such axis, or if the units must merge alike in all of them.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Axis:
     equal: str | None = None
     divided: int = 0
     inner: str | None = None
+    within: str | None = None
 
 
 @dataclass(frozen=True)
