@@ -42,6 +42,7 @@ from netgraph.utils.source_location import is_user_file
 
 ATEN = torch.ops.aten
 CASTS = frozenset(
+NUMBERLESS = (torch.ops.prim.device.default, ATEN._has_compatible_shallow_copy_type.default)  # ask what a tensor is
     {ATEN.to.dtype, ATEN.to.dtype_layout, ATEN.to.device, ATEN.to.other, ATEN.type_as.default}
 )  # they return their input where there is nothing to do
 PLACES = (Tensor.__getitem__, Tensor.__setitem__)
@@ -196,8 +197,9 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:
-            return func(*args, **kwargs)
+        if func in NUMBERLESS:
+            with no_python_dispatcher():
+                return func(*args, **kwargs)
         if may_decompose(func):
             with self:
                 parts = func.decompose(*args, **kwargs)

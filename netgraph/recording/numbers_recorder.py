@@ -115,6 +115,12 @@ class NumbersRecorder(MetaRecorder):
         """Note the origin of a leaf, and a copy of its numbers if they are known."""
         node = self.find_node(twin)
         self.origins[node], self.device = {origin}, tensor.device
+    def _add_empty(self, tensor: Tensor) -> fx.Node:
+        node = super()._add_empty(tensor)
+        with no_python_dispatcher():
+            self._keep(node, torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device), set())
+        return node
+
         if known:
             with no_python_dispatcher(), torch.no_grad():
                 self._keep(node, tensor.detach().clone(), {origin})
