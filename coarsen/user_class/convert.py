@@ -26,6 +26,7 @@ from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.equivalence import build_examples, find_difference
 from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
 from netgraph.coarsen.user_class.huggingface import copy_text_files, is_transformers_model, iterate_config_networks
+from netgraph.coarsen.user_class.merged_experts import explain_experts
 from netgraph.coarsen.user_class.module_attributes import iterate_ranks, replace_parameters, set_sizes
 from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
@@ -89,6 +90,9 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
             problem = find_difference(candidate, graph, examples, factors, seed)
             if problem is None:
                 return candidate.train(fine.model.training)
+            if not problems:
+                above = hierarchy.levels[1 : level % len(hierarchy.levels) + 1]
+                problem += explain_experts(fine, above, candidate, examples, factors, seed)
             problems.append(problem)
         raise OwnClassError(problems[0])
     except OwnClassError as error:

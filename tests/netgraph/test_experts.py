@@ -3,6 +3,7 @@
 The judge of a merge is a loop in plain Python over tokens and over the experts that each of them chose.
 """
 
+import ast
 import sys
 import types
 
@@ -264,10 +265,46 @@ def test_merged_experts_come_back_in_the_class_of_the_network(route):
     torch.testing.assert_close(own(TOKENS), hierarchy.levels[1].model(TOKENS))
 
 
-def test_gates_that_no_sum_divides_are_refused_by_the_class():
-    hierarchy = ng.build_hierarchy(make_experts(route_by_sigmoid), TOKENS, n_levels=2, ratio=0.5)
-    with pytest.raises(ng.errors.OwnClassError, match="outputs differ"):
+class FourOfThem(Experts):
+    """Chooses a number of experts that is written in its code."""
+
+    def forward(self, x):
+        self.k = 4
+        return super().forward(x)
+
+
+def coarsen_experts(network, **options):
+    return ng.build_hierarchy(network, TOKENS, ratio=0.5, **options)
+
+
+@pytest.mark.parametrize(("n_levels", "factor"), [(2, 2), (3, 4)])
+def test_gates_that_no_sum_divides_are_refused_by_the_class_for_their_factor(n_levels, factor):
+    hierarchy = coarsen_experts(make_experts(route_by_sigmoid), n_levels=n_levels)
+    with pytest.raises(ng.errors.OwnClassError, match=f"graph multiplies by {factor}, and no parameter"):
         ng.own_class(hierarchy, TOKENS)
+
+
+def test_a_class_that_chooses_a_fixed_number_of_experts_is_refused_for_that():
+    torch.manual_seed(0)
+    network = FourOfThem(route_by_renormalised_softmax).double().eval()
+    with pytest.raises(ng.errors.OwnClassError, match=r"went from 8 to 4, and those that a token chooses from 4 to 2"):
+        ng.own_class(coarsen_experts(network), TOKENS)
+
+
+@pytest.mark.parametrize("kind", ["factor", "number", "groups"])
+def test_the_mend_of_a_refusal_for_merged_experts_works(kind):
+    torch.manual_seed(0)
+    network = {
+        "factor": lambda: make_experts(route_by_sigmoid),
+        "number": lambda: FourOfThem(route_by_softmax).double().eval(),
+        "groups": lambda: make_experts(route_within_groups),
+    }[kind]()
+    with pytest.raises(ng.errors.OwnClassError) as refusal:
+        ng.own_class(coarsen_experts(network), TOKENS)
+    axes = ast.literal_eval(str(refusal.value).partition("keep=")[2].partition(" (")[0])
+    hierarchy = coarsen_experts(network, keep=axes)
+    own = ng.own_class(hierarchy, TOKENS)
+    torch.testing.assert_close(own(TOKENS), hierarchy.levels[1].model(TOKENS))
 
 
 # Experts in a list
