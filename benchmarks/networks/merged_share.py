@@ -1,7 +1,8 @@
 """Claim: at least 90 % of the parameters of popular networks, outputs aside, run over an axis that may merge.
 
-A parameter counts if one of its dimensions runs over an axis that may merge. A parameter whose axes are all those of inputs or
-outputs is left out of the second share. For the others each reason is printed, with its share. Each network is a line of JSON in
+A parameter counts if one of its dimensions runs over an axis that may merge. A parameter that is kept because a dimension is that of
+an input or an output is left out of the second share. The third one is that of a network of which only the first output
+matters, as with ``--outputs``. For the others each reason is printed, with its share. Each network is a line of JSON in
 ``benchmarks/results/merged_share.jsonl``.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
@@ -252,29 +253,47 @@ def list_networks(with_zoo: bool) -> Iterator[tuple[str, Callable[[], BuiltNetwo
         yield from all_networks()
 
 
+ENDS = re.compile(r"a dimension of output|dimension .* of input|output .* holds numbers")
+
+
 def measure(name: str, with_zoo: bool, outputs: list[str]) -> dict[str, Any]:
-    """Return the share of parameters on axes that may merge, and the reasons of the others."""
+    """Return the shares of parameters on axes that may merge, of all outputs and of the first one, and the reasons of the others."""
     from netgraph.errors import NetgraphError
+    from netgraph.recording.forward.named_outputs import name_outputs
     from netgraph.tracing.tracer import trace
-    from netgraph.tracing.unit_spec import term_axes
 
     torch.manual_seed(0)
     model, example = dict(list_networks(with_zoo))[name]()
     try:
-        spec = trace(model, example, prove=False, **({"outputs": outputs} if outputs else {}))
+        spec = trace(model, example, prove=False, outputs=outputs)
+        row = count_parameters(model, spec)
+        names = list(name_outputs(spec.plans["eval"].outputs))
+        if len(names) > 1 and not outputs:
+            first = count_parameters(model, trace(model, example, prove=False, outputs=names[:1]))
+            row["first_output"] = {
+                "name": names[0],
+                "outputs_aside": first["outputs_aside"],
+                "reasons": first["reasons"],
+            }
     except NetgraphError as error:
         return {"refused": f"{type(error).__name__}: {error}"}
+    return row
+
+
+def count_parameters(model: nn.Module, spec: Any) -> dict[str, Any]:
+    """Return the shares of parameters on axes that may merge, and the reasons of the others."""
+    from netgraph.tracing.unit_spec import term_axes
+
     total, merge, ends, reasons = 0, 0, 0, Counter[str]()
     for parameter, tensor in model.named_parameters():
         axes = [spec.axes[a] for term in spec.parameters[parameter] for a in term_axes(term) if spec.axes[a].size > 1]
         total += tensor.numel()
         if any(axis.kept is None for axis in axes):
             merge += tensor.numel()
-        elif all(re.match("a dimension of output|dimension .* of input", axis.kept or "") for axis in axes):
+        elif any(ENDS.match(axis.kept or "") for axis in axes):
             ends += tensor.numel()
         else:
-            found = [a.kept for a in axes if not re.match("a dimension of output|dimension .* of input", a.kept or "")]
-            reasons[f"{parameter}: " + " | ".join(dict.fromkeys(map(str, found)))] += tensor.numel()
+            reasons[f"{parameter}: " + " | ".join(dict.fromkeys(str(a.kept) for a in axes))] += tensor.numel()
     by_reason: dict[str, list[Any]] = {}
     for text, n in reasons.items():
         parameter, _, reason = text.partition(": ")
@@ -331,8 +350,13 @@ def main() -> None:
                 print(f"{name}: {row}", flush=True)
                 continue
             shares.append(row["outputs_aside"])
-            print(f"{name}: {row['share']:.3f}, outputs aside {row['outputs_aside']:.3f}", flush=True)
-            for share, first, reason in row["reasons"]:
+            first_output = row.get("first_output", row)
+            print(
+                f"{name}: {row['share']:.3f}, outputs aside {row['outputs_aside']:.3f}, where only {first_output.get('name', 'its output')} "
+                f"matters {first_output['outputs_aside']:.3f}",
+                flush=True,
+            )
+            for share, first, reason in [*row["reasons"], *first_output["reasons"]]:
                 print(f"    {share:.3f} {first}: {reason[:260]}", flush=True)
     print(f"{len(shares)} of {len(names)} networks traced, {sum(s >= 0.9 for s in shares)} with 90 % or more")
 

@@ -70,7 +70,14 @@ def trace_at_resolution(model: nn.Module, example: Any, fine: UnitSpec, factor: 
     sides = " x ".join(str(side // factor) for side in images[0].shape[2:])
     try:
         lower = partial(average_pixels, factor=factor)
-        spec = trace(_allow_any_size(model), example, before=lower, inside_heads=bool(fine.inside_heads), prove=False)
+        spec = trace(
+            _allow_any_size(model),
+            example,
+            before=lower,
+            inside_heads=bool(fine.inside_heads),
+            prove=False,
+            outputs=fine.outputs,
+        )
         spec = spec.with_limits_of(fine)
     except TraceError as error:
         raise NetgraphError(

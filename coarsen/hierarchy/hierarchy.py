@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Concatenate, ParamSpec
@@ -21,13 +21,15 @@ from netgraph.coarsen.hierarchy.level_builder import Calibration, LevelBuilder
 from netgraph.coarsen.hierarchy.loss_gap import Loss, LossGap
 from netgraph.coarsen.hierarchy.merge_plan import MergePlan, load_coarseners
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
+from netgraph.coarsen.partition.contract import leaves_out
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.network.recording_proof import is_cheap_to_prove, prove_recording
 from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.recording.forward.named_outputs import name_outputs
 from netgraph.tracing.recordable import unwrap_compiled
 from netgraph.tracing.tracer import trace
-from netgraph.tracing.unit_spec import UnitSpec
+from netgraph.tracing.unit_spec import UnitSpec, term_size
 from netgraph.utils.html_table import render_table
 from netgraph.utils.options import describe_options
 from netgraph.utils.pytree import describe_example
@@ -132,7 +134,16 @@ class Hierarchy:
         )
         sizes = [f"inputs keep the sizes of the example: {spec.one_size}"] if spec.one_size else []
         names = {"train": "training", "eval": "evaluation"}
-        return [*proven, *sizes, *(f"no {names[mode]} mode: {reason}" for mode, reason in spec.unrecorded.items())]
+        modes = [f"no {names[mode]} mode: {reason}" for mode, reason in spec.unrecorded.items()]
+        return [*proven, *sizes, *modes, *self._describe_smaller_outputs()]
+
+    def _describe_smaller_outputs(self) -> Iterator[str]:
+        """Yield a line for each output that does not matter and gets smaller, with its shape for the example on the first and last level."""
+        first, last = self.levels[0].spec, self.levels[-1].spec
+        for name, terms in first.other_outputs.items():
+            shapes = [tuple(term_size(term, spec.sizes) for term in terms) for spec in (first, last)]
+            if name in last.other_outputs and shapes[0] != shapes[1]:
+                yield f"output {name} gets smaller: {shapes[0]} becomes {shapes[1]}, because only {', '.join(first.outputs)} matters"
 
     __repr__ = __str__
 
@@ -253,14 +264,17 @@ def build_hierarchy(
     check_rung(options.repair, data)
     if spec is None:
         model = unwrap_compiled(model)
-        spec = trace(model, example, inside_heads=options.inside_heads, prove=options.prove)
+        spec = trace(
+            model, example, inside_heads=options.inside_heads, prove=options.prove, outputs=tuple(options.outputs)
+        )
     if options.prove and (spec.functions or is_cheap_to_prove(model, spec)):
         prove_recording(model, spec, example, seed=options.seed)
     _check_inside_heads(spec, options.inside_heads)
+    _check_same_outputs(spec, options.outputs)
     plan = _make_plan(spec, options, progress)
     builder = LevelBuilder(
         model, spec, example, plan, None if options.budget is None else Budget.parse(options.budget), options.repair,
-        Calibration.of(model, data), gap, options.depth_by,
+        Calibration.of(model, data, spec.outputs), gap, options.depth_by,
     )  # fmt: skip
     builder.trace_resolutions(sum("space" in step for step in options.steps))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
@@ -273,7 +287,7 @@ def build_hierarchy(
         levels.append(level)
     if len(levels) == 1:
         raise NothingToMergeError(_explain_nothing(spec, plan, options, gap, levels[0]))
-    options = replace(options, inside_heads=bool(spec.inside_heads))
+    options = replace(options, inside_heads=bool(spec.inside_heads), outputs=spec.outputs)
     return Hierarchy(levels, options, describe_example(example), BuildInputs(example, data, loss, spec))
 
 
@@ -293,9 +307,10 @@ def _make_plan(spec: UnitSpec, options: CoarsenOptions, progress: Progress | Non
     affinity, ratios, keep = options.affinity, options.ratios, set(options.keep)
     if isinstance(affinity, str):
         affinity = plugins.load_plugin("netgraph.affinities", affinity)
-    _check_axes(spec, [*options.keep, *(axis for axis in ratios if axis != "*")], keep)
-    fixed = _check_fixed_units(spec, options.fixed or {}, keep)
     coarseners = load_coarseners(options.coarsener)
+    go = all(map(leaves_out, coarseners.values()))
+    _check_axes(spec, [*options.keep, *(axis for axis in ratios if axis != "*")], keep, go=go)
+    fixed = _check_fixed_units(spec, options.fixed or {}, keep)
     return MergePlan(
         coarseners, affinity, ratios, keep, fixed, options.round_to, options.seed, progress, options.quality,
         alike=options.budget is not None,
@@ -337,17 +352,28 @@ def _check_inside_heads(spec: UnitSpec, asked: bool) -> None:
     )
 
 
-def _check_axes(spec: UnitSpec, names: Sequence[str], kept: set[str]) -> None:
-    """Refuse an axis that does not exist, or that has a ratio and cannot merge."""
+def _check_same_outputs(spec: UnitSpec, asked: Iterable[str]) -> None:
+    """Refuse names of outputs beside a spec that was made for others."""
+    if tuple(asked) not in ((), spec.outputs):
+        raise NetgraphError(
+            f"outputs is {list(asked)}, but the spec was traced for {list(spec.outputs) or 'all outputs'}. Leave outputs out, or give "
+            f"a spec of netgraph.trace(..., outputs={list(asked)})."
+        )
+
+
+def _check_axes(spec: UnitSpec, names: Sequence[str], kept: set[str], *, go: bool = False) -> None:
+    """Refuse an axis that does not exist, or that has a ratio and cannot merge. With ``go`` units are only left out."""
+    free = spec.removable if go else spec.free
     for name in names:
         if name not in spec.axes:
-            free = ", ".join(axis.name for axis in spec.free[:8])
+            names_of_free = ", ".join(axis.name for axis in spec.free[:8])
             raise NetgraphError(
-                f"no axis is named {name!r}. Axes that may merge are {free or 'none'}. `netgraph inspect` lists all."
+                f"no axis is named {name!r}. Axes that may merge are {names_of_free or 'none'}. `netgraph inspect` lists all."
             )
-        if name not in kept and spec.axes[name] not in spec.free:
+        if name not in kept and spec.axes[name] not in free:
             reason = spec.axes[name].kept or "it counts nothing that could merge"
-            raise NetgraphError(f"axis {name!r} has a ratio, but it is kept ({reason}). Leave its ratio out.")
+            mend = ", or leave single units out with coarsener 'magnitude'" if spec.axes[name].fewest else ""
+            raise NetgraphError(f"axis {name!r} has a ratio, but it is kept ({reason}). Leave its ratio out{mend}.")
 
 
 def _check_fixed_units(
@@ -378,4 +404,7 @@ def _explain_nothing(
         return ". ".join(reasons)
     if gap is not None and spec.free:
         return f"no ratio keeps the loss within a gap of {gap.limit}. Allow a larger one, or train the network first."
+    names = list(name_outputs(spec.plans["eval"].outputs))
+    if len(names) > 1 and not spec.outputs:
+        reasons.append(f"If only some of the outputs {', '.join(names[:6])} matter, name these (outputs, --outputs)")
     return ". ".join([plan.explain_nothing(spec, options.budget).removesuffix("."), *reasons])

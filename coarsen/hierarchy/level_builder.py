@@ -7,7 +7,7 @@ and with all its units. Channels lead from the base to the level in one step. Th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -35,7 +35,7 @@ from netgraph.coarsen.network.head_alignment import (
 from netgraph.coarsen.network.oracles import check_coarse_network, check_example
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.repair.pipeline import repair_network
-from netgraph.coarsen.transfer.nested_transfer import compose_transfers
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers, count_coarse
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
@@ -65,13 +65,13 @@ class Calibration:
     expected: list[list[Tensor]]
 
     @classmethod
-    def of(cls, model: nn.Module, data: Any) -> Calibration | None:
+    def of(cls, model: nn.Module, data: Any, outputs: Sequence[str] = ()) -> Calibration | None:
         """Run the network on the data. This shows before work begins that they fit."""
         if data is None:
             return None
         batches = split_batches(data, 64)
         try:
-            return cls(data, batches, compute_outputs(model, batches))
+            return cls(data, batches, compute_outputs(model, batches, outputs))
         except Exception as error:  # operators raise many kinds
             raise NetgraphError(
                 f"the network does not run on the calibration data ({type(error).__name__}: {str(error)[:200]}). Give "
@@ -180,7 +180,7 @@ class LevelBuilder:
 
     def _level_spec(self) -> UnitSpec:
         """Return the spec of the base with the last level's numbers of units."""
-        return self.spec.with_sizes({axis: t.n_coarse for axis, t in self.composed.items()})
+        return self.spec.with_sizes(count_coarse(self.spec, self.composed))
 
     # depth and space change the base
 
@@ -275,7 +275,7 @@ class LevelBuilder:
             report = repair_network(self.base, self.spec, self.composed, coarse, **options)
             reasons["repair"] = asdict(report)
         if self.data is not None:
-            reasons["error"] = function_error(self.data.expected, compute_outputs(coarse, self.data.batches))
+            reasons["error"] = function_error(self.data.expected, compute_outputs(coarse, self.data.batches, self.spec.outputs))
 
     def _build_judge(self, *, repair: bool = False) -> FunctionErrorJudge | None:
         """Return the judge of one axis on the first batch. With ``repair`` it repairs on the last rows before it compares."""

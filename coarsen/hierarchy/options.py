@@ -157,6 +157,11 @@ def _check_keep(value: Any, options: CoarsenOptions) -> None:
         raise NetgraphError(f"keep is {value!r}. Give names of axes, which `netgraph inspect` lists.")
 
 
+def _check_outputs(value: Any, options: CoarsenOptions) -> None:
+    if not all(isinstance(name, str) for name in value):
+        raise NetgraphError(f"outputs is {value!r}. Give names of outputs, such as logits.")
+
+
 def _check_fixed(value: Any, options: CoarsenOptions) -> None:
     if value is not None and not isinstance(value, Mapping):
         raise NetgraphError(f"fixed is {value!r}. Give a dict from the name of an axis to numbers of its units.")
@@ -267,6 +272,14 @@ class CoarsenOptions:
         check=_check_keep, join=lambda axes: tuple(axes or ()), plain=lambda options: sorted(set(options.keep)), saved="always",
         type=list[str] | None, typed_default=None, metavar="AXIS",
     )  # fmt: skip
+    outputs: Iterable[str] = declare_option(
+        (),
+        help="Output that matters, by name, as logits (repeatable). The units of other outputs may merge. By default all matter.",
+        doc="Names of the outputs that matter, such as ``logits``. The units of other outputs may merge, and these outputs then get "
+        "smaller. By default all outputs matter (`netgraph.recording.forward.named_outputs`).",
+        check=_check_outputs, join=lambda names: tuple(names or ()), plain=lambda options: list(options.outputs),
+        type=list[str] | None, typed_default=None, metavar="NAME",
+    )  # fmt: skip
     fixed: Mapping[str, Sequence[int]] | None = declare_option(
         None,
         help="Units of an axis that stay alone, as 0,5,7 (repeatable).",
@@ -335,6 +348,7 @@ class CoarsenOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", tuple(self.keep))
+        object.__setattr__(self, "outputs", (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs))
 
     def check(self) -> None:
         """Check all values, as far as that needs no network.

@@ -11,10 +11,12 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.partition.target_size import target_count
+from netgraph.recording.forward.named_outputs import name_outputs
 from netgraph.tracing.unit_spec import UnitSpec, term_axes, term_size
 
 COSTS = ("balance", "modularity", "weight_error", "function_error", "eigenvalue_error", "subspace_error")
 LEFT_ALONE = "left alone: on request, by its ratio or the budget, or its size has no divisor near the ratio"
+MANY_KEPT = 0.05  # share of parameters that are kept for outputs, from which on a choice of outputs is suggested
 
 
 def measure_coverage(hierarchy: Hierarchy) -> tuple[float, list[tuple[str, float]]]:
@@ -44,6 +46,16 @@ def _find_reason(spec: UnitSpec, name: str, axes: list[str]) -> str:
         if reason:
             return reason
     return LEFT_ALONE
+
+
+def suggest_outputs(hierarchy: Hierarchy, reasons: list[tuple[str, float]]) -> Iterator[str]:
+    """Yield a line on outputs to choose from, where many parameters are kept because a network has several outputs."""
+    spec = hierarchy.levels[0].spec
+    names = list(name_outputs(spec.plans["eval"].outputs))
+    share = sum(part for reason, part in reasons if reason.startswith("a dimension of output"))
+    if len(names) > 1 and not spec.outputs and share >= MANY_KEPT:
+        listed = ", ".join(names[:6]) + ", ..." * (len(names) > 6)
+        yield f"the outputs are {listed}. If only some of them matter, name these with --outputs, and the units of the others merge"
 
 
 def measure_experts(level: Level) -> dict[str, Any] | None:

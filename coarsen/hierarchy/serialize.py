@@ -23,7 +23,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.transfer.nested_transfer import list_aggregates, make_transfer
+from netgraph.coarsen.transfer.nested_transfer import count_coarse, list_aggregates, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import LoadError, NetgraphError
 from netgraph.io.bundle import read_bundle, write_bundle
@@ -173,8 +173,8 @@ def _read_hierarchy(
         models[0] = fill_network(network, state, path, getattr(arch, "__name__", "arch"))
         set_training_mode(models[0], training=False)
     example = build_example(plain["example"])
-    inside_heads = bool(plain.get("inside_heads"))
-    spec, n_levels = trace(models[0], example, inside_heads=inside_heads, prove=False), len(models)
+    inside_heads, outputs = bool(plain.get("inside_heads")), tuple(plain.get("outputs", ()))
+    spec, n_levels = trace(models[0], example, inside_heads=inside_heads, prove=False, outputs=outputs), len(models)
     _restore_answers(models[1:], spec if arch is not None else None, path)
     chains = document.get("chains") or [[]] * n_levels
     pools = document.get("pools") or [1] * n_levels
@@ -185,9 +185,9 @@ def _read_hierarchy(
         chain_steps = tuple(_chain_from_data(chain, f"{i}.{n}", aggregates) for n, chain in enumerate(chains[i]))
         if chain_steps or (i and pools[i] != pools[i - 1]):
             spec = trace(
-                model, example, inside_heads=inside_heads, prove=False
+                model, example, inside_heads=inside_heads, prove=False, outputs=outputs
             )  # another graph than that of the level above
-        spec = spec.with_sizes({name: t.n_coarse for name, t in transfers.items()})
+        spec = spec.with_sizes(count_coarse(spec, transfers))
         seconds = document["seconds"][i]
         levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=chain_steps, pool=pools[i]))
     options = CoarsenOptions.from_plain(plain) if "coarsener" in plain else None  # else a network alone

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from netgraph.utils.pytree import build_structure
+from netgraph.recording.forward.named_outputs import collect_chosen
 
 
 @contextlib.contextmanager
 def fixed_seed(seed: int) -> Iterator[None]:
     """Draw the same random numbers in every block, and restore the state of the generator afterwards."""
     state = torch.get_rng_state()
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # the same for the processor alone, without what PyTorch prepares for other devices
+        torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
@@ -25,6 +28,8 @@ def fixed_seed(seed: int) -> Iterator[None]:
 
 def relative_error(expected: Tensor, actual: Tensor) -> float:
     """Return ``|actual - expected| / |expected|`` (2-norms), or infinity if an entry is finite in only one of them."""
+    if torch.equal(expected, actual):
+        return 0.0
     a, b = (t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in (expected, actual))
     mask = torch.isfinite(a)
     if not torch.equal(mask, torch.isfinite(b)):
@@ -33,9 +38,12 @@ def relative_error(expected: Tensor, actual: Tensor) -> float:
     return float((a - b).norm() / a.norm().clamp_min(1e-30)) if a.numel() and float((a - b).norm()) else 0.0
 
 
-def max_relative_error(expected: Any, actual: Any) -> float:
-    """Return the largest relative error over the tensors of two results, or infinity if their number or shapes differ."""
-    a, b = collect_tensors(expected), collect_tensors(actual)
+def max_relative_error(expected: Any, actual: Any, chosen: Sequence[str] = ()) -> float:
+    """Return the largest relative error over the tensors of two results, or infinity if their number or shapes differ.
+
+    Where the names of some outputs are given, only these are compared.
+    """
+    a, b = collect_chosen(expected, chosen), collect_chosen(actual, chosen)
     if not a or [t.shape for t in a] != [t.shape for t in b]:
         return float("inf")
     return max(relative_error(x, y) for x, y in zip(a, b, strict=True))
@@ -43,6 +51,4 @@ def max_relative_error(expected: Any, actual: Any) -> float:
 
 def collect_tensors(value: Any) -> list[Tensor]:
     """Return the tensors of a result, in the order of a recording."""
-    leaves: list[Tensor] = []
-    build_structure(value, leaves, drop_unknown=True)
-    return leaves
+    return collect_chosen(value)

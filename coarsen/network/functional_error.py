@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.network.compare_outputs import collect_tensors
 from netgraph.coarsen.network.head_alignment import rotate_to_one_basis
-from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.tracing.unit_spec import UnitSpec
@@ -30,13 +30,13 @@ def split_batches(data: Any, size: int) -> list[Any]:
     return [kwargs if kwargs else args for args, kwargs in nested]
 
 
-def compute_outputs(network: nn.Module, batches: Sequence[Any]) -> list[list[Tensor]]:
-    """Return the output tensors of a network in evaluation mode, batch by batch."""
+def compute_outputs(network: nn.Module, batches: Sequence[Any], chosen: Sequence[str] = ()) -> list[list[Tensor]]:
+    """Return the output tensors of a network in evaluation mode, batch by batch, or those with the chosen names."""
     training = network.training
     set_training_mode(network, training=False)
     try:
         with torch.no_grad(), disable_fused_attention():
-            return [collect_tensors(_call_network(network, batch)) for batch in batches]
+            return [collect_chosen(_call_network(network, batch), chosen) for batch in batches]
     finally:
         set_training_mode(network, training=training)
 
@@ -103,4 +103,4 @@ class FunctionErrorJudge:
         network = coarse_network(model, self.spec, transfers).eval()
         if self.repair is not None:
             self.repair(model, transfers, network)
-        return function_error(self.expected, compute_outputs(network, self.batches))
+        return function_error(self.expected, compute_outputs(network, self.batches, self.spec.outputs))

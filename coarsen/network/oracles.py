@@ -17,21 +17,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from netgraph.coarsen.network.compare_outputs import collect_tensors, fixed_seed, max_relative_error, relative_error
+from netgraph.coarsen.network.compare_outputs import fixed_seed, max_relative_error, relative_error
 from netgraph.coarsen.network.precision import HalfWatch, bound_roundoff, find_half, list_graphs, widen_casts
 from netgraph.coarsen.network.probe_weights import probe_state
+from netgraph.coarsen.network.recorded_constants import prolong_tables
 from netgraph.coarsen.network.recording_proof import MAX_PROVEN, prove_recording
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.partition.target_size import choose_n_coarse
-from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.nested_transfer import NestedTransfer
+from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.recording.forward.expert_routing import batch_experts
+from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.tracing.unit_spec import Axis, UnitSpec
-from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.module_state import set_training_mode, swap_held_tensors, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
@@ -142,8 +144,6 @@ def check_dead_units(
     return Verdict("dead", tuple(transfers), error, roundoff=roundoff)
 
 
-def verify(
-    model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0, progress: Progress | None = None
 def _draw_transfer(spec: UnitSpec, axis: Axis, draw: Callable[[], NDArray[np.int64]]) -> Transfer:
     """Return a transfer with drawn aggregates, others in each unit of the outer axis if there is one.
 
@@ -159,6 +159,8 @@ def _leave_one_out(n: int, random: np.random.Generator) -> NDArray[np.int64]:
     return Transfer.selection(np.delete(np.arange(n), random.integers(n)), n).aggregates
 
 
+def verify(
+    model: nn.Module, spec: UnitSpec, example: Any, *, seed: int = 0, progress: Progress | None = None
 ) -> list[Verdict]:
     """Run both oracles on every axis of a network separately, and on all axes together.
 
@@ -246,7 +248,7 @@ def _outputs_move(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Tran
             copies = {name: tensor.clone() for name, tensor in tensors.items()}
             with torch.no_grad(), fixed_seed(seed), preserve_attributes(model), swap_state(model, copies):
                 answers.append(model(*args, **kwargs))
-    return max_relative_error(*answers) > 0
+    return max_relative_error(answers[0], answers[1], spec.outputs) > 0
 
 
 def _compare_in_double(
@@ -269,7 +271,9 @@ def _compare_in_double(
 def cast_to_double(value: Any) -> Any:
     """Return a nested value with its real and complex tensors in double precision."""
     if isinstance(value, Tensor):
-        return value.to(torch.complex128) if value.is_complex() else value.double() if value.is_floating_point() else value
+        return (
+            value.to(torch.complex128) if value.is_complex() else value.double() if value.is_floating_point() else value
+        )
     if isinstance(value, (list, tuple)):
         return type(value)(cast_to_double(v) for v in value)
     return {k: cast_to_double(v) for k, v in value.items()} if hasattr(value, "items") else value
@@ -303,16 +307,17 @@ def _compare_networks(
         preserve_attributes(model),
         batch_experts(model),
         swap_state(model, fine),
+        swap_held_tensors(model, prolong_tables(spec, transfers)),
         disable_fused_attention(),
     ):
         expected = model(*args, **kwargs)
     with fixed_seed(seed):
         results = run_coarse(network, example)
-    if any(bool(torch.isnan(t).any()) for t in collect_tensors(expected) if t.is_floating_point()):
+    if any(bool(torch.isnan(t).any()) for t in collect_chosen(expected, spec.outputs) if t.is_floating_point()):
         return None
     round_trip = inject(spec, transfers, fine)
     drift = max((relative_error(coarse[name], round_trip[name]) for name in coarse), default=0.0)
-    return max(max_relative_error(expected, results), drift)
+    return max(max_relative_error(expected, results, spec.outputs), drift)
 
 
 def check_coarse_network(coarse: GraphNetwork, example: Any) -> None:

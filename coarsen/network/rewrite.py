@@ -13,6 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from netgraph.coarsen.network.recorded_constants import Names, collect_constants, rename_constants
+from netgraph.coarsen.transfer.nested_transfer import count_coarse, count_merged
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.forward.autocast import follow_device
@@ -63,14 +65,15 @@ def coarse_network(
     >>> [tuple(p.shape) for p in coarse.parameters()]
     [(3, 4), (3,), (2, 3), (2,)]
     """
-    sizes = spec.with_sizes({axis: t.n_coarse for axis, t in transfers.items()}).sizes
+    sizes = spec.with_sizes(count_coarse(spec, transfers)).sizes
+    merged = count_merged(spec, transfers)
     kind = next((p.device.type for p in model.parameters()), "cpu")
-    graphs = {mode: serialize_graph(_rewrite_graph(plan, spec, sizes, kind)) for mode, plan in spec.plans.items()}
-    tensors = dict(inject(spec, transfers, traced_state(model)) if state is None else state)
-    for plan in spec.plans.values():
-        for node in plan.graph.nodes:
-            if is_constant(node):
-                tensors[str(node.target)] = node.meta["val"]
+    names, constants = collect_constants(spec, transfers)
+    graphs = {
+        mode: serialize_graph(rename_constants(_rewrite_graph(plan, merged, sizes, kind), names[mode]))
+        for mode, plan in spec.plans.items()
+    }
+    tensors = dict(inject(spec, transfers, traced_state(model)) if state is None else state) | constants
     network = GraphNetwork(
         graphs,
         tensors,
@@ -81,7 +84,7 @@ def coarse_network(
         outputs={mode: plan.outputs for mode, plan in spec.plans.items()},
         shapes=[[_fixed_size(term, spec) for term in terms] for terms in spec.input_terms],
         unrecorded=spec.unrecorded,
-        fixed=_list_fixed(model, spec),
+        fixed=_list_fixed(model, spec, names),
         signature=read_signature(model, spec.inputs),
     )
     return network.train(model.training)
@@ -94,10 +97,11 @@ def traced_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _list_fixed(model: nn.Module, spec: UnitSpec) -> frozenset[str]:
+def _list_fixed(model: nn.Module, spec: UnitSpec, names: Names) -> frozenset[str]:
     """Return the constants that keep their precision, those of a recorded network that was traced again included."""
     known: frozenset[str] = getattr(model, "fixed_constants", frozenset())
-    return known.union(*(plan.dtypes.fixed for plan in spec.plans.values() if plan.dtypes))
+    fixed = {mode: plan.dtypes.fixed for mode, plan in spec.plans.items() if plan.dtypes}
+    return known.union(names[mode].get(name, name) for mode, constants in fixed.items() for name in constants)
 
 
 def _fixed_size(term: Term, spec: UnitSpec) -> int | None:
@@ -105,7 +109,9 @@ def _fixed_size(term: Term, spec: UnitSpec) -> int | None:
     return None if any(axis in spec.dynamic for axis in term_axes(term)) else term_size(term, spec.sizes)
 
 
-def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int], recorded_device: str) -> fx.Graph:
+def _rewrite_graph(
+    plan: Plan, merged: Mapping[str, int], sizes: Mapping[str, int], recorded_device: str
+) -> fx.Graph:
     """Copy a recorded graph with new sizes, factors and devices.
 
     The copy takes its device as one more input, in front of the first call. A recorded graph names a fixed device where it makes
@@ -115,7 +121,7 @@ def _rewrite_graph(plan: Plan, spec: UnitSpec, sizes: Mapping[str, int], recorde
     copies: dict[fx.Node, fx.Node] = {}
     by_name: dict[str, fx.Node] = {}
     device: fx.Node | None = None
-    writer = _GraphRewriter(graph, plan, spec.sizes, sizes, by_name, recorded_device)
+    writer = _GraphRewriter(graph, plan, merged, sizes, by_name, recorded_device)
     for node in plan.graph.nodes:
         if device is None and (node.op == "call_function" or writer.is_limit(node)):
             device = graph.placeholder("device")

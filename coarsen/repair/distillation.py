@@ -12,13 +12,13 @@ patient and consistent", CVPR 2022, section 3. Inputs that include other types t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.network.compare_outputs import collect_tensors
+from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
@@ -26,7 +26,14 @@ LR = 1e-3  # decays to 0 along a cosine
 
 
 def tune_network(
-    fine: GraphNetwork, coarse: GraphNetwork, data: Any, *, steps: int, batch: int = 64, seed: int = 0
+    fine: GraphNetwork,
+    coarse: GraphNetwork,
+    data: Any,
+    *,
+    steps: int,
+    batch: int = 64,
+    seed: int = 0,
+    outputs: Sequence[str] = (),
 ) -> None:
     """Train a coarse network in place towards the outputs of a fine one, by Adam.
 
@@ -41,13 +48,15 @@ def tune_network(
     batch : int, default 64
     seed : int, default 0
         Order of the inputs and of their mixtures.
+    outputs : sequence of str, default ()
+        Names of the outputs to train towards. By default all.
     """
     optimizer = torch.optim.Adam([p for p in coarse.parameters() if p.requires_grad], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for args, kwargs in draw_mixtures(data, steps, batch, torch.Generator().manual_seed(seed)):
         with torch.no_grad():
-            targets = collect_tensors(fine(*args, **kwargs))
-        pairs = zip(collect_tensors(coarse(*args, **kwargs)), targets, strict=True)
+            targets = collect_chosen(fine(*args, **kwargs), outputs)
+        pairs = zip(collect_chosen(coarse(*args, **kwargs), outputs), targets, strict=True)
         losses = [
             (x - y).square().mean() / y.square().mean().clamp_min(1e-12) for x, y in pairs if y.is_floating_point()
         ]

@@ -141,7 +141,7 @@ def repair_network(
         refit = Refit(spec, transfers, traced_state(model), coarse.tensors(), strength)
         _repair_layers(fine, coarse, batches, refit, report)
         if rung == "tune":
-            tune_network(fine, coarse, data, steps=steps, batch=batch, seed=seed)
+            tune_network(fine, coarse, data, steps=steps, batch=batch, seed=seed, outputs=spec.outputs)
         coarse.train(training)
     return report
 

@@ -55,7 +55,12 @@ def drop_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection
     remaining = {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
     ties = {name: first for name, first in spec.ties.items() if not name.startswith(prefixes)}
     shorter = trace_recordings(
-        captures, remaining, ties, spec.trainable & remaining.keys(), inside_heads=bool(spec.inside_heads)
+        captures,
+        remaining,
+        ties,
+        spec.trainable & remaining.keys(),
+        inside_heads=bool(spec.inside_heads),
+        outputs=spec.outputs,
     )
     return shorter.with_limits_of(spec)
 

@@ -38,11 +38,12 @@ from netgraph.recording.forward.inner_maps import record_maps
 from netgraph.recording.meta_shapes import META, infer_result
 from netgraph.recording.node_graph import NodeGraph, name_constant
 from netgraph.recording.operators.composites import may_decompose
+from netgraph.utils.module_state import find_place
 from netgraph.utils.source_location import is_user_file
 
 ATEN = torch.ops.aten
-CASTS = frozenset(
 NUMBERLESS = (torch.ops.prim.device.default, ATEN._has_compatible_shallow_copy_type.default)  # ask what a tensor is
+CASTS = frozenset(
     {ATEN.to.dtype, ATEN.to.dtype_layout, ATEN.to.device, ATEN.to.other, ATEN.type_as.default}
 )  # they return their input where there is nothing to do
 PLACES = (Tensor.__getitem__, Tensor.__setitem__)
@@ -190,7 +191,7 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
         name = name_constant(len(self.constants), self.taken)
         self.constants[name] = tensor.detach().clone()
         node = self.graph.create_node("get_attr", name)
-        node.meta.update(val=self.constants[name], constant=True)
+        node.meta.update(val=self.constants[name], constant=True, place=find_place(tensor))
         self.nodes[id(tensor)] = (tensor, node)
         self.twins[id(tensor)] = tensor.to(META)
         return node
@@ -268,17 +269,17 @@ def run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return func(*args, **kwargs)
 
 
+def _view_anew(tensor: Tensor) -> Tensor:
+    """Return a tensor of its own with the same numbers, so that later reads of the first one are not taken for reads of this one."""
+    with no_python_dispatcher():
+        return ATEN.alias.default(tensor)  # type: ignore[no-any-return]
+
+
 def replace_devices(arguments: Any, device: torch.device) -> Any:
     """Replace every device among the arguments of an operator, given by place or by name."""
     args, kwargs = arguments
     args = tuple(device if isinstance(v, torch.device) else v for v in args)
     return args, {k: device if isinstance(v, torch.device) else v for k, v in kwargs.items()}
-
-
-def _view_anew(tensor: Tensor) -> Tensor:
-    """Return a tensor of its own with the same numbers, so that later reads of the first one are not taken for reads of this one."""
-    with no_python_dispatcher():
-        return ATEN.alias.default(tensor)  # type: ignore[no-any-return]
 
 
 def map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:

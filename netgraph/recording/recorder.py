@@ -24,7 +24,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from netgraph.environment.torch_internals import FakeTensor
 from netgraph.errors import TraceError, describe_error
-from netgraph.recording.faithful_calls import CallNotes, FaithfulCalls, run_eagerly, watch_functions
+from netgraph.recording.faithful_calls import (
+    CallNotes,
+    FaithfulCalls,
+    run_eagerly,
+    skip_argument_checks,
+    watch_functions,
+)
 from netgraph.recording.forward.cumulative_norm import mark_norms, read_counts, unmark_norms
 from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.forward.followed_dtype import cast_tensors
@@ -33,7 +39,7 @@ from netgraph.recording.meta_recorder import record_on_meta
 from netgraph.recording.node_graph import name_constant
 from netgraph.recording.numbers_recorder import record_with_numbers
 from netgraph.utils.logging import silence_logger
-from netgraph.utils.module_state import set_training_mode, swap_state
+from netgraph.utils.module_state import find_place, list_held_tensors, set_training_mode, swap_state
 from netgraph.utils.preserved_state import Snapshot, is_in_state, preserve_attributes, seed_generator
 from netgraph.utils.pytree import build_structure, list_dropped, list_tensors, normalize_example, unflatten_tree
 from netgraph.utils.source_location import format_location, is_user_file
@@ -214,7 +220,14 @@ def _record_run(
             begin_again()
         notes.append(watch.notes)
         args, kwargs = unflatten_tree(inputs, leaves if before is None else [before(leaf) for leaf in leaves])
-        with swap_state(model, state), run_eagerly(), batch_experts(model), watch_functions(watch.notes), watch:
+        with (
+            swap_state(model, state),
+            run_eagerly(),
+            skip_argument_checks(),
+            batch_experts(model),
+            watch_functions(watch.notes),
+            watch,
+        ):
             slots = _list_slots(model)
             result = model(*args, **kwargs)
             _record_assignments(slots, {id(tensor): name for name, tensor in state.items()})
@@ -225,11 +238,20 @@ def _record_run(
     graph, constants, way = _record_fastest(run, state, leaves, way, idle)
     _check_outputs(outputs[-1])
     erase_dead_nodes(graph)
+    _name_tables(graph, model)
     assumed = tuple(dict.fromkeys(getattr(graph, "assumed", ())))
     notes_of_run = notes[-1]
     return Recording(
         graph, constants, inputs, outputs[-1], notes_of_run.functions, notes_of_run.gradients, way=way, assumed=assumed
     )
+
+
+def _name_tables(graph: fx.Graph, model: nn.Module) -> None:
+    """Note for each constant that a module holds as an attribute, such as a fixed table of positions, the name of it."""
+    tables = {find_place(held[2]): name for name, held in list_held_tensors(model).items()}
+    for node in graph.nodes:
+        if tables and node.meta.get("place") in tables:
+            node.meta["table"] = tables[node.meta["place"]]
 
 
 def _list_slots(model: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import fx
 
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import ONE, Space
-from netgraph.rules.operator_call import Call, Spaces
+from netgraph.rules.operator_call import Call, Spaces, leads_to_softmax
 
 
 def linear_rule(call: Call) -> Spaces:
@@ -103,20 +103,22 @@ def outer_rule(call: Call) -> Spaces:
 
 
 def convolution_rule(call: Call) -> Spaces:
-    """Convolution with a weight (out, in / groups, kernel ...). Spatial dimensions are pinned."""
+    """Convolution with a weight (out, in / groups, kernel ...). Spatial dimensions along which places are mixed are pinned."""
     if call.arguments.get("transposed"):
         return transposed_convolution_rule(call)
     groups = call["groups"]
     channels, call_input = _channel_dim(call), call["input"]
     image, weight = call.spaces("input"), call.spaces("weight")
-    for space in [*image[channels + 1 :], *weight[2:]]:
-        call.pin(space, "convolved over")
+    apart = _find_places_apart(call, channels)
+    for d, space in enumerate([*image[channels + 1 :], *weight[2:]]):
+        if d not in apart:
+            call.pin(space, "convolved over")
     if groups == 1:
         call.contract(call_input, channels, call["weight"], 1)
     else:
         _unite_groups(call, image[channels], weight[0], weight[1], groups)
         call.sums(call["weight"], 1)
-    return _convolution_output(call, channels, weight[0])
+    return _convolution_output(call, channels, weight[0], apart)
 
 
 def transposed_convolution_rule(call: Call) -> Spaces:
@@ -150,11 +152,27 @@ def _channel_dim(call: Call) -> int:
     return len(call.shape("input")) - len(call.shape("weight")) + 1
 
 
-def _convolution_output(call: Call, channels: int, out: Space) -> Spaces:
+def _find_places_apart(call: Call, channels: int) -> set[int]:
+    """Return the spatial dimensions along which a convolution mixes no places: its kernel has one, and no place is skipped or added."""
+    kernel, ndim = call.shape("weight")[2:], len(call.shape("input")) - channels - 1
+
+    def list_numbers(argument: str, default: int) -> list[int]:
+        value = call.arguments.get(argument, default)
+        if isinstance(value, str):  # "same" and "valid" add nothing to a kernel of one place
+            return [0] * ndim
+        numbers = [value] if isinstance(value, int) else list(value)
+        return numbers * ndim if len(numbers) == 1 else numbers
+
+    stride, padding = list_numbers("stride", 1), list_numbers("padding", 0)
+    return {d for d in range(ndim) if kernel[d] == stride[d] == 1 and padding[d] == 0}
+
+
+def _convolution_output(call: Call, channels: int, out: Space, apart: Collection[int] = ()) -> Spaces:
     """Unite the bias with the output channels, and return the spaces of the result."""
     if call.has("bias"):
         call.unite(call.spaces("bias")[0], out)
-    kept = [call.new_pinned_space(n, "a position in space") for n in call.shape()[channels + 1 :]]
+    places, sizes = call.spaces("input")[channels + 1 :], call.shape()[channels + 1 :]
+    kept = [places[d] if d in apart else call.new_pinned_space(n, "a position in space") for d, n in enumerate(sizes)]
     return [*call.spaces("input")[:channels], sp.resolve(out), *kept]
 
 
@@ -211,7 +229,18 @@ def _sum_letters(call: Call, terms: list[str], operands: list[fx.Node], output: 
             call.equal(axes[letter], "summed over")
             call.scale(holders[0][0], axes[letter], 1.0)
         else:
-            call.pin(axes[letter], "summed over in one product of several tensors")
+            _sum_product(call, holders, axes[letter])
+
+
+def _sum_product(call: Call, holders: list[tuple[fx.Node, int]], space: Space) -> None:
+    """State the sum of a product of several tensors, or of one with itself. A parameter that occurs once takes it up."""
+    nodes = [node for node, _ in holders]
+    weights = [(n, dim) for n, dim in holders if n in call.state.origins and nodes.count(n) == 1]
+    if weights:
+        call.sums(*weights[-1])
+    else:
+        scores = leads_to_softmax(call.node)
+        call.contract_activations(None, space, "summed over in one product of several tensors", scores=scores)
 
 
 def bilinear_rule(call: Call) -> Spaces:
@@ -242,10 +271,15 @@ def embedding_bag_rule(call: Call) -> list[Spaces]:
 
 
 def pairwise_distance_rule(call: Call) -> Spaces:
-    """Pairwise distances (``cdist``): the features of two tensors are contracted and pinned."""
-    a, b = call.operands[:2]
+    """p-norms of the differences of all pairs of rows (``cdist``). They are those of m times as many units to the power 1 / p."""
+    a, b = call["x1"], call["x2"]
     call.unite(call.spaces(a)[-1], call.spaces(b)[-1])
-    call.pin(call.spaces(a)[-1], "contracted between two activations")
+    features = call.spaces(a)[-1]
+    call.equal(features, "a distance is taken over")
+    if call["p"] == 0:
+        call.pin(features, "counted")
+    elif call["p"] != float("inf"):
+        call.scale(None, features, 1.0 / float(call["p"]))
     return [*call.spaces(a)[:-1], call.spaces(b)[-2]]
 
 

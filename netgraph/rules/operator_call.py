@@ -118,6 +118,8 @@ class TraceState:
         The nodes that depend on an input of the network.
     inside_heads : bool
         Whether dimensions inside attention heads may merge.
+    training : bool
+        Whether the recording is that of the training mode.
     head_dims : list of Space
         Those dimensions.
     norm_groups : list of (Space, Space)
@@ -130,6 +132,12 @@ class TraceState:
         For a node whose rows are places of a tensor, one column for each dimension: the axes of these dimensions.
     chosen_parameters : set of str
         The parameters of which only the entries of chosen units are read.
+    tables : dict of str to list of Space
+        The spaces of the constants that modules hold as attributes, by the names of these, for all modes.
+    outputs : tuple of str
+        Names of the outputs that matter. Without a name all of them do.
+    contracted : list of (Space, str)
+        Spaces over which two activations are contracted, with reasons. Where they lie inside heads, they are kept.
     """
 
     spaces: dict[fx.Node, Any] = field(default_factory=dict)
@@ -141,12 +149,16 @@ class TraceState:
     sources: list[tuple[Space, fx.Node, int]] = field(default_factory=list)
     from_input: set[fx.Node] = field(default_factory=set)
     inside_heads: bool = False
+    training: bool = False
     head_dims: list[Space] = field(default_factory=list)
     norm_groups: list[tuple[Space, Space]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     unit_numbers: dict[tuple[fx.Node, int | None], Space] = field(default_factory=dict)
     place_columns: dict[fx.Node, list[Space]] = field(default_factory=dict)
     chosen_parameters: set[str] = field(default_factory=set)
+    tables: dict[str, Spaces] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    contracted: list[tuple[Space, str]] = field(default_factory=list)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -300,18 +312,33 @@ class Call:
         elif a in self.state.origins:
             self.sums(a, dim_a)
         elif a in self.state.from_input and b in self.state.from_input:
-            self.contract_activations(a, sa, "contracted between two activations")
+            scores = leads_to_softmax(self.node)
+            self.contract_activations(a, sa, "contracted between two activations", scores=scores)
         else:
             self.sums(b if a in self.state.from_input else a, dim_b if a in self.state.from_input else dim_a)
 
-    def contract_activations(self, a: fx.Node, space: Space, reason: str, power: float = 1.0) -> None:
-        """State that two activations are contracted over a space. Pin it, or inside heads require aggregates of one size."""
-        if not self.state.inside_heads or self.operands.count(a) > 1:
+    def contract_activations(
+        self, a: fx.Node | None, space: Space, reason: str, power: float = 1.0, *, scores: bool = True
+    ) -> None:
+        """State that two activations are contracted over a space, which requires aggregates of one size.
+
+        The factor is that of the operand ``a``, or of the result where there is none.
+        The dimensions of queries and keys are kept, unless dimensions inside heads may merge. ``scores`` says that the products
+        are scores of attention. Other products keep the dimensions inside heads only, which the whole trace shows.
+        """
+        if scores and not self.state.inside_heads:
             self.pin(space, reason)
             return
         self.equal(space, reason)
-        self.scale(a, space, power)
-        self.state.head_dims.append(space)
+        self.scale(a, space, power if a is None else power / max(self._occurrences(a), 1))
+        if self.state.inside_heads:
+            self.state.head_dims.append(space)
+        else:
+            self.state.contracted.append((space, f"{reason}: {self.name}{self.location()}"))
+
+    def _occurrences(self, operand: fx.Node) -> int:
+        """Return how often an operand stands in the arguments, since a factor is that of each of them."""
+        return [*self.node.args, *self.node.kwargs.values()].count(operand)
 
     def broadcast(self, operands: Iterable[Spaces]) -> Spaces:
         """Unite dimensions from the last on, as broadcasting does. A dimension of size one fits any space."""
@@ -434,6 +461,28 @@ class Call:
 
 
 Rule = Callable[[Call], Spaces | list[Spaces]]
+
+SOFTMAX = ("softmax", "_softmax", "special_softmax", "_safe_softmax", "log_softmax")
+# Calls between the products of queries and keys and their softmax: a scale, a mask or a bias, and views of these.
+SCORES = (
+    "mul", "div", "add", "sub", "add_", "mul_", "div_", "masked_fill", "masked_fill_", "where", "view", "reshape", "transpose",
+    "permute", "to", "_to_copy", "unsqueeze", "squeeze", "clone", "contiguous", "dropout", "clamp", "clamp_", "tanh", "float",
+    "type_as", "unflatten", "flatten", "slice", "select", "expand", "clamp_min", "clamp_max", "cat", "maximum", "split", "chunk",
+)  # fmt: skip
+
+
+def leads_to_softmax(node: fx.Node) -> bool:
+    """Return True if a result becomes the argument of a softmax, by way of scales, masks and views alone."""
+    seen, rest = {node}, [node]
+    while rest:
+        for user in rest.pop().users:
+            name = operator_name(user.target).rpartition(".")[2] if user.op == "call_function" else ""
+            if name in SOFTMAX:
+                return True
+            if user not in seen and (name in SCORES or name == "getitem"):
+                seen.add(user)
+                rest.append(user)
+    return False
 
 
 @cache

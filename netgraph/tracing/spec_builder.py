@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from netgraph.recording.forward.named_outputs import list_others, list_results
 from netgraph.recording.recorder import Recording
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import Atom, Space
 from netgraph.rules.operator_call import ParameterUse, SizeEdit, SizeFactor, Spaces, TraceState
-from netgraph.tracing.choices import Follower, count_together, find_expert_layers, find_followers
+from netgraph.tracing.choices import Follower, count_fewest, count_together, find_expert_layers, find_followers
 from netgraph.tracing.flops import find_products
-from netgraph.tracing.unit_spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
 from netgraph.tracing.nested_units import find_nested_units
+from netgraph.tracing.unit_spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
 
 ORDERED = ("convolved over", "a position in space", "a gate")  # counts places, not units
 
@@ -54,6 +55,7 @@ def build_unit_spec(
     for name in set(leaves) - read:
         for space in leaves[name]:
             sp.pin(space, "never read in the run on the example")
+    _pin_inside_heads(traces.values(), leaves)
     summed = _find_summed_atoms(traces, leaves)
     _pin_squares(leaves)
     followers = find_followers(traces.values(), leaves)
@@ -63,9 +65,10 @@ def build_unit_spec(
     }
     names = _AxisNames(state, leaves, summed, parameters, inside, followers)
     names.group_of = _find_norm_groups(traces.values())
+    names.fewest = count_fewest(traces.values())
+    names.nested = find_nested_units(traces.values(), leaves)
     plans = {mode: _build_plan(recordings[mode], traces[mode], names) for mode in recordings}
     terms = {name: tuple(names.build_term(s) for s in spaces) for name, spaces in leaves.items()}
-    names.nested = find_nested_units(traces.values(), leaves)
     sums = {key: frozenset(names.axis_name(a) for a in atoms) for key, atoms in summed.items() if atoms}
     experts = tuple(find_expert_layers(traces["eval"], leaves, names.build_term))
     dynamic = frozenset(axis for plan in plans.values() for axis in plan.sources)
@@ -87,6 +90,8 @@ def build_unit_spec(
         follows={names.axis_name(f.ranks): names.axis_name(f.units) for f in followers},
         experts=experts,
         functions={name: line for recording in recordings.values() for name, line in recording.functions.items()},
+        outputs=traces["eval"].outputs,
+        other_outputs=_find_other_outputs(recordings["eval"], traces["eval"], names),
         gradients=next((r.gradients for r in recordings.values() if r.gradients is not None), None),
     )
 
@@ -115,6 +120,32 @@ def _find_summed_atoms(
                 sp.require_equal((atom,), f"{use.parameter} is both summed over and taken as it is")
                 trace.scales.setdefault(use.node, []).append(SizeFactor(use.operand, (atom,), 1.0))
     return summed
+
+
+def _pin_inside_heads(traces: Iterable[TraceState], leaves: Mapping[str, Spaces]) -> None:
+    """Pin atoms over which two activations are contracted if they lie inside units that merge whole, as those of heads do."""
+    inside: set[Atom] = set()
+    for space in (space for spaces in leaves.values() for space in spaces):
+        inside |= _list_inner_atoms(sp.resolve(space))
+    for trace in traces:
+        for space, reason in trace.contracted:
+            for atom in sp.iter_atoms(space):
+                if atom in inside:
+                    sp.pin((atom,), reason)
+
+
+def _list_inner_atoms(space: Space) -> set[Atom]:
+    """Return the atoms of a space that lie inside units of another atom, which may merge."""
+    inner: set[Atom] = set()
+    outer = False
+    for factor in space:
+        if not isinstance(factor, Atom):
+            inner |= {atom for part in factor for atom in _list_inner_atoms(part)}
+        elif outer:
+            inner.add(factor)
+        else:
+            outer = not factor.pinned and factor.size > 1
+    return inner
 
 
 def _pin_squares(leaves: Mapping[str, Spaces]) -> None:
@@ -157,6 +188,8 @@ class _AxisNames:
         self.inside = inside  # atoms inside heads that may merge
         self.followers = followers
         self.group_of: dict[Atom, Atom] = {}  # channels inside a group of a group norm: the groups
+        self.nested: dict[Atom, Atom] = {}  # axes that merge in a way of their own in each unit of an outer axis
+        self.fewest: dict[Atom, int] = {}  # axes of units that are chosen by rank, and how many of them must stay
         self.names: dict[Atom, str] = {}
         self.parameters = parameters
         self.used_names: set[str] = set()
@@ -167,6 +200,15 @@ class _AxisNames:
             for leaf, spaces in leaves.items():
                 for dim, space in enumerate(spaces):
                     self._name_atoms(leaf, state[leaf], space, summed.get((leaf, dim), set()), incoming)
+        self.alone = self._find_atoms_alone(leaves)
+
+    def _find_atoms_alone(self, leaves: Mapping[str, Spaces]) -> set[Atom]:
+        """Return inner atoms that a parameter runs over without the outer atom, such as those of a mean over heads."""
+        alone: set[Atom] = set()
+        for leaf in self.parameters & leaves.keys():
+            atoms = {atom for space in leaves[leaf] for atom in sp.iter_atoms(space)}
+            alone |= {a for a in atoms if a in self.inner and self.inner[a] not in atoms and a in self.parametrized}
+        return alone
 
     def _name_atoms(self, leaf: str, tensor: Tensor, space: Space, summed: set[Atom], incoming: bool) -> None:
         """Name the atoms of one dimension of a parameter, in the pass for outgoing or for incoming atoms."""
@@ -187,7 +229,6 @@ class _AxisNames:
         outer: Atom | None = None
         for factor in space:
             if isinstance(factor, Atom):
-        self.nested: dict[Atom, Atom] = {}  # axes that merge in a way of their own in each unit of an outer axis
                 if outer is not None and not factor.pinned:
                     self.inner.setdefault(factor, outer)
                 if outer is None and not factor.pinned and factor.size > 1:
@@ -235,7 +276,7 @@ class _AxisNames:
             kept = "no parameter runs over it"
         outer = self.inner.get(atom)
         free = outer is None or outer.pinned or self._is_outermost(atom, outer) or atom in self.inside
-        free = free or self.group_of.get(atom) is outer
+        free = free or self.group_of.get(atom) is outer or atom in self.alone
         if kept is None and not free:
             assert outer is not None
             kept = f"inside {self.axis_name(outer)}, whose units merge whole"
@@ -255,6 +296,7 @@ class _AxisNames:
             count_together(atom, self.followers),
             inner_name,
             None if within is None else self.axis_name(within),
+            self.fewest.get(atom, 0) if atom in self.parametrized else 0,
         )
 
 
@@ -274,8 +316,22 @@ def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> P
             for s in scales
             if any(not a.pinned for a in sp.iter_atoms(s.space))
         ]
+    for node in recording.graph.nodes:
+        spaces = trace.tables.get(node.meta.get("table", ""), ())
+        if any(not atom.pinned for space in spaces for atom in sp.iter_atoms(space)):
+            plan.constants[str(node.target)] = tuple(names.build_term(space) for space in spaces)
     plan.retarget = {node.name: change for node, change in trace.replacements.items()}
     return plan
+
+
+def _find_other_outputs(recording: Recording, trace: TraceState, names: _AxisNames) -> dict[str, tuple[Term, ...]]:
+    """Return for each output that does not matter the term of each dimension."""
+    results = list_results(next(node for node in recording.graph.nodes if node.op == "output"))
+    return {
+        name: tuple(names.build_term(space) for space in trace.spaces[results[i]])
+        for name, i in list_others(recording.outputs, trace.outputs).items()
+        if isinstance(results[i], fx.Node)
+    }
 
 
 def _build_rewrite(edit: SizeEdit, names: _AxisNames) -> Rewrite:

@@ -17,14 +17,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from netgraph.errors import TraceError
+from netgraph.recording.forward.named_outputs import check_outputs, choose_outputs, list_results
 from netgraph.recording.gc_pause import gc_paused
+from netgraph.recording.operators.finite_checks import find_checks
 from netgraph.recording.operators.guards import check_decision
 from netgraph.recording.recorder import Recording, find_tied_names, named_state, record_network
 from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces, TraceState, operator_name, shape_of
 from netgraph.rules.registry import find_rule
+from netgraph.tracing.other_examples import OtherRecordings
 from netgraph.tracing.recordable import check_recordable
-from netgraph.tracing.recording_check import check_recordings
+from netgraph.tracing.recording_check import SizeDifferenceError, check_recordings
 from netgraph.tracing.size_links import Links, SizeLink, link_sizes
 from netgraph.tracing.spec_builder import build_unit_spec
 from netgraph.tracing.unit_spec import UnitSpec
@@ -41,6 +44,7 @@ def trace(
     before: Callable[[Tensor], Tensor] | None = None,
     inside_heads: bool = False,
     prove: bool = True,
+    outputs: Sequence[str] = (),
 ) -> UnitSpec:
     """Trace a network on an example input.
 
@@ -61,6 +65,9 @@ def trace(
     prove : bool, default True
         Record the network a second time under other conditions, and keep only what holds
         (`netgraph.tracing.recording_check`).
+    outputs : sequence of str, default ()
+        Names of the outputs that matter, such as ``logits`` (`netgraph.recording.forward.named_outputs`). The units of other outputs may merge,
+        and these outputs then get smaller. By default all outputs matter.
 
     Returns
     -------
@@ -86,12 +93,13 @@ def trace(
     check_recordable(model)
     rows = double_single_row(example)
     recordings, rows, unrecorded = _record_modes(model, (rows, example), before)
-    spec = _trace_modes(model, recordings, unrecorded, inside_heads)
+    check_outputs((recording.outputs for recording in recordings.values()), outputs)
+    spec = _trace_modes(model, recordings, unrecorded, inside_heads, outputs)
     if prove:
         spec = _check_with_links(model, rows, recordings, spec, before, inside_heads)
         if spec.one_size is not None and rows is not example:  # the size that is fixed is that of the example
             recordings, rows, unrecorded = _record_modes(model, (example,), before)
-            single = _trace_modes(model, recordings, unrecorded, inside_heads)
+            single = _trace_modes(model, recordings, unrecorded, inside_heads, outputs)
             spec = replace(single, dynamic=frozenset(), one_size=spec.one_size, unrecorded=spec.unrecorded)
     return spec
 
@@ -105,23 +113,23 @@ def _check_with_links(
     inside_heads: bool,
 ) -> UnitSpec:
     """Return the spec as far as the recordings hold. If sizes stand in the way, they are first linked to what they count."""
-    failure: TraceError | None = None
-    try:
-        checked = check_recordings(model, example, recordings, spec, before)
-        if checked.one_size is None and checked.unrecorded == spec.unrecorded:
+    others = OtherRecordings(model, recordings, before)
+    with contextlib.suppress(TraceError, SizeDifferenceError):
+        checked = check_recordings(others, example, spec, explain=False)
+        if checked.one_size is None:
             return checked
-    except TraceError as error:
-        failure = error
-    links = link_sizes(model, example, recordings, spec, before)
-    with contextlib.suppress(TraceError):
+    links = link_sizes(others, example, spec)
+    linked = None
+    with contextlib.suppress(TraceError, SizeDifferenceError):
         if any(links.values()):
-            linked = _trace_modes(model, recordings, spec.unrecorded, inside_heads, links)
-            again = check_recordings(model, example, recordings, linked, before)
-            if failure is not None or again.one_size is None:
-                return again
-    if failure is not None:
-        raise failure
-    return checked
+            linked = _trace_modes(model, recordings, spec.unrecorded, inside_heads, spec.outputs, links)
+            return check_recordings(others, example, linked, explain=False)
+    try:
+        return check_recordings(others, example, spec)
+    except TraceError:
+        if linked is None:
+            raise
+        return check_recordings(others, example, linked)
 
 
 def _trace_modes(
@@ -129,12 +137,19 @@ def _trace_modes(
     recordings: Mapping[str, Recording],
     unrecorded: Mapping[str, str],
     inside_heads: bool,
+    outputs: Sequence[str] = (),
     links: Mapping[str, Links] = MappingProxyType({}),
 ) -> UnitSpec:
     """Return the spec of the recordings of a network."""
     trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     spec = trace_recordings(
-        recordings, named_state(model), find_tied_names(model), trainable, inside_heads=inside_heads, links=links
+        recordings,
+        named_state(model),
+        find_tied_names(model),
+        trainable,
+        inside_heads=inside_heads,
+        links=links,
+        outputs=outputs,
     )
     return replace(spec, unrecorded=unrecorded) if unrecorded else spec
 
@@ -147,6 +162,7 @@ def trace_recordings(
     *,
     inside_heads: bool = False,
     links: Mapping[str, Links] = MappingProxyType({}),
+    outputs: Sequence[str] = (),
 ) -> UnitSpec:
     """Return the `UnitSpec` of two recordings, one of each mode.
 
@@ -164,6 +180,8 @@ def trace_recordings(
         Whether dimensions inside attention heads may merge.
     links : dict of str to dict, optional
         By mode, the sizes that count dimensions (`netgraph.tracing.size_links`).
+    outputs : sequence of str, default ()
+        Names of the outputs that matter. By default all of them do.
 
     Returns
     -------
@@ -176,8 +194,16 @@ def trace_recordings(
     """
     leaves = {name: [sp.new_space(n) for n in tensor.shape] for name, tensor in state.items()}
     inputs = _make_input_spaces(recordings["eval"])
+    tables: dict[str, Spaces] = {}
     traces = {
-        mode: _walk_graph(recording, leaves, inputs, state, TraceState(inside_heads=inside_heads), links.get(mode, {}))
+        mode: _walk_graph(
+            recording,
+            leaves,
+            inputs,
+            state,
+            TraceState(inside_heads=inside_heads, training=mode == "train", tables=tables, outputs=tuple(outputs)),
+            links.get(mode, {}),
+        )
         for mode, recording in recordings.items()
     }
     return build_unit_spec(recordings, traces, leaves, inputs, state, ties, trainable)
@@ -254,6 +280,7 @@ def _walk_graph(
     """Work out the spaces of every node in order, and return the filled trace state."""
     remaining_inputs = iter(inputs)
     by_name: dict[str, fx.Node] = {}
+    checks = find_checks(recording.graph)
     for node in recording.graph.nodes:
         by_name[node.name] = node
         if node.op == "placeholder":
@@ -264,12 +291,16 @@ def _walk_graph(
                 trace_state.sources.append((trace_state.spaces[node][dim], node, dim))
         elif node.op == "get_attr":
             _visit_parameter(node, trace_state, leaves, state)
+        elif node in checks:
+            trace_state.spaces[node] = (
+                [] if node.target is check_decision else [sp.new_space(n) for n in shape_of(node)]
+            )
         elif node.op == "call_function":
             _apply_rule(node, trace_state)
             for link in links.get(node.name, ()):
                 _link_size(node, link, by_name[link.source], trace_state)
         elif node.op == "output":
-            _pin_output(node, trace_state)
+            _pin_outputs(node, trace_state, choose_outputs(recording.outputs, trace_state.outputs))
     return trace_state
 
 
@@ -302,8 +333,11 @@ def _visit_parameter(
         if not (state[name].is_floating_point() or state[name].is_complex()):
             for space in leaves[name]:
                 sp.pin(space, f"{name} holds {str(state[name].dtype).removeprefix('torch.')} numbers")
+    elif (table := node.meta.get("table")) is not None and node.meta["val"].is_floating_point():
+        made = [sp.new_space(n) for n in shape_of(node)]
+        trace_state.spaces[node] = trace_state.tables.setdefault(table, made)
     else:
-        trace_state.spaces[node] = [sp.new_space(n, "a constant tensor") for n in shape_of(node)]
+        trace_state.spaces[node] = [sp.new_space(n, "a constant tensor that no module holds") for n in shape_of(node)]
 
 
 def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
@@ -328,9 +362,10 @@ def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
 
 def _pin_decision(node: fx.Node, trace_state: TraceState) -> None:
     """Pin the axes of a tensor that a decision of the network reads."""
-    for operand in node.all_input_nodes:
-        for space in trace_state.spaces[operand]:
-            sp.pin(space, f"a decision reads it{node.args[4]}")
+    operand, reads = node.args[:2]
+    spaces = trace_state.spaces[operand]  # type: ignore[index]
+    for space in [spaces[reads]] if isinstance(reads, int) else spaces:
+        sp.pin(space, f"a decision reads it{node.args[4]}")
 
 
 def _visit_getitem(node: fx.Node, trace_state: TraceState) -> None:
@@ -354,12 +389,12 @@ def _refuse_loops_over_data(call: Call) -> None:
             )
 
 
-def _pin_output(node: fx.Node, trace_state: TraceState) -> None:
-    """Pin all dimensions of the outputs."""
-    results = node.args[0] if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
-    for i, result in enumerate(results):
-        if isinstance(result, fx.Node):
-            for space in trace_state.spaces[result]:
-                sp.pin(space, f"a dimension of output {i}")
-            if (result, None) in trace_state.unit_numbers:
-                sp.pin(trace_state.unit_numbers[result, None], f"output {i} holds numbers of its units")
+def _pin_outputs(node: fx.Node, trace_state: TraceState, chosen: Mapping[str, int]) -> None:
+    """Pin all dimensions of the outputs that matter, which are given by their names."""
+    results = list_results(node)
+    for name, i in chosen.items():
+        if isinstance(results[i], fx.Node):
+            for space in trace_state.spaces[results[i]]:
+                sp.pin(space, f"a dimension of output {name or i}")
+            if (results[i], None) in trace_state.unit_numbers:
+                sp.pin(trace_state.unit_numbers[results[i], None], f"output {name or i} holds numbers of its units")

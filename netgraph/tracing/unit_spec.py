@@ -51,6 +51,9 @@ class Axis:
     within : str or None, default None
         The axis in each of whose units this axis merges in a way of its own, such as neurons inside experts. None if there
         is no such axis, or if the units must merge alike in all of them.
+    fewest : int, default 0
+        So many units must stay where units are left out, because as many are chosen by rank. 0 for units that are not chosen.
+        Such units may go one by one, even if they cannot merge.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Axis:
     divided: int = 0
     inner: str | None = None
     within: str | None = None
+    fewest: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class Plan:
         The multiply-adds of a forward pass. One product has as many as its term has indices.
     dtypes : DtypeLinks or None
         What follows the precision of the network. None where that is not known.
+    constants : dict of str to tuple of Term
+        For each constant whose units may merge, such as a fixed table that a module holds, the term of each dimension.
     """
 
     graph: fx.Graph
@@ -133,6 +139,7 @@ class Plan:
     outputs: Any = None
     products: list[Term] = field(default_factory=list)
     dtypes: DtypeLinks | None = None
+    constants: dict[str, tuple[Term, ...]] = field(default_factory=dict)
 
 
 def term_size(term: Term, sizes: Mapping[str, int]) -> int:
@@ -199,6 +206,10 @@ class UnitSpec:
         Functions with a backward of their own that the network calls, and the source lines of their first calls.
     gradients : str or None, default None
         The source line where the network takes a gradient itself.
+    outputs : tuple of str, default ()
+        Names of the outputs that matter. Without a name all of them do.
+    other_outputs : dict of str to tuple of Term, default {}
+        For each of the other outputs, the term of each dimension. Where its units merge, the output gets smaller.
 
     Examples
     --------
@@ -230,6 +241,8 @@ class UnitSpec:
     one_size: str | None = None
     functions: Mapping[str, str] = field(default_factory=dict)
     gradients: str | None = None
+    outputs: tuple[str, ...] = ()
+    other_outputs: Mapping[str, tuple[Term, ...]] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -240,6 +253,11 @@ class UnitSpec:
     def free(self) -> list[Axis]:
         """The axes whose units may merge."""
         return [axis for axis in self.axes.values() if axis.kept is None]
+
+    @property
+    def removable(self) -> list[Axis]:
+        """The axes whose units may be left out: those that may merge, and units that are chosen by rank."""
+        return [axis for axis in self.axes.values() if axis.kept is None or axis.fewest]
 
     @property
     def used(self) -> dict[str, Axis]:
@@ -293,7 +311,11 @@ class UnitSpec:
         for name, axis in self.axes.items():
             share = shares.get(self.follows.get(name, name), 1)
             size = sizes[name] if name in sizes else round(axis.size * share)
-            axes[name] = replace(axis, size=size, divided=round(axis.divided * share))
+            axes[name] = replace(axis, size=size)
+        for name, axis in axes.items():
+            ranks = [axes[follower].size for follower, units in self.follows.items() if units == name]
+            if ranks:
+                axes[name] = replace(axis, divided=math.gcd(axis.size, *ranks), fewest=max(ranks))
         return replace(self, axes=axes, traced=self.traced or self.sizes)
 
     def with_limits_of(self, other: UnitSpec) -> UnitSpec:

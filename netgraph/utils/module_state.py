@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -41,6 +42,48 @@ def swap_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Mod
 def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Return parameters and buffers, each with its first name."""
     return [*model.named_parameters(), *model.named_buffers()]
+
+
+def list_held_tensors(model: nn.Module) -> dict[str, tuple[Any, Any, Tensor]]:
+    """Return the tensors that modules hold as plain attributes, or in lists and dicts of these.
+
+    Returns
+    -------
+    dict of str to tuple
+        By a name such as ``embeddings.table`` or ``tables[0]``: the container, the key in it, and the tensor.
+    """
+    held: dict[str, tuple[Any, Any, Tensor]] = {}
+    for prefix, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            name = f"{prefix}.{attribute}" if prefix else attribute
+            if isinstance(value, Tensor):
+                held[name] = (vars(module), attribute, value)
+            elif type(value) in (list, dict) and attribute not in ("_parameters", "_buffers", "_modules"):
+                items = value.items() if type(value) is dict else enumerate(value)
+                held |= {f"{name}[{key!r}]": (value, key, part) for key, part in items if isinstance(part, Tensor)}
+    return held
+
+
+def find_place(tensor: Tensor) -> tuple[Any, ...]:
+    """Return where the numbers of a tensor lie in memory, and how."""
+    if tensor.layout is not torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return (id(tensor),)
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+@contextlib.contextmanager
+def swap_held_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+    """Replace tensors that modules hold as plain attributes in a block, by the names of `list_held_tensors`."""
+    held = list_held_tensors(model) if tensors else {}
+    places = {find_place(held[name][2]): tensor for name, tensor in tensors.items()}
+    replaced = [(*slot, places[find_place(slot[2])]) for slot in held.values() if find_place(slot[2]) in places]
+    try:
+        for container, key, _, new in replaced:
+            container[key] = new
+        yield model
+    finally:
+        for container, key, old, _ in replaced:
+            container[key] = old
 
 
 def tie_shared_tensors(model: nn.Module) -> None:

@@ -11,9 +11,10 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
+from netgraph.coarsen.network.recorded_constants import prolong_tables
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
-from netgraph.utils.module_state import swap_state
+from netgraph.utils.module_state import swap_held_tensors, swap_state
 
 GENERATOR = torch.Generator().manual_seed(3)
 ROWS, MORE_ROWS = (torch.randn(n, 6, 5, generator=GENERATOR).double() for n in (3, 4))
@@ -80,7 +81,74 @@ def make_complex(*shape):
     return nn.Parameter(torch.randn(*shape, dtype=torch.complex128))
 
 
+def compare_two_towers(m, x):
+    return m.a(x).tanh() @ m.c(x).relu().transpose(1, 2)
+
+
+def measure_distances(m, x):
+    return torch.cdist(m.a(x), m.c(x)) + torch.cdist(m.a(x), m.c(x), p=1.0)
+
+
+def average_heads(m, x):
+    heads = m.a(x).unflatten(-1, (4, 8))
+    gates = m.c(x).unflatten(-1, (4, 1)).sigmoid()
+    return m.b(((heads * gates).mean(2) + m.v).tanh())
+
+
+def mix_bases(m, x):
+    """Each head mixes the same bases, as EGC does."""
+    bases, weights = m.a(x).unflatten(-1, (4, 8)), m.c(x).unflatten(-1, (2, 4))
+    return m.b((weights @ bases).flatten(2).tanh())
+
+
+def linear_attention(m, x):
+    q, k = (f(x).relu() + 0.1 for f in (m.q, m.k))
+    return m.b(q @ (k.transpose(1, 2) @ m.a(x)) / (q @ k.sum(1, keepdim=True).transpose(1, 2)))
+
+
+def convolve_stacked(m, x):
+    """Units are places of a convolution whose kernel has one place, as where CoaT mixes three class tokens."""
+    stacked = torch.stack([m.a(x).flatten(0, 1), m.c(x).flatten(0, 1)], 1)
+    return m.b(m.mix(stacked).squeeze(1).unflatten(0, x.shape[:2]).tanh())
+
+
+class Tables(nn.Module):
+    """Fixed tables that the module holds as plain attributes: one of positions, a list of two, one by name, one that is contracted."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(6, 3)
+        self.positions = torch.randn(1, 9, 8, generator=GENERATOR).double()
+        self.scales = [torch.rand(8, generator=GENERATOR).double() + 0.5 for _ in range(2)]
+        self.named = {"shift": torch.randn(8, generator=GENERATOR).double()}
+        self.filters = torch.randn(8, 6, generator=GENERATOR).double()
+
+    def forward(self, x):
+        h = self.a(x) + self.positions[:, : x.shape[1]].expand(len(x), -1, -1).clone().detach().to(x)
+        h = h * self.scales[0]
+        if self.training:
+            h = h * self.scales[1]
+        return self.b((h + self.named["shift"]).relu() @ self.filters)
+
+
 CASES = {
+    "places of a kernel of one": (make_layers(convolve_stacked, c=nn.Linear(5, 8), mix=nn.Conv1d(2, 1, 1)), {"a"}),
+    "places of a kernel of one by word": (
+        make_layers(convolve_stacked, c=nn.Linear(5, 8), mix=nn.Conv1d(2, 1, 1, padding="same")),
+        {"a"},
+    ),
+    "two towers": (make_layers(compare_two_towers, c=nn.Linear(5, 8)), {"a"}),
+    "distances of two towers": (make_layers(measure_distances, c=nn.Linear(5, 8)), {"a"}),
+    "the mean over heads": (
+        make_layers(average_heads, a=nn.Linear(5, 32), c=nn.Linear(5, 4), v=make_vector()),
+        {"v", "a"},
+    ),
+    "bases that heads mix": (
+        make_layers(mix_bases, a=nn.Linear(5, 32), b=nn.Linear(16, 3), c=nn.Linear(5, 8)),
+        {"a#2", "c"},
+    ),
+    "linear attention": (make_layers(linear_attention, q=nn.Linear(5, 6), k=nn.Linear(5, 6)), {"a", "q"}),
+    "fixed tables": (Tables().double(), {"a", "b.in"}),
     "complex weights of frequencies": (
         make_layers(operate_on_frequencies, b=nn.Linear(6, 3), c=nn.Linear(8, 6), w=make_complex(8, 6, 3)),
         {"w", "a"},
@@ -99,7 +167,7 @@ CASES = {
 
 
 def merge_in_pairs(model, spec):
-    """Return a network whose units are alike in random pairs, as its fine parameters and its coarse network."""
+    """Return fine parameters and tables whose units are alike in random pairs, and the coarse network."""
     random = np.random.default_rng(0)
     transfers = {
         axis.name: ng.Transfer(random.permutation(np.arange(axis.size) % (axis.size // 2)))
@@ -107,7 +175,8 @@ def merge_in_pairs(model, spec):
         if axis.size % 2 == 0
     }
     state = inject(spec, transfers, traced_state(model))
-    return prolong(spec, transfers, state), coarse_network(model, spec, transfers, state=state)
+    tables = swap_held_tensors(model, prolong_tables(spec, transfers))
+    return prolong(spec, transfers, state), tables, coarse_network(model, spec, transfers, state=state)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -125,9 +194,9 @@ def test_the_units_merge_exactly(name):
 def test_the_coarse_network_answers_as_the_network_on_other_rows(name, training):
     model, _ = CASES[name]
     spec = ng.trace(model, ROWS)
-    fine, coarse = merge_in_pairs(model, spec)
+    fine, tables, coarse = merge_in_pairs(model, spec)
     model.train(training), coarse.train(training)
-    with swap_state(model, fine), torch.no_grad():
+    with swap_state(model, fine), tables, torch.no_grad():
         expected = model(MORE_ROWS)
     torch.testing.assert_close(coarse(MORE_ROWS), expected)
 
@@ -150,3 +219,49 @@ def test_constants_of_the_two_modes_are_told_apart():
         model.train(training), coarse.train(training)
         torch.testing.assert_close(coarse(ROWS), model(ROWS))
     assert len([name for name, _ in coarse.named_buffers()]) == 2  # the constant that both modes read is there once
+
+
+def test_dimensions_of_scores_are_kept():
+    for heads in (1, 2):
+
+        def run(m, x, heads=heads):
+            q, k, v = (f(x).unflatten(-1, (heads, -1)).transpose(1, 2) for f in (m.q, m.k, m.a))
+            return m.b((((q @ k.mT) * 0.3).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+        spec = ng.trace(make_layers(run, q=nn.Linear(5, 8), k=nn.Linear(5, 8)), ROWS)
+        assert sum("contracted between two" in (axis.kept or "") for axis in spec.axes.values()) == 1
+
+
+def product_of_one_tensor(m, x):
+    h = m.a(x).tanh()
+    return h @ h.mT + torch.einsum("bid,bjd->bij", h, h)
+
+
+PRODUCTS = {
+    "a tensor with itself": product_of_one_tensor,
+    "a vector with itself": lambda m, x: m.b(m.a(x)) + (v := m.a(x).mean((0, 1))).dot(v),
+    "three activations": lambda m, x: torch.einsum("bid,bjd,bd->bij", m.a(x), m.a(x).tanh(), m.a(x).sum(1)),
+    "two activations and a parameter": lambda m, x: torch.einsum("bid,bjd,d->bij", m.a(x), m.a(x).tanh(), m.v),
+    "a parameter with itself": lambda m, x: m.b(m.a(x)) + torch.einsum("oi,pi->op", m.b.weight, m.b.weight).sum(),
+    "a parameter with its transpose": lambda m, x: m.b(m.a(x)) + (m.b.weight @ m.b.weight.T).sum(),
+    "a trilinear form of a parameter": lambda m, x: torch.einsum("bid,bjd,d,d->bij", m.a(x), m.a(x), m.v, m.v),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_sums_over_products_of_several_tensors_are_exact(name):
+    model = make_layers(PRODUCTS[name], v=make_vector())
+    spec = ng.trace(model, ROWS)
+    assert len(spec.free) == 1
+    assert check_duplicate_units(model, spec, ROWS, spec.free).error < 1e-9
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 3}, {"kernel_size": 1, "stride": 2}, {"kernel_size": 1, "padding": 1}]
+)
+def test_units_that_a_convolution_mixes_or_skips_are_kept(options):
+    def run(m, x):
+        return m.mix(m.a(x)[..., None, :].flatten(0, 1))
+
+    spec = ng.trace(make_layers(run, mix=nn.Conv1d(1, 2, **options)), ROWS)
+    assert "convolved over" in spec.axes["a"].kept

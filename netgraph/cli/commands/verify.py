@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from netgraph.cli.console.progress import show_progress
-from netgraph.cli.options.coarsen import InsideHeads, Json, Seed
+from netgraph.cli.options.coarsen import InsideHeads, Json, Outputs, Seed
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model, OpenOptions
 from netgraph.cli.options.validation import check_open_options, typed_options
@@ -24,6 +24,7 @@ def verify_model(
     json_: Json = False,
     tolerance: Annotated[float, typer.Option(metavar="ERROR", help="Largest relative error that passes.")] = 1e-4,
     inside_heads: InsideHeads = False,
+    outputs: Outputs = None,
 ) -> None:
     """Run the dead-unit and duplicate-unit oracles on every axis of a network."""
     from netgraph.coarsen.network.oracles import verify
@@ -34,7 +35,7 @@ def verify_model(
     check_open_options(typed_options(context), model, opening.arch)
     network, example = opening.open_network(model, seed)
     with show_progress("oracles") as progress:
-        spec = trace(network, example, inside_heads=inside_heads)
+        spec = trace(network, example, inside_heads=inside_heads, outputs=outputs or ())
         verdicts = verify(network, spec, example, seed=seed, progress=progress)
     if json_:
         rows = [

@@ -28,6 +28,7 @@ def print_hierarchy(hierarchy: Hierarchy, as_json: bool) -> None:
         describe_missed_ratios,
         find_missed_ratios,
         measure_coverage,
+        suggest_outputs,
     )
 
     if as_json:
@@ -41,6 +42,8 @@ def print_hierarchy(hierarchy: Hierarchy, as_json: bool) -> None:
     typer.echo(f"{merged_share:.1%} of the parameters have a merged dimension")
     for reason, share in reasons[:5]:
         typer.echo(f"  {share:.1%} kept: {reason}")
+    for line in suggest_outputs(hierarchy, reasons):
+        typer.echo(line)
     warn_of_shortfalls(hierarchy)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, find_typer_option(CoarsenOptions, "seed")]
+Outputs = Annotated[list[str] | None, find_typer_option(CoarsenOptions, "outputs")]
 InsideHeads = Annotated[bool, find_typer_option(CoarsenOptions, "inside_heads")]
 Data = Annotated[DataOptions, After("repair")]
 Opening = Annotated[OpenOptions, After("quality")]

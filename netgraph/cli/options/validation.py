@@ -21,7 +21,7 @@ NEED_LEVELS = (
     "schedule_per_level",
 )  # fmt: skip
 # Options that only steps in the direction "channels" use.
-NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "fix", "round_to", "budget")
+NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "outputs", "fix", "round_to", "budget")
 # Options of a command about its file, which a saved hierarchy needs too.
 FILE_OPTIONS = {"model", "out", "output", "json_"}
 # Options of the solver about the step to a coarser level, which the coarsest level does not have.
