@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -73,7 +74,9 @@ class FaithfulCalls(TorchFunctionMode):
         self.notes = notes
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.notes.may_take_gradients and func not in PREDISPATCH_FUNCTIONS:  # a map must be left after a refusal
+        if (
+            not self.notes.may_take_gradients and func not in PREDISPATCH_FUNCTIONS
+        ):  # a map must be left after a refusal
             refuse_inner_transform()
         replacement = self.notes.handle(func, args) if func in HANDLED else None
         return func(*args, **(kwargs or {})) if replacement is None else replacement()
@@ -141,6 +144,17 @@ def watch_functions(notes: CallNotes) -> Iterator[None]:
     finally:
         torch.autograd.Function.apply = apply  # type: ignore[method-assign]
         torch.autograd.grad, torch.autograd.backward = grad, backward
+
+
+@contextlib.contextmanager
+def skip_argument_checks() -> Iterator[None]:
+    """Make distributions without looking at the numbers of their arguments in a block. The checks only raise."""
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checked)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ are few, and then of all, if a size depends on activations. What a decision depe
 
 - inputs: it is recorded as a guard (`netgraph.recording.operators.guards`),
 - constants, and buffers that the run does not write: the outcome is taken as it is,
-- parameters or random numbers: it is refused, unless it asks whether any row chose an expert
+- parameters or random numbers: it is refused, unless it asks whether all numbers are finite, which becomes a guard
+  (`netgraph.recording.operators.finite_checks`), or whether any row chose an expert
   (`netgraph.recording.operators.idle_rows`).
 """
 
@@ -25,8 +26,10 @@ from netgraph.environment.torch_internals import identify_storage, no_python_dis
 from netgraph.errors import TraceError
 from netgraph.recording.meta_recorder import MetaRecorder, map_tensors, record_on_meta, replace_devices, run_on_meta
 from netgraph.recording.meta_shapes import META
+from netgraph.recording.operators.finite_checks import answer_if_finite
 from netgraph.recording.operators.guards import COUNT, NUMBERS, OPPOSITES, GuardedCount, check_decision, read_decided
 from netgraph.recording.operators.idle_rows import (
+    LOOKUPS,
     NONEMPTY,
     ROWS,
     ask_for_rows,
@@ -39,6 +42,7 @@ from netgraph.utils.source_location import format_location, is_user_file
 ATEN = torch.ops.aten
 INPUT, PARAMETER, RANDOM = "input", "parameter", "random"  # kinds of origins; a buffer stands by its name
 SIZES = (ATEN.sym_size.int, ATEN.sym_numel.default, ATEN.sym_stride.int)
+Counts = dict[int, set[str]]
 MAX_GUARDED = 1024  # numbers in one guard
 REFUSED = {
     ATEN._pack_padded_sequence.default: "the network packs its rows with pack_padded_sequence{place}, and the lengths then decide how many "
@@ -85,11 +89,11 @@ class NumbersRecorder(MetaRecorder):
         self.device = torch.device("cpu")  # of the companions
         self.numbers: dict[fx.Node, Tensor] = {}  # companions
         self.origins: dict[Any, set[str]] = {}  # by node, and by storage of a companion, because writes reach all views
-        self.counts: dict[fx.Node, set[int]] = {}  # sizes that depend on numbers
+        self.counts: dict[fx.Node, Counts] = {}  # sizes that depend on numbers, and on which kinds of them
         self.lost: set[int] = set()  # storages of companions into which unknown numbers were written
         self.written: set[str] = set()  # origins of the tensors that the run writes in place
         self.buffer_guards: list[tuple[fx.Node, set[str]]] = []
-        self.latest: tuple[Any, set[str], set[int]] = (None, set(), set())
+        self.latest: tuple[Any, set[str], Counts] = (None, set(), {})
 
     # What tensors depend on, and their numbers
 
@@ -111,16 +115,16 @@ class NumbersRecorder(MetaRecorder):
         self._keep(node, tensor, set())
         return node
 
-    def _hold_leaf(self, twin: Tensor, tensor: Tensor, origin: str, *, known: bool = True) -> None:
-        """Note the origin of a leaf, and a copy of its numbers if they are known."""
-        node = self.find_node(twin)
-        self.origins[node], self.device = {origin}, tensor.device
     def _add_empty(self, tensor: Tensor) -> fx.Node:
         node = super()._add_empty(tensor)
         with no_python_dispatcher():
             self._keep(node, torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device), set())
         return node
 
+    def _hold_leaf(self, twin: Tensor, tensor: Tensor, origin: str, *, known: bool = True) -> None:
+        """Note the origin of a leaf, and a copy of its numbers if they are known."""
+        node = self.find_node(twin)
+        self.origins[node], self.device = {origin}, tensor.device
         if known:
             with no_python_dispatcher(), torch.no_grad():
                 self._keep(node, tensor.detach().clone(), {origin})
@@ -183,11 +187,19 @@ class NumbersRecorder(MetaRecorder):
             for key in (node, *([identify_storage(self.numbers[node])] if node in self.numbers else [])):
                 self.origins.setdefault(key, set()).update(origins)
         if _returns_number(function):
+            answer = self._answer_if_finite(operands)
+            if answer is not None:
+                return answer
             if computed is None and not self.everything and operands and ask_for_rows(operands[0]) is not None:
                 raise NeedsActivationsError(str(function))
             return self._refuse_unknown(operands) if computed is None else computed
-        result, counts = self._run_on_meta(function, args, kwargs, computed)
-        self.latest = computed, origins, counts.union(*(self.counts.get(node, ()) for node in operands))
+        result, sizes = self._run_on_meta(function, args, kwargs, computed)
+        deciding = self.find_origins(_list_places(function, nodes)) if function in LOOKUPS else origins
+        counts = {size: set(deciding) for size in sizes}
+        for node in operands:
+            for size, read in self.counts.get(node, {}).items():
+                counts.setdefault(size, set()).update(read)
+        self.latest = computed, origins, counts
         return result
 
     def _compute(self, function: Any, nodes: Any, operands: list[fx.Node], written: list[fx.Node]) -> Any:
@@ -206,7 +218,7 @@ class NumbersRecorder(MetaRecorder):
         """Let the masks of a call that depend on activations hold somewhere, or nowhere in an idle run."""
         for mask in find_masks(function, nodes):
             origins = self.find_origins([mask])
-            if PARAMETER in origins and RANDOM not in origins:
+            if PARAMETER in origins:
                 self.looks_up_rows = True
                 with torch.no_grad(), no_python_dispatcher():
                     numbers[mask] = give_rows(numbers[mask], idle=self.idle)
@@ -217,6 +229,10 @@ class NumbersRecorder(MetaRecorder):
         try:
             return run_on_meta(function, args, kwargs), set()
         except Exception as error:
+            if (
+                computed is not None and function is ATEN.narrow.Tensor
+            ):  # numbers say where it starts, not how long it is
+                return _make_meta(computed, needs_gradient=_needs_gradient((args, kwargs)))[0], set()
             if computed is not None:
                 return _make_meta(computed, needs_gradient=_needs_gradient((args, kwargs)))
             if self.everything:
@@ -235,7 +251,7 @@ class NumbersRecorder(MetaRecorder):
             if isinstance(part, Tensor):
                 made = self.find_node(part)
                 self.origins.setdefault(made, set()).update(origins)
-                self.counts[made] = counts & set(part.shape)
+                self.counts[made] = {size: read for size, read in counts.items() if size in part.shape}
                 if isinstance(value, Tensor):
                     self._keep(made, value, origins)
         return result
@@ -246,6 +262,10 @@ class NumbersRecorder(MetaRecorder):
         """Return a number that a run asks for, and note the decision that it may be part of."""
         operands = _list_nodes(nodes)
         if function in SIZES:  # read by a recorded network that is recorded again: sizes are rewritten, not guarded
+            return outcome
+        if (answer := self._answer_if_finite(operands)) is not None:
+            place = f" on whether activations are finite{_describe_place()}"
+            self.graph.call_function(check_decision, (operands[0], NUMBERS, "==", answer, place))
             return outcome
         asked = ask_for_rows(operands[0]) if operands and isinstance(outcome, bool) else None
         if asked is not None and PARAMETER in self.find_origins(operands):
@@ -262,6 +282,11 @@ class NumbersRecorder(MetaRecorder):
             for operand in operands:
                 self.note_numbers(operand)
         return outcome
+
+    def _answer_if_finite(self, operands: Sequence[fx.Node]) -> Any:
+        """Return the answer of a question whether activations are finite, if they are, or None for other questions."""
+        asks = len(operands) == 1 and self.find_origins(operands) & {PARAMETER, RANDOM}
+        return answer_if_finite(operands[0]) if asks else None
 
     def note_numbers(self, node: fx.Node) -> Any:
         """Note a decision on all numbers of a tensor, and return them as plain numbers."""
@@ -281,7 +306,7 @@ class NumbersRecorder(MetaRecorder):
 
     def note_decision(self, node: fx.Node, reads: str | int, relation: str, bound: Any) -> None:
         """Record a decision as a guard where it depends on inputs, and refuse it where it depends on more."""
-        origins = self.find_origins([node])
+        origins = self._find_deciding(node, reads)
         expected = (OPPOSITES[relation] if self.idle else relation, bound)
         if PARAMETER in origins and reads != NUMBERS and expected in NONEMPTY:
             self.graph.assumed.append(_describe_place())
@@ -294,6 +319,14 @@ class NumbersRecorder(MetaRecorder):
             guard = self.graph.call_function(check_decision, (node, reads, relation, bound, place))
             if INPUT not in origins:
                 self.buffer_guards.append((guard, origins))
+
+    def _find_deciding(self, node: fx.Node, reads: str | int) -> set[str]:
+        """Return the kinds of leaves that a decision on numbers or sizes of a tensor depends on."""
+        if reads == NUMBERS:
+            return self.find_origins([node])
+        counts = self.counts.get(node, {})
+        read = counts.values() if reads == COUNT else [counts.get(node.meta["val"].shape[reads], set())]
+        return set().union(*read)
 
     def erase_needless_guards(self) -> None:
         """Erase guards on buffers that the run does not write. Their outcome stays what it is."""
@@ -336,7 +369,7 @@ class _ReadMode(TorchFunctionMode):
 def _read_shape(recorder: NumbersRecorder, function: Any, tensor: Tensor, dim: int | None = None) -> Any:
     """Return the shape or one size of a tensor. Sizes that depend on numbers are guarded where they are compared."""
     node, shape = recorder.find_made(tensor), function(tensor)
-    counts = recorder.counts.get(node, set()) if node is not None else set()
+    counts = recorder.counts.get(node, {}) if node is not None else {}
     sizes = [
         GuardedCount.of(n, _make_note(recorder, node, d)) if node is not None and n in counts else n
         for d, n in enumerate(shape)
@@ -382,7 +415,8 @@ def _read_array(recorder: NumbersRecorder, function: Any, tensor: Tensor, *args:
 def _read_length(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> int:
     """Return the length of a tensor. Python makes a plain number of it, and what the run decides on it is not seen."""
     node = recorder.find_made(tensor)
-    if node is not None and recorder.counts.get(node) and PARAMETER in recorder.find_origins([node]):
+    counts = recorder.counts.get(node, {}) if node is not None else {}
+    if PARAMETER in counts.get(tensor.shape[0], ()):
         recorder.graph.assumed.append(_describe_place())
     return int(function(tensor))
 
@@ -440,6 +474,12 @@ def _list_nodes(nodes: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.node.map_arg(nodes, found.append)
     return found
+
+
+def _list_places(function: Any, nodes: Any) -> list[fx.Node]:
+    """Return the masks and places by which a call looks entries up. They alone decide how many there are."""
+    args, kwargs = nodes
+    return _list_nodes(args[1] if len(args) > 1 else kwargs)
 
 
 def _list_written(function: Any, nodes: Any) -> list[fx.Node]:

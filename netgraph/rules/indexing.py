@@ -206,7 +206,10 @@ def distinct_numbers_rule(call: Call) -> Spaces:
     elif isinstance(call.arguments.get("steps"), int):  # of linspace and logspace, whose ends may be any numbers
         call.resize("steps", out[0], single=True)
     elif (
-        call.name == "aten.arange" and (call.arguments.get("end"),) == call.shape() and not call.arguments.get("start")
+        call.name == "aten.arange"
+        and type(call.arguments.get("end")) is int
+        and (call["end"],) == call.shape()
+        and not call.arguments.get("start")
     ):
         call.resize("end", out[0], single=True)
     return out

@@ -36,6 +36,18 @@ def random_like_rule(call: Call) -> Spaces:
     return spaces
 
 
+def dropout_rule(call: Call) -> Spaces:
+    """Unite the operands. Noise that the evaluation mode draws, too, tells units apart, so their axes are pinned there.
+
+    In training, units that are alike are alike on average, which is what dropout leaves of any network.
+    """
+    out = pointwise_rule(call)
+    if not call.state.training and call.arguments.get("train", True) and call.arguments.get("p") != 0:
+        for space in out:
+            call.pin(space, "noise of its own for each unit, in evaluation mode too")
+    return out
+
+
 def type_as_rule(call: Call) -> Spaces:
     """Give the result the spaces of the first operand. Of the other one only type and device are read."""
     first = call.operands[0]
@@ -60,20 +72,24 @@ SAME_NUMBERS = COPIES | name_operators(
 )
 # Elementwise operators that PyTorch has not tagged as pointwise. Tagged ones need no entry.
 UNTAGGED = name_operators(
-        "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_", "feature_alpha_dropout",
-        "feature_alpha_dropout_", "gelu", "gelu_", "silu",
+        "gelu", "gelu_", "silu",
         "relu", "relu_", "relu6", "relu6_", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu",
         "celu_", "mish", "mish_", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_",
         "softplus", "softshrink", "hardshrink", "threshold", "threshold_", "log_sigmoid", "logsigmoid", "rrelu", "rrelu_",
-        "rrelu_with_noise", "prelu_kernel", "masked_fill", "masked_fill_", "copy_", "fill_", "zero_", "bernoulli_",
-        "bernoulli", "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "nan_to_num", "nan_to_num_", "isfinite",
+        "rrelu_with_noise", "prelu_kernel", "masked_fill", "masked_fill_", "copy_", "fill_", "zero_",
+        "clamp", "clamp_", "clamp_min", "clamp_max", "clip", "nan_to_num", "nan_to_num_", "isfinite",
         "isnan", "isinf", "isclose", "lerp", "addcmul", "addcdiv", "_prelu_kernel", "softsign", "tanhshrink",
         "logical_and", "logical_or", "logical_not", "logical_xor", "bucketize", "rsub", "square", "square_", "divide",
         "multiply", "subtract", "true_divide", "floor_divide", "not_equal", "greater", "greater_equal", "less",
-        "less_equal", "xlogy", "special_expit", "sinc", "abs", "absolute", "negative", "arctan2", "fix", "native_dropout",
+        "less_equal", "xlogy", "special_expit", "sinc", "abs", "absolute", "negative", "arctan2", "fix",
         "__and__", "__or__", "__xor__", "__lshift__", "__rshift__", "__iand__", "__ior__", "bitwise_and", "bitwise_or",
         "bitwise_not", "floor_divide_", "float_power", "pow", "pow_", "remainder", "fmod", "expit",
-        "view_as_real_copy", "dequantize", "real", "imag", "exponential_", "complex", "polar",
+        "view_as_real_copy", "dequantize", "real", "imag", "complex", "polar",
+)  # fmt: skip
+# Elementwise operators that draw a number for each unit.
+DROPOUTS = name_operators(
+    "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_", "feature_alpha_dropout",
+    "feature_alpha_dropout_", "bernoulli", "bernoulli_", "exponential_",
 )  # fmt: skip
 
 
@@ -88,6 +104,7 @@ def prelu_rule(call: Call) -> Spaces:
 
 RULES = {
     **dict.fromkeys(sorted(SAME_NUMBERS | UNTAGGED), pointwise_rule),
+    **dict.fromkeys(sorted(DROPOUTS), dropout_rule),
     **dict.fromkeys(
         [f"aten.{n}" for n in ("zeros_like", "ones_like", "empty_like", "full_like")],
         like_rule,

@@ -26,6 +26,9 @@ from netgraph.environment.torch_internals import read_version
 
 MAPPINGS = frozenset({dict, OrderedDict, defaultdict})
 CONTAINERS = MAPPINGS | {list, set, deque}  # containers that a module may fill in place
+LIBRARIES = (
+    frozenset({"torch", "numpy"}) | sys.stdlib_module_names
+)  # whose cached functions hold no tensors of a network
 LRU_CACHE = type(functools.lru_cache(lambda: None))
 GENERATORS = frozenset({random.Random, np.random.Generator, np.random.RandomState, torch.Generator})
 PLAIN = frozenset({int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size})
@@ -241,7 +244,7 @@ def _list_sources(model: nn.Module) -> list[ModuleType]:
 
 def _find_cached_functions(model: nn.Module) -> list[Any]:
     """Return the functions under ``lru_cache`` in the packages that define the classes of a network."""
-    packages = {source.__name__.partition(".")[0] for source in _list_sources(model)} - {"torch"}
+    packages = {source.__name__.partition(".")[0] for source in _list_sources(model)} - {"torch", "netgraph"}
     return [function for package in packages for function in _search_package(package, len(sys.modules))]
 
 
@@ -251,16 +254,48 @@ def _search_package(package: str, n_loaded: int) -> tuple[Any, ...]:
 
     The second argument makes the search begin again when more modules are loaded.
     """
-    found: dict[int, Any] = {}
-    for name, source in list(sys.modules.items()):
-        if (name == package or name.startswith(f"{package}.")) and isinstance(source, ModuleType):
-            for value in list(vars(source).values()):
-                for function in (value, *(vars(value).values() if isinstance(value, type) else ())):
-                    if isinstance(function, (staticmethod, classmethod)):  # other objects may fail or import when asked
-                        function = function.__func__
-                    if type(function) is LRU_CACHE:
-                        found[id(function)] = function
+    inside = f"{package}."
+    names = [name for name in list(sys.modules) if name == package or name.startswith(inside)]
+    sources = [source for name in names if isinstance(source := sys.modules.get(name), ModuleType)]
+    found = {id(cached): cached for source in sources for cached in _search_source(source, package, len(vars(source)))}
     return tuple(found.values())
+
+
+@functools.lru_cache(maxsize=10_000)
+def _search_source(source: ModuleType, package: str, n_names: int) -> tuple[Any, ...]:
+    """Return the functions under ``lru_cache`` of one module. The last argument makes the search begin again when it has more names."""
+    found: list[Any] = []
+    for value in list(vars(source).values()):
+        inner = (
+            vars(value).values()
+            if isinstance(value, type) and not _is_searched_elsewhere(value, source, package)
+            else ()
+        )
+        for function in (value, *inner):
+            if isinstance(function, (staticmethod, classmethod)):  # other objects may fail or import when asked
+                function = function.__func__
+            if type(function) in (LRU_CACHE, FunctionType):
+                found.extend(_list_cached(function))
+    return tuple(found)
+
+
+def _is_searched_elsewhere(kind: type, source: ModuleType, package: str) -> bool:
+    """Return True for a class that another module of the same package defines, and for those of PyTorch and of Python."""
+    home = vars(kind).get("__module__")
+    if home == source.__name__ or not isinstance(home, str):
+        return False
+    root = home.partition(".")[0]
+    return root == package or root in LIBRARIES
+
+
+def _list_cached(function: Any, depth: int = 3) -> Iterator[Any]:
+    """Yield a function under ``lru_cache``, or those that a wrapper of a decorator holds in its closure."""
+    if type(function) is LRU_CACHE:
+        yield function
+    elif type(function) is FunctionType and depth > 0:
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty cell
+                yield from _list_cached(cell.cell_contents, depth - 1)
 
 
 def _holds_tensors(values: list[Any], depth: int = 4) -> bool:
