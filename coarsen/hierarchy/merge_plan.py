@@ -17,7 +17,7 @@ from netgraph.coarsen.matching.outer_units import restrict_to_unit, split_aggreg
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.partition.contract import Coarsener, check_aggregates, leaves_out
 from netgraph.coarsen.partition.metrics import quality
-from netgraph.coarsen.partition.target_size import choose_n_coarse
+from netgraph.coarsen.partition.target_size import choose_n_coarse, target_count
 from netgraph.coarsen.transfer.nested_transfer import NestedTransfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
@@ -82,6 +82,12 @@ class MergePlan:
         """Return the share of the units of an axis that stay. Groups whose channels merge inside them stay by default."""
         return 1.0 if axis.inner is not None and axis.name not in self.ratios else self.ratio(axis.name)
 
+    def count_coarse(self, axis: Axis, ratio: float, coarsener: str) -> int:
+        """Return the number of units to aim for. Of units that are chosen by rank, any number may go but the last ones."""
+        if axis.fewest and leaves_out(self.coarseners[coarsener]):
+            return max(target_count(axis.size, ratio, self.round_to), axis.fewest)
+        return choose_n_coarse(axis, ratio, self.round_to)
+
     def merges_alike(self, axis: Axis, spec: UnitSpec) -> bool:
         """Return True if the units of an axis merge alike in all units of its outer axis, or it has none."""
         if axis.within is None:
@@ -105,7 +111,9 @@ class MergePlan:
         measure : callable or None
             Measures units on calibration data (`netgraph.graph.axis_units.AxisUnits`).
         """
-        axes = [axis for axis in spec.free if axis.name not in self.kept]
+        only_leaves_out = all(leaves_out(coarsener) for coarsener in self.coarseners.values())
+        axes = spec.removable if only_leaves_out else spec.free
+        axes = [axis for axis in axes if axis.name not in self.kept]
         return MergeStep(self, spec, state, composed, measure, axes)
 
     def explain_nothing(self, spec: UnitSpec, budget: str | None) -> str:
@@ -191,11 +199,9 @@ class MergeStep:
         self, axis: Axis, ratio: float, judge: Judge | None
     ) -> tuple[Transfer | None, dict[str, float]]:
         """Return the transfer with the smallest error at a ratio, or None if the axis stays, and all errors by coarsener."""
-        n_coarse = choose_n_coarse(axis, ratio, self.plan.round_to)
-        if n_coarse >= axis.size:
-            return None, {}
         merge = self._merge_axis if self.plan.merges_alike(axis, self.spec) else self._merge_in_each
-        candidates = {name: merge(axis, name, n_coarse) for name in self.plan.coarseners}
+        counts = {name: self.plan.count_coarse(axis, ratio, name) for name in self.plan.coarseners}
+        candidates = {name: merge(axis, name, n) for name, n in counts.items() if n < axis.size}
         candidates = {name: t for name, t in candidates.items() if t.n_coarse < axis.size}
         if len(self.plan.coarseners) == 1 or not candidates:
             return next(iter(candidates.values()), None), {}

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netgraph.coarsen.transfer.transfer import Transfer
-from netgraph.errors import AggregatesError
-from netgraph.tracing.unit_spec import Term, term_size
+from netgraph.errors import AggregatesError, NetgraphError
+from netgraph.tracing.unit_spec import Term, UnitSpec, term_size
 
 Transfers = Mapping[str, Transfer]
 Dims = dict[int, tuple[Term, frozenset[str]]]  # by dimension of a tensor, its term and the axes that it sums over
@@ -76,6 +76,38 @@ class NestedTransfer(Transfer):
 
     def __repr__(self) -> str:
         return f"NestedTransfer({self.n_fine} -> {self.n_coarse} in each of {len(self.parts)} units of {self.within})"
+
+
+def count_coarse(spec: UnitSpec, transfers: Transfers) -> dict[str, int]:
+    """Return the number of coarse units of each axis with a transfer, and of the ranks that follow it.
+
+    If m units merge into each, 1 / m of the ranks stay. If units are only left out, all ranks stay.
+
+    Raises
+    ------
+    NetgraphError
+        Fewer units stay than are chosen.
+    """
+    sizes = {axis: t.n_coarse for axis, t in transfers.items()}
+    for axis, transfer in transfers.items():
+        together = int(transfer.sizes.max(initial=1))
+        if transfer.n_coarse * together < spec.axes[axis].fewest:
+            raise NetgraphError(
+                f"axis {axis!r} would keep {transfer.n_coarse} units, but {spec.axes[axis].fewest} are chosen for each row. Leave out "
+                "fewer."
+            )
+        for ranks in (ranks for ranks, units in spec.follows.items() if units == axis):
+            sizes[ranks] = spec.axes[ranks].size // together
+    return sizes
+
+
+def count_merged(spec: UnitSpec, transfers: Transfers) -> dict[str, int]:
+    """Return how many units of each axis the coarse ones stand for: all, or of chosen units those that were not left out."""
+    sizes = spec.sizes
+    for axis, transfer in transfers.items():
+        if spec.axes[axis].fewest:
+            sizes[axis] = int(transfer.sizes.sum())
+    return sizes
 
 
 def list_aggregates(transfer: Transfer) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.transfer.nested_transfer import compose_transfers, list_aggregates, make_transfer
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers, count_coarse, list_aggregates, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
@@ -93,7 +93,7 @@ def restore_levels(maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor
             axis: make_transfer(labels.numpy(), finest.spec.axes[axis].within) for axis, labels in step.items()
         }
         composed = compose_transfers(composed, transfers)
-        spec = finest.spec.with_sizes({axis: t.n_coarse for axis, t in composed.items()})
+        spec = finest.spec.with_sizes(count_coarse(finest.spec, composed))
         network = coarse_network(finest.model, finest.spec, composed)
         levels.append(Level(network, spec, transfers, flops=spec.flops))
     return HierarchyMaps(replace(maps.hierarchy, levels=levels))

@@ -17,6 +17,9 @@ from netgraph.rules.operator_call import Choice, Spaces, TraceState, source_line
 from netgraph.tracing.unit_spec import ExpertLayer, Term
 
 
+TOGETHER = "clones would have to be chosen together"  # the reason why units that are chosen by rank stay that may go one by one
+
+
 @dataclass(frozen=True)
 class Follower:
     """An axis of ranks, and the axis of the units that are ranked.
@@ -54,6 +57,19 @@ def find_followers(traces: Iterable[TraceState], leaves: Mapping[str, Spaces]) -
     return list(dict.fromkeys(_make_follower(choice) for choice in choices if _is_free(choice)))
 
 
+def count_fewest(traces: Iterable[TraceState]) -> dict[Atom, int]:
+    """Return the axes of chosen units from which single units may go, and how many must stay for all ranks.
+
+    A unit that goes is never chosen. The others and their ranks stay as they are, so clones matter for merging alone.
+    """
+    fewest: dict[Atom, int] = {}
+    for choice in (choice for trace in traces for choice in trace.choices):
+        units = sp.resolve(choice.among)
+        if len(units) == 1 and isinstance(units[0], Atom) and TOGETHER in (units[0].pinned or TOGETHER):
+            fewest[units[0]] = max(fewest.get(units[0], 0), sp.size_of(choice.chosen))
+    return fewest
+
+
 def _is_free(choice: Choice) -> bool:
     """Return True if units of a choice may still merge."""
     return any(not atom.pinned for space in (choice.among, choice.chosen) for atom in sp.iter_atoms(space))
@@ -76,7 +92,7 @@ def _find_obstacle(choice: Choice, choices: list[Choice], owned: set[Atom]) -> s
     n_ranks, n_units = sp.size_of(choice.chosen), sp.size_of(choice.among)
     one_of = f"{n_ranks} of {n_units} units are chosen by rank{place}"
     if n_ranks == 1:
-        return f"{one_of}, and clones would have to be chosen together"
+        return f"{one_of}, and {TOGETHER}"
     if not units:
         return next((a.pinned for a in sp.iter_atoms(choice.among) if a.pinned), one_of)
     if len(units) > 1 or not isinstance(units[0], Atom):
@@ -89,7 +105,7 @@ def _find_obstacle(choice: Choice, choices: list[Choice], owned: set[Atom]) -> s
         return f"{one_of}, with ranks that another axis shares"
     together = math.gcd(units[0].size, *(sp.size_of(c.chosen) for c in choices if _find_free_factors(c.among) == units))
     if together == 1:
-        return f"{one_of}, and clones would have to be chosen together, but these numbers have no common divisor"
+        return f"{one_of}, and {TOGETHER}, but these numbers have no common divisor"
     return None
 
 
