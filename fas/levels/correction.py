@@ -24,7 +24,7 @@ from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.smoother import Value
 from netgraph.fas.levels.tau import CoarseProblem, mean_value
-from netgraph.fas.levels.vectors import Vector, assign, copy_vector, dot
+from netgraph.fas.levels.vectors import Vector, as_real, assign, copy_vector, dot, has_directions
 
 
 @dataclass
@@ -125,8 +125,8 @@ def blend(maps: Maps, level: int, fine: Grid, coarse: Grid, share: float) -> Cor
     for name, y in coarse.x.items():
         for member, value in maps.prolong(level, {name: y}).items():
             x = fine.x[member]
-            if y.is_floating_point():
-                squares += float((value - x).square().sum()) if member in fine.smoother.named else 0.0
+            if has_directions(y):
+                squares += float(as_real(value - x).square().sum()) if member in fine.smoother.named else 0.0
                 x.lerp_(value, share)
             elif x.shape == value.shape:
                 x.copy_(value)
@@ -167,7 +167,7 @@ def _write_correction(
     """Write start + length d to the fine level. Integer buffers are taken from y."""
     for name, y in coarse.x.items():
         family = maps.family(level, name)
-        if not y.is_floating_point():
+        if not has_directions(y):
             for member in family:
                 if fine.x[member].shape == y.shape:
                     fine.x[member].copy_(y)

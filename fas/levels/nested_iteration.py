@@ -15,7 +15,7 @@ from torch import Tensor
 
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps
-from netgraph.fas.levels.vectors import Vector, assign, subtract_vectors
+from netgraph.fas.levels.vectors import Vector, as_real, assign, has_directions, subtract_vectors
 from netgraph.fas.options import Split
 
 
@@ -39,7 +39,7 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
     ) in coarse.x.items():  # one family at a time, because a second x would need as much memory as the network
         family = maps.family(level, name)
         prolonged, detail = maps.prolong(level, {name: y}), dict[str, Tensor]()
-        if split.gamma and y.is_floating_point():
+        if split.gamma and has_directions(y):
             detail = _compute_detail(maps, level, {member: fine.x[member] for member in family})
         noise: Vector = {}
         if split.kind != "none" and split.noise:
@@ -61,5 +61,6 @@ def _compute_detail(maps: Maps, level: int, x0: Vector) -> Vector:
 
 def _draw_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     """Return normal noise of the size of a tensor's root mean square."""
-    noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
-    return noise * x.square().mean().sqrt()
+    pairs = as_real(x)
+    noise = torch.randn(pairs.shape, generator=generator, dtype=torch.float32).to(pairs) * pairs.square().mean().sqrt()
+    return torch.view_as_complex(noise) if x.is_complex() else noise

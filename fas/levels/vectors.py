@@ -16,8 +16,18 @@ Vector = dict[str, Tensor]
 
 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Return <a, b> in double precision. A name that one of the two lacks counts as zero."""
-    return float(sum(torch.sum(a[name] * b[name], dtype=torch.float64) for name in a if name in b))
+    """Return <a, b> in double precision. A name that one of the two lacks counts as zero. Complex numbers are pairs of real ones."""
+    return float(sum(torch.sum(as_real(a[name]) * as_real(b[name]), dtype=torch.float64) for name in a if name in b))
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Return complex numbers as pairs of real ones, and other numbers as they are."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def has_directions(tensor: Tensor) -> bool:
+    """Return True for real and complex numbers, which corrections may move. Integers, which count, are copied."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def norm(a: Mapping[str, Tensor]) -> float:

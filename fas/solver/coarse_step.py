@@ -18,7 +18,7 @@ from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.moments import carry_moments_down, correct_moments, set_moments
 from netgraph.fas.levels.tau import CoarseProblem, form_coarse_problem, mean_value, measure_gap, refusal_reason
-from netgraph.fas.levels.vectors import assign, copy_vector
+from netgraph.fas.levels.vectors import assign, copy_vector, has_directions
 from netgraph.fas.options import Options
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength, bound_flops_per_row
 from netgraph.fas.solver.cycles import Visit
@@ -163,7 +163,7 @@ def _start_coarse_level(run: CoarseStepRun, level: int, coarse_problem: CoarsePr
     """Give the coarse level its right-hand side, a copy of inject x to subtract later, and moments."""
     fine, coarse = run.grids[level], run.grids[level + 1]
     coarse.rhs, coarse.position, run.coarse_problems[level] = coarse_problem.rhs, 0, coarse_problem
-    coarse.injected = copy_vector({n: t for n, t in coarse.x.items() if t.is_floating_point()})
+    coarse.injected = copy_vector({n: t for n, t in coarse.x.items() if has_directions(t)})
     with run.ledger.clock(level, "transfer"):
         carried = run.options.smoothing_of(level).moments
         set_moments(coarse.smoother, carry_moments_down(run.maps, level, fine.smoother) if carried else {})
