@@ -8,7 +8,9 @@ recording can: an operator that the recorded graph calls otherwise, or a backwar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -95,7 +97,8 @@ class _Comparison:
     def compare(self, example: Any) -> None:
         """Compare on the first example on which both run."""
         numbers = (draw_numbers, repeat_entries)
-        for other in (*resize_example(example, self.spec, numbers), *fill_example(example, numbers), example):
+        others = chain(resize_example(example, self.spec, numbers), fill_example(example, numbers), [example])
+        for other in others:
             try:
                 expected = self._run(self.model, other)
             except Exception:  # the network itself may refuse other sizes or numbers, in many ways
@@ -125,7 +128,9 @@ class _Comparison:
             n: t.detach().clone().requires_grad_(n in names and t.is_floating_point()) for n, t in self.state.items()
         }
         with (
-            preserve_attributes(model),
+            preserve_attributes(model)
+            if model is self.model
+            else nullcontext(),  # a recorded graph keeps no attributes
             fixed_seed(self.seed),
             swap_state(model, state),
             disable_fused_attention(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from netgraph.tracing.unit_spec import Plan, Rewrite, UnitSpec, term_axes, term_
 MODE_FLAGS = frozenset(
     {"train", "training", "use_input_stats", "dropout_p"}
 )  # arguments that tell training from evaluation
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 def find_difference(
@@ -64,6 +67,56 @@ def find_difference(
     return _compare_results(first, second, matched)
 
 
+def align_modes(evaluation: Recording, training: Recording) -> dict[str, str] | None:
+    """Return the nodes of a training mode that evaluation has too, by name, with their names in evaluation.
+
+    Training may make more calls: paths that are dropped, counters of running statistics. Evaluation then reads what such calls were given.
+
+    Parameters
+    ----------
+    evaluation, training : Recording
+
+    Returns
+    -------
+    dict of str to str or None
+        None if evaluation makes a call that training does not make, with other arguments than `MODE_FLAGS`, or in another order.
+    """
+    matched = _match_leaves(training, evaluation)
+    passed: dict[fx.Node, frozenset[fx.Node]] = {}  # calls of training alone, with what evaluation reads in their place
+    remaining = iter(_list_calls(evaluation.graph))
+    b = next(remaining, None)
+    for a in _list_calls(training.graph):
+        if b is not None and a.target is b.target and _make_same_call(a, b, matched, passed):
+            matched[b] = a
+            b = next(remaining, None)
+        else:
+            passed[a] = _list_passed(a, passed)
+    if b is not None or _compare_results(training, evaluation, matched, passed) is not None:
+        return None
+    return {a.name: b.name for b, a in matched.items()}
+
+
+def _make_same_call(
+    a: fx.Node, b: fx.Node, matched: Mapping[fx.Node, fx.Node], passed: Mapping[fx.Node, frozenset[fx.Node]]
+) -> bool:
+    """Return True if two calls of one operator have the same arguments, apart from those that tell the modes apart."""
+    if _are_same((a.args, a.kwargs), (b.args, b.kwargs), matched, passed):
+        return True
+    left, right = bind_arguments(a), bind_arguments(b)
+    return left.keys() == right.keys() and all(
+        name in MODE_FLAGS or _are_same(value, right[name], matched, passed) for name, value in left.items()
+    )
+
+
+def _list_passed(call: fx.Node, passed: Mapping[fx.Node, frozenset[fx.Node]]) -> frozenset[fx.Node]:
+    """Return the operands of a call that have the shape of its result, and what such operands stand for themselves."""
+    result = call.meta.get("val")
+    if not isinstance(result, Tensor):
+        return frozenset()
+    alike = [n for n in call.all_input_nodes if isinstance(x := n.meta.get("val"), Tensor) and x.shape == result.shape]
+    return frozenset(alike).union(*(passed[n] for n in alike if n in passed))
+
+
 def _list_calls(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function"]
 
@@ -78,10 +131,15 @@ def _match_leaves(first: Recording, second: Recording) -> dict[fx.Node, fx.Node]
     }
 
 
-def _compare_results(first: Recording, second: Recording, matched: Mapping[fx.Node, fx.Node]) -> str | None:
+def _compare_results(
+    first: Recording,
+    second: Recording,
+    matched: Mapping[fx.Node, fx.Node],
+    passed: Mapping[fx.Node, frozenset[fx.Node]] = NOTHING,
+) -> str | None:
     """Return a difference of the outputs of two graphs, or of how they nest."""
     ends = [next(node for node in reversed(r.graph.nodes) if node.op == "output").args for r in (first, second)]
-    if not _are_same(ends[0], ends[1], matched):
+    if not _are_same(ends[0], ends[1], matched, passed):
         return "its outputs come from other operators"
     return None if first.outputs == second.outputs else "its outputs nest differently, or hold other numbers"
 
@@ -133,21 +191,28 @@ def _compare_arguments(
     return f"{operator_name(a.target)} is called with {name} {_format(left.get(name))} and {_format(right.get(name))}{source_line(a)}"
 
 
-def _are_same(a: Any, b: Any, matched: Mapping[fx.Node, fx.Node]) -> bool:
+def _are_same(
+    a: Any,
+    b: Any,
+    matched: Mapping[fx.Node, fx.Node],
+    passed: Mapping[fx.Node, frozenset[fx.Node]] = NOTHING,
+) -> bool:
     """Return True if two arguments are equal, and nodes in them at the same place of their graphs."""
     kind = type(a)
     if kind is fx.Node:
-        return matched.get(b) is a if type(b) is fx.Node else False
+        twin = matched.get(b) if type(b) is fx.Node else None
+        return twin is a or (twin is not None and twin in passed.get(a, ()))
+    if kind is int or kind is str:  # the commonest first
+        return bool(type(b) is kind and a == b)
     if isinstance(a, (list, tuple)):
-        return (
-            isinstance(b, (list, tuple))
-            and len(a) == len(b)
-            and all(_are_same(x, y, matched) for x, y in zip(a, b, strict=True))
-        )
+        if not isinstance(b, (list, tuple)) or len(a) != len(b):
+            return False
+        return all(_are_same(x, y, matched, passed) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_are_same(a[k], b[k], matched) for k in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(_are_same(a[k], b[k], matched, passed) for k in a)
     if isinstance(a, slice):
-        return type(b) is slice and _are_same((a.start, a.stop, a.step), (b.start, b.stop, b.step), matched)
+        parts = (a.start, a.stop, a.step)
+        return type(b) is slice and _are_same(parts, (b.start, b.stop, b.step), matched, passed)
     return bool(kind is type(b) and (a == b or a != a))
 
 

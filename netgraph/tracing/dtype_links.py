@@ -135,10 +135,9 @@ def _read_single(tensor: Tensor) -> float | None:
     return float(first) if tensor.numel() and bool((tensor == first).all()) else None
 
 
-def copy_links(links: DtypeLinks, first: fx.Graph, second: fx.Graph) -> DtypeLinks:
-    """Return the links of a graph for another graph that makes the same calls."""
-    names = {a.name: b.name for a, b in pair_calls(first, second)}
-    return replace(links, arguments={names[name]: values for name, values in links.arguments.items()})
+def copy_links(links: DtypeLinks, names: Mapping[str, str]) -> DtypeLinks:
+    """Return the links of a graph for one that makes the same calls, or some of them. ``names`` are those that its nodes have there."""
+    return replace(links, arguments={names[name]: values for name, values in links.arguments.items() if name in names})
 
 
 def pair_calls(first: fx.Graph, second: fx.Graph) -> Iterator[tuple[fx.Node, fx.Node]]:

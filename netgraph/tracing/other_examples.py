@@ -1,13 +1,16 @@
-"""Other examples than the user's: of other sizes along the free dimensions, and with other numbers."""
+"""Other examples than the user's, of other sizes along the free dimensions or with other numbers, and the recordings made on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from netgraph.recording.operators.guards import list_decisions
+from netgraph.recording.recorder import Recording, record_network
 from netgraph.tracing.unit_spec import UnitSpec, term_axes, term_size
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
@@ -44,13 +47,17 @@ def fill_example(example: Any, fills: Sequence[Fill], shapes: Sequence[Sequence[
 
 
 def _list_other_sizes(spec: UnitSpec) -> Iterator[dict[str, int]]:
-    """Yield sizes of all axes. The free ones have one unit more, all and then each alone, or twice and three times as many."""
+    """Yield sizes of all axes. The free ones have one unit more, two more and so on, so that two of one size can be told apart.
+
+    A network may refuse that: then all have one unit more, each alone has, or all have twice and three times as many.
+    """
     sizes = spec.sizes
     read = {axis for terms in spec.input_terms for term in terms for axis in term_axes(term)}
     free = sorted(spec.dynamic & read)
     if not free:
         return
-    yield {**sizes, **{axis: sizes[axis] + 1 for axis in free}}
+    for step in (1, 0) if len(free) > 1 else (0,):
+        yield {**sizes, **{axis: sizes[axis] + 1 + step * i for i, axis in enumerate(free)}}
     for axis in free if len(free) > 1 else ():
         yield {**sizes, axis: sizes[axis] + 1}
     for times in (2, 3):
@@ -98,3 +105,64 @@ def repeat_entries(leaf: Tensor, shape: Shape) -> Tensor:
 
 NUMBER_FILLS: tuple[Fill, ...] = (draw_numbers, draw_negated, draw_entries, repeat_entries)
 GUARDED_FILLS: tuple[Fill, ...] = (repeat_entries, draw_entries)  # decisions on numbers are guards already
+
+
+@dataclass
+class OtherRecordings:
+    """The second recordings of a network, under other conditions than the first ones. Each is made once.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    first : dict of str to Recording
+        The first recordings, by mode.
+    before : callable, optional
+        Map of the inputs, as `netgraph.trace` takes it.
+    """
+
+    model: nn.Module
+    first: Mapping[str, Recording]
+    before: Callable[[Tensor], Tensor] | None
+    links: dict[int, Any] = field(default_factory=dict)  # what was found in a recording, by its id
+    _made: list[tuple[str, torch.dtype | None, list[Tensor], Recording | None]] = field(default_factory=list)
+
+    def record(self, mode: str, example: Any, dtype: torch.dtype | None = None) -> Recording | None:
+        """Return a recording under other conditions, or None if the network does not run so, or decides otherwise."""
+        leaves: list[Tensor] = []
+        build_structure(normalize_example(example), leaves)
+        for other_mode, other_dtype, other_leaves, made in self._made:
+            if (mode, dtype) == (other_mode, other_dtype) and self._are_alike(mode, leaves, other_leaves):
+                return made
+        made = self._record(mode, example, dtype)
+        self._made.append((mode, dtype, leaves, made))
+        return made
+
+    def find_resized(self, mode: str) -> Recording | None:
+        """Return the first recording of a mode on an example of other sizes, or None."""
+        sizes = _list_shapes(self.first[mode])
+        made = (made for other, _, _, made in self._made if other == mode and made is not None)
+        return next((recording for recording in made if _list_shapes(recording) != sizes), None)
+
+    def _are_alike(self, mode: str, a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+        """Return True if two examples have the same shapes, and the same numbers where a recording reads them."""
+        if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
+            return False
+        way = self.first[mode].way
+        reads = way == "numbers" or way.endswith("real")
+        return not reads or all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    def _record(self, mode: str, example: Any, dtype: torch.dtype | None) -> Recording | None:
+        first = self.first[mode]
+        try:
+            second = record_network(
+                self.model, example, training=mode == "train", before=self.before, seed=SEED, attributes=first.changed, way=first.way,
+                dtype=dtype,
+            )  # fmt: skip
+        except Exception:  # the network itself may refuse other sizes or numbers, in many ways
+            return None
+        same_way = list_decisions(second.graph) == list_decisions(first.graph)
+        return second if same_way else None  # the coarse network refuses inputs with other decisions
+
+
+def _list_shapes(recording: Recording) -> list[Any]:
+    return [node.meta["val"].shape for node in recording.graph.nodes if node.op == "placeholder"]

@@ -8,25 +8,23 @@ the first run left behind. The two graphs are compared call by call. Sizes may d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from netgraph.errors import TraceError, describe_error
 from netgraph.recording.forward.followed_dtype import find_own_dtype
-from netgraph.recording.operators.guards import list_decisions
 from netgraph.recording.operators.idle_rows import skip_rows, tidy_graph
 from netgraph.recording.recorder import Recording, record_network
-from netgraph.tracing.compare_recordings import MODE_FLAGS, find_difference, find_wrong_size
+from netgraph.tracing.compare_recordings import align_modes, find_difference, find_wrong_size
 from netgraph.tracing.dtype_links import choose_other_dtype, copy_links, link_dtypes
 from netgraph.tracing.other_examples import (
     GUARDED_FILLS,
     NUMBER_FILLS,
-    SEED,
     Fill,
+    OtherRecordings,
     fill_example,
     make_empty,
     resize_example,
@@ -34,26 +32,23 @@ from netgraph.tracing.other_examples import (
 from netgraph.tracing.unit_spec import UnitSpec
 
 
-def check_recordings(
-    model: nn.Module,
-    example: Any,
-    recordings: Mapping[str, Recording],
-    spec: UnitSpec,
-    before: Callable[[Tensor], Tensor] | None = None,
-) -> UnitSpec:
+class SizeDifferenceError(Exception):
+    """A recording on other sizes differs, and nobody has asked why yet."""
+
+
+def check_recordings(others: OtherRecordings, example: Any, spec: UnitSpec, *, explain: bool = True) -> UnitSpec:
     """Record a network again under other conditions, and keep what holds.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    others : OtherRecordings
+        The network and its first recordings, by mode, ``"train"`` and ``"eval"``.
     example : Tensor, tuple or dict
         Inputs of the recordings.
-    recordings : dict of str to Recording
-        By mode, ``"train"`` and ``"eval"``.
     spec : UnitSpec
         Trace of the recordings.
-    before : callable, optional
-        Map of the inputs, as `netgraph.trace` takes it.
+    explain : bool, default True
+        Find out why a recording on other sizes differs, which costs more recordings.
 
     Returns
     -------
@@ -65,40 +60,45 @@ def check_recordings(
     ------
     TraceError
         The recording of the evaluation mode does not hold.
+    SizeDifferenceError
+        A recording on other sizes differs, without ``explain``.
     """
-    for mode, recording in recordings.items():
+    for mode, recording in others.first.items():
         wrong = find_wrong_size(recording, spec.plans[mode], spec)
         if wrong is not None:
             raise TraceError(f"a rule of netgraph reads a size wrongly: {wrong}. Please report the network.")
-    checkers = {mode: _Checker(model, example, recordings[mode], mode, before) for mode in recordings}
+    checkers = {mode: _Checker(others, example, mode, explain) for mode in others.first}
     if "train" in spec.unrecorded:
         return checkers["eval"].check(spec)
-    if find_difference(recordings["eval"], recordings["train"], ignored=MODE_FLAGS) is None:
+    names = align_modes(others.first["eval"], others.first["train"])
+    if names is not None:
         checked = checkers["train"].check(spec)  # evaluation makes the same calls
         if "train" not in checked.unrecorded:
-            return _share_dtypes(checked)
+            return _share_dtypes(checked, names)
     return checkers["train"].check(checkers["eval"].check(spec))
 
 
-def _share_dtypes(spec: UnitSpec) -> UnitSpec:
+def _share_dtypes(spec: UnitSpec, names: Mapping[str, str]) -> UnitSpec:
     """Return a spec whose evaluation mode follows the network's precision where its training mode does, which makes the same calls."""
     plans = spec.plans
     links = plans["train"].dtypes
     if links is None:
         return spec
-    copied = copy_links(links, plans["train"].graph, plans["eval"].graph)
-    return replace(spec, plans={**plans, "eval": replace(plans["eval"], dtypes=copied)})
+    return replace(spec, plans={**plans, "eval": replace(plans["eval"], dtypes=copy_links(links, names))})
 
 
 @dataclass(frozen=True)
 class _Checker:
     """Records one mode again and compares."""
 
-    model: nn.Module
+    others: OtherRecordings
     example: Any
-    first: Recording
     mode: str
-    before: Callable[[Tensor], Tensor] | None
+    explain: bool
+
+    @property
+    def first(self) -> Recording:
+        return self.others.first[self.mode]
 
     def check(self, spec: UnitSpec) -> UnitSpec:
         """Return the spec as far as the recording holds."""
@@ -106,25 +106,31 @@ class _Checker:
             return self._refuse(spec, f"it draws random numbers from {' and '.join(self.first.draws)}")
         if self.first.assumed and (difference := self._compare_idle()) is not None:
             return self._refuse(spec, difference)
-        other = choose_other_dtype(self.model, self.first)
+        other = choose_other_dtype(self.others.model, self.first)
         for example in resize_example(self.example, spec, self._fills):
             if other is not None and (linked := self._check_in(other, example, spec)) is not None:
                 return linked
-            second = self._record_again(example)
+            second = self.others.record(self.mode, example)
             if second is not None:
                 difference = find_difference(self.first, second, spec.plans[self.mode], spec)
-                return spec if difference is None else self._find_cause(spec, difference)
+                if difference is None:
+                    return spec
+                if not self.explain:
+                    raise SizeDifferenceError(difference)
+                return self._find_cause(spec, difference)
         difference = self._compare_same_size()
         return spec if difference is None else self._refuse(spec, self._explain(difference))
 
     def _check_in(self, dtype: torch.dtype, example: Any, spec: UnitSpec) -> UnitSpec | None:
         """Return the spec with what follows the network's precision, if the recording holds in another one too."""
-        second = self._record_again(example, dtype)
-        own = find_own_dtype(self.model.parameters())
+        second = self.others.record(self.mode, example, dtype)
+        own = find_own_dtype(self.others.model.parameters())
         if second is None or own is None:
             return None
         plan = spec.plans[self.mode]
-        links = link_dtypes(self.first, second, own, dtype)
+        links = self.others.links.get(id(second))
+        if links is None:
+            links = self.others.links[id(second)] = link_dtypes(self.first, second, own, dtype)
         if find_difference(self.first, second, plan, spec) is not None:
             return None
         return replace(spec, plans={**spec.plans, self.mode: replace(plan, dtypes=links)})
@@ -146,7 +152,7 @@ class _Checker:
     def _compare_same_size(self) -> str | None:
         """Return the first difference from a recording on an example of the same sizes."""
         for example in fill_example(self.example, self._fills):
-            second = self._record_again(example)
+            second = self.others.record(self.mode, example)
             difference = None if second is None else find_difference(self.first, second)
             if difference is not None:
                 return difference
@@ -161,9 +167,7 @@ class _Checker:
                 f"rows that a mask lets through are used otherwise than at their places, and there may be none{place}"
             )
         try:
-            idle = record_network(
-                self.model, self.example, training=self.mode == "train", before=self.before, idle=True
-            )
+            idle = self._record_first(idle=True)
         except Exception as error:  # the network may not run so, in many ways
             return f"it does not run where a mask of activations holds nowhere{place} ({describe_error(error)})"
         for graph in (rest, idle.graph):
@@ -178,9 +182,7 @@ class _Checker:
     def _explain(self, difference: str) -> str:
         """Return the reason why two recordings on examples of the same sizes differ."""
         names = sorted({name for _, name, _ in self.first.changed})
-        alone = record_network(
-            self.model, self.example, training=self.mode == "train", before=self.before, way=self.first.way
-        )
+        alone = self._record_first(way=self.first.way)
         if find_difference(self.first, alone) is not None:
             return f"two runs on the same example differ: {difference}"
         if self._fills != (make_empty,):
@@ -201,14 +203,9 @@ class _Checker:
             "and after it separately."
         )
 
-    def _record_again(self, example: Any, dtype: torch.dtype | None = None) -> Recording | None:
-        """Return a recording under other conditions, or None if the network does not run so."""
-        try:
-            second = record_network(
-                self.model, example, training=self.mode == "train", before=self.before, seed=SEED,
-                attributes=self.first.changed, way=self.first.way, dtype=dtype,
-            )  # fmt: skip
-        except Exception:  # the network itself may refuse other sizes or numbers, in many ways
-            return None
-        same_way = list_decisions(second.graph) == list_decisions(self.first.graph)
-        return second if same_way else None  # the coarse network refuses inputs with other decisions
+    def _record_first(self, **conditions: Any) -> Recording:
+        """Return another recording on the example itself."""
+        others = self.others
+        return record_network(
+            others.model, self.example, training=self.mode == "train", before=others.before, **conditions
+        )

@@ -6,16 +6,14 @@ dimension that changed from the same number to the same number. Graph networks h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from netgraph.recording.operators.guards import list_decisions
-from netgraph.recording.recorder import Recording, record_network
 from netgraph.rules.operator_call import bind_arguments
-from netgraph.tracing.other_examples import GUARDED_FILLS, fill_example, make_empty
-from netgraph.tracing.unit_spec import UnitSpec, term_axes, term_size
+from netgraph.tracing.other_examples import GUARDED_FILLS, OtherRecordings, make_empty, resize_example
+from netgraph.tracing.unit_spec import UnitSpec
 
 
 class SizeLink(NamedTuple):
@@ -29,49 +27,28 @@ class SizeLink(NamedTuple):
 Links = Mapping[str, list[SizeLink]]  # by name of the call
 
 
-def link_sizes(
-    model: nn.Module,
-    example: Any,
-    recordings: Mapping[str, Recording],
-    spec: UnitSpec,
-    before: Callable[[Tensor], Tensor] | None = None,
-) -> dict[str, Links]:
-    """Record a network on other sizes, and return the links between its sizes for each mode.
+def link_sizes(others: OtherRecordings, example: Any, spec: UnitSpec) -> dict[str, Links]:
+    """Compare a network's recordings with others on other sizes, and return the links between its sizes for each mode.
 
     Parameters
     ----------
-    model : torch.nn.Module
+    others : OtherRecordings
+        The network and its first recordings, by mode, ``"train"`` and ``"eval"``.
     example : Tensor, tuple or dict
         Inputs of the recordings.
-    recordings : dict of str to Recording
-        By mode, ``"train"`` and ``"eval"``.
     spec : UnitSpec
         Trace of the recordings, which says which dimensions of the inputs are free.
-    before : callable, optional
-        Map of the inputs, as `netgraph.trace` takes it.
     """
     links: dict[str, Links] = {}
-    for mode, first in recordings.items():
-        links[mode] = {}
-        for other in _resize_each_otherwise(example, spec, meta=first.way == "meta"):
-            try:
-                second = record_network(model, other, training=mode == "train", before=before, way=first.way)
-            except Exception:  # the network itself may refuse other sizes, in many ways
-                continue
-            if list_decisions(second.graph) == list_decisions(first.graph):
-                links[mode] = find_links(first.graph, second.graph)
+    for mode, first in others.first.items():
+        fills = (make_empty,) if first.way == "meta" else GUARDED_FILLS
+        second = others.find_resized(mode)
+        for other in resize_example(example, spec, fills) if second is None else ():
+            second = others.record(mode, other)
+            if second is not None:
                 break
+        links[mode] = {} if second is None else find_links(first.graph, second.graph)
     return links
-
-
-def _resize_each_otherwise(example: Any, spec: UnitSpec, *, meta: bool) -> Iterator[Any]:
-    """Yield examples whose free dimensions grow by numbers of their own, so that two of one size can be told apart."""
-    sizes = spec.sizes
-    free = sorted(spec.dynamic & {a for terms in spec.input_terms for term in terms for a in term_axes(term)})
-    for step in (1, 0):
-        grown = {**sizes, **{axis: sizes[axis] + 1 + step * i for i, axis in enumerate(free)}}
-        shapes = [[term_size(term, grown) for term in terms] for terms in spec.input_terms]
-        yield from fill_example(example, (make_empty,) if meta else GUARDED_FILLS, shapes)
 
 
 def find_links(first: fx.Graph, second: fx.Graph) -> Links:
