@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netgraph.graph.expert_activations import collect_expert_activations
 from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.rules.operators import LAYER_OVERLOADS, LINEAR
@@ -17,7 +18,7 @@ MAX_SAMPLES = 4096  # activations of each unit that are kept
 
 
 def collect_activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence[Any]) -> dict[str, Tensor]:
-    """Return the activations of each axis' units, as linear layers and convolutions read them.
+    """Return the activations of each axis' units, as linear layers and convolutions read them, and the outputs of experts.
 
     Parameters
     ----------
@@ -44,7 +45,10 @@ def collect_activations(network: GraphNetwork, spec: UnitSpec, batches: Sequence
                 activations.setdefault(axis, []).extend(
                     iter_unit_rows(arguments[0], dim, spec.parameters[name][1], axis, spec.sizes)
                 )
-    return {axis: _subsample_columns(torch.cat(parts, 1)) for axis, parts in activations.items()}
+    found = {axis: _subsample_columns(torch.cat(parts, 1)) for axis, parts in activations.items()}
+    if not spec.experts:
+        return found
+    return {**collect_expert_activations(network, spec, batches[0], MAX_SAMPLES), **found}
 
 
 def _subsample_columns(matrix: Tensor) -> Tensor:
