@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -59,7 +60,7 @@ def align_blocks(spec: UnitSpec, state: Mapping[str, Tensor], step: ChainCoarsen
 def _find_orders(spec: UnitSpec, state: Mapping[str, Tensor], chain: Chain, blocks: tuple[str, str]) -> Orders:
     """Return for each parameter of the second block the order of its dimensions that run over inner units."""
     names = {f"{blocks[1]}.{name}" for name in chain.names}
-    params = {name: state[name] for name in names if state[name].is_floating_point()}
+    params = {name: state[name] for name in names if state[name].is_floating_point() or state[name].is_complex()}
     permuted, axis_orders = dict(params), dict[str, NDArray[np.int64]]()
     twins = _find_inner_axes(spec, chain, blocks)
     for _ in range(PASSES):
@@ -129,4 +130,6 @@ def _iterate_rows(spec: UnitSpec, name: str, axis: str, state: Mapping[str, Tens
     """
     if name in state and state[name].ndim > 1:
         for dim, term in enumerate(spec.parameters.get(name, ())):
-            yield from iter_unit_rows(state[name].detach().double().cpu(), dim, term, axis, spec.sizes)
+            tensor = state[name].detach().cpu()
+            numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            yield from iter_unit_rows(numbers.double(), dim, term, axis, spec.sizes)

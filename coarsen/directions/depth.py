@@ -115,11 +115,21 @@ def coarsen_chain(
     return ChainCoarsening(chain, Transfer(np.argsort(np.argsort(first))[inverse]))
 
 
+def _has_mean(tensor: Tensor) -> bool:
+    """Return True for real and complex numbers. Integers, which count, are copied."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _list_numbers(tensor: Tensor) -> Tensor:
+    """Return all numbers of a tensor in double precision, those of complex ones in pairs."""
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten().double()
+
+
 def build_block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
     """Return the path graph of the blocks of a chain. An edge weighs (1 + cosine of all their parameters) / 2."""
-    floating = [name for name in chain.names if state[f"{chain.name}.{name}"].is_floating_point()]
+    names = [name for name in chain.names if _has_mean(state[f"{chain.name}.{name}"])]
     units = torch.stack(
-        [torch.cat([state[f"{block}.{name}"].flatten().double() for name in floating]) for block in chain.blocks]
+        [torch.cat([_list_numbers(state[f"{block}.{name}"]) for name in names]) for block in chain.blocks]
     )
     cosines = torch.nn.functional.cosine_similarity(units[1:], units[:-1]).numpy()
     weights = np.clip((1 + cosines) / 2, 1e-12, 1.0)
@@ -198,7 +208,7 @@ class DepthMap:
             elif name == family.members[0] and all(member in state for member in family.members):
                 parts = [_permute_dims(state[member], self.orders.get(member, {})) for member in family.members]
                 divisor = len(parts) ** power if family.is_end == ends else 1
-                out[name] = _sum_parts(parts, divisor) if tensor.is_floating_point() else tensor.clone()
+                out[name] = _sum_parts(parts, divisor) if _has_mean(tensor) else tensor.clone()
         return out
 
     def _up(self, state: Mapping[str, Tensor], *, ends: bool, power: int = 1) -> dict[str, Tensor]:
@@ -207,7 +217,7 @@ class DepthMap:
         for name, tensor in state.items():
             family = self.families.get(name)
             members = self.family(name)
-            shared = family is not None and family.is_end == ends and tensor.is_floating_point() and len(members) > 1
+            shared = family is not None and family.is_end == ends and _has_mean(tensor) and len(members) > 1
             part = tensor / len(members) ** power if shared else tensor
             out |= {member: _permute_dims(part, self.orders.get(member, {}), back=True) for member in members}
         return out

@@ -66,7 +66,8 @@ def list_held_tensors(model: nn.Module) -> dict[str, tuple[Any, Any, Tensor]]:
 
 def find_place(tensor: Tensor) -> tuple[Any, ...]:
     """Return where the numbers of a tensor lie in memory, and how."""
-    if tensor.layout is not torch.strided or tensor.device.type == "meta" or not tensor.numel():
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.device.type != "meta"
+    if not plain or not tensor.numel():
         return (id(tensor),)
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
 

@@ -428,3 +428,45 @@ def test_pages_and_figures_leave_out_units_of_merged_blocks(tmp_path):
     with pytest.raises(NetgraphError, match="merges blocks"):
         ng.export(hierarchy, tmp_path / "net.P.mtx")
     assert "depth 7 -> 4" in hierarchy._repr_html_().replace("&gt;", ">")
+
+
+class FourierBlock(nn.Module):
+    """x + f(x), f a product with complex weights of the frequencies."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.weight = nn.Parameter(torch.randn(6, 6, dtype=torch.cfloat))
+
+    def forward(self, x):
+        return x + self.down((self.up(x).to(torch.cfloat) @ self.weight).abs())
+
+
+def test_complex_weights_of_blocks_are_averaged_as_pairs_of_real_ones():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), *(FourierBlock() for _ in range(4)), nn.Linear(6, 3))
+    level = ng.build_hierarchy(model, torch.randn(3, 5), directions="depth").levels[1]
+    maps = build_level_maps(level)
+    fine, coarse = traced_state(model), traced_state(level.model)
+    merged = [name for name, tensor in coarse.items() if tensor.is_complex() and len(maps.family(name)) > 1]
+    assert merged
+    parts = {name: t.real if t.is_complex() else t for name, t in fine.items()}
+    turned = {name: t.imag if t.is_complex() else t for name, t in fine.items()}
+    for name in merged:
+        torch.testing.assert_close(maps.inject(fine)[name], coarse[name])
+        torch.testing.assert_close(coarse[name].real, maps.inject(parts)[name])
+        torch.testing.assert_close(coarse[name].imag, maps.inject(turned)[name])
+    torch.testing.assert_close(maps.inject(maps.prolong(coarse)), coarse)
+
+
+def test_blocks_with_complex_weights_that_are_alike_up_to_the_order_of_units_merge_exactly():
+    torch.manual_seed(0)
+    blocks = [FourierBlock() for _ in range(2)]
+    order = torch.randperm(6)
+    with torch.no_grad():
+        blocks[1].load_state_dict(blocks[0].state_dict())
+        blocks[1].weight.copy_(blocks[0].weight[:, order])
+        blocks[1].down.weight.copy_(blocks[0].down.weight[:, order])
+    model = nn.Sequential(nn.Linear(5, 6), *blocks, nn.Linear(6, 3))
+    level = ng.build_hierarchy(model, torch.randn(3, 5), directions="depth").levels[1]
+    torch.testing.assert_close(traced_state(level.model)["1.weight"], blocks[0].weight.detach())
