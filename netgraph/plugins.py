@@ -1,5 +1,7 @@
 """Plug-ins by entry point: coarseners, affinities, rules and exporters of this and of other distributions in one list.
 
+Only installed distributions count. Metadata in the user's folder, beside a network for instance, is not read.
+
 Some plug-ins of this distribution need an optional library. It is imported when the plug-in runs.
 """
 
@@ -9,6 +11,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from netgraph.environment.import_path import search_installed_packages
 from netgraph.errors import PluginError
 from netgraph.installation import warn_of_conflict
 
@@ -27,7 +30,8 @@ def _find_entry_points(group: str) -> dict[str, EntryPoint]:
     if group not in KINDS:
         raise PluginError(f"no group of plug-ins named {group!r}. Groups: {', '.join(GROUPS)}")
     warn_of_conflict()
-    return {point.name: point for point in entry_points(group=group)}
+    with search_installed_packages():
+        return {point.name: point for point in entry_points(group=group)}
 
 
 def list_plugins(group: str) -> list[str]:
@@ -67,11 +71,13 @@ def load_plugin(group: str, name: str) -> Any:
     if point is None:
         installed = ", ".join(sorted(_find_entry_points(group))) or "none"
         raise PluginError(f"no {KINDS[group]} named {name!r}. Installed: {installed}")
-    rivals = sorted({p.dist.name for p in entry_points(group=group, name=name) if p.dist is not None})
+    with search_installed_packages():
+        rivals = sorted({p.dist.name for p in entry_points(group=group, name=name) if p.dist is not None})
     if len(rivals) > 1:
         raise PluginError(f"{' and '.join(rivals)} each bring a {KINDS[group]} named {name!r}. Uninstall all but one.")
     try:
-        return point.load()
+        with search_installed_packages():
+            return point.load()
     except (Exception, SystemExit) as error:  # a foreign module may fail in any way, and the other plug-ins still work
         raise PluginError(
             f"plug-in {name!r} of {find_distribution(group, name)} does not import: {type(error).__name__}: {error}. "

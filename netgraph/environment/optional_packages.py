@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
+from netgraph.environment.import_path import search_installed_packages
 from netgraph.errors import NetgraphError
 
 EXTRAS = {  # by the name of the module: the package on the index, and the extra of netgraph that brings it
@@ -39,6 +40,8 @@ EXTRAS = {  # by the name of the module: the package on the index, and the extra
 def import_package(module: str, user: str, error: type[NetgraphError] = NetgraphError) -> Any:
     """Import an optional package, or raise an error that names it and its extra.
 
+    It is searched among installed packages. A module of its name in the user's folder is not taken for it.
+
     Parameters
     ----------
     module : str
@@ -64,7 +67,8 @@ def import_package(module: str, user: str, error: type[NetgraphError] = Netgraph
     'networkx'
     """
     try:
-        return import_module(module)
+        with search_installed_packages():
+            return import_module(module)
     except ImportError as reason:
         raise error(describe_missing(module, user, reason)) from reason
 

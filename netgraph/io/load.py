@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraph.environment.import_path import search_folder_first
 from netgraph.errors import LoadError, NetgraphError, UntrustedError, describe_error
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.bundle import read_bundle, read_metadata
 from netgraph.io.checkpoint.candidates import format_keys, list_candidates
-from netgraph.io.model_zoo import build_network, search_folder_first
+from netgraph.io.model_zoo import build_network
 from netgraph.io.state_dict import fill_network, find_module
 from netgraph.io.trained_weights import names_trained_weights
 from netgraph.io.weight_files import INDEX, read_pickle, read_weights
@@ -53,8 +55,8 @@ def load_model(
     trust : bool, default=False
         Allow files that can run code when they are opened.
     code_dir : str or path, optional
-        Folder in which the modules of ``arch`` and of pickled classes are searched first. By default the working
-        directory.
+        Folder in which the modules of ``arch`` and, with ``trust``, of pickled classes are searched first. By default the
+        working directory. It is searched for nothing else: libraries and plug-ins are found where they are installed.
     key : str, optional
         Key of the weights in a checkpoint that holds several, such as ``ema``. A ``LoadWarning`` names the others.
     download : bool, default=False
@@ -82,12 +84,12 @@ def load_model(
     """
     if code_dir is not None and not Path(code_dir).is_dir():
         raise LoadError(f"--code-dir {code_dir} is not a folder. Give the folder that holds the modules of --arch.")
-    with search_folder_first(Path(code_dir) if code_dir else Path.cwd()):
-        if is_network_name(source):
-            _reject_unused(source, "is built by its name", arch, {}, key)
-            model = build_network(str(source), arch_args or {}, weights=True, download=download)
-        else:
-            model = _FileOpener(_check_file(Path(source)), arch, arch_args or {}, trust, key).open()
+    folder = Path(code_dir) if code_dir else Path.cwd()
+    if is_network_name(source):
+        _reject_unused(source, "is built by its name", arch, {}, key)
+        model = build_network(str(source), arch_args or {}, weights=True, download=download)
+    else:
+        model = _FileOpener(_check_file(Path(source)), arch, arch_args or {}, trust, key, folder).open()
     set_training_mode(model, training=False)
     return model
 
@@ -155,6 +157,7 @@ class _FileOpener:
     arch_args: Mapping[str, Any]
     trust: bool
     key: str | None
+    code_dir: Path
 
     def open(self) -> nn.Module:
         """Return the network of the file."""
@@ -168,7 +171,8 @@ class _FileOpener:
             return self.fill_arch(read_weights(path))
         if path.suffix == ".pt2":
             self.reject_options("is an exported program")
-            return _open_program(path, self.trust)
+            with self.search_user_code():
+                return _open_program(path, self.trust)
         if path.suffix in PICKLES:
             return self.open_pickle()
         raise LoadError(
@@ -179,7 +183,8 @@ class _FileOpener:
     def open_pickle(self) -> nn.Module:
         """Return the module in a pickle, or the architecture with its weights."""
         prepare_torchvision()
-        value = read_pickle(self.path, trust=self.trust)
+        with self.search_user_code():
+            value = read_pickle(self.path, trust=self.trust)
         if isinstance(value, nn.Module):
             self.reject_options("is a whole module")
             return value
@@ -192,7 +197,12 @@ class _FileOpener:
     def fill_arch(self, value: Any) -> nn.Module:
         """Build the architecture and load the contents of the file into it."""
         arch = self.require_arch(value)
-        return fill_network(build_network(arch, self.arch_args), value, self.path, arch, key=self.key)
+        network = build_network(arch, self.arch_args, code_dir=self.code_dir)
+        return fill_network(network, value, self.path, arch, key=self.key)
+
+    def search_user_code(self) -> AbstractContextManager[None]:
+        """Return a context in which classes of a trusted file are searched in the user's folder."""
+        return search_folder_first(self.code_dir) if self.trust else nullcontext()
 
     def require_arch(self, value: Any = None) -> str:
         """Return the architecture, or raise an error that asks for it."""

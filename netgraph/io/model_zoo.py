@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib
 import importlib.machinery
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from netgraph.environment.import_path import search_folder_first
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import adapter_folder, huggingface
@@ -22,7 +22,12 @@ from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
 def build_network(
-    arch: str, arch_args: Mapping[str, Any], *, weights: bool = False, download: bool = False
+    arch: str,
+    arch_args: Mapping[str, Any],
+    *,
+    weights: bool = False,
+    download: bool = False,
+    code_dir: Path | None = None,
 ) -> nn.Module:
     """Build the network of a name, with random weights or with trained ones that the name asks for.
 
@@ -37,6 +42,8 @@ def build_network(
         Load the weights of an ``hf:FOLDER`` that has some, or trained weights that the name asks for.
     download : bool, default=False
         Fetch trained weights that are not on this machine.
+    code_dir : path, optional
+        Folder in which the module of ``package.module:factory`` is searched first. By default the working directory.
 
     Returns
     -------
@@ -61,7 +68,8 @@ def build_network(
         elif package == "hf":
             model = _build_transformers(name, arch_args, weights=weights, download=download)
         else:
-            model = _find_factory(package, name)(**arch_args)
+            with search_folder_first(code_dir or Path.cwd()):
+                model = _find_factory(package, name)(**arch_args)
     except NetgraphError:
         raise
     except (Exception, SystemExit) as error:  # a factory of the user may fail in any way
@@ -156,17 +164,6 @@ def _module_origin(spec: importlib.machinery.ModuleSpec) -> str:
     """Return the file or folder of a module."""
     folders = list(spec.submodule_search_locations or ())
     return str(Path(spec.origin or (folders[0] if folders else spec.name)).resolve())
-
-
-@contextlib.contextmanager
-def search_folder_first(folder: Path) -> Iterator[None]:
-    """Search modules in a folder first within a block, as ``python script.py`` in that folder does."""
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(folder.resolve()))
 
 
 def parse_arch_args(pairs: Sequence[str], *, option: str = "--arch-arg") -> dict[str, Any]:

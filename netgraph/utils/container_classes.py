@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from netgraph.environment.import_path import search_installed_packages
+
 PLAIN = (dict, list, tuple, torch.Size)  # classes that a structure makes without their name
 BY_NAME = {"collections.OrderedDict": OrderedDict, "types.SimpleNamespace": types.SimpleNamespace}
 GRAPHS = ("torch_geometric.data.data.Data", "torch_geometric.data.hetero_data.HeteroData")
@@ -135,7 +137,8 @@ def read_class_name(name: str, parts: Any) -> Any:
         return getattr(torch.return_types, last, None)
     if name in GRAPHS:
         try:
-            return getattr(importlib.import_module(module), last)
+            with search_installed_packages():
+                return getattr(importlib.import_module(module), last)
         except ImportError:
             return None
     return BY_NAME.get(name)

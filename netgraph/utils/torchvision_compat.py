@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from netgraph.environment.import_path import search_installed_packages
+
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _kept: list[torch.library.Library] = []  # a declaration lives as long as its Library object
 
@@ -21,7 +23,8 @@ _kept: list[torch.library.Library] = []  # a declaration lives as long as its Li
 @cache
 def prepare_torchvision() -> None:
     """Declare ``torchvision::nms`` and ``qnms`` unless torchvision has them. Call this before its first import."""
-    spec = importlib.util.find_spec("torchvision")
+    with search_installed_packages():
+        spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None or _loads_natively(Path(spec.origin).parent):
         return
     library = torch.library.Library("torchvision", "FRAGMENT")

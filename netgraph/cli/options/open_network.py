@@ -46,7 +46,7 @@ class OpenOptions:
     trust: bool = declare_option(False, help="Open files that can run the code that came with them.")
     code_dir: Path | None = declare_option(
         None,
-        help="Folder where --arch and --rules look for modules first. By default the working directory.",
+        help="Folder where --arch, --rules and files with --trust look for modules first. By default the working directory. Nothing else looks there.",
         metavar="FOLDER",
     )
 
@@ -103,7 +103,7 @@ class OpenOptions:
     def _add_rules(self) -> None:
         """Add the tables of rules that the options name."""
         if self.rules:
-            from netgraph.io.model_zoo import search_folder_first
+            from netgraph.environment.import_path import search_folder_first
             from netgraph.rules.registry import import_rules
 
             with search_folder_first(self.code_dir or Path.cwd()):

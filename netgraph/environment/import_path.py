@@ -1,0 +1,57 @@
+"""Where modules are searched: the folder of the user's code for the code that the user names, and installed packages for the rest.
+
+A folder with downloaded networks may hold anything, such as a ``torchvision.py`` or the metadata of a plug-in. So it is searched
+only while code is imported that the user asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_searched: list[str] = []  # folders that `search_folder_first` has put on the path
+
+
+@contextlib.contextmanager
+def search_folder_first(folder: Path) -> Iterator[None]:
+    """Search modules in a folder first within a block, as ``python script.py`` in that folder does."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
+    _searched.append(place)
+    try:
+        yield
+    finally:
+        _searched.remove(place)
+        with contextlib.suppress(ValueError):
+            sys.path.remove(place)
+
+
+@contextlib.contextmanager
+def search_installed_packages() -> Iterator[None]:
+    """Search modules and plug-ins outside of the user's folder within a block.
+
+    That folder is the one of `search_folder_first`. It is also the working directory where Python has put it first, as ``python
+    -m`` and ``python -c`` do. An entry further back stays: an editable installation may have made it.
+    """
+    before = list(sys.path)
+    here = {"", _find_working_directory()}
+    start = 0
+    while start < len(before) and before[start] in here.union(_searched):
+        start += 1
+    taken = before[:start]
+    sys.path[:start] = []
+    try:
+        yield
+    finally:
+        sys.path[:0] = taken
+
+
+def _find_working_directory() -> str:
+    """Return the working directory, or an empty text if it was deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
