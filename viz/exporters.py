@@ -10,7 +10,8 @@ from typing import Any
 from netgraph import plugins
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import PluginError
-from netgraph.io.output_files import check_output_file, write_atomically
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import check_output_file
 
 GROUP = "netgraph.exporters"
 

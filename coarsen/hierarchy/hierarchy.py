@@ -119,7 +119,7 @@ class Hierarchy:
             f"{'level':>5} {'units':>10} {'parameters':>14} {'FLOPs':>10} {'seconds':>8}" + "  coarsened" * bool(labels)
         ]
         for i, level in enumerate(self.levels):
-            line = f"{i:>5} {level.n_units:>10,} {level.n_parameters:>14,} {level.flops:>10.3g} {level.seconds:>8.2f}"
+            line = f"{i:>5} {level.n_units:>10,} {level.n_parameters:>14,} {level.flops:>10.3g} {level.format_seconds():>8}"
             lines.append(f"{line}  {labels[i]}".rstrip() if labels else line)
         lines.append(f"operator complexity {self.operator_complexity:.3f}, grid complexity {self.grid_complexity:.3f}")
         return "\n".join([*lines, *self.describe_recording()])
@@ -152,7 +152,7 @@ class Hierarchy:
         labels = self.direction_labels
         head = ["level", "units", "parameters", "FLOPs", "seconds"] + ["coarsened"] * bool(labels)
         rows = [
-            (i, x.n_units, x.n_parameters, float(x.flops), x.seconds, *labels[i : i + 1])
+            (i, x.n_units, x.n_parameters, float(x.flops), x.format_seconds(), *labels[i : i + 1])
             for i, x in enumerate(self.levels)
         ]
         foot = f"operator complexity {self.operator_complexity:.3f}, grid complexity {self.grid_complexity:.3f}"
@@ -283,7 +283,7 @@ def build_hierarchy(
             level = builder.build_next(levels[-1], step)
         if level is None:
             break
-        level.seconds, level.compiling = level.seconds - kernels.seconds, kernels.seconds
+        level.seconds, level.compiling = (level.seconds or 0.0) - kernels.seconds, kernels.seconds
         levels.append(level)
     if len(levels) == 1:
         raise NothingToMergeError(_explain_nothing(spec, plan, options, gap, levels[0]))

@@ -24,8 +24,8 @@ class Level:
         With this level's numbers of units.
     transfers : dict of str to Transfer, default {}
         From the units of the next finer level to this one's. Empty on level 0.
-    seconds : float, default 0.0
-        Time to build the level, in seconds, without compiling kernels.
+    seconds : float or None, default 0.0
+        Time to build the level, in seconds, without compiling kernels. None for a level that was read from a file.
     flops : int, default 0
         FLOPs of the products in one forward pass on the example.
     reasons : dict, default {}
@@ -51,7 +51,7 @@ class Level:
     model: nn.Module
     spec: UnitSpec
     transfers: dict[str, Transfer] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float | None = 0.0
     flops: int = 0
     reasons: dict[str, Any] = field(default_factory=dict)
     chains: tuple[ChainCoarsening, ...] = ()
@@ -75,3 +75,7 @@ class Level:
         parts += [f"space 1/{self.pool}"] * (self.pool != above.pool)
         parts += [f"depth {sum(n for n, _ in blocks)} -> {sum(k for _, k in blocks)}"] * bool(blocks)
         return " + ".join(parts)
+
+    def format_seconds(self) -> str:
+        """Return the seconds as text, empty if they are not known."""
+        return "" if self.seconds is None else f"{self.seconds:.2f}"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
+import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from netgraph import __version__
 from netgraph.analysis.residual_chains import Chain
 from netgraph.coarsen.directions.depth import ChainCoarsening, Orders
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
-from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.nested_transfer import count_coarse, list_aggregates, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import LoadError, NetgraphError
-from netgraph.io.bundle import read_bundle, write_bundle
+from netgraph.io.bundle import read_bundle, read_digest, write_bundle
 from netgraph.io.example_inputs import DTYPES, LIMIT
+from netgraph.io.files.atomic_writes import finish_exchange, write_folder_atomically
 from netgraph.io.load import load_model
 from netgraph.io.state_dict import fill_network
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.tracer import trace
-from netgraph.tracing.unit_spec import UnitSpec
+from netgraph.tracing.unit_spec import UnitSpec, term_size
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import unflatten_tree
 
 logger = logging.getLogger("netgraph.io")
 INDEX = "hierarchy.safetensors"  # aggregates between the levels, and options
+FILES = re.compile(r"(hierarchy|level\d+)\.safetensors")
+FORMAT = 2  # format 1 has the seconds of each level, and no digests of their files
 
 
 def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
@@ -48,7 +52,8 @@ def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
     obj : Hierarchy or torch.nn.Module
         A module must be a recorded graph, such as ``hierarchy.levels[1].model``.
     path : str or path
-        The folder of a hierarchy, or the ``.safetensors`` file of one network.
+        The folder of a hierarchy, or the ``.safetensors`` file of one network. An older one is replaced in one step. Files
+        that others have put into its folder are kept.
 
     Raises
     ------
@@ -76,15 +81,8 @@ def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
         write_bundle(path, obj.tensors(), obj.document())  # type: ignore[operator]
         return
     check_destination(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        _write_folder(obj, temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    write_folder_atomically(partial(_write_folder, obj), path, FILES, LoadError)
 
 
 def check_destination(path: Path) -> None:
@@ -99,13 +97,15 @@ def _write_folder(hierarchy: Hierarchy, folder: Path) -> None:
     models = [coarse_network(first.model, first.spec, {}), *(level.model for level in hierarchy.levels[1:])]
     aggregates, transfers = {}, []
     for i, (level, model) in enumerate(zip(hierarchy.levels, models, strict=True)):
-        save(model, folder / f"level{i}.safetensors")
+        save(model, _level_file(folder, i))
         transfers.append(list(level.transfers))
         for number, transfer in enumerate(level.transfers.values()):
             aggregates[f"{i}.{number}"] = torch.from_numpy(list_aggregates(transfer))
-    seconds = [level.seconds for level in hierarchy.levels]
     options = {**hierarchy.plain_options, "example": dict(hierarchy.example)}
-    document = {"format": 1, "options": options, "transfers": transfers, "seconds": seconds}
+    digests = [read_digest(_level_file(folder, i)) for i in range(len(models))]
+    document = {
+        "format": FORMAT, "version": __version__, "options": options, "transfers": transfers, "levels": digests,
+    }  # fmt: skip
     if hierarchy.direction_labels:
         document["chains"] = [
             [_chain_to_data(step, f"{i}.{n}", aggregates) for n, step in enumerate(level.chains)]
@@ -150,9 +150,11 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
     path = Path(path)
     if path.is_file():
         return load_model(path)
+    if not path.exists():
+        finish_exchange(path)
     if not (path / INDEX).is_file():
         raise LoadError(f"{path} is not a hierarchy: it has no {INDEX}. Give a folder that netgraph saved.")
-    aggregates, document = read_bundle(path / INDEX)
+    aggregates, document = read_bundle(path / INDEX, newest=FORMAT)
     try:
         return _read_hierarchy(path, document, aggregates, arch)
     except NetgraphError:
@@ -166,7 +168,8 @@ def _read_hierarchy(
 ) -> Hierarchy:
     """Build a hierarchy from its index and the files of its levels."""
     plain, levels = document["options"], []
-    models = [load_model(path / f"level{i}.safetensors") for i in range(len(document["transfers"]))]
+    _check_digests(path, document)
+    models = [load_model(_level_file(path, i)) for i in range(len(document["transfers"]))]
     if arch is not None:
         network = arch()
         state = _read_own_state(models[0], frozenset(network.state_dict()))
@@ -183,15 +186,56 @@ def _read_hierarchy(
             name: make_transfer(aggregates[f"{i}.{n}"].numpy(), spec.axes[name].within) for n, name in enumerate(names)
         }
         chain_steps = tuple(_chain_from_data(chain, f"{i}.{n}", aggregates) for n, chain in enumerate(chains[i]))
+        _check_transfers(path, i, spec, transfers)
         if chain_steps or (i and pools[i] != pools[i - 1]):
             spec = trace(
                 model, example, inside_heads=inside_heads, prove=False, outputs=outputs
             )  # another graph than that of the level above
         spec = spec.with_sizes(count_coarse(spec, transfers))
-        seconds = document["seconds"][i]
+        _check_shapes(path, i, spec, model)
+        seconds = document["seconds"][i] if "seconds" in document else None
         levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=chain_steps, pool=pools[i]))
     options = CoarsenOptions.from_plain(plain) if "coarsener" in plain else None  # else a network alone
     return Hierarchy(levels, options, plain["example"])
+
+
+def _level_file(folder: Path, i: int) -> Path:
+    """Return the file of a level."""
+    return folder / f"level{i}.safetensors"
+
+
+def _check_digests(path: Path, document: Mapping[str, Any]) -> None:
+    """Refuse a level of another hierarchy. Format 1 has no digests."""
+    for i, digest in enumerate(document["levels"] if document["format"] > 1 else ()):
+        file = _level_file(path, i)
+        if file.is_file() and read_digest(file) != digest:
+            raise LoadError(
+                f"{file} does not belong to {path / INDEX}: it was written by another save. Copy the whole folder again."
+            )
+
+
+def _check_transfers(path: Path, i: int, spec: UnitSpec, transfers: Mapping[str, Transfer]) -> None:
+    """Refuse aggregates that do not fit the units of the level above."""
+    for name, transfer in transfers.items():
+        size = spec.axes[name].size if name in spec.axes else 0
+        if transfer.n_fine != size:
+            raise LoadError(
+                f"{path}: level {i} has aggregates of {transfer.n_fine} units of {name}, and the level above has {size}. The "
+                "files are of different hierarchies. Save it again."
+            )
+
+
+def _check_shapes(path: Path, i: int, spec: UnitSpec, model: nn.Module) -> None:
+    """Refuse a level whose tensors do not have the sizes that the aggregates lead to."""
+    state = traced_state(model)
+    for name, terms in spec.parameters.items():
+        expected = tuple(term_size(term, spec.sizes) for term in terms)
+        shape = tuple(state[name].shape) if name in state else None
+        if shape != expected:
+            raise LoadError(
+                f"{path}: {name} of level {i} has shape {shape}, and the aggregates lead to {expected}. The files are of "
+                "different hierarchies. Save it again."
+            )
 
 
 def _restore_answers(models: Sequence[nn.Module], spec: UnitSpec | None, path: Path) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 import pickle
-import shutil
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,19 @@ from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.equivalence import build_examples, find_difference
 from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
-from netgraph.coarsen.user_class.huggingface import copy_text_files, is_transformers_model, iterate_config_networks
+from netgraph.coarsen.user_class.huggingface import (
+    FILES,
+    copy_text_files,
+    is_transformers_model,
+    iterate_config_networks,
+)
 from netgraph.coarsen.user_class.merged_experts import explain_experts
 from netgraph.coarsen.user_class.module_attributes import iterate_ranks, replace_parameters, set_sizes
 from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
+from netgraph.io.files.atomic_writes import write_atomically, write_folder_atomically
+from netgraph.io.files.output_files import check_output_file, check_parent_folder, check_replaceable
 from netgraph.io.huggingface import silence_transformers
-from netgraph.io.output_files import check_output_file, check_parent_folder
 from netgraph.recording.graph_module import GraphNetwork
 
 TRIES = 24  # assignments of sizes to attributes
@@ -153,6 +158,7 @@ def check_own_class_path(model: nn.Module, path: Path) -> None:
     if is_transformers_model(model):
         if path.suffix or (path.exists() and not (path / "config.json").is_file()):
             raise LoadError(f"{path}: a {type(model).__name__} is saved as a folder. Give a new name without suffix.")
+        check_replaceable(path, FILES, LoadError)
     elif path.suffix not in (".pt", ".pth"):
         raise LoadError(f"{path}: a {type(model).__name__} is saved whole in a .pt file. Give NAME.pt.")
     else:
@@ -189,23 +195,22 @@ def save_own_class(model: nn.Module, path: str | Path) -> None:
     Linear(in_features=2, out_features=3, bias=True)
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if is_transformers_model(model):
-            import transformers
-
-            pretrained: Any = model  # nn.Module does not declare save_pretrained
-            with silence_transformers(transformers.utils.logging):
-                pretrained.save_pretrained(temporary)
-            copy_text_files(model, temporary)
-            shutil.rmtree(path, ignore_errors=True)
+            write_folder_atomically(partial(_write_pretrained, model), path, FILES, LoadError)
         else:
-            torch.save(model, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
+            write_atomically(partial(torch.save, model), path, LoadError)
+    except (RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
         raise LoadError(
             f"{path}: a {type(model).__name__} cannot be saved whole ({error}). In Python, own_class() returns it, "
             "and torch.save(own.state_dict(), path) saves its parameters."
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _write_pretrained(model: Any, folder: Path) -> None:
+    """Let transformers write a network, and copy the text files that belong to it."""
+    import transformers
+
+    with silence_transformers(transformers.utils.logging):
+        model.save_pretrained(folder)
+    copy_text_files(model, folder)

@@ -30,6 +30,7 @@ BESIDE = re.compile(
     r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab.*\.(json|txt)|merges\.txt|.*\.(model|tiktoken|jinja)"
     r"|chat_template\.json|(.*_)?preprocessor_config\.json|processor_config\.json|generation_config\.json"
 )
+FILES = re.compile(rf"config\.json|(model|pytorch_model)[\w.-]*\.(safetensors|bin)(\.index\.json)?|{BESIDE.pattern}")
 
 
 def is_transformers_model(model: nn.Module) -> bool:

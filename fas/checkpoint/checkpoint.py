@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netgraph import __version__
 from netgraph.errors import LoadError, NetgraphError
 from netgraph.fas.checkpoint.fingerprint import describe_difference, describe_missing, fingerprint_run
 from netgraph.fas.checkpoint.run_state import capture_state, restore_state
@@ -130,7 +131,13 @@ class Checkpoints:
         """
         path = self.folder / f"checkpoint-{run.steps:09d}.safetensors"
         tensors, state = capture_state(run)
-        document = {"format": FORMAT, "torch": torch.__version__, "identity": self._identity, "run": state}
+        document = {
+            "format": FORMAT,
+            "version": __version__,
+            "torch": torch.__version__,
+            "identity": self._identity,
+            "run": state,
+        }
         self._at = time.monotonic()
         try:
             write_bundle(path, tensors, document)
@@ -209,7 +216,7 @@ def resume(run: Run, folder: str | Path) -> str | None:
     paths, damaged = list_checkpoints(folder), []
     for path in paths:
         try:
-            tensors, document = read_bundle(path)
+            tensors, document = read_bundle(path, newest=FORMAT)
         except LoadError as error:
             logger.warning("skipped a checkpoint: %s", error)
             damaged.append(path.name)
@@ -226,10 +233,8 @@ def _restore_run(
     run: Run, path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any], damaged: list[str]
 ) -> str:
     """Check that a checkpoint fits a run, restore the run, and return the message."""
-    if document.get("format") != FORMAT or "run" not in document:
-        raise LoadError(
-            f"{path} has another format than this version of netgraph reads. Resume it with the version that wrote it."
-        )
+    if "run" not in document:
+        raise LoadError(f"{path} is no checkpoint of a run. Move it away.")
     here, there = fingerprint_run(run), document["identity"]
     difference = describe_difference(here, there)
     if difference is not None:

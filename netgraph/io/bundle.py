@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from netgraph import __version__
 from netgraph.errors import LoadError
+from netgraph.io.files.atomic_writes import write_atomically
 
 DOCUMENT_LIMIT = 64 * 2**20
 
@@ -23,7 +24,8 @@ DOCUMENT_LIMIT = 64 * 2**20
 def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
     """Write tensors and a document to a file, completely or not at all.
 
-    The file is written under a temporary name, flushed to disk and renamed. Then the folder is flushed.
+    The file is written in a temporary folder beside its place, flushed to disk and renamed. Then its folder is flushed. Equal
+    contents give equal bytes.
 
     Parameters
     ----------
@@ -59,7 +61,8 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     metadata = {"netgraph": text}
     if aliases:
         metadata["aliases"] = json.dumps(aliases, sort_keys=True)
-    _replace_file(path, plain, {**metadata, "sha256": _hash_contents(plain, metadata)})
+    metadata["sha256"] = _hash_contents(plain, metadata)
+    write_atomically(partial(_save_tensors, plain, metadata), path, LoadError)
 
 
 def _find_aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -73,43 +76,39 @@ def _find_aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return aliases
 
 
-def _replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a file under a temporary name and rename it. Nothing remains of a failed attempt."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+def _save_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """Write a safetensors file whose bytes depend on its contents alone."""
     try:
-        aside.touch()
-        mode = aside.stat().st_mode
-        save_file(tensors, aside, metadata=metadata)
-        aside.chmod(mode)  # safetensors makes files that only their owner can read
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        _flush_folder(path.parent)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise LoadError(f"{path} cannot be written ({error}). Give a folder that exists and has space.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+        save_file(tensors, path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
+    _sort_header(path)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flush a rename to disk. Systems that cannot open folders do this by themselves."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
+def _sort_header(path: Path) -> None:
+    """Bring the metadata of a safetensors file into the order of its names. The library writes it in an order drawn at random.
+
+    The first eight bytes are the length of a header in JSON, which may end in spaces. So the header keeps its length.
+    """
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the header is written as the library writes it, in another order"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
-def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_bundle(path: str | Path, *, newest: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors and the document of a file that `write_bundle` wrote.
 
     Parameters
     ----------
     path : str or path
         File to read.
+    newest : int, optional
+        The newest number under ``"format"`` of the document that the caller can read.
 
     Returns
     -------
@@ -119,7 +118,7 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises
     ------
     LoadError
-        The file is damaged, or was not written by netgraph.
+        The file is damaged, was not written by netgraph, or has a newer format.
 
     Examples
     --------
@@ -145,7 +144,21 @@ def read_bundle(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise LoadError(f"{path} is damaged ({type(error).__name__}: {error}). Download or save it again.") from error
     if not fits or not isinstance(document, dict):
         raise LoadError(f"{path} is damaged: its contents do not fit its sha256. Download or save it again.")
+    if newest is not None:
+        _check_format(path, document, newest)
     return tensors, document
+
+
+def _check_format(path: str | Path, document: Mapping[str, Any], newest: int) -> None:
+    """Refuse a document of a format that this version does not know."""
+    number, version = document.get("format"), document.get("version")
+    if type(number) is int and 1 <= number <= newest:
+        return
+    writer = f"netgraph {version}" if isinstance(version, str) else "another version of netgraph"
+    raise LoadError(
+        f"{path} has format {number!r:.40} of {writer:.60}, and this is netgraph {__version__}, which reads formats up to "
+        f"{newest}. Open it with the version that wrote it, or a newer one."
+    )
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -163,6 +176,20 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise LoadError(
             f"{path} is not a complete safetensors file ({error}). It is truncated or damaged. Download or save it again."
         ) from error
+
+
+def read_digest(path: str | Path) -> str:
+    """Return the sha256 of the contents that a file of netgraph gives, without reading its tensors.
+
+    Raises
+    ------
+    LoadError
+        The file is not complete, or was not written by netgraph.
+    """
+    metadata = read_metadata(path)
+    if "sha256" not in metadata:
+        raise LoadError(f"{path} was not written by netgraph.")
+    return metadata["sha256"]
 
 
 def _hash_contents(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from netgraph.io.model_zoo import build_network
 from netgraph.io.state_dict import fill_network, find_module
 from netgraph.io.trained_weights import names_trained_weights
 from netgraph.io.weight_files import INDEX, read_pickle, read_weights
-from netgraph.recording.graph_module import network_from_document
+from netgraph.recording.graph_module import NEWEST_FORMAT, network_from_document
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, tie_shared_tensors
@@ -163,7 +163,7 @@ class _FileOpener:
         """Return the network of the file."""
         path = self.path
         if path.suffix == ".safetensors" and "netgraph" in read_metadata(path):
-            tensors, document = read_bundle(path)
+            tensors, document = read_bundle(path, newest=NEWEST_FORMAT)
             self.reject_options("was written by netgraph and contains its network")
             return _build_from_document(path, document, tensors)
         if path.suffix == ".safetensors" or path.name.endswith(INDEX):

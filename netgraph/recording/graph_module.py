@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraph import __version__
 from netgraph.errors import TraceError
 from netgraph.recording.forward import autocast
 from netgraph.recording.forward.call_signature import (
@@ -35,6 +36,8 @@ from netgraph.utils.pytree import (
     restore_classes,
     unflatten_tree,
 )
+
+NEWEST_FORMAT = 2  # of documents that `network_from_document` reads
 
 
 class GraphNetwork(nn.Module):
@@ -249,6 +252,7 @@ class GraphNetwork(nn.Module):
         parameters = [n for n, _ in self.named_parameters()]
         return {
             "format": self._find_format(),
+            "version": __version__,
             "arguments": self._arguments,
             "graphs": self._graphs,
             "parameters": parameters,

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 
 import pytest
 import torch
@@ -80,6 +81,8 @@ def test_a_hierarchy_is_saved_and_loaded_whole(tmp_path):
     hierarchy = ng.build_hierarchy(model, x, n_levels=3)
     ng.save(hierarchy, tmp_path / "m.hierarchy")
     ng.save(hierarchy, tmp_path / "m.hierarchy")  # over itself
+    for level in hierarchy.levels:
+        level.seconds = None  # a file does not hold them, so that equal hierarchies are equal files
     for loaded in (ng.load(tmp_path / "m.hierarchy"), ng.load(tmp_path / "m.hierarchy", arch=lambda: mlp((6, 8, 3)))):
         assert str(loaded) == str(hierarchy)
         for a, b in zip(loaded.levels, hierarchy.levels, strict=True):
@@ -190,3 +193,43 @@ def test_a_hierarchy_that_was_changed_or_does_not_fit_its_class_is_refused(tmp_p
     (path / "hierarchy.safetensors").write_bytes(bytes(data))
     with pytest.raises(LoadError, match="damaged"):
         ng.load(path)
+
+
+@pytest.fixture
+def hierarchies(tmp_path):
+    """Three hierarchies: two of one shape, and one of another width."""
+    for name, seed, width in (("a", 1, 32), ("b", 2, 32), ("c", 3, 48)):
+        torch.manual_seed(seed)
+        ng.save(ng.build_hierarchy(mlp((12, width, 3)), torch.zeros(2, 12), n_levels=3), tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("other", ["b", "c"])
+@pytest.mark.parametrize("file", ["level0", "level1", "level2", "hierarchy"])
+def test_files_of_two_hierarchies_do_not_open_as_one(hierarchies, other, file):
+    shutil.copy(hierarchies / other / f"{file}.safetensors", hierarchies / "a")
+    with pytest.raises(LoadError, match=r"does not belong to .*hierarchy\.safetensors"):
+        ng.load(hierarchies / "a")
+
+
+@pytest.mark.parametrize("file", ["level0", "level1", "level2", "hierarchy"])
+def test_an_older_hierarchy_without_digests_is_held_to_its_sizes(hierarchies, file):
+    for name in ("a", "c"):
+        index = hierarchies / name / "hierarchy.safetensors"
+        tensors, document = read_bundle(index)
+        del document["levels"]
+        write_bundle(index, tensors, {**document, "format": 1, "seconds": [0.5, 0.25, 0.125]})
+    assert [level.seconds for level in ng.load(hierarchies / "a").levels] == [0.5, 0.25, 0.125]
+    shutil.copy(hierarchies / "c" / f"{file}.safetensors", hierarchies / "a")
+    with pytest.raises(LoadError, match=r"files are of different hierarchies"):
+        ng.load(hierarchies / "a")
+
+
+@pytest.mark.parametrize("number", [99, 0, -1, "2", None, True, 1.5])
+@pytest.mark.parametrize("file", ["level1", "hierarchy"])
+def test_another_format_is_refused_with_the_version_that_wrote_it(hierarchies, file, number):
+    path = hierarchies / "a" / f"{file}.safetensors"
+    tensors, document = read_bundle(path)
+    write_bundle(path, tensors, {**document, "format": number, "version": "9.9"})
+    with pytest.raises(LoadError, match=r"of netgraph 9\.9, and this is netgraph"):
+        ng.load(path if file == "level1" else path.parent)

@@ -14,7 +14,7 @@ from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
-from netgraph.io.output_files import check_new_folder, check_output_file
+from netgraph.io.files.output_files import check_new_folder, check_output_file, check_replaceable
 
 if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
@@ -89,10 +89,11 @@ def _check_output(output: Path | None) -> None:
     if output.suffix == ".safetensors":
         check_output_file(output)
         return
-    from netgraph.coarsen.hierarchy.serialize import check_destination
+    from netgraph.coarsen.hierarchy.serialize import FILES, check_destination
 
     check_new_folder(output)
     check_destination(output)
+    check_replaceable(output, FILES)
 
 
 def _write_output(hierarchy: Hierarchy, output: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.options.coarsen import Json, Seed
-from netgraph.io.output_files import make_folder
+from netgraph.io.files.output_files import make_folder
 
 
 def run_demo(

@@ -13,7 +13,7 @@ from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
-from netgraph.io.output_files import check_output_file
+from netgraph.io.files.output_files import check_output_file
 
 
 @with_options

@@ -11,7 +11,7 @@ import typer
 
 from netgraph.cli.options.coarsen import Json
 from netgraph.errors import NetgraphError
-from netgraph.io.output_files import check_output_file
+from netgraph.io.files.output_files import check_output_file
 from netgraph.utils.text import shorten
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from netgraph.cli.options.train import build_levels, choose_data, make_problem, 
 from netgraph.cli.options.validation import check_data_options, check_train_options, typed_options
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
-from netgraph.io.output_files import check_output_file, write_atomically
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import check_output_file
 from netgraph.utils.choices import NETWORKS
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[
 def _count_coarsening(run: Run, hierarchy: Hierarchy) -> None:
     """Add the seconds of coarsening to the ledger of a run."""
     for i, level in enumerate(hierarchy.levels[1:], start=1):
-        run.ledger.seconds[i, "match"] += level.seconds
+        run.ledger.seconds[i, "match"] += level.seconds or 0.0
         if level.compiling:
             run.ledger.seconds[i, "compile"] += level.compiling
 

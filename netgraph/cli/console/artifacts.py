@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from netgraph.cli.console.output import run_document
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
-from netgraph.io.output_files import make_folder, write_atomically
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import make_folder
 
 if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy

@@ -96,7 +96,7 @@ function row(cells, tag = "td") {
 function showTables() {
   byId("levels").append(
     el("thead", {}, row(["level", "units", "parameters", "FLOPs", "seconds"], "th")),
-    el("tbody", {}, ...DATA.levels.map((l, i) => row([String(i), l.units.toLocaleString("en"), l.parameters.toLocaleString("en"), formatNumber(l.flops), l.seconds.toFixed(2)]))));
+    el("tbody", {}, ...DATA.levels.map((l, i) => row([String(i), l.units.toLocaleString("en"), l.parameters.toLocaleString("en"), formatNumber(l.flops), l.seconds === null ? "" : l.seconds.toFixed(2)]))));
   const head = ["axis", "kind", ...DATA.levels.map((_, i) => "level " + i), "mean affinity", "state"];
   byId("axes").append(el("thead", {}, row(head, "th")), el("tbody", {}, ...DATA.axes.map((axis, a) => {
     const button = el("button", { type: "button", className: "link", textContent: shorten(axis.name, 60), title: axis.name.slice(0, 300), onclick: () => goTo(COARSEST, a) });

@@ -1,13 +1,13 @@
-"""Output files: check the destination before work begins, and never leave a half-written file."""
+"""Destinations of files and folders, checked before work begins."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 from netgraph.errors import NetgraphError
+from netgraph.io.files.atomic_writes import list_foreign_files
 
 
 def check_output_file(path: Path) -> None:
@@ -34,6 +34,30 @@ def check_new_folder(path: Path) -> None:
     check_parent_folder(path)
     if path.is_file():
         raise NetgraphError(f"{path} is a file, and a folder is to be created there. Give another name.")
+
+
+def check_replaceable(path: Path, ours: re.Pattern[str], error: type[NetgraphError] = NetgraphError) -> None:
+    """Raise an error if a folder that is to be replaced holds files of somebody else.
+
+    Parameters
+    ----------
+    path : path
+        A folder, or a place where nothing is.
+    ours : re.Pattern
+        Names of the files that a folder of this kind has.
+    error : type, default=NetgraphError
+        Class of the error.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    foreign = list_foreign_files(path, ours)
+    if foreign:
+        raise error(
+            f"{path} would be replaced, and it holds {foreign[0].name!r}, which netgraph has not written. Move it away, or give "
+            "another name."
+        )
 
 
 def make_folder(path: Path) -> None:
@@ -66,25 +90,3 @@ def check_parent_folder(path: Path) -> None:
         raise NetgraphError(f"{path}: the folder {folder} does not exist. Create it first.")
     if not os.access(folder, os.W_OK):
         raise NetgraphError(f"{path}: the folder {folder} is not writable. Give another one.")
-
-
-def write_atomically(write: Callable[[Path], object], path: Path) -> None:
-    """Let ``write`` create a file in a temporary folder, then move the file to its place.
-
-    Parameters
-    ----------
-    write : callable ``(path) -> object``
-    path : path
-
-    Raises
-    ------
-    NetgraphError
-        The system refuses, for lack of space or permission.
-    """
-    try:
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".netgraph-") as aside:
-            write(Path(aside) / path.name)
-            os.replace(Path(aside) / path.name, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise NetgraphError(f"{path} cannot be written ({reason}). Give a name in a folder that has space.") from error

@@ -1,0 +1,255 @@
+"""Write a file or a folder completely or not at all.
+
+Everything is written into a temporary folder beside its place, flushed to disk, and put into its place by one rename. Killed at any
+point, the old state or the new one is there. The temporary folder names the process that made it, so that the next writer
+in that folder recognizes what a killed one has left, and removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from netgraph.errors import NetgraphError
+from netgraph.io.files.writers import Writer, identify_process
+
+NAME = re.compile(rf"\.netgraph-(?P<writer>{Writer.PATTERN})-[0-9a-f]{{16}}")
+NEW, OLD = "new", "old"  # folders in the temporary one
+WAIT = 2.0  # seconds for another process to finish the exchange of two folders, which takes microseconds
+EXCHANGE = {"linux": ("renameat2", True), "darwin": ("renamex_np", False)}  # name in libc, and whether it takes folders
+SWAP = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
+
+
+def write_atomically(write: Callable[[Path], object], path: Path, error: type[NetgraphError] = NetgraphError) -> None:
+    """Let ``write`` create a file in a temporary folder, then move the file to its place.
+
+    Parameters
+    ----------
+    write : callable ``(path) -> object``
+        Writes the file. Its path ends in the same name.
+    path : path
+        Place of the file. A link is followed. An older file keeps its permissions.
+    error : type, default=NetgraphError
+        Class of the error.
+
+    Raises
+    ------
+    NetgraphError
+        The system refuses, for lack of space or permission.
+    """
+    path = Path(os.path.realpath(path))
+    try:
+        with _make_temporary_folder(path.parent) as aside:
+            mode = _find_mode(path, aside)
+            write(aside / path.name)
+            (aside / path.name).chmod(mode)  # safetensors makes files that only their owner can read
+            _flush_file(aside / path.name)
+            os.replace(aside / path.name, path)
+        _flush_folder(path.parent)
+    except OSError as reason:
+        raise error(_describe_refusal(path, reason)) from reason
+
+
+def write_folder_atomically(
+    write: Callable[[Path], object], path: Path, ours: re.Pattern[str], error: type[NetgraphError] = NetgraphError
+) -> None:
+    """Let ``write`` fill a temporary folder, then put it in the place of an older one.
+
+    Files of others in the older folder are kept: they lie in the new one too. Both folders are exchanged by one rename where the system can do that, as Linux and macOS can. Elsewhere a process that is
+    killed between two renames leaves none in the place, and `finish_exchange` restores it.
+
+    Parameters
+    ----------
+    write : callable ``(path) -> object``
+        Fills an empty folder.
+    path : path
+        Place of the folder. A link is followed. The caller has checked that an older folder is of the same kind.
+    ours : re.Pattern
+        Names of the files that a folder of this kind has. Others are kept.
+    error : type, default=NetgraphError
+        Class of the error.
+
+    Raises
+    ------
+    NetgraphError
+        The system refuses, for lack of space or permission.
+    """
+    path = Path(os.path.realpath(path))
+    try:
+        with _make_temporary_folder(path.parent) as aside:
+            new, old = aside / NEW / path.name, aside / OLD / path.name
+            new.mkdir(parents=True)
+            write(new)
+            for file in new.iterdir():
+                _flush_file(file)
+            _keep_foreign_files(path, new, ours)
+            _flush_folder(new)
+            if path.exists():
+                _exchange(new, path, old)
+            else:
+                os.replace(new, path)
+            _flush_folder(path.parent)
+    except OSError as reason:
+        raise error(_describe_refusal(path, reason)) from reason
+
+
+def list_foreign_files(path: Path, ours: re.Pattern[str]) -> list[Path]:
+    """Return what lies in a folder beside the files that its kind has. The list is empty where no folder is."""
+    return sorted(entry for entry in path.iterdir() if not ours.fullmatch(entry.name)) if path.is_dir() else []
+
+
+def _keep_foreign_files(old: Path, new: Path, ours: re.Pattern[str]) -> None:
+    """Let the files of others lie in the new folder too: as the same file where links are possible, else as a copy."""
+    for entry in list_foreign_files(old, ours):
+        place = new / entry.name
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, place, symlinks=True, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(entry, place)
+
+
+def _link_or_copy(source: str | Path, place: str | Path) -> None:
+    """Give a file a second name, or copy it."""
+    try:
+        os.link(source, place, follow_symlinks=False)
+    except OSError:  # the file system has no links, or the file is of another user
+        shutil.copy2(source, place, follow_symlinks=False)
+
+
+def finish_exchange(path: Path) -> bool:
+    """Put a folder into its place that a killed process has written completely and not renamed.
+
+    Parameters
+    ----------
+    path : path
+        Place of a folder, where nothing is.
+
+    Returns
+    -------
+    bool
+        Whether there is a folder now.
+    """
+    end = time.monotonic() + WAIT
+    while not path.exists():
+        waiting = [aside for aside in _list_temporaries(path.parent) if (aside / OLD / path.name).exists()]
+        if not waiting or time.monotonic() > end:
+            return False
+        for aside in waiting:
+            if _read_writer(aside).is_dead():
+                _finish(aside)
+        if not path.exists():
+            time.sleep(0.02)
+    return True
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes have left in a folder. What a living process writes stays, and so does all else."""
+    for aside in _list_temporaries(folder):
+        if _read_writer(aside).is_dead():
+            _finish(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _finish(aside: Path) -> None:
+    """Finish the exchange that stopped between its two renames: the old folder is aside, and nothing in its place."""
+    with contextlib.suppress(OSError):  # another process may do the same
+        for old in (aside / OLD).iterdir():
+            place, new = aside.parent / old.name, aside / NEW / old.name
+            if not place.exists():
+                os.replace(new if new.exists() else old, place)
+
+
+@contextlib.contextmanager
+def _make_temporary_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder of a name of its own for a block, and remove it and those of killed processes."""
+    remove_temporaries(parent)
+    aside = parent / f".netgraph-{identify_process()}-{secrets.token_hex(8)}"
+    aside.mkdir(mode=0o700)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _list_temporaries(folder: Path) -> list[Path]:
+    """Return the temporary folders of all writers."""
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries if NAME.fullmatch(entry.name)]
+    except OSError:  # the folder is not there, or may not be listed
+        return []
+
+
+def _read_writer(aside: Path) -> Writer:
+    """Return the process that made a temporary folder."""
+    match = NAME.fullmatch(aside.name)
+    assert match is not None
+    return Writer.parse(match["writer"])
+
+
+def _find_mode(path: Path, aside: Path) -> int:
+    """Return the permissions of an older file, or those of a new one."""
+    sample = aside / "sample"
+    sample.touch()
+    mode = (path if path.is_file() else sample).stat().st_mode & 0o777
+    sample.unlink()
+    return mode
+
+
+def _exchange(new: Path, path: Path, old: Path) -> None:
+    """Put a folder into the place of another, which goes to ``old`` or to the place of the first."""
+    if _swap(new, path):
+        return
+    old.parent.mkdir()
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two paths by one rename. Return False if the system or the file system cannot."""
+    name, takes_folders = EXCHANGE.get(sys.platform, ("", False))
+    rename = getattr(ctypes.CDLL(None, use_errno=True), name, None) if name else None
+    if rename is None:
+        return False
+    here = (ctypes.c_int(-100),) if takes_folders else ()  # AT_FDCWD: the paths are not relative to a folder
+    if rename(*here, os.fsencode(one), *here, os.fsencode(other), ctypes.c_uint(SWAP)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):  # such as some network file systems
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _flush_file(path: Path) -> None:
+    """Flush a file to disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a rename to disk. Systems that cannot open folders do this by themselves."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def _describe_refusal(path: Path, reason: OSError) -> str:
+    """Return the sentence for a file or folder that the system does not let be written."""
+    return f"{path} cannot be written ({reason.strerror or reason}). Give a name in a folder that exists and has space."
