@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,16 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from netgraph.errors import LoadError, UntrustedError
+from netgraph.errors import LoadError, LoadWarning, UntrustedError
 from netgraph.io.weight_files import read_weights
 
 LOOPS = (  # entries that a class loops over, and their largest allowed values
     (re.compile(r"layer|depth|(?:block|stage|head|expert)s$"), 2**10),
     (re.compile(r"labels$"), 2**17),
 )
+PARTS = re.compile(r"backbone$|^architecture$|_name_or_path$|_model_name$|_repo(_id)?$")  # entries that name a part
+REPOSITORY = re.compile(r"[\w.-]+/[\w./@-]+$|hf[-_]hub:|https?:")
+OWN_NAMES = ("_name_or_path", "name_or_path")  # where the network itself has come from
 MANY = 2**15  # tensors of a network. The largest networks in use have some thousands.
 TEXT = 2**24  # largest number of characters of a config
 NOT_FINITE = {text: float(text) for text in ("Infinity", "-Infinity", "NaN")}
@@ -36,7 +40,9 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def build_from_config(transformers: Any, path: Path, options: Mapping[str, Any], *, weights: bool = False) -> nn.Module:
+def build_from_config(
+    transformers: Any, path: Path, options: Mapping[str, Any], *, weights: bool = False, download: bool = False
+) -> nn.Module:
     """Build the network of a config.
 
     Parameters
@@ -49,6 +55,8 @@ def build_from_config(transformers: Any, path: Path, options: Mapping[str, Any],
         Entries of the config to change.
     weights : bool, default=False
         Load the weights of the folder. Their names and shapes must fit exactly.
+    download : bool, default=False
+        Allow entries that name a repository, from which the library fetches a part of the network.
 
     Returns
     -------
@@ -59,7 +67,7 @@ def build_from_config(transformers: Any, path: Path, options: Mapping[str, Any],
     LoadError
         The config cannot be read, the network would not fit into memory, or the weights do not fit the network.
     """
-    config, cls = _find_class(transformers, path, options)
+    config, cls = _find_class(transformers, path, options, download)
     cls = type(build_on_meta(cls, config, path))
     return _load_folder_weights(transformers, cls, config, path) if weights and has_weights(path) else cls(config)
 
@@ -113,11 +121,14 @@ def _limit_size(source: str) -> Iterator[None]:
             hook.remove()
 
 
-def _find_class(transformers: Any, path: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
+def _find_class(transformers: Any, path: Path, options: Mapping[str, Any], download: bool) -> tuple[Any, Any]:
     """Return a config and the callable that makes its network."""
     file = path / "config.json" if path.is_dir() else path
     data = {**_read_config(path, file), **options}
     _check_entries(data, file)
+    if not download:
+        _check_repositories(data, file)
+    _drop_own_classes(data, file)
     if str(data["model_type"]) not in transformers.CONFIG_MAPPING:
         raise LoadError(
             f"{file} asks for model_type {data['model_type']!r}, which transformers {transformers.__version__} does not have. "
@@ -168,6 +179,32 @@ def _check_entries(value: Any, file: Path, key: str = "") -> None:
             raise LoadError(f"{file} asks for {key} {value:,}, but at most {most:,} are allowed")
     elif isinstance(value, str) and key.endswith("_implementation") and "/" in value:
         raise UntrustedError(f"{file} asks for {key} {value!r}, which is code to download. Remove that entry.")
+
+
+def _check_repositories(value: Any, file: Path, key: str = "") -> None:
+    """Refuse entries that name a repository, from which the library would fetch a part of the network."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in OWN_NAMES:
+                _check_repositories(part, file, str(name))
+    elif isinstance(value, list):
+        for part in value:
+            _check_repositories(part, file, key)
+    elif isinstance(value, str) and PARTS.search(key) and REPOSITORY.match(value):
+        raise LoadError(
+            f"{file} asks for {key} {value!r:.100}, which is a repository on the network. Give --download (download=True) to "
+            "allow that, or write the config of that part into the entry."
+        )
+
+
+def _drop_own_classes(data: dict[str, Any], file: Path) -> None:
+    """Drop the entry that names classes in files of a repository. Those of the library are taken."""
+    if data.pop("auto_map", None) is not None:
+        warnings.warn(
+            f"{file} names classes of its own (auto_map). They are not used: the network is that of transformers.",
+            LoadWarning,
+            stacklevel=2,
+        )
 
 
 def _load_folder_weights(transformers: Any, cls: Any, config: Any, folder: Path) -> nn.Module:

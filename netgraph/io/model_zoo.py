@@ -7,6 +7,7 @@ import importlib
 import importlib.machinery
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 from torch import nn
 
 from netgraph.environment.import_path import search_folder_first
+from netgraph.environment.offline import describe_request, is_offline_error, stay_offline
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.trained_weights import build_trained_timm, build_trained_torchvision, find_repository, is_repository
+from netgraph.utils.choices import ZOOS
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
@@ -59,26 +62,37 @@ def build_network(
         raise LoadError(f"--arch {arch!r} names no factory. Write package.module:factory or torchvision:NAME.")
     prepare_torchvision()  # timm, transformers and code of the user may import it
     try:
-        if package in ("torchvision", "timm") and "@" in name:
-            model = _build_trained(package, name, arch_args, weights=weights, download=download)
-        elif package == "torchvision":
-            model = _build_torchvision(name, arch_args)
-        elif package == "timm":
-            model = _import_extra("timm").create_model(name, **{"pretrained": False, **arch_args})
-        elif package == "hf":
-            model = _build_transformers(name, arch_args, weights=weights, download=download)
+        if package in ZOOS:
+            with nullcontext() if download else stay_offline():
+                model = _build_from_zoo(package, name, arch_args, weights=weights, download=download)
         else:
             with search_folder_first(code_dir or Path.cwd()):
                 model = _find_factory(package, name)(**arch_args)
     except NetgraphError:
         raise
     except (Exception, SystemExit) as error:  # a factory of the user may fail in any way
+        if package in ZOOS and is_offline_error(error):
+            raise LoadError(
+                f"building {arch} asks the network for {describe_request(error)}, which is not on this machine. Give --download "
+                "(download=True) to allow that, or remove the entry that asks for it."
+            ) from error
         raise LoadError(f"building {arch} fails ({describe_error(error)}). Check the name and --arch-arg.") from error
     if not isinstance(model, nn.Module):
         raise LoadError(
             f"{arch} returned {model!r:.40} of type {type(model).__name__}. It must return a torch.nn.Module."
         )
     return model
+
+
+def _build_from_zoo(package: str, name: str, arch_args: Mapping[str, Any], *, weights: bool, download: bool) -> Any:
+    """Build the network that a library has under a name."""
+    if package in ("torchvision", "timm") and "@" in name:
+        return _build_trained(package, name, arch_args, weights=weights, download=download)
+    if package == "torchvision":
+        return _build_torchvision(name, arch_args)
+    if package == "timm":
+        return _import_extra("timm").create_model(name, **{"pretrained": False, **arch_args})
+    return _build_transformers(name, arch_args, weights=weights, download=download)
 
 
 def _build_trained(
@@ -102,7 +116,7 @@ def _build_transformers(name: str, arch_args: Mapping[str, Any], *, weights: boo
     if (path / adapter_folder.CONFIG).is_file() and weights:
         build_base = partial(_build_base, download=download)
         return adapter_folder.build_adapted_network(path, arch_args, build_base)
-    return huggingface.build_from_config(transformers, path, arch_args, weights=weights)
+    return huggingface.build_from_config(transformers, path, arch_args, weights=weights, download=download)
 
 
 def _build_base(name: str, options: Mapping[str, Any], *, download: bool) -> nn.Module:
