@@ -3,9 +3,11 @@
 A message says what was asked, what was found and what to do. The command line prints it and exits with ``exit_code``.
 """
 
+from netgraph.utils.text import escape_controls
+
 
 class NetgraphError(ValueError):
-    """Base class of all errors that a user can correct.
+    """Base class of all errors that a user can correct. Control characters in its message are escaped.
 
     Examples
     --------
@@ -18,6 +20,9 @@ class NetgraphError(ValueError):
     """
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(escape_controls(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class LoadError(NetgraphError):
@@ -63,7 +68,10 @@ class AlertError(NetgraphError):
 
 
 class LoadWarning(UserWarning):
-    """What was chosen while a network was opened, where a file leaves a choice."""
+    """What was chosen while a network was opened, where a file leaves a choice. Control characters are escaped."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(escape_controls(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 def describe_error(error: BaseException) -> str:

@@ -18,6 +18,7 @@ import netgraph as ng
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("netgraph", "coarsen", "fas", "models", "viz")
 FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a file stands before its folder
+    ("netgraph/utils/text.py",),
     (
         "netgraph/errors.py",
         "netgraph/installation.py",

@@ -23,6 +23,7 @@ from netgraph.cli.commands.report import compare_runs
 from netgraph.cli.commands.train import train_network
 from netgraph.cli.commands.ui import open_mlflow
 from netgraph.cli.commands.verify import verify_model
+from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.parsing import explain_usage_error
 from netgraph.errors import NetgraphError
 from netgraph.installation import warn_of_conflict
@@ -52,13 +53,13 @@ app.command("plugins")(print_plugins)
 
 
 def _report_conflict() -> None:
-    warn_of_conflict(lambda sentence: typer.echo(f"netgraph: {sentence}", err=True))
+    warn_of_conflict(lambda sentence: echo(f"netgraph: {sentence}", err=True))
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
         _report_conflict()
-        typer.echo(f"netgraph {__version__}")
+        echo(f"netgraph {__version__}")
         raise typer.Exit()
 
 
@@ -76,18 +77,18 @@ def main() -> None:
     try:
         code = app(prog_name="netgraph", standalone_mode=False)
     except NetgraphError as error:
-        typer.echo(f"netgraph: {error}", err=True)
+        echo(f"netgraph: {error}", err=True)
         code = error.exit_code
     except typer.TyperException as error:
-        typer.echo(explain_usage_error(error, sys.argv[1:]), err=True)
+        echo_lines(explain_usage_error(error, sys.argv[1:]), err=True)
         code = 2
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the rest of the output cannot be written either
-        typer.echo(
+        echo(
             f"netgraph: the system refuses to read or write ({error}). Free some space, or give another place.",
             err=True,
         )
         code = 1
     if code == 130:
-        typer.echo("netgraph: stopped", err=True)
+        echo("netgraph: stopped", err=True)
     sys.exit(code)

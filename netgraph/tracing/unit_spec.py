@@ -16,6 +16,7 @@ from torch import fx
 
 from netgraph.recording.forward.followed_dtype import DtypeLinks
 from netgraph.utils.html_table import render_table
+from netgraph.utils.text import escape_controls
 
 
 class Join(tuple[tuple[Any, ...], ...]):
@@ -337,7 +338,8 @@ class UnitSpec:
         for name, terms in self.parameters.items():
             text = ", ".join(format_term(term) for term in terms)
             summed = sorted(self._summed_axes(name))
-            lines.append(f"{name} ({text})" + (f"  sums over {', '.join(summed)}" if summed else ""))
+            line = f"{name} ({text})" + (f"  sums over {', '.join(summed)}" if summed else "")
+            lines.append(escape_controls(line))
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

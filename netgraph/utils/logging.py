@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from netgraph.utils.text import escape_controls
+
 LOGGER = logging.getLogger("netgraph")
 
 
@@ -86,7 +88,7 @@ class SentenceFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return a line for people."""
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        record.message = f"netgraph: {prefix}{record.getMessage()}"
+        record.message = f"netgraph: {prefix}{escape_controls(record.getMessage())}"
         return (
             record.message if record.exc_info is None else f"{record.message}\n{self.formatException(record.exc_info)}"
         )

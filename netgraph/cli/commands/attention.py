@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from netgraph.cli.console.artifacts import write_attention_page, write_heads_figure
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Data, Opening, coarsen_network, open_network
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model
@@ -66,7 +67,7 @@ def draw_attention(
     else:
         one_head = {} if layer is None and head is None else {"layer": layer or 0, "head": head or 0}
         write_heads_figure(hierarchy, inputs, words, row, out, level=level, **one_head)
-    typer.echo(f"netgraph: wrote {out}", err=True)
+    echo(f"netgraph: wrote {out}", err=True)
 
 
 def _check_options(typed: Mapping[str, str], out: Path, text: list[str] | None, data: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netgraph.cli.console.output import print_hierarchy
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Data, Json, Opening, coarsen_network, open_network, read_inputs
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model
@@ -71,10 +72,10 @@ def coarsen_model(
         _write_output(hierarchy, output)
     if own_class is not None and converted is not None:
         convert.save_own_class(converted, own_class)
-        typer.echo(f"netgraph: wrote {own_class}, a {type(converted).__name__}", err=True)
+        echo(f"netgraph: wrote {own_class}, a {type(converted).__name__}", err=True)
     if write is not None and export is not None:
         write(hierarchy, export)
-        typer.echo(f"netgraph: wrote {export}", err=True)
+        echo(f"netgraph: wrote {export}", err=True)
 
 
 def _check_output(output: Path | None) -> None:
@@ -101,4 +102,4 @@ def _write_output(hierarchy: Hierarchy, output: Path) -> None:
     from netgraph.coarsen.hierarchy.serialize import save
 
     save(hierarchy if output.suffix == ".hierarchy" else hierarchy.levels[-1].model, output)
-    typer.echo(f"netgraph: wrote {output}", err=True)
+    echo(f"netgraph: wrote {output}", err=True)

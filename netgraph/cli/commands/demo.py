@@ -9,6 +9,7 @@ import typer
 
 from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import print_hierarchy
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Json, Seed
 from netgraph.io.files.output_files import make_folder
 
@@ -34,7 +35,7 @@ def run_demo(
     torch.set_num_threads(1)  # a second thread costs this small network more than it saves
     data = load_dataset("digits").flat()
     model = mlp()
-    typer.echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
+    echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
     fit(model, data, seed=seed)
     torch.save(model.state_dict(), folder / "model.pt")
     with announce_compilation():
@@ -43,6 +44,6 @@ def run_demo(
     export(hierarchy, folder / "hierarchy.html")
     print_hierarchy(hierarchy, json_)
     for i, level in enumerate(hierarchy.levels):
-        typer.echo(f"level {i}: test accuracy {evaluate(level.model, data).accuracy:.1%}", err=json_)
-    typer.echo(f"netgraph: wrote {folder}/model.pt, small.safetensors and hierarchy.html", err=True)
-    typer.echo(f"netgraph: next, netgraph coarsen {folder}/model.pt --arch netgraph.models:mlp", err=True)
+        echo(f"level {i}: test accuracy {evaluate(level.model, data).accuracy:.1%}", err=json_)
+    echo(f"netgraph: wrote {folder}/model.pt, small.safetensors and hierarchy.html", err=True)
+    echo(f"netgraph: next, netgraph coarsen {folder}/model.pt --arch netgraph.models:mlp", err=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Data, Opening, coarsen_network, open_network, read_inputs
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model
@@ -49,4 +50,4 @@ def export_hierarchy(
         network, example = open_network(model, options, data, opening)
         hierarchy = coarsen_network(network, example, options, read_inputs(data, example, options.seed))
     write(hierarchy, out)
-    typer.echo(f"netgraph: wrote {out}", err=True)
+    echo(f"netgraph: wrote {out}", err=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Data, Opening, coarsen_network, open_network, read_inputs
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model
@@ -46,4 +47,4 @@ def draw_features(
     inputs = read_inputs(data, example, options.seed)
     hierarchy = coarsen_network(network, example, options, inputs)
     write_feature_figure(hierarchy, inputs, out, axis=axis, level=level, image=image)
-    typer.echo(f"netgraph: wrote {out}", err=True)
+    echo(f"netgraph: wrote {out}", err=True)

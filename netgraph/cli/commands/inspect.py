@@ -6,6 +6,7 @@ import json
 
 import typer
 
+from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.coarsen import Json, Outputs
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model, OpenOptions
@@ -26,12 +27,12 @@ def inspect_model(
     if json_:
         rows = [{"name": a.name, "size": a.size, "kind": a.kind, "kept": a.kept, "equal": a.equal} for a in axes]
         lines = dict(line.split(" ", 1) for line in str(spec).splitlines())
-        typer.echo(json.dumps({"parameters": lines, "axes": rows, "untraced": list(spec.untraced)}, indent=1))
+        echo_lines(json.dumps({"parameters": lines, "axes": rows, "untraced": list(spec.untraced)}, indent=1))
         return
-    typer.echo(str(spec))
-    typer.echo()
+    echo_lines(str(spec))
+    echo()
     for axis in axes:
         state = f"kept: {axis.kept}" if axis.kept else f"equal aggregates: {axis.equal}" if axis.equal else "free"
-        typer.echo(f"{axis.name}  {axis.size} {axis.kind}s  {state}")
+        echo(f"{axis.name}  {axis.size} {axis.kind}s  {state}")
     if spec.untraced:
-        typer.echo(f"never read in the run: {', '.join(spec.untraced)}")
+        echo(f"never read in the run: {', '.join(spec.untraced)}")

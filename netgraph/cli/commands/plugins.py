@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-import typer
-
+from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.coarsen import Json
 
 
@@ -15,10 +14,10 @@ def print_plugins(json_: Json = False) -> None:
 
     table = {group: {name: find_distribution(group, name) for name in sorted(list_plugins(group))} for group in GROUPS}
     if json_:
-        typer.echo(json.dumps(table, indent=1))
+        echo_lines(json.dumps(table, indent=1))
         return
     width = max(len(name) for owners in table.values() for name in owners)
     for group, owners in table.items():
-        typer.echo(group)
+        echo(group)
         for name, owner in owners.items():
-            typer.echo(f"  {name:<{width}} {owner}")
+            echo(f"  {name:<{width}} {owner}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.coarsen import Json
 from netgraph.errors import NetgraphError
 from netgraph.io.files.output_files import check_output_file
@@ -45,10 +46,10 @@ def compare_runs(
     histories = [history for word in runs for history in read_runs(word)]
     loss = common_loss(histories) if len(histories) > 1 else None
     rows = [summarize_run(history, loss) for history in histories]
-    typer.echo(json.dumps({"common_loss": loss, "runs": rows}, indent=1) if json_ else format_table(rows, loss))
+    echo_lines(json.dumps({"common_loss": loss, "runs": rows}, indent=1) if json_ else format_table(rows, loss))
     if write is not None:
         write(histories, output)
-        typer.echo(f"netgraph: wrote {output}", err=True)
+        echo(f"netgraph: wrote {output}", err=True)
 
 
 def read_runs(word: str) -> list[History]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgraph.cli.console.output import describe_run, format_outcome, print_solver_options, run_document
+from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.coarsen import Json
 from netgraph.cli.options.command_options import After, with_options
 from netgraph.cli.options.completion import complete_words
@@ -107,7 +108,7 @@ def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[
         try:
             return solver.finish(run), hierarchy
         except KeyboardInterrupt:
-            typer.echo(f"netgraph: left after {run.steps} of {run.total_steps} steps. Nothing was written.", err=True)
+            echo(f"netgraph: left after {run.steps} of {run.total_steps} steps. Nothing was written.", err=True)
             raise
 
 
@@ -128,7 +129,7 @@ def _print_result(
     evaluation = evaluate(trained, task.data, batch=task.evaluation_batch, metrics=METRICS)
     document = run_document(describe_run(task, hierarchy, options), solution, evaluation)
     outcome = format_outcome(task, hierarchy, solution, evaluation, options.cycle)
-    typer.echo(json.dumps(document, indent=1) if as_json else outcome)
+    echo_lines(json.dumps(document, indent=1) if as_json else outcome)
     return document
 
 
@@ -154,11 +155,11 @@ def write_network(trained: nn.Module, task: Task, output: Path) -> None:
         write_atomically(partial(torch.save, trained.state_dict()), output)
     else:
         save(coarse_network(trained, trace(trained, task.example), {}), output)
-    typer.echo(f"netgraph: wrote {output}", err=True)
+    echo(f"netgraph: wrote {output}", err=True)
     if task.data.tokenizer is not None:
         tokenizer_file = output.with_suffix(".tokenizer.json")
         save_tokenizer(task.data.tokenizer, tokenizer_file)
-        typer.echo(f"netgraph: wrote {tokenizer_file}, the tokenizer of the network", err=True)
+        echo(f"netgraph: wrote {tokenizer_file}, the tokenizer of the network", err=True)
 
 
 def check_network_output(output: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.parsing import check_port
 from netgraph.cli.options.validation import reject_options, typed_options
 
@@ -24,10 +25,10 @@ def open_mlflow(
     uri = tracking_uri()
     if uri.startswith(("http:", "https:")):
         reject_options(typed_options(context), ["port"], f"the runs are kept at {uri}, which has its own")
-        typer.echo(f"netgraph: the runs are kept at {uri}", err=True)
+        echo(f"netgraph: the runs are kept at {uri}", err=True)
         webbrowser.open(uri)
         return
     check_port(port)
-    typer.echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}. Ctrl-C ends it.", err=True)
+    echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}. Ctrl-C ends it.", err=True)
     page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
     raise typer.Exit(subprocess.call(page))

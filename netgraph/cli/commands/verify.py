@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from netgraph.cli.console.progress import show_progress
+from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.coarsen import InsideHeads, Json, Outputs, Seed
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model, OpenOptions
@@ -42,14 +43,14 @@ def verify_model(
             {"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note, "roundoff": v.roundoff}
             for v in verdicts
         ]
-        typer.echo(json.dumps(rows, indent=1))
+        echo_lines(json.dumps(rows, indent=1))
     for v in verdicts if not json_ else ():
         axes = v.axes[0] if len(v.axes) == 1 else f"all {len(v.axes)} axes at once"
         outcome = v.note if v.error is None else f"{v.error:.1e} {'ok' if v.passes(tolerance) else 'WRONG'}"
-        typer.echo(f"{v.oracle:<10} {axes}  {outcome}")
+        echo(f"{v.oracle:<10} {axes}  {outcome}")
     failed = [v for v in verdicts if not v.passes(tolerance)]
     if failed:
-        typer.echo(
+        echo(
             f"netgraph: {len(failed)} oracles failed: their error is above {tolerance}. Coarsen with --keep for these axes, and report the network.",
             err=True,
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from netgraph.cli.console.terminal import echo
+
 
 @contextmanager
 def announce_compilation() -> Iterator[None]:
     """Print a line on stderr before numba compiles its first kernel in a block. Compiled kernels are cached on disk."""
-    import typer
     from numba.core import event
 
     class FirstCompilation(event.Listener):
@@ -17,7 +18,7 @@ def announce_compilation() -> Iterator[None]:
 
         def on_start(self, event: object) -> None:
             if not self.announced:
-                typer.echo("netgraph: compiling kernels. This takes a while once. Later runs use the cache.", err=True)
+                echo("netgraph: compiling kernels. This takes a while once. Later runs use the cache.", err=True)
             self.announced = True
 
         def on_end(self, event: object) -> None:

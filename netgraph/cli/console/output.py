@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import typer
+from netgraph.cli.console.terminal import echo, echo_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,18 +32,18 @@ def print_hierarchy(hierarchy: Hierarchy, as_json: bool) -> None:
     )
 
     if as_json:
-        typer.echo(json.dumps(build_report(hierarchy), indent=1))
+        echo_lines(json.dumps(build_report(hierarchy), indent=1))
         return
     merged_share, reasons = measure_coverage(hierarchy)
-    typer.echo(str(hierarchy))
+    echo_lines(str(hierarchy))
     for i, level in enumerate(hierarchy.levels):
         for line in [*describe_level(level), *describe_missed_ratios(find_missed_ratios(hierarchy, i))]:
-            typer.echo(f"level {i}: {line}")
-    typer.echo(f"{merged_share:.1%} of the parameters have a merged dimension")
+            echo(f"level {i}: {line}")
+    echo(f"{merged_share:.1%} of the parameters have a merged dimension")
     for reason, share in reasons[:5]:
-        typer.echo(f"  {share:.1%} kept: {reason}")
+        echo(f"  {share:.1%} kept: {reason}")
     for line in suggest_outputs(hierarchy, reasons):
-        typer.echo(line)
+        echo(line)
     warn_of_shortfalls(hierarchy)
 
 
@@ -52,14 +52,14 @@ def warn_of_shortfalls(hierarchy: Hierarchy) -> None:
     from netgraph.coarsen.hierarchy.report import describe_missing_levels
 
     if missing := describe_missing_levels(hierarchy):
-        typer.echo(f"netgraph: {missing}", err=True)
+        echo(f"netgraph: {missing}", err=True)
     multiple = 1 if hierarchy.options is None else hierarchy.options.round_to
     uneven = dict.fromkeys(
         name for level in hierarchy.levels for name, t in level.transfers.items() if t.n_coarse % multiple
     )
     if uneven:
         names = ", ".join(list(uneven)[:5]) + f" and {len(uneven) - 5} more" * (len(uneven) > 5)
-        typer.echo(
+        echo(
             f"netgraph: could not round {names} to a multiple of {multiple}. The axis has fewer units, or equal "
             "aggregates of that number are impossible.",
             err=True,
@@ -72,9 +72,9 @@ def warn_of_left_out_directions(hierarchy: Hierarchy) -> None:
 
     for i, level in enumerate(hierarchy.levels):
         for line in describe_unable_directions(level):
-            typer.echo(f"netgraph: level {i}: {line}", err=True)
+            echo(f"netgraph: level {i}: {line}", err=True)
     if missing := describe_missing_levels(hierarchy):
-        typer.echo(f"netgraph: {missing}", err=True)
+        echo(f"netgraph: {missing}", err=True)
 
 
 def print_solver_options() -> None:
@@ -83,7 +83,7 @@ def print_solver_options() -> None:
 
     for row in build_option_table():
         unit = f"({row.unit}) " if row.unit else ""
-        typer.echo(f"{row.name:<20} {row.default:<12} {unit}{row.meaning}")
+        echo(f"{row.name:<20} {row.default:<12} {unit}{row.meaning}")
 
 
 def format_outcome(task: Task, hierarchy: Hierarchy, solution: Solution, evaluation: Evaluation, cycle: str) -> str:

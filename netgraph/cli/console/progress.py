@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import typer
+from netgraph.cli.console.terminal import echo
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def _print_line(display: RunDisplay, event: str) -> None:
     if event in ("evaluate", "start"):
         left = _format_time_left(display)
         line = f"netgraph: step {display.step}/{display.total}  {display.format_line(display.digits)}"
-        typer.echo(f"{line}  {left}" if left else line, err=True)
+        echo(f"{line}  {left}" if left else line, err=True)
 
 
 def _format_time_left(display: RunDisplay) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.completion import complete_words
 from netgraph.utils.choices import DATA_SETS, ZOOS
 from netgraph.utils.options import declare_option
@@ -94,10 +95,10 @@ class OpenOptions:
             )  # fmt: skip
         origin = describe_origin(model, arch_args)
         if origin is not None:
-            typer.echo(f"netgraph: {origin}", err=True)
+            echo(f"netgraph: {origin}", err=True)
         if example is None:
             example, text = guess_input(network)
-            typer.echo(f"netgraph: guessed {text}", err=True)
+            echo(f"netgraph: guessed {text}", err=True)
         return network, example
 
     def _add_rules(self) -> None:
@@ -121,7 +122,7 @@ def _print_choices() -> Iterator[None]:
         yield
     for warning in caught:
         if issubclass(warning.category, LoadWarning):
-            typer.echo(f"netgraph: {warning.message}", err=True)
+            echo(f"netgraph: {warning.message}", err=True)
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
@@ -153,5 +154,5 @@ class DataOptions:
             warnings.simplefilter("always")
             rows = load_calibration(self.data, example=example, n=self.samples, seed=seed, tokenizer=tokenizer)
         for warning in caught:
-            typer.echo(f"netgraph: {warning.message}", err=True)
+            echo(f"netgraph: {warning.message}", err=True)
         return rows

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from netgraph.cli.console.artifacts import (
     check_report,
     make_feature_writers,
@@ -20,6 +18,7 @@ from netgraph.cli.console.artifacts import (
 )
 from netgraph.cli.console.output import describe_run
 from netgraph.cli.console.progress import show_run
+from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
 from netgraph.utils.options import check_options, declare_option
 
@@ -123,13 +122,13 @@ class RunOptions:
         from netgraph.fas.checkpoint.checkpoint import resume
 
         if self.resume and resume(run, self.checkpoints or "") is None:
-            typer.echo(f"netgraph: {self.checkpoints} has no checkpoint. The run begins from the start.", err=True)
+            echo(f"netgraph: {self.checkpoints} has no checkpoint. The run begins from the start.", err=True)
 
     def write_report(self, document: dict[str, Any]) -> None:
         """Write the report of a run into its folder."""
         if self.report is not None:
             write_report(document, self.report, self.report.resolve().name)
-            typer.echo(f"netgraph: wrote {self.report}/run.json, report.html and report.svg", err=True)
+            echo(f"netgraph: wrote {self.report}/run.json, report.html and report.svg", err=True)
 
 
 def ended_by_signal(reason: str) -> bool:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import warn_of_left_out_directions
 from netgraph.cli.console.progress import show_progress
+from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions, parse_numbers
 
@@ -33,7 +32,7 @@ def warn_of_slow_precision(options: TrainOptions) -> None:
     from netgraph.models.training.precision import supports_bf16
 
     if options.bf16 and not supports_bf16(options.device):
-        typer.echo(f"netgraph: --bf16 makes it slower: this {options.device} has no units for bfloat16", err=True)
+        echo(f"netgraph: --bf16 makes it slower: this {options.device} has no units for bfloat16", err=True)
 
 
 def make_task(options: TrainOptions, network: str) -> Task:

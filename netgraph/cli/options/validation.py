@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from netgraph import plugins
+from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.open_network import DataOptions
 from netgraph.cli.options.run import RunOptions
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
@@ -156,7 +157,7 @@ def check_train_options(typed: Mapping[str, str], options: TrainOptions, run: Ru
     if options.plain:  # a control run: the same command line with --plain behind it
         idle = [typed[name] for name in NEED_LEVELS if name in typed]
         if idle:
-            typer.echo(f"netgraph: --plain trains the finest level alone and ignores {', '.join(idle)}", err=True)
+            echo(f"netgraph: --plain trains the finest level alone and ignores {', '.join(idle)}", err=True)
         return
     if options.coarsening.n_levels == 1:
         reject_options(typed, [name for name in NEED_LEVELS if name != "levels"], "--levels 1 is the network alone")

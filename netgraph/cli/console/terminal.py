@@ -1,0 +1,17 @@
+"""The one way to the terminal: text is escaped on its way to stdout and stderr."""
+
+from __future__ import annotations
+
+import typer
+
+from netgraph.utils.text import escape_controls
+
+
+def echo(line: object = "", *, err: bool = False) -> None:
+    """Print one line to stdout, or with ``err`` to stderr. Control characters in it are escaped, line breaks too."""
+    typer.echo(escape_controls(str(line)), err=err)
+
+
+def echo_lines(text: object, *, err: bool = False) -> None:
+    """Print a table or JSON, whose names are escaped, to stdout or stderr. Line breaks and tabs stay."""
+    typer.echo(escape_controls(str(text), keep="\n\t"), err=err)

@@ -1,0 +1,77 @@
+"""Names out of files do not steer the terminal, and forge no lines."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import netgraph as ng
+from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.errors import LoadError, LoadWarning, NetgraphError
+from netgraph.utils.logging import SentenceFormatter
+from netgraph.utils.text import escape_controls
+from tests.support.command_line import run
+
+NAME = "x\x1b]0;TITLE\x07\x9b31m\rnetgraph: all is well\n\u202egnp.\udc80"
+HARMFUL = ("\x1b", "\x07", "\x9b", "\r", "\n", "\u202e", "\udc80")
+
+
+@given(st.text(st.characters(categories=["Cc", "Cf", "Cs", "L", "Zl", "Zp"])))
+def test_escaped_text_is_one_line_that_prints_and_reads_back(text):
+    escaped = escape_controls(text)
+    assert len(escaped.splitlines()) <= 1
+    escaped.encode()
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in escaped)
+    plain = escape_controls(escaped)
+    assert plain == escaped
+
+
+@pytest.mark.parametrize("kind", [NetgraphError, LoadError, LoadWarning])
+def test_messages_are_one_line(kind):
+    assert not any(c in str(kind(f"unexpected {NAME}")) for c in HARMFUL)
+    assert kind("a", 3).args == ("a", 3)
+
+
+def test_the_log_is_one_line_a_record():
+    record = logging.LogRecord("netgraph", logging.WARNING, "f", 1, "skipped %s", (NAME,), None)
+    assert not any(c in SentenceFormatter().format(record) for c in HARMFUL)
+
+
+def test_tables_keep_their_lines(capsys):
+    echo_lines("a\tb\n\x1b[2Jc", err=True)
+    assert capsys.readouterr().err == "a\tb\n\\x1b[2Jc\n"
+    echo("two\nlines")
+    assert capsys.readouterr().out == "two\\nlines\n"
+
+
+def test_names_of_a_file_reach_neither_stream(tmp_path):
+    torch.save({**nn.Linear(3, 2).state_dict(), NAME.replace("\udc80", ""): torch.zeros(1)}, tmp_path / "a.pt")
+    options = ("--arch", "torch.nn:Linear", "--arch-arg", "in_features=3", "--arch-arg", "out_features=2")
+    code, _, err = run("inspect", tmp_path / "a.pt", *options)
+    assert code == 1
+    assert r"unexpected x\x1b]0;TITLE\x07" in err
+    assert not any(c in err.strip() for c in HARMFUL)
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_module("a\x1b]0;TITLE\x07\nb", nn.Linear(3, 4))
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(torch.relu(self._modules["a\x1b]0;TITLE\x07\nb"](x)))
+
+
+def test_names_of_layers_are_escaped_in_every_table(tmp_path):
+    hierarchy = ng.build_hierarchy(Odd(), torch.zeros(2, 3))
+    ng.save(hierarchy.levels[1].model, tmp_path / "odd.safetensors")
+    for command in (["inspect"], ["verify"], ["coarsen"], ["inspect", "--json"], ["coarsen", "--json"]):
+        code, out, err = run(*command[:1], tmp_path / "odd.safetensors", *command[1:])
+        assert code == 0, err
+        assert not any(c in out + err for c in ("\x1b", "\x07"))
+        lines = out.splitlines()
+        assert not any(line.startswith(("b.weight", "b ")) for line in lines), lines
