@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from netgraph.utils.public_names import load_on_first_use
 
 if TYPE_CHECKING:
+    from netgraph.affinity.contract import check_affinity as check_affinity
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
     from netgraph.coarsen.hierarchy.initial_weights import init_coarse_weights as init_coarse_weights
@@ -39,6 +40,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
     {
         "build_hierarchy": "coarsen.hierarchy.hierarchy",
+        "check_affinity": "affinity.contract",
         "check_coarsener": "coarsen.partition.contract",
         "coarse_network": "coarsen.network.rewrite",
         "CoarsenOptions": "coarsen.hierarchy.options",

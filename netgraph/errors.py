@@ -9,6 +9,11 @@ from netgraph.utils.text import escape_controls
 class NetgraphError(ValueError):
     """Base class of all errors that a user can correct. Control characters in its message are escaped.
 
+    Parameters
+    ----------
+    *args : object
+        The message.
+
     Examples
     --------
     >>> import netgraph as ng

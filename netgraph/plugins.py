@@ -22,6 +22,7 @@ KINDS = {
     "netgraph.exporters": "exporter",
 }
 GROUPS = tuple(KINDS)
+DISTRIBUTION = "netgraph-coarsening"  # of netgraph itself
 
 
 @cache
@@ -43,6 +44,25 @@ def find_distribution(group: str, name: str) -> str:
     """Return the name of the distribution that provides a plug-in."""
     point = _find_entry_points(group)[name]
     return point.dist.name if point.dist is not None else "unknown"
+
+
+def describe_plugin(group: str, value: Any) -> str:
+    """Return an object that a plug-in or the user gives in words: its kind, its name and its distribution.
+
+    Examples
+    --------
+    >>> from netgraph.affinity import cosine
+    >>> from netgraph.plugins import describe_plugin
+    >>> describe_plugin("netgraph.affinities", cosine)
+    "affinity 'cosine' of netgraph-coarsening"
+    >>> describe_plugin("netgraph.affinities", lambda units, *, seed: None)
+    "affinity '<lambda>'"
+    """
+    place = f"{getattr(value, '__module__', None)}:{getattr(value, '__qualname__', None)}"
+    for name, point in _find_entry_points(group).items():
+        if point.value.partition(" ")[0] == place:
+            return f"{KINDS[group]} {name!r} of {find_distribution(group, name)}"
+    return f"{KINDS[group]} {str(getattr(value, '__name__', repr(value)))!r}"
 
 
 @cache

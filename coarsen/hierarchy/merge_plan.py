@@ -15,12 +15,13 @@ from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.outer_units import restrict_to_unit, split_aggregates, split_composed, split_measured
 from netgraph.coarsen.network.oracles import Progress
-from netgraph.coarsen.partition.contract import Coarsener, check_aggregates, leaves_out
+from netgraph.coarsen.partition.contract import Coarsener, leaves_out, run_coarsener
 from netgraph.coarsen.partition.metrics import quality
 from netgraph.coarsen.partition.target_size import choose_n_coarse, target_count
 from netgraph.coarsen.transfer.nested_transfer import NestedTransfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
+from netgraph.graph.affinity_answers import measure_affinity
 from netgraph.graph.axis_units import AxisUnits, Measure
 from netgraph.tracing.unit_spec import Axis, UnitSpec
 
@@ -240,19 +241,18 @@ class MergeStep:
     def _merge_axis(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
         """Return the transfer that one coarsener gives for an axis."""
         merge, graph = self.plan.coarseners[name], self.build_graph(axis.name)
-        aggregates = merge(graph, n_coarse, seed=self.plan.seed)
-        return Transfer(check_aggregates(aggregates, graph, name, leaves_out=leaves_out(merge)))
+        return Transfer(run_coarsener(merge, graph, n_coarse, seed=self.plan.seed, name=name))
 
     def _merge_in_each(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
         """Return the transfer that one coarsener gives for the units of an axis in each unit of its outer axis."""
         merge, graphs = self.plan.coarseners[name], self.build_inner_graphs(axis.name)
-        made, left_out = partial(merge, seed=self.plan.seed), leaves_out(merge)
-        rows = [check_aggregates(made(graph, n_coarse), graph, name, leaves_out=left_out) for graph in graphs]
+        run = partial(run_coarsener, merge, seed=self.plan.seed, name=name)
+        rows = [run(graph, n_coarse) for graph in graphs]
         most = max(int(row.max()) + 1 for row in rows)
         if axis.equal is not None and any(
             row.max() + 1 < most for row in rows
         ):  # sizes stay equal in another answer only
-            rows = [check_aggregates(made(graph, most), graph, name, leaves_out=left_out) for graph in graphs]
+            rows = [run(graph, most) for graph in graphs]
         assert axis.within is not None
         return NestedTransfer.of(axis.within, [split_aggregates(row, most) for row in rows])
 
@@ -295,10 +295,7 @@ class MergeStep:
         """Return the graph of units, with the number of finest units that each stands for."""
         axis = self.spec.axes[units.axis]
         weight = np.ones(axis.size) if composed is None else composed.sizes
-        try:
-            affinity = self.plan.weigh(units, seed=self.plan.seed)
-        except NetgraphError as error:
-            raise NetgraphError(f"axis {name!r}: {error}") from None
+        affinity = measure_affinity(self.plan.weigh, units, seed=self.plan.seed, name=name)
         fixed = self._fixed_mask(axis, composed)
         return AxisGraph(name, affinity, weight, lambda: units.incoming, axis.equal is not None, fixed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.errors import AggregatesError, PluginError
+from netgraph.errors import AggregatesError, NetgraphError
 
 Coarsener = Callable[..., Any]
 Made = TypeVar("Made", bound=Coarsener)
@@ -124,6 +126,63 @@ def check_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out
     return array.astype(np.int64)
 
 
+def run_coarsener(
+    coarsener: Coarsener, graph: AxisGraph, n_coarse: int, *, seed: int, name: str
+) -> NDArray[np.int64]:
+    """Return the checked answer of a coarsener.
+
+    Parameters
+    ----------
+    coarsener : callable
+    graph : AxisGraph
+    n_coarse : int
+        Number of aggregates that are asked for.
+    seed : int
+    name : str
+        Name of the coarsener, for messages.
+
+    Returns
+    -------
+    int array of shape (n_units,)
+
+    Raises
+    ------
+    AggregatesError
+        The coarsener fails, or its answer is no partition (`check_aggregates`).
+    NetgraphError
+        The coarsener refuses with an error of its own, such as a library that is not installed.
+    """
+    try:
+        answer = coarsener(graph, n_coarse, seed=seed)
+    except NetgraphError:
+        raise
+    except Exception as error:  # a function of the user may fail in any way
+        edges = f"{graph.n_units} units and {graph.adjacency.nnz // 2} edges"
+        mend = " A coarsener is called as coarsener(graph, n_coarse, seed=seed)." if _lacks_seed(coarsener) else ""
+        raise AggregatesError(
+            f"{_describe(coarsener, name)} failed on axis {graph.name!r}, {edges}, asked for {n_coarse} aggregates: "
+            f"{type(error).__name__}: {error}.{mend}"
+        ) from error
+    return check_aggregates(answer, graph, name, leaves_out=leaves_out(coarsener))
+
+
+def _lacks_seed(coarsener: Coarsener) -> bool:
+    """Return True if a function cannot take a graph, a number and a seed by keyword."""
+    try:
+        inspect.signature(coarsener).bind(None, 1, seed=0)
+    except TypeError:
+        return True
+    except ValueError:  # a compiled function has no signature
+        return False
+    return False
+
+
+def _describe(coarsener: Coarsener, name: str) -> str:
+    """Return a coarsener in words, with its distribution if it is a plug-in of another one."""
+    described = plugins.describe_plugin("netgraph.coarseners", coarsener)
+    return described if " of " in described else f"coarsener {name!r}"
+
+
 def _explain_minus_one(present: NDArray[Any]) -> str:
     """Return the sentence to add if the numbers contain -1 without permission."""
     return " Only a coarsener whose attribute leaves_out is True leaves a unit out with -1." if present[0] == -1 else ""
@@ -194,17 +253,8 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: boo
 
 
 def _call_coarsener(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, name: str) -> NDArray[np.int64]:
-    """Return the checked answer, and turn any error of the coarsener into an `AggregatesError`."""
-    try:
-        return check_aggregates(coarsener(graph, n_coarse, seed=3), graph, name, leaves_out=leaves_out(coarsener))
-    except (AggregatesError, PluginError):
-        raise
-    except Exception as error:  # any error of a user's function is reported as its mistake
-        edges = f"{graph.n_units} units and {graph.adjacency.nnz // 2} edges"
-        raise AggregatesError(
-            f"coarsener {name!r} failed on {graph.name}, {edges}, asked for {n_coarse} aggregates: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    """Return the checked answer for the seed of the trials."""
+    return run_coarsener(coarsener, graph, n_coarse, seed=3, name=name)
 
 
 def _check_ignores_edges(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from netgraph.affinity.all_pairs import AllPairs as AllPairs
     from netgraph.affinity.approximate_neighbors import approximate as approximate
     from netgraph.affinity.approximate_neighbors import approximate_cosine_graph as approximate_cosine_graph
+    from netgraph.affinity.contract import check_affinity as check_affinity
     from netgraph.affinity.head_attention import attention as attention
     from netgraph.affinity.head_circuits import circuits as circuits
     from netgraph.affinity.similarity import cosine_graph as cosine_graph
@@ -33,6 +34,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "approximate_cosine_graph": "approximate_neighbors",
         "attention": "head_attention",
         "both": "weights",
+        "check_affinity": "contract",
         "circuits": "head_circuits",
         "correlation": "weights",
         "cosine": "weights",

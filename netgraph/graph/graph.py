@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from netgraph import plugins
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
+from netgraph.graph.affinity_answers import measure_affinity
 from netgraph.graph.axis_units import AxisUnits
 from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.tracing.unit_spec import Axis, UnitSpec, term_axes
@@ -229,7 +230,10 @@ def unit_graph(model: nn.Module, spec: UnitSpec, *, affinity: str | Any = "cosin
     """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weigh = plugins.load_plugin("netgraph.affinities", affinity) if isinstance(affinity, str) else affinity
-    affinities = {axis.name: weigh(AxisUnits(spec, state, axis.name, seed), seed=seed).tocsr() for axis in spec.free}
+    affinities = {
+        axis.name: measure_affinity(weigh, AxisUnits(spec, state, axis.name, seed), seed=seed).tocsr()
+        for axis in spec.free
+    }
     return UnitGraph(spec.used, _build_blocks(spec, state), affinities)
 
 

@@ -12,8 +12,9 @@ from torch import fx
 
 from netgraph import plugins
 from netgraph.environment.torch_internals import OpOverload, find_overloads
-from netgraph.errors import PluginError, TraceError
-from netgraph.rules.operator_call import Rule, operator_name, source_line
+from netgraph.errors import NetgraphError, PluginError, TraceError, describe_error
+from netgraph.rules.index_space import MisfitError
+from netgraph.rules.operator_call import Call, Rule, operator_name, source_line
 from netgraph.rules.pointwise import pointwise_rule
 
 _ADDED: dict[str, Rule] = {}
@@ -26,12 +27,18 @@ def load_rules() -> dict[str, Rule]:
     Returns
     -------
     dict of str to callable
-        The rule of ``aten.conv2d`` and so on. A later family overrides an earlier one, in the order of their names.
+        The rule of ``aten.conv2d`` and so on. Families of other distributions override those of netgraph, and a later name an
+        earlier one.
     """
     table: dict[str, Rule] = {}
-    for family in plugins.list_plugins("netgraph.rules"):
+    for family in sorted(plugins.list_plugins("netgraph.rules"), key=lambda name: (not _is_own(name), name)):
         table.update(plugins.load_plugin("netgraph.rules", family))
     return {**table, **_ADDED}
+
+
+def _is_own(family: str) -> bool:
+    """Return True if a family of rules is of this distribution."""
+    return plugins.find_distribution("netgraph.rules", family) == plugins.DISTRIBUTION
 
 
 def add_rules(table: Mapping[str, Rule]) -> None:
@@ -81,6 +88,34 @@ def find_operator_rule(target: Any) -> Rule | None:
     """Return the rule of an operator, or None. Operators that PyTorch tags as pointwise need no entry, in place or not."""
     rule = load_rules().get(operator_name(target))
     return pointwise_rule if rule is None and is_pointwise(target) else rule
+
+
+def apply_rule(rule: Rule, call: Call) -> Any:
+    """Return the spaces that a rule gives. One of the user or of another distribution may fail in any way, and is named.
+
+    Raises
+    ------
+    TraceError
+        The rule fails, or refuses.
+    """
+    try:
+        return rule(call)
+    except (NetgraphError, MisfitError):
+        raise
+    except Exception as error:
+        if str(getattr(rule, "__module__", "")).startswith("netgraph."):
+            raise  # a mistake of ours
+        raise TraceError(
+            f"{_describe_rule(rule, call.name)} fails{call.location()} ({describe_error(error)}). Repair it, or leave it out."
+        ) from error
+
+
+def _describe_rule(rule: Rule, operator: str) -> str:
+    """Return a rule in words, with its distribution if it is a plug-in."""
+    for family in plugins.list_plugins("netgraph.rules"):
+        if rule in plugins.load_plugin("netgraph.rules", family).values():
+            return f"rule {operator!r} of {plugins.find_distribution('netgraph.rules', family)}"
+    return f"rule {operator!r}"
 
 
 @cache

@@ -16,7 +16,6 @@ from netgraph.rules.index_space import Atom, Space
 from netgraph.rules.operator_call import Choice, Spaces, TraceState, source_line
 from netgraph.tracing.unit_spec import ExpertLayer, Term
 
-
 TOGETHER = "clones would have to be chosen together"  # the reason why units that are chosen by rank stay that may go one by one
 
 

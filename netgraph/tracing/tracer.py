@@ -24,7 +24,7 @@ from netgraph.recording.operators.guards import check_decision
 from netgraph.recording.recorder import Recording, find_tied_names, named_state, record_network
 from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import Call, Spaces, TraceState, operator_name, shape_of
-from netgraph.rules.registry import find_rule
+from netgraph.rules.registry import apply_rule, find_rule
 from netgraph.tracing.other_examples import OtherRecordings
 from netgraph.tracing.recordable import check_recordable
 from netgraph.tracing.recording_check import SizeDifferenceError, check_recordings
@@ -355,7 +355,7 @@ def _apply_rule(node: fx.Node, trace_state: TraceState) -> None:
         return
     call = Call(node, trace_state)
     _refuse_loops_over_data(call)
-    trace_state.spaces[node] = find_rule(node)(call)
+    trace_state.spaces[node] = apply_rule(find_rule(node), call)
     call.pin_numbers()
     call.record_uses()
 

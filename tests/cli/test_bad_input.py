@@ -132,5 +132,5 @@ def test_an_affinity_of_no_sense_is_refused_before_any_coarsener_sees_it(value):
     def never(graph, n_coarse, *, seed):
         raise AssertionError("the graph came through")
 
-    with pytest.raises(NetgraphError, match=r"axis '0' was given an affinity of .* between units 0 and 1"):
+    with pytest.raises(NetgraphError, match=r"affinity 'bad' answers axis '0' with .* between units 0 and 1"):
         ng.build_hierarchy(mlp(SIZES), torch.randn(2, 64), affinity=bad, coarsener=never)

@@ -1,0 +1,146 @@
+"""Run an affinity on the units of an axis, and check its answer.
+
+An affinity may be a function of the user or a plug-in of another distribution. A matrix of a wrong shape would leave units out without a
+word, and an asymmetric one would make the result depend on the order of the units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from netgraph import plugins
+from netgraph.errors import NetgraphError
+from netgraph.graph.axis_units import AxisUnits
+
+TOLERANCE = 1e-6  # of the largest affinity: roundoff of products that are taken in another order
+MAX_DENSE = 2**27  # entries of a dense answer: one gibibyte of doubles
+
+
+def measure_affinity(weigh: Callable[..., Any], units: AxisUnits, *, seed: int, name: str | None = None) -> Any:
+    """Return the affinities of the units of an axis.
+
+    Parameters
+    ----------
+    weigh : callable ``(units, *, seed) -> matrix``
+        An affinity. Its answer is a scipy sparse array, an `AllPairs`, a numpy array or a torch tensor.
+    units : AxisUnits
+    seed : int
+    name : str, optional
+        Name of the axis in messages.
+
+    Returns
+    -------
+    csr_array or AllPairs, of shape (n, n)
+
+    Raises
+    ------
+    NetgraphError
+        The affinity fails, or its answer is not a symmetric, finite and non-negative matrix with a zero diagonal.
+    """
+    name = units.axis if name is None else name
+    size = units.spec.axes[units.axis].size
+    try:
+        answer = weigh(units, seed=seed)
+    except NetgraphError as error:
+        raise NetgraphError(f"axis {name!r}: {error}") from None
+    except Exception as error:  # a function of the user may fail in any way
+        raise NetgraphError(
+            f"{_describe(weigh)} fails on axis {name!r} of {size} units ({type(error).__name__}: {error})."
+        ) from error
+    if _describe(weigh).endswith(f" of {plugins.DISTRIBUTION}"):  # it keeps the contract, as tests show
+        return answer
+    try:
+        return read_affinity(answer, size)
+    except NetgraphError as error:
+        raise NetgraphError(f"{_describe(weigh)} answers axis {name!r} with {error}") from None
+
+
+def read_affinity(answer: Any, size: int) -> Any:
+    """Return the answer of an affinity as a csr_array or as it is, if it is an `AllPairs`.
+
+    Parameters
+    ----------
+    answer : array-like
+    size : int
+        Number of units.
+
+    Raises
+    ------
+    NetgraphError
+        It is no such matrix. The message goes on after "answers with".
+    """
+    if hasattr(answer, "weights") and hasattr(answer, "tocsr"):  # AllPairs, whose weights are dense
+        _check_matrix(np.asarray(answer.weights), size)
+        return answer
+    matrix = _read_tensor(answer) if isinstance(answer, torch.Tensor) else answer
+    if sparse.issparse(matrix):
+        _check_shape(matrix.shape, size)
+        matrix = sparse.csr_array(matrix, copy=True)
+    else:
+        _check_matrix(np.asarray(matrix), size)
+        matrix = sparse.csr_array(np.asarray(matrix))
+    if matrix.dtype.kind not in "fiub":
+        raise NetgraphError(f"numbers of type {matrix.dtype}. Give real numbers.")
+    matrix.sum_duplicates()
+    _check_entries(matrix)
+    matrix.eliminate_zeros()
+    return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
+
+
+def _read_tensor(answer: torch.Tensor) -> Any:
+    """Return a tensor of any layout as a numpy or scipy array."""
+    answer = answer.detach().cpu()
+    if answer.layout == torch.strided:
+        return answer.to(torch.float64).numpy() if answer.dtype == torch.bfloat16 else answer.numpy()
+    coo = answer.to_sparse_coo().coalesce()
+    return sparse.coo_array((coo.values().numpy(), tuple(coo.indices().numpy())), shape=tuple(coo.shape))
+
+
+def _check_shape(shape: tuple[int, ...], size: int) -> None:
+    """Refuse a matrix that is not of all pairs of units."""
+    if tuple(shape) != (size, size):
+        raise NetgraphError(f"shape {tuple(shape)}. Give one row and one column for each of the {size} units.")
+
+
+def _check_matrix(matrix: np.ndarray[Any, Any], size: int) -> None:
+    """Refuse a dense answer of another shape or type, or one that is too large to be dense."""
+    _check_shape(matrix.shape, size)
+    if matrix.dtype.kind not in "fiub":
+        raise NetgraphError(f"numbers of type {matrix.dtype}. Give real numbers.")
+    if matrix.size > MAX_DENSE:
+        raise NetgraphError(f"{matrix.size:,} numbers. Give a scipy sparse array of the strongest pairs.")
+
+
+def _check_entries(matrix: sparse.csr_array) -> None:
+    """Refuse numbers that are no affinities, a diagonal, and an asymmetric matrix."""
+    data = matrix.data
+    if data.size and not (data.min() >= 0 and data.max() < np.inf):  # every comparison with nan is false
+        entry = int((~((data >= 0) & (data < np.inf))).argmax())
+        i, j = _locate(matrix, entry)
+        raise NetgraphError(f"{data[entry]} between units {i} and {j}. Give finite numbers of 0 or more.")
+    diagonal = matrix.diagonal()
+    if diagonal.any():
+        i = int(diagonal.argmax())
+        raise NetgraphError(f"an affinity of {diagonal[i]:g} of unit {i} to itself. Set the diagonal to zero.")
+    difference = sparse.csr_array(abs(matrix - matrix.T))
+    if difference.nnz and difference.data.max() > TOLERANCE * data.max():
+        i, j = _locate(difference, int(difference.data.argmax()))
+        raise NetgraphError(
+            f"{matrix[i, j]:g} from unit {i} to unit {j} and {matrix[j, i]:g} back. Give a symmetric matrix, such as "
+            "(A + A.T) / 2."
+        )
+
+
+def _locate(matrix: sparse.csr_array, entry: int) -> tuple[int, int]:
+    """Return the row and the column of an entry."""
+    return int(np.searchsorted(matrix.indptr, entry, side="right")) - 1, int(matrix.indices[entry])
+
+
+def _describe(weigh: Callable[..., Any]) -> str:
+    """Return an affinity in words, with its distribution if it is a plug-in."""
+    return plugins.describe_plugin("netgraph.affinities", weigh)
