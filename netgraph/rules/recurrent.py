@@ -12,9 +12,17 @@ from netgraph.rules.operator_call import Call, Spaces
 def lstm_rule(call: Call) -> list[Spaces]:
     """LSTM with input, forget, cell and output gates (Hochreiter and Schmidhuber, Neural Computation 9(8), 1997)."""
     out, state = _unite_layers(call, call["hx"][0], gates=4)
-    for space, other in zip(call.spaces(call["hx"][1]), state, strict=True):
+    units = sp.resolve(call.spaces(call["params"][-1])[1]) if _is_projected(call) else state[-1]
+    cells = [*state[:-1], units]
+    for space, other in zip(call.spaces(call["hx"][1]), cells, strict=True):
         call.unite(space, other)
-    return [out, state, list(state)]
+    return [out, state, [sp.resolve(space) for space in cells]]
+
+
+def _is_projected(call: Call) -> bool:
+    """Return True if the layers have a last parameter each that maps their units to fewer numbers (Sak et al., Interspeech 2014)."""
+    each = 4 if call["has_biases"] else 2
+    return bool(len(call["params"]) // (call["num_layers"] * (2 if call["bidirectional"] else 1)) == each + 1)
 
 
 def gru_rule(call: Call) -> list[Spaces]:
@@ -59,41 +67,48 @@ def _unite_step(call: Call, state: fx.Node, gates: int) -> Spaces:
 
 def _unite_layers(call: Call, first_state: object, gates: int) -> tuple[Spaces, Spaces]:
     """Unite the spaces of all layers and directions, and return those of the output and the state."""
-    params, each = list(call["params"]), 4 if call["has_biases"] else 2
-    hidden = call.spaces(params[1])[1]
+    params, projected = list(call["params"]), _is_projected(call)
+    each = (4 if call["has_biases"] else 2) + projected
+    out, units = call.spaces(params[1])[1], call.spaces(params[each - 1])[1] if projected else None
     directions = 2 if call["bidirectional"] else 1
     *lead, incoming = call.spaces("input")
-    if sp.size_of(call.spaces(params[1])[0]) != gates * sp.size_of(hidden) or len(params) % (each * directions):
-        for node in params:
-            for space in call.spaces(node):
-                call.pin(space, "a projected recurrent layer")
-        call.pin(incoming, "a projected recurrent layer")
-        shapes = call.output_shapes()
-        return (
-            [*lead, call.new_pinned_space(shapes[0][-1], "a projected recurrent layer")],
-            [call.new_pinned_space(n, "a projected recurrent layer") for n in shapes[1]],
-        )
-    for layer in range(call["num_layers"]):
-        for direction in range(directions):
-            at = (layer * directions + direction) * each
-            _unite_cell(call, params[at : at + each], incoming, hidden, gates)
-        incoming = sp.concat([hidden] * directions)
+    for at in range(0, len(params), each * directions):
+        for first in range(at, at + each * directions, each):
+            cell = params[first : first + each]
+            if projected:
+                _unite_projection(call, cell.pop(), out, units)
+            _unite_cell(call, cell, incoming, out, gates, units)
+        incoming = sp.concat([out] * directions)
     state = call.spaces(first_state)  # type: ignore[arg-type]
-    call.unite(state[-1], hidden)
+    call.unite(state[-1], out)
     batch = lead[0 if call["batch_first"] else -1] if len(lead) > 1 else sp.ONE
     if len(state) == 3:
         call.unite(state[1], batch)
     return [*lead, sp.resolve(incoming)], [sp.resolve(space) for space in state]
 
 
-def _unite_cell(call: Call, params: list[object], incoming: Space, hidden: Space, gates: int) -> None:
-    """Unite the rows of every parameter with gates · hidden, and its columns with the units that it reads."""
+def _unite_projection(call: Call, weight: object, out: Space, units: Space | None) -> None:
+    """Unite the rows of a projection with the numbers that leave the layer, and sum over its units."""
+    rows, columns = call.spaces(weight)  # type: ignore[arg-type]
+    call.unite(rows, out)
+    call.unite(columns, units or ())
+    call.sums(weight, 1)  # type: ignore[arg-type]
+
+
+def _unite_cell(
+    call: Call, params: list[object], incoming: Space, hidden: Space, gates: int, units: Space | None = None
+) -> None:
+    """Unite the rows of every parameter with gates · units, and its columns with what it reads.
+
+    The units are the numbers ``hidden`` of the last step, unless a projection stands between them.
+    """
     w_in, w_hidden, *biases = params
     for node in (w_in, w_hidden, *biases):
         rows = call.spaces(node)[0]  # type: ignore[arg-type]
-        gate, units = call.reshape([rows], [gates, sp.size_of(hidden)])
+        own = hidden if units is None else units
+        gate, each = call.reshape([rows], [gates, sp.size_of(own)])
         call.pin(gate, "a gate")
-        call.unite(units, hidden)
+        call.unite(each, own)
     call.unite(call.spaces(w_in)[1], incoming)  # type: ignore[arg-type]
     call.unite(call.spaces(w_hidden)[1], hidden)  # type: ignore[arg-type]
     call.sums(w_in, 1)  # type: ignore[arg-type]

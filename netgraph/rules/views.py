@@ -192,12 +192,23 @@ def slice_rule(call: Call) -> Spaces:
 
 
 def narrow_rule(call: Call) -> Spaces:
-    """Take a range of indices by start and length, and pin the axis."""
+    """Take a range of indices by start and length. The axis becomes a concatenation, as for a slice."""
     spaces = call.spaces("self")
     dim = call.dim("dim", len(spaces))
-    call.pin(spaces[dim], "narrowed")
     call.alias(call["self"], range(len(spaces)))
-    spaces[dim] = call.new_pinned_space(call.shape()[dim], "narrowed")
+    whole, start, length = spaces[dim], call["start"], call["length"]
+    try:
+        if not isinstance(start, int) or length == 0:
+            raise MisfitError("the start is a tensor, or nothing is left")
+        start %= sp.size_of(whole)
+        call.replace_operator(call.node.target, {**call.arguments, "start": start})
+        spaces[dim] = sp.slice_space(whole, start, start + length)
+        if start > 0:
+            call.resize("start", sp.slice_space(whole, 0, start), single=True)
+        call.resize("length", spaces[dim], single=True)
+    except MisfitError:
+        call.pin(whole, "narrowed")
+        spaces[dim] = call.new_pinned_space(length, "narrowed")
     return spaces
 
 

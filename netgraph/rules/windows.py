@@ -61,8 +61,8 @@ def channel_shuffle_rule(call: Call) -> Spaces:
     batch, channels, *image = call.spaces("self")
     g = call["groups"]
     groups, each = call.reshape([channels], [g, sp.size_of(channels) // g])
-    call.pin(groups, "shuffled")
-    return [batch, each + groups, *image]
+    call.resize("groups", sp.resolve(groups), single=True)
+    return [batch, sp.resolve(each) + sp.resolve(groups), *image]
 
 
 def pooling_rule(call: Call) -> Spaces | list[Spaces]:
@@ -119,7 +119,27 @@ def unpooling_rule(call: Call) -> Spaces:
     return [*image[:-n], *(call.new_pinned_space(m, "a position in space") for m in call.shape()[-n:])]
 
 
+def as_strided_rule(call: Call) -> Spaces:
+    """Read a tensor by strides of its memory. Its axes are pinned, because strides count the units inside them.
+
+    The outermost dimension may vary in size where the result keeps it: no stride depends on it.
+    """
+    value, spaces = call["self"].meta["val"], call.spaces("self")
+    size, stride, offset = call["size"], call["stride"], call.arguments.get("storage_offset")
+    keeps = bool(spaces) and bool(size) and value.is_contiguous() and not offset
+    keeps = keeps and (size[0], stride[0]) == (value.shape[0], value.stride(0))
+    keeps = keeps and sum((n - 1) * step for n, step in zip(size[1:], stride[1:], strict=True)) < stride[0]
+    for space in spaces[1:] if keeps else spaces:
+        call.pin(space, "read by strides of the memory")
+    out = [call.new_pinned_space(n, "read by strides of the memory") for n in call.shape()]
+    if keeps:
+        out[0] = spaces[0]
+        call.resize("size", [spaces[0], *([None] * (len(size) - 1))])
+    return out
+
+
 RULES = {
+    "aten.as_strided": as_strided_rule,
     "aten.unfold": unfold_rule,
     "aten.im2col": im2col_rule,
     "aten.col2im": col2im_rule,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from nets import Fn
 from torch import nn
+from torch.nn import functional
 
 import netgraph as ng
 from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
@@ -106,6 +107,28 @@ def linear_attention(m, x):
     return m.b(q @ (k.transpose(1, 2) @ m.a(x)) / (q @ k.sum(1, keepdim=True).transpose(1, 2)))
 
 
+def narrow_parts(m, x):
+    h = m.a(x)
+    first, last = h.narrow(-1, 0, 10), h.narrow(-1, -6, 6)
+    return m.b(first.tanh()) + m.c(last.relu()) + m.c(torch.narrow(h, 2, 4, 6).relu())
+
+
+def shuffle_channels(m, x):
+    h = functional.channel_shuffle(m.a(x).transpose(1, 2), 4)
+    return m.b(h.transpose(1, 2).tanh())
+
+
+def mix_by_channels(m, x):
+    """Softmaxes over channels, plain and of negative numbers, as gates."""
+    h = m.a(x)
+    return m.b((functional.softmin(h, -1) + h.softmax(-1)) * 8 * m.c(x))
+
+
+def run_projected(m, x):
+    steps, (last, cells) = m.r(m.a(x))
+    return m.b(steps) + m.c(last).mean() + m.d(cells.tanh()).mean()
+
+
 def convolve_stacked(m, x):
     """Units are places of a convolution whose kernel has one place, as where CoaT mixes three class tokens."""
     stacked = torch.stack([m.a(x).flatten(0, 1), m.c(x).flatten(0, 1)], 1)
@@ -132,6 +155,32 @@ class Tables(nn.Module):
 
 
 CASES = {
+    "a recurrent layer with projections": (
+        make_layers(
+            run_projected,
+            r=nn.LSTM(8, 6, 2, batch_first=True, proj_size=4),
+            b=nn.Linear(4, 3),
+            c=nn.Linear(4, 3),
+            d=nn.Linear(6, 3),
+        ),
+        {"a", "r.weight_ih_l0#2", "r.weight_hr_l0"},
+    ),
+    "recurrent layers in two directions with projections": (
+        make_layers(
+            run_projected,
+            r=nn.LSTM(8, 6, 2, batch_first=True, proj_size=4, bidirectional=True, bias=False),
+            b=nn.Linear(8, 3),
+            c=nn.Linear(4, 3),
+            d=nn.Linear(6, 3),
+        ),
+        {"a", "r.weight_ih_l0#2", "r.weight_hr_l0"},
+    ),
+    "narrowed parts": (
+        make_layers(narrow_parts, a=nn.Linear(5, 16), b=nn.Linear(10, 3), c=nn.Linear(6, 3)),
+        {"a", "a#2"},
+    ),
+    "shuffled channels": (make_layers(shuffle_channels, a=nn.Linear(5, 16), b=nn.Linear(16, 3)), {"a#2"}),
+    "softmaxes over channels": (make_layers(mix_by_channels, c=nn.Linear(5, 8)), {"a"}),
     "places of a kernel of one": (make_layers(convolve_stacked, c=nn.Linear(5, 8), mix=nn.Conv1d(2, 1, 1)), {"a"}),
     "places of a kernel of one by word": (
         make_layers(convolve_stacked, c=nn.Linear(5, 8), mix=nn.Conv1d(2, 1, 1, padding="same")),
