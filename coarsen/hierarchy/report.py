@@ -79,8 +79,19 @@ def measure_experts(level: Level) -> dict[str, Any] | None:
     return {
         "layers": [{"experts": n, "chosen": chosen} for n, chosen in counts],
         "active_parameters": level.n_parameters - idle,
-        "flops_per_token": level.flops // max(layer.n_tokens for layer in layers),
+        "flops_per_token": round(_count_flops(level, counts) / max(layer.n_tokens for layer in layers)),
     }
+
+
+def _count_flops(level: Level, counts: list[tuple[int, int]]) -> float:
+    """Return the FLOPs of a level on the example, with equally many tokens for all experts that take their tokens by themselves."""
+    even = {
+        axis: layer.n_tokens * chosen / n
+        for layer, (n, chosen) in zip(level.spec.experts, counts, strict=True)
+        for axis in layer.rows
+    }
+    sizes: dict[str, Any] = {**level.spec.sizes, **even}
+    return float(sum(2 * term_size(term, sizes) for term in level.spec.plans["eval"].products))
 
 
 def describe_experts(level: Level) -> Iterator[str]:

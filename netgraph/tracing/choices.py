@@ -11,6 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor, fx
+
+from netgraph.recording.operators.idle_rows import ROWS, WRITES
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import Atom, Space
 from netgraph.rules.operator_call import Choice, Spaces, TraceState, source_line
@@ -126,10 +129,64 @@ def find_expert_layers(
         units = sp.resolve(choice.among)
         owned = [name for name, space in first.items() if space == units]
         read_in_part = tuple(name for name in owned if name in trace.chosen_parameters)
+        rows = _find_rows(choice)
+        read_in_part += _list_parameters_of_rows(choice, rows)
         if read_in_part or any(len(leaves[name]) > 2 for name in owned):
             value = choice.node.all_input_nodes[0].meta["val"]
             n_tokens = value.numel() // sp.size_of(units)
-            yield ExpertLayer(build_term(units), build_term(choice.chosen), n_tokens, read_in_part)
+            axes = tuple(str(build_term((atom,))[0]) for atom in _list_row_axes(rows, trace))
+            yield ExpertLayer(build_term(units), build_term(choice.chosen), n_tokens, read_in_part, axes)
+
+
+def _find_rows(choice: Choice) -> set[fx.Node]:
+    """Return the calls on rows that chose some unit, up to those that write the rows to their places."""
+    nodes = list(choice.node.graph.nodes)
+    rows: set[fx.Node] = set()
+    for node in nodes[nodes.index(choice.node) :]:
+        if node.target in WRITES:
+            continue
+        if node.meta.get(ROWS) and any(_is_made_from(mask, choice.node) for mask in node.all_input_nodes):
+            rows.add(node)
+        elif any(operand in rows for operand in node.all_input_nodes):
+            rows.add(node)
+    return rows
+
+
+def _list_parameters_of_rows(choice: Choice, rows: set[fx.Node]) -> tuple[str, ...]:
+    """Return the parameters that only calls on rows read, as they read those of experts in a list."""
+    leaves = [node for node in choice.node.graph.nodes if node.op == "get_attr"] if rows else []
+    return tuple(str(node.target) for node in leaves if _is_read_by(node, rows))
+
+
+def _list_row_axes(rows: set[fx.Node], trace: TraceState) -> list[Atom]:
+    """Return the axes that count the rows which chose some unit."""
+    made: dict[Atom, None] = {}
+    for space, node, _ in trace.sources:
+        if node in rows and (node.meta.get(ROWS) or all(n.meta.get(ROWS) for n in node.all_input_nodes)):
+            made.update(dict.fromkeys(sp.iter_atoms(space)))
+    return list(made)
+
+
+def _is_made_from(node: fx.Node, choice: fx.Node) -> bool:
+    """Return True if a mask was made from the numbers that a call chose, without numbers in floating point between."""
+    seen, left = set(), [node]
+    while left:
+        node = left.pop()
+        if node is choice:
+            return True
+        value = node.meta.get("val")
+        if node not in seen and not (isinstance(value, Tensor) and value.is_floating_point()):
+            seen.add(node)
+            left += node.all_input_nodes
+    return False
+
+
+def _is_read_by(node: fx.Node, rows: set[fx.Node]) -> bool:
+    """Return True if all readers of a parameter, or of a view of it, are calls on rows."""
+    return bool(node.users) and all(
+        user in rows or (len(user.all_input_nodes) == 1 and user.op != "output" and _is_read_by(user, rows))
+        for user in node.users
+    )
 
 
 def count_together(units: Atom, followers: Iterable[Follower]) -> int:

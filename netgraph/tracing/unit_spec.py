@@ -99,12 +99,15 @@ class ExpertLayer:
         Number of tokens of the example that are routed.
     parameters : tuple of str
         Parameters of which each token reads the entries of its experts only.
+    rows : tuple of str, default ()
+        Axes that count the tokens of one expert, where each expert takes its tokens by itself.
     """
 
     units: Term
     ranks: Term
     n_tokens: int
     parameters: tuple[str, ...]
+    rows: tuple[str, ...] = ()
 
 
 @dataclass

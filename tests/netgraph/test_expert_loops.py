@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import netgraph as ng
+from netgraph.coarsen.hierarchy.report import build_report
 from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
 from netgraph.coarsen.network.rewrite import coarse_network
 
@@ -224,6 +225,21 @@ def test_gradients_of_experts_that_are_idle_are_none_or_zero(mix):
     for (name, p), q in zip(network.named_parameters(), recorded.parameters(), strict=True):
         expected = torch.zeros_like(p) if p.grad is None else p.grad
         torch.testing.assert_close(torch.zeros_like(q) if q.grad is None else q.grad, expected, msg=name)
+
+
+# The report
+
+
+@pytest.mark.parametrize("mix", [skip_by_any, run_the_experts_that_were_hit, skip_by_length])
+def test_the_report_counts_the_experts_of_a_list(mix):
+    network, example = make_mixture(mix), draw_rows(24)
+    hierarchy = ng.build_hierarchy(network, example, n_levels=2, ratio={"*": 1.0, "experts.0.0": 0.5})
+    fine, coarse = (level["experts"] for level in build_report(hierarchy)["levels"])
+    shared, expert = 6 * 8 + 8 + 8 * 4 + 4 + 8 * 3 + 3, 8 * 12 + 12 + 12 * 8 + 8
+    assert fine["layers"] == [{"experts": 4, "chosen": 2}]
+    assert fine["active_parameters"] == shared + 2 * expert
+    assert coarse["active_parameters"] == shared + (3 * expert + 8 * 6 + 6 + 6 * 8 + 8) // 2
+    assert fine["flops_per_token"] == 2 * (6 * 8 + 8 * 4 + 2 * (8 * 12 + 12 * 8) + 8 * 3)
 
 
 # Experts whose idleness counts
