@@ -114,6 +114,29 @@ PREDISPATCH_FUNCTIONS = (  # begin and end a transform; up to torch 2.11 every f
 RECORDS_ON_META = object not in (FunctionMode, DispatchMode)  # else the slower ways of recording are taken
 
 
+_DISPATCH: Any = find_private("torch._library.utils")
+
+
+@contextlib.contextmanager
+def quick_dispatch(kind: type) -> Iterator[None]:
+    """Hand operators to modes of one class at once in a block, without the list of tensor classes that such a mode does not read."""
+    original = getattr(_DISPATCH, "handle_dispatch_mode", None)
+    if original is None:  # PyTorch then makes the list
+        yield
+        return
+
+    def hand_over(mode: Any, operator: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(mode) is kind:
+            return mode.__torch_dispatch__(operator, (), args, kwargs)
+        return original(mode, operator, *args, **kwargs)
+
+    _DISPATCH.handle_dispatch_mode = hand_over
+    try:
+        yield
+    finally:
+        _DISPATCH.handle_dispatch_mode = original
+
+
 inner_transform: Callable[[], Any] = find_private("torch._C._functorch.peek_interpreter_stack", lambda: None)
 
 

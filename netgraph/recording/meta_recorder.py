@@ -11,7 +11,7 @@ import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,18 @@ from netgraph.environment.torch_internals import (
     enter_autocast,
     identify_storage,
     no_python_dispatcher,
+    quick_dispatch,
     read_schema,
     set_gradients,
 )
 from netgraph.recording.faithful_calls import HANDLED, CallNotes
 from netgraph.recording.forward.inner_gradients import refuse_inner_transform
 from netgraph.recording.forward.inner_maps import record_maps
+from netgraph.recording.known_results import run_remembered
 from netgraph.recording.meta_shapes import META, infer_result
 from netgraph.recording.node_graph import NodeGraph, name_constant
 from netgraph.recording.operators.composites import may_decompose
+from netgraph.recording.operators.literals import MAKERS, make_literal
 from netgraph.utils.module_state import find_place
 from netgraph.utils.source_location import is_user_file
 
@@ -91,7 +94,7 @@ def record_on_meta(
     twins = {name: recorder.add_parameter(name, tensor) for name, tensor in state.items()}
     inputs = [recorder.add_input(i, leaf) for i, leaf in enumerate(leaves)]
     switches = _SwitchMode(recorder.graph)
-    with enable_python_dispatcher(), recorder, recorder.watch_reads(), record_maps():
+    with quick_dispatch(type(recorder)), enable_python_dispatcher(), recorder, recorder.watch_reads(), record_maps():
         results = run(twins, inputs, switches)
     if switches.casts:
         raise MetaRecordingError("an autocast region gives results other dtypes, which meta tensors do not show")
@@ -115,6 +118,8 @@ class _SwitchMode(FunctionMode):  # type: ignore[misc]
             replacement = self.notes.handle(func, args)
             if replacement is not None:
                 return replacement()
+        if func in MAKERS and (made := make_literal(func, args, kwargs or {})) is not None:
+            return made
         if func in PLACES and holds_places(args[1]):
             args = (args[0], make_places(args[1]), *args[2:])
         self.casts |= bool(func is enter_autocast and args[2])
@@ -258,15 +263,18 @@ class MetaRecorder(DispatchMode):  # type: ignore[misc]
 
 def run_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operator on meta tensors. Tensors that it creates are on the meta device too."""
+    args, kwargs = replace_devices((tuple(args), kwargs), META)
     with no_python_dispatcher():  # Python decompositions are slow and not needed for shapes
-        result = infer_result(func, args, kwargs)
-        if result is not None:
-            return result
-        with (
-            below_autograd() if read_schema(func).is_mutable else nullcontext()
-        ):  # autograd would refuse an in-place write to a leaf
-            args, kwargs = replace_devices((tuple(args), kwargs), META)
-            return func(*args, **kwargs)
+        return run_remembered(func, args, kwargs, partial(_infer_or_run, func, args, kwargs))
+
+
+def _infer_or_run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Return the result of an operator on meta tensors by a rule, or by PyTorch where there is none."""
+    result = infer_result(func, args, kwargs)
+    if result is not None:
+        return result
+    with below_autograd() if read_schema(func).is_mutable else nullcontext():  # autograd would refuse a write to a leaf
+        return func(*args, **kwargs)
 
 
 def _view_anew(tensor: Tensor) -> Tensor:
@@ -288,7 +296,8 @@ def map_tensors(value: Any, swap: Callable[[Tensor], Any]) -> Any:
         return swap(value)
     kind = type(value)
     if kind is tuple or kind is list:
-        return kind(map_tensors(part, swap) for part in value)
+        parts = [swap(part) if isinstance(part, Tensor) else map_tensors(part, swap) for part in value]
+        return parts if kind is list else tuple(parts)
     return {k: map_tensors(v, swap) for k, v in value.items()} if kind is dict else value
 
 

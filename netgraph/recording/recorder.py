@@ -248,9 +248,10 @@ def _record_run(
 
 def _name_tables(graph: fx.Graph, model: nn.Module) -> None:
     """Note for each constant that a module holds as an attribute, such as a fixed table of positions, the name of it."""
-    tables = {find_place(held[2]): name for name, held in list_held_tensors(model).items()}
-    for node in graph.nodes:
-        if tables and node.meta.get("place") in tables:
+    placed = [node for node in graph.nodes if node.op == "get_attr" and "place" in node.meta]
+    tables = {find_place(held[2]): name for name, held in list_held_tensors(model).items()} if placed else {}
+    for node in placed:
+        if node.meta["place"] in tables:
             node.meta["table"] = tables[node.meta["place"]]
 
 
