@@ -22,12 +22,24 @@ from netgraph.utils.pytree import build_structure, normalize_example, unflatten_
 
 
 def split_batches(data: Any, size: int) -> list[Any]:
-    """Split inputs, nested like the example, into batches along their first dimension."""
+    """Split inputs, nested like the example, into batches along their first dimension.
+
+    Inputs without equally many rows stay one batch.
+    """
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(data), leaves)
-    pieces = zip(*(leaf.split(size) for leaf in leaves), strict=True)
+    parts = [leaf.split(size) if have_equal_rows(leaves) else (leaf,) for leaf in leaves]
+    pieces = zip(*parts, strict=True)
     nested = [unflatten_tree(structure, list(piece)) for piece in pieces]
     return [kwargs if kwargs else args for args, kwargs in nested]
+
+
+def have_equal_rows(leaves: Sequence[Tensor]) -> bool:
+    """Return True if all inputs have equally many rows, so that a row may be a sample.
+
+    Nodes and edges of a graph differ in number. An edge names its nodes by their rows, so none of them can be left out.
+    """
+    return len({leaf.shape[:1] for leaf in leaves}) == 1 and leaves[0].ndim > 0
 
 
 def compute_outputs(network: nn.Module, batches: Sequence[Any], chosen: Sequence[str] = ()) -> list[list[Tensor]]:

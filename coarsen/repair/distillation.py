@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netgraph.coarsen.network.functional_error import have_equal_rows
 from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
@@ -69,10 +70,14 @@ def tune_network(
 def draw_mixtures(data: Any, steps: int, batch: int, random: torch.Generator) -> Iterator[tuple[Any, Any]]:
     """Yield positional and keyword inputs of every step.
 
-    An epoch takes each input once, except for a rest that does not fill a batch.
+    An epoch takes each input once, except for a rest that does not fill a batch. Inputs without equally many rows, such as the
+    nodes and edges of a graph, are taken whole.
     """
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(data), leaves)
+    if not have_equal_rows(leaves):
+        yield from (unflatten_tree(structure, leaves) for _ in range(steps))
+        return
     can_mix = all(leaf.is_floating_point() for leaf in leaves)
     batch, order = min(batch, len(leaves[0])), torch.empty(0, dtype=torch.long)
     for _ in range(steps):

@@ -189,6 +189,43 @@ def test_mixtures_lie_between_two_inputs_of_a_round_and_tokens_stay_whole():
     torch.testing.assert_close(kwargs["scale"], data[kwargs["ids"].flatten()])
 
 
+class Neighbors(nn.Module):
+    """One step of message passing: each node adds up the nodes at the other ends of its edges."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 24), nn.Linear(24, 24), nn.Linear(24, 2)
+
+    def forward(self, nodes, edges):
+        h = self.first(nodes).relu()
+        summed = torch.zeros_like(h).index_add(0, edges[:, 0], h.index_select(0, edges[:, 1]))
+        return self.last(self.second(summed).relu())
+
+
+@pytest.mark.parametrize(("n_nodes", "n_edges"), [(30, 70), (100, 300), (150, 130)])
+@pytest.mark.parametrize("rung", ["norms", "ridge", "tune"])
+def test_a_graph_of_any_size_repairs_its_network_whole(rung, n_nodes, n_edges):
+    torch.manual_seed(0)
+    net = Neighbors()
+    graph = (torch.randn(n_nodes, 4), torch.randint(0, n_nodes, (n_edges, 2)))
+    spec = ng.trace(net, graph)
+    plain = ng.build_hierarchy(net, graph, n_levels=2, spec=spec).levels[1]
+    coarse = coarse_network(net, spec, plain.transfers)
+    repair_network(net, spec, plain.transfers, coarse, rung=rung, data=graph, steps=60)
+    with torch.no_grad():
+        expected, merged, repaired = net(*graph), plain.model(*graph), coarse(*graph)
+    assert (repaired - expected).norm() <= (merged - expected).norm() * (1 + 1e-6)
+    if rung != "norms":  # a network without batch norms is left alone by that rung
+        assert (repaired - expected).norm() < 0.8 * (merged - expected).norm()
+
+
+def test_every_step_of_tuning_sees_all_edges_of_a_graph_with_their_nodes():
+    nodes, edges = torch.randn(90, 4), torch.randint(0, 90, (200, 2))
+    for args, _ in draw_mixtures((nodes, edges), 3, 64, torch.Generator().manual_seed(0)):
+        assert torch.equal(args[0], nodes)
+        assert torch.equal(args[1], edges)
+
+
 def test_what_is_left_at_a_residual_join_is_orthogonal_to_what_its_layer_reads():
     model, spec, transfers, coarse, data, _ = joined()
     weights, conv = coarse.tensors(), nn.functional.conv2d
