@@ -199,6 +199,7 @@ def verify(
     >>> [(verdict.oracle, verdict.axes, verdict.error < 1e-10) for verdict in verdicts[:2]]
     [('duplicate', ('0',), True), ('dead', ('0',), True)]
     """
+    check_example(model, example)  # shapes, on which it was traced, do not show a wrong precision
     if sum(p.numel() for p in model.parameters()) <= MAX_PROVEN:
         prove_recording(model, spec, example, seed=seed, probe=True)
     verdicts = []

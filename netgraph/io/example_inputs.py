@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.environment.torch_internals import FakeTensorMode
+from netgraph.environment.torch_internals import FakeTensorMode, TensorMode
 from netgraph.errors import LoadError
+from netgraph.recording.forward.followed_dtype import find_own_dtype
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
@@ -23,6 +24,11 @@ DTYPES = {
     for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 }
 LIMIT = 2**31
+INDICES = {
+    torch.ops.aten.embedding.default: 1,
+    torch.ops.aten.index_select.default: 2,
+    torch.ops.aten.index_add.default: 2,
+}
 
 
 def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
@@ -113,8 +119,8 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
     >>> text
     '--input 2x6'
     """
-    tried = []
-    for specs in _guess_specs(model):
+    tried: list[str] = []
+    for specs in _with_own_dtype(model, _guess_specs(model)):
         example = parse_inputs(specs)
         if _runs_on_shapes(model, example):
             return example, " ".join(f"--input {spec}" for spec in specs)
@@ -122,6 +128,15 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
     raise LoadError(
         f"the input of the network cannot be guessed (tried {', '.join(tried) or 'nothing'}). Give --input, as in --input 2x3x224x224."
     )
+
+
+def _with_own_dtype(model: nn.Module, guesses: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield guesses in the precision of the network first. Shapes alone do not show that a precision is wrong."""
+    own = str(find_own_dtype(model.parameters())).removeprefix("torch.")
+    for specs in guesses:
+        if own in DTYPES and own != "float32" and any(":" not in spec for spec in specs):
+            yield [spec if ":" in spec else f"{spec}:{own}" for spec in specs]
+        yield specs
 
 
 def _guess_specs(model: nn.Module) -> Iterator[list[str]]:
@@ -189,6 +204,16 @@ def _format_spec(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) + f":{tensor.dtype}".replace("torch.", "")
 
 
+class _IntegerLookups(TensorMode):  # type: ignore[misc]  # a private class of torch
+    """Refuses lookups by numbers that are no integers, which many versions of PyTorch allow where tensors have shapes alone."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        place = INDICES.get(func)
+        if place is not None and args[place].is_floating_point():
+            raise TypeError(f"{func} takes integers")
+        return func(*args, **(kwargs or {}))
+
+
 def _runs_on_shapes(model: nn.Module, example: Any) -> bool:
     """Return True if a network runs on an example, computed on shapes alone."""
     quiet = silence_logger("torch._subclasses.fake_tensor")  # it logs a traceback for a guess that does not run
@@ -199,7 +224,7 @@ def _runs_on_shapes(model: nn.Module, example: Any) -> bool:
             args, kwargs = normalize_example(example)
             args = tuple(mode.from_tensor(a) for a in args)
             kwargs = {k: mode.from_tensor(v) for k, v in kwargs.items()}
-            with swap_state(model, fake):
+            with swap_state(model, fake), _IntegerLookups():
                 model(*args, **kwargs)
         return True
     except Exception:  # then the next guess is tried

@@ -118,7 +118,7 @@ def diagonal_matrix_rule(call: Call) -> Spaces:
 
 RULES = {
     **tabulate_rule(whole_tensor_rule, "stft", "istft", "trace", "bincount", "histc", "unique_consecutive", "_unique2",
-             "unique_dim", "block_diag", "linalg_householder_product", "linalg_lstsq", "renorm", "multinomial", "ctc_loss", "_ctc_loss",
+             "unique_dim", "block_diag", "linalg_householder_product", "linalg_lstsq", "renorm", "embedding_renorm_", "multinomial", "ctc_loss", "_ctc_loss",
              "linalg_lu", "lu_unpack", "ormqr", "_pdist_forward", "rot90", "select_scatter",
              "slice_scatter", "diagonal_scatter"),
     **tabulate_rule(matrix_rule, "linalg_inv", "linalg_inv_ex", "linalg_pinv", "linalg_qr", "linalg_eigh", "linalg_eig", "linalg_svd",

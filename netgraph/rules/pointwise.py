@@ -68,7 +68,7 @@ def broadcast_tensors_rule(call: Call) -> list[Spaces]:
 
 # Operators whose result has the same axes and, up to its type, the same numbers. ``conj`` changes signs only.
 SAME_NUMBERS = COPIES | name_operators(
-    "detach_", "requires_grad_", "float", "cpu", "_to_cpu", "cuda", "type_as", "conj"
+    "detach_", "requires_grad_", "float", "cpu", "_to_cpu", "cuda", "type_as", "conj", "_conj"
 )
 # Elementwise operators that PyTorch has not tagged as pointwise. Tagged ones need no entry.
 UNTAGGED = name_operators(
@@ -113,6 +113,7 @@ RULES = {
         [f"aten.{n}" for n in ("rand_like", "randn_like", "normal_", "uniform_", "randint_like")],
         random_like_rule,
     ),
+    "aten.fake_quantize_per_tensor_affine": pointwise_rule,
     "aten.type_as": type_as_rule,
     "aten.where": where_rule,
     "aten.prelu": prelu_rule,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from netgraph.errors import LoadError
+import netgraph as ng
+from netgraph.errors import LoadError, NetgraphError
 from netgraph.io.example_inputs import guess_input, parse_inputs
 from netgraph.io.model_zoo import parse_arch_args
 from netgraph.models.perceptron import mlp
@@ -54,6 +55,44 @@ def test_wrong_inputs_are_refused_before_memory_is_taken(text):
 )
 def test_the_input_is_guessed_from_the_first_layer(model, text):
     assert guess_input(model)[1] == text
+
+
+class Looked(nn.Module):
+    """Rows of a table by number, through an operator without checks on shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.a, self.out = nn.Parameter(torch.randn(9, 8)), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, ids):
+        return self.out(self.a(self.table.index_select(0, ids)).relu())
+
+
+def test_numbers_of_rows_are_guessed_to_be_integers(tmp_path):
+    ids = torch.randint(9, (2,))
+    for model in (Looked(), nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))):
+        ng.save(ng.build_hierarchy(model, ids).levels[1].model, tmp_path / "small.safetensors")
+        network = ng.load_model(tmp_path / "small.safetensors")
+        example, text = guess_input(network)
+        assert text == "--input 2:int64"
+        assert network(example).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_are_guessed_in_the_precision_of_the_network(dtype, tmp_path):
+    model = mlp((6, 8, 3)).to(dtype)
+    ng.save(ng.build_hierarchy(model, torch.randn(2, 6, dtype=dtype)).levels[1].model, tmp_path / "small.safetensors")
+    for network in (model, ng.load_model(tmp_path / "small.safetensors")):
+        example, text = guess_input(network)
+        assert text == f"--input 2x6:{str(dtype).removeprefix('torch.')}"
+        assert network(example).dtype == dtype
+
+
+def test_verify_names_an_example_of_another_precision():
+    model = mlp((6, 8, 3)).double()
+    spec = ng.trace(model, torch.randn(2, 6).double())
+    with pytest.raises(NetgraphError, match="does not run on the example"):
+        ng.verify(model, spec, torch.randn(2, 6))
 
 
 def test_an_input_that_cannot_be_guessed_is_asked_for():

@@ -118,6 +118,11 @@ NETS = {
     "softmax over units": layers(lambda m, x: m.b(m.a(x).softmax(-1))),
     "the largest units": layers(lambda m, x: m.b(m.a(x)) * m.a(x).topk(4, -1)[0].sum(-1, keepdim=True)),
     "comparison in place": layers(lambda m, x: m.b(m.a(x).relu().gt_(0.1).xlogy_(m.a(x).exp()))),
+    "embeddings of bounded norm": (
+        Fn(lambda m, x: m.b(m.a(m.e(x)).relu()), e=nn.Embedding(9, 6, max_norm=1.0), a=nn.Linear(6, 8), b=nn.Linear(8, 3)),
+        torch.tensor([[1, 3, 8], [0, 3, 3]]),
+    ),
+    "steps of a quantiser": layers(lambda m, x: m.b(torch.fake_quantize_per_tensor_affine(m.a(x), 0.1, 0, -128, 127).relu())),
     "transposed convolution by its general operator": convolutions(
         lambda m, x: m.b(torch.convolution(m.a(x), m.w, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1)), w=nn.Parameter(torch.randn(8, 8, 3, 3))
     ),
