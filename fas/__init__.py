@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from netgraph.fas.options import Tolerance as Tolerance
     from netgraph.fas.options import build_option_table as build_option_table
     from netgraph.fas.options import parse_options as parse_options
+    from netgraph.fas.outcome import Outcome as Outcome
     from netgraph.fas.solver.problem import Objective as Objective
     from netgraph.fas.solver.problem import Problem as Problem
     from netgraph.fas.solver.problem import make_batch_loss as make_batch_loss
@@ -86,6 +87,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "resume": "checkpoint.checkpoint",
         "Run": "solver.run",
         "Smoothing": "options",
+        "Outcome": "outcome",
         "Solution": "solver.solution",
         "Split": "options",
         "summarize_run": "monitoring.history",

@@ -25,6 +25,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
         "netgraph/utils/choices.py",
         "netgraph/utils/public_names.py",
         "fas/ledger.py",
+        "fas/outcome.py",
         "models/perceptron.py",
     ),
     ("netgraph/environment",),

@@ -21,9 +21,9 @@ from netgraph.coarsen.hierarchy.level_builder import Calibration, LevelBuilder
 from netgraph.coarsen.hierarchy.loss_gap import Loss, LossGap
 from netgraph.coarsen.hierarchy.merge_plan import MergePlan, load_coarseners
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
-from netgraph.coarsen.partition.contract import leaves_out
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.network.recording_proof import is_cheap_to_prove, prove_recording
+from netgraph.coarsen.partition.contract import leaves_out
 from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.recording.forward.named_outputs import name_outputs

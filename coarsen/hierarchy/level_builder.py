@@ -23,6 +23,7 @@ from netgraph.coarsen.hierarchy.budget import Budget, spread_budget
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.loss_gap import LossGap
 from netgraph.coarsen.hierarchy.merge_plan import Judge, MergePlan, MergeStep
+from netgraph.coarsen.network.finite_values import list_overflowed
 from netgraph.coarsen.network.functional_error import FunctionErrorJudge, compute_outputs, function_error, split_batches
 from netgraph.coarsen.network.head_alignment import (
     HeadRotation,
@@ -175,6 +176,8 @@ class LevelBuilder:
             raise
         self.rotations = lift_rotations(rotations, self.spec, composed)
         self._repair_level(coarse, reasons)
+        if overflowed := list_overflowed(traced_state(coarse), traced_state(self.root)):
+            reasons["overflowed"] = overflowed
         spec = self._level_spec()
         return Level(coarse, spec, transfers, time.perf_counter() - started, spec.flops, reasons, chain_steps, pool)
 
@@ -275,7 +278,9 @@ class LevelBuilder:
             report = repair_network(self.base, self.spec, self.composed, coarse, **options)
             reasons["repair"] = asdict(report)
         if self.data is not None:
-            reasons["error"] = function_error(self.data.expected, compute_outputs(coarse, self.data.batches, self.spec.outputs))
+            reasons["error"] = function_error(
+                self.data.expected, compute_outputs(coarse, self.data.batches, self.spec.outputs)
+            )
 
     def _build_judge(self, *, repair: bool = False) -> FunctionErrorJudge | None:
         """Return the judge of one axis on the first batch. With ``repair`` it repairs on the last rows before it compares."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -130,8 +130,17 @@ def describe_level(level: Level) -> Iterator[str]:
     measured = level.reasons.get("quality")
     if measured:
         yield f"medians over {len(measured)} axes: {_format_medians(list(measured.values()))}"
+    if overflowed := level.reasons.get("overflowed"):
+        yield describe_overflow(level, overflowed)
     if "error" in level.reasons:
         yield f"relative function error on the calibration data {level.reasons['error']:.3g}"
+
+
+def describe_overflow(level: Level, names: Sequence[str]) -> str:
+    """Return the sentence for parameters that merging has made infinite."""
+    dtype = str(level.model.state_dict()[names[0]].dtype).removeprefix("torch.")
+    more = f" and {len(names) - 1} more" * (len(names) > 1)
+    return f"not finite: sums of merged weights overflow {dtype} in {names[0]}{more}. Coarsen the network in float32"
 
 
 def describe_unable_directions(level: Level) -> Iterator[str]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netgraph.coarsen.network.compare_outputs import fixed_seed, max_relative_error, relative_error
+from netgraph.coarsen.network.finite_values import find_nonfinite_outputs
 from netgraph.coarsen.network.precision import HalfWatch, bound_roundoff, find_half, list_graphs, widen_casts
 from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.recorded_constants import prolong_tables
@@ -49,7 +50,8 @@ class Verdict:
 
     Parameters
     ----------
-    oracle : {"duplicate", "dead"}
+    oracle : {"duplicate", "dead", "finite"}
+        ``"finite"`` is a verdict on the network itself, whose outputs are not finite.
     axes : tuple of str
         Axes whose units were merged or left out.
     error : float or None
@@ -74,7 +76,7 @@ class Verdict:
 
     def passes(self, tolerance: float) -> bool:
         """Return True if the error is within a tolerance or the roundoff, or if the oracle does not apply."""
-        return self.error is None or self.error <= max(tolerance, self.roundoff)
+        return self.oracle != "finite" and (self.error is None or self.error <= max(tolerance, self.roundoff))
 
 
 def check_duplicate_units(
@@ -107,7 +109,9 @@ def check_duplicate_units(
     for axis in axes:
         k = choose_n_coarse(axis, 0.5)
         if k < axis.size:
-            transfers[axis.name] = _draw_transfer(spec, axis, lambda n=axis.size, k=k: random.permutation(np.arange(n) % k))
+            transfers[axis.name] = _draw_transfer(
+                spec, axis, lambda n=axis.size, k=k: random.permutation(np.arange(n) % k)
+            )
     names = tuple(transfers)
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
@@ -182,7 +186,7 @@ def verify(
     Returns
     -------
     list of Verdict
-        Two for each axis, and two for all axes together.
+        Two for each axis, and two for all axes together. A single one that fails if the network's own outputs are not finite.
 
     Raises
     ------
@@ -200,6 +204,9 @@ def verify(
     [('duplicate', ('0',), True), ('dead', ('0',), True)]
     """
     check_example(model, example)  # shapes, on which it was traced, do not show a wrong precision
+    problem = find_nonfinite_outputs(model, example)
+    if problem is not None:
+        return [Verdict("finite", (), None, problem)]
     if sum(p.numel() for p in model.parameters()) <= MAX_PROVEN:
         prove_recording(model, spec, example, seed=seed, probe=True)
     verdicts = []

@@ -109,9 +109,7 @@ def _fixed_size(term: Term, spec: UnitSpec) -> int | None:
     return None if any(axis in spec.dynamic for axis in term_axes(term)) else term_size(term, spec.sizes)
 
 
-def _rewrite_graph(
-    plan: Plan, merged: Mapping[str, int], sizes: Mapping[str, int], recorded_device: str
-) -> fx.Graph:
+def _rewrite_graph(plan: Plan, merged: Mapping[str, int], sizes: Mapping[str, int], recorded_device: str) -> fx.Graph:
     """Copy a recorded graph with new sizes, factors and devices.
 
     The copy takes its device as one more input, in front of the first call. A recorded graph names a fixed device where it makes

@@ -17,6 +17,7 @@ from netgraph.fas.levels.smoother import read_gradients
 from netgraph.fas.levels.tau import evaluate_gradient
 from netgraph.fas.levels.vectors import copy_vector, norm, subtract_vectors
 from netgraph.fas.options import Tolerance
+from netgraph.fas.outcome import Outcome
 from netgraph.fas.solver.problem import Objective, count_rows
 from netgraph.fas.solver.run import Run
 
@@ -48,7 +49,8 @@ def check_convergence(run: Run, record: dict[str, Any]) -> None:
         return
     if event == "begin" and "norm" in run.notes:  # resumed
         if "tolerance" in run.notes:
-            run.stop(run.notes["tolerance"][1], converged=run.notes["tolerance"][0])
+            converged, reason, *outcome = run.notes["tolerance"]  # older checkpoints have no outcome
+            run.stop(reason, converged=converged, outcome=Outcome(outcome[0]) if outcome else None)
         return
     size = _measure_norm(run, tolerance.measure)
     first = run.notes.setdefault("first norm", size)
@@ -60,37 +62,42 @@ def check_convergence(run: Run, record: dict[str, Any]) -> None:
         or _find_stagnation(run, tolerance)
     )
     if verdict is None and tolerance.max_it and cycles >= tolerance.max_it:
-        verdict = False, f"{cycles} cycles were taken, max_it, and {MEASURES[tolerance.measure]} is {size:.3g}"
+        verdict = (
+            Outcome.DIVERGED_MAX_IT,
+            f"{cycles} cycles were taken, max_it, and {MEASURES[tolerance.measure]} is {size:.3g}",
+        )
     if verdict is not None:
-        run.notes["tolerance"] = [*verdict]
-        run.stop(verdict[1], converged=verdict[0])
+        outcome, reason = verdict
+        run.notes["tolerance"] = [outcome.is_converged, reason, outcome.value]
+        run.stop(reason, converged=outcome.is_converged, outcome=outcome)
 
 
-def find_convergence(tolerance: Tolerance, size: float, first: float) -> tuple[bool, str] | None:
-    """Return True and the reason in words if the measured size is small enough, otherwise None."""
+def find_convergence(tolerance: Tolerance, size: float, first: float) -> tuple[Outcome, str] | None:
+    """Return the outcome and the reason in words if the measured size is small enough, otherwise None."""
     measure = MEASURES[tolerance.measure]
     if size < tolerance.atol:
-        return True, f"{measure} is {size:.3g}, below atol = {tolerance.atol:g}"
+        return Outcome.CONVERGED_FNORM_ABS, f"{measure} is {size:.3g}, below atol = {tolerance.atol:g}"
     if size < tolerance.rtol * first:
-        return True, f"{measure} is {size / first:.3g} of the first, {first:.3g}, below rtol = {tolerance.rtol:g}"
+        words = f"{measure} is {size / first:.3g} of the first, {first:.3g}, below rtol = {tolerance.rtol:g}"
+        return Outcome.CONVERGED_FNORM_RELATIVE, words
     return None
 
 
-def find_divergence(tolerance: Tolerance, size: float, first: float) -> tuple[bool, str] | None:
-    """Return False and the reason in words if a run has diverged, otherwise None."""
+def find_divergence(tolerance: Tolerance, size: float, first: float) -> tuple[Outcome, str] | None:
+    """Return the outcome and the reason in words if a run has diverged, otherwise None."""
     measure = MEASURES[tolerance.measure]
     if not math.isfinite(size):
-        return False, f"diverged: {measure} is {size}"
+        return Outcome.DIVERGED_FNORM_NAN, f"diverged: {measure} is {size}"
     if size > tolerance.divtol * first > 0:
         return (
-            False,
+            Outcome.DIVERGED_DTOL,
             f"diverged: {measure} is {size / first:.3g} times the first, {first:.3g}, above divtol = {tolerance.divtol:g}",
         )
     return None
 
 
-def _find_stagnation(run: Run, tolerance: Tolerance) -> tuple[bool, str] | None:
-    """Return True and the reason in words if the last cycle hardly moved x, otherwise None."""
+def _find_stagnation(run: Run, tolerance: Tolerance) -> tuple[Outcome, str] | None:
+    """Return the outcome and the reason in words if the last cycle hardly moved x, otherwise None."""
     if not tolerance.stol:
         return None
     x = run.grids[0].smoother.named
@@ -99,7 +106,8 @@ def _find_stagnation(run: Run, tolerance: Tolerance) -> tuple[bool, str] | None:
         return None
     moved, size = norm(subtract_vectors(x, before)), norm(run.before)
     if moved < tolerance.stol * size:
-        return True, f"x moved by {moved / size:.3g} of its length in a cycle, below stol = {tolerance.stol:g}"
+        words = f"x moved by {moved / size:.3g} of its length in a cycle, below stol = {tolerance.stol:g}"
+        return Outcome.CONVERGED_SNORM_RELATIVE, words
     return None
 
 

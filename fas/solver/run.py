@@ -6,6 +6,7 @@ is between two steps when it has stopped, and while callbacks see ``begin``, ``s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ from netgraph.fas.levels.rematch import compute_signatures, rebuild_levels
 from netgraph.fas.levels.tau import CoarseProblem
 from netgraph.fas.levels.vectors import Vector
 from netgraph.fas.options import Options
+from netgraph.fas.outcome import Outcome, describe_refused_steps, judge_refused_step
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength
 from netgraph.fas.solver.batch_norm import estimate_norms
 from netgraph.fas.solver.coarse_step import begin_coarse_step, bound_flops, finish_coarse_step, skip_reason
@@ -32,6 +34,7 @@ from netgraph.fas.solver.problem import Objective, count_rows, move_to_device
 from netgraph.fas.solver.schedule import Schedule
 
 Callback = Callable[["Run", dict[str, Any]], None]
+logger = logging.getLogger("netgraph.fas")
 REFUSED = 25  # refused steps in a row after which a run gives up
 
 
@@ -130,6 +133,7 @@ class Run:
     cycles: int = field(init=False, default=0)
     refused: int = field(init=False, default=0)
     reason: str = field(init=False, default="")
+    outcome: Outcome | None = field(init=False, default=None)
     converged: bool = field(init=False, default=False)
     losses: list[float] = field(init=False, default_factory=list)
     backoffs: dict[int, Backoff] = field(init=False, default_factory=dict)
@@ -162,11 +166,19 @@ class Run:
             if not self.reason:
                 if not self._is_evaluated:
                     self.evaluate()
-                self.reason = ending
+                self.reason, self.outcome = ending, Outcome.CONVERGED_ITS
+            self._tell_refused_steps()
         except BaseException as error:
             self.emit_event("failed", self.top, error=f"{type(error).__name__}: {error}")
             raise
         self.emit_event("finish", self.top, reason=self.reason)
+
+    def _tell_refused_steps(self) -> None:
+        """Add the number of refused steps to the reason, and log a warning. A run may end as planned in spite of them."""
+        sentence = describe_refused_steps(self.history, self.steps)
+        if sentence:
+            self.reason = f"{self.reason}. {sentence}"
+            logger.warning("%s. Take a smaller lr, or set smoothing.clip", sentence)
 
     def _do_visit(self, visit: Visit) -> None:
         """Do a visit and go on to the next one. A visit that was stopped between two steps of smoothing is not over."""
@@ -189,9 +201,10 @@ class Run:
             self.cycles += 1
             self.emit_event("cycle", visit.level, cycle=self.cycles)
 
-    def stop(self, reason: str, *, converged: bool = False) -> None:
+    def stop(self, reason: str, *, converged: bool = False, outcome: Outcome | None = None) -> None:
         """End the run after the current step. It can be saved and resumed."""
         self.reason, self.converged = reason, converged
+        self.outcome = outcome or (Outcome.CONVERGED_USER if converged else Outcome.DIVERGED_USER)
 
     @property
     def model(self) -> nn.Module:
@@ -303,7 +316,8 @@ class Run:
         if self.refused >= REFUSED:
             self.stop(
                 f"{self.refused} steps in a row had a loss or gradient that is not finite (loss {loss}). Start again with "
-                "a smaller lr, or set smoothing.clip."
+                "a smaller lr, or set smoothing.clip.",
+                outcome=judge_refused_step(loss, norm),
             )
 
     def _report_smoothing(self, level: int, *, last: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from netgraph.fas.ledger import Ledger
+from netgraph.fas.outcome import Outcome, count_refused_steps
 from netgraph.utils.html_table import render_table
 
 
@@ -31,6 +32,8 @@ class Solution:
         Costs by level and kind of work.
     mean : torch.nn.Module, optional
         Running mean of the finest network, if ``smoothing.ema`` is set.
+    outcome : Outcome, optional
+        The reason in PETSc's words.
 
     Examples
     --------
@@ -43,6 +46,8 @@ class Solution:
     >>> solution = ng.FAS(epochs=4).solve(hierarchy, ng.Problem(batches, torch.nn.functional.mse_loss))
     >>> solution.reason
     'the 4 epochs are spent'
+    >>> solution.outcome.name, solution.refused
+    ('CONVERGED_ITS', {})
     >>> [(record["level"], record["step"]) for record in solution.events("smooth")]  # the coarse level has the first steps
     [(1, 8), (0, 12)]
     >>> solution.model is model
@@ -55,6 +60,12 @@ class Solution:
     history: list[dict[str, Any]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     mean: nn.Module | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def refused(self) -> dict[Outcome, int]:
+        """Number of steps that were not taken because their loss or gradient was not finite, for each reason."""
+        return count_refused_steps(self.history)
 
     @property
     def seconds(self) -> float:

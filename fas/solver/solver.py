@@ -228,7 +228,7 @@ class FAS:
             for model, mode in zip(run.maps.models, modes, strict=True):
                 model.train(mode)
         mean = None if run.mean is None else run.mean.module
-        return Solution(run.grids[0].model, run.converged, run.reason, run.history, run.ledger, mean)
+        return Solution(run.grids[0].model, run.converged, run.reason, run.history, run.ledger, mean, run.outcome)
 
     def make_grid(self, maps: Maps, level: int) -> Grid:
         """Return one level with its optimizer.

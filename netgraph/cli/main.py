@@ -1,6 +1,7 @@
 """The command line. Results go to stdout, progress and messages to stderr.
 
-Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage, 3 nothing can be merged, 4 an oracle failed.
+Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage, 3 nothing can be merged, 4 an oracle failed or
+numbers are not finite.
 """
 
 from __future__ import annotations

@@ -76,6 +76,17 @@ def coarsen_model(
     if write is not None and export is not None:
         write(hierarchy, export)
         echo(f"netgraph: wrote {export}", err=True)
+    _exit_on_overflow(hierarchy)
+
+
+def _exit_on_overflow(hierarchy: Hierarchy) -> None:
+    """End with the exit code of a failed oracle if merging has made numbers that are not finite."""
+    from netgraph.coarsen.hierarchy.report import describe_overflow
+
+    for i, level in enumerate(hierarchy.levels):
+        if overflowed := level.reasons.get("overflowed"):
+            echo(f"netgraph: level {i} is {describe_overflow(level, overflowed)}.", err=True)
+            raise typer.Exit(4)
 
 
 def _check_output(output: Path | None) -> None:

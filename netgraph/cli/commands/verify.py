@@ -40,15 +40,28 @@ def verify_model(
         verdicts = verify(network, spec, example, seed=seed, progress=progress)
     if json_:
         rows = [
-            {"oracle": v.oracle, "axes": v.axes, "error": v.error, "note": v.note, "roundoff": v.roundoff}
+            {
+                "oracle": v.oracle,
+                "axes": v.axes,
+                "error": v.error,
+                "note": v.note,
+                "roundoff": v.roundoff,
+                "passes": v.passes(tolerance),
+            }
             for v in verdicts
         ]
         echo_lines(json.dumps(rows, indent=1))
     for v in verdicts if not json_ else ():
-        axes = v.axes[0] if len(v.axes) == 1 else f"all {len(v.axes)} axes at once"
+        axes = v.axes[0] if len(v.axes) == 1 else f"all {len(v.axes)} axes at once" if v.axes else "the network itself"
         outcome = v.note if v.error is None else f"{v.error:.1e} {'ok' if v.passes(tolerance) else 'WRONG'}"
         echo(f"{v.oracle:<10} {axes}  {outcome}")
     failed = [v for v in verdicts if not v.passes(tolerance)]
+    if failed and failed[0].oracle == "finite":
+        echo(
+            f"netgraph: the network can be compared with nothing: {failed[0].note} Repair it, or give another --input.",
+            err=True,
+        )
+        raise typer.Exit(4)
     if failed:
         echo(
             f"netgraph: {len(failed)} oracles failed: their error is above {tolerance}. Coarsen with --keep for these axes, and report the network.",

@@ -139,12 +139,15 @@ def run_document(
         Figures of the network as it is now.
     """
     from netgraph.fas.monitoring.run_file import to_json_data
+    from netgraph.fas.outcome import count_refused_steps
 
     document: dict[str, Any] = to_json_data(
         {
             **description,
             "test": None if evaluation is None else evaluation.document(),
             "reason": run.reason,
+            "outcome": None if run.outcome is None else run.outcome.value,
+            "refused": {outcome.value: n for outcome, n in count_refused_steps(run.history).items()},
             "converged": run.converged,
             "seconds": run.ledger.total_seconds(),
             "flops": run.ledger.total_flops(),

@@ -1,0 +1,62 @@
+"""Numbers that are not finite: in the weights of a network, in what it answers, and in what merging makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.coarsen.network.compare_outputs import collect_tensors, fixed_seed
+from netgraph.utils.module_state import set_training_mode
+from netgraph.utils.preserved_state import preserve_attributes
+from netgraph.utils.pytree import normalize_example
+
+
+def find_nonfinite_outputs(model: nn.Module, example: Any) -> str | None:
+    """Return a sentence if a network with its own weights answers an example with nothing that can be compared.
+
+    Minus infinity is a number here: networks mask with it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    example : Tensor, tuple or dict
+        Inputs as `netgraph.trace` takes them.
+
+    Returns
+    -------
+    str or None
+    """
+    args, kwargs = normalize_example(example)
+    with preserve_attributes(model), torch.no_grad(), fixed_seed(0):
+        set_training_mode(model, training=False)
+        outputs = collect_tensors(model(*args, **kwargs))
+    bad = [int((torch.isnan(t) | torch.isposinf(t)).sum()) for t in outputs if t.is_floating_point()]
+    if not sum(bad):
+        return None
+    total = sum(t.numel() for t in outputs if t.is_floating_point())
+    names = list_nonfinite({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    cause = f" {names[0]} is not finite." if names else ""
+    return f"{sum(bad):,} of {total:,} numbers of its outputs are not finite on this example.{cause}"
+
+
+def list_nonfinite(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors with a number that is not finite."""
+    return [
+        name
+        for name, tensor in state.items()
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() and not _is_finite(tensor)
+    ]
+
+
+def list_overflowed(coarse: Mapping[str, Tensor], fine: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that merging has made infinite, although those of the finer network are finite."""
+    return [name for name in list_nonfinite(coarse) if name in fine and _is_finite(fine[name])]
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return True if all numbers are finite. Sums are finite only if all terms are, and they need no mask in memory."""
+    total = tensor.detach().sum(dtype=torch.float64 if not tensor.is_complex() else torch.complex128)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
