@@ -209,7 +209,7 @@ def _record_run(
     leaves: list[Tensor] = []
     inputs = build_structure((args, kwargs), leaves)
     leaves = [leaf.clone() if any(leaf is other for other in leaves[:i]) else leaf for i, leaf in enumerate(leaves)]
-    state = named_state(model)
+    state = named = named_state(model)
     if dtype is not None:
         state, leaves = cast_tensors(model, state, leaves, dtype, numbers=way != "meta")
     outputs: list[Any] = []
@@ -221,7 +221,7 @@ def _record_run(
         notes.append(watch.notes)
         args, kwargs = unflatten_tree(inputs, leaves if before is None else [before(leaf) for leaf in leaves])
         with (
-            swap_state(model, state),
+            swap_state(model, state, named),
             run_eagerly(),
             skip_argument_checks(),
             batch_experts(model),

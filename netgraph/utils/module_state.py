@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def swap_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+def swap_state(
+    model: nn.Module, state: Mapping[str, Tensor], named: Mapping[str, Tensor] | None = None
+) -> Iterator[nn.Module]:
     """Replace parameters and buffers in a block. Tied tensors follow.
 
     Parameters
@@ -23,8 +25,11 @@ def swap_state(model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[nn.Mod
     model : torch.nn.Module
     state : mapping of str to Tensor
         Tensors by the first name of a parameter or buffer, as in `netgraph.recording.recorder.named_state`.
+    named : mapping of str to Tensor, optional
+        The network's own parameters and buffers by these names, where the caller has them.
     """
-    replacements = {id(tensor): state[name] for name, tensor in _named_tensors(model) if name in state}
+    pairs = _named_tensors(model) if named is None else named.items()
+    replacements = {id(tensor): state[name] for name, tensor in pairs if name in state}
     replaced: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in model.modules():

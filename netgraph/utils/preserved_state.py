@@ -82,9 +82,11 @@ class Snapshot:
         self._tensors: list[tuple[Tensor, int | None, Tensor]] = []  # plain tensors, their version and a copy
         self._caches: list[dict[Any, Any]] = []
         self._seen: set[int] = set()
-        for generator in (random, np.random, torch.default_generator, *_find_global_generators(model)):
+        modules = list(model.modules())
+        self._sources = _list_sources(modules)
+        for generator in (random, np.random, torch.default_generator, *_find_global_generators(self._sources)):
             self._visit_generator(generator)
-        for module in model.modules():
+        for module in modules:
             self._visit_attributes(vars(module), 0)
 
     def _visit_attributes(self, attributes: dict[str, Any], depth: int) -> None:
@@ -147,7 +149,7 @@ class Snapshot:
         for cache in self._caches:
             if _holds_tensors(list(cache.values())):
                 cache.clear()
-        for function in _find_cached_functions(self.model):
+        for function in _find_cached_functions(self._sources):
             empty_cached_tensors(function)
 
     def restore(self) -> None:
@@ -165,16 +167,16 @@ class Snapshot:
                     tensor.copy_(numbers)
         for generator, state in self.generators:
             write_generator(generator, state)
-        for function in _find_cached_functions(self.model):
+        for function in _find_cached_functions(self._sources):
             empty_cached_tensors(function)
 
 
 # Random generators
 
 
-def _find_global_generators(model: nn.Module) -> list[Any]:
+def _find_global_generators(sources: list[ModuleType]) -> list[Any]:
     """Return the random generators in the source files of a network's classes."""
-    return [value for source in _list_sources(model) for value in vars(source).values() if type(value) in GENERATORS]
+    return [value for source in sources for value in vars(source).values() if type(value) in GENERATORS]
 
 
 def read_generator(generator: Any) -> Any:
@@ -236,15 +238,15 @@ def empty_cached_tensors(function: Any) -> None:
         _without_tensors[function] = calls
 
 
-def _list_sources(model: nn.Module) -> list[ModuleType]:
-    """Return the loaded Python modules that define the classes of a network."""
-    names = {kind.__module__ for kind in {type(module) for module in model.modules()}}
+def _list_sources(modules: list[nn.Module]) -> list[ModuleType]:
+    """Return the loaded Python modules that define the classes of a network's modules."""
+    names = {kind.__module__ for kind in {type(module) for module in modules}}
     return [sys.modules[name] for name in names if name in sys.modules and not name.startswith("torch.")]
 
 
-def _find_cached_functions(model: nn.Module) -> list[Any]:
+def _find_cached_functions(sources: list[ModuleType]) -> list[Any]:
     """Return the functions under ``lru_cache`` in the packages that define the classes of a network."""
-    packages = {source.__name__.partition(".")[0] for source in _list_sources(model)} - {"torch", "netgraph"}
+    packages = {source.__name__.partition(".")[0] for source in sources} - {"torch", "netgraph"}
     return [function for package in packages for function in _search_package(package, len(sys.modules))]
 
 

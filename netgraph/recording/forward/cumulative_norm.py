@@ -39,7 +39,7 @@ def mark_norms(model: nn.Module) -> dict[float, str]:
         if counts and module.momentum is None and module.num_batches_tracked is not None:
             module.momentum = UNIT * (len(marks) + 1)
             marks[module.momentum] = f"{name}.num_batches_tracked".removeprefix(".")
-        elif hasattr(module, "list_counts"):  # a recorded network, whose steps call `cumulative_factor`
+        elif hasattr(type(module), "list_counts"):  # a recorded network, whose steps call `cumulative_factor`
             for place, count in module.list_counts():
                 mark = UNIT * (len(marks) + 1)
                 module.fixed_results[place] = mark
@@ -49,10 +49,10 @@ def mark_norms(model: nn.Module) -> dict[float, str]:
 
 def unmark_norms(model: nn.Module, marks: Mapping[float, str]) -> None:
     """Take the momenta of `mark_norms` away again."""
-    for module in model.modules():
+    for module in model.modules() if marks else ():
         if isinstance(module, _BatchNorm) and module.momentum in marks:
             module.momentum = None
-        elif hasattr(module, "list_counts"):
+        elif hasattr(type(module), "list_counts"):
             fixed: Any = module.fixed_results
             fixed.clear()
 
