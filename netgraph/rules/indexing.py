@@ -27,9 +27,12 @@ def index_select_rule(call: Call) -> Spaces:
 
 def gather_rule(call: Call) -> Spaces:
     """Take one number along a dimension for each entry of the index."""
-    spaces, index = call.spaces("self"), call.spaces("index")
+    places = call["indices" if call.name == "aten.take_along_dim" else "index"]
+    if call["dim"] is None:  # of take_along_dim, which then flattens
+        return take_rule(call)
+    spaces, index = call.spaces("self"), call.spaces(places)
     dim = call.dim("dim", len(spaces))
-    if not call.follow_numbers(call["index"], spaces[dim]):
+    if not call.follow_numbers(places, spaces[dim]):
         call.pin(spaces[dim], "looked up by index")
     for d, space in enumerate(index):
         if d != dim and sp.size_of(space) == sp.size_of(spaces[d]):
@@ -266,7 +269,7 @@ RULES = {
     **tabulate_rule(search_rule, "searchsorted", "isin"),
     **tabulate_rule(nonzero_rule, "nonzero", "nonzero_numpy"),
     "aten.index_select": index_select_rule,
-    **dict.fromkeys(["aten.gather", "aten.take_along_dim"], gather_rule),
+    "aten.gather": gather_rule,
     "aten.index": advanced_index_rule,
     **dict.fromkeys(["aten.index_put", "aten.index_put_", "aten._index_put_impl_"], index_put_rule),
     **dict.fromkeys(

@@ -7,11 +7,11 @@ import functools
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import netgraph as ng
 from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_units
 from netgraph.errors import GuardError, TraceError
+from netgraph.recording.recorder import record_network
 
 
 def judge(network: nn.Module, example: object, other: object | None = None) -> ng.UnitSpec:
@@ -62,7 +62,7 @@ class Clamped(nn.Module):
         self.first, self.last, self.ask = nn.Linear(5, 8), nn.Linear(8, 3), ask
 
     def forward(self, x):
-        h = F.dropout(self.first(x), 0.1, self.training)
+        h = nn.functional.dropout(self.first(x), 0.1, self.training)
         if self.ask(h):
             h = torch.clamp(h, -1e4, 1e4)
         return self.last(h)
@@ -101,7 +101,7 @@ class Forecast(nn.Module):
 
     def forward(self, x, y):
         df, location, scale = self.last(self.first(x).relu()).chunk(3, -1)
-        student = torch.distributions.StudentT(2 + F.softplus(df), location, F.softplus(scale))
+        student = torch.distributions.StudentT(2 + nn.functional.softplus(df), location, nn.functional.softplus(scale))
         return student.mean, -student.log_prob(y)
 
 
@@ -178,8 +178,8 @@ class AlwaysDropping(nn.Module):
 @pytest.mark.parametrize(
     "drop",
     [
-        lambda h: F.dropout(h, 0.5, training=True),
-        lambda h: F.alpha_dropout(h, 0.5, training=True),
+        lambda h: nn.functional.dropout(h, 0.5, training=True),
+        lambda h: nn.functional.alpha_dropout(h, 0.5, training=True),
         lambda h: h * torch.bernoulli(torch.full_like(h, 0.5)),
     ],
 )
@@ -202,7 +202,7 @@ class Marked(nn.Module):
         self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
 
     def forward(self, x, marks):
-        h = F.dropout(self.first(x), 0.1, self.training)[marks.nonzero()[:, 0]]
+        h = nn.functional.dropout(self.first(x), 0.1, self.training)[marks.nonzero()[:, 0]]
         assert h.shape[0] == 3
         return self.last(h)
 
@@ -214,3 +214,112 @@ def test_a_count_of_rows_that_inputs_mark_is_a_guard_although_the_rows_are_activ
     coarse = ng.build_hierarchy(network, (torch.randn(5, 5), marks), n_levels=2).levels[1].model
     with pytest.raises(GuardError, match="count"):
         coarse(torch.randn(5, 5), torch.ones(5, dtype=torch.long))
+
+
+class Chunked(nn.Module):
+    """Overlapping chunks of a sequence by strides, as in Longformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.value, self.last = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def split_heads(self, h):
+        rows, length, _ = h.shape
+        return h.view(rows, length, 2, 4).transpose(1, 2).reshape(rows * 2, length // 4, 4, 4)
+
+    def chunk(self, h):
+        size, stride = list(h.size()), list(h.stride())
+        size[1], stride[1] = size[1] * 2 - 1, stride[1] // 2
+        return h.as_strided(size=size, stride=stride)
+
+    def forward(self, x):
+        query, value = self.chunk(self.split_heads(self.query(x))), self.chunk(self.split_heads(self.value(x)))
+        mixed = (query @ value.transpose(-1, -2)).softmax(-1) @ value
+        mixed = mixed.flatten(1, 2).view(x.shape[0], 2, -1, 4).transpose(1, 2).flatten(2)
+        return self.last(mixed)
+
+
+def test_chunks_by_strides_of_the_memory_keep_the_outermost_dimension_free():
+    spec = judge(Chunked(), torch.randn(2, 8, 6), torch.randn(3, 8, 6))
+    assert [axis.size for axis in spec.free] == [2]  # heads merge whole
+
+
+class Literals(nn.Module):
+    """A network that makes tensors of Python numbers on the device of its input."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.first, self.last, self.make = nn.Linear(5, 8), nn.Linear(8, 3), make
+
+    def forward(self, x):
+        return self.last((self.first(x) * self.make(x)).relu())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: torch.tensor([1.5, 2.0], device=x.device)[1],
+        lambda x: torch.as_tensor([[2, 3], [4, 5]], device=x.device, dtype=torch.long).prod(1).cumsum(0)[1],
+        lambda x: torch.asarray(2.5, device=x.device),
+        lambda x: x.new_tensor([1, 3])[1],
+    ],
+)
+def test_tensors_of_python_numbers_are_recorded_without_a_slower_way(make):
+    network, example = Literals(make), torch.randn(2, 5)
+    assert record_network(network, example, training=False).way == "meta"
+    spec = judge(network, example, torch.randn(3, 5))
+    assert [axis.name for axis in spec.free] == ["first"]
+
+
+class Correlated(nn.Module):
+    """Correlation of two series by Fourier transforms, as in Autoformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.last = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        query, key = torch.fft.rfft(self.query(x), dim=1), torch.fft.rfft(self.key(x), dim=1)
+        return self.last(torch.fft.irfft(query * torch.conj(key), n=x.shape[1], dim=1))
+
+
+def test_conjugates_keep_units():
+    assert judge(Correlated(), torch.randn(2, 6, 5), torch.randn(3, 6, 5)).free
+
+
+class Checked(nn.Module):
+    """A network that checks its mask with the assertion of PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x, mask):
+        torch._check_tensor_all(mask, lambda: "a mask must be all true")
+        return self.last(self.first(x).relu())
+
+
+def test_assertions_on_inputs_are_guards():
+    network, mask = Checked(), torch.ones(2, 4, dtype=torch.bool)
+    judge(network, (torch.randn(2, 5), mask), (torch.randn(3, 5), torch.ones(3, 4, dtype=torch.bool)))
+    coarse = ng.build_hierarchy(network, (torch.randn(2, 5), mask), n_levels=2).levels[1].model
+    with pytest.raises(GuardError):
+        coarse(torch.randn(2, 5), ~mask)
+
+
+class Sorted(nn.Module):
+    """A network that takes the numbers of each unit in their order."""
+
+    def __init__(self, take):
+        super().__init__()
+        self.first, self.last, self.take = nn.Linear(5, 8), nn.Linear(8, 3), take
+
+    def forward(self, x):
+        return self.last(self.take(self.first(x)))
+
+
+def test_numbers_taken_along_a_dimension_keep_the_units_of_the_others():
+    in_order = Sorted(lambda h: torch.take_along_dim(h, h.argsort(1), 1))
+    assert [axis.name for axis in judge(in_order, torch.randn(2, 4, 5), torch.randn(3, 4, 5)).free] == ["first"]
+    flat = Sorted(lambda h: torch.take_along_dim(h, torch.arange(16)).view(2, 8))
+    assert not ng.trace(flat, torch.randn(2, 5)).free
