@@ -43,6 +43,15 @@ ATEN = torch.ops.aten
 INPUT, PARAMETER, RANDOM = "input", "parameter", "random"  # kinds of origins; a buffer stands by its name
 SIZES = (ATEN.sym_size.int, ATEN.sym_numel.default, ATEN.sym_stride.int)
 Counts = dict[int, set[str]]
+COUNTS_OF_KINDS = frozenset(
+    {
+        ATEN._unique2.default,
+        ATEN.unique_dim.default,
+        ATEN.unique_consecutive.default,
+        ATEN.bincount.default,
+        ATEN.one_hot.default,
+    }
+)  # rows that are repeated leave the sizes of their results as they are
 MAX_GUARDED = 1024  # numbers in one guard
 REFUSED = {
     ATEN._pack_padded_sequence.default: "the network packs its rows with pack_padded_sequence{place}, and the lengths then decide how many "
@@ -193,6 +202,7 @@ class NumbersRecorder(MetaRecorder):
             if computed is None and not self.everything and operands and ask_for_rows(operands[0]) is not None:
                 raise NeedsActivationsError(str(function))
             return self._refuse_unknown(operands) if computed is None else computed
+        self.graph.counts_kinds |= function in COUNTS_OF_KINDS
         result, sizes = self._run_on_meta(function, args, kwargs, computed)
         deciding = self.find_origins(_list_places(function, nodes)) if function in LOOKUPS else origins
         counts = {size: set(deciding) for size in sizes}

@@ -103,7 +103,17 @@ def repeat_entries(leaf: Tensor, shape: Shape) -> Tensor:
     return numbers.clone()
 
 
+def repeat_least(leaf: Tensor, shape: Shape) -> Tensor:
+    """Return the least entry of an input at all places, so that there is one kind of number and the largest is another one."""
+    least = leaf.detach().flatten().sort()[0][:1]
+    return least.expand(shape).clone() if len(least) else leaf.new_zeros(shape)
+
+
 NUMBER_FILLS: tuple[Fill, ...] = (draw_numbers, draw_negated, draw_entries, repeat_entries)
+COUNTED_FILLS: tuple[Fill, ...] = (
+    draw_entries,
+    repeat_least,
+)  # for counts of kinds, which repeated rows leave as they are
 GUARDED_FILLS: tuple[Fill, ...] = (repeat_entries, draw_entries)  # decisions on numbers are guards already
 
 

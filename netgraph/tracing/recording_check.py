@@ -21,6 +21,7 @@ from netgraph.recording.recorder import Recording, record_network
 from netgraph.tracing.compare_recordings import align_modes, find_difference, find_wrong_size
 from netgraph.tracing.dtype_links import choose_other_dtype, copy_links, link_dtypes
 from netgraph.tracing.other_examples import (
+    COUNTED_FILLS,
     GUARDED_FILLS,
     NUMBER_FILLS,
     Fill,
@@ -102,6 +103,17 @@ class _Checker:
 
     def check(self, spec: UnitSpec) -> UnitSpec:
         """Return the spec as far as the recording holds."""
+        checked = self._check_sizes(spec)
+        if "train" in checked.unrecorded or not getattr(self.first.graph, "counts_kinds", False):
+            return checked
+        for example in fill_example(self.example, COUNTED_FILLS):
+            second = self.others.record(self.mode, example)
+            if second is not None and (difference := find_difference(self.first, second, spec.plans[self.mode], spec)):
+                return self._refuse(spec, f"it takes another way for other numbers: {difference}")
+        return checked
+
+    def _check_sizes(self, spec: UnitSpec) -> UnitSpec:
+        """Return the spec as far as the recording holds for other sizes."""
         if self.first.draws:
             return self._refuse(spec, f"it draws random numbers from {' and '.join(self.first.draws)}")
         if self.first.assumed and (difference := self._compare_idle()) is not None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from nets import Fn
 from torch import nn
+from torch.nn import functional
 
 import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
@@ -211,3 +212,30 @@ def test_a_mask_that_a_network_makes_itself_needs_no_slower_recorder(make):
     model = layers(lambda m, x: m.b(m.a(x).masked_fill(make(x[..., :1]).bool(), 0.5)))
     assert record_network(model, X, training=False).way == "meta"
     torch.testing.assert_close(record(model, X)(X), model(X))
+
+
+KINDS = {
+    "kinds": lambda x: len(x.unique()),
+    "runs": lambda x: x.unique_consecutive().shape[0],
+    "rows of a kind": lambda x: x.unique(dim=0).size(0),
+    "largest number": lambda x: torch.bincount(x.flatten()).numel(),
+    "columns": lambda x: functional.one_hot(x).shape[-1],
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_count_of_kinds_of_numbers_is_no_part_of_a_recording(name):
+    """Repeated rows have as many kinds as the rows themselves, so that other rows have to show it."""
+    count = KINDS[name]
+    model = layers(lambda m, x: m.b(m.a(m.e(x)).relu()) * count(x), e=nn.Embedding(9, 6))
+    with pytest.raises(TraceError, match="it takes another way for other numbers"):
+        ng.trace(model, torch.tensor([[0, 1, 4], [2, 3, 1], [4, 0, 2]]))
+
+
+def test_kinds_of_numbers_with_a_place_for_each_are_recorded():
+    model = layers(
+        lambda m, x: m.b(m.a(m.e(x)).relu()) * torch.bincount(x.flatten(), minlength=9)[x][..., None],
+        e=nn.Embedding(9, 6),
+    )
+    coarse, other = record(model, torch.tensor([[0, 1, 4], [2, 3, 1]])), torch.tensor([[8, 1, 8], [2, 3, 1], [0, 0, 7]])
+    torch.testing.assert_close(coarse(other), model(other))

@@ -123,6 +123,11 @@ NETS = {
         torch.tensor([[1, 3, 8], [0, 3, 3]]),
     ),
     "steps of a quantiser": layers(lambda m, x: m.b(torch.fake_quantize_per_tensor_affine(m.a(x), 0.1, 0, -128, 127).relu())),
+    "entries along a dimension": layers(lambda m, x: m.b(torch.take_along_dim(m.a(x), m.a(x).argsort(1), 1))),
+    "entries along a dimension, of one index for all": layers(
+        lambda m, x: m.b(torch.take_along_dim(m.a(x), torch.tensor([2, 0])[None, :, None], dim=1))
+    ),
+    "rows by how often they repeat": layers(lambda m, x: m.b(m.a(x)[:, torch.repeat_interleave(torch.tensor([2, 0, 1, 1, 1]))])),
     "transposed convolution by its general operator": convolutions(
         lambda m, x: m.b(torch.convolution(m.a(x), m.w, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1)), w=nn.Parameter(torch.randn(8, 8, 3, 3))
     ),
