@@ -12,7 +12,7 @@ import copy
 import itertools
 import pickle
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
+from netgraph.coarsen.network.recorded_constants import inject_tables
 from netgraph.coarsen.network.rewrite import traced_state
-from netgraph.coarsen.user_class.equivalence import build_examples, find_difference
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers
+from netgraph.coarsen.user_class.equivalence import ROUTERS, build_examples, find_difference
+from netgraph.coarsen.user_class.expert_setting import choose_runnable_experts
 from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
 from netgraph.coarsen.user_class.huggingface import (
     FILES,
@@ -38,6 +41,7 @@ from netgraph.io.files.atomic_writes import write_atomically, write_folder_atomi
 from netgraph.io.files.output_files import check_output_file, check_parent_folder, check_replaceable
 from netgraph.io.huggingface import silence_transformers
 from netgraph.recording.graph_module import GraphNetwork
+from netgraph.utils.module_state import list_held_tensors, replace_held_tensors
 
 TRIES = 24  # assignments of sizes to attributes
 ADVICE = "Use levels[i].model, the recorded graph, which runs and trains."
@@ -91,13 +95,15 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
         factors = find_parameter_factors(fine.spec, coarse.spec.sizes)
         state = apply_factors(traced_state(graph), factors)
         examples, problems = build_examples(fine.model, graph, example), []
-        for candidate in _iterate_candidates(fine.model, state, sizes):
-            problem = find_difference(candidate, graph, examples, factors, seed)
+        above = hierarchy.levels[1 : level % len(hierarchy.levels) + 1]
+        tables = inject_tables(fine.spec, reduce(compose_transfers, (step.transfers for step in above), {}))
+        for candidate in _iterate_candidates(fine.model, state, sizes, tables):
+            problem = _find_difference(candidate, graph, examples, factors, seed, routed=bool(fine.spec.experts))
             if problem is None:
-                return candidate.train(fine.model.training)
+                return choose_runnable_experts(candidate.train(fine.model.training), examples)
             if not problems:
-                above = hierarchy.levels[1 : level % len(hierarchy.levels) + 1]
                 problem += explain_experts(fine, above, candidate, examples, factors, seed)
+                problem += _explain_tables(candidate, tables)
             problems.append(problem)
         raise OwnClassError(problems[0])
     except OwnClassError as error:
@@ -105,6 +111,23 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
         raise OwnClassError(
             f"level {level % len(hierarchy.levels)} cannot be built as a {name}: {error}. {ADVICE}"
         ) from error
+
+
+def _find_difference(
+    candidate: nn.Module,
+    graph: GraphNetwork,
+    examples: list[Any],
+    factors: Mapping[str, float],
+    seed: int,
+    *,
+    routed: bool,
+) -> str | None:
+    """Return the first difference of two networks. Those that route tokens are compared with several routers."""
+    for number in range(ROUTERS if routed else 1):
+        problem = find_difference(candidate, graph, examples, factors, seed + number)
+        if problem is not None:
+            return problem
+    return None
 
 
 def _select_level(hierarchy: Hierarchy, level: int) -> Level:
@@ -127,7 +150,21 @@ def _select_level(hierarchy: Hierarchy, level: int) -> Level:
     return hierarchy.levels[level]
 
 
-def _iterate_candidates(model: nn.Module, state: Mapping[str, Tensor], sizes: SizeChange) -> Iterator[nn.Module]:
+def _explain_tables(candidate: nn.Module, tables: Mapping[str, Tensor]) -> str:
+    """Return the words for a fixed table that a class makes anew for its sizes, with other numbers than the merged ones."""
+    held = list_held_tensors(candidate)
+    other = [n for n, table in tables.items() if n not in held or not torch.equal(held[n][2], table.to(held[n][2]))]
+    if not other:
+        return ""
+    return (
+        f". The class makes its fixed table {other[0]} for the new sizes, and the recorded graph has the means of merged entries. Register "
+        "such a table as a buffer, or keep its axes"
+    )
+
+
+def _iterate_candidates(
+    model: nn.Module, state: Mapping[str, Tensor], sizes: SizeChange, tables: Mapping[str, Tensor]
+) -> Iterator[nn.Module]:
     """Yield networks of the user's class with coarse parameters, the most likely first."""
     if is_transformers_model(model):
         yield from iterate_config_networks(model, state, sizes)
@@ -135,6 +172,7 @@ def _iterate_candidates(model: nn.Module, state: Mapping[str, Tensor], sizes: Si
     for ranks in itertools.islice(iterate_ranks(model, sizes), TRIES):
         candidate = _copy_network(model)
         replace_parameters(candidate, state)
+        replace_held_tensors(candidate, tables)
         set_sizes(candidate, sizes, ranks)
         yield candidate
 

@@ -36,6 +36,7 @@ from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 ATEN = torch.ops.aten
+ROUTERS = 4  # draws of the weights, because a few tokens may take the same experts by chance
 TOLERANCE = {
     torch.float64: 1e-5,
     torch.float32: 1e-4,

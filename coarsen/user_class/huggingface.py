@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +48,21 @@ def iterate_config_networks(model: Any, state: Mapping[str, Tensor], sizes: Size
     OwnClassError
         No config makes a network of these shapes.
     """
-    misfits, fits = [], 0
-    for config in itertools.islice(_iterate_configs(model.config, sizes), TRIES):
-        misfit = _find_misfit(type(model), config, model, state)
-        if misfit is None:
+    search = _ConfigSearch(model, state, _list_options(model.config, sizes))
+    fits = 0
+    for config in itertools.islice(search.iterate_configs(), TRIES):
+        if not search.measure_misfit(config):
             fits += 1
             yield _load_coarse_state(type(model)(copy.deepcopy(config)), model, state)
-        else:
-            misfits.append(misfit)
     if not fits:
         raise OwnClassError(
-            f"no config makes a network of its shapes ({misfits[0]}). A config needs layers of equal sizes. Give one ratio, "
+            f"no config makes a network of its shapes ({search.first_misfit}). A config needs layers of equal sizes. Give one ratio, "
             "and keep= the axes that have no number in the config"
         )
 
 
-def _iterate_configs(config: Any, sizes: SizeChange) -> Iterator[Any]:
-    """Yield configs with every choice of changed numbers, those with most changes first."""
+def _list_options(config: Any, sizes: SizeChange) -> dict[str, list[Any]]:
+    """Return the numbers of a config that may be sizes, each with the values that it may have, the most likely first."""
     counts = sizes.collect_sizes("")
     options: dict[str, list[Any]] = {}
     for name, value in vars(config).items():
@@ -71,24 +71,99 @@ def _iterate_configs(config: Any, sizes: SizeChange) -> Iterator[Any]:
         others = list_coarse_sizes(name, value, counts) if type(value) is int else [recount_value(name, value, counts)]
         if any(v != value for v in others):
             options[name] = [*(v for v in others if v != value), value]
-    for values in itertools.product(*options.values()):
-        changed = copy.deepcopy(config)
-        for name, value in zip(options, values, strict=True):
+    return options
+
+
+@dataclass
+class _ConfigSearch:
+    """Searches the configs whose network has the shapes of a coarse one. Networks are built on meta tensors.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The fine network.
+    state : dict of str to Tensor
+        Coarse parameters and buffers.
+    options : dict of str to list
+        For each number of the config that may change its values, the most likely first.
+    """
+
+    model: Any
+    state: Mapping[str, Tensor]
+    options: Mapping[str, list[Any]]
+    first_misfit: str = ""
+    known: dict[tuple[Any, ...], float] = field(default_factory=dict)
+
+    def iterate_configs(self) -> Iterator[Any]:
+        """Yield configs, the most likely first. If that does not fit, its numbers are first changed one by one until it does."""
+        fitting = None
+        for place in (0, -1):  # the most likely numbers, and those of the fine network
+            values = {name: choices[place] for name, choices in self.options.items()}
+            fitting = fitting or self._change_one_by_one(values)
+        choices = dict(self.options)
+        if fitting is not None:  # numbers that no shape shows may still have other values
+            choices = {
+                name: [v for v in listed if v == fitting[name] or self._fits_too(fitting, name, v)]
+                for name, listed in self.options.items()
+            }
+        for chosen in itertools.product(*choices.values()):
+            yield self._make_config(dict(zip(choices, chosen, strict=True)))
+
+    def measure_misfit(self, config: Any) -> float:
+        """Return how far the shapes of a config's network are from those of the coarse one: 0 if they fit."""
+        key = tuple(repr(getattr(config, name, None)) for name in self.options)
+        if key not in self.known:
+            self.known[key] = self._build_and_compare(config)
+        return self.known[key]
+
+    def _build_and_compare(self, config: Any) -> float:
+        try:
+            network = build_on_meta(type(self.model), config)
+        except Exception as error:  # configs check themselves
+            self.first_misfit = self.first_misfit or f"{type(error).__name__}: {str(error)[:120]}"
+            return math.inf
+        shapes = {name: t.shape for name, t in (*network.named_buffers(), *network.state_dict().items())}
+        names = dict.fromkeys((*self.model.state_dict(), *(name for name, _ in self.model.named_buffers())))
+        distance = 0.0
+        for name in names:
+            if name in self.state and shapes.get(name) != self.state[name].shape:
+                here, there = self.state[name].shape, shapes.get(name, ())
+                self.first_misfit = self.first_misfit or f"{name} is {tuple(there)} there and {tuple(here)} here"
+                distance += _measure_distance(here, there)
+        return distance
+
+    def _make_config(self, values: Mapping[str, Any]) -> Any:
+        """Return the config with these numbers."""
+        changed = copy.deepcopy(self.model.config)
+        for name, value in values.items():
             setattr(changed, name, value)
-        yield changed
+        return changed
+
+    def _measure(self, values: Mapping[str, Any]) -> float:
+        return self.measure_misfit(self._make_config(values))
+
+    def _fits_too(self, fitting: Mapping[str, Any], name: str, value: Any) -> bool:
+        """Return True if a fitting config fits with another value of one number."""
+        return not self._measure({**fitting, name: value})
+
+    def _change_one_by_one(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """Return numbers that fit, found by changes that each bring the shapes nearer, or None."""
+        nearest, last = self._measure(values), math.inf
+        while 0 < nearest < last:
+            last = nearest
+            for name, listed in self.options.items():
+                for value in listed:
+                    distance = self._measure({**values, name: value})
+                    if distance < nearest:
+                        values, nearest = {**values, name: value}, distance
+        return None if nearest else values
 
 
-def _find_misfit(cls: Any, config: Any, model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
-    """Return the first shape of a config's network that does not fit, or None. The network is built on meta tensors."""
-    try:
-        shapes = {name: t.shape for name, t in build_on_meta(cls, config).state_dict().items()}
-    except Exception as error:  # configs check themselves
-        return f"{type(error).__name__}: {str(error)[:120]}"
-    for name in model.state_dict():
-        shape = state[name].shape if name in state else None
-        if shape is not None and shapes.get(name) != shape:
-            return f"{name} is {tuple(shapes.get(name, ()))} there and {tuple(shape)} here"
-    return None
+def _measure_distance(a: Sequence[int], b: Sequence[int]) -> float:
+    """Return the sum of |log(m / n)| over the sizes of two shapes, and more for shapes of different length."""
+    if len(a) != len(b):
+        return 100.0
+    return sum(abs(math.log(max(m, 1) / max(n, 1))) for m, n in zip(a, b, strict=True))
 
 
 def _load_coarse_state(network: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

@@ -15,8 +15,8 @@ from torch import nn
 
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
-from netgraph.coarsen.transfer.transfer import Transfer
-from netgraph.coarsen.user_class.equivalence import find_difference
+from netgraph.coarsen.transfer.nested_transfer import compose_transfers
+from netgraph.coarsen.user_class.equivalence import ROUTERS, find_difference
 from netgraph.tracing.unit_spec import Plan, UnitSpec, term_axes, term_size
 
 
@@ -74,15 +74,11 @@ def _agrees_without_factors(
     plans = {mode: _drop_factors(plan, experts, fine.spec, above[-1].spec) for mode, plan in fine.spec.plans.items()}
     if plans == fine.spec.plans:
         return False
-    transfers = reduce(_compose, [level.transfers for level in above])
+    transfers = reduce(compose_transfers, [level.transfers for level in above])
     spec = replace(fine.spec, plans=plans)
     graph = coarse_network(fine.model, spec, transfers, state=traced_state(above[-1].model))
-    return find_difference(candidate, graph, examples, factors, seed) is None
-
-
-def _compose(composed: Mapping[str, Transfer], step: Mapping[str, Transfer]) -> dict[str, Transfer]:
-    """Return the transfers from level 0 after one more step."""
-    return {**composed, **{axis: composed[axis].compose(t) if axis in composed else t for axis, t in step.items()}}
+    differences = (find_difference(candidate, graph, examples, factors, seed + i) for i in range(ROUTERS))
+    return all(difference is None for difference in differences)
 
 
 def _drop_factors(plan: Plan, experts: set[str], fine: UnitSpec, coarse: UnitSpec) -> Plan:
