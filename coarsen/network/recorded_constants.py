@@ -5,7 +5,7 @@ A constant comes from no parameter or buffer. Both modes count theirs from zero,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -45,17 +45,28 @@ def collect_constants(spec: UnitSpec, transfers: Mapping[str, Transfer]) -> tupl
     return names, constants
 
 
+def inject_tables(spec: UnitSpec, transfers: Mapping[str, Transfer]) -> dict[str, Tensor]:
+    """Return the constants that modules hold as attributes, by the names of these, with one entry for each coarse unit."""
+    return {table: inject(own, transfers, {name: tensor})[name] for table, own, name, tensor in _list_tables(spec)}
+
+
 def prolong_tables(spec: UnitSpec, transfers: Mapping[str, Transfer]) -> dict[str, Tensor]:
     """Return the constants that modules hold as attributes, by the names of these, with entries of merged units alike."""
-    tables: dict[str, Tensor] = {}
+    tables = {}
+    for table, own, name, tensor in _list_tables(spec):
+        coarse = inject(own, transfers, {name: tensor})
+        tables[table] = prolong(own, transfers, coarse)[name]
+    return tables
+
+
+def _list_tables(spec: UnitSpec) -> Iterator[tuple[str, UnitSpec, str, Tensor]]:
+    """Yield each table whose units may merge: its name, a spec of it alone, its name in this spec, and its numbers."""
     for plan in spec.plans.values():
         for node in plan.graph.nodes:
             name = str(node.target)
             if is_constant(node) and name in plan.constants:
                 own = replace(spec, parameters={name: plan.constants[name]}, sums={})
-                coarse = inject(own, transfers, {name: node.meta["val"]})
-                tables[node.meta["table"]] = prolong(own, transfers, coarse)[name]
-    return tables
+                yield node.meta["table"], own, name, node.meta["val"]
 
 
 def list_constants(plan: Plan) -> dict[str, Tensor]:

@@ -79,17 +79,26 @@ def find_place(tensor: Tensor) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def swap_held_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """Replace tensors that modules hold as plain attributes in a block, by the names of `list_held_tensors`."""
-    held = list_held_tensors(model) if tensors else {}
-    places = {find_place(held[name][2]): tensor for name, tensor in tensors.items()}
-    replaced = [(*slot, places[find_place(slot[2])]) for slot in held.values() if find_place(slot[2]) in places]
+    """Replace tensors that modules hold as plain attributes in a block, by the names of `list_held_tensors`.
+
+    A tensor that is held in several places is replaced in all of them.
+    """
+    replaced = replace_held_tensors(model, tensors)
     try:
-        for container, key, _, new in replaced:
-            container[key] = new
         yield model
     finally:
-        for container, key, old, _ in replaced:
+        for container, key, old in replaced:
             container[key] = old
+
+
+def replace_held_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[Any, Any, Tensor]]:
+    """Do what `swap_held_tensors` does for good. Return the places and what they held."""
+    held = list_held_tensors(model) if tensors else {}
+    places = {find_place(held[name][2]): tensor for name, tensor in tensors.items() if name in held}
+    slots = [slot for slot in held.values() if find_place(slot[2]) in places]
+    for container, key, old in slots:
+        container[key] = places[find_place(old)]
+    return slots
 
 
 def tie_shared_tensors(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from netgraph.coarsen.network.oracles import check_dead_units, check_duplicate_u
 from netgraph.coarsen.network.recorded_constants import prolong_tables
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
+from netgraph.coarsen.user_class.convert import _explain_tables
 from netgraph.utils.module_state import swap_held_tensors, swap_state
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -314,3 +315,36 @@ def test_units_that_a_convolution_mixes_or_skips_are_kept(options):
 
     spec = ng.trace(make_layers(run, mix=nn.Conv1d(1, 2, **options)), ROWS)
     assert "convolved over" in spec.axes["a"].kept
+
+
+class Positions(nn.Module):
+    """Fixed tables of positions and scales, the latter in a list."""
+
+    def __init__(self, n=8):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, n), nn.Linear(n, 3)
+        self.positions = torch.arange(6.0 * n).view(6, n).sin()
+        self.scales = [torch.linspace(0.5, 2.0, n)]
+
+    def forward(self, x):
+        return self.b(((self.a(x) + self.positions.to(x)) * self.scales[0].to(x)).relu())
+
+
+def test_a_coarse_network_in_the_user_s_class_holds_its_tables():
+    torch.manual_seed(0)
+    model = Positions().double()
+    hierarchy = ng.build_hierarchy(model, ROWS, n_levels=3)
+    for level in (1, 2):
+        own = ng.own_class(hierarchy, ROWS, level=level)
+        assert isinstance(own, Positions)
+        assert own.positions.shape[-1] == own.scales[0].numel() == own.a.out_features == 8 // 2**level
+        torch.testing.assert_close(own(MORE_ROWS), hierarchy.levels[level].model(MORE_ROWS))
+    assert model.positions.shape[-1] == model.scales[0].numel() == 8
+
+
+def test_a_class_that_makes_its_table_anew_is_told_from_one_with_the_merged_table():
+    merged = Positions().positions.unflatten(1, (4, 2)).mean(-1)
+    assert "makes its fixed table positions for the new sizes" in _explain_tables(Positions(4), {"positions": merged})
+    own = Positions(4)
+    own.positions = merged
+    assert _explain_tables(own, {"positions": merged}) == ""
