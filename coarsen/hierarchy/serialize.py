@@ -26,7 +26,7 @@ from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.nested_transfer import count_coarse, list_aggregates, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
-from netgraph.errors import LoadError, NetgraphError
+from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io.bundle import read_bundle, read_digest, write_bundle
 from netgraph.io.example_inputs import DTYPES, LIMIT
 from netgraph.io.files.atomic_writes import finish_exchange, write_folder_atomically
@@ -159,8 +159,10 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
         return _read_hierarchy(path, document, aggregates, arch)
     except NetgraphError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise LoadError(f"{path} is not a hierarchy of this version of netgraph ({error}). Save it again.") from error
+    except Exception as error:  # the digest is right and the form is wrong
+        raise LoadError(
+            f"{path} is not a hierarchy of this version of netgraph ({describe_error(error)}). Save it again."
+        ) from error
 
 
 def _read_hierarchy(
@@ -275,7 +277,7 @@ def _read_own_state(model: nn.Module, names: frozenset[str]) -> dict[str, Tensor
 def build_example(description: Mapping[str, Any]) -> Any:
     """Return zeros of the described shapes. Sizes are checked before memory is allocated."""
     for shape, dtype in description["tensors"]:
-        if dtype not in DTYPES or math.prod(shape) > LIMIT:
+        if dtype not in DTYPES or not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) > LIMIT:
             raise LoadError(
                 f"the saved example is {shape} of {dtype}. Inputs may have at most {LIMIT:,} numbers of a known type."
             )

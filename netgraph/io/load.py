@@ -17,6 +17,7 @@ from netgraph.io import adapter_folder, huggingface
 from netgraph.io.bundle import read_bundle, read_metadata
 from netgraph.io.checkpoint.candidates import format_keys, list_candidates
 from netgraph.io.model_zoo import build_network
+from netgraph.io.network_document import check_network_document
 from netgraph.io.state_dict import fill_network, find_module
 from netgraph.io.trained_weights import names_trained_weights
 from netgraph.io.weight_files import INDEX, read_pickle, read_weights
@@ -223,7 +224,9 @@ class _FileOpener:
 def _build_from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
     """Build the network that a file of netgraph describes."""
     try:
-        return network_from_document(document, tensors)
+        network = network_from_document(document, tensors)
+        check_network_document(document)
+        return network
     except NetgraphError:
         raise
     except Exception as error:  # the digest is right and the form is wrong

@@ -198,6 +198,10 @@ class GraphNetwork(nn.Module):
 
     def _check_mode(self, mode: str) -> None:
         """Raise TraceError if a mode was not recorded."""
+        if mode not in self._run and mode not in self._unrecorded:
+            raise TraceError(
+                f"this network has no graph for the mode {mode}. Save it again from the network that it came from."
+            )
         if mode in self._unrecorded:
             here, other = ("training", "evaluation") if mode == "train" else ("evaluation", "training")
             raise TraceError(
