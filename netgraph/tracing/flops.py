@@ -2,6 +2,7 @@
 
 Counted is what `torch.utils.flop_counter.FlopCounterMode` counts: products of two matrices, also those inside ``einsum``,
 recurrent layers and attention, and convolutions. Products of a matrix with a vector and pointwise operators are not.
+LSTMs and fused attention count here too, which the counter leaves out on processors (`findings/torch-flop-counter-zeros.sh`).
 """
 
 from __future__ import annotations
