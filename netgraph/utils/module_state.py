@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+DEPTH = 3  # of containers in attributes that are searched for tensors
+MANY = 1000  # entries of a container that is searched. Vocabularies have more.
 
 
 @contextlib.contextmanager
@@ -50,7 +55,7 @@ def _named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def list_held_tensors(model: nn.Module) -> dict[str, tuple[Any, Any, Tensor]]:
-    """Return the tensors that modules hold as plain attributes, or in lists and dicts of these.
+    """Return the tensors that modules hold as plain attributes, or in lists, tuples, dicts and records of these.
 
     Returns
     -------
@@ -60,13 +65,37 @@ def list_held_tensors(model: nn.Module) -> dict[str, tuple[Any, Any, Tensor]]:
     held: dict[str, tuple[Any, Any, Tensor]] = {}
     for prefix, module in model.named_modules():
         for attribute, value in vars(module).items():
-            name = f"{prefix}.{attribute}" if prefix else attribute
-            if isinstance(value, Tensor):
-                held[name] = (vars(module), attribute, value)
-            elif type(value) in (list, dict) and attribute not in ("_parameters", "_buffers", "_modules"):
-                items = value.items() if type(value) is dict else enumerate(value)
-                held |= {f"{name}[{key!r}]": (value, key, part) for key, part in items if isinstance(part, Tensor)}
+            if attribute not in ("_parameters", "_buffers", "_modules"):
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                held.update(_walk_held(name, vars(module), attribute, value, DEPTH))
     return held
+
+
+def _walk_held(
+    name: str, container: Any, key: Any, value: Any, depth: int
+) -> Iterator[tuple[str, tuple[Any, Any, Tensor]]]:
+    """Yield the tensors in a value, with their names, their containers and their keys in these."""
+    if isinstance(value, Tensor):
+        yield name, (container, key, value)
+    elif depth and type(value) in (list, tuple, dict) and len(value) <= MANY:
+        inside = TupleEntries(container, key) if type(value) is tuple else value
+        for entry, part in list(value.items() if type(value) is dict else enumerate(value)):
+            yield from _walk_held(f"{name}[{entry!r}]", inside, entry, part, depth - 1)
+    elif depth and (type(value) is SimpleNamespace or (is_dataclass(value) and not isinstance(value, type))):
+        for entry, part in list(getattr(value, "__dict__", {}).items()):
+            yield from _walk_held(f"{name}.{entry}", vars(value), entry, part, depth - 1)
+
+
+class TupleEntries:
+    """The entries of a tuple that a container holds under a key. To set one replaces the tuple."""
+
+    def __init__(self, container: Any, key: Any) -> None:
+        self.container, self.key = container, key
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        entries = list(self.container[self.key])
+        entries[index] = value
+        self.container[self.key] = tuple(entries)
 
 
 def find_place(tensor: Tensor) -> tuple[Any, ...]:

@@ -3,6 +3,8 @@
 Each case names the axes that must be free. The judge is the network's own forward on parameters whose merged units are alike.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -137,19 +139,21 @@ def convolve_stacked(m, x):
 
 
 class Tables(nn.Module):
-    """Fixed tables that the module holds as plain attributes: one of positions, a list of two, one by name, one that is contracted."""
+    """Fixed tables that the module holds as plain attributes and in lists, tuples, dicts and records, one of which is contracted."""
 
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(5, 8), nn.Linear(6, 3)
         self.positions = torch.randn(1, 9, 8, generator=GENERATOR).double()
         self.scales = [torch.rand(8, generator=GENERATOR).double() + 0.5 for _ in range(2)]
+        self.pair = (torch.rand(8, generator=GENERATOR).double() + 0.5, None)
+        self.record = SimpleNamespace(offsets=[{"last": torch.rand(8, generator=GENERATOR).double()}])
         self.named = {"shift": torch.randn(8, generator=GENERATOR).double()}
         self.filters = torch.randn(8, 6, generator=GENERATOR).double()
 
     def forward(self, x):
         h = self.a(x) + self.positions[:, : x.shape[1]].expand(len(x), -1, -1).clone().detach().to(x)
-        h = h * self.scales[0]
+        h = h * self.scales[0] * self.pair[0] + self.record.offsets[0]["last"]
         if self.training:
             h = h * self.scales[1]
         return self.b((h + self.named["shift"]).relu() @ self.filters)
