@@ -38,6 +38,7 @@ from netgraph.recording.forward.inner_gradients import InnerGradientError, recor
 from netgraph.recording.meta_recorder import record_on_meta
 from netgraph.recording.node_graph import name_constant
 from netgraph.recording.numbers_recorder import record_with_numbers
+from netgraph.rules.operator_call import bind_arguments
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import find_place, list_held_tensors, set_training_mode, swap_state
 from netgraph.utils.preserved_state import Snapshot, is_in_state, preserve_attributes, seed_generator
@@ -480,10 +481,26 @@ def _convert_leaves(recorded: fx.GraphModule, names: list[str]) -> tuple[fx.Grap
 
 
 def erase_dead_nodes(graph: fx.Graph) -> None:
-    """Erase in place the nodes that have no users and no side effects."""
+    """Erase in place the nodes that have no users and no side effects.
+
+    Unused random numbers stay if others are drawn after them, which would otherwise be other numbers than those of the network.
+    """
+    draws_follow = False
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op not in ("placeholder", "output") and not has_side_effects(node):
+        draws = _draws_numbers(node)
+        unused = not node.users and node.op not in ("placeholder", "output") and not has_side_effects(node)
+        if unused and not (draws and draws_follow):
             graph.erase_node(node)
+        else:
+            draws_follow |= draws
+
+
+def _draws_numbers(node: fx.Node) -> bool:
+    """Return True if a node draws random numbers. Dropout that is turned off draws none."""
+    if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = bind_arguments(node)
+    return given.get("train", given.get("training", True)) is not False and given.get("dropout_p") != 0
 
 
 def has_side_effects(node: fx.Node) -> bool:

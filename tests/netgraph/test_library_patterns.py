@@ -323,3 +323,23 @@ def test_numbers_taken_along_a_dimension_keep_the_units_of_the_others():
     assert [axis.name for axis in judge(in_order, torch.randn(2, 4, 5), torch.randn(3, 4, 5)).free] == ["first"]
     flat = Sorted(lambda h: torch.take_along_dim(h, torch.arange(16)).view(2, 8))
     assert not ng.trace(flat, torch.randn(2, 5)).free
+
+
+class Unread(nn.Module):
+    """A network that makes an answer nobody asks for, with dropout, before it goes on with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.side, self.last, self.drop = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3), nn.Dropout(0.3)
+
+    def forward(self, x):
+        h = self.first(x).relu()
+        self.drop(self.side(h))
+        return self.last(self.drop(h))
+
+
+def test_unread_dropout_still_draws_its_numbers_before_others():
+    network, example = Unread(), torch.randn(2, 5)
+    judge(network, example, torch.randn(3, 5))  # the proof compares the training mode under one random state
+    coarse = ng.build_hierarchy(network, example, n_levels=2).levels[1].model
+    assert torch.isfinite(coarse.train()(torch.randn(3, 5))).all()
