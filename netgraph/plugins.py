@@ -40,6 +40,7 @@ def list_plugins(group: str) -> list[str]:
     return list(_find_entry_points(group))
 
 
+@cache
 def find_distribution(group: str, name: str) -> str:
     """Return the name of the distribution that provides a plug-in."""
     point = _find_entry_points(group)[name]

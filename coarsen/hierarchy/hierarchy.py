@@ -27,6 +27,7 @@ from netgraph.coarsen.partition.contract import leaves_out
 from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.recording.forward.named_outputs import name_outputs
+from netgraph.recording.gc_pause import old_objects_skipped
 from netgraph.tracing.recordable import unwrap_compiled
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec, term_size
@@ -198,6 +199,7 @@ class _BuildKeywords(CoarsenOptions):
 
 
 @_with_keywords_of(_BuildKeywords)
+@old_objects_skipped()
 def build_hierarchy(
     model: nn.Module,
     example: Any,

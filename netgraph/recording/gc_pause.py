@@ -21,3 +21,19 @@ def gc_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def old_objects_skipped() -> Iterator[None]:
+    """Search for cycles among the objects alone that are made in a block. It also decorates functions.
+
+    It is for longer work, whose own garbage has to go in time. Where the caller has frozen objects himself, nothing changes.
+    """
+    frozen = gc.get_freeze_count() > 0
+    if not frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()

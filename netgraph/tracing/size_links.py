@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx
 
 from netgraph.rules.operator_call import bind_arguments
+from netgraph.tracing.compare_recordings import align_modes
 from netgraph.tracing.other_examples import GUARDED_FILLS, OtherRecordings, make_empty, resize_example
 from netgraph.tracing.unit_spec import UnitSpec
 
 
 class SizeLink(NamedTuple):
-    """A dimension of a call's result, by number, or an argument, by name, is the size of a dimension of an earlier node."""
+    """A dimension of a call's result, by number, or an argument, by name, is the size of a dimension of an earlier node.
+
+    Without a dimension it is the number of all entries of that node.
+    """
 
     place: int | str
     source: str
-    source_dim: int
+    source_dim: int | None
 
 
 Links = Mapping[str, list[SizeLink]]  # by name of the call
@@ -40,7 +44,11 @@ def link_sizes(others: OtherRecordings, example: Any, spec: UnitSpec) -> dict[st
         Trace of the recordings, which says which dimensions of the inputs are free.
     """
     links: dict[str, Links] = {}
+    if others.find_resized("train") is not None and others.find_resized("eval") is None:
+        links = _link_both(others)
     for mode, first in others.first.items():
+        if mode in links:
+            continue
         fills = (make_empty,) if first.way == "meta" else GUARDED_FILLS
         second = others.find_resized(mode)
         for other in resize_example(example, spec, fills) if second is None else ():
@@ -49,6 +57,22 @@ def link_sizes(others: OtherRecordings, example: Any, spec: UnitSpec) -> dict[st
                 break
         links[mode] = {} if second is None else find_links(first.graph, second.graph)
     return links
+
+
+def _link_both(others: OtherRecordings) -> dict[str, Links]:
+    """Return the links of training, and those of evaluation if they are among them because it makes the same calls, or fewer."""
+    second, first = others.find_resized("train"), others.first["train"]
+    assert second is not None
+    links = find_links(first.graph, second.graph)
+    names = align_modes(others.first["eval"], first)
+    if names is None or any(link.source not in names for name in links if name in names for link in links[name]):
+        return {"train": links}
+    renamed = {
+        names[name]: [link._replace(source=names[link.source]) for link in listed]
+        for name, listed in links.items()
+        if name in names
+    }
+    return {"train": links, "eval": renamed}
 
 
 def find_links(first: fx.Graph, second: fx.Graph) -> Links:
@@ -65,6 +89,7 @@ def find_links(first: fx.Graph, second: fx.Graph) -> Links:
     """
     links: dict[str, list[SizeLink]] = {}
     sources: dict[tuple[int, int], tuple[str, int]] = {}
+    totals: dict[tuple[int, int], str] = {}
     for a, b in zip(first.nodes, second.nodes, strict=False):
         if (a.op, a.target) != (b.op, b.target):
             break
@@ -74,6 +99,11 @@ def find_links(first: fx.Graph, second: fx.Graph) -> Links:
                 links.setdefault(a.name, []).append(SizeLink(place, *sources[sizes]))
             elif isinstance(place, int):
                 sources[sizes] = a.name, place
+            elif sizes in totals:
+                links.setdefault(a.name, []).append(SizeLink(place, totals[sizes], None))
+        total = _count_entries(a, b)
+        if total is not None:
+            totals.setdefault(total, a.name)
     return links
 
 
@@ -84,6 +114,14 @@ def _pair_numbers(a: fx.Node, b: fx.Node) -> list[tuple[str, tuple[int, int]]]:
     left, right = bind_arguments(a), bind_arguments(b)
     pairs = [(name, (left[name], right.get(name))) for name in left]
     return [(name, (m, n)) for name, (m, n) in pairs if type(m) is type(n) is int and m != n]
+
+
+def _count_entries(a: fx.Node, b: fx.Node) -> tuple[int, int] | None:
+    """Return the numbers of entries of the tensors of two nodes, or None if they are the same."""
+    x, y = a.meta.get("val"), b.meta.get("val")
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.numel() == y.numel():
+        return None
+    return x.numel(), y.numel()
 
 
 def _pair_sizes(a: fx.Node, b: fx.Node) -> list[tuple[int, tuple[int, int]]]:

@@ -4,6 +4,9 @@ The way of a recording is its cost: ``make_fx`` takes ten times as long as meta 
 is judged by its own forward, on other inputs than those of the recording.
 """
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.errors import GuardError
+from netgraph.recording.gc_pause import old_objects_skipped
 from netgraph.recording.recorder import record_network
 
 
@@ -101,3 +105,27 @@ def test_a_list_of_places_decides_on_the_numbers_of_the_inputs():
     x[1, 0] = 7.0
     with pytest.raises(GuardError):
         copy(x)
+
+
+def test_work_on_a_hierarchy_searches_for_cycles_among_its_own_objects_alone():
+    class Loop:
+        pass
+
+    def make_loop():
+        loop = Loop()
+        loop.self = loop
+        return weakref.ref(loop)
+
+    old = make_loop()
+    with old_objects_skipped():
+        new = make_loop()
+        gc.collect()
+        assert new() is None
+        assert old() is not None
+    gc.collect()
+    assert old() is None
+    gc.freeze()
+    with old_objects_skipped():
+        pass
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
