@@ -3,10 +3,11 @@
 Each network has random weights. It is traced or refused by name, coarsened by half with heavy-edge matching, run, and trained for one
 step. Both oracles run on all axes at once in float32 and in float64 (in float32 again if the network casts or is too large). Seconds
 count from the module to the coarse network. torch-pruning with its defaults runs for comparison. Each network is a line of JSON
-in ``benchmarks/results/zoo.jsonl``.
+in ``benchmarks/results/zoo.jsonl``. With ``--newer`` the networks are those of `newer_networks.py`, on no list before, and the lines
+are in ``benchmarks/results/newer_networks.jsonl``. The duplicate-unit oracle then runs on another batch, too.
 
     .venv/bin/pip install -c constraints.txt -e '.[benchmarks]'
-    .venv/bin/python benchmarks/networks/zoo.py [--only SUBSTRING ...] [--no-rival] [--part K/N] [--limit S] [--summary FILE ...]
+    .venv/bin/python benchmarks/networks/zoo.py [--newer] [--only SUBSTRING ...] [--no-rival] [--part K/N] [--limit S] [--summary FILE ...]
 
 Each network uses one thread. On a few shared cores, small operators wait longer for a second thread than they work.
 """
@@ -26,8 +27,9 @@ from typing import Any
 
 import torch
 from networks import HEAVY, BuiltNetwork, all_networks
+from newer_networks import draw_other_batch, newer_networks
 
-RESULTS = Path(__file__).parent.parent / "results" / "zoo.jsonl"
+RESULTS = Path(__file__).parent.parent / "results"
 LIMIT = 240  # seconds for each network, unless --limit changes it
 # torch-pruning gets an eighth of the limit. It hangs on some networks, and no finished one took half of these 30 s.
 RIVAL_SHARE = 8
@@ -54,12 +56,30 @@ def coarsen_network(make: Callable[[], BuiltNetwork]) -> dict[str, Any]:
     coarse, spec = hierarchy.levels[1].model, hierarchy.levels[0].spec
     row["parameters"] = [level.n_parameters for level in hierarchy.levels]
     row["merged_share"] = measure_coverage(hierarchy)[0]
-    row["trained"] = train_step(coarse, example)
+    try:
+        row["trained"] = train_step(coarse, example)
+    except NetgraphError as error:  # such as a training mode that could not be recorded
+        row |= {"trained": False, "untrained": f"{type(error).__name__}: {error}"}
     for oracle, judge in (("duplicate", check_duplicate_units), ("dead", check_dead_units)):
         single = judge(model, spec, example, spec.free, double=False)
         double = judge(model, spec, example, spec.free)
         row[oracle] = [v.error if v.error is not None else v.note for v in (single, double)]
+    other = draw_other_batch(example)
+    if other is not None:
+        row["other_batch"] = judge_other_batch(model, spec, other)
     return row
+
+
+def judge_other_batch(model: torch.nn.Module, spec: Any, example: Any) -> float | str:
+    """Return the error of the duplicate-unit oracle on another batch, or why there is none."""
+    from netgraph.coarsen.network.oracles import check_duplicate_units
+    from netgraph.errors import NetgraphError
+
+    try:
+        verdict = check_duplicate_units(model, spec, example, spec.free)
+    except NetgraphError as error:  # a fixed size, or another outcome of a decision on the inputs
+        return f"{type(error).__name__}: {error}"
+    return verdict.note if verdict.error is None else verdict.error
 
 
 def warm_up() -> BuiltNetwork:
@@ -116,19 +136,19 @@ def prune_network(make: Callable[[], BuiltNetwork]) -> dict[str, Any]:
     return row
 
 
-def _run_child(queue: Any, measure: Callable[..., dict[str, Any]], name: str) -> None:
+def _run_child(queue: Any, measure: Callable[..., dict[str, Any]], make: Callable[[], BuiltNetwork]) -> None:
     torch.set_num_threads(1)
     try:
-        queue.put(measure(dict(all_networks())[name]))
+        queue.put(measure(make))
     except Exception as error:
         queue.put({"crashed": f"{type(error).__name__}: {str(error)[:300]}"})
 
 
-def run_apart(measure: Callable[..., dict[str, Any]], name: str, limit: int) -> dict[str, Any]:
+def run_apart(measure: Callable[..., dict[str, Any]], make: Callable[[], BuiltNetwork], limit: int) -> dict[str, Any]:
     """Measure a network in its own process, for at most ``limit`` seconds."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    process = context.Process(target=_run_child, args=(queue, measure, name))
+    process = context.Process(target=_run_child, args=(queue, measure, make))
     process.start()
     try:
         row: dict[str, Any] = queue.get(timeout=limit)
@@ -183,9 +203,10 @@ def select_part(names: list[str], k: int, n: int) -> list[str]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--newer", action="store_true", help="networks on no list before")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--no-rival", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path)
     parser.add_argument(
         "--part", default="0/1", help="K/N: part K of N parallel runs. The first gets all heavy networks"
     )
@@ -196,20 +217,22 @@ def main() -> None:
         lines = [json.loads(line) for file in options.summary for line in file.read_text().splitlines()]
         print(format_summary([line for line in lines if "name" in line]))
         return
-    names = [n for n, _ in all_networks() if not options.only or any(o in n for o in options.only)]
+    networks = dict(newer_networks() if options.newer else all_networks())
+    names = [name for name in networks if not options.only or any(o in name for o in options.only)]
+    out = options.out or RESULTS / ("newer_networks.jsonl" if options.newer else "zoo.jsonl")
     names = select_part(names, *map(int, options.part.split("/")))
     rows, commit = [], subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
-    with options.out.open("w") as file:
+    with out.open("w") as file:
         machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}
         file.write(json.dumps(machine) + "\n")
         for name in names:
             row: dict[str, Any] = {
                 "name": name,
                 "commit": commit,
-                "netgraph": run_apart(coarsen_network, name, options.limit),
+                "netgraph": run_apart(coarsen_network, networks[name], options.limit),
             }
             if not options.no_rival:
-                row["torch-pruning"] = run_apart(prune_network, name, options.limit // RIVAL_SHARE)
+                row["torch-pruning"] = run_apart(prune_network, networks[name], options.limit // RIVAL_SHARE)
             rows.append(row)
             file.write(json.dumps(row) + "\n")
             file.flush()
