@@ -74,7 +74,7 @@ def find_checks(graph: fx.Graph) -> set[fx.Node]:
     checks: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node.target is check_decision:
-            finite = answer_if_finite(node.args[0]) is not None  # type: ignore[arg-type]
+            finite = answer_if_finite(node.args[0]) is not None
             checks |= {node} if finite else set()
         elif node.target in OPERATORS and node.users and all(user in checks for user in node.users):
             checks.add(node)
