@@ -235,8 +235,9 @@ class MergeStep:
     def weight_error(self, axis: str, transfer: Transfer) -> float:
         """Return |X - P R X| / |X| for the incoming weights X of the units. It needs no data."""
         parts = [(graph.features, part) for graph, part in self._list_parts(axis, transfer)]
-        residual = sum(_sum_residual(weights, part) for weights, part in parts)
-        return float(residual**0.5) / max(sum(float(np.square(w).sum()) for w, _ in parts) ** 0.5, 1e-30)
+        residual = float(sum(_sum_residual(weights, part) for weights, part in parts))
+        whole = float(sum(np.square(weights.astype(np.float64)).sum() for weights, _ in parts))
+        return float(np.sqrt(residual)) / max(float(np.sqrt(whole)), 1e-30)
 
     def _merge_axis(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
         """Return the transfer that one coarsener gives for an axis."""

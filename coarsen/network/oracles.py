@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def check_duplicate_units(
         k = choose_n_coarse(axis, 0.5)
         if k < axis.size:
             transfers[axis.name] = _draw_transfer(
-                spec, axis, lambda n=axis.size, k=k: random.permutation(np.arange(n) % k)
+                spec, axis, partial(_permute_evenly, axis.size, k, random)
             )
     names = tuple(transfers)
     if not transfers:
@@ -134,7 +135,7 @@ def check_dead_units(
         return Verdict("dead", tuple(a.name for a in axes), None, f"a zero unit still counts: {reason}")
     transfers = {}
     for axis in removable:
-        transfers[axis.name] = _draw_transfer(spec, axis, lambda n=axis.size: _leave_one_out(n, random))
+        transfers[axis.name] = _draw_transfer(spec, axis, partial(_leave_one_out, axis.size, random))
     error, roundoff = _measure_difference(model, spec, transfers, example, seed, double)
     if error is None:
         return Verdict(
@@ -156,6 +157,11 @@ def _draw_transfer(spec: UnitSpec, axis: Axis, draw: Callable[[], NDArray[np.int
     if axis.within is None or (spec.axes[axis.within].inner == axis.name and spec.axes[axis.within].kept is None):
         return Transfer(draw())
     return NestedTransfer.of(axis.within, [draw() for _ in range(spec.axes[axis.within].size)])
+
+
+def _permute_evenly(n: int, k: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Return aggregates of n units in k groups of almost one size, drawn at random."""
+    return random.permutation(np.arange(n) % k)
 
 
 def _leave_one_out(n: int, random: np.random.Generator) -> NDArray[np.int64]:

@@ -70,7 +70,7 @@ class NestedTransfer(Transfer):
         return Transfer(np.where(self.each >= 0, self.each + starts, -1).ravel())
 
     @cached_property
-    def is_identity(self) -> bool:  # type: ignore[override]
+    def is_identity(self) -> bool:
         """True if every unit is its own aggregate, in order, everywhere."""
         return all(part.is_identity for part in self.parts)
 
@@ -148,8 +148,8 @@ def _compose(composed: Transfers, axis: str, step: Transfer) -> Transfer:
         if isinstance(first, NestedTransfer)
         else outer.n_fine
         if outer is not None
-        else len(step.parts)
-    )  # type: ignore[attr-defined]
+        else len(step.parts)  # type: ignore[attr-defined]
+    )
     to_outer = np.arange(n_outer) if outer is None else outer.aggregates
     rows = []
     for unit in range(n_outer):
@@ -161,10 +161,11 @@ def _compose(composed: Transfers, axis: str, step: Transfer) -> Transfer:
 
 def is_joint(term: Term, index: int, transfers: Mapping[str, Any]) -> bool:
     """Return True if a factor and the next one of a term are moved as one: an outer axis that stays, and the axis inside it."""
-    if index + 1 >= len(term) or not isinstance(term[index], str) or not isinstance(term[index + 1], str):
+    outer, inner = (*term[index : index + 2], None, None)[:2]
+    if not isinstance(outer, str) or not isinstance(inner, str):
         return False
-    inner = transfers.get(term[index + 1])
-    return isinstance(inner, NestedTransfer) and inner.within == term[index] and term[index] not in transfers
+    nested = transfers.get(inner)
+    return isinstance(nested, NestedTransfer) and nested.within == outer and outer not in transfers
 
 
 def find_outer(dims: Dims, transfers: Mapping[str, Any]) -> str | None:

@@ -364,8 +364,9 @@ def _build_index_map(
         if index and is_joint(term, index - 1, transfers):
             continue  # it was taken with the outer axis before it
         if is_joint(term, index, transfers):
-            inner = term[index + 1]
-            part = transfers[inner].joint.index_maps[power if (inner in summed) == shares else 0]  # type: ignore[attr-defined]
+            inner: Any = term[index + 1]
+            nested: Any = transfers[inner]
+            part = nested.joint.index_maps[power if (inner in summed) == shares else 0]
         elif not isinstance(factor, str):
             part = _concatenate_maps(
                 [_build_index_map(part_term, summed, transfers, sizes, shares, power) for part_term in factor]
@@ -454,9 +455,9 @@ def _map_dim(
     tensor = tensor.unflatten(dim, factors)
     for i, factor in enumerate(term):
         if is_joint(term, i, transfers):
-            inner = transfers[term[i + 1]]
-            pairs = move(inner.joint, term[i + 1] in summed, tensor.flatten(dim + i, dim + i + 1), dim + i)
-            tensor = pairs.unflatten(dim + i, (len(inner.parts), -1))
+            name: Any = term[i + 1]
+            pairs = move(transfers[name].joint, name in summed, tensor.flatten(dim + i, dim + i + 1), dim + i)
+            tensor = pairs.unflatten(dim + i, (len(transfers[name].parts), -1))
         elif not (i and is_joint(term, i - 1, transfers)):
             tensor = _map_factor(tensor, dim + i, factor, transfers, summed, sizes, move)
     return tensor.flatten(dim, dim + len(term) - 1)

@@ -94,7 +94,8 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
     try:
         factors = find_parameter_factors(fine.spec, coarse.spec.sizes)
         state = apply_factors(traced_state(graph), factors)
-        examples, problems = build_examples(fine.model, graph, example), []
+        examples = build_examples(fine.model, graph, example)
+        problems: list[str] = []
         above = hierarchy.levels[1 : level % len(hierarchy.levels) + 1]
         tables = inject_tables(fine.spec, reduce(compose_transfers, (step.transfers for step in above), {}))
         for candidate in _iterate_candidates(fine.model, state, sizes, tables):

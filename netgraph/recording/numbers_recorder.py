@@ -433,7 +433,7 @@ def _read_length(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> in
 
 def _write_number(recorder: NumbersRecorder, function: Any, tensor: Tensor, form: str) -> str:
     """Return the number of a tensor as text, such as a part of the name of an expert."""
-    return function(tensor, form) if tensor.ndim else format(tensor.item(), form)  # type: ignore[no-any-return]
+    return function(tensor, form) if tensor.ndim else format(tensor.item(), form)
 
 
 READS: dict[Any, Callable[..., Any]] = {

@@ -118,8 +118,8 @@ def _make_keys(node: fx.Node, trace: TraceState) -> set[Key]:
         bound = bind_arguments(node)
         return {(trace.spaces[operands[0]][bound["dim"]], int(bound["index"]))}
     if node.target is operator.getitem and operator_name(operands[0].target) == "aten.unbind":
-        split = operands[0].all_input_nodes[0]
-        return {(trace.spaces[split][bind_arguments(operands[0])["dim"]], int(node.args[1]))}  # type: ignore[call-overload]
+        split, part = operands[0].all_input_nodes[0], int(str(node.args[1]))
+        return {(trace.spaces[split][bind_arguments(operands[0])["dim"]], part)}
     return set()
 
 

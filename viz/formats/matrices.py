@@ -15,6 +15,7 @@ import numpy as np
 from scipy import io, sparse
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.coarsen.transfer.nested_transfer import NestedTransfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.viz.formats.flat_graph import build_flat_graph, parse_level
@@ -94,7 +95,7 @@ def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None)
     Raises
     ------
     NetgraphError
-        A step merges blocks.
+        A step merges blocks, or neurons in a way of its own in each expert.
     """
     steps = range(1, len(hierarchy.levels)) if level is None else [level]
     for i in steps:
@@ -102,6 +103,12 @@ def transfer_matrix(hierarchy: Hierarchy, letter: str, level: int | None = None)
             raise NetgraphError(
                 f"P and R connect units, but the step to level {i} merges blocks. Name a level with a step that merges units only, "
                 "as in net.level1.P.mtx, or list the blocks with netgraph coarsen --json."
+            )
+        nested = next((a for a, t in hierarchy.levels[i].transfers.items() if isinstance(t, NestedTransfer)), None)
+        if nested is not None:
+            raise NetgraphError(
+                f"axis {nested!r} merges in a way of its own in each unit of {hierarchy.levels[0].spec.axes[nested].within!r}, and one "
+                f"matrix of its units cannot say how. Keep the axis, as in --keep {nested}, or read levels[{i}].transfers in Python."
             )
     parts = [_step_matrix(hierarchy, letter, i) for i in steps]
     product = parts[0]

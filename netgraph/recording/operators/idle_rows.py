@@ -79,7 +79,7 @@ def count_places(node: fx.Node) -> int | None:
     """Return over how many numbers a loop may run, if a node lists the places of a mask or the numbers that occur, else None."""
     while node.target in RESHAPED and isinstance(node.args[0], fx.Node):
         node = node.args[0]
-    listed = node.args[0] if node.args else None
+    listed: Any = node.args[0] if node.args else None
     if node.target in UNIQUE:
         return _count_choices(listed)
     if node.target not in PLACES or not node.meta.get(ROWS) or listed.meta["val"].ndim != 1:
@@ -108,7 +108,8 @@ def ask_for_rows(node: fx.Node) -> bool | None:
     if node.target is ATEN.logical_not.default or node.target is ATEN.bitwise_not.default:
         asked = ask_for_rows(node.args[0])  # type: ignore[arg-type]
         return None if asked is None else not asked
-    if len(node.args) == 2 and (holds := HOLDS.get((node.target, _plain(node.args[1])))) is not None:
+    asked_count: Any = (node.target, _plain(node.args[1])) if len(node.args) == 2 else None
+    if (holds := HOLDS.get(asked_count)) is not None:
         count = _skip_passed(node.args[0])  # type: ignore[arg-type]
         if count.target in COUNTS:
             return _check_mask(count.args[0], holds)
@@ -171,7 +172,8 @@ def skip_rows(graph: fx.Graph) -> fx.Graph | None:
 
 def _is_written_by(node: fx.Node, rows: set[fx.Node]) -> bool:
     """Return True if the places that a call writes to are those of rows."""
-    places = node.args[WRITES[node.target]]
+    target: Any = node.target
+    places = node.args[WRITES[target]]
     listed: Sequence[Any] = places if isinstance(places, (list, tuple)) else [places]
     return any(place in rows for place in listed if isinstance(place, fx.Node))
 
