@@ -109,7 +109,9 @@ def test_a_mode_without_the_named_outputs_keeps_all_of_its_own():
 
 
 def test_a_network_that_returns_all_of_its_units_says_how_they_may_merge():
-    with pytest.raises(NothingToMergeError, match=r"If only some of the outputs logits, states\.0, states\.1, mean matter, name these"):
+    with pytest.raises(
+        NothingToMergeError, match=r"If only some of the outputs logits, states\.0, states\.1, mean matter, name these"
+    ):
         ng.build_hierarchy(make_network(), ROWS)
 
 
