@@ -62,8 +62,8 @@ def test_a_changed_document_is_refused_or_runs(tmp_path, file):
         ("graphs", {}, "its graphs are"),
         ("outputs", {}, "its outputs are not those of its modes"),
         ("shapes", [[-1, 12]], "its shapes are not lists of sizes"),
-        ("inputs", None, "its inputs are no structure"),
-        ("graphs", {"eval": []}, "a graph of it has no steps"),
+        ("outputs", {"train": {"tensor": 5}, "eval": {"tensor": 5}}, "have the tensor 5 of 1"),
+        ("graphs", {"eval": []}, "a graph of the file has no output"),
     ],
 )
 def test_the_refusal_says_where(tmp_path, key, value, message):
