@@ -24,7 +24,10 @@ from netgraph.errors import LoadError, NetgraphError
 from netgraph.fas.checkpoint.fingerprint import describe_difference, describe_missing, fingerprint_run
 from netgraph.fas.checkpoint.run_state import capture_state, restore_state
 from netgraph.fas.solver.run import Run
-from netgraph.io.bundle import read_bundle, write_bundle
+from netgraph.io.bundle import read_bundle, read_document, write_bundle
+from netgraph.io.files.atomic_writes import remove_temporaries
+from netgraph.io.files.locks import NAME as LOCK
+from netgraph.io.files.locks import acquire_lock, release_lock
 
 FORMAT = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,14 +49,15 @@ class Checkpoints:
     every : int, default 1
         Cycles between two checkpoints.
     keep : int, default 3
-        Number of checkpoints to keep. Older ones are deleted.
+        Number of checkpoints of this run to keep. Older ones of it are deleted, and those of other runs stay.
     seconds : float, default 300
         Seconds after which a long visit to one level is saved too, with the next record of smoothing.
 
     Raises
     ------
     NetgraphError
-        The folder cannot be created, or a number is below 1. When a new run begins: the folder holds checkpoints of another.
+        The folder cannot be created, or a number is below 1. When a run begins: another process has the folder, or it is a new run
+        and the folder holds checkpoints of another.
 
     Examples
     --------
@@ -92,6 +96,7 @@ class Checkpoints:
         except OSError as error:
             raise NetgraphError(f"checkpoints cannot be written to {folder} ({error}). Give another folder.") from error
         self._handlers: dict[int, Any] = {}
+        self._own: set[str] = set()  # names of the checkpoints of this run
         self._at = 0.0
 
     def __call__(self, run: Run, record: Mapping[str, Any]) -> None:
@@ -110,6 +115,7 @@ class Checkpoints:
             self.write(run)
         if event in ("finish", "failed"):
             self._restore_signals()
+            release_lock(self.folder / LOCK)
 
     def _is_due(self, run: Run, event: str) -> bool:
         """Return True if an event calls for a checkpoint."""
@@ -139,25 +145,46 @@ class Checkpoints:
             "run": state,
         }
         self._at = time.monotonic()
+        if path.exists() and path.name not in self._own:
+            logger.warning("no checkpoint was written at step %d: %s is of another run", run.steps, path)
+            return None
         try:
             write_bundle(path, tensors, document)
         except LoadError as error:
             logger.warning("no checkpoint was written at step %d: %s", run.steps, error)
             return None
-        for old in list_checkpoints(self.folder)[self.keep :]:
+        self._own.add(path.name)
+        for old in [one for one in list_checkpoints(self.folder) if one.name in self._own][self.keep :]:
             old.unlink(missing_ok=True)
+            self._own.discard(old.name)
         logger.debug("wrote %s", path)
         return path
 
     def _begin_run(self, run: Run) -> None:
-        """Check the folder, and catch signals until the run ends."""
+        """Lock and check the folder, and catch signals until the run ends."""
+        acquire_lock(self.folder / LOCK, f"the folder of checkpoints {self.folder}")
+        try:
+            self._check_folder(run)
+        except BaseException:
+            release_lock(self.folder / LOCK)
+            raise
+        self._at = time.monotonic()
+        self._catch_signals(run)
+
+    def _check_folder(self, run: Run) -> None:
+        """Refuse a folder with checkpoints of another run, and find those of this one."""
+        remove_temporaries(self.folder)
         existing = list_checkpoints(self.folder)
         if existing and not run.steps:
             raise NetgraphError(
                 f"{self.folder} holds checkpoints up to {existing[0].name}, and this is a new run. Resume the old run, or give "
                 "another folder."
             )
-        self._identity, self._at = fingerprint_run(run), time.monotonic()
+        self._identity = fingerprint_run(run)
+        self._own = {path.name for path in existing if _belongs_to(path, self._identity)}
+
+    def _catch_signals(self, run: Run) -> None:
+        """End the run after the current step when SIGTERM or SIGINT arrives."""
         if threading.current_thread() is not threading.main_thread():
             logger.info("signals are not caught, because the run is not in the main thread")
             return
@@ -176,6 +203,15 @@ class Checkpoints:
         self._handlers = {}
 
 
+def _belongs_to(path: Path, identity: Mapping[str, Any]) -> bool:
+    """Return True if a checkpoint is of a run with this fingerprint."""
+    try:
+        document = read_document(path)
+    except LoadError:
+        return False
+    return describe_difference(dict(identity), document.get("identity", {})) is None
+
+
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """Return the checkpoints of a folder, newest first."""
     numbered = [(int(match[1]), path) for path in Path(folder).glob("*") if (match := NAME.fullmatch(path.name))]
@@ -183,7 +219,7 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def resume(run: Run, folder: str | Path) -> str | None:
-    """Resume a run from the newest undamaged checkpoint of a folder.
+    """Resume a run from its newest undamaged checkpoint in a folder.
 
     Parameters
     ----------
@@ -200,7 +236,7 @@ def resume(run: Run, folder: str | Path) -> str | None:
     Raises
     ------
     NetgraphError
-        All checkpoints are damaged, or the newest undamaged one has another network, other levels, options, settings or data.
+        All checkpoints are damaged, or all others have another network, other levels, options, settings or data.
 
     Examples
     --------
@@ -213,7 +249,9 @@ def resume(run: Run, folder: str | Path) -> str | None:
     ...     print(resume(None, folder))
     None
     """
-    paths, damaged = list_checkpoints(folder), []
+    paths = list_checkpoints(folder)
+    damaged: list[str] = []
+    refusals: list[NetgraphError] = []
     for path in paths:
         try:
             tensors, document = read_bundle(path, newest=FORMAT)
@@ -221,7 +259,12 @@ def resume(run: Run, folder: str | Path) -> str | None:
             logger.warning("skipped a checkpoint: %s", error)
             damaged.append(path.name)
             continue
-        return _restore_run(run, path, tensors, document, damaged)
+        try:
+            return _restore_run(run, path, tensors, document, damaged)
+        except NetgraphError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
     if damaged:
         raise NetgraphError(
             f"all checkpoints of {folder} are damaged ({', '.join(damaged)}). Delete them to begin a new run."

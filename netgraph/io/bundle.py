@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from netgraph import __version__
-from netgraph.errors import LoadError
+from netgraph.errors import LoadError, describe_error
 from netgraph.io.files.atomic_writes import write_atomically
 
 DOCUMENT_LIMIT = 64 * 2**20
@@ -159,6 +159,24 @@ def _check_format(path: str | Path, document: Mapping[str, Any], newest: int) ->
         f"{path} has format {number!r:.40} of {writer:.60}, and this is netgraph {__version__}, which reads formats up to "
         f"{newest}. Open it with the version that wrote it, or a newer one."
     )
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """Return the document of a file of netgraph without reading its tensors. Its digest is not checked.
+
+    Raises
+    ------
+    LoadError
+        The file is not complete, or was not written by netgraph.
+    """
+    metadata = read_metadata(path)
+    if "netgraph" not in metadata or len(metadata["netgraph"]) > DOCUMENT_LIMIT:
+        raise LoadError(f"{path} was not written by netgraph.")
+    try:
+        document = json.loads(metadata["netgraph"])
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{path} is damaged ({describe_error(error)}). Download or save it again.") from error
+    return document if isinstance(document, dict) else {}
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

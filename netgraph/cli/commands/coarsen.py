@@ -15,6 +15,7 @@ from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
+from netgraph.io.files.locks import lock_outputs
 from netgraph.io.files.output_files import check_new_folder, check_output_file, check_replaceable
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def coarsen_model(
     check_open_options(typed_options(context), model, opening.arch)
     check_coarsen_options(context, options, data, reads_data=True)
     _check_output(output)
+    context.with_resource(lock_outputs(output, export, own_class))
     write = None if export is None else find_exporter(export)
     network, example = open_network(model, options, data, opening)
     if own_class is not None:

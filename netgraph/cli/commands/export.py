@@ -18,6 +18,7 @@ from netgraph.cli.options.validation import (
     typed_options,
 )
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
+from netgraph.io.files.locks import lock_outputs
 
 
 @with_options
@@ -41,6 +42,7 @@ def export_hierarchy(
     from netgraph.viz.exporters import find_exporter
 
     write, typed = find_exporter(out), typed_options(context)
+    context.with_resource(lock_outputs(out))
     if Path(model).is_dir():
         check_saved_hierarchy(typed, model)
         hierarchy: Any = load(model)

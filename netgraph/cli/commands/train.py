@@ -20,6 +20,7 @@ from netgraph.cli.options.validation import check_data_options, check_train_opti
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.locks import lock_outputs
 from netgraph.io.files.output_files import check_output_file
 from netgraph.utils.choices import NETWORKS
 
@@ -71,6 +72,7 @@ def train_network(
     from netgraph.models.training.tasks import TrainingDefaults
 
     check_network_output(output)
+    context.with_resource(lock_outputs(output))
     run.check()
     options.check()
     options.make_solver(TrainingDefaults(), options.coarsening.n_levels)  # its errors come before data are read

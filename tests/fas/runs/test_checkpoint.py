@@ -159,6 +159,7 @@ def test_every_field_of_a_run_and_a_grid_is_saved_or_an_argument():
         "every",
         "evaluations",
         "reason",
+        "outcome",
         "converged",
         "begun_on",
     }

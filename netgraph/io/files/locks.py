@@ -1,0 +1,147 @@
+"""Locks: a folder of checkpoints belongs to one process at a time, and so does an output file while a command writes it.
+
+A lock is a small file that names its process. It is left behind if that process is killed, and the next one that finds the process dead
+takes the lock over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from netgraph.errors import NetgraphError
+from netgraph.io.files.output_files import check_parent_folder
+from netgraph.io.files.writers import Writer, identify_process
+
+NAME = ".netgraph-lock"
+LIMIT = 200  # bytes of a lock that are read
+logger = logging.getLogger("netgraph.io")
+_held: Counter[tuple[Path, int]] = (
+    Counter()
+)  # locks of this process, by path and process, with the number of their users
+
+
+def acquire_lock(path: Path, owned: str) -> None:
+    """Take a lock. A process may take it several times, and gives it back as often.
+
+    Parameters
+    ----------
+    path : path
+        File of the lock. Its folder exists.
+    owned : str
+        What the lock is for, for messages.
+
+    Raises
+    ------
+    NetgraphError
+        Another process has it, or the file cannot be written.
+    """
+    path, writer = Path(os.path.realpath(path)), identify_process()
+    while not _held[path, writer.pid]:
+        if _create(path, writer, owned):
+            break
+        holder = _read_holder(path)
+        if holder == writer:  # this process had it and could not give it back
+            break
+        if holder is None or not holder.is_dead():
+            _refuse(path, owned, holder)
+        if _take_away(path, holder):
+            logger.warning("%s was in use by process %d, which has ended. It is taken over", owned, holder.pid)
+    _held[path, writer.pid] += 1
+
+
+def release_lock(path: Path) -> None:
+    """Give a lock back."""
+    path = Path(os.path.realpath(path))
+    key = (path, os.getpid())
+    if not _held[key]:
+        return
+    _held[key] -= 1
+    if not _held[key]:
+        del _held[key]
+        with contextlib.suppress(OSError):  # a folder that is gone has no lock
+            if _read_holder(path) == identify_process():
+                path.unlink()
+
+
+@contextlib.contextmanager
+def lock_outputs(*paths: Path | None) -> Iterator[None]:
+    """Let no other process write the same files within a block. None is no file.
+
+    Raises
+    ------
+    NetgraphError
+        Another process writes one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in {Path(os.path.realpath(path)): path for path in paths if path is not None}.values():
+            check_parent_folder(path)
+            place = Path(os.path.realpath(path))
+            lock = place.with_name(f"{NAME}-{place.name}")
+            acquire_lock(lock, str(path))
+            stack.callback(release_lock, lock)
+        yield
+
+
+def _create(path: Path, writer: Writer, owned: str) -> bool:
+    """Create the file of a lock with its contents in one step. Return False if there is one."""
+    aside = path.with_name(f"{NAME}-{secrets.token_hex(8)}")
+    try:
+        aside.write_text(str(writer), encoding="ascii")
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError:  # the file system has no links
+            with contextlib.suppress(FileExistsError):
+                with path.open("x", encoding="ascii") as file:
+                    file.write(str(writer))
+                return True
+            return False
+        return True
+    except OSError as error:
+        raise NetgraphError(
+            f"{owned} cannot be locked: {path.parent} is not writable ({error.strerror or error})."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def _read_holder(path: Path) -> Writer | None:
+    """Return the process that has a lock, or None if the file does not name one."""
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            return Writer.parse(file.read(LIMIT))
+    except (OSError, NetgraphError):
+        return None
+
+
+def _take_away(path: Path, dead: Writer) -> bool:
+    """Remove the lock of a dead process. Return False if another process was faster."""
+    aside = path.with_name(f"{NAME}-{secrets.token_hex(8)}")
+    try:
+        os.replace(path, aside)
+    except OSError:
+        return False
+    taken = _read_holder(aside)
+    if taken != dead:  # the lock of the faster one: put it back
+        with contextlib.suppress(OSError):
+            os.link(aside, path)
+    aside.unlink()
+    return taken == dead
+
+
+def _refuse(path: Path, owned: str, holder: Writer | None) -> None:
+    """Raise the error for a lock that another process has."""
+    if holder is None and not path.exists():
+        return  # it was given back just now
+    who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
+    raise NetgraphError(
+        f"{owned} is in use by {who}. Wait for it, or give another name. If that process is gone, remove {path}."
+    )

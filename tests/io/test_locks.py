@@ -1,0 +1,118 @@
+"""One process at a time has a folder of checkpoints, or writes an output."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from netgraph.errors import NetgraphError
+from netgraph.io.files.locks import NAME, acquire_lock, lock_outputs, release_lock
+from netgraph.io.files.writers import Writer, identify_process
+from tests.support.command_line import run
+
+
+def in_another_process(action):
+    """Run an action in a fork. Return the message of its error, or None."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+        except NetgraphError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    text = os.read(read, 2000).decode()
+    os.close(read)
+    os.waitpid(pid, 0)
+    return text or None
+
+
+def test_another_process_is_refused_until_the_lock_is_given_back(tmp_path):
+    lock = tmp_path / NAME
+    acquire_lock(lock, "the folder")
+    acquire_lock(lock, "the folder")  # the same process may
+    for _ in range(2):
+        message = in_another_process(lambda: acquire_lock(lock, "the folder"))
+        assert message is not None
+        assert f"the folder is in use by process {os.getpid()} on " in message
+        release_lock(lock)
+    assert in_another_process(lambda: acquire_lock(lock, "the folder")) is None
+    release_lock(lock)  # one too many does nothing
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_with_a_sentence(tmp_path, caplog):
+    lock = tmp_path / NAME
+    assert in_another_process(lambda: acquire_lock(lock, "the folder")) is None
+    assert lock.exists(), "the process ended without giving it back"
+    acquire_lock(lock, "the folder")
+    assert "which has ended. It is taken over" in caplog.text
+    assert Writer.parse(lock.read_text()) == identify_process()
+    release_lock(lock)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_of_another_machine_or_without_a_name_is_left(tmp_path):
+    here = identify_process()
+    for text in (str(Writer("elsewhere", here.space, 4_000_000, 1)), "", "no name"):
+        (tmp_path / NAME).write_text(text)
+        with pytest.raises(NetgraphError, match=r"is in use by .*\. If that process is gone, remove"):
+            acquire_lock(tmp_path / NAME, "the folder")
+        assert (tmp_path / NAME).read_text() == text
+
+
+def test_only_one_of_many_takes_over(tmp_path):
+    lock = tmp_path / NAME
+    here = identify_process()
+    for _ in range(10):
+        lock.write_text(str(Writer(here.host, here.space, 4_000_000, 1)))
+        children = []
+        for _ in range(4):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    acquire_lock(lock, "the folder")
+                    time.sleep(0.3)
+                    os._exit(0)
+                except NetgraphError:
+                    os._exit(1)
+            children.append(pid)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        assert codes.count(0) == 1, codes
+
+
+def test_two_commands_do_not_write_one_output(tmp_path):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)), tmp_path / "m.pt")
+    words = ["coarsen", tmp_path / "m.pt", "--trust", "--input", "2x6", "-o", tmp_path / "small.safetensors"]
+    code = (
+        "import sys, time; from netgraph.io.files.locks import lock_outputs; from pathlib import Path\n"
+        "with lock_outputs(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "small.safetensors")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        result, _, err = run(*words)
+        assert result == 1
+        assert f"small.safetensors is in use by process {other.pid}" in err
+        assert not (tmp_path / "small.safetensors").exists()
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert run(*words)[0] == 0
+    assert sorted(os.listdir(tmp_path)) == ["m.pt", "small.safetensors"]
+
+
+def test_none_and_equal_outputs_are_locked_once(tmp_path):
+    (tmp_path / "b").mkdir()
+    with lock_outputs(None, tmp_path / "a", tmp_path / "b" / ".." / "a"):
+        assert sorted(os.listdir(tmp_path)) == [f"{NAME}-a", "b"]
+    assert os.listdir(tmp_path) == ["b"]
+    with pytest.raises(NetgraphError, match="does not exist"), lock_outputs(tmp_path / "nowhere" / "a"):
+        pass
