@@ -50,6 +50,7 @@ def acquire_lock(path: Path, owned: str) -> None:
             break
         if holder is None or not holder.is_dead():
             _refuse(path, owned, holder)
+            continue
         if _take_away(path, holder):
             logger.warning("%s was in use by process %d, which has ended. It is taken over", owned, holder.pid)
     _held[path, writer.pid] += 1
