@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.coarsen.matching.outer_units import restrict_to_unit, split_aggregates, split_composed, split_measured
+from netgraph.coarsen.matching.outer_units import restrict_to_units, split_aggregates, split_composed, split_measured
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.partition.contract import Coarsener, leaves_out, run_coarsener
 from netgraph.coarsen.partition.metrics import quality
@@ -270,18 +270,14 @@ class MergeStep:
             outer = self.spec.axes[name].within
             assert outer is not None
             composed = split_composed(self.composed, name, outer, self.spec.axes[outer].size)
+            spec, states = restrict_to_units(self.spec, self.state, name, outer)
             self.inner_graphs[name] = [
                 self._build_graph(
-                    AxisUnits(
-                        *restrict_to_unit(self.spec, self.state, name, outer, unit),
-                        name,
-                        self.plan.seed,
-                        self._measure_in(outer, unit),
-                    ),
+                    AxisUnits(spec, state, name, self.plan.seed, self._measure_in(outer, unit)),
                     composed[unit],
                     f"{name} in {outer}[{unit}]",
                 )
-                for unit in range(self.spec.axes[outer].size)
+                for unit, state in enumerate(states)
             ]
         return self.inner_graphs[name]
 

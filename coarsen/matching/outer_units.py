@@ -10,31 +10,42 @@ from torch import Tensor
 
 from netgraph.coarsen.transfer.nested_transfer import NestedTransfer
 from netgraph.coarsen.transfer.transfer import Transfer
-from netgraph.tracing.unit_spec import UnitSpec, term_size
+from netgraph.tracing.unit_spec import Term, UnitSpec, term_size
 
 
-def restrict_to_unit(
-    spec: UnitSpec, state: Mapping[str, Tensor], axis: str, outer: str, unit: int
-) -> tuple[UnitSpec, dict[str, Tensor]]:
-    """Return the spec and the parameters that read an axis as they are in a network with one unit of the outer axis.
+def restrict_to_units(
+    spec: UnitSpec, state: Mapping[str, Tensor], axis: str, outer: str
+) -> tuple[UnitSpec, list[dict[str, Tensor]]]:
+    """Return the spec of a network with one unit of the outer axis, and for each unit the parameters that read an axis.
 
     Parameters
     ----------
     spec : UnitSpec
     state : dict of str to Tensor
     axis, outer : str
-    unit : int
-        Number of the outer unit.
     """
-    parts = {}
+    parts: list[dict[str, Tensor]] = [{} for _ in range(spec.axes[outer].size)]
     for name in dict.fromkeys(name for name, _ in spec.readers(axis)):
-        tensor = state[name].detach()
+        tensors = [state[name].detach()]
         for dim, term in enumerate(spec.parameters[name]):
             if outer in term:
-                factors = tensor.unflatten(dim, [term_size((factor,), spec.sizes) for factor in term])
-                tensor = factors.narrow(dim + term.index(outer), unit, 1).flatten(dim, dim + len(term) - 1)
-        parts[name] = tensor
+                tensors = _split_dim(tensors, dim, term, outer, spec)
+        for part, tensor in zip(parts, tensors, strict=True):
+            part[name] = tensor
     return spec.with_sizes({outer: 1}), parts
+
+
+def _split_dim(tensors: list[Tensor], dim: int, term: Term, outer: str, spec: UnitSpec) -> list[Tensor]:
+    """Return for each outer unit its part of a tensor along one dimension."""
+    place, sizes = term.index(outer), [term_size((factor,), spec.sizes) for factor in term]
+    units = range(spec.axes[outer].size)
+    whole = tensors * (len(units) if len(tensors) == 1 else 1)
+    return [
+        tensor.unflatten(dim, sizes).narrow(dim + place, unit, 1).flatten(dim, dim + len(term) - 1)
+        if len(term) > 1
+        else tensor.narrow(dim, unit, 1)
+        for unit, tensor in zip(units, whole, strict=True)
+    ]
 
 
 def split_measured(measured: Mapping[str, Tensor], spec: UnitSpec, outer: str, unit: int) -> dict[str, Tensor]:
