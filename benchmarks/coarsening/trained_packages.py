@@ -1,0 +1,219 @@
+"""Claim: merged and repaired, trained networks of public packages keep what their users measure, at least as well as pruned ones.
+
+Five networks, by their own measures: top-1 agreement (EfficientNet-Lite0), cosine of embeddings and agreement of the nearest sentence
+(MiniLM), share of frames within 50 cents of the pitch (CREPE), equal error of speaker verification (Resemblyzer), energies and forces
+(ANI-1x). Pitch and speakers are judged by what is true, the others by the network before. 75 % and 50 % of the units of each axis stay.
+``magnitude`` prunes; with ``ridge`` the pruned network is refitted by least squares. torch-pruning prunes by L1 norms. ``streams whole``
+merges no residual stream, and more of the other axes; ``heads whole`` merges no heads. No method sees labels.
+
+    NETGRAPH_DATA=... .venv/bin/python benchmarks/coarsening/trained_packages.py --seeds 3
+
+The packages are installed with pip, pinned, in a temporary folder, or in ``--folder``, which keeps them. Seeds choose the calibration
+inputs. One thread. Each row is written as soon as it is measured, and existing rows are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from merging import inner_ratios, residual_streams
+from packaged_networks import SOURCES, PackagedNetwork, install_packages, run_rows
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import Row, read_rows, run_missing
+
+import netgraph as ng
+from netgraph.tracing.unit_spec import UnitSpec
+from netgraph.utils.choices import DATA_RUNGS
+from netgraph.utils.torchvision_compat import prepare_torchvision
+
+RESULTS = Path(__file__).parent.parent / "results" / "trained_packages.jsonl"
+KEY = ("network", "seed", "ratio", "method", "repair")
+PRUNER = "torch-pruning==1.6.1"
+RATIOS = (0.75, 0.5)
+RUNGS = {
+    "ward": ("none", "rescale", "norms", "ridge"),
+    "magnitude": ("none", "ridge"),
+    "ward, streams whole": ("none", "ridge"),
+    "magnitude, streams whole": ("ridge",),
+    "ward, heads whole": ("ridge",),
+    "torch-pruning L1": ("none", "norms"),
+}
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def take_rows(inputs: Any, n: int) -> Any:
+    """Return the first rows of inputs, a tensor or a tuple of tensors."""
+    return tuple(part[:n] for part in inputs) if isinstance(inputs, tuple) else inputs[:n]
+
+
+def list_jobs(
+    name: str, seed: int, packaged: PackagedNetwork, spec: UnitSpec, *, tune: bool
+) -> Iterator[tuple[Row, Callable[[], Row]]]:
+    """Yield the settings of each row of a network, and a function that measures it."""
+    head = {"network": name, "seed": seed}
+    for method, network in {"full": packaged.network, **packaged.peers}.items():
+        yield (
+            (settings := head | {"ratio": 1.0, "method": method, "repair": "none"}),
+            partial(measure_whole, settings, packaged, network),
+        )
+    has_norms = any(isinstance(module, NORMS) for module in packaged.network.modules())
+    for ratio in RATIOS:
+        for method, rungs in RUNGS.items():
+            if ("streams" in method and not residual_streams(spec)) or ("heads" in method and not packaged.heads):
+                continue
+            for rung in (*rungs, *("tune" for _ in range(tune and method in ("ward", "magnitude")))):
+                if rung == "norms" and not has_norms:
+                    continue
+                settings = head | {"ratio": ratio, "method": method, "repair": rung}
+                measure = measure_pruning if method == "torch-pruning L1" else partial(measure_merging, spec=spec)
+                yield settings, partial(measure, settings, packaged)
+
+
+def measure_whole(settings: Row, packaged: PackagedNetwork, network: nn.Module) -> Row:
+    """Return the row of a network that lost nothing."""
+    return settings | packaged.judge(network) | count_parameters(network)
+
+
+def count_parameters(network: nn.Module) -> Row:
+    """Return the number of parameters of a network, as an entry of a row."""
+    return {"parameters": sum(parameter.numel() for parameter in network.parameters())}
+
+
+def measure_merging(settings: Row, packaged: PackagedNetwork, *, spec: UnitSpec) -> Row:
+    """Return the row of a network that netgraph made smaller."""
+    coarsener, _, whole = settings["method"].partition(", ")
+    started, rung, ratio = time.process_time(), settings["repair"], settings["ratio"]
+    if whole == "streams whole":
+        ratio = inner_ratios(spec, ratio)
+    elif whole == "heads whole":
+        names = {name for name, module in packaged.network.named_modules() if module in packaged.heads}
+        ratio = {axis.name: 1.0 if axis.name in names else ratio for axis in spec.free}
+    level = ng.build_hierarchy(
+        packaged.network, take_rows(packaged.seen, packaged.n_example), n_levels=2, coarsener=coarsener, ratio=ratio, spec=spec, repair=rung,
+        data=packaged.seen if rung in DATA_RUNGS else None,
+    ).levels[1]  # fmt: skip
+    seconds = round(time.process_time() - started, 2)
+    small = level.model.eval()
+    return settings | packaged.judge(small) | {"parameters": level.n_parameters, "seconds": seconds}
+
+
+def measure_pruning(settings: Row, packaged: PackagedNetwork) -> Row:
+    """Return the row of a network that torch-pruning made smaller by L1 norms. A failure is a result."""
+    import torch_pruning
+
+    started, copies = time.process_time(), {}
+    network = deepcopy(packaged.network, copies)
+    outputs = [copies[id(module)] for module in packaged.outputs]
+    heads = {copies[id(module)]: n for module, n in packaged.heads.items()}
+    example = take_rows(packaged.seen, packaged.n_example)
+    try:
+        pruner = torch_pruning.pruner.MagnitudePruner(
+            network, example, importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            pruning_ratio=1 - settings["ratio"], ignored_layers=outputs, num_heads=heads,
+        )  # fmt: skip
+        pruner.step()
+        write_sizes(network)
+        if settings["repair"] == "norms":
+            reestimate_norms(network, packaged.seen)
+        figures = packaged.judge(network) | count_parameters(network)
+    except Exception as error:  # a failure of another package is a result
+        return settings | {"refused": f"{type(error).__name__}: {str(error)[:160]}"}
+    return settings | figures | {"seconds": round(time.process_time() - started, 2)}
+
+
+def write_sizes(network: nn.Module) -> None:
+    """Write the new sizes where the networks keep them: a BERT those of its heads, CREPE that of its flattened features."""
+    for module in network.modules():
+        if hasattr(module, "attention_head_size") and hasattr(module, "query"):
+            module.attention_head_size = module.query.out_features // module.num_attention_heads
+            module.all_head_size = module.query.out_features
+        if hasattr(module, "in_features") and hasattr(module, "classifier"):
+            module.in_features = module.classifier.in_features
+
+
+def reestimate_norms(network: nn.Module, seen: Any) -> None:
+    """Estimate the statistics of batch norms again, on all calibration inputs."""
+    for module in network.modules():
+        if isinstance(module, NORMS):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    run_rows(network, seen)
+    network.eval()
+
+
+def format_table(name: str) -> str:
+    """Return the rows of a network as a Markdown table, the mean of each figure over the seeds, with the deviation."""
+    rows = [row for row in read_rows(RESULTS) if row["network"] == name]
+    figures = [key for key in next(row for row in rows if row["method"] == "full") if key not in (*KEY, "seconds")]
+    lines = [
+        f"| {name}, kept | method | repair | " + " | ".join(figures) + " |",
+        "|---|---|---|" + "---|" * len(figures),
+    ]
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["ratio"], row["method"], row["repair"]), []).append(row)
+    for (ratio, method, repair), group in groups.items():
+        cells = [_format_cell([row[key] for row in group if key in row]) for key in figures]
+        refused = group[0].get("refused", "")
+        lines.append(f"| {ratio:.0%} | {method} | {repair} | " + " | ".join(cells) + " |" + f" {refused}".rstrip())
+    return "\n".join(lines)
+
+
+def _format_cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = statistics.mean(values)
+    if isinstance(values[0], int):
+        return f"{mean:,.0f}"
+    return f"{mean:.4g}" + (
+        f" ± {statistics.stdev(values):.1g}" if len(values) > 1 and statistics.stdev(values) else ""
+    )
+
+
+def main() -> None:
+    """Measure the missing rows and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=SOURCES, action="append")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tune", action="store_true", help="also tune, which takes long for larger networks")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the packages (default: a temporary one)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    prepare_torchvision()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        for name in options.network or SOURCES:
+            packages = (*SOURCES[name].packages, PRUNER)
+            install_packages(packages, folder)
+            machine = {"python": platform.python_version(), "torch": torch.__version__, "packages": packages}
+            for seed in range(options.seeds):
+                packaged = SOURCES[name].load(folder, seed)
+                spec = ng.trace(packaged.network, take_rows(packaged.seen, packaged.n_example))
+                for row in run_missing(
+                    RESULTS,
+                    KEY,
+                    list_jobs(name, seed, packaged, spec, tune=options.tune),
+                    machine if seed == 0 else None,
+                ):
+                    print(row, file=sys.stderr, flush=True)
+            print(format_table(name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
