@@ -31,6 +31,8 @@ SAMPLE = (
 )  # fmt: skip
 PLACES = {  # the modules that call the functions: a patch at the definition would not be seen there
     "record": "netgraph.tracing.tracer.record_network",
+    "second": "netgraph.tracing.other_examples.record_network",
+    "numbers": "netgraph.coarsen.hierarchy.hierarchy.prove_recording",
     "rules": "netgraph.tracing.tracer._walk_graph",
     "freeze": "netgraph.tracing.tracer.build_unit_spec",
     "inject": "netgraph.coarsen.hierarchy.level_builder.inject",
