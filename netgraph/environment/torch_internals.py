@@ -126,7 +126,7 @@ def quick_dispatch(kind: type) -> Iterator[None]:
         return
 
     def hand_over(mode: Any, operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if type(mode) is kind:
+        if mode.__class__ is kind:
             return mode.__torch_dispatch__(operator, (), args, kwargs)
         return original(mode, operator, *args, **kwargs)
 
