@@ -59,6 +59,9 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     aliases = _find_aliases(tensors)
     plain = {n: t.detach().to("cpu").contiguous().clone() for n, t in tensors.items() if n not in aliases}
     metadata = {"netgraph": text}
+    if pairs := [name for name, t in plain.items() if t.dtype == torch.complex128]:  # which safetensors lacks
+        plain |= {name: torch.view_as_real(plain[name].resolve_conj()) for name in pairs}
+        metadata["pairs"] = json.dumps(sorted(pairs))
     if aliases:
         metadata["aliases"] = json.dumps(aliases, sort_keys=True)
     metadata["sha256"] = _hash_contents(plain, metadata)
@@ -139,6 +142,7 @@ def read_bundle(path: str | Path, *, newest: int | None = None) -> tuple[dict[st
         tensors = load_file(str(path))
         fits = _hash_contents(tensors, metadata) == metadata["sha256"]
         document, aliases = json.loads(text), json.loads(metadata.get("aliases", "{}"))
+        tensors |= {name: torch.view_as_complex(tensors[name]) for name in json.loads(metadata.get("pairs", "[]"))}
         tensors |= {name: tensors[first] for name, first in aliases.items()}
     except Exception as error:  # wrong contents may raise any error in the reader
         raise LoadError(f"{path} is damaged ({type(error).__name__}: {error}). Download or save it again.") from error
@@ -212,7 +216,7 @@ def read_digest(path: str | Path) -> str:
 
 def _hash_contents(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return the sha256 of the document and of all tensors."""
-    digest = hashlib.sha256((metadata["netgraph"] + metadata.get("aliases", "")).encode())
+    digest = hashlib.sha256((metadata["netgraph"] + metadata.get("aliases", "") + metadata.get("pairs", "")).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

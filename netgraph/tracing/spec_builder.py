@@ -196,10 +196,13 @@ class _AxisNames:
         self.kinds: dict[Atom, str] = {f.units: "expert" for f in followers}
         self.inner: dict[Atom, Atom] = {}  # inner atom: the atom whose units contain it
         self.parametrized: set[Atom] = set()  # atoms that a parameter of real or complex numbers runs over
-        for incoming in (False, True):
-            for leaf, spaces in leaves.items():
-                for dim, space in enumerate(spaces):
-                    self._name_atoms(leaf, state[leaf], space, summed.get((leaf, dim), set()), incoming)
+        constants = {name for name in leaves if name.startswith("constants.")}
+        # The constants of a recorded network that is traced again have names, too. They come last, so that axes keep their names.
+        for group in (leaves.keys() - constants, constants):
+            for incoming in (False, True):
+                for leaf in (name for name in leaves if name in group):
+                    for dim, space in enumerate(leaves[leaf]):
+                        self._name_atoms(leaf, state[leaf], space, summed.get((leaf, dim), set()), incoming)
         self.alone = self._find_atoms_alone(leaves)
 
     def _find_atoms_alone(self, leaves: Mapping[str, Spaces]) -> set[Atom]:

@@ -233,3 +233,19 @@ def test_another_format_is_refused_with_the_version_that_wrote_it(hierarchies, f
     write_bundle(path, tensors, {**document, "format": number, "version": "9.9"})
     with pytest.raises(LoadError, match=r"of netgraph 9\.9, and this is netgraph"):
         ng.load(path if file == "level1" else path.parent)
+
+
+def test_complex_numbers_of_both_precisions_come_back_as_they_were(tmp_path):
+    single = torch.randn(3, 2, dtype=torch.complex64)
+    tensors = {
+        "single": single,
+        "double": single.to(torch.complex128).conj(),
+        "again": single,
+        "empty": torch.zeros(0, dtype=torch.complex128),
+    }
+    write_bundle(tmp_path / "a.safetensors", tensors, {"format": 1})
+    found, _ = read_bundle(tmp_path / "a.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)

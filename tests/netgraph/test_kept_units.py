@@ -352,3 +352,23 @@ def test_a_class_that_makes_its_table_anew_is_told_from_one_with_the_merged_tabl
     own = Positions(4)
     own.positions = merged
     assert _explain_tables(own, {"positions": merged}) == ""
+
+
+@pytest.mark.parametrize("arch", [None, lambda: Tables().double()])
+def test_a_hierarchy_with_merged_tables_is_saved_and_opened_again(tmp_path, arch):
+    hierarchy = ng.build_hierarchy(Tables().double(), ROWS, n_levels=3)
+    ng.save(hierarchy, tmp_path / "tables.hierarchy")
+    again = ng.load(tmp_path / "tables.hierarchy", arch=arch)
+    for level, other in zip(hierarchy.levels[1:], again.levels[1:], strict=True):
+        assert level.transfers.keys() == other.transfers.keys()
+        level.model.eval(), other.model.eval()
+        torch.testing.assert_close(other.model(MORE_ROWS), level.model(MORE_ROWS))
+
+
+def test_complex_weights_are_saved_and_opened_again(tmp_path):
+    model, _ = CASES["complex units"]
+    hierarchy = ng.build_hierarchy(model, ROWS)
+    ng.save(hierarchy, tmp_path / "complex.hierarchy")
+    again = ng.load(tmp_path / "complex.hierarchy")
+    torch.testing.assert_close(again.levels[1].model(MORE_ROWS), hierarchy.levels[1].model(MORE_ROWS))
+    assert dict(again.levels[1].model.named_parameters())["w"].dtype is torch.complex128
