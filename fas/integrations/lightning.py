@@ -7,6 +7,7 @@ from typing import Any
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.optional_packages import describe_missing
+from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
@@ -65,6 +66,7 @@ class LightningCoarseStart(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the optimizer the parameters of the coarsest level."""
+        check_single_process("A coarse start", trainer.world_size)
         if len(trainer.optimizers) != 1:
             raise NetgraphError(f"the module has {len(trainer.optimizers)} optimizers. A coarse start works with one.")
         if trainer.global_step:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.coarse_start import BorrowedSmoother, CoarseStart
 from netgraph.fas.ledger import STEP, Ledger
@@ -99,6 +100,7 @@ class Multigrid(Optimizer):
         make: MakeOptimizer | None = None,
         seed: int = 7619,
     ) -> None:
+        check_single_process("Multigrid")
         self.options = options or Options()
         _check_options(self.options, every, cycle)
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy

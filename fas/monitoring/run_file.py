@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
@@ -17,6 +16,8 @@ from netgraph.errors import LoadError
 from netgraph.fas.checkpoint.checkpoint import list_checkpoints
 from netgraph.fas.monitoring.history import History
 from netgraph.io.bundle import read_bundle
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import refuse_address
 
 NAME = "run.json"
 NEEDED = {"event", "level", "step", "seconds", "flops"}  # keys of every record
@@ -67,13 +68,13 @@ def write_run(document: Mapping[str, Any], folder: str | Path) -> Path:
     ('run.json', [0])
     """
     path = Path(folder) / NAME
-    temporary = path.with_name(f".{NAME}.{os.getpid()}")
+    refuse_address(path, LoadError)
+    text = json.dumps(to_json_data(dict(document)), indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(to_json_data(dict(document)), indent=1), encoding="utf-8")
-        os.replace(temporary, path)
     except OSError as error:
         raise LoadError(f"{path} cannot be written ({error}). Give a folder with free space.") from error
+    write_atomically(lambda place: place.write_text(text, encoding="utf-8"), path, LoadError)
     return path
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
@@ -186,6 +187,7 @@ class FAS:
         NetgraphError
             The cycle has no such name, or an option does not fit the levels or the problem.
         """
+        check_single_process("FAS")
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
         visits = self._plan_visits(len(maps.models), problem)
         grids = [self.make_grid(maps, level) for level in range(len(maps.models))]

@@ -17,6 +17,7 @@ from torch import Tensor
 from netgraph import __version__
 from netgraph.errors import LoadError, describe_error
 from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import refuse_address
 
 DOCUMENT_LIMIT = 64 * 2**20
 
@@ -51,6 +52,7 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     ({'weight': tensor([1., 1.])}, {'format': 1})
     """
     path = Path(path)
+    refuse_address(path, LoadError)
     text = json.dumps(document, sort_keys=True)
     if len(text) > DOCUMENT_LIMIT:
         raise LoadError(

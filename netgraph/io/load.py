@@ -16,6 +16,7 @@ from netgraph.errors import LoadError, NetgraphError, UntrustedError, describe_e
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.bundle import read_bundle, read_metadata
 from netgraph.io.checkpoint.candidates import format_keys, list_candidates
+from netgraph.io.files.output_files import refuse_address
 from netgraph.io.model_zoo import build_network
 from netgraph.io.network_document import check_network_document
 from netgraph.io.state_dict import fill_network, find_module
@@ -120,6 +121,7 @@ def describe_origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | N
 
 def _check_file(path: Path) -> Path:
     """Return the path of a file that may be opened, or raise an error that says how."""
+    refuse_address(path, LoadError)
     if path.is_dir() and (path / ".metadata").is_file():
         raise LoadError(
             f"{path} is a distributed checkpoint of PyTorch. Join it into one file: python -m "

@@ -17,6 +17,7 @@ from netgraph.cli.options.completion import complete_words
 from netgraph.cli.options.run import RunOptions, ended_by_signal
 from netgraph.cli.options.train import build_levels, choose_data, make_problem, make_task, warn_of_slow_precision
 from netgraph.cli.options.validation import check_data_options, check_train_options, typed_options
+from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.io.files.atomic_writes import write_atomically
@@ -71,6 +72,7 @@ def train_network(
     """Train a network on real data, by FAS on a hierarchy of its coarse forms or, with --plain, by itself."""
     from netgraph.models.training.tasks import TrainingDefaults
 
+    check_single_process("netgraph train")
     check_network_output(output)
     context.with_resource(lock_outputs(output))
     run.check()

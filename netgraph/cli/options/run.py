@@ -20,6 +20,7 @@ from netgraph.cli.console.output import describe_run
 from netgraph.cli.console.progress import show_run
 from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
+from netgraph.io.files.output_files import refuse_address
 from netgraph.utils.options import check_options, declare_option
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def _check_alert(value: list[str] | None, options: RunOptions) -> None:
     parse_alerts(value or [])
 
 
+def _check_checkpoints(value: Path | None, options: RunOptions) -> None:
+    if value is not None:
+        refuse_address(value)
+
+
 def _check_report(value: Path | None, options: RunOptions) -> None:
     if value is not None:
         check_report(value)
@@ -52,7 +58,10 @@ class RunOptions:
     """How a training run is kept and watched."""
 
     checkpoints: Path | None = declare_option(
-        None, help="Folder of checkpoints, written every cycle, every five minutes, and on signals.", metavar="FOLDER"
+        None,
+        help="Folder of checkpoints, written every cycle, every five minutes, and on signals.",
+        metavar="FOLDER",
+        check=_check_checkpoints,
     )
     every: int = declare_option(1, help="Cycles between two checkpoints.", metavar="N")
     keep_last: int = declare_option(3, help="Number of checkpoints that stay.", metavar="N")

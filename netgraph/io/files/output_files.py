@@ -36,6 +36,19 @@ def check_new_folder(path: Path) -> None:
         raise NetgraphError(f"{path} is a file, and a folder is to be created there. Give another name.")
 
 
+def refuse_address(path: Path, error: type[NetgraphError] = NetgraphError) -> None:
+    """Raise an error for an address of a network, such as ``s3://bucket/name``. As a path it would be a folder ``s3:`` here.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # one letter is a drive
+        raise error(
+            f"{path} is an address, and netgraph writes and reads files of this machine. Give a path, and copy the file."
+        )
+
+
 def check_replaceable(path: Path, ours: re.Pattern[str], error: type[NetgraphError] = NetgraphError) -> None:
     """Raise an error if a folder that is to be replaced holds files of somebody else.
 
@@ -68,6 +81,7 @@ def make_folder(path: Path) -> None:
     NetgraphError
         Something else is there, or the system refuses.
     """
+    refuse_address(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,6 +99,7 @@ def check_parent_folder(path: Path) -> None:
     ------
     NetgraphError
     """
+    refuse_address(path)
     folder = path.absolute().parent
     if not folder.is_dir():
         raise NetgraphError(f"{path}: the folder {folder} does not exist. Create it first.")
