@@ -99,12 +99,12 @@ def _write_folder(hierarchy: Hierarchy, folder: Path) -> None:
     models = [coarse_network(first.model, first.spec, {}), *(level.model for level in hierarchy.levels[1:])]
     aggregates, transfers = {}, []
     for i, (level, model) in enumerate(zip(hierarchy.levels, models, strict=True)):
-        save(model, _level_file(folder, i))
+        save(model, level_file(folder, i))
         transfers.append(list(level.transfers))
         for number, transfer in enumerate(level.transfers.values()):
             aggregates[f"{i}.{number}"] = torch.from_numpy(list_aggregates(transfer))
     options = {**hierarchy.plain_options, "example": dict(hierarchy.example)}
-    digests = [read_digest(_level_file(folder, i)) for i in range(len(models))]
+    digests = [read_digest(level_file(folder, i)) for i in range(len(models))]
     document = {
         "format": FORMAT, "version": __version__, "options": options, "transfers": transfers, "levels": digests,
     }  # fmt: skip
@@ -174,7 +174,7 @@ def _read_hierarchy(
     """Build a hierarchy from its index and the files of its levels."""
     plain, levels = document["options"], []
     _check_digests(path, document)
-    models = [load_model(_level_file(path, i)) for i in range(len(document["transfers"]))]
+    models = [load_model(level_file(path, i)) for i in range(len(document["transfers"]))]
     if arch is not None:
         network = arch()
         state = _read_own_state(models[0], frozenset(network.state_dict()))
@@ -204,7 +204,7 @@ def _read_hierarchy(
     return Hierarchy(levels, options, plain["example"])
 
 
-def _level_file(folder: Path, i: int) -> Path:
+def level_file(folder: Path, i: int) -> Path:
     """Return the file of a level."""
     return folder / f"level{i}.safetensors"
 
@@ -212,7 +212,7 @@ def _level_file(folder: Path, i: int) -> Path:
 def _check_digests(path: Path, document: Mapping[str, Any]) -> None:
     """Refuse a level of another hierarchy. Format 1 has no digests."""
     for i, digest in enumerate(document["levels"] if document["format"] > 1 else ()):
-        file = _level_file(path, i)
+        file = level_file(path, i)
         if file.is_file() and read_digest(file) != digest:
             raise LoadError(
                 f"{file} does not belong to {path / INDEX}: it was written by another save. Copy the whole folder again."

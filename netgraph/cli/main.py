@@ -14,6 +14,7 @@ import typer
 
 from netgraph import __version__
 from netgraph.cli.commands.attention import draw_attention
+from netgraph.cli.commands.check import check_file
 from netgraph.cli.commands.coarsen import coarsen_model
 from netgraph.cli.commands.demo import run_demo
 from netgraph.cli.commands.export import export_hierarchy
@@ -37,6 +38,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 100},
 )
 app.command("coarsen")(coarsen_model)
+app.command("check")(check_file)
 app.command("inspect", short_help="Print the axis of every dimension of every parameter.")(inspect_model)
 app.command("verify", short_help="Run the dead-unit and duplicate-unit oracles.")(verify_model)
 app.command("export", short_help="Write a page, a figure, a graph, or P and R of a hierarchy.")(export_hierarchy)
