@@ -118,7 +118,7 @@ _DISPATCH: Any = find_private("torch._library.utils")
 
 
 @contextlib.contextmanager
-def quick_dispatch(kind: type) -> Iterator[None]:
+def quick_dispatch(kind: Any) -> Iterator[None]:
     """Hand operators to modes of one class at once in a block, without the list of tensor classes that such a mode does not read."""
     original = getattr(_DISPATCH, "handle_dispatch_mode", None)
     if original is None:  # PyTorch then makes the list
@@ -126,7 +126,7 @@ def quick_dispatch(kind: type) -> Iterator[None]:
         return
 
     def hand_over(mode: Any, operator: Any, *args: Any, **kwargs: Any) -> Any:
-        if mode.__class__ is kind:
+        if type(mode) is kind:
             return mode.__torch_dispatch__(operator, (), args, kwargs)
         return original(mode, operator, *args, **kwargs)
 
