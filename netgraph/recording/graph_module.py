@@ -205,7 +205,7 @@ class GraphNetwork(nn.Module):
         if mode in self._unrecorded:
             here, other = ("training", "evaluation") if mode == "train" else ("evaluation", "training")
             raise TraceError(
-                f"this network has no {here} mode, because the network's own could not be recorded: {self._unrecorded[mode]}. Its "
+                f"this network has no {here} mode, because the network's own could not be recorded: {self._unrecorded[mode].rstrip('.')}. Its "
                 f"{other} mode runs."
             )
 

@@ -353,7 +353,7 @@ class NumbersRecorder(MetaRecorder):
         if RANDOM in origins:
             raise TraceError(
                 f"the network branches on random numbers{_describe_place()}. One recording would not hold for another draw. "
-                "Turn the drop of whole blocks off (layerdrop=0 or a rate of 0)."
+                "Turn it off: where it drops whole blocks, with layerdrop=0 or a rate of 0. Otherwise trace the parts before and after it."
             )
         what = "activations" if INPUT in origins else "parameters"
         raise TraceError(
