@@ -306,15 +306,24 @@ def _walk_graph(
 
 def _link_size(node: fx.Node, link: SizeLink, source: fx.Node, trace_state: TraceState) -> None:
     """State that a size of a call is that of a dimension of varying size."""
-    counted = trace_state.spaces[source][link.source_dim]
-    if not _varies(counted):
+    spaces = trace_state.spaces[source]
+    counted = [spaces[link.source_dim]] if link.source_dim is not None else spaces
+    if not any(_varies(space) for space in counted):
         return
     call = Call(node, trace_state)
     if isinstance(link.place, str):
         if all(edit.argument != link.place for edit in trace_state.edits.get(node, ())):
-            call.resize(link.place, counted, single=True)
+            call.resize(link.place, _count_entries(counted), single=True)
     elif not _varies(trace_state.spaces[node][link.place]):
-        call.unite(trace_state.spaces[node][link.place], counted)
+        call.unite(trace_state.spaces[node][link.place], counted[0])
+
+
+def _count_entries(spaces: Spaces) -> sp.Space:
+    """Return a space of as many indices as a tensor has entries. Units count as in the network, because its own number has them all."""
+    factors = [factor for space in spaces for factor in sp.resolve(space)]
+    varying = tuple(factor for factor in factors if _varies((factor,)))
+    rest = tuple(factor for factor in factors if not _varies((factor,)))
+    return varying + sp.new_space(sp.size_of(rest), "it counts entries") if rest else varying
 
 
 def _varies(space: sp.Space) -> bool:

@@ -71,3 +71,40 @@ def test_two_rows_of_words_are_no_list_of_edges():
     recorded = coarse_network(model, ng.trace(model, words), {})
     torch.testing.assert_close(recorded(words[:1]), model(words[:1]))
     assert recorded.input_shapes == [[None, 5]]
+
+
+def attend_where_needed(m, x, mask):
+    """A mask that is all true is left out, asked by its sum, as language models do."""
+    scores = m.a(x) @ m.a(x).mT
+    if mask.sum() != mask.numel():
+        scores = scores.masked_fill(~mask[:, None], -100.0)
+    return m.b((scores.softmax(-1) @ m.c(x)).relu())
+
+
+def divide_by_all_entries(m, x, mask):
+    return m.b(m.c(x).relu()) - m.c(x).sum() / m.c(x).numel() + mask.sum() / mask.numel()
+
+
+def divide_by_a_product(m, x, mask):
+    h = m.c(x).relu()
+    return m.b(h) * (h.square().sum() / (h.shape[0] * h.shape[1] * h.shape[2]))
+
+
+def divide_by_a_flat_size(m, x, mask):
+    h = m.c(x).relu()
+    return m.b(h) * (h.square().sum() / h.flatten().shape[0]) + m.b(h).sum() / mask.flatten().shape[0]
+
+
+@pytest.mark.parametrize(
+    "run", [attend_where_needed, divide_by_all_entries, divide_by_a_product, divide_by_a_flat_size]
+)
+def test_the_number_of_all_entries_follows_the_batch(run):
+    model = Fn(run, a=nn.Linear(6, 8), b=nn.Linear(8, 3), c=nn.Linear(6, 8)).double().eval()
+    example = torch.randn(2, 5, 6).double(), torch.ones(2, 5, dtype=torch.bool)
+    spec = ng.trace(model, example)
+    assert spec.one_size is None
+    assert check_duplicate_units(model, spec, example, spec.free).error < 1e-10
+    recorded = coarse_network(model, spec, {})
+    for n in (1, 2, 7):
+        inputs = torch.randn(n, 5, 6).double(), torch.ones(n, 5, dtype=torch.bool)
+        torch.testing.assert_close(recorded(*inputs), model(*inputs))
