@@ -222,7 +222,7 @@ def test_the_top_level_holds_what_the_owner_named():
         "LICENSE",
         "CHANGELOG.md",
     }
-    allowed |= {"CONTRIBUTING.md", "CITATION.cff", "constraints.txt"}
+    allowed |= {"CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", "constraints.txt"}
     made = {"netgraph_coarsening.egg-info", "build", "netgraph-demo", "mlruns"}
     assert {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} - made <= allowed
 

@@ -40,7 +40,9 @@ def _describe(contents: Contents) -> str:
         words.append(f"of netgraph {contents.version}")
     if contents.tensors:
         types = ", ".join(f"{n} {dtype}" for dtype, n in contents.dtypes.items())
-        words.append(f"{contents.tensors:,} tensors ({types}) with {contents.parameters:,} numbers")
+        words.append(
+            f"{contents.tensors:,} tensor{'s' * (contents.tensors > 1)} ({types}) with {contents.parameters:,} numbers"
+        )
     words.append(f"{contents.bytes:,} bytes" if contents.bytes else "")
     words.append("whole" if contents.is_whole else f"NOT whole: {contents.problem or 'see its parts'}")
     words.append(f"needs --trust: {contents.trust}" if contents.trust else "")
