@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-
-import torch
+import sys
 
 from netgraph.errors import NetgraphError
 
 
 def count_processes() -> int:
     """Return the number of processes of a distributed run that this one belongs to, 1 if it runs alone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)  # not imported for a command's help
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_world_size())
     size = os.environ.get("WORLD_SIZE", "")
     return int(size) if size.isdecimal() else 1
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netgraph.cli.console.file_contents import Contents, read_contents
 from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.coarsen import Json
+
+if TYPE_CHECKING:
+    from netgraph.cli.console.file_contents import Contents
 
 
 def check_file(
@@ -20,6 +22,8 @@ def check_file(
     json_: Json = False,
 ) -> None:
     """Tell what a file holds and whether it is whole, without opening the network in it."""
+    from netgraph.cli.console.file_contents import read_contents
+
     contents = read_contents(path)
     if json_:
         echo_lines(json.dumps(contents.to_plain(), indent=1))
