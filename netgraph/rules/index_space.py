@@ -355,9 +355,11 @@ def reshape(spaces: Sequence[Space], sizes: Sequence[int]) -> list[Space]:
     Raises
     ------
     MisfitError
-        The sizes do not fit, or a new dimension would split a factor that has no such structure.
+        The sizes do not fit, there are no numbers, or a new dimension would split a factor that has no such structure.
     """
     rest: Space = tuple(factor for space in spaces for factor in resolve(space))
+    if size_of(rest) == 0:
+        raise MisfitError("there are no numbers")
     out = []
     for size in sizes:
         lead, rest = _split_space(rest, size)

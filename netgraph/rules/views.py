@@ -38,6 +38,8 @@ def _match_dims(old: Sequence[int], new: Sequence[int]) -> list[list[int]]:
     # Both shapes are read from the left. ``a`` and ``b`` are the products of the sizes read since both products were last
     # equal, at dimensions ``i0`` and ``j0``. When they are equal again, the new dimensions j0 .. j come from i0 .. i.
     out: list[list[int]] = [[] for _ in new]
+    if 0 in old:  # there are no indices
+        return out
     i = j = 0
     while i < len(old) and j < len(new):
         i0, j0, a, b = i, j, old[i], new[j]

@@ -52,6 +52,7 @@ def operate_on_frequencies(m, x):
 
 
 NETS = {
+    "an empty block that is reshaped": layers(lambda m, x: torch.cat([m.b(m.a(x).relu()), x[:, :0].unflatten(-1, (2, 3)).flatten(2)[..., :3]], 1)),
     "spectral norm": (nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(3, 8, 1)), nn.ReLU(), nn.Conv2d(8, 3, 1)), IMAGE),
     "orthogonal": (nn.Sequential(parametrizations.orthogonal(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 3)), ROWS),
     "affine grid of the input": convolutions(sample, c=nn.Linear(3, 6)),
