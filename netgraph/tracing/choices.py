@@ -145,7 +145,9 @@ def _find_rows(choice: Choice) -> set[fx.Node]:
     for node in nodes[nodes.index(choice.node) :]:
         if node.target in WRITES:
             continue
-        if (node.meta.get(ROWS) and any(_is_made_from(mask, choice.node) for mask in node.all_input_nodes)) or any(operand in rows for operand in node.all_input_nodes):
+        if (node.meta.get(ROWS) and any(_is_made_from(mask, choice.node) for mask in node.all_input_nodes)) or any(
+            operand in rows for operand in node.all_input_nodes
+        ):
             rows.add(node)
     return rows
 
