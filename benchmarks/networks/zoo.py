@@ -15,6 +15,7 @@ Each network uses one thread. On a few shared cores, small operators wait longer
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import multiprocessing
 import platform
@@ -33,6 +34,12 @@ RESULTS = Path(__file__).parent.parent / "results"
 LIMIT = 240  # seconds for each network, unless --limit changes it
 # torch-pruning gets an eighth of the limit. It hangs on some networks, and no finished one took half of these 30 s.
 RIVAL_SHARE = 8
+TOLERANCE = 1e-4  # largest relative error with which an oracle passes
+LIBRARIES = (
+    "torchvision", "timm", "transformers", "diffusers", "torch-geometric", "segmentation-models-pytorch", "monai", "kornia", "x-transformers",
+    "vit-pytorch", "denoising-diffusion-pytorch", "open_clip_torch", "perceiver-pytorch", "performer-pytorch", "linformer", "conformer", "iTransformer",
+    "tab-transformer-pytorch", "rtdl_revisiting_models", "efficientnet-pytorch", "facenet-pytorch", "demucs", "egnn-pytorch", "pytorch-tcn", "torch-pruning",
+)  # fmt: skip
 
 
 def coarsen_network(make: Callable[[], BuiltNetwork]) -> dict[str, Any]:
@@ -193,6 +200,38 @@ def format_summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def format_libraries(rows: list[dict[str, Any]]) -> str:
+    """Return a row of the README's table for each library."""
+    libraries: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        libraries.setdefault(row["name"].partition(":")[0], []).append(row)
+    lines = []
+    for name, members in libraries.items():
+        ours = [row["netgraph"] for row in members]
+        rivals = [row.get("torch-pruning", {}) for row in members]
+        counts = [
+            len(members),
+            sum(bool(r.get("coarsened")) for r in ours),
+            sum(bool(r.get("trained")) for r in ours),
+            sum(passes(r.get("duplicate", [None])[-1]) for r in ours),
+            sum(passes(r.get("other_batch")) for r in ours),
+            sum(bool(r.get("ran")) and not r.get("silent_no_op") for r in rivals),
+        ]
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
+    return "\n".join(lines)
+
+
+def passes(error: float | str | None) -> bool:
+    """Return True for an error of an oracle that is small enough."""
+    return isinstance(error, float) and error < TOLERANCE
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions of the libraries that are installed."""
+    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    return {name: installed[name] for name in LIBRARIES if name in installed}
+
+
 def select_part(names: list[str], k: int, n: int) -> list[str]:
     """Return every n-th light network from the k-th on, and all heavy ones if k is 0. Two heavy ones at once fill the memory."""
     heavy = [name for name in names if name.partition(":")[2].startswith(HEAVY)]
@@ -215,15 +254,19 @@ def main() -> None:
     options = parser.parse_args()
     if options.summary:
         lines = [json.loads(line) for file in options.summary for line in file.read_text().splitlines()]
-        print(format_summary([line for line in lines if "name" in line]))
+        rows = [line for line in lines if "name" in line]
+        print(format_summary(rows))
+        print(format_libraries(rows))
         return
     networks = dict(newer_networks() if options.newer else all_networks())
     names = [name for name in networks if not options.only or any(o in name for o in options.only)]
     out = options.out or RESULTS / ("newer_networks.jsonl" if options.newer else "zoo.jsonl")
     names = select_part(names, *map(int, options.part.split("/")))
-    rows, commit = [], subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
+    measured: list[dict[str, Any]] = []
+    commit = subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True).strip()
     with out.open("w") as file:
-        machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}
+        machine: dict[str, Any] = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1, "seed": 0}
+        machine["versions"] = list_versions()
         file.write(json.dumps(machine) + "\n")
         for name in names:
             row: dict[str, Any] = {
@@ -233,11 +276,11 @@ def main() -> None:
             }
             if not options.no_rival:
                 row["torch-pruning"] = run_apart(prune_network, networks[name], options.limit // RIVAL_SHARE)
-            rows.append(row)
+            measured.append(row)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(name, json.dumps(row["netgraph"])[:260], flush=True)
-    print(format_summary(rows))
+    print(format_summary(measured))
 
 
 if __name__ == "__main__":
