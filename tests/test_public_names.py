@@ -1,6 +1,7 @@
 """Every public name is documented: each parameter, the result, the errors; examples run and print what they show."""
 
 import doctest
+import enum
 import importlib
 import importlib.resources
 import inspect
@@ -89,13 +90,18 @@ def test_no_module_has_the_name_of_a_function_that_its_package_exports(facade):
     assert not modules & set(package.__all__)
 
 
+def takes_nothing(value):
+    """Return True for a protocol and for an enumeration, whose signatures are not their own."""
+    return getattr(value, "_is_protocol", False) or (inspect.isclass(value) and issubclass(value, enum.Enum))
+
+
 @pytest.mark.parametrize("name", list_public_names())
 def test_the_docstring_of_a_public_name_is_complete(name):
     value = load(name)
     if not (inspect.isfunction(value) or inspect.isclass(value)):
         return  # a constant or an alias of a type
     canonical = f"{value.__module__}.{value.__qualname__}"
-    rules = [rule for rule in RULES if rule != "PR01" or not getattr(value, "_is_protocol", False)]  # they take nothing
+    rules = [rule for rule in RULES if rule != "PR01" or not takes_nothing(value)]
     errors = [(code, text) for code, text in validate(canonical)["errors"] if code in rules]
     assert not errors, f"{canonical}: {errors}"
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -72,16 +71,25 @@ def test_only_one_of_many_takes_over(tmp_path):
     for _ in range(10):
         lock.write_text(str(Writer(here.host, here.space, 4_000_000, 1)))
         children = []
+        read, write = os.pipe()
+        tried, told = os.pipe()
         for _ in range(4):
             pid = os.fork()
             if pid == 0:
+                os.close(write)
                 try:
                     acquire_lock(lock, "the folder")
-                    time.sleep(0.3)
+                    os.write(told, b"1")
+                    os.read(read, 1)  # alive until all have tried: the lock of an ended process is free
                     os._exit(0)
                 except NetgraphError:
+                    os.write(told, b"1")
                     os._exit(1)
             children.append(pid)
+        for _ in children:
+            os.read(tried, 1)
+        for end in (read, write, tried, told):
+            os.close(end)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
         assert codes.count(0) == 1, codes
 

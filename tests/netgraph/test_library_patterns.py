@@ -105,7 +105,8 @@ class Forecast(nn.Module):
         return student.mean, -student.log_prob(y)
 
 
-def test_distributions_check_no_arguments_while_they_are_recorded():
+def test_distributions_check_no_arguments_while_they_are_recorded(monkeypatch):
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # torch.compile switches it off for good
     network, example = Forecast(), (torch.randn(2, 5), torch.randn(2, 2))
     judge(network, example, (torch.randn(3, 5), torch.randn(3, 2)))
     with pytest.raises(ValueError, match="constraint"):  # and do so again afterwards
