@@ -26,7 +26,7 @@ from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.interpreter import run_step
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.rules.operator_call import operator_name, source_line
-from netgraph.tracing.other_examples import draw_numbers, fill_example, repeat_entries, resize_example
+from netgraph.tracing.other_examples import detach_example, draw_numbers, fill_example, repeat_entries, resize_example
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
@@ -97,7 +97,8 @@ class _Comparison:
     def compare(self, example: Any) -> None:
         """Compare on the first example on which both run."""
         numbers = (draw_numbers, repeat_entries)
-        others = chain(resize_example(example, self.spec, numbers), fill_example(example, numbers), [example])
+        plain = detach_example(example)  # a network may ask whether its input has a gradient
+        others = chain(resize_example(plain, self.spec, numbers), fill_example(plain, numbers), [example])
         for other in others:
             try:
                 expected = self._run(self.model, other)

@@ -95,6 +95,34 @@ def test_the_reason_why_a_batch_is_fixed_names_operator_and_line(name):
     assert ng.trace(BURNT_SIZES[name], X, prove=False).one_size is None
 
 
+@pytest.mark.parametrize("rows", [2, 3, 4, 6])
+@pytest.mark.parametrize(
+    "count", [lambda n: n // 2, lambda n: n // 3, lambda n: n % 2, lambda n: -(-n // 2), lambda n: n.bit_length()]
+)
+def test_whole_numbers_worked_out_from_the_batch_are_told_from_constants(count, rows):
+    """One row more may leave a half or a remainder as it was."""
+    model = layers(lambda m, x: m.b(torch.relu(m.a(x))) * (1 + count(len(x))))
+    assert ng.trace(model, torch.ones(rows, 6)).one_size is not None
+
+
+def test_an_example_that_asks_for_gradients_is_like_one_that_does_not():
+    """PyTorch composes a product of three dimensions and two otherwise where the smaller one has gradients."""
+    model = layers(
+        lambda m, x: m.b(
+            torch.vmap(lambda w: nn.functional.linear(x, w).relu())(torch.stack([m.a.weight, 2 * m.a.weight]))
+        ).sum(0)
+    )
+    spec = ng.trace(model, X.clone().requires_grad_())
+    assert spec.one_size is None
+    check_runs_like(model, spec, torch.randn(7, 6))
+
+
+def test_a_branch_on_the_gradients_of_an_input_is_refused():
+    model = layers(lambda m, x: m.b(m.a(x).tanh() if x.requires_grad else m.a(x).relu()))
+    with pytest.raises(TraceError, match="differs from the network"):
+        ng.build_hierarchy(model, X.clone().requires_grad_(), n_levels=2)
+
+
 def test_bags_in_their_other_form_are_those_of_the_network():
     """A bag takes a matrix of entries, or a list of entries and where each bag begins."""
     net = nn.EmbeddingBag(10, 6, mode="mean")
