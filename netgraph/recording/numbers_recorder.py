@@ -401,12 +401,17 @@ def _read_list(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> Any:
     if places is not None:
         return [_nest(number, tensor.ndim - 1) for number in range(places)]
     numbers = recorder.note_numbers(recorder.find_node(tensor))
-    return numbers if tensor.ndim == 0 or tensor.numel() != 1 else _nest(numbers, tensor.ndim)
+    return _nest(_take_entry(numbers), tensor.ndim) if tensor.numel() == 1 else numbers
 
 
 def _nest(number: Any, depth: int) -> Any:
     """Return a number inside lists of one entry."""
     return number if depth == 0 else [_nest(number, depth - 1)]
+
+
+def _take_entry(numbers: Any) -> Any:
+    """Return the one number in lists of one entry, or the number itself."""
+    return _take_entry(numbers[0]) if isinstance(numbers, list) else numbers
 
 
 def _read_array(recorder: NumbersRecorder, function: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:

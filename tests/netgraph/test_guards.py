@@ -92,6 +92,18 @@ def test_a_list_of_numbers_is_guarded_as_a_whole():
         recorded(X, lengths.flip(0))
 
 
+@pytest.mark.parametrize(
+    "read", [lambda t: t.unique().tolist(), lambda t: t.reshape(1, -1).amax(1, keepdim=True).tolist()[0]]
+)
+def test_a_list_of_one_number_holds_that_number(read):
+    model = layers(lambda m, x, kind: m.b(m.a(x).relu() if 1 in read(kind) else m.a(x).tanh()))
+    recorded = record(model, X, torch.ones(4, dtype=torch.long))
+    kind = torch.ones(4, dtype=torch.long)
+    torch.testing.assert_close(recorded(X, kind), model(X, kind))
+    with pytest.raises(GuardError):
+        recorded(X, 0 * kind)
+
+
 def test_an_expert_that_was_idle_is_not_left_out_in_silence():
     model, mixed = layers(use_experts, c=nn.Linear(6, 8)), X[:, 0]
     assert 0 < (mixed[:, 0] > 0).sum() < 4
