@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,27 +41,51 @@ def fill_example(example: Any, fills: Sequence[Fill], shapes: Sequence[Sequence[
     structure = build_structure(normalize_example(example), leaves)
     shapes = [leaf.shape for leaf in leaves] if shapes is None else shapes
     for fill in fills:
-        parts = [fill(leaf, tuple(shape)) for leaf, shape in zip(leaves, shapes, strict=True)]
+        parts = [
+            fill(leaf, tuple(shape)).requires_grad_(leaf.requires_grad)
+            for leaf, shape in zip(leaves, shapes, strict=True)
+        ]
         args, kwargs = unflatten_tree(structure, parts)
         yield kwargs if kwargs else args
 
 
 def _list_other_sizes(spec: UnitSpec) -> Iterator[dict[str, int]]:
-    """Yield sizes of all axes. The free ones have one unit more, two more and so on, so that two of one size can be told apart.
+    """Yield sizes of all axes. The free ones get unlike sizes, whose halves and remainders are not those of the example.
 
-    A network may refuse that: then all have one unit more, each alone has, or all have twice and three times as many.
+    A network may refuse that: then they have one unit more, two more and so on, all have one more, each alone has, or all have twice and
+    three times as many.
     """
     sizes = spec.sizes
     read = {axis for terms in spec.input_terms for term in terms for axis in term_axes(term)}
     free = sorted(spec.dynamic & read)
     if not free:
         return
+    others: dict[str, int] = {}
+    for axis in free:
+        others[axis] = _choose_unlike(sizes[axis], others.values())
+    yield {**sizes, **others}
     for step in (1, 0) if len(free) > 1 else (0,):
         yield {**sizes, **{axis: sizes[axis] + 1 + step * i for i, axis in enumerate(free)}}
     for axis in free if len(free) > 1 else ():
         yield {**sizes, axis: sizes[axis] + 1}
     for times in (2, 3):
         yield {**sizes, **{axis: sizes[axis] * times for axis in free}}
+
+
+def _choose_unlike(size: int, taken: Collection[int]) -> int:
+    """Return a larger size whose halves, thirds and quarters, and what they leave over, differ from those of a size."""
+    other = 2 * size + 1
+    while other in taken or any(other % k == size % k for k in (2, 3, 4)):
+        other += 1
+    return other
+
+
+def detach_example(example: Any) -> Any:
+    """Return an example whose inputs ask for no gradient."""
+    leaves: list[Tensor] = []
+    structure = build_structure(normalize_example(example), leaves)
+    args, kwargs = unflatten_tree(structure, [leaf.detach() for leaf in leaves])
+    return kwargs if kwargs else args
 
 
 def make_empty(leaf: Tensor, shape: Shape) -> Tensor:
