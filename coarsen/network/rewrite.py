@@ -195,6 +195,10 @@ class _GraphRewriter:
         arguments = dict(fx.node.map_arg(dict(arguments), lambda n: copies[n]))
         arguments = follow_device(node, arguments, self.recorded_device, self.device)
         arguments.update(self.dtypes.arguments.get(node.name, {}))
+        if "" in arguments:  # a plain function, whose arguments are named by their places
+            args, keywords = arguments[""]
+            named = {int(r.argument): self._new_argument(r, args[int(r.argument)]) for r in rewrites}
+            return target, {"": (tuple(named.get(i, a) for i, a in enumerate(args)), keywords)}
         for rewrite in rewrites:
             arguments[rewrite.argument] = self._new_argument(rewrite, arguments.get(rewrite.argument))
         return target, arguments

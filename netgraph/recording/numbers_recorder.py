@@ -26,6 +26,7 @@ from netgraph.environment.torch_internals import identify_storage, no_python_dis
 from netgraph.errors import TraceError
 from netgraph.recording.meta_recorder import MetaRecorder, map_tensors, record_on_meta, replace_devices, run_on_meta
 from netgraph.recording.meta_shapes import META
+from netgraph.recording.operators.expert_loops import LoopWatch
 from netgraph.recording.operators.finite_checks import answer_if_finite
 from netgraph.recording.operators.guards import COUNT, NUMBERS, OPPOSITES, GuardedCount, check_decision, read_decided
 from netgraph.recording.operators.idle_rows import (
@@ -37,6 +38,8 @@ from netgraph.recording.operators.idle_rows import (
     find_masks,
     give_rows,
 )
+from netgraph.recording.operators.passed_counts import list_counts, place_counts
+from netgraph.rules.operator_call import PASSED_COUNTS
 from netgraph.utils.source_location import format_location, is_user_file
 
 ATEN = torch.ops.aten
@@ -83,6 +86,7 @@ def record_with_numbers(
     except NeedsActivationsError:
         recorder = NumbersRecorder(everything=True)
         recorded = record_on_meta(run, state, leaves, recorder)
+    recorder.loops.refuse_early_ends()
     recorder.erase_needless_guards()
     return recorded
 
@@ -103,6 +107,9 @@ class NumbersRecorder(MetaRecorder):
         self.written: set[str] = set()  # origins of the tensors that the run writes in place
         self.buffer_guards: list[tuple[fx.Node, set[str]]] = []
         self.latest: tuple[Any, set[str], Counts] = (None, set(), {})
+        self.loops = LoopWatch()
+        self.reads = ".item(), bool() or int()"  # how the run asks for numbers
+        self.passed: list[int] = []  # whole numbers in the arguments of the network's call, if counts are among them
 
     # What tensors depend on, and their numbers
 
@@ -153,6 +160,11 @@ class NumbersRecorder(MetaRecorder):
         numbers = self.numbers.get(node)
         return None if numbers is None or identify_storage(numbers) in self.lost else numbers
 
+    def find_node(self, tensor: Tensor) -> fx.Node:
+        """Return the node that made a tensor, and note that it is read."""
+        self.loops.read(tensor)
+        return super().find_node(tensor)
+
     def find_made(self, tensor: Tensor) -> fx.Node | None:
         """Return the node that made a tensor, or None for a tensor that no operator of the run made."""
         known = self.nodes.get(id(tensor))
@@ -163,7 +175,9 @@ class NumbersRecorder(MetaRecorder):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is ATEN.unbind.int and (n := self.count_places(args[0])) is not None:
             with self:
-                return torch.arange(n, device=args[0].device).view(-1, *args[0].shape[1:]).unbind()
+                parts = torch.arange(n, device=args[0].device).view(-1, *args[0].shape[1:]).unbind()
+            self.loops.watch_parts(parts, _describe_place())
+            return parts
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def count_places(self, tensor: Tensor) -> int | None:
@@ -179,6 +193,16 @@ class NumbersRecorder(MetaRecorder):
         """Watch reads of sizes and of lists of numbers, which are no operators."""
         with _ReadMode(self):
             yield
+
+    @contextmanager
+    def pass_counts(self, args: Any, kwargs: Any) -> Iterator[None]:
+        """Note the sizes that a call of the network passes on, which operators then get as plain numbers."""
+        before, listed = self.passed, list_counts((args, kwargs))
+        self.passed = listed if any(isinstance(n, GuardedCount) for n in listed) else []
+        try:
+            yield
+        finally:
+            self.passed = before
 
     def run_operator(self, function: Any, args: Any, kwargs: dict[str, Any], nodes: Any) -> Any:
         """Run an operator on meta tensors and on companions. Return meta tensors, or a number."""
@@ -255,6 +279,8 @@ class NumbersRecorder(MetaRecorder):
         super().add_result(node, result)
         if self.looks_up_rows:
             node.meta[ROWS] = True
+        if self.passed and (places := place_counts(node, self.passed)):
+            node.meta[PASSED_COUNTS] = places
         parts = [result] if isinstance(result, Tensor) else list(result or ())
         numbers = [computed] if isinstance(computed, Tensor) else list(computed or [None] * len(parts))
         for part, value in zip(parts, numbers, strict=True):
@@ -338,6 +364,15 @@ class NumbersRecorder(MetaRecorder):
         read = counts.values() if reads == COUNT else [counts.get(node.meta["val"].shape[reads], set())]
         return set().union(*read)
 
+    @contextmanager
+    def name_read(self, reads: str) -> Iterator[None]:
+        """Say in a block how the run asks for numbers."""
+        before, self.reads = self.reads, reads
+        try:
+            yield
+        finally:
+            self.reads = before
+
     def erase_needless_guards(self) -> None:
         """Erase guards on buffers that the run does not write. Their outcome stays what it is."""
         for guard, origins in self.buffer_guards:
@@ -357,7 +392,7 @@ class NumbersRecorder(MetaRecorder):
             )
         what = "activations" if INPUT in origins else "parameters"
         raise TraceError(
-            f"the network branches on numbers of its {what} (.item(), bool() or int() of a tensor){_describe_place()}. One recording "
+            f"the network branches on numbers of its {what} ({self.reads} of a tensor){_describe_place()}. One recording "
             "would not hold for other inputs or weights. Trace the parts before and after that decision separately."
         )
 
@@ -373,7 +408,8 @@ class _ReadMode(TorchFunctionMode):
         read = READS.get(func)
         if read is not None and isinstance(args[0], Tensor) and args[0].device == META:
             return read(self.recorder, func, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        with self.recorder.pass_counts(args, kwargs or {}):
+            return func(*args, **(kwargs or {}))
 
 
 def _read_shape(recorder: NumbersRecorder, function: Any, tensor: Tensor, dim: int | None = None) -> Any:
@@ -381,7 +417,7 @@ def _read_shape(recorder: NumbersRecorder, function: Any, tensor: Tensor, dim: i
     node, shape = recorder.find_made(tensor), function(tensor)
     counts = recorder.counts.get(node, {}) if node is not None else {}
     sizes = [
-        GuardedCount.of(n, _make_note(recorder, node, d)) if node is not None and n in counts else n
+        GuardedCount.of(n, _make_note(recorder, node, d), (node, d)) if node is not None and n in counts else n
         for d, n in enumerate(shape)
     ]
     return torch.Size(sizes) if dim is None else sizes[dim]
@@ -392,15 +428,16 @@ def _read_count(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> int
     node, count = recorder.find_made(tensor), function(tensor)
     if node is None or not recorder.counts.get(node):
         return int(count)
-    return GuardedCount.of(count, _make_note(recorder, node, COUNT))
+    return GuardedCount.of(count, _make_note(recorder, node, COUNT), (node, COUNT))
 
 
 def _read_list(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> Any:
     """Return the numbers of a tensor as a list."""
     places = recorder.count_places(tensor)
     if places is not None:
-        return [_nest(number, tensor.ndim - 1) for number in range(places)]
-    numbers = recorder.note_numbers(recorder.find_node(tensor))
+        return recorder.loops.watch_list([_nest(n, tensor.ndim - 1) for n in range(places)], _describe_place())
+    with recorder.name_read(".tolist()"):
+        numbers = recorder.note_numbers(recorder.find_node(tensor))
     return _nest(_take_entry(numbers), tensor.ndim) if tensor.numel() == 1 else numbers
 
 

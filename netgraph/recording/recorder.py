@@ -38,7 +38,7 @@ from netgraph.recording.forward.inner_gradients import InnerGradientError, recor
 from netgraph.recording.meta_recorder import record_on_meta
 from netgraph.recording.node_graph import name_constant
 from netgraph.recording.numbers_recorder import record_with_numbers
-from netgraph.rules.operator_call import bind_arguments
+from netgraph.rules.operator_call import PASSED_COUNTS, bind_arguments
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import find_place, list_held_tensors, set_training_mode, swap_state
 from netgraph.utils.preserved_state import Snapshot, is_in_state, preserve_attributes, seed_generator
@@ -73,7 +73,7 @@ class Recording:
     changed : list of (dict, str, value)
         Numbers, flags and texts that the run left in attributes of modules. They are restored.
     assumed : tuple of str
-        Places where the run asked whether a mask of activations holds anywhere. In the recording all of them do.
+        Places where the run asked whether a mask of activations holds anywhere, one for each time. In the recording all of them do.
     """
 
     graph: fx.Graph
@@ -240,7 +240,7 @@ def _record_run(
     _check_outputs(outputs[-1])
     erase_dead_nodes(graph)
     _name_tables(graph, model)
-    assumed = tuple(dict.fromkeys(getattr(graph, "assumed", ())))
+    assumed = tuple(getattr(graph, "assumed", ()))
     notes_of_run = notes[-1]
     return Recording(
         graph, constants, inputs, outputs[-1], notes_of_run.functions, notes_of_run.gradients, way=way, assumed=assumed
@@ -484,15 +484,18 @@ def erase_dead_nodes(graph: fx.Graph) -> None:
     """Erase in place the nodes that have no users and no side effects.
 
     Unused random numbers stay if others are drawn after them, which would otherwise be other numbers than those of the network.
+    So do tensors of which a later call reads the size alone.
     """
     draws_follow = False
+    counted: set[str] = set()
     for node in reversed(list(graph.nodes)):
         draws = _draws_numbers(node)
         unused = not node.users and node.op not in ("placeholder", "output") and not has_side_effects(node)
-        if unused and not (draws and draws_follow):
+        if unused and not (draws and draws_follow) and node.name not in counted:
             graph.erase_node(node)
         else:
             draws_follow |= draws
+            counted |= {link.source for link in node.meta.get(PASSED_COUNTS, ())}
 
 
 def _draws_numbers(node: fx.Node) -> bool:

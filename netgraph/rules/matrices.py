@@ -34,6 +34,17 @@ def whole_tensor_rule(call: Call) -> Spaces | list[Spaces]:
     return leading + [call.new_pinned_space(n, "made by an operator on whole tensors") for n in rest]
 
 
+def bincount_rule(call: Call) -> Spaces:
+    """Count how often each number stands in a list. The largest number says how many counts there are, unless a least length does."""
+    for operand in call.operands:
+        for space in call.spaces(operand):
+            call.pin(space, "counted")
+    n_counts = call.shape()[0]
+    if call["minlength"] == n_counts:
+        return [call.new_pinned_space(n_counts, "counts of numbers")]
+    return [call.new_dynamic_space(0, "counts of numbers")]
+
+
 def matrix_rule(call: Call) -> Spaces | list[Spaces]:
     """Operators on the matrices of the last two dimensions (inverse, decompositions, triangles). These two are pinned."""
     batch, matrix = _split_matrix(call, call.operands[0])
@@ -117,7 +128,8 @@ def diagonal_matrix_rule(call: Call) -> Spaces:
 
 
 RULES = {
-    **tabulate_rule(whole_tensor_rule, "stft", "istft", "trace", "bincount", "histc", "unique_consecutive", "_unique2",
+    "aten.bincount": bincount_rule,
+    **tabulate_rule(whole_tensor_rule, "stft", "istft", "trace", "histc", "unique_consecutive", "_unique2",
              "unique_dim", "block_diag", "linalg_householder_product", "linalg_lstsq", "renorm", "embedding_renorm_", "multinomial", "ctc_loss", "_ctc_loss",
              "linalg_lu", "lu_unpack", "ormqr", "_pdist_forward", "rot90", "select_scatter",
              "slice_scatter", "diagonal_scatter"),

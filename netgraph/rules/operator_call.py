@@ -21,6 +21,7 @@ from netgraph.rules.index_space import MisfitError, Space
 from netgraph.utils.source_location import format_location, is_user_file
 
 Spaces = list[Space]
+PASSED_COUNTS = "passed_counts"  # key of ``meta`` of a call: its arguments that are sizes that depend on numbers
 
 
 @dataclass
@@ -190,6 +191,10 @@ class Call:
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
+
+    def follows_count(self, name: str) -> bool:
+        """Return True if an argument is a size that depends on numbers (`netgraph.recording.operators.passed_counts`)."""
+        return any(count.place == name for count in self.node.meta.get(PASSED_COUNTS, ()))
 
     def has(self, name: str) -> bool:
         """Return True if an argument is given and not None."""

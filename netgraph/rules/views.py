@@ -185,6 +185,10 @@ def slice_rule(call: Call) -> Spaces:
     start = min(max(_count_from_front(call.arguments.get("start"), n, 0), 0), n)
     stop = min(max(_count_from_front(call.arguments.get("end"), n, n), start), n)
     call.alias(call["self"], range(len(shape)))
+    if call.follows_count("start") or call.follows_count("end"):
+        call.pin(spaces[dim], "cut by a count")
+        spaces[dim] = call.new_dynamic_space(dim, "cut by a count")
+        return spaces
     if start == 0 and stop == n and call["step"] == 1:
         if isinstance(call.arguments.get("end"), int):
             call.rewrite("end", ONE, lambda ratio: TO_THE_END)
@@ -199,6 +203,10 @@ def narrow_rule(call: Call) -> Spaces:
     dim = call.dim("dim", len(spaces))
     call.alias(call["self"], range(len(spaces)))
     whole, start, length = spaces[dim], call["start"], call["length"]
+    if call.follows_count("start") or call.follows_count("length"):
+        call.pin(whole, "narrowed by a count")
+        spaces[dim] = call.new_dynamic_space(dim, "narrowed by a count")
+        return spaces
     try:
         if not isinstance(start, int) or length == 0:
             raise MisfitError("the start is a tensor, or nothing is left")

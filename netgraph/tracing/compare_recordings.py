@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from netgraph.recording.node_graph import is_constant
-from netgraph.recording.operators.guards import check_decision
+from netgraph.recording.operators.guards import check_decision, compare_counts_alike
 from netgraph.recording.recorder import Recording
 from netgraph.rules.operator_call import bind_arguments, operator_name, source_line
 from netgraph.tracing.unit_spec import Plan, Rewrite, UnitSpec, term_axes, term_size
@@ -54,7 +54,9 @@ def find_difference(
     for a, b in zip_longest(_list_calls(first.graph), _list_calls(second.graph)):
         if a is None or b is None or a.target is not b.target:
             return _describe_other_call(a, b, last)
-        if a.target is check_decision and not _are_same(a.args, b.args, matched):
+        if a.target is check_decision and a.name not in resized and not _are_same(a.args, b.args, matched):
+            if _are_same(a.args[0], b.args[0], matched) and compare_counts_alike(a.args[1:], b.args[1:]):
+                continue
             return None  # a decision on the inputs, which a guard holds to its outcome
         if plan is not None and spec is not None and a.name in resized:
             sizes = sizes or _read_sizes(plan, spec, first, second)
@@ -184,11 +186,19 @@ def _compare_arguments(
     if _are_same((a.args, a.kwargs), (b.args, b.kwargs), matched):
         return None
     left, right = bind_arguments(a), bind_arguments(b)
+    if a.target is torch.ops.aten.slice.Tensor and _goes_to_the_end(left) and _goes_to_the_end(right):
+        right["end"] = left["end"]
     names = [n for n in left if n not in ignored and not _are_same(left[n], right.get(n), matched)]
     if not names and len(left) == len(right):
         return None
     name = names[0] if names else "arguments"
     return f"{operator_name(a.target)} is called with {name} {_format(left.get(name))} and {_format(right.get(name))}{source_line(a)}"
+
+
+def _goes_to_the_end(arguments: Mapping[str, Any]) -> bool:
+    """Return True if a slice ends where its operand does."""
+    sliced, end = arguments["self"].meta.get("val"), arguments.get("end")
+    return isinstance(sliced, Tensor) and isinstance(end, int) and end >= sliced.shape[arguments["dim"]]
 
 
 def _are_same(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.recording.operators.guards import list_decisions
+from netgraph.recording.operators.guards import list_decisions, make_same_decisions
 from netgraph.recording.recorder import Recording, record_network
 from netgraph.tracing.unit_spec import UnitSpec, term_axes, term_size
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
@@ -45,8 +45,36 @@ def fill_example(example: Any, fills: Sequence[Fill], shapes: Sequence[Sequence[
             fill(leaf, tuple(shape)).requires_grad_(leaf.requires_grad)
             for leaf, shape in zip(leaves, shapes, strict=True)
         ]
-        args, kwargs = unflatten_tree(structure, parts)
-        yield kwargs if kwargs else args
+        numbered = number_new_rows(leaves, parts) if fill is repeat_entries else None
+        for filled in (parts,) if numbered is None else (numbered, parts):
+            args, kwargs = unflatten_tree(structure, filled)
+            yield kwargs if kwargs else args
+
+
+def number_new_rows(leaves: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor] | None:
+    """Return a longer example in which integers that number all rows of an input number its new rows too, or None without such.
+
+    The last node of a graph has edges, and each atom an owner: a graph of another size is then one of the same kind.
+    """
+    numbered = list(parts)
+    for i, (leaf, part) in enumerate(zip(leaves, parts, strict=True)):
+        grown: dict[int, int] = {}
+        for other, longer in zip(leaves, parts, strict=True):  # the first input with so many rows is that of the nodes
+            if other is not leaf and other.ndim and longer.shape[0] > other.shape[0]:
+                grown.setdefault(other.shape[0], longer.shape[0])
+        n_rows = int(leaf.max()) + 1 if leaf.dtype in (torch.int32, torch.int64) and leaf.numel() else 0
+        if n_rows in grown and part.ndim:
+            numbered[i] = _put_last(part.clone(), torch.arange(n_rows, grown[n_rows]))
+    return numbered if any(a is not b for a, b in zip(numbered, parts, strict=True)) else None
+
+
+def _put_last(rows: Tensor, numbers: Tensor) -> Tensor:
+    """Write numbers to the end of each row of integers in place, in columns of its own, so that no edge has two equal ends."""
+    width = len(numbers)
+    for i, row in enumerate(rows.reshape(-1, rows.shape[-1])):
+        places = torch.arange(width) - width * (i + 1)
+        row[places % len(row)] = numbers.to(row)
+    return rows
 
 
 def _list_other_sizes(spec: UnitSpec) -> Iterator[dict[str, int]]:
@@ -177,6 +205,11 @@ class OtherRecordings:
         made = (made for other, _, _, made in self._made if other == mode and made is not None)
         return next((recording for recording in made if _list_shapes(recording) != sizes), None)
 
+    def compares_counts(self) -> bool:
+        """Return True if a recording on another example compares a count with another number than the first one, such as that of the nodes."""
+        made = ((mode, made) for mode, _, _, made in self._made if made is not None)
+        return any(list_decisions(other.graph) != list_decisions(self.first[mode].graph) for mode, other in made)
+
     def _are_alike(self, mode: str, a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
         """Return True if two examples have the same shapes, and the same numbers where a recording reads them."""
         if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
@@ -194,7 +227,7 @@ class OtherRecordings:
             )  # fmt: skip
         except Exception:  # the network itself may refuse other sizes or numbers, in many ways
             return None
-        same_way = list_decisions(second.graph) == list_decisions(first.graph)
+        same_way = make_same_decisions(first.graph, second.graph)
         return second if same_way else None  # the coarse network refuses inputs with other decisions
 
 

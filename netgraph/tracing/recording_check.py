@@ -8,6 +8,7 @@ the first run left behind. The two graphs are compared call by call. Sizes may d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,7 +131,7 @@ class _Checker:
                 if not self.explain:
                     raise SizeDifferenceError(difference)
                 return self._find_cause(spec, difference)
-        difference = self._compare_same_size()
+        difference = self._compare_same_size(spec)
         return spec if difference is None else self._refuse(spec, self._explain(difference))
 
     def _check_in(self, dtype: torch.dtype, example: Any, spec: UnitSpec) -> UnitSpec | None:
@@ -156,16 +157,17 @@ class _Checker:
 
     def _find_cause(self, spec: UnitSpec, difference: str) -> UnitSpec:
         """Tell a recording that holds for one batch size from one that does not hold at all."""
-        other = self._compare_same_size()
+        other = self._compare_same_size(spec)
         if other is not None:
             return self._refuse(spec, self._explain(other))
         return replace(spec, dynamic=frozenset(), one_size=difference)
 
-    def _compare_same_size(self) -> str | None:
-        """Return the first difference from a recording on an example of the same sizes."""
+    def _compare_same_size(self, spec: UnitSpec) -> str | None:
+        """Return the first difference from a recording on an example of the same sizes. Sizes that depend on numbers may follow them."""
+        plan = spec.plans[self.mode] if self.first.way == "numbers" else None
         for example in fill_example(self.example, self._fills):
             second = self.others.record(self.mode, example)
-            difference = None if second is None else find_difference(self.first, second)
+            difference = None if second is None else find_difference(self.first, second, plan, spec)
             if difference is not None:
                 return difference
         return None
@@ -182,6 +184,13 @@ class _Checker:
             idle = self._record_first(idle=True)
         except Exception as error:  # the network may not run so, in many ways
             return f"it does not run where a mask of activations holds nowhere{place} ({describe_error(error)})"
+        asked, idly = Counter(self.first.assumed), Counter(idle.assumed)
+        cut = next((place for place, n in idly.items() if n < asked[place]), None)
+        if cut is not None:  # later experts may have rows where this one has none
+            return (
+                f"it stops at the first mask of activations that holds nowhere{cut}, after {idly[cut]} of {asked[cut]}. Go on with the next "
+                "one (continue), without break or return"
+            )
         for graph in (rest, idle.graph):
             tidy_graph(graph)
         difference = find_difference(replace(self.first, graph=rest), idle)

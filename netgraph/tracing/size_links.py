@@ -7,26 +7,16 @@ dimension that changed from the same number to the same number. Graph networks h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, fx
 
+from netgraph.recording.operators.guards import check_decision
+from netgraph.recording.operators.passed_counts import SizeLink
 from netgraph.rules.operator_call import bind_arguments
 from netgraph.tracing.compare_recordings import align_modes
 from netgraph.tracing.other_examples import GUARDED_FILLS, OtherRecordings, make_empty, resize_example
 from netgraph.tracing.unit_spec import UnitSpec
-
-
-class SizeLink(NamedTuple):
-    """A dimension of a call's result, by number, or an argument, by name, is the size of a dimension of an earlier node.
-
-    Without a dimension it is the number of all entries of that node.
-    """
-
-    place: int | str
-    source: str
-    source_dim: int | None
-
 
 Links = Mapping[str, list[SizeLink]]  # by name of the call
 
@@ -95,7 +85,7 @@ def find_links(first: fx.Graph, second: fx.Graph) -> Links:
             break
         pairs: list[tuple[int | str, tuple[int, int]]] = [*_pair_numbers(a, b), *_pair_sizes(a, b)]
         for place, sizes in pairs:
-            if sizes in sources:
+            if sizes in sources and (a.target is not check_decision or sources[sizes][0] != str(a.args[0])):
                 links.setdefault(a.name, []).append(SizeLink(place, *sources[sizes]))
             elif isinstance(place, int):
                 sources[sizes] = a.name, place

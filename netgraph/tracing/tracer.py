@@ -21,18 +21,20 @@ from netgraph.recording.forward.named_outputs import check_outputs, choose_outpu
 from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.operators.finite_checks import find_checks
 from netgraph.recording.operators.guards import check_decision
+from netgraph.recording.operators.passed_counts import SizeLink
 from netgraph.recording.recorder import Recording, find_tied_names, named_state, record_network
 from netgraph.rules import index_space as sp
-from netgraph.rules.operator_call import Call, Spaces, TraceState, operator_name, shape_of
+from netgraph.rules.operator_call import PASSED_COUNTS, Call, Spaces, TraceState, operator_name, shape_of
 from netgraph.rules.registry import apply_rule, find_rule
 from netgraph.tracing.other_examples import OtherRecordings
 from netgraph.tracing.recordable import check_recordable
 from netgraph.tracing.recording_check import SizeDifferenceError, check_recordings
-from netgraph.tracing.size_links import Links, SizeLink, link_sizes
+from netgraph.tracing.size_links import Links, link_sizes
 from netgraph.tracing.spec_builder import build_unit_spec
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
+ATEN = torch.ops.aten
 SKIPPED = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled", "cumulative_factor")
 
 
@@ -116,7 +118,7 @@ def _check_with_links(
     others = OtherRecordings(model, recordings, before)
     with contextlib.suppress(TraceError, SizeDifferenceError):
         checked = check_recordings(others, example, spec, explain=False)
-        if checked.one_size is None:
+        if checked.one_size is None and not others.compares_counts():
             return checked
     links = link_sizes(others, example, spec)
     linked = None
@@ -264,9 +266,22 @@ def _find_free_dim(node: fx.Node) -> int:
     value = node.meta["val"]
     if value.ndim != 2 or value.shape[0] != 2 or value.is_floating_point():
         return 0
-    ends = {tuple(user.args[1:]) for user in node.users if user.target is torch.ops.aten.select.int}
-    apart = any(user.target is torch.ops.aten.unbind.int and not any(user.args[1:]) for user in node.users)
-    return 1 if apart or {(0, 0), (0, 1)} <= ends else 0
+    return 1 if _reads_ends(node) else 0
+
+
+def _reads_ends(node: fx.Node) -> bool:
+    """Return True if a run takes the two rows of a tensor apart, or of a choice of its columns, as the two ends of edges."""
+    ends = {tuple(user.args[1:]) for user in node.users if user.target is ATEN.select.int}
+    apart = any(user.target is ATEN.unbind.int and not any(user.args[1:]) for user in node.users)
+    return apart or {(0, 0), (0, 1)} <= ends or any(_reads_ends(user) for user in node.users if _chooses_columns(user))
+
+
+def _chooses_columns(node: fx.Node) -> bool:
+    """Return True if a call keeps the rows of a matrix, and chooses among its columns or adds others."""
+    if node.target is ATEN.cat.default:
+        return node.args[1:] in ((1,), (-1,))
+    places: Any = node.args[1] if node.target is ATEN.index.Tensor else ()
+    return len(places) > 1 and places[0] is None
 
 
 def _walk_graph(
@@ -297,7 +312,7 @@ def _walk_graph(
             )
         elif node.op == "call_function":
             _apply_rule(node, trace_state)
-            for link in links.get(node.name, ()):
+            for link in (*node.meta.get(PASSED_COUNTS, ()), *links.get(node.name, ())):
                 _link_size(node, link, by_name[link.source], trace_state)
         elif node.op == "output":
             _pin_outputs(node, trace_state, choose_outputs(recording.outputs, trace_state.outputs))
@@ -315,7 +330,9 @@ def _link_size(node: fx.Node, link: SizeLink, source: fx.Node, trace_state: Trac
         if all(edit.argument != link.place for edit in trace_state.edits.get(node, ())):
             call.resize(link.place, _count_entries(counted), single=True)
     elif not _varies(trace_state.spaces[node][link.place]):
-        call.unite(trace_state.spaces[node][link.place], counted[0])
+        call.unite(
+            trace_state.spaces[node][link.place], counted[0] if link.source_dim is not None else _count_entries(counted)
+        )
 
 
 def _count_entries(spaces: Spaces) -> sp.Space:

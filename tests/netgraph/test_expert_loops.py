@@ -289,9 +289,57 @@ def fail_without_rows(net, x):
     return out * 1
 
 
+def stop_after_the_first_that_was_hit(net, x):
+    weights, chosen = net.choose(x)
+    out = torch.zeros_like(x)
+    mask = functional.one_hot(chosen, net.n_experts).permute(2, 1, 0)
+    for number in (mask.sum((-1, -2)) > 0).nonzero():
+        rank, row = torch.where(mask[number].squeeze(0))
+        out.index_add_(0, row, net.experts[number](x[row]) * weights[row, rank, None])
+        break
+    return out
+
+
+def stop_after_two_of_a_list(net, x):
+    weights, chosen = net.choose(x)
+    out = torch.zeros_like(x)
+    for i, number in enumerate(chosen.unique().tolist()):
+        if i == 2:
+            break
+        row, rank = torch.where(chosen == number)
+        out.index_add_(0, row, net.experts[number](x[row]) * weights[row, rank, None])
+    return out
+
+
+def stop_at_the_first_idle_one(net, x):
+    weights, chosen = net.choose(x)
+    out = torch.zeros_like(x)
+    for number, expert in enumerate(net.experts):
+        row, rank = torch.where(chosen == number)
+        if len(row) == 0:
+            break
+        out.index_add_(0, row, expert(x[row]) * weights[row, rank, None])
+    return out
+
+
+def return_at_the_first_idle_one(net, x):
+    weights, chosen = net.choose(x)
+    out = torch.zeros_like(x)
+    for number, expert in enumerate(net.experts):
+        mask = (chosen == number).any(-1)
+        if not mask.any():
+            return out
+        out[mask] += expert(x[mask]) * (weights * (chosen == number)).sum(-1)[mask][:, None]
+    return out
+
+
 @pytest.mark.parametrize(
     ("mix", "reason"),
     [
+        (stop_after_the_first_that_was_hit, "ends early .*test_expert_loops.py.* after 1 of 4"),
+        (stop_after_two_of_a_list, "ends early .* after [23] of 4"),
+        (stop_at_the_first_idle_one, "stops at the first mask of activations that holds nowhere .* after 1 of 4"),
+        (return_at_the_first_idle_one, "stops at the first mask of activations that holds nowhere"),
         (count_the_experts_that_ran, "other 5 and 1"),
         (add_what_is_no_row, "holds nowhere"),
         (average_the_rows, "used otherwise than at their places"),
@@ -301,6 +349,17 @@ def fail_without_rows(net, x):
 def test_a_network_in_which_an_idle_expert_counts_is_refused_by_that(mix, reason):
     with pytest.raises(ng.errors.TraceError, match=reason):
         ng.trace(make_mixture(mix), draw_rows(24))
+
+
+def test_sizes_that_follow_activations_are_refused_by_what_was_read_of_them():
+    def cut_by_counts(net, x):
+        chosen = net.gate(x).argmax(-1)
+        counts = (chosen[:, None] == torch.arange(net.n_experts)).sum(0)
+        parts = x[chosen.argsort()].split(counts.tolist())
+        return torch.cat([expert(part) for expert, part in zip(net.experts, parts, strict=True)])
+
+    with pytest.raises(ng.errors.TraceError, match=r"numbers of its activations \(\.tolist\(\) of a tensor\)"):
+        ng.trace(make_mixture(cut_by_counts), draw_rows(24))
 
 
 def test_a_branch_on_how_many_rows_there_are_is_refused():

@@ -7,7 +7,8 @@ for the inputs that give the same answers. `check_decision` is a step of a recor
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -61,6 +62,17 @@ def list_decisions(graph: fx.Graph) -> list[tuple[Any, ...]]:
     return [node.args[1:4] for node in graph.nodes if node.target is check_decision]
 
 
+def make_same_decisions(first: fx.Graph, second: fx.Graph) -> bool:
+    """Return True if two graphs have the same guards, apart from the numbers with which they compare counts."""
+    pairs = list(zip_longest(list_decisions(first), list_decisions(second)))
+    return all(a == b or (a is not None and b is not None and compare_counts_alike(a, b)) for a, b in pairs)
+
+
+def compare_counts_alike(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Return True if two decisions, as `list_decisions` returns them, compare one count in the same way with two numbers."""
+    return tuple(a[:2]) == tuple(b[:2]) and a[0] != NUMBERS and type(a[2]) is type(b[2]) is int
+
+
 def read_decided(tensor: Tensor, reads: str | int) -> Any:
     """Return what a decision reads of a tensor, as plain numbers."""
     if isinstance(reads, int):
@@ -78,12 +90,13 @@ class GuardedCount(int):
     """A size that depends on numbers. Comparing it is a decision, which ``note`` gets as a relation that holds."""
 
     note: Callable[[str, int], None]
+    read: tuple[fx.Node, str | int]
 
     @classmethod
-    def of(cls, count: int, note: Callable[[str, int], None]) -> GuardedCount:
-        """Return a count whose comparisons are noted."""
+    def of(cls, count: int, note: Callable[[str, int], None], read: tuple[fx.Node, str | int]) -> GuardedCount:
+        """Return a count whose comparisons are noted, with the node and what is read of it."""
         guarded = cls(count)
-        guarded.note = note
+        guarded.note, guarded.read = note, read
         return guarded
 
     def _compare(self, relation: str, other: Any) -> Any:
