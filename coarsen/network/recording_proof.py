@@ -22,6 +22,7 @@ from netgraph.coarsen.network.probe_weights import probe_state
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.environment.torch_internals import TensorMode
 from netgraph.errors import GuardError, TraceError
+from netgraph.recording.faithful_calls import CHECKPOINT_NAME, HOOK_NAME
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.interpreter import run_step
 from netgraph.recording.recorder import disable_fused_attention
@@ -38,6 +39,12 @@ MAX_FLOPS = 30_000_000  # larger networks are compared by numbers on request onl
 MAX_PARAMETERS = 2_000_000
 MAX_PROVEN = 300_000_000  # parameters of the largest network that is compared on request
 ATEN = torch.ops.aten
+OTHER_BACKWARDS = {  # calls that a recording loses and what to write instead
+    HOOK_NAME: "The network calls register_hook{line} on a tensor, and a recording has no hooks. Write what the hook does as operators, "
+    "such as h * 2 - h.detach() for a gradient that is doubled.",
+    CHECKPOINT_NAME: "The network recomputes a block by torch.utils.checkpoint{line}, whose inputs have no gradient. The parameters of the "
+    "block then get none either, and never train. Give use_reentrant=False.",
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,11 @@ class _Comparison:
                 raise TraceError(
                     f"the recorded graph {self._mode} does not run: {type(error).__name__}: {str(error)[:200]}"
                 ) from error
-            self._judge(expected, found, other)
+            try:
+                self._judge(expected, found, other)
+            except TraceError:
+                self._refuse_own_randomness(expected, other)
+                raise
             return
 
     @property
@@ -161,10 +172,22 @@ class _Comparison:
                     f"norm. {self._advise()}"
                 )
 
+    def _refuse_own_randomness(self, expected: _Outcome, example: Any) -> None:
+        """Raise if the network differs from itself, and not the recorded graph from the network."""
+        for _ in range(5):
+            again = self._run(self.model, example)
+            if expected.outputs and not max_relative_error(expected.outputs, again.outputs) <= TOLERANCE:
+                raise TraceError(
+                    f"two runs of the network {self._mode} on one example differ, with the same seeds of PyTorch, NumPy and Python: it "
+                    "draws from a random generator of its own, or remembers earlier runs. Take that out of forward."
+                )
+
     def _advise(self) -> str:
         """Return the likely cause and its mend."""
         if self.spec.functions:
             name, line = next(iter(self.spec.functions.items()))
+            if name in OTHER_BACKWARDS:
+                return OTHER_BACKWARDS[name].format(line=line)
             return (
                 f"The network calls {name}{line}, an autograd.Function with a backward of its own, and a recording takes the backward "
                 "of its operators instead. Write it with operators that have this backward, such as x + (f(x) - x).detach() for a "

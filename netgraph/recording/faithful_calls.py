@@ -34,7 +34,8 @@ class CallNotes:
     ----------
     functions : dict of str to str
         Subclasses of ``torch.autograd.Function`` whose backward a recording replaces by that of its operators: the name and
-        the source line of the first call.
+        the source line of the first call. So are hooks on tensors, and reentrant checkpoints of inputs without gradients, which give
+        their parameters none.
     gradients : str or None
         The source line of the first gradient that the run itself took.
     inside_function : int
@@ -49,6 +50,8 @@ class CallNotes:
 
     def handle(self, function: Any, args: Any) -> Callable[[], Any] | None:
         """Return what to call in the place of a function of PyTorch, or None to call the function itself."""
+        if function is HOOK:
+            self.functions.setdefault(HOOK_NAME, find_calling_line())
         if function is SET_GRADIENTS:
             return _do_nothing if self.inside_function else None
         if function == READ_DATA:
@@ -63,7 +66,9 @@ def _do_nothing() -> None:
 
 
 READ_DATA, WRITE_DATA = Tensor.data.__get__, Tensor.data.__set__  # type: ignore[attr-defined]
-HANDLED = {SET_GRADIENTS, READ_DATA, WRITE_DATA}
+HOOK, HOOK_NAME = Tensor.register_hook, "register_hook"
+CHECKPOINT_NAME = "torch.utils.checkpoint"
+HANDLED = {SET_GRADIENTS, READ_DATA, WRITE_DATA, HOOK}
 
 
 class FaithfulCalls(TorchFunctionMode):
@@ -113,6 +118,8 @@ def watch_functions(notes: CallNotes) -> Iterator[None]:
 
     def watched_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if cls is CheckpointFunction:
+            if not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+                notes.functions.setdefault(CHECKPOINT_NAME, find_calling_line())
             return args[0](*args[2:])  # the function, a flag, and the arguments of the function
         if not cls.__module__.startswith("torch."):
             notes.functions.setdefault(cls.__name__, find_calling_line())
@@ -140,10 +147,28 @@ def watch_functions(notes: CallNotes) -> Iterator[None]:
     torch.autograd.Function.apply = classmethod(watched_apply)  # type: ignore[assignment]
     torch.autograd.grad, torch.autograd.backward = note_gradient(grad), note_gradient(backward)
     try:
-        yield
+        with _switch_gradients_off_for_inference():
+            yield
     finally:
         torch.autograd.Function.apply = apply  # type: ignore[method-assign]
         torch.autograd.grad, torch.autograd.backward = grad, backward
+
+
+@contextlib.contextmanager
+def _switch_gradients_off_for_inference() -> Iterator[None]:
+    """Make ``torch.inference_mode`` a ``torch.no_grad`` in a block, which a recording can hold."""
+    inference: Any = torch.inference_mode
+    enter, leave = inference.__enter__, inference.__exit__
+
+    def switch_off(mode: Any) -> None:
+        mode.switched = torch.set_grad_enabled(False) if mode.mode else contextlib.nullcontext()
+        mode.switched.__enter__()
+
+    inference.__enter__, inference.__exit__ = switch_off, lambda mode, *error: mode.switched.__exit__(*error)
+    try:
+        yield
+    finally:
+        inference.__enter__, inference.__exit__ = enter, leave
 
 
 @contextlib.contextmanager
@@ -159,10 +184,11 @@ def skip_argument_checks() -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_eagerly() -> Iterator[None]:
-    """Run functions and modules under ``torch.compile`` as plain Python in a block."""
+    """Run functions and modules under ``torch.compile`` as plain Python in a block, and those of TorchScript without their own backward."""
     dynamo: Any = sys.modules.get("torch._dynamo")
-    if dynamo is None or not hasattr(torch.compiler, "set_stance"):  # nothing is compiled
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # public, but not in __all__
+        if dynamo is None or not hasattr(torch.compiler, "set_stance"):  # nothing is compiled
+            yield
+            return
+        with torch.compiler.set_stance("force_eager"):
+            yield

@@ -6,6 +6,7 @@ with gradients. What is refused must name the cause.
 
 import functools
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -407,3 +408,56 @@ def test_without_a_proof_nothing_is_compared():
     assert ng.trace(model, X, prove=False).one_size is None
     hierarchy = ng.build_hierarchy(model, X, prove=False)
     assert any("not proven" in line for line in hierarchy.describe_recording())
+
+
+# Backwards that a recording loses, and draws of the network's own
+
+
+def double_gradients(m, x):
+    h = m.a(x)
+    if h.requires_grad:
+        h.register_hook(lambda gradient: 2 * gradient)
+    return m.b(h.relu())
+
+
+def recompute_without_gradients(m, x):
+    return m.b(checkpoint(lambda h: m.a(h).relu(), x, use_reentrant=True))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    ("run", "cause"), [(double_gradients, "register_hook at "), (recompute_without_gradients, "use_reentrant=False")]
+)
+def test_a_backward_that_a_recording_loses_is_refused_by_its_cause(run, cause):
+    with pytest.raises(TraceError, match=cause):
+        ng.build_hierarchy(layers(run), X, n_levels=2)
+
+
+def infer_the_first_layer(m, x):
+    with torch.inference_mode():
+        h = m.a(x).relu()
+    return m.b(h.clone())
+
+
+def double_positive(x):
+    return torch.relu(x) * 2
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    double_positive = torch.jit.script(double_positive)
+
+
+@pytest.mark.parametrize("run", [infer_the_first_layer, lambda m, x: m.b(double_positive(m.a(x)))])
+def test_gradients_behind_switches_and_scripts_are_those_of_the_network(run):
+    model = layers(run)
+    check_runs_like(model, ng.trace(model, X), X, torch.randn(7, 6))
+    with torch.inference_mode():
+        assert torch.is_inference(torch.ones(1))
+
+
+def test_a_generator_of_the_networks_own_is_named_as_the_cause():
+    own = random.Random(0)
+    model = layers(lambda m, x: m.b(m.a(x).relu() if own.random() < 0.5 else m.a(x).tanh()))
+    with pytest.raises(TraceError, match=r"random generator of its own|random numbers outside PyTorch|two runs"):
+        ng.build_hierarchy(model, X, n_levels=2)
