@@ -1,9 +1,11 @@
 """The page in a real browser: it opens, expands, filters and searches, makes no requests, and hostile names are inert."""
 
 import base64
+import hashlib
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.models.perceptron import mlp
+from netgraph.viz.page import page as page_module
 from netgraph.viz.page.page import escape_json, render_page
 from netgraph.viz.page.page_data import (
     build_page_data,
@@ -295,3 +298,10 @@ def test_a_million_units_make_a_page_of_axes_only():
     assert data["levels"][0]["edges"] == []
     assert len(data["levels"][0]["links"]) == 2
     assert len(render_page(data)) < 6e6
+
+
+def test_the_vendored_library_is_the_file_of_the_registry():
+    # npm pack cytoscape@3.35.0, package/dist/cytoscape.min.js
+    library = (Path(page_module.__file__).parent / "vendor" / "cytoscape.min.js").read_bytes()
+    assert hashlib.sha256(library).hexdigest() == "71fa9ebec21a7ca2c40cff6aacc30d1f6464e363662ad4b2c197e1adc770cd94"
+    assert b'.version="3.35.0"' in library
