@@ -12,6 +12,13 @@ from torch import Tensor, nn
 from netgraph.errors import TraceError
 
 QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+OBSERVER_MODULES = (
+    "torch.ao.quantization.observer",
+    "torch.ao.quantization.fake_quantize",
+    "torch.ao.nn.qat",
+    "torch.ao.nn.intrinsic.qat",
+    "torchao.quantization.pt2e",
+)
 QUANTIZED_DTYPES = tuple(
     getattr(torch, name) for name in ("qint8", "quint8", "qint32", "quint4x2", "quint2x4") if hasattr(torch, name)
 )
@@ -33,8 +40,13 @@ def check_recordable(model: nn.Module) -> None:
     Raises
     ------
     TraceError
-        It is TorchScript, an exported program without modules, quantised, or without numbers.
+        It is no module, TorchScript, an exported program without modules, quantised or prepared for that, or without numbers.
     """
+    if not isinstance(model, nn.Module):
+        raise TraceError(
+            f"the network is of type {type(model).__name__}, and not a torch.nn.Module. Give a module: make the class, open a state "
+            "dict by netgraph.load_model with its architecture, and put a function into the forward of a module."
+        )
     for name, module in model.named_modules():
         place = f"the network's {name}" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):
@@ -46,6 +58,11 @@ def check_recordable(model: nn.Module) -> None:
             raise TraceError(
                 f"{place} is quantised ({type(module).__name__}), and integer weights cannot merge. Coarsen the network first, "
                 "and quantise the coarse one."
+            )
+        if type(module).__module__.startswith(OBSERVER_MODULES):
+            raise TraceError(
+                f"{place} is prepared for quantisation ({type(module).__name__}), and what it observes of activations is no part of "
+                "a recording. Coarsen the network first, and prepare the coarse one."
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _check_tensor(name, tensor)

@@ -366,3 +366,29 @@ def test_a_coarse_network_compiles():
     x = torch.randn(5, 6)
     torch.testing.assert_close(torch.compile(coarse, backend="eager")(x), coarse(x))
     torch.testing.assert_close(torch.compile(coarse, backend="eager")(x=x), coarse(x))
+
+
+def prepare_for_quantisation(training):
+    """Return a small network with the observers, or the fake roundings, of PyTorch's eager quantisation."""
+    quantization = torch.ao.quantization
+    model = nn.Sequential(
+        quantization.QuantStub(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), quantization.DeQuantStub()
+    )
+    if training:
+        model.train().qconfig = quantization.get_default_qat_qconfig("x86")
+        return quantization.prepare_qat(model)
+    model.eval().qconfig = quantization.get_default_qconfig("x86")
+    return quantization.prepare(model)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:Please use quant_min")
+@pytest.mark.parametrize("training", [False, True])
+def test_a_network_prepared_for_quantisation_is_refused_by_that(training):
+    with pytest.raises(TraceError, match=r"prepared for quantisation.*Coarsen the network first"):
+        ng.trace(prepare_for_quantisation(training), torch.randn(4, 6))
+
+
+@pytest.mark.parametrize("model", [nn.Linear, torch.relu, nn.Linear(6, 3).state_dict()])
+def test_what_is_no_module_is_refused_by_its_type(model):
+    with pytest.raises(TraceError, match=rf"of type {type(model).__name__}, and not a torch.nn.Module"):
+        ng.trace(model, torch.randn(4, 6))
