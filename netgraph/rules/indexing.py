@@ -180,6 +180,26 @@ def _place_sources(call: Call, space: Space, dim: int, chosen: bool) -> None:
         call.pin(space, "scattered by index")
 
 
+def write_part_rule(call: Call) -> Spaces:
+    """Write one entry (``select_scatter``) or a stretch (``slice_scatter``) of a dimension, which is pinned, and unite the others."""
+    spaces, source = call.spaces("self"), call.spaces("src")
+    dim = call.dim("dim", len(spaces))
+    call.pin(spaces[dim], "written in part")
+    if len(source) == len(spaces):
+        call.pin(source[dim], "written in part")
+        source = source[:dim] + source[dim + 1 :]
+    for space, other in zip(spaces[:dim] + spaces[dim + 1 :], source, strict=True):
+        call.unite(space, other)
+    return spaces
+
+
+def row_starts_rule(call: Call) -> Spaces:
+    """Say where each row starts in a sorted list of row numbers, as graph networks ask of their edges."""
+    for space in call.spaces("self"):
+        call.pin(space, "counted")
+    return [call.new_dynamic_space(0, "starts of rows")]
+
+
 def one_hot_rule(call: Call) -> Spaces:
     """Add a last dimension of classes."""
     return [*call.spaces("self"), call.new_pinned_space(call.shape()[-1], "classes")]
@@ -265,6 +285,8 @@ def search_rule(call: Call) -> Spaces:
 
 RULES = {
     "aten.masked_select": masked_select_rule,
+    **tabulate_rule(write_part_rule, "select_scatter", "slice_scatter"),
+    "aten._convert_indices_from_coo_to_csr": row_starts_rule,
     **tabulate_rule(masked_scatter_rule, "masked_scatter", "masked_scatter_"),
     **tabulate_rule(search_rule, "searchsorted", "isin"),
     **tabulate_rule(nonzero_rule, "nonzero", "nonzero_numpy"),

@@ -396,6 +396,17 @@ def flip_rule(call: Call) -> Spaces:
     return spaces
 
 
+def rotate_rule(call: Call) -> Spaces:
+    """Turn a plane of two dimensions by quarters (``rot90``), and pin both."""
+    spaces = call.spaces("self")
+    a, b = (dim % len(spaces) for dim in call["dims"])
+    for dim in (a, b):
+        call.pin(spaces[dim], "reordered by number")
+    if call["k"] % 2:
+        spaces[a], spaces[b] = spaces[b], spaces[a]
+    return spaces
+
+
 def diagonal_rule(call: Call) -> Spaces:
     """Take a diagonal, and pin both of its axes."""
     spaces = call.spaces("self")
@@ -451,6 +462,7 @@ RULES = {
     **tabulate_rule(repeat_rule, "repeat", "tile"),
     **tabulate_rule(repeat_interleave_rule, "repeat_interleave"),
     **tabulate_rule(pad_rule, "pad", "constant_pad_nd"),
+    "aten.rot90": rotate_rule,
     **tabulate_rule(flip_rule, "flip", "roll", "fliplr", "flipud"),
     **tabulate_rule(diagonal_rule, "diagonal"),
     **tabulate_rule(complex_view_rule, "view_as_complex", "view_as_real"),

@@ -124,6 +124,12 @@ NETS = {
         torch.tensor([[1, 3, 8], [0, 3, 3]]),
     ),
     "steps of a quantiser": layers(lambda m, x: m.b(torch.fake_quantize_per_tensor_affine(m.a(x), 0.1, 0, -128, 127).relu())),
+    "sequences padded to the longest": layers(lambda m, x: m.b(nn.utils.rnn.pad_sequence([m.a(x[:, 0]), m.a(x[:, 1]).relu()]))),
+    "an entry and a stretch that are written": layers(
+        lambda m, x: m.b(m.a(x).select_scatter(m.a(x)[:, 0], 1, 2).slice_scatter(m.a(x)[:, :2].tanh(), 1, 1, 5, 2))
+    ),
+    "a quarter turn": convolutions(lambda m, x: m.b(torch.rot90(m.a(x), 1, (2, 3))[..., :5])),
+    "half a turn": convolutions(lambda m, x: m.b(torch.rot90(m.a(x), 2, (3, 2)).relu())),
     "entries along a dimension": layers(lambda m, x: m.b(torch.take_along_dim(m.a(x), m.a(x).argsort(1), 1))),
     "entries along a dimension, of one index for all": layers(
         lambda m, x: m.b(torch.take_along_dim(m.a(x), torch.tensor([2, 0])[None, :, None], dim=1))

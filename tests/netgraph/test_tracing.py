@@ -408,3 +408,28 @@ def test_lines_are_named_from_their_package_or_from_here(monkeypatch, tmp_path):
     assert places.format_location("/home/a/lib/site-packages/timm/models/vit.py", 7) == " at timm/models/vit.py:7"
     assert places.format_location(str(tmp_path / "nets" / "mine.py"), "8") == " at nets/mine.py:8"
     assert places.format_location("/elsewhere/mine.py", 9) == " at /elsewhere/mine.py:9"
+
+
+def test_a_graph_transformer_over_kinds_of_nodes_is_traced():
+    """It sorts the edges and asks where the rows of each node start."""
+    from torch_geometric.nn import HGTConv
+
+    kinds = (["a", "b"], [("a", "to", "b"), ("b", "of", "a")])
+    model = Fn(
+        lambda m, x, edges: {k: m.b(m.a(h.relu())) for k, h in m.c(x, edges).items()},
+        a=nn.Linear(8, 6),
+        b=nn.Linear(6, 3),
+        c=HGTConv(6, 8, kinds, heads=2),
+    )
+    example = (
+        {"a": torch.randn(5, 6), "b": torch.randn(4, 6)},
+        {("a", "to", "b"): torch.randint(4, (2, 7)), ("b", "of", "a"): torch.randint(4, (2, 7))},
+    )
+    spec = ng.trace(model.double().eval(), ({k: x.double() for k, x in example[0].items()}, example[1]))
+    assert "a" in [axis.name for axis in spec.free]
+    assert (
+        check_duplicate_units(
+            model, spec, ({k: x.double() for k, x in example[0].items()}, example[1]), spec.free
+        ).error
+        < 1e-10
+    )
