@@ -32,7 +32,7 @@ class NodeGraph(fx.Graph):
         super().__init__()
         self._counts: dict[str, int] = {}
         self._bases: dict[Any, str] = {}
-        self.counts_kinds = False  # whether the run counted how many kinds of numbers there are
+        self.counts_kinds = False  # whether the run made a plain number of a count that other numbers may change
         self.assumed: list[str] = []  # places where the run asked whether a mask of activations holds anywhere
 
     def create_node(

@@ -204,6 +204,15 @@ class NumbersRecorder(MetaRecorder):
         finally:
             self.passed = before
 
+    def list_counts(self, node: fx.Node | None) -> Counts:
+        """Return the sizes of a tensor that depend on numbers, for a run that reads them.
+
+        What becomes of them in Python is not seen (sums, loops), so that examples with other numbers must show that nothing stays.
+        """
+        counts = {} if node is None else self.counts.get(node, {})
+        self.graph.counts_kinds |= any(INPUT in deciding and PARAMETER not in deciding for deciding in counts.values())
+        return counts
+
     def run_operator(self, function: Any, args: Any, kwargs: dict[str, Any], nodes: Any) -> Any:
         """Run an operator on meta tensors and on companions. Return meta tensors, or a number."""
         if function in REFUSED:
@@ -415,7 +424,7 @@ class _ReadMode(TorchFunctionMode):
 def _read_shape(recorder: NumbersRecorder, function: Any, tensor: Tensor, dim: int | None = None) -> Any:
     """Return the shape or one size of a tensor. Sizes that depend on numbers are guarded where they are compared."""
     node, shape = recorder.find_made(tensor), function(tensor)
-    counts = recorder.counts.get(node, {}) if node is not None else {}
+    counts = recorder.list_counts(node)
     sizes = [
         GuardedCount.of(n, _make_note(recorder, node, d), (node, d)) if node is not None and n in counts else n
         for d, n in enumerate(shape)
@@ -426,7 +435,7 @@ def _read_shape(recorder: NumbersRecorder, function: Any, tensor: Tensor, dim: i
 def _read_count(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> int:
     """Return the number of entries of a tensor, guarded if it depends on numbers."""
     node, count = recorder.find_made(tensor), function(tensor)
-    if node is None or not recorder.counts.get(node):
+    if node is None or not recorder.list_counts(node):
         return int(count)
     return GuardedCount.of(count, _make_note(recorder, node, COUNT), (node, COUNT))
 
@@ -466,8 +475,7 @@ def _read_array(recorder: NumbersRecorder, function: Any, tensor: Tensor, *args:
 
 def _read_length(recorder: NumbersRecorder, function: Any, tensor: Tensor) -> int:
     """Return the length of a tensor. Python makes a plain number of it, and what the run decides on it is not seen."""
-    node = recorder.find_made(tensor)
-    counts = recorder.counts.get(node, {}) if node is not None else {}
+    counts = recorder.list_counts(recorder.find_made(tensor))
     if PARAMETER in counts.get(tensor.shape[0], ()):
         recorder.graph.assumed.append(_describe_place())
     return int(function(tensor))

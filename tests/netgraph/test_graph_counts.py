@@ -8,7 +8,7 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.network.oracles import check_duplicate_units
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.errors import GuardError
+from netgraph.errors import GuardError, TraceError
 from netgraph.recording.graph_module import network_from_document
 
 SIZES = [(8, 20), (8, 33), (11, 20), (12, 12), (5, 9)]  # nodes and edges
@@ -83,3 +83,33 @@ def test_a_count_that_must_equal_the_number_of_nodes_is_guarded_by_that_number()
     x, edges = draw_graph(11, 30)
     with pytest.raises(GuardError, match="a count was == 11, and it is 10 here"):
         recorded(x, edges.clamp(max=9))
+
+
+def run_once_for_each_edge(m, x, kept):
+    h = m.a(x)
+    for _ in range(kept.shape[1] // 8):
+        h = h.relu() + 0.1
+    return h
+
+
+COUNTED = {
+    "length": lambda m, x, kept: m.a(x) / len(kept[0]),
+    "product": lambda m, x, kept: m.a(x) * (2 * kept.shape[1]),
+    "quotient": lambda m, x, kept: m.a(x) * (kept.shape[1] / 7),
+    "tensor": lambda m, x, kept: m.a(x) * torch.tensor(kept.shape[1]),
+    "float": lambda m, x, kept: m.a(x) * float(kept.size(1)),
+    "loop": run_once_for_each_edge,
+}
+
+
+@pytest.mark.parametrize("loops", [True, False])
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_count_that_becomes_a_plain_number_is_never_that_of_the_example(name, loops):
+    """Such a number stays what it is in the recording, even if the example has no edge to leave out."""
+
+    def run(m, x, edges):
+        return m.b(COUNTED[name](m, x, edges[:, edges[0] != edges[1]]))
+
+    model = Fn(run, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).double().eval()
+    with pytest.raises(TraceError, match=r"other numbers.*test_graph_counts.py:\d+"):
+        ng.trace(model, draw_graph(8, 40, loops=loops))
