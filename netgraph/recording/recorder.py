@@ -35,6 +35,7 @@ from netgraph.recording.forward.cumulative_norm import mark_norms, read_counts, 
 from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.forward.followed_dtype import cast_tensors
 from netgraph.recording.forward.inner_gradients import InnerGradientError, record_inner_gradients
+from netgraph.recording.forward.segment_products import separate_products
 from netgraph.recording.meta_recorder import record_on_meta
 from netgraph.recording.node_graph import name_constant
 from netgraph.recording.numbers_recorder import record_with_numbers
@@ -226,6 +227,7 @@ def _record_run(
             run_eagerly(),
             skip_argument_checks(),
             batch_experts(model),
+            separate_products(),
             watch_functions(watch.notes),
             watch,
         ):

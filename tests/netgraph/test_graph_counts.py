@@ -113,3 +113,22 @@ def test_a_count_that_becomes_a_plain_number_is_never_that_of_the_example(name, 
     model = Fn(run, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).double().eval()
     with pytest.raises(TraceError, match=r"other numbers.*test_graph_counts.py:\d+"):
         ng.trace(model, draw_graph(8, 40, loops=loops))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_bases": 2}, {"num_blocks": 4}])
+def test_layers_with_a_weight_for_each_kind_of_edge_run_on_other_graphs(options):
+    layers = pytest.importorskip("torch_geometric.nn")
+
+    def draw(n_nodes, n_edges):
+        x, edges = draw_graph(n_nodes, n_edges)
+        return x, edges, torch.arange(n_edges) % 3
+
+    def run(m, x, edges, kinds):
+        return m.b(m.c(m.a(x).relu(), edges, kinds).relu())
+
+    model = Fn(run, a=nn.Linear(6, 8), b=nn.Linear(8, 3), c=layers.RGCNConv(8, 8, 3, **options)).double().eval()
+    recorded = coarse_network(model, ng.trace(model, draw(8, 20)), {})
+    for sizes in SIZES:
+        graph = draw(*sizes)
+        for mode in (True, False):
+            torch.testing.assert_close(recorded.train(mode)(*graph), model.train(mode)(*graph))
