@@ -402,7 +402,8 @@ class NumbersRecorder(MetaRecorder):
         what = "activations" if INPUT in origins else "parameters"
         raise TraceError(
             f"the network branches on numbers of its {what} ({self.reads} of a tensor){_describe_place()}. One recording "
-            "would not hold for other inputs or weights. Trace the parts before and after that decision separately."
+            "would not hold for other inputs or weights. Trace the parts before and after that decision separately, or keep the "
+            "number a tensor, if nothing is decided by it."
         )
 
 
