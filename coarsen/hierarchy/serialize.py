@@ -26,9 +26,10 @@ from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.transfer.nested_transfer import count_coarse, list_aggregates, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.environment.memory import check_memory
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io.bundle import read_bundle, read_digest, write_bundle
-from netgraph.io.example_inputs import DTYPES, LIMIT
+from netgraph.io.example_inputs import DTYPES, LIMIT, measure_example
 from netgraph.io.files.atomic_writes import finish_exchange, write_folder_atomically
 from netgraph.io.files.output_files import refuse_address
 from netgraph.io.load import load_model
@@ -42,6 +43,7 @@ from netgraph.utils.pytree import unflatten_tree
 logger = logging.getLogger("netgraph.io")
 INDEX = "hierarchy.safetensors"  # aggregates between the levels, and options
 FILES = re.compile(r"(hierarchy|level\d+)\.safetensors")
+MAX_LEVELS = 1000  # each has fewer units than the one above
 FORMAT = 2  # format 1 has the seconds of each level, and no digests of their files
 
 
@@ -209,11 +211,31 @@ def level_file(folder: Path, i: int) -> Path:
     return folder / f"level{i}.safetensors"
 
 
+def list_level_digests(path: Path, document: Mapping[str, Any]) -> list[str | None]:
+    """Return the digest of each level that an index names, None for those of format 1.
+
+    Raises
+    ------
+    LoadError
+        The index has no list of levels, or more levels than digests.
+    """
+    transfers, digests = document.get("transfers"), document.get("levels")
+    if not isinstance(transfers, list) or not 0 < len(transfers) <= MAX_LEVELS:
+        raise LoadError(f"{path / INDEX} lists no levels, or more than {MAX_LEVELS}. Save the hierarchy again.")
+    if digests is None and document.get("format") == 1:
+        return [None] * len(transfers)
+    if not isinstance(digests, list) or len(digests) != len(transfers):
+        raise LoadError(
+            f"{path / INDEX} does not have one digest for each of {len(transfers)} levels. Save the hierarchy again."
+        )
+    return digests
+
+
 def _check_digests(path: Path, document: Mapping[str, Any]) -> None:
     """Refuse a level of another hierarchy. Format 1 has no digests."""
-    for i, digest in enumerate(document["levels"] if document["format"] > 1 else ()):
+    for i, digest in enumerate(list_level_digests(path, document)):
         file = level_file(path, i)
-        if file.is_file() and read_digest(file) != digest:
+        if digest is not None and file.is_file() and read_digest(file) != digest:
             raise LoadError(
                 f"{file} does not belong to {path / INDEX}: it was written by another save. Copy the whole folder again."
             )
@@ -284,6 +306,7 @@ def build_example(description: Mapping[str, Any]) -> Any:
             raise LoadError(
                 f"the saved example is {shape} of {dtype}. Inputs may have at most {LIMIT:,} numbers of a known type."
             )
+    check_memory(sum(measure_example(shape, dtype) for shape, dtype in description["tensors"]), "the saved example")
     leaves = [torch.zeros(shape, dtype=DTYPES[dtype]) for shape, dtype in description["tensors"]]
     args, kwargs = unflatten_tree(description["structure"], leaves)
     return kwargs if kwargs else args

@@ -21,6 +21,7 @@ from netgraph.environment.optional_packages import import_package
 from netgraph.errors import AlertError, NetgraphError
 from netgraph.fas.monitoring.alert_rules import RULES, Rule
 from netgraph.fas.solver.run import Run
+from netgraph.utils.text import parse_expression
 
 Action = Callable[[Run, str, str], None]
 ACTIONS = ("raise", "stop", "warn", "command=PROGRAM ARGUMENTS", "notify=URL")
@@ -131,13 +132,13 @@ def _split_alert(text: str) -> tuple[str, str]:
 def _parse_rule(text: str, alert: str) -> tuple[Rule, str]:
     """Parse ``name`` or ``name(option=value, ...)`` with numbers as values. Return the rule and its name."""
     try:
-        tree = ast.parse(text, mode="eval").body
+        tree = parse_expression(text)
         call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, RecursionError):
         raise NetgraphError(
-            f"alert {alert!r} has a rule that cannot be read. Write plateau(patience=20):warn."
+            f"alert {alert:.80!r} has a rule that cannot be read. Write plateau(patience=20):warn."
         ) from None
     if name not in RULES:
         raise NetgraphError(f"alert {alert!r}: no rule is called {name!r}. Choose one of {', '.join(RULES)}.")

@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 
 from netgraph import plugins
-from netgraph.errors import NetgraphError
+from netgraph.errors import NetgraphError, describe_error
 from netgraph.graph.axis_units import AxisUnits
 
 TOLERANCE = 1e-6  # of the largest affinity: roundoff of products that are taken in another order
@@ -77,13 +77,19 @@ def read_affinity(answer: Any, size: int) -> Any:
     if hasattr(answer, "weights") and hasattr(answer, "tocsr"):  # AllPairs, whose weights are dense
         _check_matrix(np.asarray(answer.weights), size)
         return answer
-    matrix = _read_tensor(answer) if isinstance(answer, torch.Tensor) else answer
+    try:
+        matrix = _read_matrix(answer)
+    except Exception as error:  # such as a list of rows of several lengths, or indices beyond the matrix
+        raise NetgraphError(
+            f"a {type(answer).__name__} that cannot be read as a matrix ({describe_error(error)}). Give a scipy sparse array, a numpy "
+            "array or a torch tensor of real numbers."
+        ) from error
     if sparse.issparse(matrix):
         _check_shape(matrix.shape, size)
         matrix = sparse.csr_array(matrix, copy=True)
     else:
-        _check_matrix(np.asarray(matrix), size)
-        matrix = sparse.csr_array(np.asarray(matrix))
+        _check_matrix(matrix, size)
+        matrix = sparse.csr_array(matrix)
     if matrix.dtype.kind not in "fiub":
         raise NetgraphError(f"numbers of type {matrix.dtype}. Give real numbers.")
     matrix.sum_duplicates()
@@ -92,11 +98,26 @@ def read_affinity(answer: Any, size: int) -> Any:
     return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
 
 
+def _read_matrix(answer: Any) -> Any:
+    """Return an answer as a scipy array whose indices are in range, or as a numpy array. scipy has no numbers of half precision."""
+    matrix = _read_tensor(answer) if isinstance(answer, torch.Tensor) else answer
+    if sparse.issparse(matrix):
+        if hasattr(matrix, "check_format"):
+            matrix.check_format(full_check=True)  # wrong indices would be written to foreign memory
+        return matrix
+    if np.ma.is_masked(matrix):
+        raise TypeError("some of its entries are masked")
+    matrix = np.asarray(matrix)
+    return matrix.astype(np.float32) if matrix.dtype == np.float16 else matrix
+
+
 def _read_tensor(answer: torch.Tensor) -> Any:
     """Return a tensor of any layout as a numpy or scipy array."""
     answer = answer.detach().cpu()
+    if answer.is_floating_point() and answer.dtype.itemsize < 4:  # numpy does not have them all
+        answer = answer.to(torch.float32)
     if answer.layout == torch.strided:
-        return answer.to(torch.float64).numpy() if answer.dtype == torch.bfloat16 else answer.numpy()
+        return answer.resolve_conj().numpy()
     coo = answer.to_sparse_coo().coalesce()
     return sparse.coo_array((coo.values().numpy(), tuple(coo.indices().numpy())), shape=tuple(coo.shape))
 

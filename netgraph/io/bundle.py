@@ -150,18 +150,18 @@ def read_bundle(path: str | Path, *, newest: int | None = None) -> tuple[dict[st
         raise LoadError(f"{path} is damaged ({type(error).__name__}: {error}). Download or save it again.") from error
     if not fits or not isinstance(document, dict):
         raise LoadError(f"{path} is damaged: its contents do not fit its sha256. Download or save it again.")
-    if newest is not None:
-        _check_format(path, document, newest)
+    if newest is not None and (problem := describe_unknown_format(path, document, newest)):
+        raise LoadError(problem)
     return tensors, document
 
 
-def _check_format(path: str | Path, document: Mapping[str, Any], newest: int) -> None:
-    """Refuse a document of a format that this version does not know."""
+def describe_unknown_format(path: str | Path, document: Mapping[str, Any], newest: int) -> str:
+    """Return the sentence for a document of a format that this version does not know, empty if it knows it."""
     number, version = document.get("format"), document.get("version")
     if type(number) is int and 1 <= number <= newest:
-        return
+        return ""
     writer = f"netgraph {version}" if isinstance(version, str) else "another version of netgraph"
-    raise LoadError(
+    return (
         f"{path} has format {number!r:.40} of {writer:.60}, and this is netgraph {__version__}, which reads formats up to "
         f"{newest}. Open it with the version that wrote it, or a newer one."
     )

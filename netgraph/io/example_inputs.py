@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraph.environment.memory import check_memory
 from netgraph.environment.torch_internals import FakeTensorMode, TensorMode
 from netgraph.errors import LoadError
 from netgraph.recording.forward.followed_dtype import find_own_dtype
@@ -59,7 +60,7 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
     >>> sorted(parse_inputs(["input_ids=2x16:int64", "attention_mask=2x16:int64"]))
     ['attention_mask', 'input_ids']
     """
-    named = [re.fullmatch(r"(?:([A-Za-z_]\w*)=)?([\dx]+)(?::(\w+))?", spec) for spec in specs]
+    named = [re.fullmatch(r"(?:([A-Za-z_]\w*)=)?([0-9x]+)(?::(\w+))?", spec) for spec in specs]
     for spec, match in zip(specs, named, strict=True):
         if match is None:
             raise LoadError(
@@ -70,15 +71,18 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
         raise LoadError("--input: some inputs have names and some have none. Name every input or none.")
     if any(names) and len(set(names)) < len(names):
         raise LoadError(f"--input: {', '.join(str(n) for n in names)} names an input twice. Name each once.")
+    texts = [(m[0], m[2], m[3] or "float32") for m in named if m]
+    parts = [(_parse_sizes(*text), text[2]) for text in texts]
+    check_memory(sum(measure_example(shape, dtype) for shape, dtype in parts), "--input")
     generator = torch.Generator().manual_seed(seed)
-    tensors = [_make_tensor(m[0], m[2], m[3] or "float32", generator) for m in named if m]
+    tensors = [_make_tensor(shape, dtype, generator) for shape, dtype in parts]
     if all(names):
         return dict(zip(names, tensors, strict=True))
     return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
-def _make_tensor(spec: str, sizes: str, dtype: str, generator: torch.Generator) -> Tensor:
-    """Return the tensor that a text describes."""
+def _parse_sizes(spec: str, sizes: str, dtype: str) -> list[int]:
+    """Return the shape that a text describes, and check it and its dtype."""
     if dtype not in DTYPES:
         raise LoadError(f"--input {spec!r}: there is no dtype {dtype!r}. Use one of {', '.join(DTYPES)}.")
     parts = sizes.split("x")
@@ -87,6 +91,16 @@ def _make_tensor(spec: str, sizes: str, dtype: str, generator: torch.Generator) 
     shape = [int(p) for p in parts]
     if math.prod(shape) > LIMIT:
         raise LoadError(f"--input {spec!r} has {math.prod(shape):,} numbers, at most {LIMIT:,} are allowed")
+    return shape
+
+
+def measure_example(shape: Sequence[int], dtype: str) -> int:
+    """Return the bytes of a tensor of an example while it is drawn. Random floats have single precision first."""
+    return math.prod(shape) * max(DTYPES[dtype].itemsize, 4)
+
+
+def _make_tensor(shape: Sequence[int], dtype: str, generator: torch.Generator) -> Tensor:
+    """Return a tensor of random numbers."""
     if DTYPES[dtype].is_floating_point:
         return torch.randn(shape, generator=generator).to(DTYPES[dtype])
     return torch.randint(0, 2, shape, generator=generator).to(DTYPES[dtype])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.machinery
 import sys
@@ -21,6 +20,7 @@ from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.trained_weights import build_trained_timm, build_trained_torchvision, find_repository, is_repository
 from netgraph.utils.choices import ZOOS
+from netgraph.utils.text import LiteralError, read_literal
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
@@ -197,7 +197,7 @@ def parse_arch_args(pairs: Sequence[str], *, option: str = "--arch-arg") -> dict
     Raises
     ------
     LoadError
-        A pair has no ``=``.
+        A pair has no ``=``, or its value is too long or too deep.
     """
     out: dict[str, Any] = {}
     for pair in pairs:
@@ -205,7 +205,9 @@ def parse_arch_args(pairs: Sequence[str], *, option: str = "--arch-arg") -> dict
         if not equals or not key.isidentifier():
             raise LoadError(f"{option} {pair!r} is not of the form key=value")
         try:
-            out[key] = ast.literal_eval(text)
+            out[key] = read_literal(text)
+        except LiteralError as error:
+            raise LoadError(f"{option} {pair[:40]!r}... {error}. Give a shorter value.") from error
         except (ValueError, SyntaxError):
             out[key] = text
     return out

@@ -7,7 +7,6 @@ hold the ``class`` of its value, such as an output of transformers. A file holds
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from netgraph.utils.container_classes import (
     read_class_name,
     write_class_name,
 )
+from netgraph.utils.text import read_literal
 
 Structure = dict[str, Any]
 _SCALARS = (int, float, str, bool, type(None))
@@ -112,7 +112,7 @@ def _read_key(key: Structure) -> Any:
     if kind == "value":
         return content
     if kind == "literal":
-        return ast.literal_eval(content)
+        return read_literal(content)
     parts = [_read_key(part) for part in content]
     return tuple(parts) if kind == "tuple" else frozenset(parts)
 

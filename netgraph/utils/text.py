@@ -1,11 +1,18 @@
-"""Shorten names and texts for terminals, tables, figures and graph files, and escape what would steer a terminal."""
+"""Texts that somebody else has written: shortened for terminals, tables, figures and graph files, escaped where they would steer a
+terminal, and read as Python literals without exhausting the parser.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
+from typing import Any
 
 # control characters of both sets, separators of lines, marks of writing direction, and halves of pairs, which no stream takes
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+LONGEST_LITERAL = 2**16  # characters
+DEEPEST_LITERAL = 50  # brackets, signs and operators inside one another
 
 
 def shorten(text: str, length: int, *, substitute: str | None = "·") -> str:
@@ -57,3 +64,65 @@ def escape_controls(text: str, *, keep: str = "") -> str:
     layer\x1b]0;title\x07\nname
     """
     return CONTROLS.sub(lambda c: c[0] if c[0] in keep else c[0].encode("unicode_escape").decode(), text)
+
+
+class LiteralError(ValueError):
+    """A literal is too long or too deep. The message goes on after its name."""
+
+
+def parse_expression(text: str) -> ast.expr:
+    """Return the tree of an expression that is not too long and not too deep.
+
+    Raises
+    ------
+    LiteralError
+        It is too long or too deep.
+    ValueError, SyntaxError
+        It is no expression.
+    """
+    if len(text) > LONGEST_LITERAL:
+        raise LiteralError(f"has {len(text):,} characters, and at most {LONGEST_LITERAL:,} are read")
+    if _count_brackets(text) > DEEPEST_LITERAL:
+        raise LiteralError(f"has more than {DEEPEST_LITERAL} brackets inside one another")
+    try:
+        return ast.parse(text, mode="eval").body
+    except (RecursionError, MemoryError) as error:  # the parser's words for too many signs or operators
+        raise LiteralError("is an expression that is too deep") from error
+
+
+def read_literal(text: str) -> Any:
+    """Return the value of a Python literal.
+
+    Raises
+    ------
+    LiteralError
+        It is too long or too deep.
+    ValueError, SyntaxError
+        It is no literal.
+
+    Examples
+    --------
+    >>> from netgraph.utils.text import read_literal
+    >>> read_literal("[1, {'a': None}]")
+    [1, {'a': None}]
+    >>> read_literal("[" * 1000)
+    Traceback (most recent call last):
+        ...
+    netgraph.utils.text.LiteralError: has more than 50 brackets inside one another
+    """
+    tree = parse_expression(text.lstrip(" \t"))
+    try:
+        return ast.literal_eval(tree)
+    except (RecursionError, MemoryError) as error:
+        raise LiteralError("is an expression that is too deep") from error
+    except TypeError as error:  # such as a list in a set
+        raise ValueError(str(error)) from error
+
+
+def _count_brackets(text: str) -> int:
+    """Return how deep brackets are inside one another. Those in quotes count too: a text in options has few."""
+    depth = deepest = 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}" and depth > 0)
+        deepest = max(deepest, depth)
+    return deepest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from netgraph.errors import LoadError, NetgraphError, UntrustedError
-from netgraph.io.bundle import read_bundle, read_digest, read_metadata
+from netgraph.io.bundle import describe_unknown_format, read_bundle, read_digest, read_metadata
 from netgraph.io.files.output_files import refuse_address
 from netgraph.io.load import PICKLES
 from netgraph.io.pickle_scan import is_archive, scan_pickle
@@ -125,15 +125,19 @@ def _read_folder(path: Path) -> Contents:
 
 def _read_hierarchy(path: Path, index: Path) -> Contents:
     """Return the contents of a hierarchy: its index, and every level that the index names."""
-    from netgraph.coarsen.hierarchy.serialize import level_file
+    from netgraph.coarsen.hierarchy.serialize import level_file, list_level_digests
 
     parts = [read_contents(index)]
     contents = Contents(str(path), "a hierarchy", format=parts[0].format, version=parts[0].version, parts=parts)
     if parts[0].problem:
         return contents
     _, document = read_bundle(index)
-    n_levels = len(document.get("transfers", ()))
-    digests = document.get("levels", [None] * n_levels)
+    try:
+        digests = list_level_digests(path, document)
+    except LoadError as error:
+        contents.problem = parts[0].problem = str(error)
+        return contents
+    n_levels = len(digests)
     for i in range(n_levels):
         file = level_file(path, i)
         part = (
@@ -154,12 +158,24 @@ def _read_safetensors(path: Path) -> Contents:
     if "netgraph" not in read_metadata(path):
         return _count(Contents(str(path), "weights without an architecture"), read_safetensors(path))
     tensors, document = read_bundle(path)
-    kind = next((words for key, words in KINDS.items() if key in document), "a document of netgraph")
+    key = next((key for key in KINDS if key in document), None)
+    kind = KINDS[key] if key is not None else "a document of netgraph"
     number, version = document.get("format"), document.get("version")
     contents = Contents(str(path), kind)
     contents.format = number if isinstance(number, int) else None
     contents.version = version if isinstance(version, str) else None
+    if key is not None:
+        contents.problem = describe_unknown_format(path, document, _find_newest_format(key))
     return _count(contents, tensors)
+
+
+def _find_newest_format(key: str) -> int:
+    """Return the newest format that this version reads, of the kind of documents that have a key of `KINDS`."""
+    from netgraph.coarsen.hierarchy import serialize
+    from netgraph.fas.checkpoint import checkpoint
+    from netgraph.recording.graph_module import NEWEST_FORMAT
+
+    return {"graphs": NEWEST_FORMAT, "transfers": serialize.FORMAT, "run": checkpoint.FORMAT}[key]
 
 
 def _count(contents: Contents, tensors: Mapping[str, Any]) -> Contents:
