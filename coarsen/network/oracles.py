@@ -110,9 +110,7 @@ def check_duplicate_units(
     for axis in axes:
         k = choose_n_coarse(axis, 0.5)
         if k < axis.size:
-            transfers[axis.name] = _draw_transfer(
-                spec, axis, partial(_permute_evenly, axis.size, k, random)
-            )
+            transfers[axis.name] = _draw_transfer(spec, axis, partial(_permute_evenly, axis.size, k, random))
     names = tuple(transfers)
     if not transfers:
         return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")

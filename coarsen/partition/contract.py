@@ -126,9 +126,7 @@ def check_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out
     return array.astype(np.int64)
 
 
-def run_coarsener(
-    coarsener: Coarsener, graph: AxisGraph, n_coarse: int, *, seed: int, name: str
-) -> NDArray[np.int64]:
+def run_coarsener(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, *, seed: int, name: str) -> NDArray[np.int64]:
     """Return the checked answer of a coarsener.
 
     Parameters
@@ -156,7 +154,7 @@ def run_coarsener(
         answer = coarsener(graph, n_coarse, seed=seed)
     except NetgraphError:
         raise
-    except Exception as error:  # a function of the user may fail in any way
+    except (Exception, SystemExit) as error:  # a function of the user may fail in any way
         edges = f"{graph.n_units} units and {graph.adjacency.nnz // 2} edges"
         mend = " A coarsener is called as coarsener(graph, n_coarse, seed=seed)." if _lacks_seed(coarsener) else ""
         raise AggregatesError(

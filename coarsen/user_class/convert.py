@@ -39,6 +39,7 @@ from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
 from netgraph.io.files.atomic_writes import write_atomically, write_folder_atomically
 from netgraph.io.files.output_files import check_output_file, check_parent_folder, check_replaceable
+from netgraph.io.files.pickles import save_pickle
 from netgraph.io.huggingface import silence_transformers
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.utils.module_state import list_held_tensors, replace_held_tensors
@@ -238,7 +239,7 @@ def save_own_class(model: nn.Module, path: str | Path) -> None:
         if is_transformers_model(model):
             write_folder_atomically(partial(_write_pretrained, model), path, FILES, LoadError)
         else:
-            write_atomically(partial(torch.save, model), path, LoadError)
+            write_atomically(partial(save_pickle, model), path, LoadError)
     except (RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
         raise LoadError(
             f"{path}: a {type(model).__name__} cannot be saved whole ({error}). In Python, own_class() returns it, "

@@ -21,7 +21,7 @@ from netgraph.environment.optional_packages import import_package
 from netgraph.errors import AlertError, NetgraphError
 from netgraph.fas.monitoring.alert_rules import RULES, Rule
 from netgraph.fas.solver.run import Run
-from netgraph.utils.text import parse_expression
+from netgraph.utils.text import parse_expression, shorten
 
 Action = Callable[[Run, str, str], None]
 ACTIONS = ("raise", "stop", "warn", "command=PROGRAM ARGUMENTS", "notify=URL")
@@ -138,7 +138,7 @@ def _parse_rule(text: str, alert: str) -> tuple[Rule, str]:
         options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError):
         raise NetgraphError(
-            f"alert {alert:.80!r} has a rule that cannot be read. Write plateau(patience=20):warn."
+            f"alert {shorten(alert, 80)!r} has a rule that cannot be read. Write plateau(patience=20):warn."
         ) from None
     if name not in RULES:
         raise NetgraphError(f"alert {alert!r}: no rule is called {name!r}. Choose one of {', '.join(RULES)}.")

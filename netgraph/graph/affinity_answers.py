@@ -48,7 +48,7 @@ def measure_affinity(weigh: Callable[..., Any], units: AxisUnits, *, seed: int, 
         answer = weigh(units, seed=seed)
     except NetgraphError as error:
         raise NetgraphError(f"axis {name!r}: {error}") from None
-    except Exception as error:  # a function of the user may fail in any way
+    except (Exception, SystemExit) as error:  # a function of the user may fail in any way
         raise NetgraphError(
             f"{_describe(weigh)} fails on axis {name!r} of {size} units ({type(error).__name__}: {error})."
         ) from error

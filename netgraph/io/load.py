@@ -16,7 +16,7 @@ from netgraph.errors import LoadError, NetgraphError, UntrustedError, describe_e
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.bundle import read_bundle, read_metadata
 from netgraph.io.checkpoint.candidates import format_keys, list_candidates
-from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.output_files import check_encoding, refuse_address
 from netgraph.io.model_zoo import build_network
 from netgraph.io.network_document import check_network_document
 from netgraph.io.state_dict import fill_network, find_module
@@ -142,12 +142,7 @@ def _check_file(path: Path) -> Path:
         )
     if path.stat().st_size == 0:
         raise LoadError(f"{path} is empty. Save the network again.")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise LoadError(
-            f"the file name {str(path)!a} is not UTF-8, and PyTorch cannot open it. Rename the file."
-        ) from error
+    check_encoding(path, LoadError)
     return path
 
 

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import netgraph as ng
+from netgraph.errors import LoadError
+from netgraph.io.bundle import read_bundle, write_bundle
 from netgraph.models import mlp
 from tests.support.command_line import run
 
@@ -113,3 +115,39 @@ def test_no_code_of_a_file_runs(files):
     _, contents = check(files / "hostile.pt")
     assert contents["trust"] or not contents["whole"]
     assert not (files / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"transfers": 5},
+        {"transfers": None},
+        {"transfers": []},
+        {"transfers": [[]] * 200_000},
+        {"levels": None},
+        {"levels": 5},
+        {"levels": {"0": "x"}},
+        {"levels": ["x"]},
+        {"format": "2.0"},
+        {"format": []},
+        {"format": 10**30},
+    ],
+    ids=str,
+)
+def test_an_index_that_is_no_index_is_told_and_does_not_open(files, changes):
+    index = files / "net.hierarchy" / "hierarchy.safetensors"
+    tensors, document = read_bundle(index)
+    write_bundle(index, tensors, {**document, **changes})
+    code, contents = check(files / "net.hierarchy")
+    assert (code, contents["whole"]) == (1, False)
+    assert len(contents["parts"]) < 5
+    with pytest.raises(LoadError):
+        ng.load(files / "net.hierarchy")
+
+
+def test_a_network_of_a_later_version_is_told_to_need_it(files):
+    tensors, document = read_bundle(files / "small.safetensors")
+    write_bundle(files / "later.safetensors", tensors, {**document, "format": 99, "version": "9.9"})
+    code, contents = check(files / "later.safetensors")
+    assert code == 1
+    assert "has format 99 of netgraph 9.9" in contents["problem"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from netgraph.errors import NetgraphError
+from netgraph.io.files.atomic_writes import remove_temporaries
 from netgraph.io.files.locks import NAME, acquire_lock, lock_outputs, release_lock
 from netgraph.io.files.writers import Writer, identify_process
 from tests.support.command_line import run
@@ -124,3 +125,40 @@ def test_none_and_equal_outputs_are_locked_once(tmp_path):
     assert os.listdir(tmp_path) == ["b"]
     with pytest.raises(NetgraphError, match="does not exist"), lock_outputs(tmp_path / "nowhere" / "a"):
         pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda p: os.symlink(p, p),
+        lambda p: os.symlink("nowhere", p),
+        lambda p: os.symlink("/etc/hostname", p),
+    ],
+    ids=["pipe", "folder", "link to itself", "link to nothing", "link to a file of others"],
+)
+def test_what_is_no_file_in_the_place_of_a_lock_is_refused_by_its_own_path(tmp_path, make):
+    lock = tmp_path / NAME
+    make(lock)
+    with pytest.raises(NetgraphError, match=rf"remove {lock}\."):
+        acquire_lock(lock, "the folder")
+    assert os.listdir(tmp_path) == [NAME], "no file was made elsewhere"
+
+
+def test_an_output_with_the_longest_name_is_locked(tmp_path):
+    output = tmp_path / ("é" * 120 + ".hierarchy")
+    with lock_outputs(output):
+        assert "is in use by process" in in_another_process(lambda: lock_outputs(output).__enter__())
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_process_killed_while_it_took_a_lock_has_left_is_removed_by_the_next_writer(tmp_path, monkeypatch):
+    def take_and_die():
+        os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        acquire_lock(tmp_path / NAME, "the folder")
+
+    in_another_process(take_and_die)
+    assert len(os.listdir(tmp_path)) == 1
+    remove_temporaries(tmp_path)
+    assert os.listdir(tmp_path) == []

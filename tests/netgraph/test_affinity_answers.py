@@ -42,7 +42,15 @@ FORMS = {
     "torch": torch.tensor,
     "torch sparse": lambda w: torch.tensor(w).to_sparse(),
     "torch csr": lambda w: torch.tensor(w).to_sparse_csr(),
+    "torch sparse of single precision": lambda w: torch.tensor(w).float().to_sparse(),
     "all pairs": AllPairs,
+}
+SHORT = {
+    "numpy": lambda w: w.astype(np.float16),
+    "torch": lambda w: torch.tensor(w).half(),
+    "torch bfloat16": lambda w: torch.tensor(w).bfloat16(),
+    "torch sparse": lambda w: torch.tensor(w).bfloat16().to_sparse(),
+    "torch 8 bits": lambda w: torch.tensor(w).to(torch.float8_e4m3fn),
 }
 
 
@@ -52,6 +60,51 @@ def test_every_form_of_one_matrix_gives_the_same_aggregates(net, form):
     made = ng.build_hierarchy(net, torch.zeros(2, 6), affinity=lambda u, *, seed: FORMS[form](likeness()))
     assert made.levels[1].transfers["0"].aggregates.tolist() == expected.levels[1].transfers["0"].aggregates.tolist()
     np.testing.assert_allclose(read_affinity(FORMS[form](likeness()), SIZE).toarray(), likeness(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", SHORT)
+def test_numbers_of_short_types_are_taken(form):
+    np.testing.assert_allclose(read_affinity(SHORT[form](likeness()), SIZE).toarray(), likeness(), rtol=0.07)
+
+
+def with_indices(name, value):
+    """A sparse matrix whose indices were damaged after it was made."""
+    matrix = sparse.csr_array(likeness())
+    getattr(matrix, name)[-1] = value
+    return matrix
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [[0.0], [1.0, 2.0]],
+        torch.zeros(SIZE, SIZE, device="meta"),
+        np.ma.masked_greater(likeness(), 0.9),
+        with_indices("indices", 10**6),
+        with_indices("indices", -3),
+        with_indices("indptr", 10**6),
+    ],
+    ids=[
+        "rows of several lengths",
+        "no numbers",
+        "masked",
+        "beyond the matrix",
+        "before the matrix",
+        "beyond the entries",
+    ],
+)
+def test_what_cannot_be_read_as_a_matrix_is_refused_in_one_sentence(answer):
+    with pytest.raises(NetgraphError, match="cannot be read as a matrix"):
+        read_affinity(answer, SIZE)
+
+
+@pytest.mark.parametrize("kind", ["affinity", "coarsener"])
+def test_a_function_that_ends_the_process_is_named_instead(net, kind):
+    def leave(*_, seed):
+        sys.exit(3)
+
+    with pytest.raises(NetgraphError, match="'leave' fail(s|ed) on axis '0'"):
+        ng.build_hierarchy(net, torch.zeros(2, 6), **{kind: leave})
 
 
 def with_entry(i, j, value):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import resource
+import signal
 from xml.etree import ElementTree
 
 import networkx as nx
@@ -223,3 +225,18 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     model[0].weight.data[0, 0] = float("inf")
     with pytest.raises(NetgraphError, match="finite"):
         ng.export(hierarchy, tmp_path / "net.dot")
+
+
+@pytest.mark.parametrize("name", ["net.mtx", "net.npz", "net.pt", "net.graphml", "net.html", "net.svg"])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
+    """The limit of a file's size fails a write as a full disk does. scipy and PyTorch do not tell it by themselves."""
+    hierarchy = ng.build_hierarchy(mlp((64, 48, 10)), torch.zeros(2, 64))
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(NetgraphError, match=rf"{name} cannot be written"):
+            ng.export(hierarchy, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,9 @@ def write_matrix_market(hierarchy: Hierarchy, path: str | Path) -> None:
     """
     matrix, axes = _select_matrix(hierarchy, Path(path))
     lines = [f"axis {json.dumps(name)[:LINE]} begins at {at}" for name, at in axes.items()]
-    io.mmwrite(path, matrix.astype(float), comment="\n".join([" " + line for line in lines]), symmetry="general")
+    comment = "\n".join([" " + line for line in lines])
+    with Path(path).open("wb") as file:  # given a path, scipy does not tell that the disk is full
+        io.mmwrite(file, matrix.astype(float), comment=comment, symmetry="general")
 
 
 def write_npz(hierarchy: Hierarchy, path: str | Path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.graph.graph import unit_graph
+from netgraph.io.files.pickles import save_pickle
 from netgraph.viz.formats.flat_graph import compose_aggregates, parse_level
 
 
@@ -29,4 +30,4 @@ def write_pyg(hierarchy: Hierarchy, path: str | Path) -> None:
     for name, units in compose_aggregates(hierarchy, graph, level).items():
         for axis, store in zip(graph.axes, data.node_stores, strict=True):
             store[name] = torch.from_numpy(units[at[axis] : at[axis] + graph.axes[axis].size].copy())
-    torch.save(data.to_dict(), path)
+    save_pickle(data.to_dict(), Path(path))

@@ -23,6 +23,7 @@ from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.io.files.locks import lock_outputs
 from netgraph.io.files.output_files import check_output_file
+from netgraph.io.files.pickles import save_pickle
 from netgraph.utils.choices import NETWORKS
 
 if TYPE_CHECKING:
@@ -147,8 +148,6 @@ def write_network(trained: nn.Module, task: Task, output: Path) -> None:
     output : path
         ``.safetensors`` for a network that opens by itself, ``.pt`` for its state dict.
     """
-    import torch
-
     from netgraph.coarsen.hierarchy.serialize import save
     from netgraph.coarsen.network.rewrite import coarse_network
     from netgraph.models.data.tokenizer import save_tokenizer
@@ -156,7 +155,7 @@ def write_network(trained: nn.Module, task: Task, output: Path) -> None:
 
     trained = trained.cpu().eval()
     if output.suffix == ".pt":
-        write_atomically(partial(torch.save, trained.state_dict()), output)
+        write_atomically(partial(save_pickle, trained.state_dict()), output)
     else:
         save(coarse_network(trained, trace(trained, task.example), {}), output)
     echo(f"netgraph: wrote {output}", err=True)

@@ -88,7 +88,7 @@ def write_folder_atomically(
         with _make_temporary_folder(path.parent) as aside:
             new, old = aside / NEW / path.name, aside / OLD / path.name
             new.mkdir(parents=True)
-            write(new)
+            _fill(write, new, path)
             for file in new.iterdir():
                 _flush_file(file)
             _keep_foreign_files(path, new, ours)
@@ -100,6 +100,16 @@ def write_folder_atomically(
             _flush_folder(path.parent)
     except OSError as reason:
         raise error(_describe_refusal(path, reason)) from reason
+
+
+def _fill(write: Callable[[Path], object], new: Path, path: Path) -> None:
+    """Let ``write`` fill a folder. Its errors name the place where the folder will be."""
+    try:
+        write(new)
+    except NetgraphError as error:
+        if str(new) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(new), str(path))) from error
 
 
 def list_foreign_files(path: Path, ours: re.Pattern[str]) -> list[Path]:
@@ -156,7 +166,21 @@ def remove_temporaries(folder: Path) -> None:
     for aside in _list_temporaries(folder):
         if _read_writer(aside).is_dead():
             _finish(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
+
+
+def name_temporary(folder: Path) -> Path:
+    """Return a name of its own for a file or folder that this process removes again, or the next writer if it is killed."""
+    return folder / f".netgraph-{identify_process()}-{secrets.token_hex(8)}"
+
+
+def _remove(aside: Path) -> None:
+    """Remove a temporary file or folder."""
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # another process may do the same
+            aside.unlink()
 
 
 def _finish(aside: Path) -> None:
@@ -172,7 +196,7 @@ def _finish(aside: Path) -> None:
 def _make_temporary_folder(parent: Path) -> Iterator[Path]:
     """Make a folder of a name of its own for a block, and remove it and those of killed processes."""
     remove_temporaries(parent)
-    aside = parent / f".netgraph-{identify_process()}-{secrets.token_hex(8)}"
+    aside = name_temporary(parent)
     aside.mkdir(mode=0o700)
     try:
         yield aside

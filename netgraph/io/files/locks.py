@@ -7,19 +7,23 @@ takes the lock over.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
-import secrets
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from netgraph.errors import NetgraphError
+from netgraph.io.files.atomic_writes import name_temporary
 from netgraph.io.files.output_files import check_parent_folder
 from netgraph.io.files.writers import Writer, identify_process
 
 NAME = ".netgraph-lock"
 LIMIT = 200  # bytes of a lock that are read
+LONGEST = 255  # bytes of a name in most file systems
+FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 logger = logging.getLogger("netgraph.io")
 _held: Counter[tuple[Path, int]] = (
     Counter()
@@ -41,7 +45,7 @@ def acquire_lock(path: Path, owned: str) -> None:
     NetgraphError
         Another process has it, or the file cannot be written.
     """
-    path, writer = Path(os.path.realpath(path)), identify_process()
+    path, writer = _resolve_folder(path), identify_process()
     while not _held[path, writer.pid]:
         if _create(path, writer, owned):
             break
@@ -58,7 +62,7 @@ def acquire_lock(path: Path, owned: str) -> None:
 
 def release_lock(path: Path) -> None:
     """Give a lock back."""
-    path = Path(os.path.realpath(path))
+    path = _resolve_folder(path)
     key = (path, os.getpid())
     if not _held[key]:
         return
@@ -82,16 +86,28 @@ def lock_outputs(*paths: Path | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for path in {Path(os.path.realpath(path)): path for path in paths if path is not None}.values():
             check_parent_folder(path)
-            place = Path(os.path.realpath(path))
-            lock = place.with_name(f"{NAME}-{place.name}")
+            lock = _name_lock(Path(os.path.realpath(path)))
             acquire_lock(lock, str(path))
             stack.callback(release_lock, lock)
         yield
 
 
+def _resolve_folder(path: Path) -> Path:
+    """Return the path of a lock without links in its folder. A lock that is a link itself is not followed."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def _name_lock(place: Path) -> Path:
+    """Return the lock of an output. A name that is nearly as long as a file system takes gives a lock of its digest."""
+    name = f"{NAME}-{place.name}"
+    if len(os.fsencode(name)) > LONGEST:
+        name = f"{NAME}-{hashlib.sha256(os.fsencode(place.name)).hexdigest()}"
+    return place.with_name(name)
+
+
 def _create(path: Path, writer: Writer, owned: str) -> bool:
     """Create the file of a lock with its contents in one step. Return False if there is one."""
-    aside = path.with_name(f"{NAME}-{secrets.token_hex(8)}")
+    aside = name_temporary(path.parent)
     try:
         aside.write_text(str(writer), encoding="ascii")
         try:
@@ -115,17 +131,18 @@ def _create(path: Path, writer: Writer, owned: str) -> bool:
 
 
 def _read_holder(path: Path) -> Writer | None:
-    """Return the process that has a lock, or None if the file does not name one."""
+    """Return the process that has a lock, or None if the file does not name one. A link is not followed, and no pipe is waited for."""
     try:
-        with path.open(encoding="ascii", errors="replace") as file:
-            return Writer.parse(file.read(LIMIT))
+        with open(os.open(path, FLAGS), "rb") as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return Writer.parse(file.read(LIMIT).decode("ascii", "replace")) if regular else None
     except (OSError, NetgraphError):
         return None
 
 
 def _take_away(path: Path, dead: Writer) -> bool:
     """Remove the lock of a dead process. Return False if another process was faster."""
-    aside = path.with_name(f"{NAME}-{secrets.token_hex(8)}")
+    aside = name_temporary(path.parent)
     try:
         os.replace(path, aside)
     except OSError:
@@ -140,7 +157,7 @@ def _take_away(path: Path, dead: Writer) -> bool:
 
 def _refuse(path: Path, owned: str, holder: Writer | None) -> None:
     """Raise the error for a lock that another process has."""
-    if holder is None and not path.exists():
+    if holder is None and not os.path.lexists(path):
         return  # it was given back just now
     who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
     raise NetgraphError(

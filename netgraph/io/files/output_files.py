@@ -49,6 +49,21 @@ def refuse_address(path: Path, error: type[NetgraphError] = NetgraphError) -> No
         )
 
 
+def check_encoding(path: Path, error: type[NetgraphError] = NetgraphError) -> None:
+    """Raise an error for a name that is not UTF-8. safetensors and PyTorch cannot open such a file again.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as reason:
+        raise error(
+            f"the file name {str(path)!a} is not UTF-8, and PyTorch cannot open it. Give another name."
+        ) from reason
+
+
 def check_replaceable(path: Path, ours: re.Pattern[str], error: type[NetgraphError] = NetgraphError) -> None:
     """Raise an error if a folder that is to be replaced holds files of somebody else.
 
@@ -100,6 +115,7 @@ def check_parent_folder(path: Path) -> None:
     NetgraphError
     """
     refuse_address(path)
+    check_encoding(path)
     folder = path.absolute().parent
     if not folder.is_dir():
         raise NetgraphError(f"{path}: the folder {folder} does not exist. Create it first.")
