@@ -15,6 +15,7 @@ from torch import Tensor
 
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import DataError
+from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.utils.choices import TOKENIZERS
 
 PAD, UNKNOWN, CLS = 0, 1, 2
@@ -114,10 +115,8 @@ def save_tokenizer(tokenizer: Any, path: str | Path) -> None:
     ...     load_tokenizer(Path(folder) / "words.json").get_vocab_size()
     6
     """
-    try:
-        Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}). Give an existing folder with free space.") from error
+    text = tokenizer.to_str(pretty=True)
+    write_atomically(lambda place: place.write_text(text, encoding="utf-8"), Path(path), DataError)
 
 
 def load_tokenizer(path: str | Path) -> Any:

@@ -50,7 +50,7 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
     Raises
     ------
     LoadError
-        A text cannot be read, or asks for too many numbers.
+        A text cannot be read, or asks for more numbers than there is memory for, or the seed is out of range.
 
     Examples
     --------
@@ -71,6 +71,8 @@ def parse_inputs(specs: Sequence[str], *, seed: int = 7619) -> Any:
         raise LoadError("--input: some inputs have names and some have none. Name every input or none.")
     if any(names) and len(set(names)) < len(names):
         raise LoadError(f"--input: {', '.join(str(n) for n in names)} names an input twice. Name each once.")
+    if not -(2**63) <= seed < 2**64:
+        raise LoadError(f"the seed {seed} does not fit into 64 bits. Give a smaller one.")
     texts = [(m[0], m[2], m[3] or "float32") for m in named if m]
     parts = [(_parse_sizes(*text), text[2]) for text in texts]
     check_memory(sum(measure_example(shape, dtype) for shape, dtype in parts), "--input")

@@ -55,6 +55,8 @@ def scan_pickle(path: Path) -> None:
     >>> torch.save({"weight": torch.ones(2)}, path)
     >>> scan_pickle(path)  # passes
     """
+    if not path.is_file():
+        raise LoadError(f"{path} is no file. Give a .pt, .pth, .bin or .ckpt file.")
     size = path.stat().st_size
     try:
         if is_archive(path):

@@ -103,7 +103,7 @@ def test_a_function_that_ends_the_process_is_named_instead(net, kind):
     def leave(*_, seed):
         sys.exit(3)
 
-    with pytest.raises(NetgraphError, match="'leave' fail(s|ed) on axis '0'"):
+    with pytest.raises(NetgraphError, match=r"'leave' fail(s|ed) on axis '0'"):
         ng.build_hierarchy(net, torch.zeros(2, 6), **{kind: leave})
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import check_output_file
 from netgraph.viz.figures.drawing import draw_affinity, draw_complexity, draw_dendrogram, draw_error, draw_sparsity
 
 if TYPE_CHECKING:
@@ -137,6 +139,13 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     import_package("matplotlib", "a figure")
     import matplotlib
 
-    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower(), {})
+    path = Path(path)
+    check_output_file(path)
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix and path.suffix.lower()[1:] not in known:
+        raise NetgraphError(
+            f"{path} ends in {path.suffix}, and a figure can be {', '.join(known)}. Give such a suffix."
+        )
+    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, dpi=200, metadata=dated)
+        write_atomically(lambda place: figure.savefig(place, dpi=200, metadata=dated), path)

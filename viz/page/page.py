@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import check_output_file
 from netgraph.viz.page.page_data import build_page_data
 
 HERE = Path(__file__).parent
@@ -41,8 +43,9 @@ def write_page(hierarchy: Hierarchy, path: str | Path, *, attention: list[dict[s
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
     >>> write_page(ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2), "net.html")
     """
+    check_output_file(Path(path))
     data = build_page_data(hierarchy) | ({"attention": attention} if attention else {})
-    Path(path).write_text(render_page(data), encoding="utf-8")
+    write_atomically(lambda place: place.write_text(render_page(data), encoding="utf-8"), Path(path))
 
 
 def render_page(data: dict[str, Any]) -> str:

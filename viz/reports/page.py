@@ -13,6 +13,8 @@ from typing import Any
 from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import KINDS
 from netgraph.fas.monitoring.history import History, common_loss, summarize_run
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import check_output_file
 from netgraph.viz.page.page import escape_json, fill_template, join_scripts, policy_digest, read_asset
 from netgraph.viz.reports.charts import CHARTS, import_plotly
 
@@ -52,7 +54,8 @@ def write_run_page(histories: Sequence[History], path: str | Path) -> None:
     >>> solution = ng.FAS("v", cycles=1).solve(ng.build_hierarchy(net, torch.randn(2, 8), n_levels=2), problem)
     >>> write_run_page([History.of(solution, "one V-cycle")], "report.html")
     """
-    Path(path).write_text(render_run_page(histories), encoding="utf-8")
+    check_output_file(Path(path))
+    write_atomically(lambda place: place.write_text(render_run_page(histories), encoding="utf-8"), Path(path))
 
 
 def render_run_page(histories: Sequence[History]) -> str:
