@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from netgraph.environment.memory import check_memory
 from netgraph.environment.torch_internals import OpOverload, set_gradients
 from netgraph.errors import LoadError
 from netgraph.recording.forward import autocast
@@ -131,6 +132,11 @@ class Interpreter:
             autocast.check_call(function, values, lambda value: isinstance(value, Ref))
         if "split" not in operator and function is not check_decision:  # these sizes are those of existing tensors
             _refuse_products((*values, *(v for _, v in keywords)))
+        if operator.startswith("aten.arange"):  # its sizes are no list, and its numbers have eight bytes
+            check_memory(
+                8 * max((abs(v) for v in values if type(v) is int and abs(v) < UNBOUNDED), default=0),
+                "a range of the file",
+            )
         if function in BUILTINS.values() and (keywords or not _are_builtin_arguments(function, values)):
             raise LoadError(f"{operator} has other arguments than netgraph writes. The file is refused.")
         return Step(STAND_INS.get(function, function), values, keywords, index, ())
@@ -314,6 +320,7 @@ def _refuse_products(values: Sequence[Any]) -> None:
             sizes = [abs(p) for p in parts if isinstance(p, int) and 0 < abs(p) < UNBOUNDED]
             if math.prod(sizes) > MAX_SIZE:
                 raise LoadError(f"an operator asks for {math.prod(sizes):,} numbers. The file is refused.")
+            check_memory(math.prod(sizes), "an operator of the file")  # at least one byte for each
             _refuse_products(parts)
 
 

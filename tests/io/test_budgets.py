@@ -15,6 +15,7 @@ from netgraph.io import parse_inputs
 from netgraph.io.bundle import read_bundle, write_bundle
 from netgraph.io.model_zoo import parse_arch_args
 from netgraph.models import mlp
+from netgraph.recording.interpreter import Interpreter
 
 
 @contextmanager
@@ -49,6 +50,27 @@ def test_an_example_of_many_large_tensors_in_a_file_is_refused(small_machine, tm
     write_bundle(path / "hierarchy.safetensors", tensors, document)
     with budget(), pytest.raises(LoadError, match="the saved example asks for"):
         ng.load(path)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ["size", "aten.zeros.default", [[2**15, 2**15]], {"dict": {}}],
+        ["size", "aten.repeat.default", [{"node": "x"}, [2**30, 1]], {"dict": {}}],
+        ["size", "aten.expand.default", [{"node": "x"}, [2**15, 2**15]], {"dict": {}}],
+        ["size", "aten.arange.default", [2**27], {"dict": {}}],
+        ["size", "aten.arange.start", [-(2**27), 0], {"dict": {}}],
+    ],
+    ids=lambda step: f"{step[1]} {step[2]}",
+)
+def test_sizes_in_the_graph_of_a_file_are_compared_with_the_free_memory(small_machine, step):
+    graph = [
+        ["x", "placeholder:x", [], {"dict": {}}],
+        step,
+        ["output", "output:output", [[{"node": "size"}]], {"dict": {}}],
+    ]
+    with budget(), pytest.raises(LoadError, match="of the file asks for"):
+        Interpreter(graph, ())
 
 
 def test_free_memory_stays_within_the_limit_of_the_process():
