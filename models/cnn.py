@@ -170,7 +170,7 @@ def resnet(n_blocks: int, n_classes: int = 10, *, width: int = 16, channels: int
 
 
 def _build_projection(n_in: int, n_out: int, stride: int) -> nn.Module | None:
-    """Return the 1 × 1 projection of a shortcut whose size changes, None if it does not change."""
+    """Return the 1 × 1 projection of a shortcut that changes its size, None for others."""
     if n_in == n_out and stride == 1:
         return None
     return nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))

@@ -73,7 +73,7 @@ class AlertError(NetgraphError):
 
 
 class LoadWarning(UserWarning):
-    """What was chosen while a network was opened, where a file leaves a choice. Control characters are escaped."""
+    """The choice that was made while a network was opened, where a file leaves one. Control characters are escaped."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(escape_controls(arg) if isinstance(arg, str) else arg for arg in args))

@@ -126,7 +126,7 @@ class Hierarchy:
         return "\n".join([*lines, *self.describe_recording()])
 
     def describe_recording(self) -> list[str]:
-        """Return a line for each limit of the recording: what was not proven, sizes that it keeps, and a mode that it lacks."""
+        """Return a line for each limit of the recording: missing proofs, sizes that it keeps, and a mode that it lacks."""
         spec = self.levels[0].spec
         proven = (
             []

@@ -254,7 +254,7 @@ def _check_transfers(path: Path, i: int, spec: UnitSpec, transfers: Mapping[str,
 
 
 def _check_shapes(path: Path, i: int, spec: UnitSpec, model: nn.Module) -> None:
-    """Refuse a level whose tensors do not have the sizes that the aggregates lead to."""
+    """Refuse a level with tensors of other sizes than the aggregates lead to."""
     state = traced_state(model)
     for name, terms in spec.parameters.items():
         expected = tuple(term_size(term, spec.sizes) for term in terms)

@@ -49,7 +49,7 @@ def _split_dim(tensors: list[Tensor], dim: int, term: Term, outer: str, spec: Un
 
 
 def split_measured(measured: Mapping[str, Tensor], spec: UnitSpec, outer: str, unit: int) -> dict[str, Tensor]:
-    """Return what was measured of units inside one outer unit. Measures have a row for each pair, or one for each inner unit."""
+    """Return the measures of units inside one outer unit. Measures have a row for each pair, or one for each inner unit."""
     out = {}
     for axis, rows in measured.items():
         pairs = rows.unflatten(0, (spec.axes[outer].size, -1)) if _holds_pairs(rows, spec, axis, outer) else None

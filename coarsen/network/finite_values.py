@@ -1,4 +1,4 @@
-"""Numbers that are not finite: in the weights of a network, in what it answers, and in what merging makes of them."""
+"""Numbers that are not finite: in the weights of a network, in its outputs, and in merged weights."""
 
 from __future__ import annotations
 

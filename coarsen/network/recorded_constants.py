@@ -84,7 +84,7 @@ def _find_name(name: str, tensor: Tensor, constants: Mapping[str, Tensor], spec:
 
 
 def _are_same(a: Tensor, b: Tensor) -> bool:
-    """Return True for two tensors of one kind with the same numbers. What is not a number equals what is not."""
+    """Return True for two tensors of one kind with the same numbers. NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

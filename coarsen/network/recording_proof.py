@@ -49,7 +49,7 @@ OTHER_BACKWARDS = {  # calls that a recording loses and what to write instead
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one run of a network gave: the tensors of its result, and the gradients of its parameters."""
+    """The outcome of one run of a network: the tensors of its result, and the gradients of its parameters."""
 
     outputs: list[Tensor]
     gradients: dict[str, Tensor | None]

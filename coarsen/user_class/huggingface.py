@@ -186,7 +186,7 @@ def _load_coarse_state(network: nn.Module, model: nn.Module, state: Mapping[str,
 
 
 def copy_text_files(model: Any, folder: Path) -> None:
-    """Copy what belongs to a network beside its weights to the folder of a coarse one: tokenizer, processor, templates.
+    """Copy the text files of a network to the folder of a coarse one: tokenizer, processor, templates.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def _agrees_without_factors(
     factors: Mapping[str, float],
     seed: int,
 ) -> bool:
-    """Return True if the class computes what the recorded graph would without the factors of merged experts."""
+    """Return True if the class computes as the recorded graph does without the factors of merged experts."""
     experts = {*fine.spec.follows, *fine.spec.follows.values()}
     plans = {mode: _drop_factors(plan, experts, fine.spec, above[-1].spec) for mode, plan in fine.spec.plans.items()}
     if plans == fine.spec.plans:

@@ -68,7 +68,7 @@ def carry_moments_up(maps: Maps, level: int, moments: Moments) -> Moments:
 
 
 def correct_moments(maps: Maps, level: int, fine: Smoother, coarse: Smoother) -> None:
-    """Add to the fine moments what the coarse steps added to the coarse ones, one family at a time and in place.
+    """Add the changes of the coarse moments in coarse steps to the fine ones, one family at a time and in place.
 
     Parameters in which nothing merged take over the coarse moments bit for bit.
     """

@@ -76,7 +76,7 @@ class CostAccount:
         self.owed += cost
 
     def settle(self, gain: float, cost: float, planned_flops: float) -> bool:
-        """Record the gain and the cost of a correction, and return whether it earned at least what smoothing would have."""
+        """Record the gain and the cost of a correction, and return True if it earned at least as much as smoothing."""
         gain = gain if math.isfinite(gain) else 0.0
         worth = min(max(gain / max(self.rate(planned_flops), 1e-300), -cost), 2 * cost)
         self.owed = max(self.owed + cost - worth, 0.0)

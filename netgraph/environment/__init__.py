@@ -1,1 +1,1 @@
-"""What differs between installations: the version of PyTorch, optional packages, and where compiled kernels may be kept."""
+"""Differences between installations: the version of PyTorch, optional packages, and where compiled kernels may be kept."""

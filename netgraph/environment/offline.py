@@ -1,4 +1,4 @@
-"""Keep libraries from asking the network for what nobody has asked for.
+"""Keep libraries from using the network unasked.
 
 A config may name a backbone, a repository or a file of a hub. The library that builds its network would fetch it, and so tell a
 server that this file was opened.
@@ -25,7 +25,7 @@ class OfflineError(ConnectionError):
 
 @contextlib.contextmanager
 def stay_offline() -> Iterator[None]:
-    """Let Hugging Face libraries, timm and torchvision use what is on this machine alone, within a block.
+    """Let Hugging Face libraries, timm and torchvision use files of this machine alone, within a block.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Names that PyTorch keeps private. Each is looked up here, and here stands what takes its place where a version lacks it.
+"""Names that PyTorch keeps private. Each is looked up here, and here stands its replacement where a version lacks it.
 
 No other file of netgraph uses them (`tests/test_architecture.py` holds that). PyTorch may rename or drop a private name in any
 version, and the mend is then in this file alone.
@@ -24,7 +24,7 @@ TESTED = "2.9 to 2.14"
 
 
 def find_private(path: str, instead: Any = None) -> Any:
-    """Return what a dotted name of PyTorch holds, or ``instead`` where this version lacks it.
+    """Return the object behind a dotted name of PyTorch, or ``instead`` where this version lacks it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What experts answer on calibration data, for affinities that compare activations.
+"""Outputs of experts on calibration data, for affinities that compare activations.
 
 A router sends each row to a few experts, so two experts are rarely seen on the same rows. Here every expert of a mixture works on all
 rows that reach the mixture: the steps from the first look-up of its parameters to the last product run once for each
@@ -71,7 +71,7 @@ def collect_expert_activations(network: GraphNetwork, spec: UnitSpec, batch: Any
 
 
 def _find_mixtures(interpreter: Interpreter, spec: UnitSpec) -> list[_Mixture]:
-    """Return the mixtures of a graph whose experts are looked up by number."""
+    """Return the mixtures of a graph that look their experts up by number."""
     names = dict(interpreter.reads)
     mixtures = []
     for layer in spec.experts:

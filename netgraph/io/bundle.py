@@ -82,7 +82,7 @@ def _find_aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _save_tensors(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    """Write a safetensors file whose bytes depend on its contents alone."""
+    """Write a safetensors file. Its bytes depend on its contents alone."""
     try:
         save_file(tensors, path, metadata=metadata)
     except safetensors.SafetensorError as error:

@@ -138,7 +138,7 @@ def find_module(value: Any, path: Path, key: str | None) -> nn.Module | None:
 
 
 def _require_candidates(value: Any, path: Path) -> list[Candidate]:
-    """Return the sets of weights in a checkpoint, or raise an error that says what it holds."""
+    """Return the sets of weights in a checkpoint, or raise an error that names its contents."""
     candidates = list_candidates(value)
     if not candidates:
         keys = f" with the keys {format_keys([str(k) for k in value])}" if isinstance(value, Mapping) else ""
@@ -232,7 +232,7 @@ def _explain_misfit(
 
 
 def _load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load a state dict whose names and shapes fit."""
+    """Load a state dict with fitting names and shapes."""
     model.load_state_dict(state, strict=False)
 
 

@@ -49,7 +49,7 @@ class CallNotes:
         self.may_take_gradients = False  # else `InnerGradientError` asks for a recorder that can
 
     def handle(self, function: Any, args: Any) -> Callable[[], Any] | None:
-        """Return what to call in the place of a function of PyTorch, or None to call the function itself."""
+        """Return the stand-in for a function of PyTorch, or None to call the function itself."""
         if function is HOOK:
             self.functions.setdefault(HOOK_NAME, find_calling_line())
         if function is SET_GRADIENTS:
@@ -88,7 +88,7 @@ class FaithfulCalls(TorchFunctionMode):
 
 
 def _assign_data(tensor: Tensor, value: Tensor) -> None:
-    """Write the numbers of a value into a tensor, which is what an assignment to ``.data`` means for a parameter."""
+    """Write the numbers of a value into a tensor. An assignment to ``.data`` means that for a parameter."""
     if tensor.shape != value.shape or tensor.dtype != value.dtype:
         raise TraceError(
             f"the network assigns .data of another shape or type{find_calling_line()}: {tuple(value.shape)} in place of "

@@ -1,4 +1,4 @@
-"""Results of operators on meta tensors, remembered by what they depend on: shapes, strides, dtypes and plain arguments.
+"""Results of operators on meta tensors, remembered by shapes, strides, dtypes and plain arguments.
 
 A network calls the same operators on the same shapes again and again: in equal layers, in both modes, and in the second recording.
 PyTorch works out many shapes in Python, which takes up to a thousand times as long as a look into a table.
@@ -67,7 +67,7 @@ def _makes_new_tensors(function: Any) -> bool:
 
 
 def _list_traits(values: Any) -> list[Any]:
-    """Return what the shape of a result may depend on."""
+    """Return the arguments on which the shape of a result may depend."""
     return [_describe_tensor(v) if isinstance(v, Tensor) else _describe_value(v) for v in values]
 
 

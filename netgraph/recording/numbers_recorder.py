@@ -383,7 +383,7 @@ class NumbersRecorder(MetaRecorder):
             self.reads = before
 
     def erase_needless_guards(self) -> None:
-        """Erase guards on buffers that the run does not write. Their outcome stays what it is."""
+        """Erase guards on buffers that the run does not write. Their outcome stays."""
         for guard, origins in self.buffer_guards:
             if not origins & self.written:
                 self.graph.erase_node(guard)

@@ -206,7 +206,7 @@ def _record_run(
     idle: bool,
     dtype: torch.dtype | None,
 ) -> Recording:
-    """Record the network in its current mode. What a failed try leaves behind is removed by ``begin_again``."""
+    """Record the network in its current mode. ``begin_again`` removes the traces of a failed try."""
     args, kwargs = normalize_example(example)
     leaves: list[Tensor] = []
     inputs = build_structure((args, kwargs), leaves)
@@ -259,7 +259,7 @@ def _name_tables(graph: fx.Graph, model: nn.Module) -> None:
 
 
 def _list_slots(model: nn.Module) -> list[tuple[dict[str, Any], str, Any]]:
-    """Return the places of parameters and buffers in all modules, and what they hold."""
+    """Return the places of parameters and buffers in all modules, with their tensors."""
     return [
         (slots, key, tensor)
         for module in model.modules()

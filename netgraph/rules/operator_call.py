@@ -260,7 +260,7 @@ class Call:
         return sp.new_space(size, f"{reason}: {self.name}{self.location()}")
 
     def new_dynamic_space(self, dim: int, reason: str) -> Space:
-        """Return a pinned space for a dimension of the result whose size depends on numbers, and is read at run time."""
+        """Return a pinned space for a dimension of the result. Its size depends on numbers, and is read at run time."""
         space: Space = (sp.Atom(self.shape()[dim], f"{reason}: {self.name}{self.location()}"),)
         for atom in sp.iter_atoms(space):
             atom.dynamic = True
@@ -394,7 +394,7 @@ class Call:
         return True
 
     def look_up_chosen(self, table: fx.Node, operand: fx.Node, space: Space) -> bool:
-        """Do what `follow_numbers` does for the first dimension of a table, and note that a parameter is read in part."""
+        """Follow the numbers of the first dimension of a table (`follow_numbers`), and note that a parameter is read in part."""
         followed = self.follow_numbers(operand, space)
         if followed and table in self.state.origins:
             self.state.chosen_parameters.add(self.state.origins[table][0])

@@ -39,7 +39,7 @@ def random_like_rule(call: Call) -> Spaces:
 def dropout_rule(call: Call) -> Spaces:
     """Unite the operands. Noise that the evaluation mode draws, too, tells units apart, so their axes are pinned there.
 
-    In training, units that are alike are alike on average, which is what dropout leaves of any network.
+    In training, units that are alike are alike on average, as under dropout in any network.
     """
     out = pointwise_rule(call)
     if not call.state.training and call.arguments.get("train", True) and call.arguments.get("p") != 0:

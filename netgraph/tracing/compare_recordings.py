@@ -111,7 +111,7 @@ def _make_same_call(
 
 
 def _list_passed(call: fx.Node, passed: Mapping[fx.Node, frozenset[fx.Node]]) -> frozenset[fx.Node]:
-    """Return the operands of a call that have the shape of its result, and what such operands stand for themselves."""
+    """Return the operands of a call that have the shape of its result, with the operands that those stand for."""
     result = call.meta.get("val")
     if not isinstance(result, Tensor):
         return frozenset()
@@ -153,12 +153,12 @@ def _describe_other_call(a: fx.Node | None, b: fx.Node | None, last: fx.Node | N
 
 
 def _describe_node(node: fx.Node | None) -> str:
-    """Return what a run does at a node."""
+    """Return the work of a run at a node."""
     return "ends" if node is None else f"calls {operator_name(node.target)}"
 
 
 def _have_equal_numbers(node: fx.Node, first: Recording, second: Recording) -> bool:
-    """Return True if a constant has the same numbers in two recordings. What is not a number equals what is not."""
+    """Return True if a constant has the same numbers in two recordings. NaN equals NaN."""
     x, y = first.constants[str(node.target)], second.constants[str(node.target)]
     if x.shape != y.shape or x.dtype != y.dtype:
         return False

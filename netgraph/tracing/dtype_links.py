@@ -55,7 +55,7 @@ def _is_precise(value: Any, own: torch.dtype) -> bool:
 
 
 def link_dtypes(first: Recording, second: Recording, own: torch.dtype, other: torch.dtype) -> DtypeLinks:
-    """Return what follows the precision of a network, and give it the values of the first recording in the second one.
+    """Return the values that follow the precision of a network, and give them those of the first recording in the second one.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ from netgraph.tracing.unit_spec import UnitSpec
 
 
 class SizeDifferenceError(Exception):
-    """A recording on other sizes differs, and nobody has asked why yet."""
+    """A recording on other sizes differs, for a reason that is not known yet."""
 
 
 def check_recordings(others: OtherRecordings, example: Any, spec: UnitSpec, *, explain: bool = True) -> UnitSpec:
@@ -135,7 +135,7 @@ class _Checker:
         return spec if difference is None else self._refuse(spec, self._explain(difference))
 
     def _check_in(self, dtype: torch.dtype, example: Any, spec: UnitSpec) -> UnitSpec | None:
-        """Return the spec with what follows the network's precision, if the recording holds in another one too."""
+        """Return the spec with the values that follow the network's precision, if the recording holds in another one too."""
         second = self.others.record(self.mode, example, dtype)
         own = find_own_dtype(self.others.model.parameters())
         if second is None or own is None:
@@ -173,7 +173,7 @@ class _Checker:
         return None
 
     def _compare_idle(self) -> str | None:
-        """Return what a run does otherwise where no row chose any expert, apart from the work on these rows, or None."""
+        """Return the first difference of a run in which no row chose any expert, apart from the work on these rows, or None."""
         place = self.first.assumed[0]
         rest = skip_rows(self.first.graph)
         if rest is None:

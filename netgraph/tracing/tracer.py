@@ -114,7 +114,7 @@ def _check_with_links(
     before: Callable[[Tensor], Tensor] | None,
     inside_heads: bool,
 ) -> UnitSpec:
-    """Return the spec as far as the recordings hold. If sizes stand in the way, they are first linked to what they count."""
+    """Return the spec as far as the recordings hold. If sizes stand in the way, they are first linked to the dimensions that they count."""
     others = OtherRecordings(model, recordings, before)
     with contextlib.suppress(TraceError, SizeDifferenceError):
         checked = check_recordings(others, example, spec, explain=False)

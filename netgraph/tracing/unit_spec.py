@@ -323,7 +323,7 @@ class UnitSpec:
         return replace(self, axes=axes, traced=self.traced or self.sizes)
 
     def with_limits_of(self, other: UnitSpec) -> UnitSpec:
-        """Return this spec, which was made from the recordings of another, with what limits those recordings."""
+        """Return this spec, which was made from the recordings of another, with the limits of those recordings."""
         limited = replace(
             self,
             unrecorded={**self.unrecorded, **other.unrecorded},

@@ -121,7 +121,7 @@ def swap_held_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterat
 
 
 def replace_held_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[Any, Any, Tensor]]:
-    """Do what `swap_held_tensors` does for good. Return the places and what they held."""
+    """Swap tensors as `swap_held_tensors` does, for good. Return the places with their former contents."""
     held = list_held_tensors(model) if tensors else {}
     places = {find_place(held[name][2]): tensor for name, tensor in tensors.items() if name in held}
     slots = [slot for slot in held.values() if find_place(slot[2]) in places]

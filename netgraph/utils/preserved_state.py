@@ -1,4 +1,4 @@
-"""What a run leaves behind in a network, in functions and in random generators, and how it is restored.
+"""Traces of a run in a network, in functions and in random generators, and their removal.
 
 A forward pass stores counters and caches in its modules, results in functions under ``functools.lru_cache``, and it advances
 random generators. A recording leaves tensors without numbers in such places, and the network itself would fail on them later.
@@ -61,7 +61,7 @@ def preserve_attributes(model: nn.Module) -> Iterator[Snapshot]:
 
 
 class Snapshot:
-    """The attributes of all modules of a network, what they hold, and the states of random generators, at one moment.
+    """The attributes of all modules of a network, their values, and the states of random generators, at one moment.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class Snapshot:
                 self._visit(value, depth)
 
     def _visit(self, value: Any, depth: int) -> None:
-        """Note what an attribute or a part of a container holds."""
+        """Note the value of an attribute or of a part of a container."""
         kind = type(value)
         if kind in CONTAINERS:
             self._visit_container(value, depth)
@@ -120,7 +120,7 @@ class Snapshot:
                 self._visit_attributes(inner, depth + 1)
 
     def _visit_container(self, value: Any, depth: int) -> None:
-        """Copy a container, and note what it holds."""
+        """Copy a container, and note its parts."""
         if not value:
             self._contents.append((value, ()))
             return
@@ -145,7 +145,7 @@ class Snapshot:
             self.generators.append((generator, read_generator(generator)))
 
     def empty_caches(self) -> None:
-        """Empty the caches that hold tensors. What an earlier run left there would be taken for a constant."""
+        """Empty the caches that hold tensors. Tensors of an earlier run would be taken for constants."""
         for cache in self._caches:
             if _holds_tensors(list(cache.values())):
                 cache.clear()

@@ -45,7 +45,7 @@ def shorten(text: str, length: int, *, substitute: str | None = "·") -> str:
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
-    r"""Return a text with control characters written as in Python source. Names in a file are chosen by whoever made the file.
+    r"""Return a text with control characters written as in Python source. The maker of a file chooses the names in it.
 
     Parameters
     ----------

@@ -106,7 +106,8 @@ class Forecast(nn.Module):
 
 
 def test_distributions_check_no_arguments_while_they_are_recorded(monkeypatch):
-    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # torch.compile switches it off for good
+    # torch.compile switches it off for good
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
     network, example = Forecast(), (torch.randn(2, 5), torch.randn(2, 2))
     judge(network, example, (torch.randn(3, 5), torch.randn(3, 2)))
     with pytest.raises(ValueError, match="constraint"):  # and do so again afterwards

@@ -1,4 +1,4 @@
-"""``netgraph check``: tell what a file holds and whether it is whole."""
+"""``netgraph check``: tell the contents of a file, and if it is whole."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_file(
     ],
     json_: Json = False,
 ) -> None:
-    """Tell what a file holds and whether it is whole, without opening the network in it."""
+    """Tell the contents of a file and if it is whole, without opening the network in it."""
     from netgraph.cli.console.file_contents import read_contents
 
     contents = read_contents(path)

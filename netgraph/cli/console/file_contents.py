@@ -1,4 +1,4 @@
-"""What a file or folder holds and whether it is whole, told without opening the network in it."""
+"""The contents of a file or folder, and if it is whole, without opening the network in it."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def _read_archive(path: Path) -> Contents:
 
 
 def _check_sums(path: Path) -> None:
-    """Refuse an archive with a member whose checksum does not hold."""
+    """Refuse an archive with a damaged member."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

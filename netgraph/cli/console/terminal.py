@@ -13,5 +13,5 @@ def echo(line: object = "", *, err: bool = False) -> None:
 
 
 def echo_lines(text: object, *, err: bool = False) -> None:
-    """Print a table or JSON, whose names are escaped, to stdout or stderr. Line breaks and tabs stay."""
+    """Print a table or JSON with escaped names to stdout or stderr. Line breaks and tabs stay."""
     typer.echo(escape_controls(str(text), keep="\n\t"), err=err)

@@ -114,7 +114,7 @@ class OpenOptions:
 
 @contextmanager
 def _print_choices() -> Iterator[None]:
-    """Print in one line each what is chosen while a network is opened. Other warnings stay warnings."""
+    """Print the choices that are made while a network is opened, one line each. Other warnings stay warnings."""
     from netgraph.errors import LoadWarning
 
     with warnings.catch_warnings(record=True) as caught:

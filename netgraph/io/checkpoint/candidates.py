@@ -42,7 +42,7 @@ class Candidate:
 
 
 def is_extra_state(name: str) -> bool:
-    """Return True for the name under which PyTorch stores what ``get_extra_state`` of a module returns."""
+    """Return True for the name under which PyTorch stores the extra state of a module."""
     return name.rpartition(".")[2] == "_extra_state"
 
 

@@ -2,7 +2,7 @@
 
 Everything is written into a temporary folder beside its place, flushed to disk, and put into its place by one rename. Killed at any
 point, the old state or the new one is there. The temporary folder names the process that made it, so that the next writer
-in that folder recognizes what a killed one has left, and removes it.
+in that folder recognizes those of killed ones, and removes them.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _fill(write: Callable[[Path], object], new: Path, path: Path) -> None:
 
 
 def list_foreign_files(path: Path, ours: re.Pattern[str]) -> list[Path]:
-    """Return what lies in a folder beside the files that its kind has. The list is empty where no folder is."""
+    """Return the entries of a folder beside the files of its kind. The list is empty without a folder."""
     return sorted(entry for entry in path.iterdir() if not ours.fullmatch(entry.name)) if path.is_dir() else []
 
 
@@ -162,7 +162,7 @@ def finish_exchange(path: Path) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed processes have left in a folder. What a living process writes stays, and so does all else."""
+    """Remove the temporary folders of killed processes. Those of living ones stay, and so do all other files."""
     for aside in _list_temporaries(folder):
         if _read_writer(aside).is_dead():
             _finish(aside)

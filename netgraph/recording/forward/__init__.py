@@ -1,1 +1,1 @@
-"""What a forward takes and what it does inside: its arguments, its autocast regions, its precision, its running averages, its gradients."""
+"""The inside of a forward: its arguments, its autocast regions, its precision, its running averages, its gradients."""

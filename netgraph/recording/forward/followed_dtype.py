@@ -87,7 +87,7 @@ class DtypeLinks:
 
 
 def read_followed(kind: str, content: Any) -> Followed:
-    """Return what `OwnDtype.to_data` or `OwnLimit.to_data` has written.
+    """Read the data that `OwnDtype.to_data` or `OwnLimit.to_data` has written.
 
     Raises
     ------

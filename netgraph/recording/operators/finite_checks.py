@@ -45,7 +45,7 @@ OPERATORS = {*REDUCED, *JOINED, *FINITE, *SELF_COMPARED, *COUNTED, *BOUNDS}
 
 
 def answer_if_finite(node: fx.Node) -> Answer | None:
-    """Return what a decision reads if all numbers are finite, or None if it asks anything else.
+    """Return the value of a decision if all numbers are finite, or None if it asks anything else.
 
     Parameters
     ----------

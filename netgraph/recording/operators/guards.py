@@ -58,7 +58,7 @@ def check_decision(tensor: Tensor, reads: str | int, relation: str, bound: Any, 
 
 
 def list_decisions(graph: fx.Graph) -> list[tuple[Any, ...]]:
-    """Return what the guards of a graph read and the relations that they ask for."""
+    """Return the reads of the guards of a graph, and the relations that they ask for."""
     return [node.args[1:4] for node in graph.nodes if node.target is check_decision]
 
 
@@ -74,7 +74,7 @@ def compare_counts_alike(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 
 def read_decided(tensor: Tensor, reads: str | int) -> Any:
-    """Return what a decision reads of a tensor, as plain numbers."""
+    """Return the numbers of a tensor that a decision reads."""
     if isinstance(reads, int):
         return tensor.shape[reads]
     return tensor.numel() if reads == COUNT else tensor.tolist()

@@ -122,14 +122,14 @@ def _plain(value: Any) -> Any:
 
 
 def _skip_passed(node: fx.Node) -> fx.Node:
-    """Return the node whose numbers a view or a cast passes on."""
+    """Return the node behind views and casts."""
     while node.target in PASSED and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
 
 
 def _check_mask(node: Any, holds: bool) -> bool | None:
-    """Return an answer if a node is a mask: it holds truth values, or zeros and ones by what made it."""
+    """Return an answer if a node is a mask: it holds truth values, or zeros and ones by its origin."""
     mask = _skip_passed(node)
     is_mask = mask.meta["val"].dtype == torch.bool or mask.target is ATEN.one_hot.default
     return holds if is_mask else None
@@ -185,7 +185,7 @@ def _writes_elsewhere(node: fx.Node, rows: set[fx.Node]) -> bool:
 
 
 def tidy_graph(graph: fx.Graph) -> None:
-    """Erase in place what changes nothing: calls without users, and switches of gradients between which nothing is called."""
+    """Erase nodes without effect in place: calls without users, and switches of gradients between which nothing is called."""
     for node in reversed(list(graph.nodes)):
         if node.op in ("call_function", "get_attr") and not node.users and _is_pure(node):
             graph.erase_node(node)
