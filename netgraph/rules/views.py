@@ -190,7 +190,7 @@ def slice_rule(call: Call) -> Spaces:
         spaces[dim] = call.new_dynamic_space(dim, "cut by a count")
         return spaces
     if start == 0 and stop == n and call["step"] == 1:
-        if isinstance(call.arguments.get("end"), int):
+        if call.arguments.get("end") == n:  # an end beyond it holds for every size
             call.rewrite("end", ONE, lambda ratio: TO_THE_END)
         return spaces
     spaces[dim] = _slice_space(call, spaces[dim], start, stop, call["step"])
@@ -240,7 +240,7 @@ def _slice_space(call: Call, space: Space, start: int, stop: int, step: int) -> 
                 call.resize("start", sp.slice_space(space, 0, start), single=True)
             if stop < sp.size_of(space):
                 call.resize("end", sp.slice_space(space, 0, stop), single=True)
-            elif isinstance(call.arguments.get("end"), int):
+            elif call.arguments.get("end") == sp.size_of(space):  # one beyond it holds for every size
                 call.rewrite("end", ONE, lambda ratio: TO_THE_END)
             return part
         except MisfitError:
@@ -273,6 +273,10 @@ def split_rule(call: Call) -> list[Spaces]:
     dim = call.dim("dim", ndim)
     sizes = [shape[dim] for shape in call.output_shapes()]
     call.alias(call["self"], range(ndim))
+    given = call.arguments.get("split_size")
+    if isinstance(given, int) and given > sum(sizes):
+        for atom in sp.iter_atoms(spaces[dim]):  # a longer input has more parts than the one that was recorded
+            atom.dynamic = False
     parts = _split_space(call, spaces[dim], sizes)
     arguments = {"self": call["self"], "split_sizes": sizes, "dim": dim}
     call.replace_operator(torch.ops.aten.split_with_sizes.default, arguments)

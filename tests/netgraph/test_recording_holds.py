@@ -461,3 +461,27 @@ def test_a_generator_of_the_networks_own_is_named_as_the_cause():
     model = layers(lambda m, x: m.b(m.a(x).relu() if own.random() < 0.5 else m.a(x).tanh()))
     with pytest.raises(TraceError, match=r"random generator of its own|random numbers outside PyTorch|two runs"):
         ng.build_hierarchy(model, X, n_levels=2)
+
+
+@pytest.mark.parametrize("size", [5, 64, 10**6])
+def test_parts_of_a_fixed_size_that_the_example_does_not_fill_keep_the_batch(size):
+    net = Fn(lambda m, x: torch.cat([part - part.mean(0) for part in m.a(x).split(size)]), a=nn.Linear(6, 8))
+    coarse, x = coarsen_alike(net, torch.randn(4, 6))
+    torch.testing.assert_close(coarse(x), net(x))
+    with pytest.raises(TraceError, match=r"traced for 4 x 6"):
+        coarse(torch.randn(size + 1 if size < 100 else 9, 6))
+
+
+@pytest.mark.parametrize("end", [64, 10**6])
+def test_an_end_beyond_the_example_holds_for_every_batch(end):
+    net = Fn(lambda m, x: m.b(m.a(x).relu()[:, :end])[:end].sum(0), a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+    coarse, _ = coarsen_alike(net, torch.randn(4, 6))
+    for rows in (1, 4, 70):
+        x = torch.randn(rows, 6)
+        torch.testing.assert_close(coarse(x), net(x))
+
+
+def coarsen_alike(net, x):
+    """Return the network itself as its recording, in evaluation mode, with its example."""
+    net.eval()
+    return ng.coarse_network(net, ng.trace(net, x), {}).eval(), x
