@@ -60,7 +60,7 @@ def check_encoding(path: Path, error: type[NetgraphError] = NetgraphError) -> No
         str(path).encode()
     except UnicodeEncodeError as reason:
         raise error(
-            f"the file name {str(path)!a} is not UTF-8, and PyTorch cannot open it. Give another name."
+            f"the file name {str(path)!a} is not UTF-8, and PyTorch cannot open it. Rename the file."
         ) from reason
 
 
