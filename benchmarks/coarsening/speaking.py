@@ -14,7 +14,7 @@ SYNCHRONOUS, UTF8 = 2, 1
 
 def list_voices() -> list[str]:
     """Return the names of English voices, one for each variant."""
-    import espeakng_loader  # type: ignore[import-not-found]
+    import espeakng_loader
 
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     return [f"en-us+{path.name}" for path in sorted(folder.iterdir())]

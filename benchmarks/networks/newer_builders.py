@@ -344,7 +344,7 @@ class NBeats(nn.Module):
         """Return a forecast."""
         forecast = torch.zeros(x.size(0), self.horizon, device=x.device)
         for stack in self.stacks:
-            for block in stack:  # type: ignore[attr-defined]
+            for block in stack:
                 back, fore = block(x)
                 x, forecast = x - back, forecast + fore
         return forecast
@@ -432,7 +432,7 @@ class TimesNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a series."""
-        return self.head(self.norm(self.block(self.embed(x))))  # type: ignore[no-any-return]
+        return self.head(self.norm(self.block(self.embed(x))))
 
 
 class CausalConv(nn.Module):
@@ -469,7 +469,7 @@ class WaveNet(nn.Module):
         for layer in self.layers:
             x, skip = layer(x)
             total = total + skip
-        return self.last(total)  # type: ignore[no-any-return]
+        return self.last(total)
 
 
 class DeepAR(nn.Module):
@@ -523,7 +523,7 @@ class FourierOperator(nn.Module):
         h = self.lift(torch.cat([x, grid], -1)).permute(0, 2, 1)
         for layer in self.layers:
             h = layer(h)
-        return self.project(h.permute(0, 2, 1))  # type: ignore[no-any-return]
+        return self.project(h.permute(0, 2, 1))
 
 
 WRITTEN: dict[str, tuple[type[nn.Module], Any]] = {

@@ -208,7 +208,9 @@ class _GraphRewriter:
         if rewrite.compute is not None:
             return rewrite.compute(self._size_ratio(rewrite.terms[0] or ()))
         if rewrite.single:
-            size = self._new_size(rewrite.terms[0])  # type: ignore[arg-type]
+            (term,) = rewrite.terms
+            assert term is not None, "a single size has a term"
+            size = self._new_size(term)
             return self._combine(operator.mul, size, 1.0, neutral=None) if type(old) is float else size  # arange(8.0)
         return [o if term is None else self._new_size(term) for o, term in zip(old, rewrite.terms, strict=True)]
 

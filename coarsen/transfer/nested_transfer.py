@@ -136,20 +136,12 @@ def compose_transfers(composed: Transfers, transfers: Transfers) -> dict[str, Tr
 def _compose(composed: Transfers, axis: str, step: Transfer) -> Transfer:
     """Return the transfer of an axis over all steps. Outer units that have merged share the parts of the later step."""
     first = composed.get(axis)
-    if first is None and not isinstance(step, NestedTransfer):
-        return step
-    if not isinstance(step, NestedTransfer) and not isinstance(first, NestedTransfer):
-        assert first is not None
-        return first.compose(step)
-    within = step.within if isinstance(step, NestedTransfer) else first.within  # type: ignore[union-attr]
+    nested = [transfer for transfer in (first, step) if isinstance(transfer, NestedTransfer)]
+    if not nested:
+        return step if first is None else first.compose(step)
+    within = nested[-1].within
     outer = composed.get(within)
-    n_outer = (
-        len(first.parts)
-        if isinstance(first, NestedTransfer)
-        else outer.n_fine
-        if outer is not None
-        else len(step.parts)  # type: ignore[attr-defined]
-    )
+    n_outer = len(nested[0].parts) if outer is None or nested[0] is first else outer.n_fine
     to_outer = np.arange(n_outer) if outer is None else outer.aggregates
     rows = []
     for unit in range(n_outer):

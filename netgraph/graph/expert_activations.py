@@ -18,7 +18,7 @@ from torch import Tensor
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.interpreter import Interpreter, Ref, RefList, Step, find_reads, run_step
 from netgraph.recording.operators.lookups import INDEX, multiply_by_looked_up, multiply_looked_up
-from netgraph.tracing.unit_spec import ExpertLayer, UnitSpec, term_size
+from netgraph.tracing.unit_spec import ExpertLayer, UnitSpec, term_axes, term_size
 from netgraph.utils.pytree import normalize_example
 
 NUMBERS = {INDEX: 1, multiply_by_looked_up: 2, multiply_looked_up: 1}  # places of the numbers of experts in a look-up
@@ -141,8 +141,9 @@ def _split_experts(outputs: Tensor, layer: ExpertLayer, spec: UnitSpec) -> dict[
     """Return the outputs by axis. Experts in groups have one axis of groups and one of the experts in them."""
     if any(not isinstance(factor, str) for factor in layer.units):
         return {}
-    parted = outputs.unflatten(0, [spec.sizes[axis] for axis in layer.units])  # type: ignore[index]
-    return {axis: parted.movedim(i, 0).flatten(1) for i, axis in enumerate(layer.units)}  # type: ignore[misc]
+    axes = list(term_axes(layer.units))
+    parted = outputs.unflatten(0, [spec.sizes[axis] for axis in axes])
+    return {axis: parted.movedim(i, 0).flatten(1) for i, axis in enumerate(axes)}
 
 
 def _subsample(tensor: Tensor, most: int) -> Tensor:

@@ -128,7 +128,7 @@ class GraphNetwork(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GraphNetwork:
         """Move or cast all tensors, as `nn.Module` does. Constants of a precision of their own are moved only."""
         kept = {name: _get_tensor(self, name) for name in self._fixed}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # it has no types in torch
         for name, constant in kept.items():
             moved = _get_tensor(self, name)
             if moved.dtype != constant.dtype:

@@ -280,7 +280,8 @@ def _infer_or_run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _view_anew(tensor: Tensor) -> Tensor:
     """Return a tensor of its own with the same numbers, so that later reads of the first one are not taken for reads of this one."""
     with no_python_dispatcher():
-        return ATEN.alias.default(tensor)  # type: ignore[no-any-return]
+        view: Tensor = ATEN.alias.default(tensor)
+    return view
 
 
 def replace_devices(arguments: Any, device: torch.device) -> Any:

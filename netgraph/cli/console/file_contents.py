@@ -209,7 +209,13 @@ def _check_sums(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # compression, encryption
         raise LoadError(f"its archive cannot be read ({error})") from error
     if damaged is not None:
         raise LoadError(f"its member {damaged} is damaged")

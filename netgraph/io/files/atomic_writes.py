@@ -47,7 +47,7 @@ def write_atomically(write: Callable[[Path], object], path: Path, error: type[Ne
         The system refuses, for lack of space or permission.
     """
     path = Path(os.path.realpath(path))
-    try:
+    with _tell_refusal(path, error):
         with _make_temporary_folder(path.parent) as aside:
             mode = _find_mode(path, aside)
             write(aside / path.name)
@@ -55,8 +55,6 @@ def write_atomically(write: Callable[[Path], object], path: Path, error: type[Ne
             _flush_file(aside / path.name)
             os.replace(aside / path.name, path)
         _flush_folder(path.parent)
-    except OSError as reason:
-        raise error(_describe_refusal(path, reason)) from reason
 
 
 def write_folder_atomically(
@@ -64,8 +62,9 @@ def write_folder_atomically(
 ) -> None:
     """Let ``write`` fill a temporary folder, then put it in the place of an older one.
 
-    Files of others in the older folder are kept: they lie in the new one too. Both folders are exchanged by one rename where the system can do that, as Linux and macOS can. Elsewhere a process that is
-    killed between two renames leaves none in the place, and `finish_exchange` restores it.
+    Files of others in the older folder are kept: they lie in the new one too. Both folders are exchanged by one rename where
+    the system can do that, as Linux and macOS can. Elsewhere a process that is killed between two renames leaves none in the
+    place, and `finish_exchange` restores it.
 
     Parameters
     ----------
@@ -84,22 +83,19 @@ def write_folder_atomically(
         The system refuses, for lack of space or permission.
     """
     path = Path(os.path.realpath(path))
-    try:
-        with _make_temporary_folder(path.parent) as aside:
-            new, old = aside / NEW / path.name, aside / OLD / path.name
-            new.mkdir(parents=True)
-            _fill(write, new, path)
-            for file in new.iterdir():
-                _flush_file(file)
-            _keep_foreign_files(path, new, ours)
-            _flush_folder(new)
-            if path.exists():
-                _exchange(new, path, old)
-            else:
-                os.replace(new, path)
-            _flush_folder(path.parent)
-    except OSError as reason:
-        raise error(_describe_refusal(path, reason)) from reason
+    with _tell_refusal(path, error), _make_temporary_folder(path.parent) as aside:
+        new, old = aside / NEW / path.name, aside / OLD / path.name
+        new.mkdir(parents=True)
+        _fill(write, new, path)
+        for file in new.iterdir():
+            _flush_file(file)
+        _keep_foreign_files(path, new, ours)
+        _flush_folder(new)
+        if path.exists():
+            _exchange(new, path, old)
+        else:
+            os.replace(new, path)
+        _flush_folder(path.parent)
 
 
 def _fill(write: Callable[[Path], object], new: Path, path: Path) -> None:
@@ -274,6 +270,12 @@ def _flush_folder(folder: Path) -> None:
         os.close(place)
 
 
-def _describe_refusal(path: Path, reason: OSError) -> str:
-    """Return the sentence for a file or folder that the system does not let be written."""
-    return f"{path} cannot be written ({reason.strerror or reason}). Give a name in a folder that exists and has space."
+@contextlib.contextmanager
+def _tell_refusal(path: Path, error: type[NetgraphError]) -> Iterator[None]:
+    """Raise an error with a sentence where the system does not let a file or folder be written."""
+    try:
+        yield
+    except OSError as reason:
+        raise error(
+            f"{path} cannot be written ({reason.strerror or reason}). Give a name in a folder that exists and has space."
+        ) from reason

@@ -56,13 +56,14 @@ def answer_if_finite(node: fx.Node) -> Answer | None:
         return FINITE[node.target]
     if node.target in SELF_COMPARED:
         return SELF_COMPARED[node.target] if node.args[0] is node.args[1] else None
-    answers = [answer_if_finite(operand) for operand in node.all_input_nodes]
-    if None in answers or not answers:
+    operands = node.all_input_nodes
+    answers = [answer for operand in operands if (answer := answer_if_finite(operand)) is not None]
+    if len(answers) < len(operands) or not answers:
         return None
     if node.target in REDUCED:
-        return REDUCED[node.target](answers[0])  # type: ignore[arg-type]
+        return REDUCED[node.target](answers[0])
     if node.target in JOINED and len(answers) == 2:
-        return JOINED[node.target](*answers)  # type: ignore[arg-type]
+        return JOINED[node.target](*answers)
     if node.target in BOUNDS and type(answers[0]) is int:
         return BOUNDS[node.target](answers[0], node.args[1])
     counts_none = node.target in COUNTED and answers[0] is False
