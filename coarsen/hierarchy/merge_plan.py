@@ -80,7 +80,7 @@ class MergePlan:
         return self.ratios.get(name, self.ratios["*"])
 
     def axis_ratio(self, axis: Axis) -> float:
-        """Return the share of the units of an axis that stay. Groups whose channels merge inside them stay by default."""
+        """Return the share of the units of an axis that stay. Groups with channels that merge inside them stay by default."""
         return 1.0 if axis.inner is not None and axis.name not in self.ratios else self.ratio(axis.name)
 
     def count_coarse(self, axis: Axis, ratio: float, coarsener: str) -> int:

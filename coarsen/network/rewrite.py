@@ -173,7 +173,7 @@ class _GraphRewriter:
         return new
 
     def is_limit(self, node: fx.Node) -> bool:
-        """Return True for a constant whose entries are all a limit of the network's precision."""
+        """Return True for a constant that holds a limit of the network's precision everywhere."""
         return is_constant(node) and str(node.target) in self.dtypes.constants
 
     def _fill_with_limit(self, node: fx.Node) -> fx.Node:

@@ -36,7 +36,7 @@ def _has_distinct_elements(tensor: Tensor) -> bool:
 
 
 def _copy_with_layout(tensor: Tensor, offset: int, stride: tuple[int, ...]) -> Tensor:
-    """Return a copy with these strides, whose first byte has this offset from a multiple of `LINE`."""
+    """Return a copy with these strides and with its first byte at this offset from a multiple of `LINE`."""
     size = tensor.element_size()
     span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, stride, strict=True))  # elements
     buffer = torch.empty(span * size + LINE, dtype=torch.uint8, device=tensor.device)

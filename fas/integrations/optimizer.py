@@ -331,7 +331,7 @@ class _ConstantSchedule:
 
 
 class _ClosureObjective:
-    """An objective whose minibatches carry their own loss."""
+    """An objective with minibatches that carry their own loss."""
 
     def __init__(self, batches: deque[Minibatch]) -> None:
         self.batches = batches

@@ -276,7 +276,7 @@ def _load_grey_images(name: str, classes: tuple[str, ...], arrays: tuple[Tensor,
 
 
 def _load_cifar10(folder: Path) -> Dataset:
-    """Return CIFAR-10, whose images stay uint8 until `Dataset.ready`."""
+    """Return CIFAR-10. Its images stay uint8 until `Dataset.ready`."""
     images, labels, test, test_labels = cifar.read_batches(folder)
     train, valid = _split_train_valid(images, labels.long(), 5000)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the 50,000 training images

@@ -101,7 +101,7 @@ class Task:
 
     @property
     def evaluation_batch(self) -> int:
-        """Rows of a batch whose outputs fit in memory. A language model has one output per token of its vocabulary."""
+        """Rows of a batch with outputs that fit in memory. A language model has one output per token of its vocabulary."""
         return 16 if isinstance(self.network, Decoder) else 512
 
 

@@ -544,7 +544,7 @@ def _list_places(function: Any, nodes: Any) -> list[fx.Node]:
 
 
 def _list_written(function: Any, nodes: Any) -> list[fx.Node]:
-    """Return the nodes whose tensors an operator writes in place."""
+    """Return the nodes of the tensors that an operator writes in place."""
     args, kwargs = nodes
     bound = {**kwargs, **dict(zip((a.name for a in read_schema(function).arguments), args, strict=False))}
     return [

@@ -179,7 +179,7 @@ def record_network(
 
 
 def _list_draws(snapshot: Snapshot) -> tuple[str, ...]:
-    """Return the random generators that a run drew from, without those of PyTorch, whose draws are recorded."""
+    """Return the random generators that a run drew from. The draws of those of PyTorch are recorded, and they are left out."""
     return tuple(
         "NumPy" if generator.__class__.__module__.startswith("numpy") or generator is np.random else "Python"
         for generator, state in snapshot.generators

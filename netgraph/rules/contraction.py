@@ -54,7 +54,7 @@ def contract_matrices(call: Call, a: fx.Node, b: fx.Node) -> Spaces:
 
 
 def addbmm_rule(call: Call) -> Spaces:
-    """``self`` plus the sum of ``batch1 @ batch2`` over the batch, whose matrices are kept."""
+    """``self`` plus the sum of ``batch1 @ batch2`` over the batch. Its matrices are kept."""
     batch, *out = contract_matrices(call, call["batch1"], call["batch2"])
     call.pin(batch, "matrices that are added up")
     return _broadcast_addend(call, call["self"], out)

@@ -75,7 +75,7 @@ def solve_rule(call: Call) -> Spaces | list[Spaces]:
 
 
 def _split_matrix(call: Call, operand: object) -> tuple[Spaces, Spaces]:
-    """Return the spaces of the batch and of the matrix, whose rows and columns are pinned."""
+    """Return the spaces of the batch and of the matrix, with pinned rows and columns."""
     spaces = call.spaces(operand)  # type: ignore[arg-type]
     for space in spaces[-2:]:
         call.pin(space, "rows and columns of a matrix")
@@ -100,7 +100,7 @@ def _find_transformed_dims(call: Call, ndim: int) -> list[int]:
 
 
 def linalg_norm_rule(call: Call) -> Spaces | list[Spaces]:
-    """A norm of vectors, or of matrices, whose rows and columns are pinned."""
+    """A norm of vectors, or of matrices with pinned rows and columns."""
     dim = call.arguments.get("dim")
     one_dim = isinstance(dim, int) or (dim is not None and len(dim) == 1) or len(call.shape("self")) == 1
     if call.arguments.get("ord") is None or one_dim:

@@ -359,7 +359,7 @@ def repeat_interleave_rule(call: Call) -> Spaces:
 
 
 def _repeat_by_table(call: Call) -> Spaces:
-    """Repeat units by a table of numbers of copies, whose sum is read at run time."""
+    """Repeat units by a table of numbers of copies. Their sum is read at run time."""
     spaces = call.spaces("self") if "self" in call.arguments else []
     flat = "dim" not in call.arguments or call["dim"] is None
     dims = list(range(len(spaces))) if flat else [call.dim("dim", len(spaces))]

@@ -255,12 +255,12 @@ class UnitSpec:
 
     @property
     def free(self) -> list[Axis]:
-        """The axes whose units may merge."""
+        """The axes with units that may merge."""
         return [axis for axis in self.axes.values() if axis.kept is None]
 
     @property
     def removable(self) -> list[Axis]:
-        """The axes whose units may be left out: those that may merge, and units that are chosen by rank."""
+        """The axes with units that may be left out: those that may merge, and units that are chosen by rank."""
         return [axis for axis in self.axes.values() if axis.kept is None or axis.fewest]
 
     @property

@@ -1,1 +1,1 @@
-"""Operators whose calls a recording or a run treats in a way of its own."""
+"""Operators that a recording or a run treats in a way of its own."""

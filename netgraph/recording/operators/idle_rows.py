@@ -91,7 +91,7 @@ def count_places(node: fx.Node) -> int | None:
 
 
 def _count_choices(node: fx.Node) -> int | None:
-    """Return the number of units among which those were chosen whose numbers a node was made from, or None."""
+    """Return the number of units among which the ones behind a node's numbers were chosen, or None."""
     while node.all_input_nodes and node.target not in CHOICES:
         node = node.all_input_nodes[0]
     if node.target not in CHOICES:

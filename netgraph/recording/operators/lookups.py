@@ -78,7 +78,7 @@ def _is_lookup(step: Any) -> bool:
 
 
 def _join(product: Any, place: int, table: Any, numbers: Any) -> Any:
-    """Return the step of a product whose operand at ``place`` is looked up."""
+    """Return the step of a product that looks up its operand at ``place``."""
     if place == 0:
         return replace(product, function=multiply_looked_up, args=(table, numbers, product.args[1]))
     return replace(product, function=multiply_by_looked_up, args=(product.args[0], table, numbers))
