@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.serialize import save as save
     from netgraph.coarsen.network.oracles import verify as verify
     from netgraph.coarsen.network.rewrite import coarse_network as coarse_network
+    from netgraph.coarsen.network.rule_contract import check_rule as check_rule
     from netgraph.coarsen.partition.contract import check_coarsener as check_coarsener
     from netgraph.coarsen.partition.metrics import quality as quality
     from netgraph.coarsen.transfer.transfer import Transfer as Transfer
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "build_hierarchy": "coarsen.hierarchy.hierarchy",
         "check_affinity": "affinity.contract",
         "check_coarsener": "coarsen.partition.contract",
+        "check_rule": "coarsen.network.rule_contract",
         "coarse_network": "coarsen.network.rewrite",
         "CoarsenOptions": "coarsen.hierarchy.options",
         "contract": "graph.graph",

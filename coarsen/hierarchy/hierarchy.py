@@ -23,6 +23,7 @@ from netgraph.coarsen.hierarchy.merge_plan import MergePlan, load_coarseners
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.network.recording_proof import is_cheap_to_prove, prove_recording
+from netgraph.coarsen.network.rule_proof import prove_foreign_rules
 from netgraph.coarsen.partition.contract import leaves_out
 from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
@@ -271,6 +272,8 @@ def build_hierarchy(
         )
     if options.prove and (spec.functions or is_cheap_to_prove(model, spec)):
         prove_recording(model, spec, example, seed=options.seed)
+    if options.prove:
+        prove_foreign_rules(model, spec, example, seed=options.seed)
     _check_inside_heads(spec, options.inside_heads)
     _check_same_outputs(spec, options.outputs)
     plan = _make_plan(spec, options, progress)

@@ -42,6 +42,7 @@ from netgraph.utils.pytree import build_structure, normalize_example, unflatten_
 Progress = Callable[[str, int, int], None]
 WIDE_TOLERANCE = 1e-4  # above it, a network that casts to half precision by name is compared in that precision
 UNMOVED = "it says nothing: no output moves when the parameters of these units change. Give inputs on which the outputs depend on them"
+ALONE = "no two units can merge"
 MAX_DOUBLE = 300_000_000  # larger networks are compared in their own precision
 
 
@@ -81,7 +82,14 @@ class Verdict:
 
 
 def check_duplicate_units(
-    model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
+    model: nn.Module,
+    spec: UnitSpec,
+    example: Any,
+    axes: Iterable[Axis],
+    *,
+    seed: int = 0,
+    double: bool = True,
+    training: bool = False,
 ) -> Verdict:
     """Clone units in random pairs, merge them back, and compare outputs and parameters.
 
@@ -100,6 +108,8 @@ def check_duplicate_units(
     double : bool, default True
         Compare in double precision if the network runs in it. Then a wrong rule is not taken for roundoff, and roundoff is not
         taken for a wrong rule.
+    training : bool, default False
+        Compare in training mode. The network must draw no random numbers there.
 
     Returns
     -------
@@ -113,8 +123,8 @@ def check_duplicate_units(
             transfers[axis.name] = _draw_transfer(spec, axis, partial(_permute_evenly, axis.size, k, random))
     names = tuple(transfers)
     if not transfers:
-        return Verdict("duplicate", tuple(a.name for a in axes), None, "no two units can merge")
-    error, roundoff = _measure_difference(model, spec, transfers, example, seed, double)
+        return Verdict("duplicate", tuple(a.name for a in axes), None, ALONE)
+    error, roundoff = _measure_difference(model, spec, transfers, example, seed, double, training)
     if error == 0 and not _outputs_move(model, spec, transfers, example, seed):
         return Verdict("duplicate", names, None, UNMOVED)
     note = "the network's own outputs are not numbers on this example" if error is None else ""
@@ -122,7 +132,14 @@ def check_duplicate_units(
 
 
 def check_dead_units(
-    model: nn.Module, spec: UnitSpec, example: Any, axes: Iterable[Axis], *, seed: int = 0, double: bool = True
+    model: nn.Module,
+    spec: UnitSpec,
+    example: Any,
+    axes: Iterable[Axis],
+    *,
+    seed: int = 0,
+    double: bool = True,
+    training: bool = False,
 ) -> Verdict:
     """Zero one unit of each axis, leave it out, and compare outputs. Parameters are those of `check_duplicate_units`."""
     random = np.random.default_rng(seed)
@@ -134,7 +151,7 @@ def check_dead_units(
     transfers = {}
     for axis in removable:
         transfers[axis.name] = _draw_transfer(spec, axis, partial(_leave_one_out, axis.size, random))
-    error, roundoff = _measure_difference(model, spec, transfers, example, seed, double)
+    error, roundoff = _measure_difference(model, spec, transfers, example, seed, double, training)
     if error is None:
         return Verdict(
             "dead",
@@ -224,19 +241,26 @@ def verify(
 
 
 def _measure_difference(
-    model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Transfer], example: Any, seed: int, double: bool
+    model: nn.Module,
+    spec: UnitSpec,
+    transfers: Mapping[str, Transfer],
+    example: Any,
+    seed: int,
+    double: bool,
+    training: bool,
 ) -> tuple[float | None, float]:
     """Return the largest relative difference, None if the network's own outputs are not numbers, and its roundoff."""
     with preserve_attributes(model):
         set_training_mode(model, training=False)
         state = probe_state(model, example, seed)
         half = find_half(state.values(), list_graphs(spec))
+        set_training_mode(model, training=training)
         if double and sum(t.numel() for t in state.values()) < MAX_DOUBLE:
             with contextlib.suppress(RuntimeError, NetgraphError):  # a cast inside meets double weights
-                error, decides = _compare_in_double(model, spec, transfers, example, state, seed, half)
+                error, decides = _compare_in_double(model, spec, transfers, example, state, seed, half, training)
                 if decides:
                     return error, 0.0
-        error = _compare_networks(model, spec, transfers, example, state, seed)
+        error = _compare_networks(model, spec, transfers, example, state, seed, training=training)
         return error, bound_roundoff(half, 0.0)
 
 
@@ -271,12 +295,15 @@ def _compare_in_double(
     state: Mapping[str, Tensor],
     seed: int,
     half: torch.dtype | None,
+    training: bool,
 ) -> tuple[float | None, bool]:
     """Return the largest relative difference in double precision, and whether it decides: no half precision made it."""
     double_state = {name: cast_to_double(tensor) for name, tensor in state.items()}
     wide = find_half(state.values()) is not None
     with contextlib.nullcontext(HalfWatch()) if half is None else HalfWatch() as watch:
-        error = _compare_networks(model, spec, transfers, cast_to_double(example), double_state, seed, wide=wide)
+        error = _compare_networks(
+            model, spec, transfers, cast_to_double(example), double_state, seed, wide=wide, training=training
+        )
     return error, error is None or error <= WIDE_TOLERANCE or not watch.saw_half
 
 
@@ -300,6 +327,7 @@ def _compare_networks(
     seed: int,
     *,
     wide: bool = False,
+    training: bool = False,
 ) -> float | None:
     """Return the largest relative difference of outputs, and of parameters that go up and down again.
 
@@ -309,7 +337,8 @@ def _compare_networks(
     # compute the same as the coarse network. R P = I: injecting them again must give the coarse parameters.
     coarse = inject(spec, transfers, state)
     fine = prolong(spec, transfers, coarse)
-    network = coarse_network(model, spec, transfers, state=coarse).eval()
+    copy = {name: tensor.clone() for name, tensor in coarse.items()} if training else coarse  # training counts batches
+    network = coarse_network(model, spec, transfers, state=copy).train(training)
     if wide:
         network = widen_casts(network)
     args, kwargs = normalize_example(example)
@@ -318,7 +347,7 @@ def _compare_networks(
         fixed_seed(seed),
         preserve_attributes(model),
         batch_experts(model),
-        swap_state(model, fine),
+        swap_state(model, {name: tensor.clone() for name, tensor in fine.items()} if training else fine),
         swap_held_tensors(model, prolong_tables(spec, transfers)),
         disable_fused_attention(),
     ):

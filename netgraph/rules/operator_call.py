@@ -139,6 +139,8 @@ class TraceState:
         Names of the outputs that matter. Without a name all of them do.
     contracted : list of (Space, str)
         Spaces over which two activations are contracted, with reasons. Where they lie inside heads, they are kept.
+    foreign : dict of Node to str
+        The calls whose rules are of a user or of another distribution, and these rules in words.
     """
 
     spaces: dict[fx.Node, Any] = field(default_factory=dict)
@@ -160,6 +162,7 @@ class TraceState:
     tables: dict[str, Spaces] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     contracted: list[tuple[Space, str]] = field(default_factory=list)
+    foreign: dict[fx.Node, str] = field(default_factory=dict)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

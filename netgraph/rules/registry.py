@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from netgraph import plugins
 from netgraph.environment.torch_internals import OpOverload, find_overloads
 from netgraph.errors import NetgraphError, PluginError, TraceError, describe_error
-from netgraph.rules.index_space import MisfitError
+from netgraph.rules.index_space import Atom, Concat, size_of
 from netgraph.rules.operator_call import Call, Rule, operator_name, source_line
 from netgraph.rules.pointwise import pointwise_rule
 
+GROUP = "netgraph.rules"
 _ADDED: dict[str, Rule] = {}
 
 
@@ -31,14 +33,52 @@ def load_rules() -> dict[str, Rule]:
         earlier one.
     """
     table: dict[str, Rule] = {}
-    for family in sorted(plugins.list_plugins("netgraph.rules"), key=lambda name: (not _is_own(name), name)):
-        table.update(plugins.load_plugin("netgraph.rules", family))
+    for family in sorted(plugins.list_plugins(GROUP), key=lambda name: (not _is_own(name), name)):
+        table.update(_load_family(family))
     return {**table, **_ADDED}
+
+
+@cache
+def find_foreign_rule(operator: str) -> str | None:
+    """Return the rule of an operator in words, with its distribution, or None if netgraph itself brings it.
+
+    Examples
+    --------
+    >>> from netgraph.rules import add_rules
+    >>> from netgraph.rules.registry import find_foreign_rule
+    >>> find_foreign_rule("aten.conv2d")
+    >>> add_rules({"mylib.swish": lambda call: call.spaces(call.operands[0])})
+    >>> find_foreign_rule("mylib.swish")
+    "rule 'mylib.swish'"
+    """
+    if operator in _ADDED:
+        return f"rule {operator!r}"
+    for family in sorted(plugins.list_plugins(GROUP), reverse=True):
+        if not _is_own(family) and operator in _load_family(family):
+            return f"rule {operator!r} of {plugins.find_distribution(GROUP, family)}"
+    return None
 
 
 def _is_own(family: str) -> bool:
     """Return True if a family of rules is of this distribution."""
-    return plugins.find_distribution("netgraph.rules", family) == plugins.DISTRIBUTION
+    return plugins.find_distribution(GROUP, family) == plugins.DISTRIBUTION
+
+
+def _load_family(family: str) -> Mapping[str, Rule]:
+    """Return the table of a family."""
+    table: Mapping[str, Rule] = plugins.load_plugin(GROUP, family)
+    if not _is_own(family):
+        _check_table(table, f"plug-in {family!r} of {plugins.find_distribution(GROUP, family)} is no table of rules: ")
+    return table
+
+
+def _check_table(table: Any, prefix: str = "") -> None:
+    """Refuse what is no table of rules."""
+    if not isinstance(table, Mapping) or not all("." in str(name) and callable(rule) for name, rule in table.items()):
+        raise PluginError(
+            f"{prefix}a table of rules is a dict of operator names and functions, like {{'mylib.swish': swish}}, and not "
+            f"{str(table)[:60]}."
+        )
 
 
 def add_rules(table: Mapping[str, Rule]) -> None:
@@ -54,12 +94,28 @@ def add_rules(table: Mapping[str, Rule]) -> None:
     PluginError
         The table is not of this kind.
     """
-    if not isinstance(table, Mapping) or not all("." in str(name) and callable(rule) for name, rule in table.items()):
-        raise PluginError(
-            f"a table of rules is a dict of operator names and functions, like {{'mylib.swish': swish}}, and not {str(table)[:60]}."
-        )
+    _check_table(table)
     _ADDED.update(table)
+    forget_rules()
+
+
+def forget_rules() -> None:
+    """Let the tables of rules be read again."""
     load_rules.cache_clear()
+    find_foreign_rule.cache_clear()
+
+
+@contextmanager
+def use_rules(table: Mapping[str, Rule]) -> Iterator[None]:
+    """Add rules for a block."""
+    before = dict(_ADDED)
+    add_rules(table)
+    try:
+        yield
+    finally:
+        _ADDED.clear()
+        _ADDED.update(before)
+        forget_rules()
 
 
 def import_rules(reference: str) -> None:
@@ -91,31 +147,50 @@ def find_operator_rule(target: Any) -> Rule | None:
 
 
 def apply_rule(rule: Rule, call: Call) -> Any:
-    """Return the spaces that a rule gives. One of the user or of another distribution may fail in any way, and is named.
+    """Return the spaces that a rule gives. One of the user or of another distribution may do anything, and is checked and named.
 
     Raises
     ------
     TraceError
-        The rule fails, or refuses.
+        The rule fails, refuses, or does not answer with the spaces of the result.
     """
-    try:
+    described = find_foreign_rule(call.name)
+    if described is None:
         return rule(call)
-    except (NetgraphError, MisfitError):
+    try:
+        answer = rule(call)
+    except NetgraphError:
         raise
-    except Exception as error:
-        if str(getattr(rule, "__module__", "")).startswith("netgraph."):
-            raise  # a mistake of ours
+    except (Exception, SystemExit) as error:
         raise TraceError(
-            f"{_describe_rule(rule, call.name)} fails{call.location()} ({describe_error(error)}). Repair it, or leave it out."
+            f"{described} fails{call.location()} ({describe_error(error)}). Repair it, or leave it out."
         ) from error
+    problem = _find_wrong_spaces(answer, call.node.meta.get("val"))
+    if problem is not None:
+        raise TraceError(
+            f"{described} answers{call.location()} with {problem}. A rule returns a list with the space of each dimension of the "
+            "result, or a list of such lists for several tensors."
+        )
+    call.state.foreign[call.node] = described
+    return answer
 
 
-def _describe_rule(rule: Rule, operator: str) -> str:
-    """Return a rule in words, with its distribution if it is a plug-in."""
-    for family in plugins.list_plugins("netgraph.rules"):
-        if rule in plugins.load_plugin("netgraph.rules", family).values():
-            return f"rule {operator!r} of {plugins.find_distribution('netgraph.rules', family)}"
-    return f"rule {operator!r}"
+def _find_wrong_spaces(answer: Any, value: Any) -> str | None:
+    """Return in words what an answer is, if it does not hold the spaces of a result, or None if it does."""
+    if not isinstance(answer, (list, tuple)):
+        return f"a {type(answer).__name__}"
+    if isinstance(value, (list, tuple)):
+        if len(answer) != len(value):
+            return f"{len(answer)} lists of spaces for {len(value)} results"
+        parts = (_find_wrong_spaces(a, v) for a, v in zip(answer, value, strict=True) if isinstance(v, Tensor))
+        return next((part for part in parts if part is not None), None)
+    if not isinstance(value, Tensor):
+        return None
+    shape = tuple(map(int, value.shape))
+    if not all(isinstance(space, tuple) and all(isinstance(f, (Atom, Concat)) for f in space) for space in answer):
+        return f"the list {str(answer)[:60]}, which holds other things than spaces"
+    sizes = tuple(size_of(space) for space in answer)
+    return None if sizes == shape else f"spaces of sizes {sizes} for a result of shape {shape}"
 
 
 @cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -10,11 +12,19 @@ from netgraph.recording.forward.named_outputs import list_others, list_results
 from netgraph.recording.recorder import Recording
 from netgraph.rules import index_space as sp
 from netgraph.rules.index_space import Atom, Space
-from netgraph.rules.operator_call import ParameterUse, SizeEdit, SizeFactor, Spaces, TraceState
+from netgraph.rules.operator_call import (
+    ParameterUse,
+    SizeEdit,
+    SizeFactor,
+    Spaces,
+    TraceState,
+    operator_name,
+    source_line,
+)
 from netgraph.tracing.choices import Follower, count_fewest, count_together, find_expert_layers, find_followers
 from netgraph.tracing.flops import find_products
 from netgraph.tracing.nested_units import find_nested_units
-from netgraph.tracing.unit_spec import Axis, Factor, Join, Plan, Rewrite, Term, UnitSpec
+from netgraph.tracing.unit_spec import Axis, Factor, ForeignRule, Join, Plan, Rewrite, Term, UnitSpec
 
 ORDERED = ("convolved over", "a position in space", "a gate")  # counts places, not units
 
@@ -73,8 +83,9 @@ def build_unit_spec(
     experts = tuple(find_expert_layers(traces["eval"], leaves, names.build_term))
     dynamic = frozenset(axis for plan in plans.values() for axis in plan.sources)
     input_terms = tuple(tuple(names.build_term(s) for s in spaces) for spaces in inputs)
+    axes = names.build_axes()
     return UnitSpec(
-        axes=names.build_axes(),
+        axes=axes,
         parameters=terms,
         sums=sums,
         plans=plans,
@@ -93,7 +104,30 @@ def build_unit_spec(
         outputs=traces["eval"].outputs,
         other_outputs=_find_other_outputs(recordings["eval"], traces["eval"], names),
         gradients=next((r.gradients for r in recordings.values() if r.gradients is not None), None),
+        foreign_rules=_list_foreign_rules(traces, names, axes),
     )
+
+
+def _list_foreign_rules(
+    traces: Mapping[str, TraceState], names: _AxisNames, axes: Mapping[str, Axis]
+) -> tuple[ForeignRule, ...]:
+    """Return the rules of users and of other distributions, each with the axes of its operands and results that may merge."""
+    rules: dict[str, ForeignRule] = {}
+    for mode, trace in traces.items():
+        for node, described in trace.foreign.items():
+            operator = operator_name(node.target)
+            atoms = (atom for near in (node, *node.all_input_nodes) for atom in _list_atoms(trace.spaces.get(near, [])))
+            touched = {names.names[atom] for atom in atoms if atom in names.names}
+            free = frozenset(axis for axis in touched if axes[axis].kept is None)
+            known = rules.get(operator, ForeignRule(described, operator, source_line(node), free, frozenset()))
+            rules[operator] = replace(known, axes=known.axes | free, modes=known.modes | {mode})
+    return tuple(rules.values())
+
+
+def _list_atoms(spaces: Any) -> Iterator[Atom]:
+    """Yield the atoms of the spaces of one tensor, or of several."""
+    for entry in spaces:
+        yield from _list_atoms(entry) if isinstance(entry, list) else sp.iter_atoms(entry)
 
 
 def _find_summed_atoms(

@@ -168,6 +168,31 @@ def format_term(term: Term) -> str:
 
 
 @dataclass(frozen=True)
+class ForeignRule:
+    """A rule of a user or of another distribution that a trace rests on.
+
+    Parameters
+    ----------
+    described : str
+        The rule in words, with its distribution.
+    operator : str
+        Name of the operator.
+    line : str
+        `` at file:line`` of its first call, or nothing.
+    axes : frozenset of str
+        The axes of its operands and results whose units may merge.
+    modes : frozenset of str
+        The modes that call it, of ``"train"`` and ``"eval"``.
+    """
+
+    described: str
+    operator: str
+    line: str
+    axes: frozenset[str]
+    modes: frozenset[str]
+
+
+@dataclass(frozen=True)
 class UnitSpec:
     """The axes of a network, and the axes that each parameter runs over. `netgraph.trace` makes one.
 
@@ -214,6 +239,8 @@ class UnitSpec:
         Names of the outputs that matter. Without a name all of them do.
     other_outputs : dict of str to tuple of Term, default {}
         For each of the other outputs, the term of each dimension. Where its units merge, the output gets smaller.
+    foreign_rules : tuple of ForeignRule, default ()
+        Rules of users and of other distributions that the trace rests on.
 
     Examples
     --------
@@ -247,6 +274,7 @@ class UnitSpec:
     gradients: str | None = None
     outputs: tuple[str, ...] = ()
     other_outputs: Mapping[str, tuple[Term, ...]] = field(default_factory=dict)
+    foreign_rules: tuple[ForeignRule, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:

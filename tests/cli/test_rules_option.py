@@ -36,11 +36,11 @@ WRONG = {"geqrf": 1}
 def words(tmp_path, monkeypatch):
     """The words of a command on a network with an operator that has no rule."""
     monkeypatch.setattr(registry, "_ADDED", {})
-    registry.load_rules.cache_clear()
+    registry.forget_rules()
     (tmp_path / "factored_network.py").write_text(SOURCE)
     torch.save({"a.weight": torch.randn(8, 5), "a.bias": torch.randn(8), "b.weight": torch.randn(3, 8), "b.bias": torch.randn(3)}, tmp_path / "w.pt")  # fmt: skip
     yield ("verify", tmp_path / "w.pt", "--arch", "factored_network:Net", "--code-dir", tmp_path, "--input", "2x5")
-    registry.load_rules.cache_clear()
+    registry.forget_rules()
 
 
 def test_a_missing_rule_is_given_by_name(words):

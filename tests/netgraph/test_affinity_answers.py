@@ -13,6 +13,7 @@ from netgraph import plugins
 from netgraph.affinity import AllPairs
 from netgraph.errors import AggregatesError, NetgraphError
 from netgraph.graph.affinity_answers import read_affinity
+from netgraph.rules.registry import forget_rules
 
 SIZE = 8
 
@@ -190,10 +191,9 @@ def test_a_plugin_that_fails_is_named_with_its_distribution(net, tmp_path, monke
 
 
 def forget():
-    from netgraph.rules.registry import load_rules
-
-    for cached in (plugins._find_entry_points, plugins.load_plugin, load_rules):
+    for cached in (plugins._find_entry_points, plugins.load_plugin):
         cached.cache_clear()
+    forget_rules()
 
 
 def test_the_check_finds_chance_and_changed_weights():

@@ -63,8 +63,10 @@ def verify_model(
         )
         raise typer.Exit(4)
     if failed:
+        near = [rule for rule in spec.foreign_rules if any(rule.axes & set(v.axes) for v in failed)]
+        mend = f"repair the {' and '.join(rule.described for rule in near)}" if near else "report the network"
         echo(
-            f"netgraph: {len(failed)} oracles failed: their error is above {tolerance}. Coarsen with --keep for these axes, and report the network.",
+            f"netgraph: {len(failed)} oracles failed: their error is above {tolerance}. Coarsen with --keep for these axes, and {mend}.",
             err=True,
         )
         raise typer.Exit(4)
