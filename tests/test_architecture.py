@@ -222,8 +222,15 @@ def test_the_top_level_holds_what_the_owner_named():
         "LICENSE",
         "CHANGELOG.md",
     }
-    allowed |= {"CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", "constraints.txt"}
-    made = {"netgraph_coarsening.egg-info", "build", "netgraph-demo", "mlruns"}
+    allowed |= {"CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", "constraints.txt", "MANIFEST.in"}
+    made = {
+        "netgraph_coarsening.egg-info",
+        "build",
+        "netgraph-demo",
+        "mlruns",
+        "PKG-INFO",
+        "setup.cfg",
+    }  # the last two in an sdist
     assert {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} - made <= allowed
 
 
