@@ -1,11 +1,14 @@
 """Claim: a command that is killed leaves the old file or the new one, and the next command ends as if nothing had happened.
 
 SIGKILL, SIGTERM and SIGINT strike at random moments of `netgraph coarsen` (a hierarchy over an older one, and a single network), of
-`netgraph export`, of `ng.save`, and of `netgraph train` with checkpoints, from the start and while it resumes. After each kill these hold:
+`netgraph export`, of `ng.save`, and of `netgraph train` with checkpoints, from the start and while it resumes from the checkpoint of a run
+that was stopped. After each kill these hold:
 
 - What lies under the final name is whole, and it is the old or the new one, byte for byte.
+- Every checkpoint is whole, and a run that had one still has one.
 - Files of others in the folder, and in the folder of a hierarchy, are as they were.
-- The same command then succeeds, with the same bytes as an undisturbed one, and removes what the killed one has left.
+- The same command then succeeds, with the same bytes as an undisturbed one, and removes what the killed one has left. After a kill of
+  `train` that command resumes. So every resumed run ends with the weights of an undisturbed one, bit for bit.
 
     python benchmarks/io/kills.py                    # 500 kills, results in benchmarks/results/random_kills.json
     python benchmarks/io/kills.py --kills 14 --dry   # fewer, results on stdout alone
@@ -18,6 +21,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,6 +33,9 @@ import torch
 
 import netgraph as ng
 from netgraph.cli.main import main as run_command
+from netgraph.errors import LoadError
+from netgraph.fas.checkpoint.checkpoint import list_checkpoints
+from netgraph.io.bundle import read_bundle
 from netgraph.models import mlp
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -80,8 +87,23 @@ def list_foreign(action):
     return (*FOREIGN, INSIDE) if action == "save" else FOREIGN
 
 
-def fill_folder(folder, action):
-    """Write the files that an action finds: a network, older outputs, and files of others."""
+def stop_training(points, hierarchy):
+    """Fill a folder with the checkpoint of a training that was stopped by SIGTERM after its first one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fill_folder(folder, "train")
+        child = fork_action("train", folder, hierarchy)
+        while not list_checkpoints(folder / "run"):
+            time.sleep(0.01)
+        os.kill(child, signal.SIGTERM)
+        if (code := wait_for(child)) != 130:
+            raise SystemExit(f"training was to be stopped by SIGTERM, and it ended with {code}")
+        for path in list_checkpoints(folder / "run"):
+            shutil.copy(path, points)
+
+
+def fill_folder(folder, action, points=None):
+    """Write the files that an action finds: a network, older outputs, checkpoints for a run that resumes, and files of others."""
     torch.manual_seed(1)
     torch.save(mlp().state_dict(), folder / "network.pt")
     ng.save(build_hierarchy(2), folder / "net.hierarchy")
@@ -89,6 +111,9 @@ def fill_folder(folder, action):
     (folder / "graph.graphml").write_text("an older graph\n")
     (folder / "page.html").write_text("an older page\n")
     (folder / "run").mkdir()
+    if action == "resume":
+        for path in list_checkpoints(points):
+            shutil.copy(path, folder / "run")
     for name in list_foreign(action):
         (folder / name).write_text(f"mine: {name}\n")
 
@@ -100,6 +125,7 @@ def fork_action(action, folder, hierarchy):
         return child
     status = 70
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets processes in the background ignore it
         os.chdir(folder)
         sink = os.open("/dev/null", os.O_WRONLY)
         for stream in (1, 2):
@@ -123,11 +149,11 @@ def wait_for(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def run_undisturbed(action, hierarchy):
+def run_undisturbed(action, hierarchy, points):
     """Return the digest of the output of an action that nothing disturbs, and its seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fill_folder(folder, action)
+        fill_folder(folder, action, points)
         begun = time.monotonic()
         code = wait_for(fork_action(action, folder, hierarchy))
         if code:
@@ -143,6 +169,14 @@ def check_state(folder, action, states, when):
     for name in list_foreign(action):
         if not (folder / name).is_file() or (folder / name).read_text() != f"mine: {name}\n":
             problems.append(f"{when}: {name} of somebody else was touched")
+    checkpoints = list_checkpoints(folder / "run")
+    if action == "resume" and not checkpoints:
+        problems.append(f"{when}: no checkpoint is left")
+    for path in checkpoints:
+        try:
+            read_bundle(path)
+        except LoadError as error:
+            problems.append(f"{when}: {error}")
     return problems
 
 
@@ -151,11 +185,11 @@ def list_remains(folder):
     return [str(path.relative_to(folder)) for path in folder.rglob(".netgraph-*") if path.name != ".netgraph-lock.txt"]
 
 
-def strike(action, hierarchy, expected, seconds, draw):
+def strike(action, hierarchy, points, expected, seconds, draw):
     """Kill an action at a random moment, and run it again. Return the signal, whether it struck before the end, and what was wrong."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fill_folder(folder, action)
+        fill_folder(folder, action, points)
         old = hash_path(folder / OUTPUTS[action])
         number = draw.choice(SIGNALS)
         child = fork_action(action, folder, hierarchy)
@@ -173,17 +207,20 @@ def strike(action, hierarchy, expected, seconds, draw):
         return number.name, True, problems
 
 
-def measure_kills(n_kills, seed, actions):
-    """Kill each action in turn. Return counts of signals and exit codes, and all problems."""
+def measure_kills(n_kills, seed, actions, points):
+    """Kill each action in turn. Yield counts of signals and all problems after every 25 kills and at the end."""
     hierarchy, draw = build_hierarchy(5), random.Random(seed)
+    stop_training(points, hierarchy)
     for action in actions:  # what is imported and compiled first is not part of the seconds
-        run_undisturbed(action, hierarchy)
-    undisturbed = {action: run_undisturbed(action, hierarchy) for action in actions}
+        run_undisturbed(action, hierarchy, points)
+    undisturbed = {action: run_undisturbed(action, hierarchy, points) for action in actions}
+    if len({undisturbed[action][0] for action in actions if action in ("train", "resume")}) > 1:
+        raise SystemExit("a run that resumes after SIGTERM has other weights than an undisturbed one")
     counts, late, problems, done = Counter(), Counter(), [], 0
     seconds = {action: duration for action, (_, duration) in undisturbed.items()}
     while done < n_kills:
         action = actions[done % len(actions)]
-        number, struck, wrong = strike(action, hierarchy, undisturbed[action][0], seconds[action], draw)
+        number, struck, wrong = strike(action, hierarchy, points, undisturbed[action][0], seconds[action], draw)
         if not struck:  # a busy machine was slower when the action was timed
             late[action] += 1
             seconds[action] *= 0.8
@@ -193,15 +230,17 @@ def measure_kills(n_kills, seed, actions):
         problems += [f"kill {done} of {action} by {number}: {problem}" for problem in wrong]
         if wrong:
             print(*problems[-len(wrong) :], sep="\n", file=sys.stderr)
-    return {
-        "command": f"python benchmarks/io/kills.py --kills {n_kills} --seed {seed}",
-        "kills": n_kills,
-        "seed": seed,
-        "too late, not counted": dict(late),
-        "signals": {f"{action} {number}": n for (action, number), n in sorted(counts.items())},
-        "seconds undisturbed": {action: round(duration, 2) for action, (_, duration) in undisturbed.items()},
-        "problems": problems,
-    }
+        if done % 25 and done < n_kills:
+            continue
+        yield {
+            "command": f"python benchmarks/io/kills.py --kills {n_kills} --seed {seed}",
+            "kills": done,
+            "seed": seed,
+            "too late, not counted": dict(late),
+            "signals": {f"{action} {number}": n for (action, number), n in sorted(counts.items())},
+            "seconds undisturbed": {action: round(duration, 2) for action, (_, duration) in undisturbed.items()},
+            "problems": problems,
+        }
 
 
 def main():
@@ -212,12 +251,12 @@ def main():
     parser.add_argument("--actions", nargs="*", choices=COMMANDS, default=list(COMMANDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = measure_kills(options.kills, options.seed, options.actions)
+    place = Path(__file__).parent.parent / "results" / "random_kills.json"
+    with tempfile.TemporaryDirectory() as points:
+        for results in measure_kills(options.kills, options.seed, options.actions, Path(points)):
+            if not options.dry:
+                place.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))
-    if not options.dry:
-        (Path(__file__).parent.parent / "results" / "random_kills.json").write_text(
-            json.dumps(results, indent=1) + "\n"
-        )
     sys.exit(bool(results["problems"]))
 
 

@@ -176,6 +176,61 @@ def test_files_of_others_are_kept_as_they_are(tmp_path):
     assert (place / "locked.txt").read_text() == "read only"
 
 
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_file_that_others_add_while_a_folder_is_written_is_kept(tmp_path, monkeypatch, swaps):
+    place, real = tmp_path / "net.parts", atomic_writes._exchange
+    write_folder_atomically(write_parts("old"), place, OURS)
+
+    def exchange(new, path, old):
+        (place / "late.txt").write_text("mine")
+        real(new, path, old)
+
+    if not swaps:
+        monkeypatch.setattr(atomic_writes, "EXCHANGE", {})
+    monkeypatch.setattr(atomic_writes, "_exchange", exchange)
+    write_folder_atomically(write_parts("new"), place, OURS)
+    assert (place / "late.txt").read_text() == "mine"
+    assert read_parts(place) == "new"
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+@pytest.mark.parametrize("call", ["exists", "replace"])
+def test_a_folder_that_another_process_writes_at_the_same_moment_is_written_after_it(
+    tmp_path, monkeypatch, swaps, call
+):
+    place, done = tmp_path / "net.parts", []
+
+    def interfere():
+        if not done:
+            done.append(1)
+            write_folder_atomically(write_parts("other"), place, OURS)
+
+    def exists(path):
+        answer = os.path.exists(path)
+        if path == place:
+            interfere()  # between the look and the rename
+        return answer
+
+    def replace(source, target):
+        if target == place and not place.exists():
+            interfere()  # between the two renames
+        real(source, target)
+
+    real = os.replace
+    if not swaps:
+        monkeypatch.setattr(atomic_writes, "EXCHANGE", {})
+    if call == "exists":
+        monkeypatch.setattr(type(place), "exists", exists)
+    else:
+        write_folder_atomically(write_parts("old"), place, OURS)
+        monkeypatch.setattr(os, "replace", replace)
+    write_folder_atomically(write_parts("new"), place, OURS)
+    monkeypatch.undo()
+    assert done or (swaps and call == "replace")
+    assert read_parts(place) == "new"
+    assert os.listdir(tmp_path) == ["net.parts"]
+
+
 def test_a_refusal_of_the_system_is_a_sentence_and_leaves_nothing(tmp_path):
     def fail(path):
         path.write_text("half")

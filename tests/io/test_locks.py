@@ -1,16 +1,22 @@
 """One process at a time has a folder of checkpoints, or writes an output."""
 
+import errno
+import fcntl
+import io
 import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from netgraph.errors import NetgraphError
+from netgraph.io.files import locks
 from netgraph.io.files.atomic_writes import remove_temporaries
-from netgraph.io.files.locks import NAME, acquire_lock, lock_outputs, release_lock
+from netgraph.io.files.locks import NAME, acquire_lock, lock_folders, lock_outputs, release_lock
 from netgraph.io.files.writers import Writer, identify_process
 from tests.support.command_line import run
 
@@ -93,6 +99,92 @@ def test_only_one_of_many_takes_over(tmp_path):
             os.close(end)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
         assert codes.count(0) == 1, codes
+
+
+def test_a_lock_that_another_process_has_taken_over_meanwhile_is_not_moved_for_a_moment(tmp_path, monkeypatch):
+    lock, here = tmp_path / NAME, identify_process()
+    dead = Writer(here.host, here.space, 4_000_000, 1)
+    lock.write_text(str(here))  # a living one was faster after this process had read the name of the dead one
+    kept = lock.stat()
+
+    def refuse(source, *rest):
+        assert lock not in (source, *rest)
+
+    for name in ("replace", "rename", "unlink", "remove"):
+        monkeypatch.setattr(os, name, refuse)
+    assert not locks._take_over(lock, dead, here, "the folder")
+    assert os.path.samestat(kept, lock.stat())
+
+
+def test_a_lock_that_is_taken_over_right_now_is_in_use(tmp_path):
+    lock, here = tmp_path / NAME, identify_process()
+    lock.write_text(str(Writer(here.host, here.space, 4_000_000, 1)))
+    with lock.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        message = in_another_process(lambda: acquire_lock(lock, "the folder"))
+    assert (
+        message
+        == f"the folder is in use by another process. Wait for it, or give another name. If that process is gone, remove {lock}."
+    )
+    acquire_lock(lock, "the folder")
+    release_lock(lock)
+
+
+def test_a_file_system_without_locks_of_the_kernel_leaves_a_lock_to_its_user(tmp_path, monkeypatch):
+    lock, here = tmp_path / NAME, identify_process()
+    lock.write_text(str(Writer(here.host, here.space, 4_000_000, 1)))
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(NetgraphError, match=r"in use by process 4000000 on .*\. If that process is gone, remove"):
+        acquire_lock(lock, "the folder")
+
+
+def test_a_full_disk_without_links_leaves_no_lock_that_names_nobody(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real = Path.open
+
+    def open_full(path, mode="r", **options):
+        file = real(path, mode, **options)
+        return Full() if mode == "x" else file
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(NetgraphError, match="cannot be locked"):
+        acquire_lock(tmp_path / NAME, "the folder")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("years", [-40, 40])
+def test_the_age_of_a_lock_says_nothing_about_its_process(tmp_path, monkeypatch, years):
+    lock, here, real = tmp_path / NAME, identify_process(), time.time
+    moment = real() + years * 365.25 * 86400
+    monkeypatch.setattr(time, "time", lambda: moment)
+    acquire_lock(lock, "the folder")
+    for stamp in (0, real(), real() + 1e9):
+        os.utime(lock, (stamp, stamp))
+        assert "in use by process" in in_another_process(lambda: acquire_lock(lock, "the folder"))
+    release_lock(lock)
+    lock.write_text(str(Writer(here.host, here.space, 4_000_000, 1)))
+    os.utime(lock, (real() + 1e9, real() + 1e9))  # a dead one from the future
+    acquire_lock(lock, "the folder")
+    release_lock(lock)
+
+
+def test_folders_are_made_and_locked_for_a_block(tmp_path):
+    with lock_folders(tmp_path / "runs" / "a", None, tmp_path / "runs" / "a"):
+        assert os.listdir(tmp_path / "runs" / "a") == [NAME]
+        message = in_another_process(lambda: lock_folders(tmp_path / "runs" / "a").__enter__())
+        assert message.startswith(f"the folder {tmp_path}/runs/a is in use by process {os.getpid()} on ")
+    assert os.listdir(tmp_path / "runs" / "a") == []
 
 
 def test_two_commands_do_not_write_one_output(tmp_path):

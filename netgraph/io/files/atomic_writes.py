@@ -26,6 +26,7 @@ NAME = re.compile(rf"\.netgraph-(?P<writer>{Writer.PATTERN})-[0-9a-f]{{16}}")
 NEW, OLD = "new", "old"  # folders in the temporary one
 WAIT = 2.0  # seconds for another process to finish the exchange of two folders, which takes microseconds
 EXCHANGE = {"linux": ("renameat2", True), "darwin": ("renamex_np", False)}  # name in libc, and whether it takes folders
+RACES = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # another process has put its folder there meanwhile
 SWAP = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 
 
@@ -91,10 +92,9 @@ def write_folder_atomically(
             _flush_file(file)
         _keep_foreign_files(path, new, ours)
         _flush_folder(new)
-        if path.exists():
-            _exchange(new, path, old)
-        else:
-            os.replace(new, path)
+        _put_in_place(new, path, old)
+        for replaced in (new, old):
+            _keep_foreign_files(replaced, path, ours)  # what others have added meanwhile
         _flush_folder(path.parent)
 
 
@@ -117,6 +117,8 @@ def _keep_foreign_files(old: Path, new: Path, ours: re.Pattern[str]) -> None:
     """Let the files of others lie in the new folder too: as the same file where links are possible, else as a copy."""
     for entry in list_foreign_files(old, ours):
         place = new / entry.name
+        if os.path.lexists(place):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, place, symlinks=True, copy_function=_link_or_copy)
         else:
@@ -225,16 +227,32 @@ def _find_mode(path: Path, aside: Path) -> int:
     return mode
 
 
+def _put_in_place(new: Path, path: Path, old: Path) -> None:
+    """Put a folder into its place, also while another process does the same. The last one stays."""
+    end = time.monotonic() + WAIT
+    while True:
+        try:
+            if path.exists():
+                return _exchange(new, path, old)
+            return os.replace(new, path)
+        except OSError as error:
+            if error.errno not in RACES or not new.exists() or time.monotonic() > end:
+                raise
+
+
 def _exchange(new: Path, path: Path, old: Path) -> None:
     """Put a folder into the place of another, which goes to ``old`` or to the place of the first."""
     if _swap(new, path):
         return
-    old.parent.mkdir()
+    old.parent.mkdir(exist_ok=True)
     os.replace(path, old)
     try:
         os.replace(new, path)
     except OSError:
-        os.replace(old, path)
+        if path.exists():  # another process has put its folder there between the two renames
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, path)
         raise
 
 
@@ -277,5 +295,5 @@ def _tell_refusal(path: Path, error: type[NetgraphError]) -> Iterator[None]:
         yield
     except OSError as reason:
         raise error(
-            f"{path} cannot be written ({reason.strerror or reason}). Give a name in a folder that exists and has space."
+            f"{path} cannot be written ({reason.strerror or reason}). Give a name in a folder that exists, can be written and has space."
         ) from reason
