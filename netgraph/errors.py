@@ -87,3 +87,16 @@ def describe_error(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some libraries put the reason on the second line
     return f"{type(error).__name__}: {first[:200]}".removesuffix(": ")
+
+
+def describe_root(error: BaseException) -> str:
+    """Return the type and the first line of the error that was the first of a chain, such as a refused connection.
+
+    Errors of requests and urllib3 have the earlier one among their arguments, or as their reason.
+    """
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        earlier = (getattr(error, "reason", None), *error.args, error.__cause__, error.__context__)
+        error = next((one for one in earlier if isinstance(one, BaseException)), error)
+    return describe_error(error)

@@ -100,6 +100,7 @@ class Checkpoints:
         self._handlers: dict[int, Any] = {}
         self._own: set[str] = set()  # names of the checkpoints of this run
         self._at = 0.0
+        self._signal = ""  # name of the one that ended the run
 
     def __call__(self, run: Run, record: Mapping[str, Any]) -> None:
         """Save the run if it is due.
@@ -114,7 +115,9 @@ class Checkpoints:
         if event == "begin":
             self._begin_run(run)
         elif self._is_due(run, event):
-            self.write(run)
+            path = self.write(run)
+            if event == "finish" and self._signal:
+                run.reason = f"{self._signal} arrived. {self._describe_end(path)}"
         if event in ("finish", "failed"):
             self._restore_signals()
             release_lock(self.folder / LOCK)
@@ -156,11 +159,31 @@ class Checkpoints:
             logger.warning("no checkpoint was written at step %d: %s", run.steps, error)
             return None
         self._own.add(path.name)
-        for old in [one for one in list_checkpoints(self.folder) if one.name in self._own][self.keep :]:
-            old.unlink(missing_ok=True)
-            self._own.discard(old.name)
         logger.debug("wrote %s", path)
+        self._remove_old()
         return path
+
+    def _list_own(self) -> list[Path]:
+        """Return the checkpoints of this run, newest first. The number of steps counts, not the time of a file."""
+        return [path for path in list_checkpoints(self.folder) if path.name in self._own]
+
+    def _remove_old(self) -> None:
+        """Remove the checkpoints that are not to stay."""
+        for old in self._list_own()[self.keep :]:
+            try:
+                old.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s is not removed (%s)", old, error.strerror or error)
+            self._own.discard(old.name)
+
+    def _describe_end(self, path: Path | None) -> str:
+        """Return the sentence about the checkpoint of a run that a signal has ended."""
+        if path is not None:
+            return f"The run is saved in {self.folder} and can be resumed"
+        last = next(iter(self._list_own()), None)
+        if last is None:
+            return f"The run could not be saved in {self.folder}"
+        return f"The run could not be saved in {self.folder}, and can be resumed from {last.name}"
 
     def _begin_run(self, run: Run) -> None:
         """Lock and check the folder, and catch signals until the run ends."""
@@ -193,8 +216,8 @@ class Checkpoints:
 
         def stop(number: int, frame: object) -> None:
             self._restore_signals()
-            name = signal.Signals(number).name
-            run.stop(f"{name} arrived. The run is saved in {self.folder} and can be resumed")
+            self._signal = signal.Signals(number).name
+            run.stop(f"{self._signal} arrived")
 
         self._handlers = {number: signal.signal(number, stop) for number in SIGNALS}
 

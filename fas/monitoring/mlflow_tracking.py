@@ -1,7 +1,7 @@
 """MLflow tracking of a run: its parameters, metrics, pages and network, at almost no cost to training.
 
 Training only puts records into a bounded queue, and a thread sends them. If the store does not answer within the timeout, there is
-one warning, and further records are dropped and counted.
+one warning, and records wait in the queue in case it answers again. Those that do not fit are dropped and counted.
 """
 
 from __future__ import annotations
@@ -15,21 +15,28 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from netgraph.environment.optional_packages import import_package
-from netgraph.errors import NetgraphError
+from netgraph.errors import NetgraphError, describe_error
 from netgraph.fas.checkpoint.fingerprint import fingerprint_run
 from netgraph.fas.monitoring.background_sender import BackgroundSender
+from netgraph.fas.monitoring.mlflow_names import LONGEST_NAME, LONGEST_TAG, clean_key, clean_params, clean_value
+from netgraph.fas.monitoring.run_lock import RunLock
 from netgraph.fas.solver.run import Run
+from netgraph.io.files.output_files import check_output_file
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.torchvision_compat import prepare_torchvision
 
 BATCH = 500  # metrics of one request; MLflow takes 1000
 LOCAL = 300.0  # seconds that a store on this machine may take, because it creates its tables first
+REMOTE = 60.0  # seconds that one call to a server may take, such as a large file. Its single answers have the timeout
+FIRST = 1.0  # seconds for which training waits for the store's first answer
+IGNORED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 Artefact = str | Path | Callable[[Path], object]
 Record = Mapping[str, Any]
 logger = logging.getLogger("netgraph.tracking")
@@ -74,12 +81,13 @@ class MLflow:
         An input of a few rows. With it, the trained network is stored together with its signature. If the run has a running
         mean of the weights, the mean is stored.
     timeout : float, default 10
-        Seconds after which a silent server is given up.
+        Seconds without an answer after which there is a warning. The server is tried again every half minute.
 
     Raises
     ------
     NetgraphError
-        When the run begins: an artefact does not exist.
+        When the run begins: an artefact does not exist, MLflow knows no store of the kind of its URI, or the folder of a local
+        store does not exist.
 
     Examples
     --------
@@ -102,8 +110,10 @@ class MLflow:
         self._mlflow = import_package("mlflow", "tracking")  # here, because it takes seconds and training has not begun
         self.experiment, self.params, self.artefacts = experiment, dict(params or {}), list(artefacts)
         self.name, self.example, self.timeout = name, example, timeout
-        self.run_id = ""  # until the store has given it an id
+        self.run_id = self._new_id = ""  # until the store has given it an id
+        self._over = self._refused = False  # a record that the store does not take was told
         self._sender: BackgroundSender | None = None
+        self._lock = RunLock()
 
     def __call__(self, run: Run, record: Record) -> None:
         """Put the metrics of an event into the queue.
@@ -123,9 +133,9 @@ class MLflow:
         if self.run_id:
             run.notes["mlflow"] = self.run_id
         for item in event_metrics(run, record):
-            self._sender.put((*item, int(time.time() * 1000), record["step"]))
+            self._sender.put((*item, self._timestamp(), record["step"]))
         if event == "alert":
-            self._sender.put(lambda: self._client.set_tag(self.run_id, f"alert.{record['rule']}", record["message"]))
+            self._sender.put(lambda: self._set_tag(f"alert.{record['rule']}", record["message"]))
         if event in ("finish", "failed"):
             self._finish_tracking(run, record)
 
@@ -134,23 +144,47 @@ class MLflow:
         missing = [str(a) for a in self.artefacts if not callable(a) and not Path(a).exists()]
         if missing:
             raise NetgraphError(f"the artefacts {', '.join(missing)} do not exist. Give files, folders or callables.")
-        self._uri, self._begun = tracking_uri(), time.monotonic()
-        self._remote = self._uri.startswith(("http:", "https:", "databricks"))
+        self._uri, self._begun, self._wall = tracking_uri(), time.monotonic(), time.time()
+        self._remote = not self._uri.startswith(("sqlite:", "file:", "/", "."))
+        if (path := self._uri.removeprefix("sqlite:///")) != self._uri:
+            check_output_file(Path(path))  # MLflow tries again for two minutes
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(limit_mlflow_retries(self.timeout))
         if "MLFLOW_LOGGING_LEVEL" not in os.environ:
             self._quiet.enter_context(
                 silence_logger("mlflow", below=logging.WARNING)
             )  # netgraph reports progress itself
-        self.run_id = run.notes.get("mlflow", "")
+        self.run_id, self._new_id, self._over = run.notes.get("mlflow", ""), "", False
         self._machine = _make_system_monitor()
         self._sender = BackgroundSender(
             self._send_items,
             f"the tracking store {hide_password(self._uri)}",
-            timeout=self.timeout if self._remote else LOCAL,
+            timeout=self.timeout,
+            longest=max(REMOTE, self.timeout) if self._remote else LOCAL,
         )
         params = {**_run_params(run), **self.params}
         self._sender.put(lambda: self._open_run(params))
+        if ignored := [name for name in IGNORED if name in os.environ]:
+            logger.warning("netgraph makes a run of its own in MLflow, and does not use %s", " and ".join(ignored))
+        if self._sender.wait_for_answer(min(FIRST, self.timeout)):
+            self._check_uri(self._sender)
+
+    def _check_uri(self, sender: BackgroundSender) -> None:
+        """Raise an error if MLflow knows no store of this kind. Waiting does not help then."""
+        from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+
+        if isinstance(sender.refusal, UnsupportedModelRegistryStoreURIException):
+            sender.close(0.0)
+            self._quiet.close()
+            self._sender = None
+            raise NetgraphError(
+                f"MLflow knows no tracking store {hide_password(self._uri)}. Give an address that begins with http:, https: or "
+                "sqlite:, or unset MLFLOW_TRACKING_URI."
+            )
+
+    def _timestamp(self) -> int:
+        """Return the time in milliseconds. A clock that is set during the run changes nothing."""
+        return max(int(1000 * (self._wall + time.monotonic() - self._begun)), 0)
 
     def _finish_tracking(self, run: Run, record: Record) -> None:
         """Queue artefacts, network and final status, and wait until they are sent."""
@@ -164,9 +198,11 @@ class MLflow:
         status = "FINISHED" if record["event"] == "finish" else "FAILED"
         reason = record.get("reason") or record.get("error") or ""
         self._sender.put(lambda: self._close_run(status, reason))
-        # A server that has never answered costs at most one percent of the run's time.
+        # A server that has never answered costs at most one percent of the run's time. A new local store makes its tables.
         patience = min(self.timeout, 0.01 * (time.monotonic() - self._begun)) if self._remote else LOCAL
         self._sender.close(patience)
+        self._over = True
+        self._lock.release()
         self._quiet.close()
         self._sender = None
 
@@ -176,18 +212,26 @@ class MLflow:
         """Run jobs in order, and send the metrics between them in batches. Finished items are removed from the list."""
         while items:
             if callable(items[0]):
-                items[0]()
+                self._store(items[0])
                 del items[0]
                 continue
             n = next((i for i, item in enumerate(items[:BATCH]) if callable(item)), min(len(items), BATCH))
-            self._log_metrics(items[:n])
+            self._store(partial(self._log_metrics, items[:n]))
             del items[:n]
-        self._log_metrics(
-            [
-                (f"system/{key}", value, int(time.time() * 1000), int(time.monotonic() - self._begun))
-                for key, value in self._machine()
-            ]
-        )
+        seconds = int(time.monotonic() - self._begun)
+        self._log_metrics([(f"system/{key}", value, self._timestamp(), seconds) for key, value in self._machine()])
+
+    def _store(self, job: Callable[[], object]) -> None:
+        """Do one job. What the store will never take is dropped with a warning, and must not hold up the rest."""
+        if self._over:
+            raise NetgraphError("the run is over.")  # and limits of MLflow's retries with it
+        try:
+            job()
+        except self._mlflow.exceptions.MlflowException as error:
+            if not self.run_id or error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            level, self._refused = logging.INFO if self._refused else logging.WARNING, True
+            logger.log(level, "%s does not take a record (%s)", hide_password(self._uri), describe_error(error))
 
     def _log_metrics(self, rows: Sequence[tuple[str, float, int, int]]) -> None:
         """Send metrics, rows of name, value, time in milliseconds and step."""
@@ -197,18 +241,47 @@ class MLflow:
     def _open_run(self, params: Mapping[str, Any]) -> None:
         """Create or continue the run. Creating the tables of a new store may take a minute on a slow disk."""
         self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
-        if self.run_id:
-            self._client.update_run(self.run_id, status="RUNNING")
+        if self.run_id and self._continue_run():
             return
-        experiment = self._client.get_experiment_by_name(self.experiment)
-        experiment_id = (
-            self._client.create_experiment(self.experiment) if experiment is None else experiment.experiment_id
-        )
-        run_id = self._client.create_run(experiment_id, run_name=self.name).info.run_id
-        rows = [self._mlflow.entities.Param(_clean_key(key), str(value)[:6000]) for key, value in params.items()]
+        self._new_id = self._new_id or self._create_run()
+        rows = [self._mlflow.entities.Param(*item) for item in clean_params(params).items()]
         for i in range(0, len(rows), 100):
-            self._client.log_batch(run_id, params=rows[i : i + 100])
-        self.run_id = run_id
+            self._client.log_batch(self._new_id, params=rows[i : i + 100])
+        self.run_id = self._new_id
+
+    def _create_run(self) -> str:
+        """Create a run, and return its id. Until its parameters are stored the next attempt goes on with it."""
+        name = clean_value(self.experiment, LONGEST_NAME)
+        experiment = self._client.get_experiment_by_name(name)
+        experiment_id = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+        run_name = None if self.name is None else clean_value(self.name, LONGEST_NAME)
+        run_id = self._client.create_run(experiment_id, run_name=run_name, tags=self._lock.tags).info.run_id
+        self._lock.acquire(run_id)
+        return str(run_id)
+
+    def _continue_run(self) -> bool:
+        """Continue the run of a checkpoint. Return False if it is gone, or another process writes into it."""
+        problem = self._lock.acquire(self.run_id)
+        if not problem:
+            try:
+                run = self._client.get_run(self.run_id)
+                self._lock.warn_of_others(run.data.tags, self.run_id, running=run.info.status == "RUNNING")
+                self._client.update_run(self.run_id, status="RUNNING")
+                for item in self._lock.tags.items():
+                    self._client.set_tag(self.run_id, *item)
+                return True
+            except self._mlflow.exceptions.MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                problem = f"the store does not continue the MLflow run {self.run_id} ({describe_error(error)})."
+                self._lock.release()
+        logger.warning("%s This run is tracked as a new one", problem)
+        self.run_id = ""
+        return False
+
+    def _set_tag(self, key: str, value: object) -> None:
+        """Set a tag of the run."""
+        self._client.set_tag(self.run_id, clean_key(key), clean_value(value, LONGEST_TAG))
 
     def _store_artefact(self, artefact: Artefact) -> None:
         """Upload a file or a folder, or the files that a callable writes."""
@@ -225,7 +298,7 @@ class MLflow:
 
     def _close_run(self, status: str, reason: str) -> None:
         """Store the reason for the end and the final status."""
-        self._client.set_tag(self.run_id, "netgraph.reason", reason)
+        self._set_tag("netgraph.reason", reason)
         self._client.set_terminated(self.run_id, status)
 
 
@@ -234,7 +307,7 @@ def event_metrics(run: Run, record: Record) -> Iterator[tuple[str, float]]:
     event, level = record["event"], record["level"]
     names: tuple[str, ...] = ()
     if event == "evaluate":
-        yield from ((_clean_key(f"valid/{name}"), float(value)) for name, value in record["figures"].items())
+        yield from ((clean_key(f"valid/{name}"), float(value)) for name, value in record["figures"].items())
         yield from _cost_metrics(record)
     elif event == "smooth":
         names = ("loss", "lr")
@@ -326,6 +399,7 @@ def limit_mlflow_retries(timeout: float) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(math.ceil(timeout), 1)),
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout may be the JSON of a run
     }
     changed = [key for key in settings if key not in os.environ]
     os.environ.update({key: settings[key] for key in changed})
@@ -334,11 +408,6 @@ def limit_mlflow_retries(timeout: float) -> Iterator[None]:
     finally:
         for key in changed:
             os.environ.pop(key, None)
-
-
-def _clean_key(name: str) -> str:
-    """Return a name with the characters that MLflow accepts."""
-    return re.sub(r"[^\w\-. /:]", "_", name)
 
 
 def hide_password(uri: str) -> str:

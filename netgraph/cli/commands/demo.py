@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +12,19 @@ from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Json, Seed
-from netgraph.io.files.output_files import make_folder
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.locks import lock_folders
+from netgraph.io.files.pickles import save_pickle
 
 
 def run_demo(
+    context: typer.Context,
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write to.")] = Path("netgraph-demo"),
     seed: Seed = 7619,
     json_: Json = False,
 ) -> None:
     """Train a small network on scikit-learn's digits, coarsen it, and show the hierarchy."""
-    make_folder(folder)
+    context.with_resource(lock_folders(folder))
     import torch
 
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
@@ -37,7 +41,7 @@ def run_demo(
     model = mlp()
     echo(f"netgraph: training a network of three layers on {len(data.train):,} digits", err=True)
     fit(model, data, seed=seed)
-    torch.save(model.state_dict(), folder / "model.pt")
+    write_atomically(partial(save_pickle, model.state_dict()), folder / "model.pt")
     with announce_compilation():
         hierarchy = build_hierarchy(model, data.test.inputs[:2], n_levels=3, seed=seed)
     save(hierarchy.levels[1].model, folder / "small.safetensors")

@@ -24,6 +24,7 @@ from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.io.files.locks import lock_outputs
 from netgraph.io.files.output_files import check_output_file
 from netgraph.io.files.pickles import save_pickle
+from netgraph.io.files.refused_writes import write_all, write_or_keep
 from netgraph.utils.choices import NETWORKS
 
 if TYPE_CHECKING:
@@ -81,15 +82,20 @@ def train_network(
     options.make_solver(TrainingDefaults(), options.coarsening.n_levels)  # its errors come before data are read
     check_train_options(typed_options(context), options, run)
     check_data_options(typed_options(context), choose_data(options, network))
+    context.with_resource(run.lock_folders())
     task = make_task(options, network)
     warn_of_slow_precision(options)
     solution, hierarchy = _solve(task, options, run)
     trained = solution.model if solution.mean is None else solution.mean
-    run.write_report(_print_result(task, hierarchy, solution, trained, options, json_))
-    if ended_by_signal(solution.reason):
+    document, outcome = _describe_result(task, hierarchy, solution, trained, options)
+    stopped = ended_by_signal(solution.reason)
+    writes = [] if output is None or stopped else [partial(write_network, trained, task, output)]
+    refusal = write_all(*writes, partial(run.write_report, document))  # a closed stdout must not lose the network
+    echo_lines(json.dumps(document, indent=1) if json_ else outcome)
+    if refusal is not None:
+        raise refusal
+    if stopped:
         raise typer.Exit(130)
-    if output is not None:
-        write_network(trained, task, output)
 
 
 def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[Solution, Hierarchy]:
@@ -125,17 +131,15 @@ def _count_coarsening(run: Run, hierarchy: Hierarchy) -> None:
             run.ledger.seconds[i, "compile"] += level.compiling
 
 
-def _print_result(
-    task: Task, hierarchy: Hierarchy, solution: Solution, trained: nn.Module, options: TrainOptions, as_json: bool
-) -> dict[str, Any]:
-    """Print the result of a run as text or JSON, and return it as data."""
+def _describe_result(
+    task: Task, hierarchy: Hierarchy, solution: Solution, trained: nn.Module, options: TrainOptions
+) -> tuple[dict[str, Any], str]:
+    """Return the result of a run as data and as text."""
     from netgraph.models.training.evaluation import METRICS, evaluate
 
     evaluation = evaluate(trained, task.data, batch=task.evaluation_batch, metrics=METRICS)
     document = run_document(describe_run(task, hierarchy, options), solution, evaluation)
-    outcome = format_outcome(task, hierarchy, solution, evaluation, options.cycle)
-    echo_lines(json.dumps(document, indent=1) if as_json else outcome)
-    return document
+    return document, format_outcome(task, hierarchy, solution, evaluation, options.cycle)
 
 
 def write_network(trained: nn.Module, task: Task, output: Path) -> None:
@@ -147,6 +151,11 @@ def write_network(trained: nn.Module, task: Task, output: Path) -> None:
     task : Task
     output : path
         ``.safetensors`` for a network that opens by itself, ``.pt`` for its state dict.
+
+    Raises
+    ------
+    NetgraphError
+        The system refuses. The message says where the network is kept.
     """
     from netgraph.coarsen.hierarchy.serialize import save
     from netgraph.coarsen.network.rewrite import coarse_network
@@ -155,13 +164,14 @@ def write_network(trained: nn.Module, task: Task, output: Path) -> None:
 
     trained = trained.cpu().eval()
     if output.suffix == ".pt":
-        write_atomically(partial(save_pickle, trained.state_dict()), output)
+        write = partial(write_atomically, partial(save_pickle, trained.state_dict()))
     else:
-        save(coarse_network(trained, trace(trained, task.example), {}), output)
+        write = partial(save, coarse_network(trained, trace(trained, task.example), {}))
+    write_or_keep(write, output, "the trained network")
     echo(f"netgraph: wrote {output}", err=True)
     if task.data.tokenizer is not None:
         tokenizer_file = output.with_suffix(".tokenizer.json")
-        save_tokenizer(task.data.tokenizer, tokenizer_file)
+        write_or_keep(partial(save_tokenizer, task.data.tokenizer), tokenizer_file, "the tokenizer of the network")
         echo(f"netgraph: wrote {tokenizer_file}, the tokenizer of the network", err=True)
 
 

@@ -9,9 +9,18 @@ from netgraph.utils.text import escape_controls
 
 def echo(line: object = "", *, err: bool = False) -> None:
     """Print one line to stdout, or with ``err`` to stderr. Control characters in it are escaped, line breaks too."""
-    typer.echo(escape_controls(str(line)), err=err)
+    _write(escape_controls(str(line)), err)
 
 
 def echo_lines(text: object, *, err: bool = False) -> None:
     """Print a table or JSON with escaped names to stdout or stderr. Line breaks and tabs stay."""
-    typer.echo(escape_controls(str(text), keep="\n\t"), err=err)
+    _write(escape_controls(str(text), keep="\n\t"), err)
+
+
+def _write(text: str, err: bool) -> None:
+    """Write to stdout, or to stderr. A message that stderr does not take is dropped, because it must not end the work."""
+    try:
+        typer.echo(text, err=err)
+    except OSError:
+        if not err:
+            raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,11 @@ from netgraph.cli.console.output import describe_run
 from netgraph.cli.console.progress import show_run
 from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
+from netgraph.io.files.locks import lock_folders
 from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.refused_writes import write_or_keep
 from netgraph.utils.options import check_options, declare_option
+from netgraph.utils.text import escape_controls
 
 if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
@@ -87,6 +90,10 @@ class RunOptions:
         """
         check_options(self)
 
+    def lock_folders(self) -> AbstractContextManager[None]:
+        """Let no other process write checkpoints or a report into the folders of this run within a block."""
+        return lock_folders(self.checkpoints, self.report)
+
     @contextmanager
     def show_run(self) -> Iterator[Callback]:
         """Give the callback that shows the run: its log as JSON, or a bar or lines on stderr."""
@@ -117,8 +124,9 @@ class RunOptions:
 
         params = {name: value for name, value in options.to_plain().items() if value not in (None, "")}
         note_run, write_run_report = make_report_writer(describe_run(task, hierarchy, options))
+        table = escape_controls(f"{hierarchy}\n", keep="\n\t")
         artefacts: list[Any] = [
-            lambda folder: (folder / "hierarchy.txt").write_text(f"{hierarchy}\n"),
+            lambda folder: (folder / "hierarchy.txt").write_text(table),
             write_run_report,
             *make_page_writers(task, hierarchy),
             *make_feature_writers(task, hierarchy),
@@ -136,7 +144,8 @@ class RunOptions:
     def write_report(self, document: dict[str, Any]) -> None:
         """Write the report of a run into its folder."""
         if self.report is not None:
-            write_report(document, self.report, self.report.resolve().name)
+            name = self.report.resolve().name
+            write_or_keep(lambda folder: write_report(document, folder, name), self.report, "the report")
             echo(f"netgraph: wrote {self.report}/run.json, report.html and report.svg", err=True)
 
 

@@ -51,7 +51,7 @@ def write_atomically(write: Callable[[Path], object], path: Path, error: type[Ne
     with _tell_refusal(path, error):
         with _make_temporary_folder(path.parent) as aside:
             mode = _find_mode(path, aside)
-            write(aside / path.name)
+            _fill(write, aside / path.name, path)
             (aside / path.name).chmod(mode)  # safetensors makes files that only their owner can read
             _flush_file(aside / path.name)
             os.replace(aside / path.name, path)
@@ -99,7 +99,7 @@ def write_folder_atomically(
 
 
 def _fill(write: Callable[[Path], object], new: Path, path: Path) -> None:
-    """Let ``write`` fill a folder. Its errors name the place where the folder will be."""
+    """Let ``write`` write a file or fill a folder. Its errors name the place where the file or folder will be."""
     try:
         write(new)
     except NetgraphError as error:
