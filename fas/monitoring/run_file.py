@@ -12,6 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from netgraph.environment.memory import check_json
 from netgraph.errors import LoadError
 from netgraph.fas.checkpoint.checkpoint import list_checkpoints
 from netgraph.fas.monitoring.history import History
@@ -126,9 +127,13 @@ def read_run(path: str | Path) -> History:
 def _read_json(path: Path, name: str) -> History:
     """Read a run from its document."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        check_json(text, str(path))
+        document = json.loads(text)
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error.strerror or error}). Give the folder of a run.") from error
+    except LoadError:
+        raise
     except ValueError as error:
         raise LoadError(f"{path} is no complete JSON ({error}). It is truncated or damaged: write it again.") from error
     if not isinstance(document, dict) or not isinstance(document.get("history"), list):

@@ -7,6 +7,7 @@ import psutil
 from netgraph.errors import LoadError
 
 ALWAYS = 2**24  # bytes that are never counted
+VALUE = 64  # bytes of an empty list or dict, the largest value of JSON for each character
 
 
 def measure_free_memory() -> int:
@@ -22,7 +23,7 @@ def measure_free_memory() -> int:
     )
 
 
-def check_memory(n_bytes: int, asker: str) -> None:
+def check_memory(n_bytes: int, asker: str, *, free: int | None = None) -> None:
     """Refuse what would not fit into the free memory.
 
     Parameters
@@ -31,12 +32,32 @@ def check_memory(n_bytes: int, asker: str) -> None:
         Least memory that is needed.
     asker : str
         What asks for it, as the subject of the message.
+    free : int, optional
+        What was free before a part of it was taken. By default what is free now.
 
     Raises
     ------
     LoadError
     """
-    if n_bytes > ALWAYS and n_bytes > (free := measure_free_memory()):
+    if free is None and n_bytes <= ALWAYS:
+        return
+    if n_bytes > (free := measure_free_memory() if free is None else free):
         raise LoadError(
             f"{asker} asks for {n_bytes:,} bytes, but {free:,} are free. Give smaller sizes, or free some memory."
         )
+
+
+def check_json(text: str, asker: str) -> None:
+    """Refuse a text in JSON whose values would not fit into the free memory. Two characters may make an object of 64 bytes.
+
+    Parameters
+    ----------
+    text : str
+    asker : str
+        What holds the text, as the subject of the message.
+
+    Raises
+    ------
+    LoadError
+    """
+    check_memory(VALUE * sum(text.count(mark) for mark in "[{,:"), asker)

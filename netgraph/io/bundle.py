@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from netgraph import __version__
+from netgraph.environment.memory import check_json
 from netgraph.errors import LoadError, describe_error
 from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.io.files.output_files import refuse_address
@@ -140,6 +141,8 @@ def read_bundle(path: str | Path, *, newest: int | None = None) -> tuple[dict[st
     text = metadata["netgraph"]
     if len(text) > DOCUMENT_LIMIT:
         raise LoadError(f"{path} has a document of {len(text):,} bytes, at most {DOCUMENT_LIMIT:,} are read")
+    for key in ("netgraph", "aliases", "pairs"):
+        check_json(metadata.get(key, ""), f"{path}: its document")
     try:
         tensors = load_file(str(path))
         fits = _hash_contents(tensors, metadata) == metadata["sha256"]
@@ -178,6 +181,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
     metadata = read_metadata(path)
     if "netgraph" not in metadata or len(metadata["netgraph"]) > DOCUMENT_LIMIT:
         raise LoadError(f"{path} was not written by netgraph.")
+    check_json(metadata["netgraph"], f"{path}: its document")
     try:
         document = json.loads(metadata["netgraph"])
     except (ValueError, RecursionError) as error:

@@ -15,14 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
+from netgraph.environment.network_size import limit_size
 from netgraph.errors import LoadError, LoadWarning, UntrustedError
 from netgraph.io.weight_files import read_weights
 
@@ -92,33 +88,8 @@ def build_on_meta(make: Any, config: Any, path: Path | None = None) -> nn.Module
     LoadError
         The network has too many tensors, or would not fit into the free memory of this machine.
     """
-    with _limit_size("the config" if path is None else f"hf:{path}"), torch.device("meta"):
+    with limit_size("the config" if path is None else f"hf:{path}", most=MANY, on_meta=True), torch.device("meta"):
         return make(copy.deepcopy(config))  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _limit_size(source: str) -> Iterator[None]:
-    """Stop the construction of a network in a block once it grows too large."""
-    available, n_bytes, n_tensors = psutil.virtual_memory().available, 0, 0
-
-    def measure(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        nonlocal n_bytes, n_tensors
-        n_bytes += 0 if tensor is None else tensor.numel() * tensor.element_size()
-        n_tensors += 1
-        if n_bytes > available or n_tensors > MANY:
-            size = (
-                f"at least {n_bytes:,} bytes, but {available:,} are free"
-                if n_bytes > available
-                else f"more than {MANY:,} tensors"
-            )
-            raise LoadError(f"{source} asks for a network of {size}. Give smaller numbers in it, or by --arch-arg.")
-
-    hooks = [register_module_parameter_registration_hook(measure), register_module_buffer_registration_hook(measure)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _find_class(transformers: Any, path: Path, options: Mapping[str, Any], download: bool) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from netgraph.io.bundle import read_bundle, read_metadata
 from netgraph.io.checkpoint.candidates import format_keys, list_candidates
 from netgraph.io.files.output_files import check_encoding, refuse_address
 from netgraph.io.model_zoo import build_network
-from netgraph.io.network_document import check_network_document
+from netgraph.io.network_document import check_network_document, check_tensor_names
 from netgraph.io.state_dict import fill_network, find_module
 from netgraph.io.trained_weights import names_trained_weights
 from netgraph.io.weight_files import INDEX, read_pickle, read_weights
@@ -221,6 +221,7 @@ class _FileOpener:
 def _build_from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
     """Build the network that a file of netgraph describes."""
     try:
+        check_tensor_names([*tensors, *document["parameters"], *document.get("buffers", ()), *document["ties"]])
         network = network_from_document(document, tensors)
         check_network_document(document)
         return network

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from netgraph.environment.import_path import search_folder_first
+from netgraph.environment.network_size import limit_size
 from netgraph.environment.offline import describe_request, is_offline_error, stay_offline
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import LoadError, NetgraphError, describe_error
@@ -63,10 +64,10 @@ def build_network(
     prepare_torchvision()  # timm, transformers and code of the user may import it
     try:
         if package in ZOOS:
-            with nullcontext() if download else stay_offline():
+            with limit_size(arch), nullcontext() if download else stay_offline():
                 model = _build_from_zoo(package, name, arch_args, weights=weights, download=download)
         else:
-            with search_folder_first(code_dir or Path.cwd()):
+            with limit_size(arch), search_folder_first(code_dir or Path.cwd()):
                 model = _find_factory(package, name)(**arch_args)
     except NetgraphError:
         raise

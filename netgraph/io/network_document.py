@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 MODES = {"train", "eval"}
-DEEPEST = 64  # levels of nesting in inputs and outputs
+DEEPEST = 64  # levels of nesting in inputs and outputs, and of modules
+MODULES = 2**17  # a network has one for each level of the names of its tensors
 
 
 def check_network_document(document: Mapping[str, Any]) -> None:
@@ -32,6 +33,30 @@ def check_network_document(document: Mapping[str, Any]) -> None:
     if not isinstance(shapes, list) or not all(_is_shape(shape) for shape in shapes):
         raise ValueError("its shapes are not lists of sizes")
     _check_structure(document["inputs"], len(shapes), "inputs")
+
+
+def check_tensor_names(names: Iterable[str]) -> None:
+    """Refuse names that make more modules than a network has, before the first is made.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Dotted names of parameters and buffers.
+
+    Raises
+    ------
+    ValueError
+    """
+    modules: set[str] = set()
+    for name in names:
+        if name.count(".") > DEEPEST:
+            raise ValueError(f"a tensor of it lies {name.count('.'):,} modules deep, at most {DEEPEST} are built")
+        parent = name.rpartition(".")[0]
+        while parent and parent not in modules:
+            modules.add(parent)
+            parent = parent.rpartition(".")[0]
+        if len(modules) > MODULES:
+            raise ValueError(f"its names ask for more than {MODULES:,} modules")
 
 
 def _count_results(steps: Any) -> int:

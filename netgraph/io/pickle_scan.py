@@ -8,6 +8,7 @@ stand-ins for its objects.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from netgraph.environment.memory import check_memory
 from netgraph.environment.torch_internals import STORAGE_DTYPES, read_archive
 from netgraph.errors import LoadError, UntrustedError
 from netgraph.io.metadata_stand_ins import MAPPINGS, OBJECTS, SettingsStandIn
@@ -216,6 +218,10 @@ class _TensorStandIn(_StandIn):
         kind = args[6] if len(args) > 6 and isinstance(args[6], _DtypeStandIn) else storage
         if not _fits_storage(storage.nbytes // kind.itemsize, offset, sizes, strides):
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+        if (
+            n_bytes := math.prod(sizes) * kind.itemsize
+        ) > storage.nbytes:  # its entries share places, and a copy's do not
+            check_memory(n_bytes, f"a tensor of {' x '.join(map(str, sizes))} in a file")
         return _StandIn()
 
 

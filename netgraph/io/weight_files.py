@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netgraph.environment.memory import check_json
 from netgraph.errors import LoadError, describe_error
 from netgraph.io.metadata_stand_ins import allow_settings
 from netgraph.io.pickle_scan import is_archive, scan_pickle
@@ -90,9 +91,13 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         if path.stat().st_size > INDEX_LIMIT:
             raise ValueError(f"it has more than {INDEX_LIMIT:,} bytes")
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        text = path.read_text(encoding="utf-8")
+        check_json(text, str(path))
+        places = json.loads(text)["weight_map"]
         if not places or not all(isinstance(text, str) for pair in places.items() for text in pair):
             raise ValueError("its weight_map names no files")
+    except LoadError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LoadError(
             f"{path} is not the index of weights in several files ({describe_error(error)}). Download or save it again."

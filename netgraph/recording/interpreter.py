@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from netgraph.environment.memory import check_memory
 from netgraph.environment.torch_internals import OpOverload, set_gradients
@@ -23,6 +24,7 @@ from netgraph.recording.forward.followed_dtype import KINDS, read_followed
 from netgraph.recording.operators.guards import RELATIONS, check_decision
 from netgraph.recording.operators.lookups import join_lookups
 from netgraph.recording.operators.stand_ins import STAND_INS
+from netgraph.recording.run_memory import ARITHMETIC, check_call, check_operands, find_unknown_step
 from netgraph.recording.serialize import BUILTINS
 from netgraph.rules.registry import find_operator_rule
 
@@ -49,13 +51,17 @@ class RefList:
 
 @dataclass(frozen=True)
 class Step:
-    """One call: the function, its arguments, the slot of its result, and the slots that no later step reads."""
+    """One call: the function, its arguments, the slot of its result, and the slots that no later step reads.
+
+    The memory for the result of a checked step is compared with the free memory in each run, since its size depends on numbers.
+    """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...]
     index: int
     freed: tuple[int, ...]
+    checked: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,7 @@ class Interpreter:
             raise LoadError("a graph of the file has no output. The file is damaged or was not written by netgraph.")
         self.steps = self._mark_last_reads(join_lookups(steps, find_reads, self.result_slots))
         self.fixed_results: dict[int, Any] = {}  # by step, set while the network is recorded again
+        self.measured: set[Any] = set()  # shapes of inputs whose memory is known to be there
 
     def _parse_step(self, operator: str, args: Any, kwargs: Any, index: int) -> Step:
         """Return the step of one call, with its operator and sizes checked."""
@@ -258,7 +265,17 @@ class Interpreter:
             slots[index] = value
         for index, name in self.reads:
             slots[index] = find(name)
+        self._check_memory(slots)
         return slots
+
+    def _check_memory(self, slots: list[Any]) -> None:
+        """Refuse a run that needs more memory than is free, once for each combination of shapes."""
+        shapes = tuple((slots[i].shape, slots[i].dtype) if isinstance(slots[i], Tensor) else None for i in self.inputs)
+        if shapes in self.measured:
+            return
+        unknown = find_unknown_step(self.steps, slots, _resolve_refs)
+        self.steps = [step if i < unknown else replace(step, checked=True) for i, step in enumerate(self.steps)]
+        self.measured.add(shapes)
 
 
 def _return_first(result: Any, *_: Any) -> Any:
@@ -269,7 +286,12 @@ def _return_first(result: Any, *_: Any) -> Any:
 def run_step(step: Step, slots: list[Any]) -> None:
     """Run one step on the slots and free the results that it reads last."""
     args = [_resolve_refs(v, slots) for v in step.args]
-    slots[step.index] = step.function(*args, **{k: _resolve_refs(v, slots) for k, v in step.kwargs})
+    kwargs = {k: _resolve_refs(v, slots) for k, v in step.kwargs}
+    if step.checked:
+        check_call(step.function, args, kwargs)
+    if step.function in ARITHMETIC:
+        check_operands(step.function, args)
+    slots[step.index] = step.function(*args, **kwargs)
     for index in step.freed:
         slots[index] = None
 

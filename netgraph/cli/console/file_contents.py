@@ -208,7 +208,12 @@ def _check_sums(path: Path) -> None:
     """Refuse an archive with a damaged member."""
     try:
         with zipfile.ZipFile(path) as archive:
+            stored = sum(entry.file_size for entry in archive.infolist())
+            if stored > path.stat().st_size:  # PyTorch compresses nothing
+                raise LoadError(f"its archive unpacks to {stored:,} bytes, more than the file has. Save it again.")
             damaged = archive.testzip()
+    except LoadError:
+        raise
     except (
         zipfile.BadZipFile,
         OSError,
