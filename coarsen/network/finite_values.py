@@ -17,7 +17,7 @@ from netgraph.utils.pytree import normalize_example
 def find_nonfinite_outputs(model: nn.Module, example: Any) -> str | None:
     """Return a sentence if a network with its own weights answers an example with nothing that can be compared.
 
-    Minus infinity is a number here: networks mask with it.
+    The network runs in evaluation mode. Minus infinity is a number here: networks mask with it. A complex number counts as two.
 
     Parameters
     ----------
@@ -33,10 +33,12 @@ def find_nonfinite_outputs(model: nn.Module, example: Any) -> str | None:
     with preserve_attributes(model), torch.no_grad(), fixed_seed(0):
         set_training_mode(model, training=False)
         outputs = collect_tensors(model(*args, **kwargs))
-    bad = [int((torch.isnan(t) | torch.isposinf(t)).sum()) for t in outputs if t.is_floating_point()]
+    numbers = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in outputs]
+    numbers = [t for t in numbers if t.is_floating_point()]
+    bad = [int((torch.isnan(t) | torch.isposinf(t)).sum()) for t in numbers]
     if not sum(bad):
         return None
-    total = sum(t.numel() for t in outputs if t.is_floating_point())
+    total = sum(t.numel() for t in numbers)
     names = list_nonfinite({**dict(model.named_parameters()), **dict(model.named_buffers())})
     cause = f" {names[0]} is not finite." if names else ""
     return f"{sum(bad):,} of {total:,} numbers of its outputs are not finite on this example.{cause}"

@@ -189,7 +189,8 @@ def verify(
 ) -> list[Verdict]:
     """Run both oracles on every axis of a network separately, and on all axes together.
 
-    Before that, the recorded graph runs against the network itself, in both modes and with gradients of all parameters.
+    Before that, the recorded graph runs against the network itself, in both modes and with gradients of all parameters. Whether the
+    network answers with numbers at all is asked in evaluation mode alone: training names a loss that is not finite at its first step.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ minibatches, smooths the coarse levels, and comes up with a line search. This is
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import CellType, FunctionType
@@ -28,11 +29,12 @@ from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.solver.adaptive import Backoff, CostAccount
 from netgraph.fas.solver.cycles import build_cycle
 from netgraph.fas.solver.problem import count_rows
-from netgraph.fas.solver.run import REFUSED, Run
+from netgraph.fas.solver.run import REFUSED, Run, explain_refused_step
 from netgraph.optim.optimizers import MakeOptimizer
 
 Closure = Callable[..., Tensor]
 Minibatch = tuple[tuple[Any, ...], Closure]
+logger = logging.getLogger("netgraph.fas")
 
 
 class Multigrid(Optimizer):
@@ -106,6 +108,7 @@ class Multigrid(Optimizer):
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.every, self.fine_steps, self.refused = optimizer, every, 0, 0
+        self.warned = False  # of a refused step
         self.start = CoarseStart(maps, optimizer, begin, self.options, seed)
         # one more than tau uses: a coarse step is judged by the loss on a minibatch that it did not work on
         self._recent: deque[Minibatch] = deque(maxlen=self.options.tau_of(0).batches + 1)
@@ -212,6 +215,9 @@ class Multigrid(Optimizer):
     def _count_refused(self, taken: bool, loss: float) -> None:
         """Count refused steps in a row, and raise an error after too many."""
         self.refused = 0 if taken else self.refused + 1
+        if not taken and not self.warned:
+            self.warned = True
+            logger.warning(explain_refused_step(self._run.grids[0].model, self.fine_steps, loss))
         if self.refused >= REFUSED:
             raise NetgraphError(
                 f"{self.refused} steps in a row had a loss or gradient that is not finite (loss {loss}), and none was "

@@ -7,6 +7,7 @@ is between two steps when it has stopped, and while callbacks see ``begin``, ``s
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from netgraph.coarsen.network.finite_values import list_nonfinite
 from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
@@ -311,6 +313,8 @@ class Run:
 
     def _count_refused_step(self, level: int, loss: float, norm: float) -> None:
         """Count a step that was not taken because its loss or gradient is not finite. Many in a row end the run."""
+        if not any(record["event"] == "refused" for record in self.history):
+            logger.warning(explain_refused_step(self.grids[level].model, self.steps, loss))
         self.refused += 1
         self.emit_event("refused", level, loss=loss, norm=norm)
         if self.refused >= REFUSED:
@@ -432,3 +436,24 @@ def make_running_mean(model: nn.Module, decay: float) -> Any:
     """Return a running mean of a network's parameters and buffers."""
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
     return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+def explain_refused_step(model: nn.Module, step: int, loss: float) -> str:
+    """Return the sentences for the first refused step of a run, with what made its number, as far as the weights tell.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network of the level, after the step was refused.
+    step : int
+    loss : float
+        Where it is finite, its gradient is not.
+    """
+    what = "gradient" if math.isfinite(loss) else f"loss ({loss})"
+    names = list_nonfinite({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    cause = (
+        f"{names[0]} is not finite"
+        if names
+        else "All weights are finite, so it comes from the batch, the loss, or the network in training mode"
+    )
+    return f"step {step} was refused, because its {what} is not finite. {cause}."

@@ -27,7 +27,7 @@ def verify_model(
     inside_heads: InsideHeads = False,
     outputs: Outputs = None,
 ) -> None:
-    """Run the dead-unit and duplicate-unit oracles on every axis of a network."""
+    """Run the dead-unit and duplicate-unit oracles on every axis of a network, in evaluation mode."""
     from netgraph.coarsen.network.oracles import verify
     from netgraph.tracing.tracer import trace
 
