@@ -87,6 +87,19 @@ class FaithfulCalls(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if replacement is None else replacement()
 
 
+class NestedCalls(FaithfulCalls):
+    """Also notes the first nested tensor of a run, by the line of its call, and whether the run came to its end."""
+
+    nested: str | None = None
+    ends = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if self.nested is None and isinstance(result, Tensor) and result.is_nested:
+            self.nested = find_calling_line()
+        return result
+
+
 def _assign_data(tensor: Tensor, value: Tensor) -> None:
     """Write the numbers of a value into a tensor. An assignment to ``.data`` means that for a parameter."""
     if tensor.shape != value.shape or tensor.dtype != value.dtype:
@@ -105,6 +118,26 @@ def _share_numbers(a: Tensor, b: Tensor) -> bool:
         and a.storage_offset() == b.storage_offset()
         and a.stride() == b.stride()
     )
+
+
+@contextlib.contextmanager
+def _run_scripts_anew() -> Iterator[None]:
+    """Run scripted functions without what PyTorch has made of them.
+
+    After some calls with a gradient, TorchScript runs a function as one piece with a backward of its own, inside of which gradients are
+    off. A copy of its graph has no such piece yet, and makes the calls of the function itself.
+    """
+    kind: Any = torch.jit.ScriptFunction
+    call = kind.__call__
+
+    def call_copy(function: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(torch._C._create_function_from_graph(function.name, function.graph.copy()), *args, **kwargs)
+
+    kind.__call__ = call_copy
+    try:
+        yield
+    finally:
+        kind.__call__ = call
 
 
 @contextlib.contextmanager
@@ -147,7 +180,7 @@ def watch_functions(notes: CallNotes) -> Iterator[None]:
     torch.autograd.Function.apply = classmethod(watched_apply)  # type: ignore[assignment]
     torch.autograd.grad, torch.autograd.backward = note_gradient(grad), note_gradient(backward)
     try:
-        with _switch_gradients_off_for_inference():
+        with _switch_gradients_off_for_inference(), _run_scripts_anew():
             yield
     finally:
         torch.autograd.Function.apply = apply  # type: ignore[method-assign]

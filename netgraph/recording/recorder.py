@@ -27,6 +27,7 @@ from netgraph.errors import TraceError, describe_error
 from netgraph.recording.faithful_calls import (
     CallNotes,
     FaithfulCalls,
+    NestedCalls,
     run_eagerly,
     skip_argument_checks,
     watch_functions,
@@ -321,7 +322,8 @@ def _record_fastest(
 
     if way not in ("inner", "inner real"):
         try:
-            recorded, way = _record_with_make_fx(watched_run, state, leaves, way)
+            try_plainly = partial(_watch_plain_run, run, state, leaves)
+            recorded, way = _record_with_make_fx(watched_run, state, leaves, way, try_plainly)
             return *_convert_leaves(recorded, list(state)), way
         except InnerGradientError as error:
             way, place = "inner", str(error)
@@ -364,7 +366,7 @@ def _copy_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _record_with_make_fx(
-    run: Any, state: dict[str, Tensor], leaves: list[Tensor], way: str | None
+    run: Any, state: dict[str, Tensor], leaves: list[Tensor], way: str | None, try_plainly: Callable[[], NestedCalls]
 ) -> tuple[fx.GraphModule, str]:
     """Record with ``make_fx`` on fake tensors, or on real ones where the run needs numbers."""
     try:
@@ -377,7 +379,7 @@ def _record_with_make_fx(
         return recorded, "fake"
     except InnerGradientError:
         raise
-    except Exception as fake:  # the run may need numbers, and only a run on real tensors can tell
+    except Exception:  # the run may need numbers, and only a run on real tensors can tell
         if way == "fake":
             raise
         try:
@@ -391,7 +393,7 @@ def _record_with_make_fx(
         except InnerGradientError:
             raise
         except Exception as real:
-            raise TraceError(_explain_failure(fake, real)) from real
+            raise TraceError(_explain_failure(real, try_plainly())) from real
 
 
 def _refuse_unknown_sizes(recorded: fx.GraphModule) -> None:
@@ -410,16 +412,35 @@ def _refuse_fake_constants(recorded: fx.GraphModule) -> None:
             raise TraceError(f"{node.target} is a tensor whose origin was not recorded")
 
 
-def _explain_failure(fake: Exception, real: Exception) -> str:
+def _watch_plain_run(run: Any, state: dict[str, Tensor], leaves: list[Tensor]) -> NestedCalls:
+    """Run a network without recording it, after its recording has failed, and note whether it runs and what it makes."""
+    calls = NestedCalls(CallNotes())
+    with contextlib.suppress(Exception), _isolate_recording():  # the network may fail in any way
+        run(_copy_tensors(state), [copy.copy(leaf).detach().clone() for leaf in leaves], calls)
+        calls.ends = True
+    return calls
+
+
+def _explain_failure(real: Exception, calls: NestedCalls) -> str:
     """Return the message of the error that a failed recording raises."""
+    if calls.nested is not None:
+        return (
+            f"the network makes a nested tensor{calls.nested}, whose rows have lengths of their own, and a recording has one size for each "
+            "dimension. Pad the rows and mask what was added, or take that part out of forward."
+        )
     if isinstance(real, TraceError):
         return str(real)
-    text = str(real).strip().split("\n")[0] or type(real).__name__
+    text = str(real).strip().split("\n")[0].rstrip(".") or type(real).__name__
     if "get value out of a tracing tensor" in str(real):
         where = _find_user_line(real)
         return (
             f"the network branches on numbers (.item(), bool() or int() of a tensor){where}. One recording would not "
             "hold for other inputs. Trace the parts before and after that decision separately."
+        )
+    if calls.ends:
+        return (
+            f"the network runs on the example, but not while it is recorded: {type(real).__name__}: {text}. Take that part out of forward, or "
+            "trace the parts before and after it separately."
         )
     return (
         f"the network does not run on the example: {type(real).__name__}: {text}. Give an input that its forward takes."

@@ -6,10 +6,13 @@ modules in Python. The network inside a ``torch.compile`` is taken in its place.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from netgraph.errors import TraceError
+from netgraph.utils.pytree import build_structure, normalize_example
 
 QUANTIZED_MODULES = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 OBSERVER_MODULES = (
@@ -66,6 +69,41 @@ def check_recordable(model: nn.Module) -> None:
             )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _check_tensor(name, tensor)
+
+
+def check_input_tensors(example: Any, *, numbers: bool = True) -> None:
+    """Refuse inputs that no recording takes.
+
+    Parameters
+    ----------
+    example : Tensor, tuple or dict
+    numbers : bool, default True
+        The network will run on them, so that inputs on the meta device are refused too.
+
+    Raises
+    ------
+    TraceError
+        An input is nested, sparse, quantised, or without numbers.
+    """
+    leaves: list[Tensor] = []
+    build_structure(normalize_example(example), leaves)
+    for i, leaf in enumerate(leaves):
+        if leaf.is_nested:
+            raise TraceError(
+                f"input {i} of the example is a nested tensor, whose rows have lengths of their own, and a recording has one size for each "
+                "dimension. Give a padded tensor, as from torch.nested.to_padded_tensor, and a mask if the network takes one."
+            )
+        if leaf.layout != torch.strided:
+            raise TraceError(
+                f"input {i} of the example is sparse ({leaf.layout}). Give a dense tensor, as from to_dense()."
+            )
+        if leaf.is_quantized:
+            raise TraceError(f"input {i} of the example is quantised ({leaf.dtype}). Give its dequantize().")
+        if numbers and leaf.device.type == "meta":
+            raise TraceError(
+                f"input {i} of the example has no numbers: it is on the meta device, and the network is run on it. Give a tensor with numbers, "
+                "such as torch.randn of its shape."
+            )
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

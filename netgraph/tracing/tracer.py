@@ -27,7 +27,7 @@ from netgraph.rules import index_space as sp
 from netgraph.rules.operator_call import PASSED_COUNTS, Call, Spaces, TraceState, operator_name, shape_of
 from netgraph.rules.registry import apply_rule, find_rule
 from netgraph.tracing.other_examples import OtherRecordings
-from netgraph.tracing.recordable import check_recordable
+from netgraph.tracing.recordable import check_input_tensors, check_recordable
 from netgraph.tracing.recording_check import SizeDifferenceError, check_recordings
 from netgraph.tracing.size_links import Links, link_sizes
 from netgraph.tracing.spec_builder import build_unit_spec
@@ -93,8 +93,10 @@ def trace(
     2.bias (2)
     """
     check_recordable(model)
+    check_input_tensors(example, numbers=False)
     rows = double_single_row(example)
     recordings, rows, unrecorded = _record_modes(model, (rows, example), before)
+    check_input_tensors(example, numbers=any(recording.way != "meta" for recording in recordings.values()))
     check_outputs((recording.outputs for recording in recordings.values()), outputs)
     spec = _trace_modes(model, recordings, unrecorded, inside_heads, outputs)
     if prove:

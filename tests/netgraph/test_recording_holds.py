@@ -439,6 +439,10 @@ def infer_the_first_layer(m, x):
     return m.b(h.clone())
 
 
+def square_positive(x):
+    return torch.relu(x) * x
+
+
 def double_positive(x):
     return torch.relu(x) * 2
 
@@ -454,6 +458,17 @@ def test_gradients_behind_switches_and_scripts_are_those_of_the_network(run):
     check_runs_like(model, ng.trace(model, X), X, torch.randn(7, 6))
     with torch.inference_mode():
         assert torch.is_inference(torch.ones(1))
+
+
+def test_a_script_that_was_trained_before_the_trace_keeps_its_gradients():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        script = torch.jit.script(square_positive)
+    model = layers(lambda m, x: m.b(script(m.a(x))))
+    for _ in range(4):  # after the second call TorchScript has a backward of its own
+        model(X).sum().backward()
+    model.zero_grad()
+    check_runs_like(model, ng.trace(model, X), X, torch.randn(7, 6))
 
 
 def test_a_generator_of_the_networks_own_is_named_as_the_cause():

@@ -3,6 +3,7 @@
 import contextlib
 import operator
 import pickle
+import warnings
 from copy import deepcopy
 
 import numpy as np
@@ -433,3 +434,52 @@ def test_a_graph_transformer_over_kinds_of_nodes_is_traced():
         ).error
         < 1e-10
     )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        (lambda: torch.zeros(4, 6, device="meta"), r"has no numbers: it is on the meta device.*torch\.randn"),
+        (lambda: torch.nested.nested_tensor([torch.ones(3, 6), torch.ones(5, 6)]), r"nested tensor.*to_padded_tensor"),
+        (
+            lambda: torch.nested.nested_tensor([torch.ones(3, 6), torch.ones(5, 6)], layout=torch.jagged),
+            r"nested tensor.*to_padded_tensor",
+        ),
+        (lambda: torch.eye(6).to_sparse(), r"sparse \(torch\.sparse_coo\).*to_dense"),
+        (lambda: torch.eye(6).to_sparse_csr(), r"sparse \(torch\.sparse_csr\).*to_dense"),
+        (lambda: torch.quantize_per_tensor(torch.ones(4, 6), 0.1, 0, torch.qint8), r"quantised.*dequantize"),
+    ],
+)
+def test_inputs_that_no_network_can_be_built_on_are_told_with_their_mend(inputs, reason):
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    hierarchy = ng.build_hierarchy(model, torch.ones(4, 6), n_levels=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sparse and nested tensors are in beta
+        wrong = inputs()
+        for use in (
+            lambda: ng.build_hierarchy(model, wrong),
+            lambda: ng.own_class(hierarchy, wrong),
+            lambda: ng.verify(model, hierarchy.levels[0].spec, wrong),
+            lambda: ng.build_hierarchy(model, torch.ones(4, 6), repair="ridge", data=wrong),
+        ):
+            with pytest.raises(TraceError, match=reason):
+                use()
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_a_network_that_makes_nested_tensors_is_told_to_pad_its_rows(layout):
+    def run(m, x):
+        rows = torch.nested.as_nested_tensor([x[:2], x[2:]], layout=layout)
+        return torch.cat(list(m.b(torch.relu(m.a(rows))).unbind()))
+
+    model = Fn(run, a=nn.Linear(6, 8), b=nn.Linear(8, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are in beta
+        with pytest.raises(TraceError, match=r"makes a nested tensor at .*test_tracing\.py:\d+.*Pad the rows"):
+            ng.trace(model, torch.randn(5, 6))
+
+
+def test_a_network_that_runs_but_cannot_be_recorded_is_not_told_that_it_does_not_run():
+    model = Fn(lambda m, x: m.a(x.share_memory_()), a=nn.Linear(6, 8))
+    with pytest.raises(TraceError, match="runs on the example, but not while it is recorded"):
+        ng.trace(model, torch.randn(5, 6))
