@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from netgraph.fas.saved_state import reading_state
+
 KINDS = (
     "smooth", "load", "tau", "search", "transfer", "statistics", "match", "norm", "compile", "evaluate", "callbacks",
 )  # fmt: skip
@@ -85,8 +87,9 @@ class Ledger:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the costs that `state_dict` returned."""
-        for row in state["rows"]:
-            self.seconds[row["level"], row["kind"]] = row["seconds"]
-            self.flops[row["level"], row["kind"]] = row["flops"]
-        for level, n in state["samples"].items():
-            self.samples[int(level)] = n
+        with reading_state("a ledger"):
+            for row in state["rows"]:
+                self.seconds[row["level"], row["kind"]] = row["seconds"]
+                self.flops[row["level"], row["kind"]] = row["flops"]
+            for level, n in state["samples"].items():
+                self.samples[int(level)] = n

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from netgraph.environment.optional_packages import import_package
-from netgraph.utils.torchvision_compat import prepare_torchvision
+from netgraph.environment.torchvision_compat import prepare_torchvision
 
 
 def vgg(n_classes: int = 10, *, width: int = 64, channels: int = 3, pools: int = 5) -> nn.Sequential:

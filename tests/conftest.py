@@ -9,7 +9,7 @@ import torch
 from browser import installed
 from hypothesis import settings
 
-from netgraph.utils.torchvision_compat import prepare_torchvision
+from netgraph.environment.torchvision_compat import prepare_torchvision
 
 prepare_torchvision()
 torch.set_num_threads(1)  # networks of tests are small: a second thread is waited for longer than it works

@@ -1,35 +1,27 @@
-"""Every public function with wrong values of the types that it takes: a sentence of netgraph comes out, or a result.
+"""Every public function, method and command with wrong values of the types that it takes: a sentence of netgraph comes out, or a result.
 
-Values are drawn by annotation: numbers out of every range, names of nothing, paths that are no places, networks that do not run. A
-``TypeError`` of Python for a wrong signature is no part of this: all arguments have their types.
+Values are drawn by annotation (`tests.support.wrong_values`). A ``TypeError`` of Python for a wrong signature is no part of this: all
+arguments have their types. Seeds are fixed, so every run draws the same values.
 """
 
 import contextlib
 import importlib
 import inspect
 import logging
-import types
-import typing
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from functools import cached_property
 
 import pytest
-import torch
 import typer
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
-import netgraph as ng
 from netgraph.cli.main import app
-from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
-from netgraph.models import mlp
-from netgraph.tracing.unit_spec import UnitSpec
 from tests.support.command_line import run
+from tests.support.wrong_values import find_arguments, find_strategy, list_methods
 
+SEED = 7619
 FACADES = (
     "netgraph",
     "netgraph.coarsen",
@@ -39,170 +31,64 @@ FACADES = (
     "netgraph.affinity",
     "netgraph.io",
 )
-SIZED = (
-    "resnet",
-    "resnet20",
-    "resnet56",
-    "vgg",
-    "wide_resnet",
-    "Encoder",
-    "Decoder",
-    "mlp",
-)  # PyTorch makes what they ask for
-EXAMPLE = torch.linspace(-1, 1, 24).reshape(4, 6)
-NAMES = (
-    "",
-    "x",
-    "hem",
-    "cosine",
-    "all",
-    "0",
-    "a\nb",
-    "\x1b]0;T\x07",
-    "s3://bucket/x",
-    "torchvision:",
-    "torchvision:none",
-    "-1",
-    "2x0",
-)
-PLACES = (
-    "nowhere/x.html",
-    "nowhere",
-    ".",
-    "x.html",
-    "x.mtx",
-    "x.level9.A.mtx",
-    "x.pt",
-    "x.safetensors",
-    "x",
-    "\udcff.pt",
-    "a\nb.svg",
-)
-
-
-class Raises(nn.Module):
-    """A network that does not run."""
-
-    def forward(self, x):
-        raise RuntimeError("no")
-
-
-class Empty(nn.Module):
-    """A network that answers nothing."""
-
-    def forward(self, x):
-        return None
-
-
-def make_network():
-    torch.manual_seed(0)
-    return mlp((6, 8, 3))
-
-
-@cache
-def make_hierarchy():
-    return ng.build_hierarchy(make_network(), EXAMPLE, n_levels=2)
-
-
-def make_nan_network():
-    model = make_network()
-    with torch.no_grad():
-        next(model.parameters()).fill_(float("nan"))
-    return model
-
-
-BY_TYPE = {
-    bool: st.booleans(),
-    int: st.sampled_from([-1, 0, 1, 2, 7, -(2**63), 2**31, 2**64, 10**30]),
-    float: st.sampled_from([float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 0.5, 1.0, 1e308, 5e-324]),
-    str: st.sampled_from(NAMES),
-    Path: st.sampled_from(PLACES).map(Path),
-    nn.Module: st.sampled_from([make_network, make_nan_network, Raises, Empty, nn.Identity, nn.ModuleList]).map(
-        lambda m: m()
+LEFT = {  # not walked, each with the reason
+    **dict.fromkeys(
+        ("resnet", "resnet20", "resnet56", "vgg", "wide_resnet", "Encoder", "Decoder", "mlp"),
+        "PyTorch makes the layers that they ask for, and answers for their sizes",
     ),
-    Tensor: st.sampled_from(
-        [
-            EXAMPLE,
-            torch.zeros(0),
-            torch.zeros(0, 6),
-            torch.zeros(2, 5),
-            torch.full((2, 6), float("nan")),
-            torch.tensor(1),
-        ]
-    ),
-    Hierarchy: st.builds(make_hierarchy),
-    UnitSpec: st.builds(lambda: make_hierarchy().levels[0].spec),
-    type(None): st.none(),
+    "Outcome": "an enumeration, whose call is Python's",
+    "Maps": "a protocol, which has no values of its own",
+    "Objective": "a protocol, which has no values of its own",
+    "Run": "FAS.begin makes it, from parts that are no public names",
+    "Run.move_to_level": "it takes a grid, which is no public name",
+    "LightningCoarseStart": "Lightning calls its methods with its own trainer",
+    "TrainOptions.make_solver": "the command line calls it with the plan of a whole run",
 }
-EXAMPLES = st.one_of(
-    BY_TYPE[Tensor],
-    st.tuples(BY_TYPE[Tensor], BY_TYPE[Tensor]),
-    st.dictionaries(st.sampled_from(["x", "input"]), BY_TYPE[Tensor], max_size=1),
-)
 
 
-def list_functions():
+def list_public():
     """Return the public functions and classes by name, each once."""
     functions = {}
     for facade in FACADES:
         module = importlib.import_module(facade)
-        for name in sorted(set(module.__all__).difference(SIZED)):
+        for name in sorted(set(module.__all__) - LEFT.keys()):
             value = getattr(module, name)
             if inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, Exception)):
                 functions.setdefault(value, f"{facade}.{name}")
     return {name: value for value, name in functions.items()}
 
 
-def find_strategy(kind, name):
-    """Return a strategy for the values of an annotation, or None if it has none here."""
-    if name == "example" or name == "inputs":
-        return EXAMPLES
-    if kind in BY_TYPE:
-        return BY_TYPE[kind]
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        strategies = [s for s in (find_strategy(part, "") for part in parts) if s is not None]
-        return st.one_of(strategies) if strategies else None
-    if origin is typing.Literal:
-        return st.sampled_from(parts)
-    if origin in (list, Sequence) and (inner := find_strategy(parts[0], "")) is not None:
-        return st.lists(inner, max_size=3)
-    if origin in (dict, Mapping):
-        key, value = (find_strategy(part, "") for part in parts)
-        return None if key is None or value is None else st.dictionaries(key, value, max_size=2)
-    return None
+def list_targets():
+    """Return what is called, by name: (function of an object and arguments, strategy of the object, strategies of arguments)."""
+    targets = {}
+    for name, value in list_public().items():
+        targets[name] = (lambda _, *args, f=value, **kwargs: f(*args, **kwargs), st.none(), find_arguments(value))
+        for member, kind in list_methods(value) if inspect.isclass(value) else ():
+            path = f"{name}.{member}"
+            if path.split(".", path.count(".") - 1)[-1] in LEFT:
+                continue
+            if isinstance(kind, (property, cached_property)):
+                targets[path] = (lambda one, n=member: getattr(one, n), find_strategy(value), ({}, {}))
+            elif isinstance(kind, classmethod):
+                method = getattr(value, member)
+                targets[path] = (
+                    lambda _, *args, f=method, **kwargs: f(*args, **kwargs),
+                    st.none(),
+                    find_arguments(method),
+                )
+            elif inspect.isfunction(kind):
+                targets[path] = (kind, find_strategy(value), find_arguments(kind, skip_self=True))
+    return targets
 
 
-def find_arguments(function):
-    """Return strategies for the parameters of a function: those it must have and those it may have. None if one is missing."""
-    try:
-        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except (NameError, TypeError, AttributeError):
-        return None
-    needed, optional = {}, {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        strategy = find_strategy(hints.get(parameter.name), parameter.name)
-        if strategy is not None and parameter.kind != parameter.POSITIONAL_ONLY:
-            (needed if parameter.default is parameter.empty else optional)[parameter.name] = strategy
-        elif parameter.default is parameter.empty:
-            return None
-    return (needed, optional) if needed or optional else None
+TARGETS = list_targets()
 
 
-WALKED = {name: arguments for name, function in list_functions().items() if (arguments := find_arguments(function))}
-LEFT = {  # what libraries raise for numbers that no machine word holds, and for examples that are no batch
-    "netgraph.build_hierarchy": (RuntimeError, ValueError),
-    "netgraph.own_class": (RuntimeError, ValueError),
-    "netgraph.models.attention_mask": (OverflowError,),
-    "netgraph.models.train_tokenizer": (OverflowError,),
-    "netgraph.viz.write_attention_figure": (ValueError,),
-}
-
-
-def test_most_functions_are_walked():
-    assert len(WALKED) >= 50
+def test_every_public_name_is_walked_or_left_for_a_reason():
+    missing = [name for name, (_, one, arguments) in TARGETS.items() if one is None or arguments is None]
+    assert not missing
+    names = {name for facade in FACADES for name in importlib.import_module(facade).__all__}
+    assert {name.partition(".")[0] for name in LEFT} <= names, "what is left has its name still"
 
 
 @pytest.fixture
@@ -215,18 +101,28 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(WALKED))
+@pytest.mark.parametrize("name", sorted(TARGETS))
 def test_wrong_values_of_right_types_give_a_sentence_or_a_result(name, in_an_empty_folder):
-    function, (needed, optional) = list_functions()[name], WALKED[name]
+    function, one, (needed, optional) = TARGETS[name]
 
-    @seed(7619)
-    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.fixed_dictionaries(needed, optional=optional))
-    def call(arguments):
-        with warnings.catch_warnings():
+    @seed(SEED)
+    @settings(
+        max_examples=5 if needed or optional else 2,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(one, st.fixed_dictionaries(needed, optional=optional))
+    def call(one, arguments):
+        further = [value for key in arguments if key.startswith("*") for value in arguments[key]]
+        named = {key: value for key, value in arguments.items() if not key.startswith("*")}
+        with warnings.catch_warnings(), contextlib.suppress(NetgraphError):
             warnings.simplefilter("ignore")
-            with contextlib.suppress(NetgraphError, *LEFT.get(name, ())):
-                function(**arguments)
+            if further:  # behind arguments by position
+                function(one, *named.values(), *further)
+            else:
+                function(one, **named)
 
     call()
 

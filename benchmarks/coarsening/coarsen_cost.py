@@ -60,7 +60,7 @@ def llama_1b() -> Any:
 def measure_network(make: Callable[[], Any], queue: Any) -> None:
     """Put a row of results into a queue."""
     import netgraph as ng
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     model, example = make()

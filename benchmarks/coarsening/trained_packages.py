@@ -36,9 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/c
 from common import Row, read_rows, run_missing
 
 import netgraph as ng
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.choices import DATA_RUNGS
-from netgraph.utils.torchvision_compat import prepare_torchvision
 
 RESULTS = Path(__file__).parent.parent / "results" / "trained_packages.jsonl"
 KEY = ("network", "seed", "ratio", "method", "repair")

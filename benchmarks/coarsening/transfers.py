@@ -31,7 +31,7 @@ import netgraph as ng
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong, restrict
 from netgraph.coarsen.transfer.transfer import Transfer
-from netgraph.utils.torchvision_compat import prepare_torchvision
+from netgraph.environment.torchvision_compat import prepare_torchvision
 
 RESULTS = Path(__file__).parent.parent / "results" / "transfers.json"
 ROUNDS = 5

@@ -21,7 +21,7 @@ DETECTORS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mo
 
 def torchvision_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
     """Yield every classification, segmentation and video network of torchvision, and detector backbones. Heavy ones come last."""
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     import torchvision.models as zoo
@@ -73,7 +73,7 @@ def timm_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
 
 
 def _timm_network(name: str) -> BuiltNetwork:
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     import timm
@@ -150,7 +150,7 @@ def transformers_networks() -> Iterator[tuple[str, Callable[[], BuiltNetwork]]]:
 
 
 def _transformers_network(name: str, options: dict[str, Any]) -> nn.Module:
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     import transformers

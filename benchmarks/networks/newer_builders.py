@@ -64,7 +64,7 @@ def lukemelas_efficientnet() -> nn.Module:
 
 def flow_network() -> nn.Module:
     """Return optical flow of torchvision in its small form."""
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     from torchvision.models.optical_flow import raft_small

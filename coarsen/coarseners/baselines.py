@@ -12,6 +12,7 @@ from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.labels import renumber_labels
 from netgraph.coarsen.partition.constraints import free_and_count
 from netgraph.coarsen.partition.contract import declare_traits
+from netgraph.utils.seeds import make_random
 
 Ints = NDArray[np.int64]
 
@@ -105,7 +106,7 @@ def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     aggregates = np.arange(graph.n_units)
     free, n_free = free_and_count(graph, n_coarse)
     if n_free:
-        aggregates[free] = free[np.random.default_rng(seed).permutation(np.arange(len(free)) % n_free)]
+        aggregates[free] = free[make_random(seed).permutation(np.arange(len(free)) % n_free)]
     return renumber_labels(aggregates)
 
 

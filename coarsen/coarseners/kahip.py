@@ -19,6 +19,7 @@ from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.multilevel import keep_strongest_edges
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import PluginError
+from netgraph.utils.seeds import make_random
 
 BITS = 32  # of the integers in which both libraries add up weights
 IMBALANCE = 0.03  # default of KaHIP
@@ -149,7 +150,7 @@ def mtkahypar(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 def _partition_with_mtkahypar(library: Any, graph: AxisGraph, n_parts: int, seed: int) -> Ints:
     """Return the parts of the deterministic preset, with the vertices in random order."""
-    order = np.random.default_rng(seed).permutation(graph.n_units)
+    order = make_random(seed).permutation(graph.n_units)
     edges = sparse.triu(keep_strongest_edges(graph.adjacency, NEIGHBORS)[order][:, order], 1, format="coo")
     ends, weight = np.stack([edges.row, edges.col], axis=1), scale_to_integers(graph.weight[order], BITS)
     engine = _start_engine(library)

@@ -15,6 +15,7 @@ from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
 from netgraph.coarsen.partition.multilevel import merge_heaviest_pairs, merge_in_rounds
 from netgraph.environment.kernel_cache import compile_kernel
+from netgraph.utils.seeds import make_random
 
 STRONG = 0.25  # an edge is strong above this share of the weight of the unit's heaviest edge
 Ints = NDArray[np.int64]
@@ -72,7 +73,7 @@ def pairwise(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 def _merge_in_passes(adjacency: sparse.csr_array, n_clusters: int, seed: int) -> Ints:
     """Pair and contract in passes. Each pass draws a new order of the vertices."""
-    random = np.random.default_rng(seed)
+    random = make_random(seed)
 
     def step(between: sparse.csr_array, labels: Ints) -> Ints:
         order = random.permutation(between.shape[0])

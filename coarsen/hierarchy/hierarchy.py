@@ -29,7 +29,7 @@ from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.recording.forward.named_outputs import name_outputs
 from netgraph.recording.gc_pause import old_objects_skipped
-from netgraph.tracing.recordable import unwrap_compiled
+from netgraph.tracing.recordable import check_input_tensors, unwrap_compiled
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec, term_size
 from netgraph.utils.html_table import render_table
@@ -265,6 +265,7 @@ def build_hierarchy(
     options.check()
     gap = LossGap.parse(options.ratio, loss) if isinstance(options.ratio, str) else None
     check_rung(options.repair, data)
+    check_input_tensors(example)
     if spec is None:
         model = unwrap_compiled(model)
         spec = trace(

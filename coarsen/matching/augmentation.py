@@ -15,6 +15,7 @@ from scipy import sparse
 
 from netgraph.coarsen.matching.dominant import mate_weights
 from netgraph.environment.kernel_cache import compile_kernel
+from netgraph.utils.seeds import make_random
 
 # Terms. An arm is an edge (v, a) outside the matching, and it gains its weight minus the weight of the matched edge of a,
 # which it replaces. `weight[v]` is the weight of the matched edge of v, zero if v is free, and `mate[v]` is its partner.
@@ -60,7 +61,7 @@ def augment_matching(adjacency: sparse.csr_array, mate: NDArray[np.int32], seed:
     n = len(mate)
     marked, due = np.zeros(n), np.ones(n, dtype=np.bool_)
     path = np.full(n, -1, dtype=np.int32), np.empty((LENGTH + 1, 2), dtype=np.int32), np.empty(LENGTH + 1)
-    rng = np.random.default_rng(seed)
+    rng = make_random(seed)
     for number in range(ROUNDS):
         if number == 1:
             _exchange_along_paths(graph, mate, weight, rng.permutation(n).astype(np.int32), due, path)

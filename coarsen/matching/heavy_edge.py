@@ -18,6 +18,7 @@ from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.dominant import dominant_matching, hash_edges, mate_weights
 from netgraph.coarsen.matching.labels import Ints, check_equal_sizes, contract_by_mean, renumber_labels
 from netgraph.environment.kernel_cache import compile_kernel
+from netgraph.utils.seeds import make_random
 
 Match = Callable[[Affinity, int], Ints]  # (affinity, most pairs wanted) -> pairs, (p, 2)
 
@@ -251,7 +252,7 @@ def _match_by_weight(affinity: Affinity, n_pairs: int, seed: int, augment: bool)
 
 def _match_in_random_order(adjacency: sparse.csr_array, n_pairs: int, seed: int) -> Ints:
     """Return the first ``n_pairs`` pairs that units choose in random order."""
-    order = np.random.default_rng(seed).permutation(adjacency.shape[0])
+    order = make_random(seed).permutation(adjacency.shape[0])
     return np.asarray(_visit_units(adjacency.indptr, adjacency.indices, adjacency.data, order))[:n_pairs]
 
 

@@ -13,9 +13,11 @@ from netgraph.coarsen.network.head_alignment import rotate_to_one_basis
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.errors import NetgraphError
 from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
+from netgraph.tracing.recordable import check_input_tensors
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
@@ -26,8 +28,13 @@ def split_batches(data: Any, size: int) -> list[Any]:
 
     Inputs without equally many rows stay one batch.
     """
+    check_input_tensors(data)
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(data), leaves)
+    if not leaves:
+        raise NetgraphError(
+            "the inputs hold no tensor. Give a tensor, a tuple of arguments, or a dict of keyword arguments."
+        )
     parts = [leaf.split(size) if have_equal_rows(leaves) else (leaf,) for leaf in leaves]
     pieces = zip(*parts, strict=True)
     nested = [unflatten_tree(structure, list(piece)) for piece in pieces]

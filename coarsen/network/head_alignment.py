@@ -33,6 +33,7 @@ from netgraph.coarsen.transfer.transfer import HALVES, Transfer
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.preserved_state import preserve_attributes
+from netgraph.utils.seeds import make_generator
 
 if TYPE_CHECKING:
     pass
@@ -303,7 +304,7 @@ def find_rotatable_axes(
 
 def _draw_rotations(spec: UnitSpec, axis: str, seed: int) -> list[HeadRotation]:
     """Return a random rotation of every head of an axis. Attentions with shared keys or values are left out."""
-    random, rotations = torch.Generator().manual_seed(seed), []
+    random, rotations = make_generator(seed), []
     for place, heads in enumerate(find_heads(spec, axis)):
         if _belong_to_units(heads, spec.axes[axis].size):
             (n, _, inner), size = heads.query.index.shape, heads.value.index.shape[2]

@@ -34,10 +34,12 @@ from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
+from netgraph.tracing.recordable import check_input_tensors
 from netgraph.tracing.unit_spec import Axis, UnitSpec
 from netgraph.utils.module_state import set_training_mode, swap_held_tensors, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.seeds import make_generator, make_random
 
 Progress = Callable[[str, int, int], None]
 WIDE_TOLERANCE = 1e-4  # above it, a network that casts to half precision by name is compared in that precision
@@ -115,7 +117,7 @@ def check_duplicate_units(
     -------
     Verdict
     """
-    random = np.random.default_rng(seed)
+    random = make_random(seed)
     transfers = {}
     for axis in axes:
         k = choose_n_coarse(axis, 0.5)
@@ -142,7 +144,7 @@ def check_dead_units(
     training: bool = False,
 ) -> Verdict:
     """Zero one unit of each axis, leave it out, and compare outputs. Parameters are those of `check_duplicate_units`."""
-    random = np.random.default_rng(seed)
+    random = make_random(seed)
     axes = list(axes)
     removable = [axis for axis in axes if axis.equal is None and axis.size > 1]
     if not removable:
@@ -271,7 +273,7 @@ def _outputs_move(model: nn.Module, spec: UnitSpec, transfers: Mapping[str, Tran
     If it does not, an error of zero says nothing, as in a spiking network that never fires.
     """
     args, kwargs = normalize_example(example)
-    generator = torch.Generator().manual_seed(seed)
+    generator = make_generator(seed)
     with preserve_attributes(model):
         set_training_mode(model, training=False)
         state = probe_state(model, example, seed)
@@ -393,6 +395,7 @@ def check_example(model: nn.Module, example: Any) -> None:
     NetgraphError
         The network does not run on the example either.
     """
+    check_input_tensors(example)
     args, kwargs = normalize_example(example)
     try:
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

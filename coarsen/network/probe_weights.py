@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.utils.module_state import swap_state
 from netgraph.utils.pytree import normalize_example
+from netgraph.utils.seeds import make_generator
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -40,7 +41,7 @@ def probe_state(model: nn.Module, example: Any, seed: int) -> dict[str, Tensor]:
     dict of str to Tensor
         With the names of `netgraph.coarsen.network.rewrite.traced_state`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = make_generator(seed)
     state = traced_state(model)
     trained = {name for name, _ in model.named_parameters()}
     untrained = set()

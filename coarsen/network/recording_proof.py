@@ -32,6 +32,7 @@ from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import normalize_example
+from netgraph.utils.seeds import make_generator
 
 TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
@@ -277,7 +278,7 @@ def _are_close(a: Any, b: Any) -> bool:
 
 def _take_gradients(outputs: list[Tensor], parameters: Mapping[str, Tensor], seed: int) -> dict[str, Tensor | None]:
     """Return the gradients of a random combination of the outputs."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = make_generator(seed)
     losses = [
         (out * torch.randn(out.shape, generator=generator).to(out)).sum()
         for out in outputs

@@ -52,6 +52,11 @@ def coarse_network(
     GraphNetwork
         In the mode (training or evaluation) of ``model``.
 
+    Raises
+    ------
+    NetgraphError
+        A transfer does not fit the axes of the network.
+
     Examples
     --------
     >>> import numpy as np

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from netgraph.utils.seeds import make_random
+
 DENSE = 2048  # up to this number of vertices the eigensolver is dense
 Floats = NDArray[Any]
 
@@ -75,6 +77,6 @@ def largest_eigenpairs(matrix: sparse.csr_array, number: int, *, seed: int) -> t
         if n <= DENSE or number >= n // 2:
             values, vectors = eigh(matrix.toarray(), subset_by_index=[n - number, n - 1])
         else:
-            values, vectors = eigsh(matrix, number, which="LA", v0=np.random.default_rng(seed).normal(size=n))
+            values, vectors = eigsh(matrix, number, which="LA", v0=make_random(seed).normal(size=n))
     order = np.argsort(values)
     return values[order], vectors[:, order]

@@ -22,6 +22,7 @@ from netgraph.coarsen.network.functional_error import have_equal_rows
 from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.seeds import make_generator
 
 LR = 1e-3  # decays to 0 along a cosine
 
@@ -54,7 +55,7 @@ def tune_network(
     """
     optimizer = torch.optim.Adam([p for p in coarse.parameters() if p.requires_grad], lr=LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for args, kwargs in draw_mixtures(data, steps, batch, torch.Generator().manual_seed(seed)):
+    for args, kwargs in draw_mixtures(data, steps, batch, make_generator(seed)):
         with torch.no_grad():
             targets = collect_chosen(fine(*args, **kwargs), outputs)
         pairs = zip(collect_chosen(coarse(*args, **kwargs), outputs), targets, strict=True)

@@ -86,8 +86,15 @@ def count_coarse(spec: UnitSpec, transfers: Transfers) -> dict[str, int]:
     Raises
     ------
     NetgraphError
-        Fewer units stay than are chosen.
+        A transfer is of an axis that the network lacks, or of another number of units, or fewer units stay than are chosen.
     """
+    for axis, transfer in transfers.items():
+        size = spec.axes[axis].size if axis in spec.axes else None
+        if transfer.n_fine != size:
+            known = f"has {size} units" if size is not None else f"is none of {', '.join(spec.axes)}"
+            raise NetgraphError(
+                f"axis {axis!r} {known}, and a transfer of {transfer.n_fine} units was given for it. Give one for its units."
+            )
     sizes = {axis: t.n_coarse for axis, t in transfers.items()}
     for axis, transfer in transfers.items():
         together = int(transfer.sizes.max(initial=1))

@@ -17,7 +17,8 @@ from scipy import sparse
 from torch import Tensor
 
 from netgraph.coarsen.transfer.kernels import IndexMap
-from netgraph.errors import AggregatesError
+from netgraph.environment.memory import check_memory
+from netgraph.errors import AggregatesError, NetgraphError
 
 HALVES = (torch.float16, torch.bfloat16)  # added up in single precision, because sums overflow or stop growing
 FEW = 4  # aggregates of at most this size are added up by gathers
@@ -83,7 +84,7 @@ class Transfer:
     @classmethod
     def identity(cls, n: int) -> Transfer:
         """Return the transfer that merges nothing."""
-        return cls(np.arange(n))
+        return cls(np.arange(_check_count(n)))
 
     @classmethod
     def selection(cls, kept: NDArray[Any], n: int) -> Transfer:
@@ -102,7 +103,15 @@ class Transfer:
         """
         units = np.asarray(kept)
         units = np.flatnonzero(units) if units.dtype == bool else units
-        aggregates = np.full(n, -1, dtype=np.int64)
+        outside = units.ndim != 1 or (
+            units.size and (units.dtype.kind not in "iu" or not 0 <= units.min() <= units.max() < n)
+        )
+        if outside or len(np.unique(units)) != len(units):
+            raise AggregatesError(
+                f"the kept units are {units.dtype} of shape {units.shape}, and there are {n} units. Give a mask of them, or their "
+                f"numbers from 0 to {n - 1}, each once."
+            )
+        aggregates = np.full(_check_count(n), -1, dtype=np.int64)
         aggregates[units] = np.arange(len(units))
         return cls(aggregates)
 
@@ -157,6 +166,10 @@ class Transfer:
 
         Its R averages over the finest units. This is the product of both R only if all aggregates have one size.
         """
+        if coarser.n_fine != self.n_coarse:
+            raise AggregatesError(
+                f"a transfer to {self.n_coarse} units cannot be followed by one from {coarser.n_fine}. Give the transfer of the next level."
+            )
         out = self.aggregates.copy()
         out[out >= 0] = coarser.aggregates[out[out >= 0]]
         return Transfer(out)
@@ -165,7 +178,7 @@ class Transfer:
 
     def total(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply P' along a dimension: the sum over each aggregate."""
-        dim %= tensor.ndim
+        dim = _check_dim(tensor, dim, self.n_fine)
         if tensor.dtype in HALVES:
             return self.total(tensor.float(), dim).to(tensor.dtype)
         if self._members.shape[1]:
@@ -203,7 +216,7 @@ class Transfer:
 
     def average(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply R along a dimension: the mean over each aggregate. Means of integers are rounded."""
-        dim %= tensor.ndim
+        dim = _check_dim(tensor, dim, self.n_fine)
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return self.average(tensor.double(), dim).round().to(tensor.dtype)
         if tensor.dtype in HALVES:
@@ -212,13 +225,14 @@ class Transfer:
 
     def first(self, tensor: Tensor, dim: int) -> Tensor:
         """Return the entry of the first unit of each aggregate along a dimension."""
+        dim = _check_dim(tensor, dim, self.n_fine)
         _, units = np.unique(self.aggregates[self.aggregates >= 0], return_index=True)
         chosen = np.flatnonzero(self.aggregates >= 0)[units]
         return tensor.index_select(dim, torch.as_tensor(chosen, device=tensor.device))
 
     def copy(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply P along a dimension: each unit gets the entry of its aggregate, and a unit that is left out gets zero."""
-        dim %= tensor.ndim
+        dim = _check_dim(tensor, dim, self.n_coarse)
         index, kept = self._index(tensor)
         copies = tensor.index_select(dim, index)
         if kept is None:
@@ -228,7 +242,7 @@ class Transfer:
 
     def share(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply R' along a dimension: each unit gets an equal share of the entry of its aggregate."""
-        dim %= tensor.ndim
+        dim = _check_dim(tensor, dim, self.n_coarse)
         if tensor.dtype in HALVES:
             return self.share(tensor.float(), dim).to(tensor.dtype)
         return self.copy(tensor / self._sizes(tensor, dim), dim)
@@ -241,7 +255,8 @@ class Transfer:
 
     def share_sq(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply R' with squared entries along a dimension (second moments going up)."""
-        return self.share(tensor / self._sizes(tensor, dim % tensor.ndim), dim)
+        dim = _check_dim(tensor, dim, self.n_coarse)
+        return self.share(tensor / self._sizes(tensor, dim), dim)
 
     def _index(self, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the aggregates of the kept units, and these units, or None if all are kept."""
@@ -257,6 +272,24 @@ class Transfer:
 
     def __repr__(self) -> str:
         return f"Transfer({self.n_fine} -> {self.n_coarse})"
+
+
+def _check_count(n: int) -> int:
+    """Return a number of units that memory has room for."""
+    if n < 0:
+        raise AggregatesError(f"{n} units were asked for. Give 0 or more.")
+    check_memory(n * 8, f"a transfer of {n:,} units")
+    return n
+
+
+def _check_dim(tensor: Tensor, dim: int, size: int) -> int:
+    """Return a dimension counted from the front, whose entries are those of the units."""
+    if not -tensor.ndim <= dim < tensor.ndim or tensor.shape[dim] != size:
+        raise NetgraphError(
+            f"dimension {dim} of a tensor of shape {tuple(tensor.shape)} is not that of {size} units. Give a tensor with {size} "
+            "entries along it."
+        )
+    return dim % tensor.ndim
 
 
 def _to_torch_csr(matrix: Any, dtype: torch.dtype) -> Tensor:

@@ -42,6 +42,7 @@ from netgraph.io.files.output_files import check_output_file, check_parent_folde
 from netgraph.io.files.pickles import save_pickle
 from netgraph.io.huggingface import silence_transformers
 from netgraph.recording.graph_module import GraphNetwork
+from netgraph.tracing.recordable import check_input_tensors
 from netgraph.utils.module_state import list_held_tensors, replace_held_tensors
 
 TRIES = 24  # assignments of sizes to attributes
@@ -88,6 +89,7 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
       (2): Linear(in_features=3, out_features=2, bias=True)
     )
     """
+    check_input_tensors(example)
     fine, coarse = hierarchy.levels[0], _select_level(hierarchy, level)
     graph = coarse.model
     assert isinstance(graph, GraphNetwork)

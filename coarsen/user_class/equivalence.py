@@ -27,13 +27,14 @@ from netgraph.coarsen.network.precision import (
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.user_class.factor_folding import apply_factors
 from netgraph.environment.torch_internals import TensorMode
-from netgraph.errors import describe_error
+from netgraph.errors import OwnClassError, describe_error
 from netgraph.recording.forward.expert_routing import batch_experts
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.seeds import make_generator
 
 ATEN = torch.ops.aten
 ROUTERS = 4  # draws of the weights, because a few tokens may take the same experts by chance
@@ -146,7 +147,7 @@ class MeanDrawsMode(TensorMode):  # type: ignore[misc]
 
 def draw_large_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Return random parameters, large for weights that multiply, and random statistics. Other buffers stay the same."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = make_generator(seed)
     state = traced_state(model)
     trained = {name for name, _ in model.named_parameters()}
     for name, tensor in state.items():
@@ -163,6 +164,10 @@ def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[
     """Return the example, and also one that is twice as long in all free dimensions if the network accepts it."""
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(example), leaves)
+    if len(leaves) != len(graph.input_shapes):
+        raise OwnClassError(
+            f"the example has {len(leaves)} inputs, and the network was traced with {len(graph.input_shapes)}. Give an example as it was traced."
+        )
     longer = []
     for leaf, shape in zip(leaves, graph.input_shapes, strict=True):
         for dim in (d for d, n in enumerate(shape) if n is None):

@@ -101,6 +101,7 @@ class Checkpoints:
         self._own: set[str] = set()  # names of the checkpoints of this run
         self._at = 0.0
         self._signal = ""  # name of the one that ended the run
+        self._identity: dict[str, Any] | None = None
 
     def __call__(self, run: Run, record: Mapping[str, Any]) -> None:
         """Save the run if it is due.
@@ -140,6 +141,8 @@ class Checkpoints:
         path : Path or None
             None if writing failed, which is logged as a warning.
         """
+        if self._identity is None:
+            raise NetgraphError("no run has begun with these checkpoints. Give them to the run as a callback.")
         path = self.folder / f"checkpoint-{run.steps:09d}.safetensors"
         tensors, state = capture_state(run)
         document = {

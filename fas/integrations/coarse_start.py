@@ -15,11 +15,13 @@ from torch.optim.optimizer import Optimizer
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
-from netgraph.fas.levels.maps import Maps, live_state
+from netgraph.fas.levels.maps import Maps, check_level, live_state
 from netgraph.fas.levels.moments import carry_moments_up, read_moments, set_moments
 from netgraph.fas.levels.nested_iteration import start_level
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.saved_state import reading_state
+from netgraph.utils.seeds import check_torch_seed
 
 
 class BorrowedSmoother(Smoother):
@@ -97,7 +99,8 @@ class CoarseStart:
             raise NetgraphError(
                 f"begin is {tuple(begin)}. Give a number of steps, 0 or more, for each of at most {n_coarse} coarse levels."
             )
-        self.maps, self.optimizer, self.begin, self.options, self.seed = maps, optimizer, tuple(begin), options, seed
+        self.maps, self.optimizer, self.begin, self.options = maps, optimizer, tuple(begin), options
+        self.seed = check_torch_seed(seed)
         self.names = group_parameter_names(maps.models[0], optimizer)
         self.level = self.left = 0
         first = max((i for i, n in enumerate(begin, start=1) if n), default=0)
@@ -118,6 +121,7 @@ class CoarseStart:
         if level == self.level:
             self.left = left
             return
+        check_level(self.maps, level)
         finest = self.maps.models[0]
         self.level, self.left = level, left
         parameter = next(finest.parameters())
@@ -161,10 +165,11 @@ class CoarseStart:
         state : mapping
             A state from `state_dict`.
         """
-        self.switch_to_level(state["level"], state["left"])
-        tensors = live_state(self.model)
-        for name, tensor in state["weights"].items():
-            tensors[name].copy_(tensor)
+        with reading_state("a coarse start on this hierarchy"):
+            self.switch_to_level(state["level"], state["left"])
+            tensors = live_state(self.model)
+            for name, tensor in state["weights"].items():
+                tensors[name].copy_(tensor)
 
     def _go_up(self) -> None:
         """Prolong weights and moments to the next finer level, and give the optimizer its parameters."""

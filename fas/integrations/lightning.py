@@ -8,10 +8,10 @@ from typing import Any
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.optional_packages import describe_missing
 from netgraph.environment.processes import check_single_process
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.options import Options
-from netgraph.utils.torchvision_compat import prepare_torchvision
 
 prepare_torchvision()  # Lightning imports torchmetrics, which imports torchvision
 try:

@@ -26,6 +26,7 @@ from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.levels.smoother import StepResult
 from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.saved_state import reading_state
 from netgraph.fas.solver.adaptive import Backoff, CostAccount
 from netgraph.fas.solver.cycles import build_cycle
 from netgraph.fas.solver.problem import count_rows
@@ -155,6 +156,10 @@ class Multigrid(Optimizer):
             raise NetgraphError(
                 "step() needs the loss as a function of the network. Give def closure(model): return loss(model(inputs), targets)."
             )
+        if not callable(closure):
+            raise NetgraphError(
+                f"the closure is of type {type(closure).__name__}. Give a function closure(model, *batch) as the first argument."
+            )
         model = self.start.model
         model.train(self.start.maps.models[0].training)
         smoother = self.start.smoother
@@ -200,11 +205,15 @@ class Multigrid(Optimizer):
         state = state_dict.get(
             "multigrid", {"fine_steps": 0, "rests": {}, "start": {"level": 0, "left": 0, "weights": {}}}
         )
-        self.start.load_state_dict(state["start"])
-        self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self.fine_steps = state["fine_steps"]
-        self._run.backoffs = {int(level): Backoff(*rest) for level, rest in state["rests"].items()}
-        self._run.account, self._run.planned_flops = CostAccount(**state.get("account", {})), state.get("whole", 0.0)
+        with reading_state("this optimizer"):
+            self.start.load_state_dict(state["start"])
+            self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+            self.fine_steps = state["fine_steps"]
+            self._run.backoffs = {int(level): Backoff(*rest) for level, rest in state["rests"].items()}
+            self._run.account, self._run.planned_flops = (
+                CostAccount(**state.get("account", {})),
+                state.get("whole", 0.0),
+            )
         self._recent.clear()
         self._mirror_optimizer()
 

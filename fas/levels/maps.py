@@ -14,7 +14,22 @@ from torch import Tensor, nn
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import traced_state
+from netgraph.errors import NetgraphError
 from netgraph.fas.levels.vectors import Vector
+
+
+def check_level(maps: Maps, level: int) -> int:
+    """Return the number of a level.
+
+    Raises
+    ------
+    NetgraphError
+        There is no such level.
+    """
+    last = len(maps.models) - 1
+    if not 0 <= level <= last:
+        raise NetgraphError(f"there is no level {level}. The levels are 0 to {last}.")
+    return level
 
 
 class Maps(Protocol):

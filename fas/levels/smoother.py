@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.environment.torch_internals import subtract_each_
+from netgraph.errors import NetgraphError
 from netgraph.fas.levels.vectors import Vector
 from netgraph.fas.options import Smoothing
 from netgraph.optim.optimizers import MakeOptimizer, group_by_decay
@@ -102,17 +103,40 @@ def accumulate_gradient(model: nn.Module, value: Value, batches: Sequence[Any], 
     total = 0.0
     for batch in batches:
         loss = compute_value(model, value, batch, bf16=bf16)
+        check_gradient(loss)
         (loss / len(batches) if len(batches) > 1 else loss).backward()
         total += float(loss.detach())
     return total / len(batches)
 
 
+def check_gradient(loss: Tensor) -> None:
+    """Refuse a loss that depends on no parameter."""
+    if not loss.requires_grad:
+        raise NetgraphError(
+            "the loss of a minibatch depends on no parameter that is trained. Compute it from the outputs of the network, without "
+            "detach() and torch.no_grad()."
+        )
+
+
 def compute_value(model: nn.Module, value: Value, batch: Any, *, bf16: bool) -> Tensor:
-    """Return f of a level on one minibatch."""
-    if not bf16:
-        return value(model, batch)
-    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16):
-        return value(model, batch)
+    """Return f of a level on one minibatch.
+
+    Raises
+    ------
+    NetgraphError
+        f is no tensor of one real number.
+    """
+    if bf16:
+        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16):
+            loss = value(model, batch)
+    else:
+        loss = value(model, batch)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        kind = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise NetgraphError(
+            f"the loss of a minibatch is a {kind}. Return a tensor of one real number, such as that of torch.nn.functional.mse_loss."
+        )
+    return loss
 
 
 def subtract_from_gradients(b: Mapping[str, Tensor], named: Mapping[str, nn.Parameter]) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 
 from netgraph.fas.levels.grid import Grid, without_side_effects
 from netgraph.fas.levels.maps import Maps
-from netgraph.fas.levels.smoother import Value, compute_value, read_gradients, subtract_from_gradients
+from netgraph.fas.levels.smoother import Value, check_gradient, compute_value, read_gradients, subtract_from_gradients
 from netgraph.fas.levels.vectors import Vector, norm, subtract_vectors
 from netgraph.fas.options import Gate
 
@@ -118,6 +118,7 @@ def evaluate_gradient(grid: Grid, value: Value, batches: Sequence[Any], models: 
     for batch in batches:
         with without_side_effects(models):
             loss = compute_value(grid.model, value, batch, bf16=grid.smoother.options.bf16)
+            check_gradient(loss)
             (loss / len(batches)).backward()
         total += float(loss.detach())
     return total / len(batches)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from netgraph.fas.monitoring.history import check_record
 from netgraph.fas.solver.run import Run
 
 logger = logging.getLogger("netgraph.run")
@@ -29,6 +30,11 @@ def log_event(run: Run, record: Mapping[str, Any]) -> None:
     record : mapping
         Record of the event.
 
+    Raises
+    ------
+    NetgraphError
+        The record is not one of a run.
+
     Examples
     --------
     >>> import logging, sys
@@ -38,11 +44,13 @@ def log_event(run: Run, record: Mapping[str, Any]) -> None:
     >>> logger.addHandler(handler)
     >>> logger.setLevel(logging.INFO)
     >>> run = SimpleNamespace(total_steps=100)  # in place of a Run
-    >>> log_event(run, {"event": "evaluate", "level": 0, "step": 3, "figures": {"loss": 0.5}})
+    >>> spent = {"step": 3, "seconds": 0.1, "flops": 1e6}
+    >>> log_event(run, {"event": "evaluate", "level": 0, **spent, "figures": {"loss": 0.5}})
     step 3 of 100, level 0: loss 0.5
     >>> logger.removeHandler(handler)
     >>> logger.setLevel(logging.NOTSET)
     """
+    check_record(record)
     kind = record["event"]
     level = LOUD.get(kind, logging.INFO if kind in PLAIN else logging.DEBUG)
     if logger.isEnabledFor(level):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from netgraph.errors import NetgraphError
 from netgraph.fas.solver.solution import Solution
 
 Curve = NDArray[np.float64]
@@ -36,6 +37,12 @@ class CoarseSteps(NamedTuple):
     why: dict[str, int]
 
 
+NUMBERS = ("level", "step", "seconds", "flops")  # of every record
+NUMBERS_OF = {"smooth": ("loss", "lr"), "up": ("length",)}  # of the records of some events
+COUNTS = ("level", "step")
+COSTS = ("level", "seconds", "flops")
+
+
 @dataclass(frozen=True)
 class History:
     """The records of a run, and curves of them.
@@ -50,6 +57,11 @@ class History:
         Rows of the ledger with the keys level, kind, seconds and flops. Empty if no ledger was kept.
     facts : mapping, default {}
         Further facts: ``network``, ``data``, ``settings``, ``test``, ``reason``.
+
+    Raises
+    ------
+    NetgraphError
+        A record belongs to no run.
 
     Examples
     --------
@@ -69,6 +81,13 @@ class History:
     records: Sequence[Record]
     costs: Sequence[Record] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for record in self.records:
+            check_record(record)
+        wrong = next((row for row in self.costs if not _has_numbers(row, COSTS) or "kind" not in row), None)
+        if wrong is not None:
+            raise NetgraphError(f"a row of costs belongs to no ledger ({str(wrong)[:80]}). Give rows of Ledger.rows().")
 
     @classmethod
     def of(cls, solution: Solution, name: str = "run", **facts: Any) -> History:
@@ -217,6 +236,29 @@ class History:
         return (float(curve[rows[0], 1]), float(curve[rows[0], 2])) if len(rows) else None
 
 
+def check_record(record: Mapping[str, Any]) -> None:
+    """Refuse a record without the entries of its event.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    numbers = (*NUMBERS, *NUMBERS_OF.get(str(record.get("event")), ())) if isinstance(record, Mapping) else ()
+    figures = record.get("figures") if isinstance(record, Mapping) and record.get("event") == "evaluate" else {}
+    if not numbers or "event" not in record or not _has_numbers(record, numbers) or not isinstance(figures, Mapping):
+        raise NetgraphError(
+            f"a record belongs to no run ({str(record)[:80]}). Give records of Solution.history, or of a file that "
+            "`netgraph train --report` wrote."
+        )
+
+
+def _has_numbers(record: Any, keys: Iterable[str]) -> bool:
+    """Return True if a record has a number under each key, or null, which a file has in place of a number that is not finite."""
+    return isinstance(record, Mapping) and all(
+        key in record and isinstance(record[key], int if key in COUNTS else (int, float, type(None))) for key in keys
+    )
+
+
 def common_loss(histories: Iterable[History]) -> float | None:
     """Return the lowest loss that every run reached. Their costs are compared at this loss."""
     lowest = [h.losses()[:, 3].min(initial=np.inf) for h in histories]
@@ -238,6 +280,11 @@ def summarize_run(history: History, loss: float | None = None) -> dict[str, Any]
     dict
         Final and best loss, accuracy, steps, seconds, FLOPs, and counts of coarse steps. Unknown values are None.
 
+    Raises
+    ------
+    NetgraphError
+        The run has no records.
+
     Examples
     --------
     >>> from netgraph.fas import History, summarize_run
@@ -249,6 +296,10 @@ def summarize_run(history: History, loss: float | None = None) -> dict[str, Any]
     >>> summary["loss"], summary["steps"], summary["flops_to_common_loss"]
     (0.25, 4, 2000000.0)
     """
+    if not history.records:
+        raise NetgraphError(
+            f"the run {history.name!r} has no records, because it ended before its first step. Train it again."
+        )
     losses, accuracy = history.losses()[:, 3], history.evaluation_curve("accuracy")[:, 3]
     last = history.records[-1]
     cost = None if loss is None else history.cost_to_reach(loss)

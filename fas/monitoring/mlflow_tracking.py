@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from netgraph.environment.optional_packages import import_package
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import NetgraphError, describe_error
 from netgraph.fas.checkpoint.fingerprint import fingerprint_run
 from netgraph.fas.monitoring.background_sender import BackgroundSender
@@ -30,7 +31,6 @@ from netgraph.fas.monitoring.run_lock import RunLock
 from netgraph.fas.solver.run import Run
 from netgraph.io.files.output_files import check_output_file
 from netgraph.utils.logging import silence_logger
-from netgraph.utils.torchvision_compat import prepare_torchvision
 
 BATCH = 500  # metrics of one request; MLflow takes 1000
 LOCAL = 300.0  # seconds that a store on this machine may take, because it creates its tables first

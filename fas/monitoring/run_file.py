@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from netgraph.environment.memory import check_json
-from netgraph.errors import LoadError
+from netgraph.errors import LoadError, NetgraphError
 from netgraph.fas.checkpoint.checkpoint import list_checkpoints
 from netgraph.fas.monitoring.history import History
 from netgraph.io.bundle import read_bundle
@@ -21,7 +21,6 @@ from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.io.files.output_files import refuse_address
 
 NAME = "run.json"
-NEEDED = {"event", "level", "step", "seconds", "flops"}  # keys of every record
 
 
 def to_json_data(value: Any) -> Any:
@@ -138,7 +137,7 @@ def _read_json(path: Path, name: str) -> History:
         raise LoadError(f"{path} is no complete JSON ({error}). It is truncated or damaged: write it again.") from error
     if not isinstance(document, dict) or not isinstance(document.get("history"), list):
         raise LoadError(f"{path} has no history of a run. Give a file that `netgraph train --report` or --json wrote.")
-    return _check_history(history_from_run(document, name), path)
+    return _name_file(path, history_from_run, document, name)
 
 
 def history_from_run(document: Mapping[str, Any], name: str) -> History:
@@ -163,17 +162,16 @@ def _read_checkpoints(points: list[Path], name: str) -> History:
             )
         records = json.loads(bytes(tensors["history"].tolist()))
         ledger = document["run"]["ledger"]["rows"]
-        return _check_history(History(name, records, ledger, {"reason": f"as {path.name} has it"}), path)
+        return _name_file(path, History, name, records, ledger, {"reason": f"as {path.name} has it"})
     raise LoadError(f"all checkpoints of {points[0].parent} are damaged: {errors[0]}")
 
 
-def _check_history(history: History, path: Path) -> History:
-    """Return a history after a check of its records."""
+def _name_file(path: Path, make: Callable[..., History], *arguments: Any) -> History:
+    """Return the history of a file. The error of a wrong record names the file."""
+    try:
+        history = make(*arguments)
+    except NetgraphError as error:
+        raise LoadError(f"{path}: {error}") from error
     if not history.records:
         raise LoadError(f"{path} has an empty history, because the run ended before its first step. Train it again.")
-    wrong = next((r for r in history.records if not isinstance(r, dict) or not r.keys() >= NEEDED), None)
-    if wrong is not None:
-        raise LoadError(
-            f"{path} has a record that belongs to no run ({str(wrong)[:80]}). Give a file that `netgraph train --report` wrote."
-        )
     return history

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.network.finite_values import list_nonfinite
+from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
@@ -234,9 +235,16 @@ class Run:
 
         On the top level that is the end of the cycle, and on a coarse level the position after it comes up.
         """
+        if not 0 <= at < len(self.visits):
+            raise NetgraphError(f"there is no visit {at}. The visits of this run are 0 to {len(self.visits) - 1}.")
         level = self.visits[at].level
         kind, after = ("end", 0) if level == self.top else ("up", 1)
-        return after + next(i for i in range(at, len(self.visits)) if self.visits[i][:2] == (kind, level))
+        end = next((i for i in range(at, len(self.visits)) if self.visits[i][:2] == (kind, level)), None)
+        if end is None:
+            raise NetgraphError(
+                f"no coarse step of level {level} ends after visit {at}. Give the visit at which one begins."
+            )
+        return after + end
 
     def _skip_coarse_step(self) -> None:
         """Replace a whole cycle by smoothing if its coarse step is certain to be skipped.

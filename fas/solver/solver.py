@@ -20,7 +20,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
-from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
+from netgraph.fas.levels.maps import HierarchyMaps, Maps, check_level, live_state
 from netgraph.fas.levels.rematch import check_rematch
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.width_scaling import compute_rate_factors
@@ -35,6 +35,7 @@ from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_traini
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
 from netgraph.fas.solver.solution import Solution
 from netgraph.optim.optimizers import MakeOptimizer
+from netgraph.utils.seeds import check_torch_seed
 
 
 class FAS:
@@ -117,7 +118,7 @@ class FAS:
             raise NetgraphError(f"lr is {lr}. Give a rate above 0.")
         self.cycle, self.make_optimizer, self.lr = cycle, optimizer, lr
         self.epochs, self.cycles, self.schedule = epochs, cycles, schedule
-        self.share, self.weight_decay, self.seed = share, weight_decay, seed
+        self.share, self.weight_decay, self.seed = share, weight_decay, check_torch_seed(seed)
         self.options = options or Options()
         self.schedule_per_level = schedule_per_level
 
@@ -244,7 +245,7 @@ class FAS:
         -------
         Grid
         """
-        smoothing, model = self.options.smoothing_of(level), maps.models[level]
+        smoothing, model = self.options.smoothing_of(level), maps.models[check_level(maps, level)]
         smoother = Smoother(
             model,
             self.make_optimizer,

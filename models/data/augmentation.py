@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from netgraph.errors import DataError
+
 Augment = Callable[[Tensor, torch.Generator], Tensor] | nn.Module
 
 
@@ -28,6 +30,20 @@ def apply_augmentation(augment: Augment | None, inputs: Tensor, generator: torch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         return torch.stack([augment(image) for image in inputs])
+
+
+def check_images(inputs: Tensor) -> None:
+    """Refuse inputs that are no batch of images.
+
+    Raises
+    ------
+    DataError
+    """
+    if inputs.ndim != 4:
+        raise DataError(
+            f"images have shape (n, channels, height, width), and these inputs have {tuple(inputs.shape)}. Augment images alone, and "
+            "before they are made flat."
+        )
 
 
 def random_crop(inputs: Tensor, generator: torch.Generator, *, pad: int = 4) -> Tensor:
@@ -47,6 +63,11 @@ def random_crop(inputs: Tensor, generator: torch.Generator, *, pad: int = 4) -> 
     Tensor
         Shifted images of the same shape.
 
+    Raises
+    ------
+    DataError
+        The inputs are no images, or pad is out of range.
+
     Examples
     --------
     >>> import torch
@@ -54,7 +75,12 @@ def random_crop(inputs: Tensor, generator: torch.Generator, *, pad: int = 4) -> 
     >>> random_crop(torch.ones(5, 3, 8, 8), torch.Generator().manual_seed(0), pad=2).shape
     torch.Size([5, 3, 8, 8])
     """
+    check_images(inputs)
     n, _, height, width = inputs.shape
+    if not 0 <= pad < max(height, width, 1):
+        raise DataError(
+            f"pad is {pad} for images of {height} x {width} pixels. Give a number of pixels from 0 on that is smaller."
+        )
     top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(inputs.device)
     rows = top + torch.arange(height, device=inputs.device)
     columns = left + torch.arange(width, device=inputs.device)
@@ -78,6 +104,11 @@ def random_flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
     Tensor
         Images of the same shape.
 
+    Raises
+    ------
+    DataError
+        The inputs are no images.
+
     Examples
     --------
     >>> import torch
@@ -86,6 +117,7 @@ def random_flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
     >>> random_flip(images, torch.Generator().manual_seed(0)).flatten(1).tolist()
     [[2.0, 1.0], [1.0, 2.0], [2.0, 1.0], [2.0, 1.0]]
     """
+    check_images(inputs)
     mirrored = torch.rand(len(inputs), generator=generator).to(inputs.device) < 0.5
     return torch.where(mirrored[:, None, None, None], inputs.flip(-1), inputs)
 
@@ -107,6 +139,11 @@ def random_rotation(inputs: Tensor, generator: torch.Generator, *, degrees: floa
     Tensor
         Rotated images of the same shape and dtype.
 
+    Raises
+    ------
+    DataError
+        The inputs are no images, or degrees is not finite.
+
     Examples
     --------
     >>> import torch
@@ -114,6 +151,9 @@ def random_rotation(inputs: Tensor, generator: torch.Generator, *, degrees: floa
     >>> random_rotation(torch.ones(5, 3, 8, 8), torch.Generator().manual_seed(0)).shape
     torch.Size([5, 3, 8, 8])
     """
+    check_images(inputs)
+    if not math.isfinite(degrees):
+        raise DataError(f"degrees is {degrees}. Give a finite number.")
     angles = degrees * (2 * torch.rand(len(inputs), generator=generator) - 1)
     return rotate_by(inputs, angles.to(inputs.device))
 

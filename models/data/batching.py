@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from netgraph.errors import NetgraphError
 from netgraph.models.data.datasets import Dataset, DataSplit
 
 SHORTEST = 16  # tokens of the shortest batch, a power of two
@@ -18,11 +19,18 @@ def batch_rows(
     """Return the rows of every batch, shuffled if there is a generator.
 
     Texts are put in buckets by their length. The number of batches depends on the split alone.
+
+    Raises
+    ------
+    NetgraphError
+        A batch has no rows.
     """
+    if not 1 <= batch < 2**63:
+        raise NetgraphError(f"batch must be at least 1, got {batch}.")
     n = len(split)
     order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
     if data.padding is None:
-        return list(order.split(batch))
+        return list(order.split(batch)) if n else []
     lengths = bucket_lengths(split.inputs, data.padding)[order]
     batches = [rows for length in lengths.unique() for rows in order[lengths == length].split(batch)]
     if generator is None:

@@ -20,6 +20,7 @@ from netgraph.models.data.datasets import NAMES, load_dataset
 from netgraph.models.data.readers.image_folder import find_images, read_images
 from netgraph.models.data.readers.tensor_file import ENDINGS, read_tensors
 from netgraph.models.data.tokenizer import attention_mask, encode_texts, padding_id
+from netgraph.utils.seeds import make_random
 
 LIMIT = 2**31  # largest number of values in all rows together
 
@@ -185,7 +186,7 @@ def _read_source(
 
 def draw_rows(n_rows: int, n: int, seed: int) -> Tensor:
     """Return at most ``n`` different row numbers below ``n_rows``, in rising order. Memory grows with ``n`` alone."""
-    rows = np.random.default_rng(seed).choice(n_rows, min(n, n_rows), replace=False, shuffle=False)
+    rows = make_random(seed).choice(n_rows, min(n, n_rows), replace=False, shuffle=False)
     return torch.from_numpy(np.sort(rows))
 
 

@@ -45,6 +45,11 @@ class DataSplit:
     targets : Tensor of shape (n,) or (n, length)
         Class of each example, or the next token of each token.
 
+    Raises
+    ------
+    DataError
+        Inputs and targets have different numbers of rows.
+
     Examples
     --------
     >>> import torch
@@ -55,6 +60,13 @@ class DataSplit:
 
     inputs: Tensor
     targets: Tensor
+
+    def __post_init__(self) -> None:
+        if not self.inputs.ndim or not self.targets.ndim or len(self.inputs) != len(self.targets):
+            raise DataError(
+                f"inputs of shape {tuple(self.inputs.shape)} do not pair with targets of shape {tuple(self.targets.shape)}. Give as "
+                "many rows of both."
+            )
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -80,6 +92,11 @@ class Dataset:
     tokenizer : tokenizers.Tokenizer, optional
         Tokenizer of the texts.
 
+    Raises
+    ------
+    DataError
+        The padding token, the means or the deviations do not fit the inputs.
+
     Examples
     --------
     >>> from netgraph.models import load_dataset
@@ -100,6 +117,21 @@ class Dataset:
     padding: int | None = None
     tokenizer: Any = None
 
+    def __post_init__(self) -> None:
+        if self.padding is not None and not 0 <= self.padding < 2**31:
+            raise DataError(
+                f"the padding token of {self.name} is {self.padding}. Give a token, a whole number from 0 on and below 2^31."
+            )
+        if len(self.mean) != len(self.std) or not all(std > 0 for std in self.std):
+            raise DataError(
+                f"{self.name} has the means {self.mean} and the standard deviations {self.std}. Give one of both for each channel, and "
+                "deviations above 0."
+            )
+        if self.padding is not None and any(split.inputs.ndim != 2 for split in (self.train, self.valid, self.test)):
+            raise DataError(
+                f"{self.name} has a padding token, and its inputs are no texts of shape (n, length). Leave padding out."
+            )
+
     def ready(self, inputs: Tensor) -> Tensor:
         """Return inputs in the form that a network takes.
 
@@ -118,12 +150,16 @@ class Dataset:
         values = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
         if not self.mean:
             return values
+        if values.ndim < 2 or values[:1].numel() % len(self.mean):
+            raise DataError(
+                f"inputs of shape {tuple(values.shape)} do not have the {len(self.mean)} channels of {self.name}. Give rows of a split."
+            )
         mean, std = (torch.tensor(v, device=values.device)[:, None] for v in (self.mean, self.std))
         return ((values.reshape(len(values), len(self.mean), -1) - mean) / std).reshape(values.shape)
 
     def flat(self) -> Dataset:
         """Return the data set with each image as one vector."""
-        return self._map_splits(lambda split: DataSplit(split.inputs.flatten(1), split.targets))
+        return self._map_splits(lambda split: DataSplit(split.inputs[..., None].flatten(1), split.targets))
 
     def fixed_length(self) -> Dataset:
         """Return the data set with all texts at their full length.
@@ -238,7 +274,7 @@ def _find_folder(name: str, root: Path, download: bool) -> Path:
 
 def _download_images(name: str, root: Path) -> None:
     """Fetch images through torchvision."""
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     import_package("torchvision", f"fetching {name}", DataError)

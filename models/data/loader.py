@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netgraph.errors import NetgraphError
 from netgraph.models.data.augmentation import Augment, apply_augmentation
 from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import Dataset
+from netgraph.utils.seeds import check_torch_seed
 
 
 class Loader:
@@ -53,9 +53,13 @@ class Loader:
     def __init__(
         self, data: Dataset, batch: int, *, augment: Augment | None = None, one_hot: bool = False, seed: int = 7619
     ) -> None:
-        if batch < 1:
-            raise NetgraphError(f"batch must be at least 1, got {batch}.")
-        self.data, self.batch, self.augment, self.one_hot, self.seed = data, batch, augment, one_hot, seed
+        self.data, self.batch, self.augment, self.one_hot, self.seed = (
+            data,
+            batch,
+            augment,
+            one_hot,
+            check_torch_seed(seed),
+        )
         self.epoch = 0
         self._length = len(batch_rows(data, data.train, batch=batch))
 

@@ -56,6 +56,10 @@ def train_tokenizer(texts: Sequence[str], *, kind: str = "word", vocabulary: int
     library = _import_tokenizers()
     if kind not in TOKENIZERS:
         raise DataError(f"no tokenizer is called {kind!r}. Choose {' or '.join(TOKENIZERS)}.")
+    if not len(SPECIAL) < vocabulary < 2**63:
+        raise DataError(
+            f"a vocabulary of {vocabulary} tokens was asked for. Give a number above {len(SPECIAL)}, which are special."
+        )
     tokenizer, trainer = (_word_tokenizer if kind == "word" else _bpe_tokenizer)(library, vocabulary)
     tokenizer.post_processor = library.processors.TemplateProcessing(
         single="[CLS] $A", special_tokens=[(SPECIAL[CLS], CLS)]
@@ -115,8 +119,23 @@ def save_tokenizer(tokenizer: Any, path: str | Path) -> None:
     ...     load_tokenizer(Path(folder) / "words.json").get_vocab_size()
     6
     """
-    text = tokenizer.to_str(pretty=True)
+    text = check_tokenizer(tokenizer).to_str(pretty=True)
     write_atomically(lambda place: place.write_text(text, encoding="utf-8"), Path(path), DataError)
+
+
+def check_tokenizer(tokenizer: Any) -> Any:
+    """Return a tokenizer of the library tokenizers.
+
+    Raises
+    ------
+    DataError
+        It is something else.
+    """
+    if not hasattr(tokenizer, "to_str"):
+        raise DataError(
+            f"the tokenizer is of type {type(tokenizer).__name__}. Give a tokenizers.Tokenizer, such as that of load_tokenizer."
+        )
+    return tokenizer
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -225,6 +244,11 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> 
     Tensor of shape (n, length)
         Tokens as int32.
 
+    Raises
+    ------
+    DataError
+        The tokenizer or the length is none.
+
     Examples
     --------
     >>> from netgraph.models import encode_texts, train_tokenizer
@@ -232,6 +256,9 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> 
     >>> encode_texts(train_tokenizer(texts), texts, length=5).tolist()
     [[2, 3, 5, 4, 0], [2, 3, 4, 0, 0]]
     """
+    check_tokenizer(tokenizer)
+    if not 0 < length < 2**31:
+        raise DataError(f"length is {length}. Give a number of tokens above 0.")
     cutting = type(tokenizer).from_str(tokenizer.to_str())  # a copy, because truncation is a setting of the tokenizer
     cutting.no_padding()
     cutting.enable_truncation(length)
@@ -263,6 +290,11 @@ def attention_mask(tokens: Tensor, padding: int = PAD) -> Tensor:
     Tensor of bool
         True for every token but padding, in the same shape.
 
+    Raises
+    ------
+    DataError
+        The tokens or the padding token are none.
+
     Examples
     --------
     >>> import torch
@@ -270,6 +302,12 @@ def attention_mask(tokens: Tensor, padding: int = PAD) -> Tensor:
     >>> attention_mask(torch.tensor([[2, 7, 0]])).tolist()
     [[True, True, False]]
     """
+    if tokens.layout != torch.strided or tokens.is_floating_point() or tokens.is_complex():
+        raise DataError(
+            f"the tokens are {tokens.dtype} in layout {tokens.layout}. Give a dense tensor of whole numbers."
+        )
+    if not -(2**63) <= padding < 2**63:
+        raise DataError(f"the padding token is {padding}. Give a token, a whole number from 0 on.")
     return torch.ne(tokens, padding)
 
 

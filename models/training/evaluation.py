@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.environment.optional_packages import import_package
-from netgraph.errors import NetgraphError
+from netgraph.environment.torchvision_compat import prepare_torchvision
+from netgraph.errors import DataError, NetgraphError, describe_error
 from netgraph.models.data.batching import batch_rows, trim_padding
-from netgraph.models.data.datasets import Dataset
-from netgraph.utils.torchvision_compat import prepare_torchvision
+from netgraph.models.data.datasets import Dataset, DataSplit
 
 METRICS = ("calibration_error", "confusion")  # on request; accuracy and loss are always measured
 SPLITS = ("train", "valid", "test")
@@ -86,7 +86,7 @@ def evaluate(
     Raises
     ------
     NetgraphError
-        The split or a metric does not exist.
+        The split or a metric does not exist, or network and data set do not fit each other.
 
     Examples
     --------
@@ -106,6 +106,8 @@ def evaluate(
     loss, measured = MeanMetric().to(device_of(model)), None
     further = () if data.test.targets.ndim > 1 else metrics
     for outputs, targets in predict_split(model, data, split=split, batch=batch):
+        if measured is None:
+            check_classes(data, getattr(data, split), outputs.shape[1])
         measured = measured or _build_metrics(outputs.shape[1], further).to(outputs.device)
         measured.update(outputs.float(), targets)
         loss.update(nn.functional.cross_entropy(outputs.float(), targets), weight=(targets != IGNORED).sum())
@@ -169,7 +171,58 @@ def predict_batch(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tens
     """Return outputs (m, n_classes) and targets (m,) of a batch of m texts or images, or of all its m tokens."""
     device = device_of(model)
     inputs, targets = trim_padding(data, inputs, targets)
-    return model(data.ready(inputs.to(device))).flatten(0, -2), targets.to(device).flatten()
+    outputs, targets = _run_on(model, data.ready(inputs.to(device))), targets.to(device).flatten()
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim < 2:
+        raise DataError(
+            f"the network answers {describe_answer(outputs)}. Give one whose answer has a number for each class of {data.name}."
+        )
+    outputs = outputs.flatten(0, -2)
+    if (
+        len(outputs) != len(targets)
+        or targets.is_floating_point()
+        or targets.is_complex()
+        or targets.dtype is torch.bool
+    ):
+        raise DataError(
+            f"the network answers {len(outputs)} rows for {len(targets)} targets of {targets.dtype} in {data.name}. Give one class, a whole "
+            "number, for each row of its answer."
+        )
+    return outputs, targets
+
+
+def _run_on(model: nn.Module, inputs: Tensor) -> Any:
+    """Return the answer of a network on a batch. Its own error becomes a sentence."""
+    try:
+        return model(inputs)
+    except NetgraphError:
+        raise
+    except Exception as error:  # a network may fail in any way
+        raise DataError(
+            f"the network does not run on inputs of shape {tuple(inputs.shape)}: {describe_error(error)}. Give a network and a data set that "
+            "fit each other."
+        ) from error
+
+
+def describe_answer(answer: Any) -> str:
+    """Return what a network answered in words."""
+    return (
+        f"{answer.dtype} of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+    )
+
+
+def check_classes(data: Dataset, split: DataSplit, n_classes: int) -> None:
+    """Refuse targets that are no classes of a network's answer.
+
+    Raises
+    ------
+    DataError
+    """
+    targets = split.targets[split.targets != IGNORED]
+    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < n_classes:
+        raise DataError(
+            f"{data.name} has the targets {int(targets.min())} to {int(targets.max())}, and the network answers {n_classes} classes. Number "
+            "the classes from 0, and give a network with an output for each."
+        )
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from netgraph.environment.optional_packages import import_package
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import NetgraphError
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import Augment, crop_and_flip, crop_flip_and_rotate, random_crop, random_rotation
 from netgraph.models.data.datasets import Dataset
 from netgraph.models.perceptron import mlp
 from netgraph.models.transformer import Decoder, Encoder
-from netgraph.utils.torchvision_compat import prepare_torchvision
+from netgraph.utils.seeds import check_torch_seed
 
 CNNS: dict[str, Callable[..., nn.Module]] = {
     "cnn": resnet20, "resnet20": resnet20, "resnet56": resnet56, "vgg": vgg, "wide-resnet": wide_resnet,
@@ -179,7 +180,7 @@ def make_task(
     _check_task(name, data, widths, goal)
     data = data.next_tokens() if goal == "lm" else data
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(check_torch_seed(seed))
         if name == "mlp":
             return _mlp_task(data, widths, options)
         if name == "transformer":

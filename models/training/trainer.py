@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,9 +12,10 @@ from netgraph.errors import NetgraphError
 from netgraph.models.data.augmentation import Augment, apply_augmentation
 from netgraph.models.data.batching import batch_rows
 from netgraph.models.data.datasets import Dataset
-from netgraph.models.training.evaluation import device_of, predict_batch
+from netgraph.models.training.evaluation import check_classes, device_of, predict_batch
 from netgraph.optim.optimizers import find_optimizer, group_by_decay
 from netgraph.optim.schedules import find_schedule
+from netgraph.utils.seeds import make_generator
 
 
 def fit(
@@ -68,7 +70,8 @@ def fit(
     Raises
     ------
     NetgraphError
-        The optimizer or the schedule does not exist, or the loss is not finite.
+        The optimizer or the schedule does not exist, a number is out of range, the network does not fit the data set, or the loss is not
+        finite.
 
     Examples
     --------
@@ -80,7 +83,8 @@ def fit(
     >>> evaluate(model, data).accuracy > 0.9
     True
     """
-    generator = torch.Generator().manual_seed(seed)
+    _check_settings(model, data, epochs, lr, weight_decay, label_smoothing)
+    generator = make_generator(seed)
     steps = epochs * len(batch_rows(data, data.train, batch=batch))
     groups = group_by_decay((p for p in model.parameters() if p.requires_grad), weight_decay)
     descent = find_optimizer(optimizer)(groups, lr=lr)
@@ -98,6 +102,8 @@ def fit(
                 descent.zero_grad()
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     outputs, targets = predict_batch(model, data, inputs, data.train.targets[rows])
+                if not epoch and rows is order[0]:
+                    check_classes(data, data.train, outputs.shape[1])
                 loss = criterion(outputs.float(), targets)
                 loss.backward()
                 descent.step()
@@ -105,6 +111,23 @@ def fit(
                 total += loss.detach()
             _check_loss(float(total) / len(order), epoch, lr, report)
     model.eval()
+
+
+def _check_settings(
+    model: nn.Module, data: Dataset, epochs: int, lr: float, weight_decay: float, label_smoothing: float
+) -> None:
+    """Refuse settings with which no training can begin."""
+    if epochs < 0:
+        raise NetgraphError(f"epochs is {epochs}. Give a number of 0 or more.")
+    if not len(data.train):
+        raise NetgraphError(f"the training split of {data.name} is empty. Give a data set with examples.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise NetgraphError("the network has no parameter to train. Give one with parameters that require gradients.")
+    if not 0 < lr < math.inf or not 0 <= weight_decay < math.inf or not 0 <= label_smoothing <= 1:
+        raise NetgraphError(
+            f"lr is {lr}, weight_decay is {weight_decay} and label_smoothing is {label_smoothing}. Give a rate above 0, a finite decay of 0 "
+            "or more, and a smoothing from 0 to 1."
+        )
 
 
 def _check_loss(loss: float, epoch: int, lr: float, report: Callable[[int, float], None] | None) -> None:

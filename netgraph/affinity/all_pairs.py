@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from netgraph.environment.kernel_cache import compile_kernel
+from netgraph.errors import NetgraphError
 from netgraph.utils.parallel import parallel_for, split_range
 
 BLOCK = 768
@@ -31,6 +32,11 @@ class AllPairs:
     weights : array of shape (n, n)
         Symmetric, non-negative, zero diagonal. A zero means no edge.
 
+    Raises
+    ------
+    NetgraphError
+        The weights are no square matrix of real numbers.
+
     Examples
     --------
     >>> import numpy as np
@@ -40,6 +46,13 @@ class AllPairs:
     """
 
     weights: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        weights = self.weights
+        if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or weights.dtype.kind not in "fiub":
+            raise NetgraphError(
+                f"the weights of all pairs are {weights.dtype} of shape {weights.shape}. Give a square matrix of real numbers."
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from netgraph.affinity.nearest_neighbors import Weigh, build_complete_graph, bui
 from netgraph.environment.kernel_cache import compile_kernel
 from netgraph.errors import NetgraphError
 from netgraph.utils.parallel import parallel_for, split_range
+from netgraph.utils.seeds import make_random
 
 DENSE = 2048
 NEIGHBORS = 32
@@ -152,7 +153,7 @@ def _median_square(x: NDArray[Any], seed: int) -> Any:
     """Return the median squared distance of 1000 sampled pairs, without pairs of equal rows."""
     if len(x) < 2:
         return x.dtype.type(1)
-    i, j = np.random.default_rng(seed).integers(0, len(x), (2, 1000))
+    i, j = make_random(seed).integers(0, len(x), (2, 1000))
     squares = np.square(x[i] - x[j]).sum(axis=1)
     return np.median(squares[squares > 0]) if squares.any() else x.dtype.type(1)
 

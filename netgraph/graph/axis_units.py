@@ -19,6 +19,7 @@ from netgraph.graph.unit_rows import iter_unit_rows
 from netgraph.tracing.layers import Layer, find_layers
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.parallel import parallel_for, split_range
+from netgraph.utils.seeds import make_generator
 
 Measure = Callable[[Any, UnitSpec, Sequence[Any]], Mapping[str, Tensor]]
 
@@ -155,7 +156,7 @@ def _join_columns(matrices: list[Tensor], n: int, seed: int) -> NDArray[np.float
     if width <= limit:
         parts = [m.detach().to("cpu", torch.float32) for m in matrices] or [torch.zeros(n, 0)]
         return np.asarray(torch.cat(parts, 1).numpy())  # a copy: the result never shares memory with the network
-    generator, out, at = torch.Generator().manual_seed(seed), np.zeros((n, limit), dtype=np.float32), 0
+    generator, out, at = make_generator(seed), np.zeros((n, limit), dtype=np.float32), 0
     for matrix in matrices:
         if width > READ_RATIO * limit:
             matrix = _sample_columns(matrix, max(1, matrix.shape[1] * READ_RATIO * limit // width), generator)

@@ -295,6 +295,11 @@ def contract(graph: UnitGraph, transfers: Mapping[str, Any]) -> UnitGraph:
     UnitGraph
         The coarse graph. Affinities of a unit to itself are dropped.
 
+    Raises
+    ------
+    NetgraphError
+        A transfer is of an axis that the graph lacks, or of another number of units.
+
     Examples
     --------
     >>> import torch
@@ -304,6 +309,14 @@ def contract(graph: UnitGraph, transfers: Mapping[str, Any]) -> UnitGraph:
     >>> ng.contract(graph, {"0": ng.Transfer([0, 0, 1, 1, 2, 2, 3, 3])})
     UnitGraph(12 units of 3 axes, 32 connections, 6 affinities)
     """
+
+    for name, transfer in transfers.items():
+        size = graph.axes[name].size if name in graph.axes else None
+        if size is None or getattr(transfer, "n_fine", None) != size:
+            known = f"has {size} units" if size is not None else f"is none of {', '.join(graph.axes)}"
+            raise NetgraphError(
+                f"axis {name!r} {known}, and {transfer!r} was given for it. Give a Transfer from the units of an axis."
+            )
 
     def restrict_block(matrix: Any, a: str, b: str) -> Any:
         if a in transfers:

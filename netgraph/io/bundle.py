@@ -41,7 +41,7 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     Raises
     ------
     LoadError
-        The document is too long to be read again, or the file cannot be written.
+        The document is too long to be read again or no data for JSON, a tensor is not dense, or the file cannot be written.
 
     Examples
     --------
@@ -54,7 +54,13 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     """
     path = Path(path)
     refuse_address(path, LoadError)
-    text = json.dumps(document, sort_keys=True)
+    text = _encode_document(document, path)
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
+            raise LoadError(
+                f"{path}: the tensor {name!r} is {tensor.dtype} in layout {tensor.layout} on {tensor.device}, and only dense tensors with "
+                "numbers can be written. Convert it first."
+            )
     if len(text) > DOCUMENT_LIMIT:
         raise LoadError(
             f"{path}: a document of {len(text):,} bytes is too long, at most {DOCUMENT_LIMIT:,} can be read"
@@ -69,6 +75,16 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
         metadata["aliases"] = json.dumps(aliases, sort_keys=True)
     metadata["sha256"] = _hash_contents(plain, metadata)
     write_atomically(partial(_save_tensors, plain, metadata), path, LoadError)
+
+
+def _encode_document(document: Mapping[str, Any], path: Path) -> str:
+    """Return a document as JSON."""
+    try:
+        return json.dumps(document, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise LoadError(
+            f"{path}: the document is no data for JSON ({error}). Give numbers, texts, lists and dicts."
+        ) from error
 
 
 def _find_aliases(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.environment.import_path import search_folder_first
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import LoadError, NetgraphError, UntrustedError, describe_error
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.bundle import read_bundle, read_metadata
@@ -26,7 +27,6 @@ from netgraph.recording.graph_module import NEWEST_FORMAT, network_from_document
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, tie_shared_tensors
-from netgraph.utils.torchvision_compat import prepare_torchvision
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 

@@ -17,12 +17,12 @@ from netgraph.environment.import_path import search_folder_first
 from netgraph.environment.network_size import limit_size
 from netgraph.environment.offline import describe_request, is_offline_error, stay_offline
 from netgraph.environment.optional_packages import import_package
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.trained_weights import build_trained_timm, build_trained_torchvision, find_repository, is_repository
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.text import LiteralError, read_literal
-from netgraph.utils.torchvision_compat import prepare_torchvision
 
 
 def build_network(

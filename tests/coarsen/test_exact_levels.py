@@ -15,8 +15,8 @@ import netgraph as ng
 from netgraph.analysis.residual_chains import find_chains
 from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import traced_state
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
-from netgraph.utils.torchvision_compat import prepare_torchvision
 
 PIXELS, LARGE = torch.randn(4, 3, 16, 16), torch.randn(4, 3, 32, 32)
 TOKENS = torch.randint(1, 40, (2, 12), generator=torch.Generator().manual_seed(0))

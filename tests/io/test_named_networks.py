@@ -121,7 +121,7 @@ def test_torchvision_and_what_imports_it_open_in_a_fresh_process():
         code = code.replace("load_model('", "load_model('timm:resnet10t'); load_model('")
     done = _fresh(code)
     assert done.returncode == 0, done.stderr
-    shim = "from netgraph.utils.torchvision_compat import prepare_torchvision as p; p(); p()"
+    shim = "from netgraph.environment.torchvision_compat import prepare_torchvision as p; p(); p()"
     done = _fresh(f"{shim}; import torchvision, torch; print(torch.ops.torchvision.nms.default._schema)")
     assert "float iou_threshold) -> Tensor" in done.stdout, done.stderr
 
@@ -133,7 +133,7 @@ def test_nothing_is_declared_where_torchvision_loads_or_is_not_there(case):
         "missing": "t.importlib.util.find_spec = lambda name: None",
     }[case]
     done = _fresh(
-        f"import netgraph.utils.torchvision_compat as t, torch; {mock}; t.prepare_torchvision(); print(t._kept)"
+        f"import netgraph.environment.torchvision_compat as t, torch; {mock}; t.prepare_torchvision(); print(t._kept)"
     )
     assert done.stdout.strip() == "[]", done.stderr
 

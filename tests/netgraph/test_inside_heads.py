@@ -26,7 +26,7 @@ HAND = ["multihead", "attention by hand", "fused attention", "encoder layer", "g
 
 def llama(kind="Llama"):
     """Return a Hugging Face network with rotary positions and grouped queries, and its input."""
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     transformers = pytest.importorskip("transformers")

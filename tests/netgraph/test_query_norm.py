@@ -104,7 +104,7 @@ def test_queries_in_another_basis_are_another_head_if_they_are_normalized():
 
 
 def test_a_qwen3_is_cloned_and_merged_back():
-    from netgraph.utils.torchvision_compat import prepare_torchvision
+    from netgraph.environment.torchvision_compat import prepare_torchvision
 
     prepare_torchvision()
     transformers = pytest.importorskip("transformers")

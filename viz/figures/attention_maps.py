@@ -74,10 +74,12 @@ def collect_layer_attention(hierarchy: Hierarchy, inputs: Any, levels: Iterable[
     Raises
     ------
     NetgraphError
-        A level is missing or not coarse, some attention has no known heads, or the network does not run on the inputs.
+        A level is missing or not coarse, there is no attention, some attention has no known heads, or the network does not run on the inputs.
     """
     coarse = [_check_level(hierarchy, level) for level in levels]
     maps = {level: _average_maps(hierarchy.levels[level], inputs) for level in (0, *coarse)}
+    if not maps[0]:
+        raise NetgraphError("the network has no layer with attention. Give the hierarchy of a transformer.")
     layers = []
     for axis, fine in maps[0].items():
         present = [level for level in coarse if axis in maps[level]]

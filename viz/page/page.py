@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.errors import NetgraphError
 from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.io.files.output_files import check_output_file
 from netgraph.viz.page.page_data import build_page_data
@@ -86,5 +87,10 @@ def policy_digest(text: str) -> str:
 
 def escape_json(data: Any) -> str:
     """Return data as ASCII JSON in which no HTML tag can begin or end."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise NetgraphError(
+            f"a page cannot hold its data ({error}). Give finite numbers, texts, lists and dicts."
+        ) from error
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
