@@ -12,20 +12,18 @@ import logging
 import re
 import shlex
 import shutil
-import subprocess
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import AlertError, NetgraphError
+from netgraph.fas.monitoring.alert_commands import start_command, start_message
 from netgraph.fas.monitoring.alert_rules import RULES, Rule
 from netgraph.fas.solver.run import Run
 from netgraph.utils.text import parse_expression, shorten
 
 Action = Callable[[Run, str, str], None]
 ACTIONS = ("raise", "stop", "warn", "command=PROGRAM ARGUMENTS", "notify=URL")
-WAIT = 60.0  # seconds that a command may take
 logger = logging.getLogger("netgraph.alert")
 
 
@@ -174,7 +172,7 @@ def raise_alert(run: Run, name: str, message: str) -> None:
 
 
 def make_command_action(arguments: Sequence[str]) -> Action:
-    """Build an action that runs a program, without a shell and without waiting for it.
+    """Build an action that runs a program, without a shell and without waiting for it. It has 60 seconds.
 
     Parameters
     ----------
@@ -207,7 +205,7 @@ def make_command_action(arguments: Sequence[str]) -> Action:
         values = {"rule": name, "message": message, "step": str(run.steps)}
         log_warning(run, name, message)
         command = [_fill_placeholders(part, values) for part in arguments]
-        threading.Thread(target=_run_command, args=(command,), name=f"alert {name}").start()
+        start_command(command, name)
 
     return action
 
@@ -217,20 +215,8 @@ def _fill_placeholders(part: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{(rule|message|step)\}", lambda match: values[match[1]], part)
 
 
-def _run_command(arguments: list[str]) -> None:
-    """Run a program in its own thread, and log a warning if it fails."""
-    try:
-        result = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=WAIT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        logger.warning("the command of an alert failed: %s", error)
-        return
-    if result.returncode:
-        output = result.stderr.decode(errors="replace").strip()[-200:]
-        logger.warning("the command of an alert, %s, ended with %d: %s", arguments[0], result.returncode, output)
-
-
 def make_notify_action(url: str) -> Action:
-    """Build an action that sends a message through apprise, without waiting for it.
+    """Build an action that sends a message through apprise, without waiting for it. It has 60 seconds.
 
     Parameters
     ----------
@@ -260,14 +246,11 @@ def make_notify_action(url: str) -> Action:
             f"apprise knows no service for {url.partition(':')[0]!r}. Give a URL that it lists, such as json://localhost."
         )
 
-    def send(title: str, message: str) -> None:
-        if not box.notify(body=message, title=title):
-            logger.warning("the message of an alert was not delivered to %s", url.partition(":")[0])
+    service = url.partition(":")[0]
 
     def action(run: Run, name: str, message: str) -> None:
         log_warning(run, name, message)
-        threading.Thread(
-            target=send, args=(f"netgraph: {name} at step {run.steps}", message), name=f"alert {name}"
-        ).start()
+        title = f"netgraph: {name} at step {run.steps}"
+        start_message(lambda: box.notify(body=message, title=title), service, name)
 
     return action

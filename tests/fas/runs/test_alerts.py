@@ -3,6 +3,9 @@
 import http.server
 import json
 import logging
+import os
+import select
+import signal
 import sys
 import threading
 import time
@@ -12,6 +15,8 @@ import pytest
 
 from netgraph.errors import AlertError, NetgraphError
 from netgraph.fas.ledger import Ledger
+from netgraph.fas.monitoring import alert_commands
+from netgraph.fas.monitoring.alert_commands import start_command, start_message
 from netgraph.fas.monitoring.alert_rules import RULES, divergence, memory, nonfinite, plateau, rejected, throughput
 from netgraph.fas.monitoring.alerts import Alert, parse_alerts, raise_alert
 from netgraph.fas.monitoring.event_log import log_event
@@ -125,6 +130,63 @@ def test_a_command_that_fails_is_a_warning(caplog):
     for thread in [t for t in threading.enumerate() if t.name.startswith("alert")]:
         thread.join()
     assert "ended with 3" in caplog.text
+
+
+def join_alerts():
+    """Wait for what the alerts have started."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("alert "):
+            thread.join(120)
+            assert not thread.is_alive()
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch, caplog):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(alert_commands, "WAIT", 1.0)
+    start_command(["sh", "-c", f"sleep 600 > {pipe} & wait"], "divergence")
+    with pipe.open("rb") as end:  # opens when the inner program has started
+        assert select.select([end], [], [], 120)[0], "the inner program is alive"
+        assert end.read() == b""
+    join_alerts()
+    assert "the command of an alert, sh, was ended after 1 seconds" in caplog.text
+
+
+def test_a_program_in_the_background_of_a_command_that_ends_is_not_waited_for(tmp_path, monkeypatch, caplog):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(alert_commands, "WAIT", 100.0)
+    start_command(["sh", "-c", f"(echo $$; exec sleep 600) > {pipe} & exit 0"], "divergence")
+    with pipe.open("rb") as end:
+        group = int(end.readline())
+        join_alerts()
+        assert not select.select([end], [], [], 0)[0], "it is alive"
+        os.killpg(group, signal.SIGKILL)
+    assert not caplog.text
+
+
+def test_a_message_that_hangs_is_given_up(monkeypatch, caplog):
+    monkeypatch.setattr(alert_commands, "WAIT", 0.2)
+    released = threading.Event()
+    start_message(lambda: released.wait(300), "json", "divergence")
+    join_alerts()
+    released.set()
+    assert "the message of an alert to json was given up after 0.2 seconds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"), [(False, "was not delivered to json"), (None, "was not delivered to json")]
+)
+def test_a_message_that_is_not_delivered_is_a_warning(answer, text, caplog):
+    start_message(lambda: answer, "json", "divergence")
+    join_alerts()
+    assert text in caplog.text
+
+
+def test_a_service_that_raises_is_a_warning(caplog):
+    start_message(lambda: 1 / 0, "json", "divergence")
+    join_alerts()
+    assert "the message of an alert to json failed: ZeroDivisionError" in caplog.text
 
 
 def test_a_message_goes_through_apprise():
