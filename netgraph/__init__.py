@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from netgraph.tracing.tracer import trace as trace
     from netgraph.tracing.unit_spec import UnitSpec as UnitSpec
     from netgraph.utils.logging import setup_logging as setup_logging
+    from netgraph.viz.exporters import check_exporter as check_exporter
     from netgraph.viz.exporters import export as export
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "build_hierarchy": "coarsen.hierarchy.hierarchy",
         "check_affinity": "affinity.contract",
         "check_coarsener": "coarsen.partition.contract",
+        "check_exporter": "viz.exporters",
         "check_rule": "coarsen.network.rule_contract",
         "coarse_network": "coarsen.network.rewrite",
         "CoarsenOptions": "coarsen.hierarchy.options",

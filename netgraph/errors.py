@@ -55,7 +55,7 @@ class AggregatesError(NetgraphError):
 
 
 class PluginError(NetgraphError):
-    """A plug-in does not exist, or its import fails."""
+    """A plug-in does not exist, its import fails, or it does not do what a plug-in of its kind does."""
 
 
 class OwnClassError(NetgraphError):

@@ -7,7 +7,9 @@ Some plug-ins of this distribution need an optional library. It is imported when
 
 from __future__ import annotations
 
-from functools import cache
+import inspect
+import logging
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -23,6 +25,7 @@ KINDS = {
 }
 GROUPS = tuple(KINDS)
 DISTRIBUTION = "netgraph-coarsening"  # of netgraph itself
+logger = logging.getLogger("netgraph.plugins")
 
 
 @cache
@@ -47,6 +50,49 @@ def find_distribution(group: str, name: str) -> str:
     return point.dist.name if point.dist is not None else "unknown"
 
 
+def name_function(value: Any) -> str:
+    """Return the name of a function, a method or a class, of the function in a partial, or else of the class of an object.
+
+    It has no address of the memory, so that equal calls in two processes have equal names.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from netgraph.plugins import name_function
+    >>> name_function(partial(print, sep=""))
+    'print'
+    """
+    name = getattr(value, "__name__", None)
+    if isinstance(name, str):
+        return name
+    return name_function(value.func) if isinstance(value, partial) else type(value).__name__
+
+
+def takes(function: Any, *args: Any, **kwargs: Any) -> bool:
+    """Return True if a function can be called with these arguments, or if it does not tell."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    except ValueError:  # a compiled function has no signature
+        return True
+    return True
+
+
+def check_callable(group: str, value: Any) -> None:
+    """Refuse an option that is neither a name nor a function.
+
+    Raises
+    ------
+    PluginError
+        It cannot be called.
+    """
+    if not callable(value):
+        raise PluginError(
+            f"{KINDS[group]} is {str(value)[:60]!r}. Give a name that `netgraph plugins` lists, or a function."
+        )
+
+
 def describe_plugin(group: str, value: Any) -> str:
     """Return an object that a plug-in or the user gives in words: its kind, its name and its distribution.
 
@@ -63,7 +109,12 @@ def describe_plugin(group: str, value: Any) -> str:
     for name, point in _find_entry_points(group).items():
         if point.value.partition(" ")[0] == place:
             return f"{KINDS[group]} {name!r} of {find_distribution(group, name)}"
-    return f"{KINDS[group]} {str(getattr(value, '__name__', repr(value)))!r}"
+    return f"{KINDS[group]} {name_function(value)!r}"
+
+
+def log_interruption(described: str, task: str) -> None:
+    """Tell which plug-in was at work when the user stopped the process. One that hangs is found this way."""
+    logger.warning("stopped while %s %s", described, task)
 
 
 @cache

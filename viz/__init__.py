@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from netgraph.utils.public_names import load_on_first_use
 
 if TYPE_CHECKING:
+    from netgraph.viz.exporters import check_exporter as check_exporter
     from netgraph.viz.exporters import export as export
     from netgraph.viz.figures.attention import plot_heads as plot_heads
     from netgraph.viz.figures.attention import plot_words as plot_words
@@ -27,6 +28,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
     {
         "build_attention_data": "page.attention_data",
+        "check_exporter": "exporters",
         "export": "exporters",
         "plot_features": "figures.features",
         "plot_heads": "figures.attention",

@@ -323,6 +323,10 @@ def _sum_residual(weights: NDArray[Any], transfer: Transfer) -> float:
 def load_coarseners(coarsener: str | Coarsener) -> dict[str, Coarsener]:
     """Return a coarsener by its name, or those of `AUTO` for ``"auto"``."""
     if not isinstance(coarsener, str):
-        return {str(getattr(coarsener, "__name__", repr(coarsener))): coarsener}
+        plugins.check_callable("netgraph.coarseners", coarsener)
+        return {plugins.name_function(coarsener): coarsener}
     names = AUTO if coarsener == "auto" else (coarsener,)
-    return {name: plugins.load_plugin("netgraph.coarseners", name) for name in names}
+    coarseners = {name: plugins.load_plugin("netgraph.coarseners", name) for name in names}
+    for loaded in coarseners.values():
+        plugins.check_callable("netgraph.coarseners", loaded)
+    return coarseners

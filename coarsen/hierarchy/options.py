@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from netgraph.errors import NetgraphError
+from netgraph.plugins import name_function
 from netgraph.utils.choices import BUDGETS, DEPTH_BY, DIRECTIONS, RUNGS
 from netgraph.utils.options import Flag, check_options, declare_option, document_options, list_options
 
@@ -114,10 +115,11 @@ def _check_coarsener(value: Any, options: CoarsenOptions) -> None:
 
 
 def _check_affinity(value: Any, options: CoarsenOptions) -> None:
-    from netgraph.plugins import load_plugin
+    from netgraph.plugins import check_callable, load_plugin
 
-    if isinstance(value, str):
-        load_plugin("netgraph.affinities", value)
+    check_callable(
+        "netgraph.affinities", load_plugin("netgraph.affinities", value) if isinstance(value, str) else value
+    )
 
 
 def _check_n_levels(value: int, options: CoarsenOptions) -> None:
@@ -410,4 +412,4 @@ class CoarsenOptions:
 
 
 def _name_option(value: str | Callable[..., Any]) -> str:
-    return value if isinstance(value, str) else str(getattr(value, "__name__", repr(value)))
+    return value if isinstance(value, str) else name_function(value)

@@ -67,10 +67,10 @@ def check_rule(rule: Rule, operator: Any, *operands: Any, **arguments: Any) -> N
     example = network.draw_inputs()
     with use_rules({name: rule}):
         spec = trace(network, example)
+        trial = try_axes(network, spec, example, spec.free, seed=0)  # only operators with a rule run
     if not spec.foreign_rules:
         parts = sorted({operator_name(node.target) for node in spec.plans["eval"].graph.nodes if callable(node.target)})
         raise NetgraphError(f"a recording has no call of {name}, but of {', '.join(parts)}. Give rules of these.")
-    trial = try_axes(network, spec, example, spec.free, seed=0)
     if trial.problem is not None:
         raise TraceError(f"the rule of {name} is wrong in {_locate(network, spec, trial)}: {trial.problem}.")
     if spec.free and not trial.conclusive:

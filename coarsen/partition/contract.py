@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -94,6 +94,8 @@ def check_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out
         "Aggregates are an int array of shape (n_units,) numbered from 0 with none skipped. "
         "numpy.unique(x, return_inverse=True)[1] renumbers any array that way."
     )
+    if array is None:
+        raise AggregatesError(f"{returned} a {type(aggregates).__name__} {of}. {rule}")
     if array.shape != (graph.n_units,) or array.dtype.kind not in "iu":
         raise AggregatesError(f"{returned} {array.dtype} of shape {array.shape} {of}. {rule}")
     kept = array[array != -1] if leaves_out else array
@@ -101,7 +103,7 @@ def check_aggregates(aggregates: Any, graph: AxisGraph, name: str, *, leaves_out
         raise AggregatesError(f"{returned} -1 for every unit {of}. Keep at least one unit.")
     present = np.unique(kept)
     if present.size and present[0] >= 0 and present[-1] >= graph.n_units:
-        raise AggregatesError(f"{returned} {present[-1] + 1} aggregates {of}. {rule}")
+        raise AggregatesError(f"{returned} {int(present[-1]) + 1} aggregates {of}. {rule}")
     if not np.array_equal(present, np.arange(len(present))):
         raise AggregatesError(
             f"{returned} numbers {present.min()} to {present.max()}, {len(present)} of them, {of}. {rule}"
@@ -154,25 +156,21 @@ def run_coarsener(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, *, seed
         answer = coarsener(graph, n_coarse, seed=seed)
     except NetgraphError:
         raise
+    except KeyboardInterrupt:
+        plugins.log_interruption(_describe(coarsener, name), f"merged the {graph.n_units} units of axis {graph.name!r}")
+        raise
     except (Exception, SystemExit) as error:  # a function of the user may fail in any way
         edges = f"{graph.n_units} units and {graph.adjacency.nnz // 2} edges"
-        mend = " A coarsener is called as coarsener(graph, n_coarse, seed=seed)." if _lacks_seed(coarsener) else ""
+        fits = plugins.takes(coarsener, None, 1, seed=0)
+        mend = "" if fits else " A coarsener is called as coarsener(graph, n_coarse, seed=seed)."
         raise AggregatesError(
             f"{_describe(coarsener, name)} failed on axis {graph.name!r}, {edges}, asked for {n_coarse} aggregates: "
             f"{type(error).__name__}: {error}.{mend}"
         ) from error
-    return check_aggregates(answer, graph, name, leaves_out=leaves_out(coarsener))
-
-
-def _lacks_seed(coarsener: Coarsener) -> bool:
-    """Return True if a function cannot take a graph, a number and a seed by keyword."""
     try:
-        inspect.signature(coarsener).bind(None, 1, seed=0)
-    except TypeError:
-        return True
-    except ValueError:  # a compiled function has no signature
-        return False
-    return False
+        return check_aggregates(answer, graph, name, leaves_out=leaves_out(coarsener))
+    except AggregatesError as error:
+        raise AggregatesError(str(error).replace(f"coarsener {name!r}", _describe(coarsener, name), 1)) from None
 
 
 def _describe(coarsener: Coarsener, name: str) -> str:
@@ -186,12 +184,17 @@ def _explain_minus_one(present: NDArray[Any]) -> str:
     return " Only a coarsener whose attribute leaves_out is True leaves a unit out with -1." if present[0] == -1 else ""
 
 
-def _to_array(aggregates: Any) -> NDArray[Any]:
-    """Return an answer as an array. One that numpy cannot read becomes an array of None, which no check accepts."""
+def _to_array(aggregates: Any) -> NDArray[Any] | None:
+    """Return an answer as an array, or None if it is none, such as a generator, a sparse matrix or an array with masked entries."""
+    if isinstance(aggregates, torch.Tensor) and aggregates.layout == torch.strided:
+        aggregates = aggregates.detach().to("cpu") if not aggregates.is_meta else None
+    if np.ma.is_masked(aggregates):
+        return None
     try:
-        return np.asarray(aggregates)
-    except (TypeError, ValueError):  # ragged lists, tensors on a device
-        return np.array(None)
+        array = np.asarray(aggregates)
+    except (TypeError, ValueError, RuntimeError):  # ragged lists, tensors that are not dense
+        return None
+    return None if array.dtype == object and array.ndim == 0 else array
 
 
 def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: bool = False) -> None:
@@ -235,7 +238,7 @@ def check_coarsener(coarsener: Coarsener, *, name: str | None = None, fixed: boo
         ...
     netgraph.errors.AggregatesError: coarsener 'mine' made 1 aggregates on trial 0, but 12 were asked for. ...
     """
-    label = name or str(getattr(coarsener, "__name__", repr(coarsener)))
+    label = name or plugins.name_function(coarsener)
     for graph, n_coarse in _make_trials() + (_make_fixed_trials() if fixed else []):
         before = _copy_contents(graph)
         first, second = (_call_coarsener(coarsener, graph, n_coarse, label) for _ in range(2))

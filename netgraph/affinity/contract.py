@@ -13,6 +13,7 @@ from torch import nn
 from netgraph.errors import NetgraphError
 from netgraph.graph.affinity_answers import measure_affinity, read_affinity
 from netgraph.graph.axis_units import AxisUnits
+from netgraph.plugins import name_function
 from netgraph.tracing.tracer import trace
 
 
@@ -56,12 +57,12 @@ def check_affinity(affinity: Callable[..., Any]) -> None:
         first, second = (_measure(affinity, units) for _ in range(2))
         if not np.array_equal(first, second):
             raise NetgraphError(
-                f"affinity {_name_of(affinity)!r} gave two answers for one seed on axis {units.axis!r}. Draw random numbers from "
+                f"affinity {name_function(affinity)!r} gave two answers for one seed on axis {units.axis!r}. Draw random numbers from "
                 "the seed only."
             )
         if not all(torch.equal(before[name], tensor) for name, tensor in units.state.items()):
             raise NetgraphError(
-                f"affinity {_name_of(affinity)!r} changed the weights of axis {units.axis!r}. Work on a copy."
+                f"affinity {name_function(affinity)!r} changed the weights of axis {units.axis!r}. Work on a copy."
             )
 
 
@@ -70,11 +71,6 @@ def _measure(affinity: Callable[..., Any], units: AxisUnits) -> NDArray[Any]:
     answer = measure_affinity(affinity, units, seed=3)
     matrix: NDArray[Any] = read_affinity(answer, units.spec.axes[units.axis].size).toarray()
     return matrix
-
-
-def _name_of(affinity: Callable[..., Any]) -> str:
-    """Return the name of a function for messages."""
-    return str(getattr(affinity, "__name__", repr(affinity)))
 
 
 def _make_trials() -> Iterator[AxisUnits]:

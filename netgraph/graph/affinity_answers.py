@@ -48,9 +48,13 @@ def measure_affinity(weigh: Callable[..., Any], units: AxisUnits, *, seed: int, 
         answer = weigh(units, seed=seed)
     except NetgraphError as error:
         raise NetgraphError(f"axis {name!r}: {error}") from None
+    except KeyboardInterrupt:
+        plugins.log_interruption(_describe(weigh), f"compared the {size} units of axis {name!r}")
+        raise
     except (Exception, SystemExit) as error:  # a function of the user may fail in any way
+        mend = "" if plugins.takes(weigh, None, seed=0) else " An affinity is called as affinity(units, seed=seed)."
         raise NetgraphError(
-            f"{_describe(weigh)} fails on axis {name!r} of {size} units ({type(error).__name__}: {error})."
+            f"{_describe(weigh)} fails on axis {name!r} of {size} units ({type(error).__name__}: {error}).{mend}"
         ) from error
     if _describe(weigh).endswith(f" of {plugins.DISTRIBUTION}"):  # it keeps the contract, as tests show
         return answer
@@ -108,7 +112,9 @@ def _read_matrix(answer: Any) -> Any:
     if np.ma.is_masked(matrix):
         raise TypeError("some of its entries are masked")
     matrix = np.asarray(matrix)
-    return matrix.astype(np.float32) if matrix.dtype == np.float16 else matrix
+    if matrix.dtype == np.float16:
+        return matrix.astype(np.float32)
+    return matrix.astype(matrix.dtype.newbyteorder("="), copy=False)  # scipy has no numbers of other machines
 
 
 def _read_tensor(answer: torch.Tensor) -> Any:

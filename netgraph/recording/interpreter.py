@@ -26,7 +26,7 @@ from netgraph.recording.operators.lookups import join_lookups
 from netgraph.recording.operators.stand_ins import STAND_INS
 from netgraph.recording.run_memory import ARITHMETIC, check_call, check_operands, find_unknown_step
 from netgraph.recording.serialize import BUILTINS
-from netgraph.rules.registry import find_operator_rule
+from netgraph.rules.registry import find_operator_rule, load_rules
 
 EXTRA = {"aten.sym_size"}
 MAX_SIZE = 2**34  # bound on a size, and on the product of the sizes in one argument
@@ -362,11 +362,15 @@ def _find_operator(operator: str) -> Any:
         return autocast.OPERATORS[operator]
     if kind == "builtin" and name in BUILTINS:
         return BUILTINS[name]
+    load_rules()  # a package of rules may also define its operators
     parts = operator.split(".")
     packet = getattr(getattr(torch.ops, parts[0], None), parts[1], None) if len(parts) == 3 else None
     overload = getattr(packet, parts[2], None) if packet is not None else None
     if not isinstance(overload, OpOverload) or not _is_allowed(f"{parts[0]}.{parts[1]}", overload):
-        raise LoadError(f"operator {operator[:80]!r} has no rule in netgraph. The file is refused.")
+        raise LoadError(
+            f"operator {operator[:80]!r} has no rule in netgraph, nor in an installed plug-in. The file is refused. An operator of "
+            "your own needs the package that brings its rule."
+        )
     return overload
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from netgraph.rules.registry import add_rules as add_rules
     from netgraph.rules.registry import find_rule as find_rule
     from netgraph.rules.registry import load_rules as load_rules
+    from netgraph.rules.registry import use_rules as use_rules
 
 __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
@@ -29,5 +30,6 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "add_rules": "registry",
         "find_rule": "registry",
         "load_rules": "registry",
+        "use_rules": "registry",
     },
 )

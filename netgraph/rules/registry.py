@@ -107,7 +107,22 @@ def forget_rules() -> None:
 
 @contextmanager
 def use_rules(table: Mapping[str, Rule]) -> Iterator[None]:
-    """Add rules for a block."""
+    """Add rules for a block.
+
+    Parameters
+    ----------
+    table : dict of str to callable
+        Rules by operator name, as `add_rules` takes them.
+
+    Examples
+    --------
+    >>> from netgraph.rules import load_rules, use_rules
+    >>> with use_rules({"mylib.gelu": lambda call: call.spaces("self")}):
+    ...     "mylib.gelu" in load_rules()
+    True
+    >>> "mylib.gelu" in load_rules()
+    False
+    """
     before = dict(_ADDED)
     add_rules(table)
     try:
@@ -160,6 +175,9 @@ def apply_rule(rule: Rule, call: Call) -> Any:
     try:
         answer = rule(call)
     except NetgraphError:
+        raise
+    except KeyboardInterrupt:
+        plugins.log_interruption(described, f"read a call{call.location()}")
         raise
     except (Exception, SystemExit) as error:
         raise TraceError(

@@ -1,4 +1,4 @@
-"""A coarsener in a package of its own: the baseline that ignores every weight.
+"""A coarsener: the baseline that ignores every weight.
 
 The entry point in ``pyproject.toml`` makes it available as ``--coarsener runs`` and ``coarsener="runs"``.
 """
