@@ -27,7 +27,7 @@ from netgraph.errors import NetgraphError, describe_error
 from netgraph.fas.checkpoint.fingerprint import fingerprint_run
 from netgraph.fas.monitoring.background_sender import BackgroundSender
 from netgraph.fas.monitoring.mlflow_names import LONGEST_NAME, LONGEST_TAG, clean_key, clean_params, clean_value
-from netgraph.fas.monitoring.run_lock import RunLock
+from netgraph.fas.monitoring.run_lock import RunLock, open_store_alone
 from netgraph.fas.solver.run import Run
 from netgraph.io.files.output_files import check_output_file
 from netgraph.utils.logging import silence_logger
@@ -146,8 +146,9 @@ class MLflow:
             raise NetgraphError(f"the artefacts {', '.join(missing)} do not exist. Give files, folders or callables.")
         self._uri, self._begun, self._wall = tracking_uri(), time.monotonic(), time.time()
         self._remote = not self._uri.startswith(("sqlite:", "file:", "/", "."))
-        if (path := self._uri.removeprefix("sqlite:///")) != self._uri:
-            check_output_file(Path(path))  # MLflow tries again for two minutes
+        self._file = Path(self._uri.removeprefix("sqlite:///")) if self._uri.startswith("sqlite:///") else None
+        if self._file is not None:
+            check_output_file(self._file)  # MLflow tries again for two minutes
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(limit_mlflow_retries(self.timeout))
         if "MLFLOW_LOGGING_LEVEL" not in os.environ:
@@ -240,7 +241,9 @@ class MLflow:
 
     def _open_run(self, params: Mapping[str, Any]) -> None:
         """Create or continue the run. Creating the tables of a new store may take a minute on a slow disk."""
-        self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
+        alone = contextlib.nullcontext() if self._file is None else open_store_alone(self._file, longest=LOCAL / 2)
+        with alone:
+            self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         if self.run_id and self._continue_run():
             return
         self._new_id = self._new_id or self._create_run()

@@ -1,21 +1,27 @@
-"""One process at a time writes into an MLflow run: a lock on this machine, and a tag that names the process to others.
+"""One process at a time writes into an MLflow run, and opens a local store.
 
-A resumed run continues the MLflow run of its checkpoint. If a folder of checkpoints was copied, two processes may want the same one.
+A resumed run continues the MLflow run of its checkpoint. If a folder of checkpoints was copied, two processes may want the same one. A
+lock tells them apart on one machine, and a tag names the process to others. MLflow makes the tables of a new store in many steps, and
+two processes that do so at once disturb one another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from netgraph.errors import NetgraphError
+from netgraph.io.files.locks import NAME as LOCK
 from netgraph.io.files.locks import acquire_lock, release_lock
 from netgraph.io.files.writers import Writer, identify_process
 
 TAG = "netgraph.process"
+WAIT = 0.1  # seconds between two looks at the lock of a store
 logger = logging.getLogger("netgraph.tracking")
 
 
@@ -62,3 +68,27 @@ class RunLock:
                 writer.pid,
                 writer.host,
             )
+
+
+@contextlib.contextmanager
+def open_store_alone(store: Path, *, longest: float) -> Iterator[None]:
+    """Let no other process of netgraph open a local store within a block.
+
+    Parameters
+    ----------
+    store : path
+        File of the store.
+    longest : float
+        Seconds to wait for another process. Then the store is opened beside it.
+    """
+    lock, end = store.with_name(f"{LOCK}-{store.name}"), time.monotonic() + longest
+    while time.monotonic() < end:
+        try:
+            acquire_lock(lock, f"the tracking store {store}")
+            break
+        except NetgraphError:
+            time.sleep(WAIT)
+    try:
+        yield
+    finally:
+        release_lock(lock)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from netgraph.utils.text import escape_controls
 
 LOGGER = logging.getLogger("netgraph")
+TRACEBACK = "\n\t"  # characters of a traceback that are not escaped
 
 
 def setup_logging(json: bool = False, *, level: int = logging.INFO) -> None:
@@ -89,9 +90,9 @@ class SentenceFormatter(logging.Formatter):
         """Return a line for people."""
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         record.message = f"netgraph: {prefix}{escape_controls(record.getMessage())}"
-        return (
-            record.message if record.exc_info is None else f"{record.message}\n{self.formatException(record.exc_info)}"
-        )
+        if record.exc_info is None:
+            return record.message
+        return f"{record.message}\n{escape_controls(self.formatException(record.exc_info), keep=TRACEBACK)}"
 
 
 class JsonLinesFormatter(logging.Formatter):

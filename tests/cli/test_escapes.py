@@ -1,6 +1,9 @@
 """Names out of files do not steer the terminal, and forge no lines."""
 
+import json
 import logging
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from torch import nn
 import netgraph as ng
 from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.errors import LoadError, LoadWarning, NetgraphError
-from netgraph.utils.logging import SentenceFormatter
+from netgraph.fas import log_event, read_run, write_run
+from netgraph.utils.logging import JsonLinesFormatter, SentenceFormatter
 from netgraph.utils.text import escape_controls
 from tests.support.command_line import run
 
@@ -38,6 +42,60 @@ def test_messages_are_one_line(kind):
 def test_the_log_is_one_line_a_record():
     record = logging.LogRecord("netgraph", logging.WARNING, "f", 1, "skipped %s", (NAME,), None)
     assert not any(c in SentenceFormatter().format(record) for c in HARMFUL)
+
+
+def test_a_traceback_in_the_log_keeps_its_lines_alone():
+    try:
+        raise ValueError(NAME)
+    except ValueError:
+        record = logging.LogRecord("netgraph", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+    text = SentenceFormatter().format(record)
+    assert "Traceback" in text
+    assert not any(c in text for c in HARMFUL if c != "\n")
+
+
+def test_a_line_of_json_is_one_line_that_reads_back():
+    record = logging.LogRecord("netgraph", logging.WARNING, "f", 1, "skipped %s", (NAME,), None)
+    record.event = {"event": "alert", NAME: [NAME, float("nan")]}
+    line = JsonLinesFormatter().format(record)
+    assert line.isascii()
+    assert line.isprintable()
+    document = json.loads(line)
+    assert document["message"] == f"skipped {NAME}"
+    assert document["event"] == {"event": "alert", NAME: [NAME, None]}
+
+
+def test_the_file_of_a_run_holds_no_control_characters_and_reads_back(tmp_path):
+    record = {"event": "evaluate", "level": 0, "step": 1, "seconds": 0.1, "flops": 1.0, "figures": {NAME: 0.5}}
+    path = write_run({"network": NAME, "history": [record]}, tmp_path)
+    lines = path.read_bytes().decode("ascii").splitlines()
+    assert all(line.isprintable() for line in lines)
+    history = read_run(path)
+    assert history.facts["network"] == NAME
+    assert history.records == [record]
+
+
+def test_the_event_log_of_a_run_is_one_line_an_event(capsys, monkeypatch):
+    logger = logging.getLogger("netgraph")
+    handlers, level = list(logger.handlers), logger.level
+    run = SimpleNamespace(total_steps=3)
+    records = [
+        {"event": "alert", "level": 0, "step": 1, "message": NAME, "rule": NAME},
+        {"event": "failed", "level": 0, "step": 1, "error": NAME},
+        {"event": "evaluate", "level": 0, "step": 1, "figures": {NAME: 0.5}},
+    ]
+    try:
+        for as_json in (False, True):
+            ng.setup_logging(json=as_json, level=logging.DEBUG)
+            for record in records:
+                log_event(run, record)
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) == len(records)
+            assert all(line.isprintable() for line in lines)
+            assert not as_json or [json.loads(line)["event"] for line in lines] == records
+    finally:
+        logger.handlers[:], logger.propagate = handlers, True
+        logger.setLevel(level)
 
 
 def test_tables_keep_their_lines(capsys):

@@ -186,11 +186,11 @@ def test_the_options_in_run_json_have_the_names_of_the_command_line():
     assert (settings["levels"], settings["lr"], settings["seed"]) == (2, 0.01, 7619)
 
 
-def test_mlflow_gets_the_options_that_have_a_value_by_their_names(monkeypatch):
-    params = {}
-    monkeypatch.setattr(
-        "netgraph.fas.monitoring.mlflow_tracking.MLflow", lambda **given: params.update(given["params"])
-    )
+def test_mlflow_gets_the_options_that_have_a_value_by_their_names_and_a_table_without_control_characters(
+    monkeypatch, tmp_path
+):
+    arguments = {}
+    monkeypatch.setattr("netgraph.fas.monitoring.mlflow_tracking.MLflow", lambda **given: arguments.update(given))
     model, example = network()
     task = SimpleNamespace(
         name="mlp",
@@ -199,6 +199,11 @@ def test_mlflow_gets_the_options_that_have_a_value_by_their_names(monkeypatch):
         data=SimpleNamespace(name="rows", classes=("a", "b"), tokenizer=None),
     )
     options = TrainOptions(lr=0.1, coarsening=CoarsenOptions(n_levels=2))
-    RunOptions(mlflow=True).make_callbacks(task, ng.build_hierarchy(model, example), options)
+    hierarchy = ng.build_hierarchy(model, example)
+    monkeypatch.setattr(type(hierarchy), "__str__", lambda self: "a\tb\nlayer\x1b]0;title\x07\udc80")
+    RunOptions(mlflow=True).make_callbacks(task, hierarchy, options)
+    arguments["artefacts"][0](tmp_path)
+    assert (tmp_path / "hierarchy.txt").read_bytes() == rb"a	b" b"\n" rb"layer\x1b]0;title\x07\udc80" b"\n"
+    params = arguments["params"]
     assert params == {"network": "mlp", **{k: v for k, v in options.to_plain().items() if v not in (None, "")}}
     assert (params["lr"], params["levels"], params["coarsener"]) == (0.1, 2, "hem")

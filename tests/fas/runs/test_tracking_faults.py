@@ -1,5 +1,6 @@
 """A tracking server that fails in any way: training goes on as without it, one warning names the fault, and nothing hangs."""
 
+import json
 import logging
 import os
 import re
@@ -16,7 +17,9 @@ from netgraph.fas.checkpoint.checkpoint import Checkpoints, resume
 from netgraph.fas.monitoring import background_sender
 from netgraph.fas.monitoring.background_sender import BackgroundSender
 from netgraph.fas.monitoring.mlflow_tracking import MLflow
+from netgraph.fas.monitoring.run_lock import open_store_alone
 from netgraph.io.files.writers import Writer, identify_process
+from tests.support import command_line
 from tests.support.tracked_runs import begun
 from tests.support.tracking_server import serve_tracking
 
@@ -288,6 +291,23 @@ def test_two_processes_do_not_write_into_one_mlflow_run(server, tmp_path, caplog
     assert not [name for name in os.listdir(tmp_path) if "mlflow" in name]
 
 
+def test_two_processes_open_a_local_store_one_after_the_other(tmp_path):
+    """MLflow makes the tables of a new store in many steps, and its lock does not cover them all."""
+    store = tmp_path / "mlflow.db"
+    with open_store_alone(store, longest=10.0):
+        assert os.listdir(tmp_path) == [".netgraph-lock-mlflow.db"]
+        child = os.fork()
+        if child == 0:
+            with open_store_alone(store, longest=60.0):
+                os._exit(0 if (tmp_path / "first is ready").exists() else 1)
+        time.sleep(0.3)  # time in which the other one waits
+        (tmp_path / "first is ready").touch()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with open_store_alone(store, longest=10.0):
+        pass
+    assert os.listdir(tmp_path) == ["first is ready"], "the lock of an ended process is taken over"
+
+
 def test_a_run_of_another_machine_that_has_not_ended_is_continued_with_a_warning(server, tmp_path, caplog):
     first = begin_tracked(tmp_path / "points")
     server.runs[first]["status"] = "RUNNING"
@@ -371,3 +391,27 @@ def test_a_clock_before_1970_gives_timestamps_that_mlflow_takes(server, monkeypa
     finish([MLflow()])
     (run,) = server.runs.values()
     assert min(metric["timestamp"] for metric in run["metrics"]) == 0
+
+
+@pytest.mark.parametrize("mode", ["ok", "hang up"])
+def test_the_command_ends_with_its_result_and_0_whatever_the_server_does(server, mode):
+    server.mode = mode
+    words = (
+        "train",
+        "mlp",
+        "--data",
+        "digits",
+        "--widths",
+        "16",
+        "--epochs",
+        "0.5",
+        "--levels",
+        "2",
+        "--mlflow",
+        "--json",
+    )
+    code, out, err = command_line.run(*words)
+    assert code == 0
+    assert json.loads(out)["history"], "MLflow prints nothing between the lines"
+    assert ("does not answer" in err) == (mode != "ok")
+    assert [run["status"] for run in server.runs.values()] == ["FINISHED"] * (mode == "ok")
