@@ -12,7 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from netgraph.environment.memory import check_json
+from netgraph.environment.memory import check_json, check_memory
 from netgraph.errors import LoadError, NetgraphError
 from netgraph.fas.checkpoint.checkpoint import list_checkpoints
 from netgraph.fas.monitoring.history import History
@@ -126,6 +126,10 @@ def read_run(path: str | Path) -> History:
 def _read_json(path: Path, name: str) -> History:
     """Read a run from its document."""
     try:
+        size = path.stat().st_size
+        if not path.is_file():  # a device gives bytes without end, and a pipe may give none
+            raise LoadError(f"{path} is no regular file. Give the folder of a run, or its {NAME}.")
+        check_memory(size, str(path))
         text = path.read_text(encoding="utf-8")
         check_json(text, str(path))
         document = json.loads(text)

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot
 import numpy as np
@@ -307,3 +309,17 @@ def test_a_narrow_range_of_losses_has_ticks():
                      for i, loss in enumerate(losses)] for losses in ((1.5, 1.39), (2.3, 0.1)))  # fmt: skip
     ticks = [draw_loss([History("one", records)], "seconds").layout.yaxis.dtick for records in (narrow, wide)]
     assert ticks == [None, "D2"]
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "huge"])
+def test_a_run_is_not_read_from_what_has_no_end(kind, tmp_path):
+    path = tmp_path / "run.json"
+    if kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**42)  # a hole, which takes no space on the disk
+    with pytest.raises(LoadError, match=r"no regular file|bytes, but"):
+        read_run(path)
