@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def _read_hierarchy(
     spec, n_levels = trace(models[0], example, inside_heads=inside_heads, prove=False, outputs=outputs), len(models)
     _restore_answers(models[1:], spec if arch is not None else None, path)
     chains = document.get("chains") or [[]] * n_levels
-    pools = document.get("pools") or [1] * n_levels
+    pools = _read_pools(path, document, n_levels)
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
         transfers = {
             name: make_transfer(aggregates[f"{i}.{n}"].numpy(), spec.axes[name].within) for n, name in enumerate(names)
@@ -230,6 +231,18 @@ def list_level_digests(path: Path, document: Mapping[str, Any]) -> list[str | No
             f"{path / INDEX} does not have one digest for each of {len(transfers)} levels. Save the hierarchy again."
         )
     return digests
+
+
+def _read_pools(path: Path, document: Mapping[str, Any], n_levels: int) -> list[int]:
+    """Return the divisor of the resolution of each level: 1 on the finest, and from level to level the same or twice as much."""
+    pools = document.get("pools") or [1] * n_levels
+    is_list = isinstance(pools, list) and len(pools) == n_levels and all(type(pool) is int for pool in pools)
+    if not is_list or pools[0] != 1 or any(b not in (a, 2 * a) for a, b in pairwise(pools)):
+        raise LoadError(
+            f"{path / INDEX} has the resolutions {str(pools)[:100]} for {n_levels} levels. They begin at 1 and stay or double from "
+            "level to level. Save the hierarchy again."
+        )
+    return pools
 
 
 def _check_digests(path: Path, document: Mapping[str, Any]) -> None:

@@ -72,3 +72,17 @@ def test_the_refusal_says_where(tmp_path, key, value, message):
     write_bundle(tmp_path / "a.safetensors", tensors, {**document, key: value})
     with pytest.raises(NetgraphError, match=message):
         ng.load_model(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "pools", [[1, 10**12], [1, 3], [2, 2], [1], [1, 2, 4], [1, True], [1, "2"], {"0": 1}, [1, -1], [2, 1]]
+)
+def test_resolutions_that_no_hierarchy_has_are_refused(tmp_path, pools):
+    images = torch.rand(2, 3, 8, 8)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    ng.save(ng.build_hierarchy(model, images, directions="space"), tmp_path / "a")
+    tensors, document = read_bundle(tmp_path / "a" / "hierarchy.safetensors")
+    assert document["pools"] == [1, 2]
+    write_bundle(tmp_path / "a" / "hierarchy.safetensors", tensors, {**document, "pools": pools})
+    with pytest.raises(NetgraphError, match="They begin at 1 and stay or double"):
+        ng.load(tmp_path / "a")
