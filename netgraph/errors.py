@@ -3,11 +3,13 @@
 A message says what was asked, what was found and what to do. The command line prints it and exits with ``exit_code``.
 """
 
-from netgraph.utils.text import escape_controls
+from netgraph.utils.text import format_message
 
 
 class NetgraphError(ValueError):
-    """Base class of all errors that a user can correct. Control characters in its message are escaped.
+    """Base class of all errors that a user can correct.
+
+    Control characters in its message are escaped. The middle of a very long message is left out.
 
     Parameters
     ----------
@@ -27,7 +29,7 @@ class NetgraphError(ValueError):
     exit_code = 1
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(escape_controls(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(format_message(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class LoadError(NetgraphError):
@@ -76,7 +78,7 @@ class LoadWarning(UserWarning):
     """The choice that was made while a network was opened, where a file leaves one. Control characters are escaped."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(escape_controls(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(format_message(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 def describe_error(error: BaseException) -> str:

@@ -35,6 +35,7 @@ from netgraph.tracing.unit_spec import UnitSpec, term_size
 from netgraph.utils.html_table import render_table
 from netgraph.utils.options import describe_options
 from netgraph.utils.pytree import describe_example
+from netgraph.utils.text import escape_controls
 
 P = ParamSpec("P")
 
@@ -124,7 +125,7 @@ class Hierarchy:
             line = f"{i:>5} {level.n_units:>10,} {level.n_parameters:>14,} {level.flops:>10.3g} {level.format_seconds():>8}"
             lines.append(f"{line}  {labels[i]}".rstrip() if labels else line)
         lines.append(f"operator complexity {self.operator_complexity:.3f}, grid complexity {self.grid_complexity:.3f}")
-        return "\n".join([*lines, *self.describe_recording()])
+        return "\n".join(map(escape_controls, [*lines, *self.describe_recording()]))
 
     def describe_recording(self) -> list[str]:
         """Return a line for each limit of the recording: missing proofs, sizes that it keeps, and a mode that it lacks."""

@@ -10,6 +10,7 @@ from torch import nn
 from netgraph.fas.ledger import Ledger
 from netgraph.fas.outcome import Outcome, count_refused_steps
 from netgraph.utils.html_table import render_table
+from netgraph.utils.text import escape_controls
 
 
 @dataclass
@@ -99,7 +100,8 @@ class Solution:
     def __str__(self) -> str:
         evaluations = self.events("evaluate")
         figures = ", ".join(f"{k} {v:.4g}" for k, v in evaluations[-1]["figures"].items()) if evaluations else ""
-        return "\n".join(part for part in (f"{self._outcome}: {self.reason}", figures, str(self.ledger)) if part)
+        lines = [escape_controls(line) for line in (f"{self._outcome}: {self.reason}", figures) if line]
+        return "\n".join([*lines, str(self.ledger)])
 
     __repr__ = __str__
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from netgraph.utils.text import escape_controls
+from netgraph.utils.text import escape_controls, format_json, format_message
 
 LOGGER = logging.getLogger("netgraph")
 TRACEBACK = "\n\t"  # characters of a traceback that are not escaped
@@ -89,7 +88,7 @@ class SentenceFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return a line for people."""
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        record.message = f"netgraph: {prefix}{escape_controls(record.getMessage())}"
+        record.message = f"netgraph: {prefix}{format_message(record.getMessage())}"
         if record.exc_info is None:
             return record.message
         return f"{record.message}\n{escape_controls(self.formatException(record.exc_info), keep=TRACEBACK)}"
@@ -110,7 +109,7 @@ class JsonLinesFormatter(logging.Formatter):
             line["event"] = replace_nonfinite(record.event)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return format_json(line, default=str)
 
 
 def replace_nonfinite(value: Any) -> Any:

@@ -5,12 +5,17 @@ terminal, and read as Python literals without exhausting the parser.
 from __future__ import annotations
 
 import ast
+import json
 import re
+import unicodedata
+from collections.abc import Callable
 from typing import Any
 
-# control characters of both sets, separators of lines, marks of writing direction, and halves of pairs, which no stream takes
-CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# of Unicode: control characters, marks without a picture (writing direction, zero width), halves of pairs, ends of lines and of paragraphs
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_BEYOND_ASCII = re.compile(r"[^ -~]")
 
+LONGEST_MESSAGE = 8000  # characters. Names and lists in messages may be of any length.
 LONGEST_LITERAL = 2**16  # characters
 DEEPEST_LITERAL = 50  # brackets, signs and operators inside one another
 
@@ -63,7 +68,49 @@ def escape_controls(text: str, *, keep: str = "") -> str:
     >>> print(escape_controls("layer\x1b]0;title\x07\nname"))
     layer\x1b]0;title\x07\nname
     """
-    return CONTROLS.sub(lambda c: c[0] if c[0] in keep else c[0].encode("unicode_escape").decode(), text)
+    return replace_hidden(text, lambda c: c if c in keep else c.encode("unicode_escape").decode())
+
+
+def format_message(text: str) -> str:
+    """Return a message as one line with escaped control characters. The middle of a very long one is left out.
+
+    Examples
+    --------
+    >>> from netgraph.utils.text import format_message
+    >>> format_message("unexpected two\\nlines")
+    'unexpected two\\\\nlines'
+    >>> format_message("unexpected " + "n" * 10**6 + ". Check --arch.")[3985:4050]
+    'nnnnnnnnnnnnnnn… (993,026 characters left out) …nnnnnnnnnnnnnnnnn'
+    """
+    text = escape_controls(text)
+    if len(text) <= LONGEST_MESSAGE:
+        return text
+    begin, end = LONGEST_MESSAGE // 2, LONGEST_MESSAGE // 8 * 3
+    return f"{text[:begin]}… ({len(text) - begin - end:,} characters left out) …{text[-end:]}"
+
+
+def replace_hidden(text: str, write: Callable[[str], str]) -> str:
+    r"""Return a text with each character of the categories `HIDDEN` as ``write`` returns it.
+
+    Examples
+    --------
+    >>> from netgraph.utils.text import replace_hidden
+    >>> replace_hidden("a\u200bb", lambda c: f"<{ord(c):x}>")
+    'a<200b>b'
+    """
+    return _BEYOND_ASCII.sub(lambda m: write(m[0]) if unicodedata.category(m[0]) in HIDDEN else m[0], text)
+
+
+def format_json(value: Any, **options: Any) -> str:
+    r"""Return JSON in printable ASCII, by the options of `json.dumps`, which leaves the character DEL as it is.
+
+    Examples
+    --------
+    >>> from netgraph.utils.text import format_json
+    >>> print(format_json({"name": "\x1b\x7f"}))
+    {"name": "\u001b\u007f"}
+    """
+    return json.dumps(value, **options).replace("\x7f", "\\u007f")
 
 
 class LiteralError(ValueError):

@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import signal
+import unicodedata
 from xml.etree import ElementTree
 
 import networkx as nx
@@ -39,6 +40,7 @@ HOSTILE = [
     "]]>",
     "%s",
 ]
+HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # categories of characters without a picture
 names = st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1, max_size=12))
 xml_names = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)
 
@@ -108,6 +110,13 @@ def test_characters_that_xml_forbids_are_escaped_and_no_edge_is_lost(names):
     assert read.number_of_edges() == graph.n_edges
 
 
+@pytest.mark.parametrize("format_graph", [format_graphml, format_gexf, format_dot, format_node_link])
+@given(st.lists(names, min_size=1, max_size=3))
+def test_the_text_of_a_graph_steers_no_terminal(format_graph, names):
+    text = "".join(format_graph(graph_of([*names, "a\x1b[2J\x9b31m\u202e\u200b"])))
+    assert not {unicodedata.category(c) for c in text if c not in "\n\x7f"} & HIDDEN
+
+
 @settings(max_examples=60)
 @given(st.lists(names, min_size=1, max_size=4))
 def test_node_link_json_reads_back_equal_in_networkx(names):
@@ -128,7 +137,7 @@ def test_dot_reads_back_in_pydot_with_every_name_whole(names):
     nodes = {n.get_name(): n.get_attributes() for n in read.get_nodes()}
     for i in range(graph.n_nodes):
         name = graph.names[graph.axis[i]]
-        wanted = re.sub("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", name)
+        wanted = "".join(f"\\u{ord(c):04x}" if c != "\n" and unicodedata.category(c) in HIDDEN else c for c in name)
         assert unescaped(nodes[f"n{i}"]["axis"]) == wanted
         assert nodes[f"n{i}"]["level1"] == str(graph.aggregates["level1"][i])
     edges = {(e.get_source(), e.get_destination()): float(e.get("weight").strip('"')) for e in read.get_edges()}

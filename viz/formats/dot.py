@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.utils.text import replace_hidden
 from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
-
-_UNSEEN = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # newlines too: one after a backslash would be lost
 
 
 def escape_dot(text: str, *, label: bool = False) -> str:
     """Return quoted text. In a label, the characters that mean fields of a record are escaped too."""
     text = re.sub(r'([\\"{}|<>])' if label else r'([\\"])', r"\\\1", text)
-    text = text.replace("\n", r"\n")
-    return '"' + _UNSEEN.sub(lambda m: f"\\\\u{ord(m[0]):04x}", text) + '"'
+    text = text.replace("\n", r"\n")  # one after a backslash would be lost
+    return '"' + replace_hidden(text, lambda c: f"\\\\u{ord(c):04x}") + '"'
 
 
 def write_dot(hierarchy: Hierarchy, path: str | Path) -> None:

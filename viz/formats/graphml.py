@@ -1,7 +1,8 @@
 """GraphML and GEXF, the formats of Gephi, yEd, networkx and NetworKit.
 
 Brandes et al., "GraphML progress report", Graph Drawing 2001. GEXF 1.3, gexf.net. XML forbids control characters and
-halves of surrogate pairs. They are written as ``\\u0000``, and all other characters as themselves.
+halves of surrogate pairs. They are written as ``\\u0000``. Other characters without a picture are written as ``&#8206;``, and read back
+as themselves.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.utils.text import replace_hidden
 from netgraph.viz.formats.flat_graph import FlatGraph, build_flat_graph, parse_level
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ESCAPED = {'"': "&quot;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}  # a reader turns bare ones into spaces
+_ESCAPED = {'"': "&quot;"}
 
 
 def escape_xml(text: str) -> str:
     """Return text for XML, between tags or quotes, that reads back unchanged."""
-    return escape(_FORBIDDEN.sub(lambda m: f"\\u{ord(m[0]):04x}", text), _ESCAPED)
+    text = escape(_FORBIDDEN.sub(lambda m: f"\\u{ord(m[0]):04x}", text), _ESCAPED)
+    return replace_hidden(text, lambda c: f"&#{ord(c)};")  # a reader turns bare tabs and ends of lines into spaces
 
 
 def write_graphml(hierarchy: Hierarchy, path: str | Path) -> None:

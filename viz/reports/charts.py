@@ -6,7 +6,6 @@ matching but not compilation, evaluation and callbacks (`netgraph.fas.ledger`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -40,8 +39,7 @@ def import_plotly() -> Any:
 
 def escape_label(name: str, length: int = 40) -> str:
     """Return a name for plotly: one line, at most ``length`` characters, with HTML escaped."""
-    name = re.sub(r"[^\S ]|[^\x20-\U0010ffff]|[\ud800-\udfff\x7f]", "·", name)
-    return escape(shorten(name, length, substitute=None), quote=False)
+    return escape(shorten(name, length), quote=False)
 
 
 def draw_loss(histories: Sequence[History], against: str) -> Any:

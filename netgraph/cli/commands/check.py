@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.cli.console.terminal import echo, echo_json
 from netgraph.cli.options.coarsen import Json
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def check_file(
 
     contents = read_contents(path)
     if json_:
-        echo_lines(json.dumps(contents.to_plain(), indent=1))
+        echo_json(contents.to_plain())
     else:
         for depth, part in enumerate([contents, *contents.parts]):
             echo("  " * min(depth, 1) + _describe(part))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
-from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.options.coarsen import Json, Outputs
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model, OpenOptions
@@ -27,7 +25,7 @@ def inspect_model(
     if json_:
         rows = [{"name": a.name, "size": a.size, "kind": a.kind, "kept": a.kept, "equal": a.equal} for a in axes]
         lines = dict(line.split(" ", 1) for line in str(spec).splitlines())
-        echo_lines(json.dumps({"parameters": lines, "axes": rows, "untraced": list(spec.untraced)}, indent=1))
+        echo_json({"parameters": lines, "axes": rows, "untraced": list(spec.untraced)})
         return
     echo_lines(str(spec))
     echo()

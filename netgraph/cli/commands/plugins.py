@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.cli.console.terminal import echo, echo_json
 from netgraph.cli.options.coarsen import Json
 
 
@@ -14,7 +12,7 @@ def print_plugins(json_: Json = False) -> None:
 
     table = {group: {name: find_distribution(group, name) for name in sorted(list_plugins(group))} for group in GROUPS}
     if json_:
-        echo_lines(json.dumps(table, indent=1))
+        echo_json(table)
         return
     width = max(len(name) for owners in table.values() for name in owners)
     for group, owners in table.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.options.coarsen import Json
 from netgraph.errors import NetgraphError
 from netgraph.io.files.output_files import check_output_file
@@ -46,7 +45,10 @@ def compare_runs(
     histories = [history for word in runs for history in read_runs(word)]
     loss = common_loss(histories) if len(histories) > 1 else None
     rows = [summarize_run(history, loss) for history in histories]
-    echo_lines(json.dumps({"common_loss": loss, "runs": rows}, indent=1) if json_ else format_table(rows, loss))
+    if json_:
+        echo_json({"common_loss": loss, "runs": rows})
+    else:
+        echo_lines(format_table(rows, loss))
     if write is not None:
         write(histories, output)
         echo(f"netgraph: wrote {output}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgraph.cli.console.output import describe_run, format_outcome, print_solver_options, run_document
-from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.options.coarsen import Json
 from netgraph.cli.options.command_options import After, with_options
 from netgraph.cli.options.completion import complete_words
@@ -91,7 +90,10 @@ def train_network(
     stopped = ended_by_signal(solution.reason)
     writes = [] if output is None or stopped else [partial(write_network, trained, task, output)]
     refusal = write_all(*writes, partial(run.write_report, document))  # a closed stdout must not lose the network
-    echo_lines(json.dumps(document, indent=1) if json_ else outcome)
+    if json_:
+        echo_json(document)
+    else:
+        echo_lines(outcome)
     if refusal is not None:
         raise refusal
     if stopped:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from netgraph.cli.console.progress import show_progress
-from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.cli.console.terminal import echo, echo_json
 from netgraph.cli.options.coarsen import InsideHeads, Json, Outputs, Seed
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model, OpenOptions
@@ -50,7 +49,7 @@ def verify_model(
             }
             for v in verdicts
         ]
-        echo_lines(json.dumps(rows, indent=1))
+        echo_json(rows)
     for v in verdicts if not json_ else ():
         axes = v.axes[0] if len(v.axes) == 1 else f"all {len(v.axes)} axes at once" if v.axes else "the network itself"
         outcome = v.note if v.error is None else f"{v.error:.1e} {'ok' if v.passes(tolerance) else 'WRONG'}"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from netgraph.cli.console.terminal import echo, echo_lines
+from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +31,7 @@ def print_hierarchy(hierarchy: Hierarchy, as_json: bool) -> None:
     )
 
     if as_json:
-        echo_lines(json.dumps(build_report(hierarchy), indent=1))
+        echo_json(build_report(hierarchy))
         return
     merged_share, reasons = measure_coverage(hierarchy)
     echo_lines(str(hierarchy))

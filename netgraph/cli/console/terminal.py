@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from netgraph.utils.text import escape_controls
+from netgraph.utils.text import escape_controls, format_json
 
 
 def echo(line: object = "", *, err: bool = False) -> None:
@@ -13,8 +13,13 @@ def echo(line: object = "", *, err: bool = False) -> None:
 
 
 def echo_lines(text: object, *, err: bool = False) -> None:
-    """Print a table or JSON with escaped names to stdout or stderr. Line breaks and tabs stay."""
+    """Print a table with escaped names to stdout or stderr. Line breaks and tabs stay."""
     _write(escape_controls(str(text), keep="\n\t"), err)
+
+
+def echo_json(value: object) -> None:
+    """Print data to stdout as JSON, in which all characters but printable ASCII and line breaks are escaped."""
+    _write(format_json(value, indent=1), err=False)
 
 
 def _write(text: str, err: bool) -> None:
