@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 from netgraph.errors import NetgraphError
+from netgraph.utils.text import is_index
 
 # How one option is declared
 
@@ -457,7 +458,7 @@ def parse_options(texts: Mapping[str, str]) -> Options:
         group, _, rest = name.partition(".")
         if group == "level":
             number, _, option = rest.partition(".")
-            if not number.isdigit():
+            if not is_index(number):
                 raise NetgraphError(f"option {name!r} names no level. Write level.2.lr for the third level.")
             default = _find_level_option(int(number), option)[1]
             levels.setdefault(int(number), {})[option] = _parse_value(name, text, default)

@@ -6,6 +6,7 @@ is also the criterion of the solver's gate (docs/fas.md). Here the ratio of a le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class LossGap:
             limit = float(value)
         except ValueError:
             limit = -1.0
-        if kind != "gap" or not limit >= 0:
+        if kind != "gap" or not 0 <= limit < math.inf:
             raise NetgraphError(f"ratio {text!r} is neither a number nor gap:NUMBER. Give 0.5, or gap:0.05.")
         if loss is None:
             raise NetgraphError(f"ratio {text} needs a loss to measure. Give loss=lambda network: ...")

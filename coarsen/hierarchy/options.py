@@ -15,6 +15,7 @@ from netgraph.errors import NetgraphError
 from netgraph.plugins import name_function
 from netgraph.utils.choices import BUDGETS, DEPTH_BY, DIRECTIONS, RUNGS
 from netgraph.utils.options import Flag, check_options, declare_option, document_options, list_options
+from netgraph.utils.text import is_index
 
 
 def parse_ratio(text: str | float) -> float:
@@ -42,7 +43,7 @@ def parse_ratio_or_gap(text: str | float) -> float | str:
     if bound == str(text):
         return parse_ratio(text)
     try:
-        if float(bound) >= 0:
+        if 0 <= float(bound) < float("inf"):
             return str(text)
     except ValueError:
         pass
@@ -83,7 +84,7 @@ def parse_fixed_units(texts: Iterable[str] | None) -> dict[str, list[int]] | Non
     fixed: dict[str, list[int]] = {}
     for text in texts or ():
         axis, _, units = text.rpartition("=")
-        if not axis or not all(unit.isdecimal() for unit in units.split(",")):
+        if not axis or not all(is_index(unit) for unit in units.split(",")):
             raise NetgraphError(f"--fix {text!r} is not AXIS=UNITS, as in layer1.0.conv1=0,5,7.")
         fixed.setdefault(axis, []).extend(int(unit) for unit in units.split(","))
     return fixed or None

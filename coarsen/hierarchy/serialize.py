@@ -205,6 +205,8 @@ def _read_hierarchy(
         seconds = document["seconds"][i] if "seconds" in document else None
         levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=chain_steps, pool=pools[i]))
     options = CoarsenOptions.from_plain(plain) if "coarsener" in plain else None  # else a network alone
+    if options is not None:
+        options.to_plain()  # a field of another type fails here, and not when the hierarchy is shown
     return Hierarchy(levels, options, plain["example"])
 
 

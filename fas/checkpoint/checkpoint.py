@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from netgraph import __version__
-from netgraph.errors import LoadError, NetgraphError
+from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.fas.checkpoint.fingerprint import describe_difference, describe_missing, fingerprint_run
 from netgraph.fas.checkpoint.run_state import capture_state, restore_state
 from netgraph.fas.solver.run import Run
@@ -306,11 +306,20 @@ def _restore_run(
     """Check that a checkpoint fits a run, restore the run, and return the message."""
     if "run" not in document:
         raise LoadError(f"{path} is no checkpoint of a run. Move it away.")
-    here, there = fingerprint_run(run), document["identity"]
-    difference = describe_difference(here, there)
+    here = fingerprint_run(run)
+    try:
+        there, version = document["identity"], document["torch"]
+        difference = describe_difference(here, there)
+        if difference is None:
+            restore_state(run, tensors, document["run"])
+    except NetgraphError:
+        raise
+    except Exception as error:  # the digest is right and the form is wrong
+        raise LoadError(
+            f"{path} is no checkpoint of this version of netgraph ({describe_error(error)}). Move it away."
+        ) from error
     if difference is not None:
         raise NetgraphError(f"{path} is a checkpoint of {difference}. Resume it with the same, or begin a new run.")
-    restore_state(run, tensors, document["run"])
     message = f"resumed at step {run.steps} of {run.total_steps}, after {run.cycles} cycles, from {path}"
     if damaged:
         message += f" (skipped as damaged: {', '.join(damaged)})"
@@ -319,11 +328,11 @@ def _restore_run(
         logger.warning(
             "%s is of an older version that did not save its %s. They are taken to be those of this run", path, missing
         )
-    if document["torch"] != torch.__version__:
+    if version != torch.__version__:
         logger.warning(
             "%s was written with torch %s, and this is torch %s. Results may differ",
             path,
-            document["torch"],
+            version,
             torch.__version__,
         )
     return message

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from netgraph.environment.memory import check_memory
+
 LINE = 64  # bytes: torch allocates memory at multiples of this
 Layout = tuple[int, tuple[int, ...]]
 
@@ -39,6 +41,7 @@ def _copy_with_layout(tensor: Tensor, offset: int, stride: tuple[int, ...]) -> T
     """Return a copy with these strides and with its first byte at this offset from a multiple of `LINE`."""
     size = tensor.element_size()
     span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, stride, strict=True))  # elements
+    check_memory(span * size, "a layout of the checkpoint")
     buffer = torch.empty(span * size + LINE, dtype=torch.uint8, device=tensor.device)
     begin = (offset - buffer.data_ptr()) % LINE
     if (buffer.storage_offset() + begin) % size:  # no element can begin at this byte: use the layout of a new tensor

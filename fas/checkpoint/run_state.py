@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.memory_layout import copy_with_layouts, read_layouts
+from netgraph.fas.checkpoint.positions import check_positions, check_same_tensors
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
 from netgraph.fas.levels.moments import Moments, read_moments, set_moments
@@ -78,7 +79,14 @@ def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
 
 
 def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Give a run that has not begun the state of a saved one."""
+    """Give a run that has not begun the state of a saved one.
+
+    Raises
+    ------
+    Exception
+        The document has another form. The run is then spoiled.
+    """
+    check_positions(run, document, len(tensors))
     tensors = copy_with_layouts(tensors, document["layouts"])
     for name in COUNTERS:
         setattr(run, name, document[name])
@@ -100,11 +108,29 @@ def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str
     generators = {key: list(select_under(f"stream/{key}", tensors).values()) for key in ("began", "now")}
     run.stream.load_state_dict({**document["stream"], **generators})
     run.ledger.load_state_dict(document["ledger"])
-    run.history[:] = json.loads(bytes(tensors["history"].tolist()))
+    run.history[:] = read_records(tensors["history"])
     if run.mean is not None:
+        check_same_tensors(live_state(run.mean), select_under("mean", tensors), "the running mean")
         assign(live_state(run.mean), select_under("mean", tensors))
     run.before = _select_on_device("before", tensors, run.grids[0].model)
     run.rng = select_under("random", tensors)
+
+
+def read_records(history: Tensor) -> list[Any]:
+    """Return the records of a history from its bytes.
+
+    Raises
+    ------
+    ValueError
+        They are no list in JSON.
+    """
+    try:
+        records = json.loads(history.to(torch.uint8).numpy().tobytes())
+    except RecursionError:
+        raise ValueError("its history nests too deep") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) and "event" in record for record in records):
+        raise ValueError("its history is no list of records")
+    return records
 
 
 def select_under(path: str, tensors: Mapping[str, Tensor]) -> Tensors:
@@ -154,6 +180,7 @@ def _capture_grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
 
 def _restore_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
     """Give a level the saved tensors and numbers."""
+    check_same_tensors(live_state(grid.model), select_under(f"{path}/x", tensors), f"level {path}")
     assign(live_state(grid.model), select_under(f"{path}/x", tensors))
     grid.injected = _select_on_device(f"{path}/injected", tensors, grid.model)
     grid.rhs = [_select_on_device(f"{path}/rhs/{i}", tensors, grid.model) for i in range(saved["rhs"])]

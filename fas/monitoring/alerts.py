@@ -109,12 +109,22 @@ def _parse_alert(text: str) -> Alert:
     if verb in plain and not rest:
         return Alert(rule, plain[verb], name)
     if verb == "command" and rest:
-        return Alert(rule, make_command_action(shlex.split(rest)), name)
+        return Alert(rule, make_command_action(_split_command(rest, text)), name)
     if verb == "notify" and rest:
         return Alert(rule, make_notify_action(rest), name)
     raise NetgraphError(
         f"alert {text!r} has no action {action!r}. An alert is RULE:ACTION, with one of the actions {', '.join(ACTIONS)}."
     )
+
+
+def _split_command(command: str, alert: str) -> list[str]:
+    """Split a command into words, as a shell does."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise NetgraphError(
+            f"alert {shorten(alert, 80)!r} has a command that cannot be split into words ({error}). Close its quotation."
+        ) from None
 
 
 def _split_alert(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,8 +40,10 @@ class CoarseSteps(NamedTuple):
 
 NUMBERS = ("level", "step", "seconds", "flops")  # of every record
 NUMBERS_OF = {"smooth": ("loss", "lr"), "up": ("length",)}  # of the records of some events
+MEASURED = ("loss", "lr", "length", "tau", "restricted")  # numbers of any record that has them
 COUNTS = ("level", "step")
 COSTS = ("level", "seconds", "flops")
+TOTALS = ("seconds", "flops")  # finite in every run
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class History:
     def __post_init__(self) -> None:
         for record in self.records:
             check_record(record)
-        wrong = next((row for row in self.costs if not _has_numbers(row, COSTS) or "kind" not in row), None)
+        _check_facts(self.facts)
+        costs = self.costs if isinstance(self.costs, (list, tuple)) else [self.costs]
+        wrong = next((row for row in costs if not _has_numbers(row, COSTS) or not isinstance(row.get("kind"), str)), None)
         if wrong is not None:
             raise NetgraphError(f"a row of costs belongs to no ledger ({str(wrong)[:80]}). Give rows of Ledger.rows().")
 
@@ -245,18 +250,36 @@ def check_record(record: Mapping[str, Any]) -> None:
     """
     numbers = (*NUMBERS, *NUMBERS_OF.get(str(record.get("event")), ())) if isinstance(record, Mapping) else ()
     figures = record.get("figures") if isinstance(record, Mapping) and record.get("event") == "evaluate" else {}
-    if not numbers or "event" not in record or not _has_numbers(record, numbers) or not isinstance(figures, Mapping):
+    measured = [] if not numbers else [record.get(name) for name in MEASURED]
+    is_figured = isinstance(figures, Mapping) and all(map(_is_number, (*figures.values(), *measured)))
+    if not numbers or not isinstance(record.get("event"), str) or not _has_numbers(record, numbers) or not is_figured:
         raise NetgraphError(
             f"a record belongs to no run ({str(record)[:80]}). Give records of Solution.history, or of a file that "
             "`netgraph train --report` wrote."
         )
 
 
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """Refuse facts that a report could not print."""
+    test, reason = facts.get("test") or {}, facts.get("reason") or ""
+    if not isinstance(test, Mapping) or not all(map(_is_number, test.values())) or not isinstance(reason, str):
+        raise NetgraphError(
+            f"the facts {{'test': {str(test)[:80]}, 'reason': {str(reason)[:80]}}} belong to no run. Give the figures of the test as a "
+            "dict of numbers, and the reason as text."
+        )
+
+
 def _has_numbers(record: Any, keys: Iterable[str]) -> bool:
-    """Return True if a record has a number under each key, or null, which a file has in place of a number that is not finite."""
-    return isinstance(record, Mapping) and all(
-        key in record and isinstance(record[key], int if key in COUNTS else (int, float, type(None))) for key in keys
-    )
+    """Return True if a record has a number under each key. A file has null in place of a number that is not finite."""
+    if not isinstance(record, Mapping) or not all(key in record and _is_number(record[key]) for key in keys):
+        return False
+    counts = [record[key] for key in keys if key in COUNTS]
+    return all(type(count) is int for count in counts) and all(record[key] is not None for key in keys if key in TOTALS)
+
+
+def _is_number(value: Any) -> bool:
+    """Return True for a number that arrays hold, or None."""
+    return value is None or (isinstance(value, Real) and (not isinstance(value, int) or abs(value) < 2**63))
 
 
 def common_loss(histories: Iterable[History]) -> float | None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from netgraph.environment.memory import check_json, check_memory
-from netgraph.errors import LoadError, NetgraphError
+from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.fas.checkpoint.checkpoint import list_checkpoints
+from netgraph.fas.checkpoint.run_state import read_records
 from netgraph.fas.monitoring.history import History
 from netgraph.io.bundle import read_bundle
 from netgraph.io.files.atomic_writes import write_atomically
@@ -133,6 +134,8 @@ def _read_json(path: Path, name: str) -> History:
         text = path.read_text(encoding="utf-8")
         check_json(text, str(path))
         document = json.loads(text)
+    except RecursionError as error:
+        raise LoadError(f"{path} is no run: its JSON nests too deep. Write it again.") from error
     except OSError as error:
         raise LoadError(f"{path} cannot be read ({error.strerror or error}). Give the folder of a run.") from error
     except LoadError:
@@ -146,7 +149,7 @@ def _read_json(path: Path, name: str) -> History:
 
 def history_from_run(document: Mapping[str, Any], name: str) -> History:
     """Return the history of a run from its document."""
-    ledger = document.get("ledger") or {}
+    ledger = document["ledger"] if isinstance(document.get("ledger"), dict) else {}
     facts = {key: value for key, value in document.items() if key not in ("history", "ledger")}
     return History(name, document["history"], ledger.get("rows", ()), facts)
 
@@ -160,12 +163,12 @@ def _read_checkpoints(points: list[Path], name: str) -> History:
         except LoadError as error:
             errors.append(str(error))
             continue
-        if "history" not in tensors or "run" not in document:
+        try:
+            records, ledger = read_records(tensors["history"]), document["run"]["ledger"]["rows"]
+        except (KeyError, TypeError, ValueError) as error:
             raise LoadError(
-                f"{path} is no checkpoint of this version of netgraph. Read it with the version that wrote it."
-            )
-        records = json.loads(bytes(tensors["history"].tolist()))
-        ledger = document["run"]["ledger"]["rows"]
+                f"{path} is no checkpoint of this version of netgraph ({describe_error(error)}). Read it with the version that wrote it."
+            ) from error
         return _name_file(path, History, name, records, ledger, {"reason": f"as {path.name} has it"})
     raise LoadError(f"all checkpoints of {points[0].parent} are damaged: {errors[0]}")
 

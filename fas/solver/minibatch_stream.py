@@ -100,6 +100,9 @@ class MinibatchStream:
         generators = find_generators(self.batches)
         for generator, began in zip(generators, state.get("began", ()), strict=False):
             generator.set_state(began)
+        most = 2 * (count_batches(self.batches) or 0) + 1000  # the length of a loader may be an estimate
+        if type(state["position"]) is not int or not 0 <= state["position"] <= most:
+            raise ValueError(f"its position is {state['position']!r:.40} in a pass of minibatches")
         for _ in range(state["position"]):
             next(self)
         if state["ahead"]:

@@ -5,7 +5,9 @@ Byte-pair encoding: Sennrich, Haddow and Birch, ACL 2016. Every text begins with
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from netgraph.utils.choices import TOKENIZERS
 PAD, UNKNOWN, CLS = 0, 1, 2
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]")
 LIMIT = 2**26  # bytes of a tokenizer's file
+MOST_TOKENS = 2**22  # the largest vocabularies have about 2**20
 _AT_ONCE = 1000
 
 
@@ -205,11 +208,52 @@ def open_tokenizer(path: str | Path) -> Any:
     if not path.is_file() or path.stat().st_size > LIMIT:
         raise DataError(f"{path} is no tokenizer. Give a JSON file of at most {LIMIT:,} bytes.")
     try:
-        return _import_tokenizers().Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _check_numbers(text)
+        with _explain_panics():
+            tokenizer = _import_tokenizers().Tokenizer.from_str(text)
+            tokenizer.encode("a")  # parts of a file may contradict one another
+        return tokenizer
     except DataError:
         raise
     except Exception as error:  # the library's errors have no common class
         raise DataError(f"{path} cannot be read as a tokenizer ({str(error)[:200]}). Save it again.") from error
+
+
+def _check_numbers(text: str) -> None:
+    """Refuse numbers of tokens for which the library would take gigabytes. It ends the process where it does not get them.
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise ValueError("its JSON nests too deep") from None
+    model = document.get("model") if isinstance(document, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    added = document.get("added_tokens") if isinstance(document, dict) else None
+    numbers += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    if any(type(number) is int and number >= MOST_TOKENS for number in numbers):
+        raise ValueError(f"a token has a number above {MOST_TOKENS:,}")
+
+
+@contextmanager
+def _explain_panics() -> Iterator[None]:
+    """Turn a panic of the library in a block, which is no `Exception`, into an error.
+
+    Raises
+    ------
+    DataError
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"the tokenizer contradicts itself ({str(error)[:200]}). Train or save it again.") from error
 
 
 def decode_tokens(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
@@ -264,14 +308,16 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> 
     cutting.enable_truncation(length)
     tokens = np.full((len(texts), length), padding_id(tokenizer), np.int32)
     for i, ids in enumerate(_encode_in_batches(cutting, texts)):
-        tokens[i, : len(ids)] = ids
+        tokens[i, : len(ids)] = ids[:length]  # special tokens alone may be more
     return torch.from_numpy(tokens)
 
 
 def _encode_in_batches(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
     """Yield the tokens of each text."""
     for start in range(0, len(texts), _AT_ONCE):
-        for encoding in tokenizer.encode_batch(list(texts[start : start + _AT_ONCE])):
+        with _explain_panics():
+            encodings = tokenizer.encode_batch(list(texts[start : start + _AT_ONCE]))
+        for encoding in encodings:
             yield encoding.ids
 
 

@@ -19,6 +19,7 @@ from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import normalize_example
+from netgraph.utils.text import is_index
 
 DTYPES = {
     str(d).removeprefix("torch."): d
@@ -88,7 +89,7 @@ def _parse_sizes(spec: str, sizes: str, dtype: str) -> list[int]:
     if dtype not in DTYPES:
         raise LoadError(f"--input {spec!r}: there is no dtype {dtype!r}. Use one of {', '.join(DTYPES)}.")
     parts = sizes.split("x")
-    if not all(p.isdigit() and len(p) < 20 and int(p) > 0 for p in parts):
+    if not all(is_index(p) and int(p) > 0 for p in parts):
         raise LoadError(f"--input {spec!r}: sizes are positive numbers joined by x, as in 2x3x224x224")
     shape = [int(p) for p in parts]
     if math.prod(shape) > LIMIT:

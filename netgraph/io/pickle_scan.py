@@ -24,6 +24,9 @@ from netgraph.io.metadata_stand_ins import MAPPINGS, OBJECTS, SettingsStandIn
 from netgraph.io.pickle_opcodes import check_opcodes
 
 MEMORY = 64 * 2**20  # largest pickle that is scanned. It holds names and shapes, no numbers.
+REPEATED = (
+    16  # times the size of the file: bytes of its tensors together, which may share storages. Usual files have 1 to 2.
+)
 MAGIC = 0x1950A86A20F9469CFC6C  # first value of a file from before PyTorch 1.6
 _CONTAINERS = {"collections.OrderedDict", "collections.Counter"}
 _VALUES = {
@@ -211,17 +214,26 @@ class _EncodeStandIn(_StandIn):
 
 
 class _TensorStandIn(_StandIn):
-    """Stand-in for functions that make a tensor on a storage. It checks that the tensor ends within the storage."""
+    """Stand-in for functions that make a tensor on a storage. It checks that the tensor ends within the storage.
+
+    Parameters
+    ----------
+    claim : callable ``(nbytes)``
+        Called with the bytes of all entries, those that share their memory included.
+    """
+
+    def __init__(self, claim: Callable[[int], None]) -> None:
+        self.claim = claim
 
     def __call__(self, *args: Any) -> _StandIn:
         storage, offset, sizes, strides = args[:4]
         kind = args[6] if len(args) > 6 and isinstance(args[6], _DtypeStandIn) else storage
         if not _fits_storage(storage.nbytes // kind.itemsize, offset, sizes, strides):
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-        if (
-            n_bytes := math.prod(sizes) * kind.itemsize
-        ) > storage.nbytes:  # its entries share places, and a copy's do not
+        n_bytes = math.prod(sizes) * kind.itemsize
+        if n_bytes > storage.nbytes:  # its entries share places, and a copy's do not
             check_memory(n_bytes, f"a tensor of {' x '.join(map(str, sizes))} in a file")
+        self.claim(n_bytes)
         return _StandIn()
 
 
@@ -249,9 +261,19 @@ class _Scanner(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, path: Path, fits: Callable[[str, int], bool]) -> None:
         super().__init__(file, encoding="latin1")
         self.path, self.fits = path, fits
+        self.claimed, self.most = 0, max(REPEATED * path.stat().st_size, MEMORY)
+
+    def claim(self, nbytes: int) -> None:
+        """Count the bytes of a tensor. One number can be repeated without end, and any use of such a tensor takes the memory."""
+        self.claimed += nbytes
+        if self.claimed > self.most:
+            raise LoadError(
+                f"{self.path} asks for tensors of {self.claimed:,} bytes on the numbers that it has, which repeat in them. Save clones of "
+                "its tensors."
+            )
 
     def find_class(self, module: str, name: str) -> Any:
-        stand_in = _find_stand_in(module, name)
+        stand_in = _find_stand_in(module, name, self.claim)
         if stand_in is None:
             raise UntrustedError(
                 f"{self.path} holds {module}.{name}, which is more than weights, and opening it can run code that came with it. "
@@ -277,13 +299,15 @@ class _Scanner(pickle.Unpickler):
         return _StorageStandIn(nbytes, kind.itemsize)
 
 
-def _find_stand_in(module: str, name: str) -> Any:
+def _find_stand_in(module: str, name: str, claim: Callable[[int], None]) -> Any:
     """Return the stand-in of a global name, or None for a name that files of weights do not hold."""
     module = {"__builtin__": "builtins"}.get(module, module)  # protocol 2 writes names of Python 2
     full = f"{module}.{name}"
     if full.replace(".long", ".int") in OBJECTS or full in MAPPINGS:
         return SettingsStandIn
-    for names, stand_in in ((_TENSORS, _TensorStandIn), (_CONTAINERS, _DictStandIn), (_VALUES, _StandIn)):
+    if full in _TENSORS:
+        return _TensorStandIn(claim)
+    for names, stand_in in ((_CONTAINERS, _DictStandIn), (_VALUES, _StandIn)):
         if full in names:
             return stand_in()
     if full == "_codecs.encode":

@@ -118,6 +118,7 @@ class GraphNetwork(nn.Module):
 
     def steps(self, mode: str) -> Interpreter:
         """Return the interpreter of a mode, ``"train"`` or ``"eval"``, for the present precision of the parameters."""
+        self._check_mode(mode)
         if self._follows and find_own_dtype(self.parameters()) != self._dtype:
             fixed = {name: run.fixed_results for name, run in self._run.items()}
             self._compile()

@@ -17,6 +17,7 @@ _BEYOND_ASCII = re.compile(r"[^ -~]")
 
 LONGEST_MESSAGE = 8000  # characters. Names and lists in messages may be of any length.
 LONGEST_LITERAL = 2**16  # characters
+LONGEST_INDEX = 18  # digits, below 2**63
 DEEPEST_LITERAL = 50  # brackets, signs and operators inside one another
 
 
@@ -164,6 +165,18 @@ def read_literal(text: str) -> Any:
         raise LiteralError("is an expression that is too deep") from error
     except TypeError as error:  # such as a list in a set
         raise ValueError(str(error)) from error
+
+
+def is_index(text: str) -> bool:
+    """Return True for the digits of a number that counts something: ``isdigit`` also takes ``²``, and `int` refuses 5,000 digits.
+
+    Examples
+    --------
+    >>> from netgraph.utils.text import is_index
+    >>> is_index("12"), is_index("²"), is_index("9" * 5000), is_index("")
+    (True, False, False, False)
+    """
+    return text.isascii() and text.isdecimal() and len(text) <= LONGEST_INDEX
 
 
 def _count_brackets(text: str) -> int:

@@ -104,6 +104,9 @@ CASES = f"""
 2 coarsen {GOOD} --ratio gap:0.05 -> needs a loss to measure, which only `netgraph train` has. Give a share such as 0.5, or --budget error=0.05
 1 train mlp --augment crop -> moves pictures, and mlp reads none. Leave it out
 2 train mlp --ratio gap:much -> this is no number between 0 and 1, and no bound such as gap:0.05 (found 'gap:much')
+2 train mlp --ratio gap:inf -> this is no number between 0 and 1, and no bound such as gap:0.05 (found 'gap:inf')
+1 train mlp --option level.².lr=1 -> names no level. Write level.2.lr for the third level
+1 coarsen {GOOD} --fix 0={"9" * 5000} -> is not AXIS=UNITS, as in layer1.0.conv1=0,5,7
 1 train mlp --coarsen depth --ratio gap:0.05 -> a gap or a budget chooses how many units merge, but 'depth' merges no units
 1 train mlp --levels 1 --schedule-per-level -> --schedule-per-level would have no effect: --levels 1 is the network alone
 2 coarsen {GOOD} --ratio=abc -> (found 'abc')

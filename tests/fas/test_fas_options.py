@@ -52,6 +52,8 @@ def test_options_are_read_by_their_dotted_names():
     for wrong in (
         {"gate.gop": "1"},
         {"level.x.lr": "1"},
+        {"level.².lr": "1"},  # a digit that int refuses
+        {"level." + "9" * 5000 + ".lr": "1"},
         {"level.1.speed": "1"},
         {"tau.kind": "some"},
         {"smoothing.pre": "many"},
@@ -288,7 +290,13 @@ def coarse_ratio(hierarchy):
 
 
 @pytest.mark.parametrize(
-    "mistake", [{"ratio": "gap:0.1"}, {"ratio": "gap:x", "loss": probe}, {"ratio": "half", "loss": probe}]
+    "mistake",
+    [
+        {"ratio": "gap:0.1"},
+        {"ratio": "gap:x", "loss": probe},
+        {"ratio": "gap:inf", "loss": probe},
+        {"ratio": "half", "loss": probe},
+    ],
 )
 def test_a_gap_that_cannot_be_measured_is_a_sentence(mistake):
     with pytest.raises(NetgraphError, match="gap"):

@@ -298,6 +298,26 @@ def test_pruned_weights_are_multiplied_by_their_masks(open_saved, nets):
     assert int((opened.head.weight == 0).sum()) == 12
 
 
+WIDE, HIGH = torch.ones(1, 2**21), torch.ones(2**21, 1)  # their product has 16 TiB
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"weight_orig": WIDE, "weight_mask": HIGH},
+        {"weight_g": HIGH, "weight_v": WIDE},
+        {"parametrizations.weight.original0": HIGH, "parametrizations.weight.original1": WIDE},
+        {"weight_orig": torch.ones(3, 8), "weight_mask": torch.ones(8, 3)},
+        {"weight_g": torch.ones(3, 1), "weight_v": torch.ones(3, 8, dtype=torch.int64)},
+    ],
+)
+def test_parts_of_a_weight_without_a_product_are_refused_before_they_are_multiplied(open_saved, nets, parts):
+    state = nets().state_dict()
+    del state["head.weight"]
+    with pytest.raises(LoadError, match=r"the weight head\.weight is stored in parts that cannot be multiplied"):
+        open_saved({**state, **{f"head.{name}": part for name, part in parts.items()}})
+
+
 def test_weight_norm_opens_under_both_pairs_of_names_and_without(open_saved, nets):
     x = torch.linspace(-1, 1, 40).reshape(2, 4, 5)
     with warnings.catch_warnings():

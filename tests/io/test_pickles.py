@@ -98,6 +98,7 @@ HOSTILE = {
     "a claim behind a million dicts": _archive(b"\x80\2](" + b"}" * 990_000 + _tensor(2**40) + b"e."),
     "a key that takes for ever to hash": _archive(b"\x80\2}" + _doubled(60) + b"K\1s."),
     "a key deeper than the stack": _archive(b"\x80\2}K\1" + b"\x85" * 900_000 + b"K\1s."),
+    "a number repeated many times to a gigabyte": _archive(b"\x80\2](" + _tensor(size=2**20).replace(b"K\1\x85\x89", b"K\0\x85\x89") * 300 + b"e."),
     "a storage whose name takes for ever to print": _weights(_storage(4, key=_doubled(60))),
 }  # fmt: skip
 

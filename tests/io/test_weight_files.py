@@ -165,6 +165,8 @@ def test_parts_of_an_adapter_without_a_place_are_refused_by_name(tmp_path):
         {**factors, "head.weight": torch.ones(1)},
         {name.replace("a.", "c."): t for name, t in factors.items()},
         {**factors, "a.lora_B.bias": torch.ones(2)},
+        {"a.lora_A.weight": torch.ones(1, 2**20), "a.lora_B.weight": torch.ones(2**22, 1)},  # a product of 16 TiB
+        {"a.lora_A.weight": torch.ones(0, 2**20), "a.lora_B.weight": torch.ones(2**22, 0)},
     ):
         with pytest.raises(LoadError, match=r"merge_and_unload"):
             merge_adapter(weights, wrong, {}, tmp_path)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from netgraph.errors import DataError, NetgraphError
+from netgraph.errors import DataError, LoadError, NetgraphError
 from netgraph.models.data.calibration import draw_rows, load_calibration
 from netgraph.models.data.datasets import load_dataset
 
@@ -124,6 +124,13 @@ def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_pat
         head.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**40, 6)})
     with pytest.raises(DataError, match=r"x\.npy cannot be read"):
         load_calibration(tmp_path / "x.npy", example=VECTORS)
+    header = b"{" + b"(" * 199 + b"'descr': '<f4', 'fortran_order': False, 'shape': (3,)}\n"
+    (tmp_path / "y.npy").write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(DataError, match="too many brackets"):
+        load_calibration(tmp_path / "y.npy", example=VECTORS)
+    torch.save(torch.ones(1, 6).expand(2**40, 6), tmp_path / "z.pt")
+    with pytest.raises(LoadError, match="asks for 26,388,279,066,624 bytes"):
+        load_calibration(tmp_path / "z.pt", example=VECTORS)
     torch.save(torch.ones(1, 6).expand(2**20, 6), tmp_path / "x.pt")
     assert load_calibration(tmp_path / "x.pt", example=VECTORS, n=3).inputs.tolist() == [[1.0] * 6] * 3
     with pytest.raises(DataError, match="Change n"):

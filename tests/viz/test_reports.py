@@ -158,6 +158,34 @@ def test_an_incomplete_run_file_is_named(tmp_path, text, message):
         read_run((tmp_path / "empty").mkdir() or tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"level": "0"}, {"level": None}, {"step": 1.5}, {"step": 2**70}, {"seconds": None}, {"seconds": "1"}, {"flops": [1]}, {"loss": "low"}, {"loss": 10**400},
+        {"event": 3}, {"event": "evaluate"}, {"event": "evaluate", "figures": {"loss": []}}, {"figures": "x"},
+    ],
+)  # fmt: skip
+def test_a_record_of_another_form_is_refused_before_curves_are_made(tmp_path, change):
+    record = {"event": "smooth", "level": 0, "step": 1, "seconds": 0.1, "flops": 1e6, "loss": 2.0, "lr": 0.1}
+    (tmp_path / "run.json").write_text(json.dumps({"history": [record, {**record, **change}]}))
+    with pytest.raises(LoadError, match=r"run\.json has a record that belongs to no run"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"ledger": {"rows": 3}}, {"ledger": {"rows": [{"level": 0, "kind": "smooth", "seconds": "1", "flops": 1}]}}, {"test": 7.5j}, {"test": {"loss": "low"}}],
+)  # fmt: skip
+def test_costs_of_another_form_are_refused_before_they_are_drawn(tmp_path, facts):
+    record = {"event": "smooth", "level": 0, "step": 1, "seconds": 0.1, "flops": 1e6, "loss": 2.0, "lr": 0.1}
+    (tmp_path / "run.json").write_text(json.dumps({"history": [record], **facts}, default=str))
+    with pytest.raises(LoadError, match="belongs to no run"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"history": ' + "[" * 100_000)
+    with pytest.raises(LoadError, match="nests too deep"):
+        read_run(tmp_path)
+
+
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path):
     solver, run_ = begun([Checkpoints(tmp_path)], cycles=2)
     solver.finish(run_)

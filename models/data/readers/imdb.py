@@ -22,6 +22,7 @@ from pathlib import Path
 
 from netgraph.errors import DataError
 from netgraph.models.data.readers.checksum import read_checked_bytes
+from netgraph.utils.text import is_index
 
 COLUMNS = ("id", "label", "rating", "text")
 FILES = {
@@ -71,7 +72,7 @@ def _read_rows(folder: Path, label: int) -> list[Row]:
     rows = []
     for path in folder.glob("*.txt"):
         number, _, rating = path.stem.partition("_")
-        if not (number.isdigit() and rating.isdigit()) or path.stat().st_size > LONGEST:
+        if not (is_index(number) and is_index(rating)) or path.stat().st_size > LONGEST:
             raise DataError(f"{path} is not a review of this data set (ID_RATING.txt). Fetch aclImdb again.")
         try:
             text = path.read_bytes().decode()

@@ -64,7 +64,10 @@ def _open_file(path: Path) -> Any:
 
 def _open_numpy(path: Path) -> Tensor:
     """Return a ``.npy`` array as a tensor that is mapped into memory."""
-    array = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch needs writable memory
+    try:
+        array = np.load(path, mmap_mode="c", allow_pickle=False)  # "c": torch needs writable memory
+    except MemoryError as error:  # of Python's parser, which reads the header: nothing was allocated
+        raise DataError(f"{path} has a header with too many brackets inside one another. Save it again.") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path} is a .npz archive with the suffix .npy. Save one array with numpy.save.")
     if not array.dtype.isnative:

@@ -15,6 +15,7 @@ from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.utils.choices import DATA_RUNGS, ZOOS
+from netgraph.utils.text import is_index
 
 # Options of training that a single level does not use.
 NEED_LEVELS = (
@@ -207,12 +208,15 @@ def _check_solver_options(options: TrainOptions) -> None:
         name = text.partition("=")[0]
         group, _, rest = name.partition(".")
         number = rest.partition(".")[0]
-        if group == "level" and number.isdigit() and int(number) >= n_levels:
+        level = (
+            int(number) if group == "level" and is_index(number) else None
+        )  # other words are refused when they are read
+        if level is not None and level >= n_levels:
             raise NetgraphError(
                 f"--option {name} is for level {number}, and there are {n_levels}, numbered from 0. Name one of them."
             )
         full_name = full_option_name(rest.partition(".")[2]) if group == "level" else name
-        if group == "level" and int(number) == n_levels - 1 and full_name.startswith(COARSE_STEP):
+        if level == n_levels - 1 and full_name.startswith(COARSE_STEP):
             raise NetgraphError(
                 f"--option {name} is about the step to a coarser level, and level {number} is the coarsest. Name a finer one."
             )

@@ -8,6 +8,7 @@ Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022, sect
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,8 +115,8 @@ def _add_product(
     ):
         raise LoadError(f"{path}: the adapter of {module} does not fit its base network. {MERGE}")
     scale = _compute_scale(module, first.shape[0], config)
-    product = _multiply_factors(first, second)
     weight = merged[name]
+    product = _multiply_factors(first, second, weight.numel())
     delta = None if product is None else product.T if embedding or config.get("fan_in_fan_out") else product
     if delta is None or delta.numel() != weight.numel() or (weight.ndim < 3 and delta.shape != weight.shape):
         raise LoadError(
@@ -128,10 +129,12 @@ def _add_product(
         merged[f"{module}.bias"] = _add(merged[f"{module}.bias"], scale * parts["B.bias"].float())
 
 
-def _multiply_factors(first: Tensor, second: Tensor) -> Tensor | None:
-    """Return ``B A`` with flat rows, or None for factors that are no matrices or 1x1 convolutions behind others."""
-    wide = second.ndim > 2 and second[0, 0].numel() > 1
+def _multiply_factors(first: Tensor, second: Tensor, size: int) -> Tensor | None:
+    """Return ``B A`` with flat rows, or None for factors that are no matrices or 1x1 convolutions behind others, or of another size."""
+    wide = math.prod(second.shape[2:]) > 1
     if wide or min(first.ndim, second.ndim) < 2 or second.shape[1] != first.shape[0]:
+        return None
+    if second.shape[0] * math.prod(first.shape[1:]) != size:  # two narrow factors could have a huge product
         return None
     return second.flatten(1).float() @ first.flatten(1).float()
 
@@ -140,7 +143,7 @@ def _compute_scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
     """Return the factor of the product for a module."""
     patterns = config.get("alpha_pattern") or {}
     alpha = next((a for key, a in patterns.items() if _matches(str(key), module)), config.get("lora_alpha", 8))
-    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+    return float(alpha) / max(rank**0.5 if config.get("use_rslora") else rank, 1)
 
 
 def _matches(pattern: str, module: str) -> bool:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import netgraph as ng
-from netgraph.errors import NetgraphError
+from netgraph.errors import LoadError, NetgraphError
 from netgraph.fas.checkpoint.checkpoint import Checkpoints, list_checkpoints, resume
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.rematch import compute_signatures
@@ -298,6 +298,53 @@ def test_damaged_checkpoints_are_skipped_by_name_and_the_newest_whole_one_is_tak
         path.write_bytes(b"")
     with pytest.raises(NetgraphError, match=r"all checkpoints of .* are damaged"):
         resume(begun(name)[1], tmp_path)
+
+
+CRAFTED = [
+    (("at",), -1), (("at",), 10**9), (("top",), 7), (("done",), -(10**12)), (("steps",), "3"), (("cycles",), None), (("losses",), [None]),
+    (("instead",), ["smooth", 0, 10**12]), (("instead",), ["swim", 0, 1]), (("grids", 0, "turns"), -5), (("grids", 1, "rhs"), 10**12),
+    (("stream", "position"), 10**12), (("schedules",), []), (("rests",), {"9": {}}), (("descents",), {"2": {}}), (("layouts",), {"0/x/0.weight": [0, [2**50, 1]]}),
+    (("ledger", "rows"), 3), (("steering",), {"factor": "x"}), (("grids",), {}), ((), []),
+]  # fmt: skip
+
+
+def replaced(value, place, other):
+    """JSON data with another value in a place."""
+    if not place:
+        return other
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[place[0]] = replaced(value[place[0]], place[1:], other)
+    return copy
+
+
+def test_a_checkpoint_with_a_right_digest_and_impossible_positions_is_refused(tmp_path):
+    name = "v, SGD, closed gates"
+    ended(*begun(name, callbacks=[stopping(4), Checkpoints(tmp_path, keep=1)]))
+    (path,) = list_checkpoints(tmp_path)
+    tensors, document = read_bundle(path)
+    for place, value in CRAFTED:
+        write_bundle(path, tensors, replaced(document, ("run", *place), value))
+        with pytest.raises(LoadError, match=r"is no checkpoint of this version of netgraph|asks for .* bytes"):
+            resume(begun(name)[1], tmp_path)
+    write_bundle(path, tensors, document)
+    assert "resumed at step 4" in resume(begun(name)[1], tmp_path)
+
+
+def test_a_checkpoint_that_lacks_a_weight_does_not_leave_it_as_it_began(tmp_path):
+    name = "additive, Adam, accumulated"
+    ended(*begun(name, callbacks=[stopping(4), Checkpoints(tmp_path, keep=1)]))
+    (path,) = list_checkpoints(tmp_path)
+    tensors, document = read_bundle(path)
+    changes = {
+        "0/x/0.weight": None,
+        "2/x/5.bias": torch.zeros(1),
+        next(n for n in tensors if n.startswith("mean/")): None,
+    }
+    for lost, other in changes.items():
+        rest = {n: t for n, t in tensors.items() if n != lost}
+        write_bundle(path, rest if other is None else {**rest, lost: other}, document)
+        with pytest.raises(LoadError, match="are not those of the run"):
+            resume(begun(name)[1], tmp_path)
 
 
 def test_no_more_are_kept_than_asked_for_and_an_empty_folder_resumes_nothing(tmp_path):
