@@ -83,11 +83,11 @@ def _change(parent: Any, key: Any, kind: str, value: Any, document: Any) -> None
         parent[str(value)] = parent.pop(key)
     elif kind == "nest":
         inner = parent[key]
-        for _ in range(min(int(value), 3000)):
+        for _ in range(min(int(value), 1500)):
             inner = [inner]
         parent[key] = inner
     elif kind == "repeat" and isinstance(parent[key], (list, str)) and len(parent[key]) < 1000:
-        parent[key] = parent[key] * min(max(int(value), 0), 2000)
+        parent[key] = parent[key] * min(max(int(value), 0), 300)
 
 
 @contextlib.contextmanager

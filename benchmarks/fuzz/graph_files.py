@@ -206,7 +206,7 @@ def _check_matrix(path: Path, hierarchy: Any) -> None:
     if kind not in (".mtx", ".npz"):
         return
     matrix = scipy_io.mmread(path) if kind == ".mtx" else sparse.load_npz(path)
-    words = path.name.split(".")[1:-1]
+    words = path.name.lstrip(".").split(".")[1:-1]
     letter = next((word for word in reversed(words) if word in ("P", "R", "A")), "P")
     levels = [int(word[5:]) for word in words if word.startswith("level") and word[5:].isascii() and word[5:].isdigit()]
     if letter == "A":
