@@ -89,8 +89,10 @@ class History:
         for record in self.records:
             check_record(record)
         _check_facts(self.facts)
-        costs = self.costs if isinstance(self.costs, (list, tuple)) else [self.costs]
-        wrong = next((row for row in costs if not _has_numbers(row, COSTS) or not isinstance(row.get("kind"), str)), None)
+        costs: Sequence[Any] = self.costs if isinstance(self.costs, (list, tuple)) else [self.costs]
+        wrong = next(
+            (row for row in costs if not _has_numbers(row, COSTS) or not isinstance(row.get("kind"), str)), None
+        )
         if wrong is not None:
             raise NetgraphError(f"a row of costs belongs to no ledger ({str(wrong)[:80]}). Give rows of Ledger.rows().")
 
@@ -262,7 +264,8 @@ def check_record(record: Mapping[str, Any]) -> None:
 def _check_facts(facts: Mapping[str, Any]) -> None:
     """Refuse facts that a report could not print."""
     test, reason = facts.get("test") or {}, facts.get("reason") or ""
-    if not isinstance(test, Mapping) or not all(map(_is_number, test.values())) or not isinstance(reason, str):
+    is_tested = isinstance(test, Mapping) and all(_is_number(test.get(name)) for name in ("accuracy", "loss"))
+    if not is_tested or not isinstance(reason, str):
         raise NetgraphError(
             f"the facts {{'test': {str(test)[:80]}, 'reason': {str(reason)[:80]}}} belong to no run. Give the figures of the test as a "
             "dict of numbers, and the reason as text."

@@ -17,6 +17,7 @@ from netgraph.io.metadata_stand_ins import allow_settings
 from netgraph.io.pickle_scan import is_archive, scan_pickle
 
 INDEX = ".index.json"
+LONGEST_NAME = 255  # bytes that systems take as the name of a file
 INDEX_LIMIT = 64 * 2**20  # bytes. The largest in use have some megabytes.
 
 
@@ -109,8 +110,9 @@ def _check_files(path: Path, names: Iterable[str]) -> dict[str, Path]:
     """Return the files of an index by name. Each must lie beside the index."""
     files = {name: path.parent / name for name in names}
     for name, file in files.items():
-        if PurePosixPath(name).name != name or PureWindowsPath(name).name != name or name.endswith(INDEX):
-            raise LoadError(f"{path} asks for {name!r}, which is no file beside it. Download or save it again.")
+        foreign = PurePosixPath(name).name != name or PureWindowsPath(name).name != name or name.endswith(INDEX)
+        if foreign or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+            raise LoadError(f"{path} asks for {name[:300]!r}, which is no file beside it. Download or save it again.")
         if not file.is_file():
             raise LoadError(f"{path} asks for {name}, which is missing. Download all files into one folder.")
     return files

@@ -324,7 +324,9 @@ def test_a_checkpoint_with_a_right_digest_and_impossible_positions_is_refused(tm
     tensors, document = read_bundle(path)
     for place, value in CRAFTED:
         write_bundle(path, tensors, replaced(document, ("run", *place), value))
-        with pytest.raises(LoadError, match=r"is no checkpoint of this version of netgraph|asks for .* bytes"):
+        with pytest.raises(
+            NetgraphError, match=r"is no checkpoint of this version|asks for .* bytes|the state is not one of"
+        ):
             resume(begun(name)[1], tmp_path)
     write_bundle(path, tensors, document)
     assert "resumed at step 4" in resume(begun(name)[1], tmp_path)
