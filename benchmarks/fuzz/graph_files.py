@@ -28,7 +28,7 @@ from netgraph.viz import export
 from netgraph.viz.exporters import find_exporter
 from netgraph.viz.formats.dot import format_dot
 from netgraph.viz.formats.flat_graph import FlatGraph
-from netgraph.viz.formats.graphml import escape_xml, format_gexf, format_graphml
+from netgraph.viz.formats.graphml import format_gexf, format_graphml
 from netgraph.viz.formats.matrices import transfer_matrix
 from netgraph.viz.formats.metis import LARGEST, format_metis
 from netgraph.viz.formats.node_link import format_node_link
@@ -113,9 +113,9 @@ def check_formats(data: bytes, folder: Path) -> None:
         edges,
         "GraphML",
         lambda v: int(v[1:]),
-        _unescape,
+        _spell_for_xml,
     )
-    _check_networkx(nx.read_gexf(io.BytesIO(_encode(format_gexf(graph)))), graph, edges, "GEXF", int, _unescape)
+    _check_networkx(nx.read_gexf(io.BytesIO(_encode(format_gexf(graph)))), graph, edges, "GEXF", int, _spell_for_xml)
     document = json.loads("".join(format_node_link(graph)))
     _check_networkx(nx.node_link_graph(document, edges="edges"), graph, edges, "node-link JSON", int, str)
     _check_metis("".join(format_metis(graph)), graph, edges)
@@ -126,11 +126,14 @@ def _encode(lines: Any) -> bytes:
     return "".join(lines).encode("utf-8")
 
 
-def _unescape(name: str) -> str:
-    """Return a name as XML can hold it: forbidden characters are written as text."""
-    import xml.sax.saxutils as saxutils
-
-    return saxutils.unescape(escape_xml(name), {"&quot;": '"', "&#9;": "\t", "&#10;": "\n", "&#13;": "\r"})
+def _spell_for_xml(name: str) -> str:
+    """Return a name as XML 1.0 can hold it (section 2.2): forbidden characters are written as text."""
+    return "".join(
+        c
+        if c in "\t\n\r" or 0x20 <= ord(c) <= 0xD7FF or ord(c) >= 0x10000 or 0xE000 <= ord(c) <= 0xFFFD
+        else f"\\u{ord(c):04x}"
+        for c in name
+    )
 
 
 def _check_networkx(read: Any, graph: FlatGraph, edges: Any, name: str, number: Any, spell: Any) -> None:
