@@ -1,5 +1,8 @@
 """Run the command line as ``python -m netgraph``."""
 
-from netgraph.cli.main import main
+from netgraph.environment.import_path import search_installed_packages
 
-main()
+with search_installed_packages():  # Python has put the working directory first
+    from netgraph.cli.main import main
+
+    main()

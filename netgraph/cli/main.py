@@ -27,6 +27,7 @@ from netgraph.cli.commands.ui import open_mlflow
 from netgraph.cli.commands.verify import verify_model
 from netgraph.cli.console.terminal import echo, echo_lines
 from netgraph.cli.options.parsing import explain_usage_error
+from netgraph.environment.import_path import search_installed_packages
 from netgraph.errors import NetgraphError
 from netgraph.installation import warn_of_conflict
 
@@ -78,7 +79,8 @@ def _start(
 def main() -> None:
     """Run the command line. An error that the user can fix becomes one line on stderr and an exit code."""
     try:
-        code = app(prog_name="netgraph", standalone_mode=False)
+        with search_installed_packages():
+            code = app(prog_name="netgraph", standalone_mode=False)
     except NetgraphError as error:
         echo(f"netgraph: {error}", err=True)
         code = error.exit_code

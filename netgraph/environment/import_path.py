@@ -34,19 +34,29 @@ def search_installed_packages() -> Iterator[None]:
     """Search modules and plug-ins outside of the user's folder within a block.
 
     That folder is the one of `search_folder_first`. It is also the working directory where Python has put it first, as ``python
-    -m`` and ``python -c`` do. An entry further back stays: an editable installation may have made it.
+    -m`` and ``python -c`` do, and where a relative entry is it, as those of IPython and of ``PYTHONPATH=:/folder`` are. Another
+    entry further back stays: an editable installation may have made it.
     """
-    before = list(sys.path)
-    here = {"", _find_working_directory()}
-    start = 0
-    while start < len(before) and before[start] in here.union(_searched):
-        start += 1
-    taken = before[:start]
-    sys.path[:start] = []
+    here = {_find_working_directory(), *_searched}
+    taken: list[tuple[int, str]] = []
+    for i, entry in enumerate(sys.path):
+        leads = len(taken) == i and entry in here
+        if leads or entry in _relative or not os.path.isabs(entry):
+            taken.append((i, entry))
+    for i, _ in reversed(taken):
+        del sys.path[i]
     try:
         yield
     finally:
-        sys.path[:0] = taken
+        for i, entry in taken:
+            sys.path.insert(i, entry)
+
+
+def _list_relative_entries() -> frozenset[str]:
+    """Return the folders on the path that Python has made of relative ones in ``PYTHONPATH``. An empty one is the working directory."""
+    entries = os.environ["PYTHONPATH"].split(os.pathsep) if os.environ.get("PYTHONPATH") else []
+    here = _find_working_directory()
+    return frozenset(os.path.normpath(os.path.join(here, entry)) for entry in entries if not os.path.isabs(entry))
 
 
 def _find_working_directory() -> str:
@@ -55,3 +65,6 @@ def _find_working_directory() -> str:
         return os.getcwd()
     except OSError:
         return ""
+
+
+_relative = _list_relative_entries()  # of the folder in which Python has started

@@ -1,5 +1,6 @@
 """Code that lies beside a network runs only where the user named it or trusts the file."""
 
+import os
 import subprocess
 import sys
 
@@ -43,7 +44,7 @@ def have_run(folder):
     return (folder / "ran").exists()
 
 
-@pytest.mark.parametrize("leading", [[], [""], ["HERE"], ["", "HERE"]])
+@pytest.mark.parametrize("leading", [[], [""], ["HERE"], ["", "HERE"], [sys.prefix, ""], [sys.prefix, "."]])
 @pytest.mark.parametrize("group", plugins.GROUPS)
 def test_metadata_beside_a_network_is_no_plugin(stray, monkeypatch, group, leading):
     monkeypatch.setattr(sys, "path", [str(stray) if p == "HERE" else p for p in leading] + sys.path)
@@ -93,6 +94,48 @@ def test_an_editable_installation_further_back_stays_on_the_path(tmp_path, monke
     with search_installed_packages():
         assert sys.path == ["/elsewhere", str(tmp_path)]
     assert sys.path == path
+
+
+@pytest.mark.parametrize("entries", [":", "/elsewhere:", ".:/elsewhere", "::"])
+def test_a_relative_entry_of_pythonpath_is_not_searched(stray, entries):
+    code = (
+        "import sys\nfrom netgraph.cli.main import main\nsys.argv = ['netgraph', 'inspect', 'own.safetensors']\nmain()"
+    )
+    environment = {**os.environ, "PYTHONPATH": entries.replace(":", os.pathsep)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=stray, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2  2 neurons" in done.stdout
+    assert not have_run(stray)
+
+
+def test_an_absolute_entry_of_pythonpath_is_searched(stray):
+    code = "from netgraph import plugins\nprint('stray' in plugins.list_plugins('netgraph.rules'))"
+    environment = {**os.environ, "PYTHONPATH": str(stray)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=stray.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize("name", ["typer", "safetensors", "psutil"])
+def test_the_module_of_the_command_line_leaves_the_working_directory(stray, name):
+    (stray / f"{name}.py").write_text(RAN)
+    done = subprocess.run(
+        [sys.executable, "-m", "netgraph", "check", "own.safetensors"],
+        cwd=stray,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not have_run(stray)
 
 
 @pytest.mark.parametrize("options", [["-P"], []])

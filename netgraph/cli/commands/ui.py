@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +20,7 @@ def open_mlflow(
 ) -> None:
     """Open MLflow's own page on the runs that training kept."""
     import subprocess
+    import tempfile
     import webbrowser
 
     from netgraph.fas.monitoring.mlflow_tracking import tracking_uri
@@ -30,5 +33,18 @@ def open_mlflow(
         return
     check_port(port)
     echo(f"netgraph: http://127.0.0.1:{port} shows the runs of {uri}. Ctrl-C ends it.", err=True)
-    page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
-    raise typer.Exit(subprocess.call(page))
+    page = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", _make_absolute(uri)]
+    page += ["--artifacts-destination", str(Path("mlartifacts").absolute()), "--port", str(port)]
+    with tempfile.TemporaryDirectory() as folder:  # MLflow and its servers search modules in their working directory
+        raise typer.Exit(subprocess.call(page, cwd=folder, env={**os.environ, "PYTHONSAFEPATH": "1"}))
+
+
+def _make_absolute(uri: str) -> str:
+    """Return the URI of a store for a process in another working directory."""
+    if ":" not in uri:
+        return str(Path(uri).absolute())
+    for kind in ("sqlite:///", "file:"):
+        path = uri.removeprefix(kind)
+        if path != uri and path and not path.startswith(("/", ":memory:")):
+            return f"{kind}{Path(path).absolute()}"
+    return uri

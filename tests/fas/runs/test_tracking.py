@@ -175,20 +175,25 @@ def test_ui_opens_mlflows_own_page_on_the_same_store(tmp_path, monkeypatch):
     from netgraph.cli.main import app
 
     asked = []
-    monkeypatch.setattr("subprocess.call", lambda arguments: asked.append(arguments) or 0)
-    assert CliRunner().invoke(app, ["ui", "--port", "5055"]).exit_code == 0
-    assert asked == [
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "ui",
-            "--backend-store-uri",
-            f"sqlite:///{tmp_path / 'mlflow.db'}",
-            "--port",
-            "5055",
-        ]
-    ]
+
+    def call(arguments, *, cwd, env):
+        asked.append(arguments)
+        assert os.listdir(cwd) == []  # MLflow and its servers take modules from there
+        assert env["PYTHONSAFEPATH"] == "1"
+        return 0
+
+    monkeypatch.setattr("subprocess.call", call)
+    words = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri"]
+    rest = ["--artifacts-destination", str(tmp_path / "mlartifacts"), "--port", "5055"]
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for uri in ("", "sqlite:///mlflow.db", store):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert CliRunner().invoke(app, ["ui", "--port", "5055"]).exit_code == 0
+        assert asked.pop() == [*words, store, *rest]
+    for uri in ("mlruns", "./mlruns"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert CliRunner().invoke(app, ["ui", "--port", "5055"]).exit_code == 0
+        assert asked.pop() == [*words, str(tmp_path / "mlruns"), *rest]
     opened = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     monkeypatch.setattr("webbrowser.open", opened.append)
