@@ -86,7 +86,11 @@ def describe_error(error: BaseException) -> str:
 
     The second line is added if the first ends with a colon, since some libraries state the reason there.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    try:
+        text = str(error)
+    except Exception:  # the error of a stranger may have no words, and it must not hide where it was raised
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
     first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # some libraries put the reason on the second line
     return f"{type(error).__name__}: {first[:200]}".removesuffix(": ")
 

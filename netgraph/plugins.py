@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-from functools import cache, partial
+import sys
+from functools import cache, partial, reduce
 from importlib.metadata import EntryPoint, entry_points
+from types import MethodType
 from typing import Any
 
 from netgraph.environment.import_path import search_installed_packages
-from netgraph.errors import PluginError
+from netgraph.errors import PluginError, describe_error
 from netgraph.installation import warn_of_conflict
 
 KINDS = {
@@ -105,11 +107,19 @@ def describe_plugin(group: str, value: Any) -> str:
     >>> describe_plugin("netgraph.affinities", lambda units, *, seed: None)
     "affinity '<lambda>'"
     """
-    place = f"{getattr(value, '__module__', None)}:{getattr(value, '__qualname__', None)}"
     for name, point in _find_entry_points(group).items():
-        if point.value.partition(" ")[0] == place:
+        if _is_behind(point, value):
             return f"{KINDS[group]} {name!r} of {find_distribution(group, name)}"
     return f"{KINDS[group]} {name_function(value)!r}"
+
+
+def _is_behind(point: EntryPoint, value: Any) -> bool:
+    """Return True if an object is the one of an entry point whose module is imported. A function that wraps it has its name alone."""
+    try:
+        found = reduce(getattr, point.attr.split("."), sys.modules.get(point.module))
+    except AttributeError:
+        return False
+    return found is value or (isinstance(found, MethodType) and bool(found == value))  # a method is made at each access
 
 
 def log_interruption(described: str, task: str) -> None:
@@ -150,8 +160,10 @@ def load_plugin(group: str, name: str) -> Any:
     try:
         with search_installed_packages():
             return point.load()
-    except (Exception, SystemExit) as error:  # a foreign module may fail in any way, and the other plug-ins still work
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a foreign module may fail in any way, and the other plug-ins still work
         raise PluginError(
-            f"plug-in {name!r} of {find_distribution(group, name)} does not import: {type(error).__name__}: {error}. "
+            f"plug-in {name!r} of {find_distribution(group, name)} does not import: {describe_error(error)}. "
             "Repair or uninstall that distribution."
         ) from error

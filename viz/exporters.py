@@ -75,14 +75,14 @@ def _run_exporter(write: Exporter, hierarchy: Hierarchy, place: Path, path: Path
     except KeyboardInterrupt:
         plugins.log_interruption(described, f"wrote {place}")
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # an exporter of the user may fail in any way
         if isinstance(error, OSError) and error.errno in SYSTEM_REFUSES:
             raise
         raise PluginError(f"{described} fails on {place} ({describe_error(error)}).") from error
-    others = sorted(entry.name for entry in path.parent.iterdir() if entry != path)
+    others = sorted(entry.name for entry in path.parent.iterdir() if entry != path) if path.parent.is_dir() else []
     if others:
         raise PluginError(f"{described} wrote {', '.join(others)} beside {place.name}. An exporter writes one file.")
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():
         raise PluginError(
             f"{described} wrote no file for {place}. An exporter writes a file at the path that it is given."
         )

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
-from netgraph.errors import AggregatesError, NetgraphError
+from netgraph.errors import AggregatesError, NetgraphError, describe_error
 
 Coarsener = Callable[..., Any]
 Made = TypeVar("Made", bound=Coarsener)
@@ -159,13 +159,13 @@ def run_coarsener(coarsener: Coarsener, graph: AxisGraph, n_coarse: int, *, seed
     except KeyboardInterrupt:
         plugins.log_interruption(_describe(coarsener, name), f"merged the {graph.n_units} units of axis {graph.name!r}")
         raise
-    except (Exception, SystemExit) as error:  # a function of the user may fail in any way
+    except BaseException as error:  # a function of the user may fail in any way
         edges = f"{graph.n_units} units and {graph.adjacency.nnz // 2} edges"
         fits = plugins.takes(coarsener, None, 1, seed=0)
         mend = "" if fits else " A coarsener is called as coarsener(graph, n_coarse, seed=seed)."
         raise AggregatesError(
             f"{_describe(coarsener, name)} failed on axis {graph.name!r}, {edges}, asked for {n_coarse} aggregates: "
-            f"{type(error).__name__}: {error}.{mend}"
+            f"{describe_error(error)}.{mend}"
         ) from error
     try:
         return check_aggregates(answer, graph, name, leaves_out=leaves_out(coarsener))

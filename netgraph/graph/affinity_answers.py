@@ -44,6 +44,7 @@ def measure_affinity(weigh: Callable[..., Any], units: AxisUnits, *, seed: int, 
     """
     name = units.axis if name is None else name
     size = units.spec.axes[units.axis].size
+    versions = _read_versions(units)
     try:
         answer = weigh(units, seed=seed)
     except NetgraphError as error:
@@ -51,13 +52,15 @@ def measure_affinity(weigh: Callable[..., Any], units: AxisUnits, *, seed: int, 
     except KeyboardInterrupt:
         plugins.log_interruption(_describe(weigh), f"compared the {size} units of axis {name!r}")
         raise
-    except (Exception, SystemExit) as error:  # a function of the user may fail in any way
+    except BaseException as error:  # a function of the user may fail in any way
         mend = "" if plugins.takes(weigh, None, seed=0) else " An affinity is called as affinity(units, seed=seed)."
         raise NetgraphError(
-            f"{_describe(weigh)} fails on axis {name!r} of {size} units ({type(error).__name__}: {error}).{mend}"
+            f"{_describe(weigh)} fails on axis {name!r} of {size} units ({describe_error(error)}).{mend}"
         ) from error
     if _describe(weigh).endswith(f" of {plugins.DISTRIBUTION}"):  # it keeps the contract, as tests show
         return answer
+    if _read_versions(units) != versions:
+        raise NetgraphError(f"{_describe(weigh)} changed the weights of axis {name!r}. Work on a copy.")
     try:
         return read_affinity(answer, size)
     except NetgraphError as error:
@@ -96,10 +99,13 @@ def read_affinity(answer: Any, size: int) -> Any:
         matrix = sparse.csr_array(matrix)
     if matrix.dtype.kind not in "fiub":
         raise NetgraphError(f"numbers of type {matrix.dtype}. Give real numbers.")
+    if matrix.dtype not in (np.float32, np.float64):  # before the check: a long double may be finite as itself alone
+        with np.errstate(over="ignore"):
+            matrix = matrix.astype(np.float64)
     matrix.sum_duplicates()
     _check_entries(matrix)
     matrix.eliminate_zeros()
-    return matrix if matrix.dtype.kind == "f" else matrix.astype(np.float64)
+    return matrix
 
 
 def _read_matrix(answer: Any) -> Any:
@@ -166,6 +172,11 @@ def _check_entries(matrix: sparse.csr_array) -> None:
 def _locate(matrix: sparse.csr_array, entry: int) -> tuple[int, int]:
     """Return the row and the column of an entry."""
     return int(np.searchsorted(matrix.indptr, entry, side="right")) - 1, int(matrix.indices[entry])
+
+
+def _read_versions(units: AxisUnits) -> dict[str, int]:
+    """Return how often each tensor of a network was written, as PyTorch counts. Tensors of inference mode have no count."""
+    return {name: tensor._version for name, tensor in units.state.items() if not tensor.is_inference()}
 
 
 def _describe(weigh: Callable[..., Any]) -> str:

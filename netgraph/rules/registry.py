@@ -179,7 +179,7 @@ def apply_rule(rule: Rule, call: Call) -> Any:
     except KeyboardInterrupt:
         plugins.log_interruption(described, f"read a call{call.location()}")
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a rule of the user may fail in any way
         raise TraceError(
             f"{described} fails{call.location()} ({describe_error(error)}). Repair it, or leave it out."
         ) from error

@@ -1,5 +1,7 @@
 """Answers of affinities and coarseners that users and other distributions give: taken as they are meant, or refused by name."""
 
+import asyncio
+import functools
 import sys
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import nn
 
 import netgraph as ng
 from netgraph import plugins
-from netgraph.affinity import AllPairs
+from netgraph.affinity import AllPairs, cosine
 from netgraph.errors import AggregatesError, NetgraphError
 from netgraph.graph.affinity_answers import read_affinity
 from netgraph.rules.registry import forget_rules
@@ -124,6 +126,7 @@ WRONG = {
     "complex": (likeness() * 1j, r"numbers of type complex128"),
     "not a number": (with_entry(2, 5, np.nan), r"nan between units 2 and 5"),
     "infinite": (with_entry(2, 5, np.inf), r"inf between units 2 and 5"),
+    "infinite as a double": (with_entry(2, 5, 1).astype(np.longdouble) * np.longdouble("1e4000"), r"inf between units"),
     "negative": (with_entry(2, 5, -1.0), r"-1\.0 between units 2 and 5"),
     "asymmetric": (with_entry(2, 5, 7.0), r"7 from unit 2 to unit 5 and .* back\. Give a symmetric matrix"),
     "with a diagonal": (with_entry(3, 3, 1.0), r"an affinity of 1 of unit 3 to itself\. Set the diagonal to zero"),
@@ -188,6 +191,64 @@ def test_a_plugin_that_fails_is_named_with_its_distribution(net, tmp_path, monke
         monkeypatch.undo()
         sys.modules.pop("bad_affinity", None)
         forget()
+
+
+def test_plug_ins_under_another_name_than_their_own_are_named_with_their_distribution(net, tmp_path, monkeypatch):
+    info = tmp_path / "other_names-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-names\nVersion: 1.0\n")
+    kinds = ("renamed", "part", "thing", "thing.method")
+    points = "".join(f"{kind.replace('.', '-')} = other_names:{kind}\n" for kind in kinds)
+    (info / "entry_points.txt").write_text(f"[netgraph.affinities]\n{points}[netgraph.coarseners]\n{points}")
+    (tmp_path / "other_names.py").write_text(
+        "import functools\ndef fail(*args, **kwargs): raise KeyError('x')\nrenamed = fail\npart = functools.partial(fail, k=1)\n"
+        "class Thing:\n    def __call__(self, *args, **kwargs): fail()\n    method = __call__\nthing = Thing()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    try:
+        for kind in kinds:
+            named = rf"'{kind.replace('.', '-')}' of other-names fail(s|ed) on axis '0'"
+            for option in ("affinity", "coarsener"):
+                with pytest.raises(NetgraphError, match=f"^{option} {named}"):
+                    ng.build_hierarchy(net, torch.zeros(2, 6), **{option: kind.replace(".", "-")})
+    finally:
+        monkeypatch.undo()
+        sys.modules.pop("other_names", None)
+        forget()
+
+
+def test_a_function_that_wraps_an_affinity_of_netgraph_is_checked_as_one_of_its_own(net):
+    @functools.wraps(cosine)
+    def corner(units, *, seed):
+        return cosine(units, seed=seed).tocsr()[:4, :4]
+
+    with pytest.raises(NetgraphError, match=r"^affinity 'cosine' answers axis '0' with shape \(4, 4\)"):
+        ng.build_hierarchy(net, torch.zeros(2, 6), affinity=corner)
+
+
+class Wordless(BaseException):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("error", [Wordless, GeneratorExit, asyncio.CancelledError, StopIteration])
+def test_every_error_of_a_function_is_named_with_its_axis(net, error):
+    def leave(*_, seed):
+        raise error
+
+    for option in ("affinity", "coarsener"):
+        with pytest.raises(NetgraphError, match=rf"'leave' fail(s|ed) on axis '0'.*{error.__name__}\b(?!: )"):
+            ng.build_hierarchy(net, torch.zeros(2, 6), **{option: leave})
+
+
+def test_an_affinity_that_changes_the_network_is_refused_where_it_is_used(net):
+    def spoil(units, *, seed):
+        units.state["0.weight"].zero_()
+        return likeness()
+
+    with pytest.raises(NetgraphError, match=r"^affinity 'spoil' changed the weights of axis '0'"):
+        ng.build_hierarchy(net, torch.zeros(2, 6), affinity=spoil)
 
 
 def forget():

@@ -12,7 +12,7 @@ from netgraph.errors import NetgraphError, PluginError
 from netgraph.models.perceptron import mlp
 
 MODULE = """
-import errno, sys
+import asyncio, errno, shutil, sys
 from netgraph.errors import NetgraphError
 
 def refuse(hierarchy, path):
@@ -28,7 +28,13 @@ def half(hierarchy, path):
     path.write_text("half")
     raise KeyError("axis")
 
+def cancel(hierarchy, path):
+    raise asyncio.CancelledError
+
 WRITERS = {
+    "link": lambda hierarchy, path: path.symlink_to(__file__),
+    "vanish": lambda hierarchy, path: shutil.rmtree(path.parent),
+    "cancel": cancel,
     "right": lambda hierarchy, path: path.write_text("all"),
     "none": lambda hierarchy, path: None,
     "folder": lambda hierarchy, path: path.mkdir(),
@@ -56,7 +62,7 @@ def installed(tmp_path, monkeypatch):
     info = tmp_path / "their_formats-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-formats\nVersion: 1.0\n")
-    names = ("right", "none", "folder", "beside", "half", "leave", "refuse", "fill", "text")
+    names = ("right", "link", "vanish", "cancel", "none", "folder", "beside", "half", "leave", "refuse", "fill", "text")
     lines = [f"{name} = their_formats:{name}" for name in names]
     (info / "entry_points.txt").write_text("[netgraph.exporters]\n" + "\n".join(lines) + "\n")
     (tmp_path / "their_formats.py").write_text(MODULE)
@@ -70,6 +76,9 @@ def installed(tmp_path, monkeypatch):
 FAULTS = {
     "none": (PluginError, r"exporter .* wrote no file for .*net\.none"),
     "folder": (PluginError, r"exporter .* wrote no file for .*net\.folder"),
+    "link": (PluginError, r"exporter .* wrote no file for .*net\.link"),
+    "vanish": (PluginError, r"exporter .* wrote no file for .*net\.vanish"),
+    "cancel": (PluginError, r"exporter 'cancel' of their-formats fails on .*net\.cancel \(CancelledError\)"),
     "beside": (PluginError, r"exporter .* wrote net\.idx beside net\.beside"),
     "half": (PluginError, r"exporter 'half' of their-formats fails on .*net\.half \(KeyError: 'axis'\)"),
     "leave": (PluginError, r"exporter 'leave' of their-formats fails on .*net\.leave \(SystemExit: 3\)"),
