@@ -1,4 +1,4 @@
-"""Every public function, method and command with wrong values of the types that it takes: a sentence of netgraph comes out, or a result.
+"""Every public function and method with wrong values of the types that it takes: a sentence of netgraph comes out, or a result.
 
 Values are drawn by annotation (`tests.support.wrong_values`). A ``TypeError`` of Python for a wrong signature is no part of this: all
 arguments have their types. Seeds are fixed, so every run draws the same values.
@@ -12,13 +12,10 @@ import warnings
 from functools import cached_property
 
 import pytest
-import typer
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from netgraph.cli.main import app
 from netgraph.errors import NetgraphError
-from tests.support.command_line import run
 from tests.support.wrong_values import find_arguments, find_strategy, list_methods
 
 SEED = 7619
@@ -123,62 +120,5 @@ def test_wrong_values_of_right_types_give_a_sentence_or_a_result(name, in_an_emp
                 function(one, *named.values(), *further)
             else:
                 function(one, **named)
-
-    call()
-
-
-WORDS = (
-    "",
-    "x",
-    "0",
-    "-1",
-    "nan",
-    "inf",
-    "1e400",
-    "9" * 30,
-    "2x0",
-    "a=b",
-    "=",
-    "[" * 99,
-    "a\nb",
-    "\x1b]0;T\x07",
-    "s3://b/x",
-    "nowhere/x.pt",
-    ".",
-    "x.html",
-)
-COMMANDS = typer.main.get_command(app).commands
-QUIET = sorted(set(COMMANDS) - {"ui", "demo"})  # these two serve and train
-
-
-def list_words(parameter):
-    """Return a strategy for the words of a parameter: none, or its name with a wrong value."""
-    if isinstance(parameter, typer.core.TyperArgument):
-        return st.sampled_from(WORDS[1:]).map(lambda word: [word])
-    name = max(parameter.opts, key=len)
-    if parameter.is_flag:
-        return st.sampled_from([[], [name]])
-    return st.one_of(st.just([]), st.sampled_from(WORDS).map(lambda word: [f"{name}={word}"]))
-
-
-@pytest.mark.parametrize("name", QUIET)
-def test_every_command_explains_wrong_values_of_its_options(name, in_an_empty_folder):
-    parameters = [p for p in COMMANDS[name].params if p.name not in ("help", "install_completion", "show_completion")]
-
-    @seed(7619)
-    @settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(
-        st.tuples(*map(list_words, parameters)),
-        st.lists(st.sampled_from(range(len(parameters) or 1)), min_size=1, max_size=3),
-    )
-    def call(words, chosen):
-        typed = [
-            w for i, (p, ws) in enumerate(zip(parameters, words, strict=True)) if i in chosen or p.required for w in ws
-        ]
-        code, _, stderr = run(
-            name, *[word for word in typed if not word.startswith("-")], *[w for w in typed if w.startswith("-")]
-        )
-        assert code in (0, 1, 2, 3, 4)
-        assert not code or stderr.strip(), "a failure says something"
 
     call()

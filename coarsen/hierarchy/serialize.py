@@ -32,7 +32,7 @@ from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io.bundle import read_bundle, read_digest, write_bundle
 from netgraph.io.example_inputs import DTYPES, LIMIT, measure_example
 from netgraph.io.files.atomic_writes import finish_exchange, write_folder_atomically
-from netgraph.io.files.output_files import check_encoding, refuse_address
+from netgraph.io.files.output_files import check_encoding, check_path
 from netgraph.io.load import load_model
 from netgraph.io.state_dict import fill_network
 from netgraph.recording.graph_module import GraphNetwork
@@ -77,7 +77,7 @@ def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
     2
     """
     path = Path(path)
-    refuse_address(path, LoadError)
+    check_path(path, LoadError)
     check_encoding(path, LoadError)
     if isinstance(obj, nn.Module):
         if not hasattr(obj, "document"):
@@ -154,7 +154,7 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
     'Sequential'
     """
     path = Path(path)
-    refuse_address(path, LoadError)
+    check_path(path, LoadError)
     if path.is_file():
         return load_model(path)
     if not path.exists():

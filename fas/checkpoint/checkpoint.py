@@ -28,7 +28,7 @@ from netgraph.io.bundle import read_bundle, read_document, write_bundle
 from netgraph.io.files.atomic_writes import remove_temporaries
 from netgraph.io.files.locks import NAME as LOCK
 from netgraph.io.files.locks import acquire_lock, release_lock
-from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.output_files import check_path
 
 FORMAT = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -91,7 +91,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, every: int = 1, keep: int = 3, *, seconds: float = 300.0) -> None:
         if every < 1 or keep < 1:
             raise NetgraphError(f"every is {every} and keep is {keep}. Give 1 or more for both.")
-        refuse_address(Path(folder))
+        check_path(Path(folder))
         self.folder, self.every, self.keep, self.seconds = Path(folder), every, keep, seconds
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

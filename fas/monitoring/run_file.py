@@ -19,7 +19,7 @@ from netgraph.fas.checkpoint.run_state import read_records
 from netgraph.fas.monitoring.history import History
 from netgraph.io.bundle import read_bundle
 from netgraph.io.files.atomic_writes import write_atomically
-from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.output_files import check_path
 
 NAME = "run.json"
 
@@ -69,7 +69,7 @@ def write_run(document: Mapping[str, Any], folder: str | Path) -> Path:
     ('run.json', [0])
     """
     path = Path(folder) / NAME
-    refuse_address(path, LoadError)
+    check_path(path, LoadError)
     text = json.dumps(to_json_data(dict(document)), indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +111,7 @@ def read_run(path: str | Path) -> History:
     ('run.json', [0])
     """
     path = Path(path)
+    check_path(path, LoadError)
     if not path.is_dir():
         return _read_json(path, path.stem)
     name = path.resolve().name

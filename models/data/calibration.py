@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from netgraph.errors import DataError
+from netgraph.io.files.output_files import check_path
 from netgraph.models.data.datasets import NAMES, load_dataset
 from netgraph.models.data.readers.image_folder import find_images, read_images
 from netgraph.models.data.readers.tensor_file import ENDINGS, read_tensors
@@ -166,6 +167,7 @@ def _read_source(
     path = Path(source)
     if str(source) in NAMES:
         return _read_dataset(str(source), like, n, seed, root, tokenizer)
+    check_path(path, DataError)
     if path.is_dir():
         files, classes = find_images(path)
         rows = draw_rows(len(files), n, seed)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import DataError
+from netgraph.io.files.output_files import check_path
 from netgraph.models.data import tokenizer as text
 from netgraph.models.data.readers import cifar, idx, imdb
 from netgraph.models.data.readers.imdb import fetch_imdb
@@ -256,6 +257,7 @@ def _find_root(name: str, root: str | Path | None) -> Path:
 
 def _find_folder(name: str, root: Path, download: bool) -> Path:
     """Return the first folder that holds a data set. Fetch the data set if it is missing and ``download`` is True."""
+    check_path(root, DataError)
     choices = [root / folder for folder in FOLDERS[name]]
     existing = next((folder for folder in choices if folder.is_dir()), None)
     if existing is not None:

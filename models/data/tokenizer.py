@@ -18,6 +18,7 @@ from torch import Tensor
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import DataError
 from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import check_path
 from netgraph.utils.choices import TOKENIZERS
 
 PAD, UNKNOWN, CLS = 0, 1, 2
@@ -205,6 +206,7 @@ def open_tokenizer(path: str | Path) -> Any:
     ['[CLS]', 'a', 'film']
     """
     path = Path(path)
+    check_path(path, DataError)
     if not path.is_file() or path.stat().st_size > LIMIT:
         raise DataError(f"{path} is no tokenizer. Give a JSON file of at most {LIMIT:,} bytes.")
     try:

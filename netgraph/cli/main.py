@@ -30,6 +30,7 @@ from netgraph.cli.options.parsing import explain_usage_error
 from netgraph.environment.import_path import search_installed_packages
 from netgraph.errors import NetgraphError
 from netgraph.installation import warn_of_conflict
+from netgraph.io.files.system_refusals import find_mend
 
 app = typer.Typer(
     help="Turn a network into a graph of its units, merge units, and run the smaller network.",
@@ -90,7 +91,7 @@ def main() -> None:
     except OSError as error:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the rest of the output cannot be written either
         echo(
-            f"netgraph: the system refuses to read or write ({error}). Free some space, or give another place.",
+            f"netgraph: the system refuses to read or write ({error}). {find_mend(error)}",
             err=True,
         )
         code = 1

@@ -18,7 +18,7 @@ from netgraph import __version__
 from netgraph.environment.memory import check_json
 from netgraph.errors import LoadError, describe_error
 from netgraph.io.files.atomic_writes import write_atomically
-from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.output_files import check_path
 
 DOCUMENT_LIMIT = 64 * 2**20
 
@@ -53,7 +53,7 @@ def write_bundle(path: str | Path, tensors: Mapping[str, Tensor], document: Mapp
     ({'weight': tensor([1., 1.])}, {'format': 1})
     """
     path = Path(path)
-    refuse_address(path, LoadError)
+    check_path(path, LoadError)
     text = _encode_document(document, path)
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:

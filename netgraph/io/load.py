@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from netgraph.errors import LoadError, NetgraphError, UntrustedError, describe_e
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.bundle import read_bundle, read_metadata
 from netgraph.io.checkpoint.candidates import format_keys, list_candidates
-from netgraph.io.files.output_files import check_encoding, refuse_address
+from netgraph.io.files.output_files import check_encoding, check_path
 from netgraph.io.model_zoo import build_network
 from netgraph.io.network_document import check_network_document, check_tensor_names
 from netgraph.io.state_dict import fill_network, find_module
@@ -84,7 +85,7 @@ def load_model(
     >>> ng.load_model(path, arch="torch.nn:Linear", arch_args={"in_features": 2, "out_features": 3})
     Linear(in_features=2, out_features=3, bias=True)
     """
-    if code_dir is not None and not Path(code_dir).is_dir():
+    if code_dir is not None and not os.path.isdir(code_dir):
         raise LoadError(f"--code-dir {code_dir} is not a folder. Give the folder that holds the modules of --arch.")
     folder = Path(code_dir) if code_dir else Path.cwd()
     if is_network_name(source):
@@ -98,7 +99,7 @@ def load_model(
 
 def is_network_name(source: str | Path) -> bool:
     """Return True if a source is the name of a network, like ``torchvision:resnet50``, and not a file."""
-    return str(source).partition(":")[0] in ZOOS and not Path(source).exists()
+    return str(source).partition(":")[0] in ZOOS and not os.path.exists(source)
 
 
 def describe_origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | None:
@@ -121,7 +122,7 @@ def describe_origin(source: str | Path, arch_args: Mapping[str, Any]) -> str | N
 
 def _check_file(path: Path) -> Path:
     """Return the path of a file that may be opened, or raise an error that says how."""
-    refuse_address(path, LoadError)
+    check_path(path, LoadError)
     if path.is_dir() and (path / ".metadata").is_file():
         raise LoadError(
             f"{path} is a distributed checkpoint of PyTorch. Join it into one file: python -m "

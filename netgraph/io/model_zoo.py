@@ -20,6 +20,7 @@ from netgraph.environment.optional_packages import import_package
 from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import adapter_folder, huggingface
+from netgraph.io.files.output_files import check_path
 from netgraph.io.trained_weights import build_trained_timm, build_trained_torchvision, find_repository, is_repository
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.text import LiteralError, read_literal
@@ -114,6 +115,7 @@ def _build_transformers(name: str, arch_args: Mapping[str, Any], *, weights: boo
     transformers = _import_extra("transformers")
     in_repository = is_repository(name)
     path = find_repository(name, download=download, with_weights=weights) if in_repository else Path(name)
+    check_path(path, LoadError)
     if (path / adapter_folder.CONFIG).is_file() and weights:
         build_base = partial(_build_base, download=download)
         return adapter_folder.build_adapted_network(path, arch_args, build_base)

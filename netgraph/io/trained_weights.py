@@ -6,6 +6,7 @@ pickles among them are scanned before anything opens them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -32,7 +33,7 @@ def names_trained_weights(source: str | Path) -> bool:
 
 def is_repository(name: str) -> bool:
     """Return True for OWNER/NAME or OWNER/NAME@REVISION, unless it is a file or folder here."""
-    return bool(REPOSITORY.fullmatch(name)) and not name.endswith(".json") and not Path(name).exists()
+    return bool(REPOSITORY.fullmatch(name)) and not name.endswith(".json") and not os.path.exists(name)
 
 
 def build_trained_torchvision(

@@ -236,7 +236,7 @@ def test_a_refusal_of_the_system_is_a_sentence_and_leaves_nothing(tmp_path):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(NetgraphError, match=r"cannot be written \(No space left on device\)\. Give a name"):
+    with pytest.raises(NetgraphError, match=r"cannot be written \(No space left on device\)\. Free some space"):
         write_atomically(fail, tmp_path / "a.txt")
     with pytest.raises(LoadError, match="No space left"):
         write_folder_atomically(fail_in_folder(fail), tmp_path / "a.parts", OURS, LoadError)

@@ -1,6 +1,7 @@
 """Addresses of a network are no paths, and several processes are no run of netgraph."""
 
 import os
+import stat
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 import netgraph as ng
 from netgraph.environment.processes import check_single_process, count_processes
 from netgraph.errors import NetgraphError
-from netgraph.fas import Checkpoints, Multigrid, write_run
+from netgraph.fas import Checkpoints, Multigrid, read_run, write_run
 from netgraph.io import write_bundle
-from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.output_files import check_path
+from netgraph.models import load_calibration, open_tokenizer
 from tests.support.command_line import run
 
 ADDRESSES = (
@@ -68,7 +70,36 @@ def test_commands_refuse_an_address_before_work_begins(tmp_path, monkeypatch, wo
 
 def test_paths_are_no_addresses(tmp_path):
     for name in ("a:b", "C:/x", "level:0/x", str(tmp_path / "s3:" / "x"), "./s3:/x"):
-        refuse_address(tmp_path / name)
+        check_path(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "/".join(["d" * 200] * 25), "loop"])
+def test_a_path_that_no_file_can_have_is_refused_by_everything_that_writes_or_reads(hierarchy, tmp_path, name):
+    (tmp_path / "loop.pt").symlink_to("loop.pt")
+    path = tmp_path / f"{name}.pt"
+    for use in (
+        lambda: ng.save(hierarchy, path.with_suffix(".hierarchy") if name != "loop" else path),
+        lambda: ng.load_model(path),
+        lambda: load_calibration(path, example=torch.zeros(2, 6)),
+        lambda: open_tokenizer(path),
+        lambda: read_run(path),
+        lambda: Checkpoints(path),
+    ):
+        with pytest.raises(NetgraphError, match=r"(Give a shorter name|leads back to itself)"):
+            use()
+
+
+def test_a_pipe_is_not_replaced_by_a_file(hierarchy, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for name in ("x.safetensors", "x.html"):
+        (tmp_path / name).symlink_to(pipe)
+        with pytest.raises(NetgraphError, match="is a device, a pipe or a socket"):
+            (ng.save if name == "x.safetensors" else ng.export)(
+                hierarchy.levels[1].model if name == "x.safetensors" else hierarchy, tmp_path / name
+            )
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["pipe", "x.html", "x.safetensors"]
 
 
 @pytest.mark.parametrize("size", ["2", "8"])

@@ -27,7 +27,14 @@ from netgraph.io.files.refused_writes import PREFIX, write_all, write_or_keep
 from tests.support.command_line import run
 from tests.support.tracked_runs import begun
 
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+HELP = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "The quota is used up",
+    errno.EROFS: "Nothing can be written there",
+    errno.EACCES: "change its permissions",
+    errno.EIO: "The disk or its connection fails",
+}
+REFUSALS = tuple(HELP)
 DIGITS = ("train", "mlp", "--data", "digits", "--widths", "16", "--epochs", "1", "--levels", "2")
 
 
@@ -136,7 +143,7 @@ def test_an_output_that_is_refused_is_one_sentence_and_leaves_the_older_one(tmp_
     write(build())
     older = read()
     sentence = (
-        rf"^{re.escape(str(place))}(/\w+\.safetensors)? cannot be written \({os.strerror(number)}\)\. Give a name"
+        rf"^{re.escape(str(place))}(/\w+\.safetensors)? cannot be written \({os.strerror(number)}\)\. .*{HELP[number]}"
     )
     for module, call in ((os, "fsync"), (os, "mkdir"), (atomic_writes, "_swap") if place.is_dir() else (os, "replace")):
         monkeypatch.setattr(module, call, refuse(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,8 +93,9 @@ def _find_tokenizer(model: str, path: Path | None) -> Any:
 
     zoo, _, rest = model.partition(":")
     place = Path(rest) if zoo == "hf" else Path(model)
-    beside = [place.with_suffix(".tokenizer.json"), (place if place.is_dir() else place.parent) / "tokenizer.json"]
-    path = path or next((candidate for candidate in beside if candidate.is_file()), None)
+    folder = place if os.path.isdir(place) else place.parent
+    beside = [place.parent / f"{place.stem}.tokenizer.json", folder / "tokenizer.json"]
+    path = path or next((candidate for candidate in beside if os.path.isfile(candidate)), None)
     return None if path is None else open_tokenizer(path)
 
 

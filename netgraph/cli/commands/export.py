@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ def export_hierarchy(
 
     write, typed = find_exporter(out), typed_options(context)
     context.with_resource(lock_outputs(out))
-    if Path(model).is_dir():
+    if os.path.isdir(model):
         check_saved_hierarchy(typed, model)
         hierarchy: Any = load(model)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +66,7 @@ def read_runs(word: str) -> list[History]:
     from netgraph.fas.monitoring.mlflow_runs import read_mlflow_runs
     from netgraph.fas.monitoring.run_file import read_run
 
-    return [read_run(word)] if Path(word).exists() else read_mlflow_runs(word)
+    return [read_run(word)] if os.path.lexists(word) else read_mlflow_runs(word)
 
 
 def find_writer(path: Path) -> Callable[[Sequence[Any], Any], None]:

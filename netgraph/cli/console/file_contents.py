@@ -11,7 +11,7 @@ from typing import Any
 
 from netgraph.errors import LoadError, NetgraphError, UntrustedError
 from netgraph.io.bundle import describe_unknown_format, read_bundle, read_digest, read_metadata
-from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.output_files import check_path
 from netgraph.io.load import PICKLES
 from netgraph.io.pickle_scan import is_archive, scan_pickle
 from netgraph.io.weight_files import read_safetensors
@@ -86,7 +86,7 @@ def read_contents(path: Path) -> Contents:
     NetgraphError
         There is nothing, or nothing that netgraph knows.
     """
-    refuse_address(path, LoadError)
+    check_path(path, LoadError)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():

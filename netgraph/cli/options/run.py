@@ -21,7 +21,7 @@ from netgraph.cli.console.progress import show_run
 from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
 from netgraph.io.files.locks import lock_folders
-from netgraph.io.files.output_files import refuse_address
+from netgraph.io.files.output_files import check_path
 from netgraph.io.files.refused_writes import write_or_keep
 from netgraph.utils.options import check_options, declare_option
 from netgraph.utils.text import escape_controls
@@ -48,7 +48,7 @@ def _check_alert(value: list[str] | None, options: RunOptions) -> None:
 
 def _check_checkpoints(value: Path | None, options: RunOptions) -> None:
     if value is not None:
-        refuse_address(value)
+        check_path(value)
 
 
 def _check_report(value: Path | None, options: RunOptions) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from netgraph.errors import NetgraphError
+from netgraph.io.files.system_refusals import describe_refusal, find_mend
 from netgraph.io.files.writers import Writer, identify_process
 
 NAME = re.compile(rf"\.netgraph-(?P<writer>{Writer.PATTERN})-[0-9a-f]{{16}}")
@@ -49,6 +50,7 @@ def write_atomically(write: Callable[[Path], object], path: Path, error: type[Ne
     """
     path = Path(os.path.realpath(path))
     with _tell_refusal(path, error):
+        check_ordinary(path, error)
         with _make_temporary_folder(path.parent) as aside:
             mode = _find_mode(path, aside)
             _fill(write, aside / path.name, path)
@@ -106,6 +108,17 @@ def _fill(write: Callable[[Path], object], new: Path, path: Path) -> None:
         if str(new) not in str(error):
             raise
         raise type(error)(str(error).replace(str(new), str(path))) from error
+
+
+def check_ordinary(path: Path, error: type[NetgraphError] = NetgraphError) -> None:
+    """Raise an error if a device, a pipe or a socket is at a path. A rename would put a file in its place, /dev/null too.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise error(f"{path} is a device, a pipe or a socket, and a file is to be written there. Give another name.")
 
 
 def list_foreign_files(path: Path, ours: re.Pattern[str]) -> list[Path]:
@@ -294,6 +307,4 @@ def _tell_refusal(path: Path, error: type[NetgraphError]) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
-        raise error(
-            f"{path} cannot be written ({reason.strerror or reason}). Give a name in a folder that exists, can be written and has space."
-        ) from reason
+        raise error(f"{path} cannot be written ({describe_refusal(reason)}). {find_mend(reason)}") from reason

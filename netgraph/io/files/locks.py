@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from netgraph.errors import NetgraphError
-from netgraph.io.files.atomic_writes import name_temporary
+from netgraph.io.files.atomic_writes import check_ordinary, name_temporary
 from netgraph.io.files.output_files import check_parent_folder, make_folder
 from netgraph.io.files.writers import Writer, identify_process
 
@@ -91,6 +91,7 @@ def lock_outputs(*paths: Path | None) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for path in {Path(os.path.realpath(path)): path for path in paths if path is not None}.values():
             check_parent_folder(path)
+            check_ordinary(path)
             lock = _name_lock(Path(os.path.realpath(path)))
             acquire_lock(lock, str(path))
             stack.callback(release_lock, lock)

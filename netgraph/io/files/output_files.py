@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 
 from netgraph.errors import NetgraphError
-from netgraph.io.files.atomic_writes import list_foreign_files
+from netgraph.io.files.atomic_writes import check_ordinary, list_foreign_files
+from netgraph.io.files.system_refusals import describe_refusal, find_mend
+
+NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def check_output_file(path: Path) -> None:
@@ -16,9 +20,10 @@ def check_output_file(path: Path) -> None:
     Raises
     ------
     NetgraphError
-        The folder does not exist or is not writable, or the path is a folder.
+        The folder does not exist or is not writable, or the path is a folder, a device or a pipe.
     """
     check_parent_folder(path)
+    check_ordinary(path)
     if path.is_dir():
         raise NetgraphError(f"{path} is a folder, and a file is to be written there. Give another name.")
 
@@ -36,8 +41,11 @@ def check_new_folder(path: Path) -> None:
         raise NetgraphError(f"{path} is a file, and a folder is to be created there. Give another name.")
 
 
-def refuse_address(path: Path, error: type[NetgraphError] = NetgraphError) -> None:
-    """Raise an error for an address of a network, such as ``s3://bucket/name``. As a path it would be a folder ``s3:`` here.
+def check_path(path: Path, error: type[NetgraphError] = NetgraphError) -> None:
+    """Raise an error for a path that no file can have here.
+
+    An address of a network, such as ``s3://bucket/name``, would be a folder ``s3:``. The system refuses other ones: a name that is
+    too long, a link that leads back to itself.
 
     Raises
     ------
@@ -47,6 +55,11 @@ def refuse_address(path: Path, error: type[NetgraphError] = NetgraphError) -> No
         raise error(
             f"{path} is an address, and netgraph writes and reads files of this machine. Give a path, and copy the file."
         )
+    try:
+        path.stat()
+    except OSError as reason:
+        if reason.errno in NO_PATHS:
+            raise error(f"{path} cannot be a file ({describe_refusal(reason)}). {find_mend(reason)}") from reason
 
 
 def check_encoding(path: Path, error: type[NetgraphError] = NetgraphError) -> None:
@@ -96,12 +109,12 @@ def make_folder(path: Path) -> None:
     NetgraphError
         Something else is there, or the system refuses.
     """
-    refuse_address(path)
+    check_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NetgraphError(
-            f"{path} cannot be created as a folder ({error.strerror or error}). Give another name."
+            f"{path} cannot be created as a folder ({describe_refusal(error)}). {find_mend(error)}"
         ) from error
     if not os.access(path, os.W_OK):
         raise NetgraphError(f"the folder {path} is not writable. Give another one.")
@@ -114,7 +127,7 @@ def check_parent_folder(path: Path) -> None:
     ------
     NetgraphError
     """
-    refuse_address(path)
+    check_path(path)
     check_encoding(path)
     folder = path.absolute().parent
     if not folder.is_dir():
