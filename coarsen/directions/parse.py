@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from netgraph.errors import NetgraphError
 from netgraph.utils.choices import DIRECTIONS
 
+MOST_LEVELS = 1000  # each is a network of its own, with fewer units than the one before
 Directions = tuple[frozenset[str], ...]
 
 
@@ -33,8 +34,10 @@ def parse_directions(asked: str | Sequence[str], n_levels: int) -> Directions:
     Raises
     ------
     NetgraphError
-        A direction is unknown, or there are more steps than ``n_levels`` allow.
+        A direction is unknown, or there are more steps than ``n_levels`` allow, or more levels than `MOST_LEVELS`.
     """
+    if n_levels > MOST_LEVELS:
+        raise NetgraphError(f"n_levels (--levels) is {n_levels:,}. Give at most {MOST_LEVELS:,}.")
     texts = asked.split(",") if isinstance(asked, str) else list(asked)
     steps = [frozenset(word.strip() for word in text.split("+")) for text in texts]
     unknown = sorted(word for step in steps for word in step if word not in DIRECTIONS)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from netgraph.environment.memory import check_memory
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import DataError
 from netgraph.io.files.atomic_writes import write_atomically
@@ -304,7 +305,8 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> 
     """
     check_tokenizer(tokenizer)
     if not 0 < length < 2**31:
-        raise DataError(f"length is {length}. Give a number of tokens above 0.")
+        raise DataError(f"length is {length}. Give a number of tokens above 0 and below 2^31.")
+    check_memory(4 * len(texts) * length, f"a length of {length:,} tokens for {len(texts):,} texts")
     cutting = type(tokenizer).from_str(tokenizer.to_str())  # a copy, because truncation is a setting of the tokenizer
     cutting.no_padding()
     cutting.enable_truncation(length)

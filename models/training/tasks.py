@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from netgraph.environment.network_size import limit_size
 from netgraph.environment.optional_packages import import_package
 from netgraph.environment.torchvision_compat import prepare_torchvision
-from netgraph.errors import NetgraphError
+from netgraph.errors import NetgraphError, describe_error
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import Augment, crop_and_flip, crop_flip_and_rotate, random_crop, random_rotation
 from netgraph.models.data.datasets import Dataset
@@ -26,6 +27,7 @@ from netgraph.utils.seeds import check_torch_seed
 CNNS: dict[str, Callable[..., nn.Module]] = {
     "cnn": resnet20, "resnet20": resnet20, "resnet56": resnet56, "vgg": vgg, "wide-resnet": wide_resnet,
 }  # fmt: skip
+MOST_TENSORS = 2**13  # of a network of this package. A ResNet of 1001 layers has 6,000.
 NETWORKS = ("mlp", *CNNS, "transformer")
 TORCHVISION = "torchvision:"
 AUGMENTATIONS: dict[str, Augment | None] = {
@@ -192,11 +194,23 @@ def make_task(
 
 def _build_network(build: Callable[..., nn.Module], *args: Any, **options: Any) -> nn.Module:
     """Build a network, after a check that it has all the arguments that the user gave."""
-    parameters = inspect.signature(build).parameters
-    for name in options:
-        if name not in parameters:
-            raise NetgraphError(f"{build.__name__} has no argument {name!r}. It takes {', '.join(parameters)}.")
-    return build(*args, **options)
+    name, parameters = build.__name__, list(inspect.signature(build).parameters)[len(args) :]
+    for option in options:
+        if option not in parameters:
+            raise NetgraphError(f"{name} has no argument {option!r}. It takes {', '.join(parameters)}.")
+    try:
+        with (
+            limit_size(name, most=MOST_TENSORS, on_meta=True),
+            torch.device("meta"),
+        ):  # sizes alone, which take no memory
+            build(*args, **options)
+        return build(*args, **options)
+    except NetgraphError:
+        raise
+    except Exception as error:  # any class: the arguments come from the user
+        raise NetgraphError(
+            f"building {name} fails ({describe_error(error)}). Check --widths and --network-arg (widths and options in Python)."
+        ) from error
 
 
 def _check_task(name: str, data: Dataset, widths: Sequence[int], goal: str) -> None:
@@ -236,7 +250,7 @@ def _cnn_task(name: str, data: Dataset, widths: Sequence[int], options: Mapping[
     """Return a convolutional network on images."""
     _, channels, *sides = data.train.inputs.shape
     pools = options.get("pools", 5)
-    if name == "vgg" and min(sides) < 2**pools:
+    if name == "vgg" and isinstance(pools, int) and min(sides).bit_length() <= pools:  # a side below 2**pools
         raise NetgraphError(
             f"vgg halves images {pools} times, and those of {data.name} are {sides[0]} × {sides[1]}. Give --data cifar10, fewer "
             "pools, or cnn."
@@ -264,9 +278,12 @@ def _torchvision_task(name: str, data: Dataset, options: Mapping[str, Any]) -> T
         raise NetgraphError(f"torchvision has no classifier {model_name!r}. Choose one of {', '.join(known)}.")
     n_classes = len(data.classes)
     try:
-        network = models.get_model(model_name, **{"weights": None, "num_classes": n_classes, **options})
+        with limit_size(name, most=MOST_TENSORS):
+            network = models.get_model(model_name, **{"weights": None, "num_classes": n_classes, **options})
         with torch.no_grad():
             outputs = copy.deepcopy(network).train()(data.ready(data.train.inputs[:2]))
+    except NetgraphError:
+        raise
     except Exception as error:  # any class: the arguments and the data come from the user
         sizes = " × ".join(map(str, data.train.inputs.shape[1:]))
         raise NetgraphError(

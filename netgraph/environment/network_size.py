@@ -15,6 +15,8 @@ from torch.nn.modules.module import (
 from netgraph.environment import memory
 from netgraph.errors import LoadError
 
+MOST_TENSORS = 2**15  # of a network by name. The largest networks in use have some thousands.
+
 
 @contextmanager
 def limit_size(source: str, *, most: int | None = None, on_meta: bool = False) -> Iterator[None]:
@@ -48,7 +50,7 @@ def limit_size(source: str, *, most: int | None = None, on_meta: bool = False) -
             memory.check_memory(n_bytes, source, free=free)
         if most is not None and n_tensors > most:
             raise LoadError(
-                f"{source} asks for a network of more than {most:,} tensors. Give smaller numbers in it, or by --arch-arg."
+                f"{source} asks for a network of more than {most:,} tensors. Give smaller numbers for its parts."
             )
 
     hooks: list[Any] = [

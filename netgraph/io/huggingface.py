@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.environment.network_size import limit_size
+from netgraph.environment.network_size import MOST_TENSORS, limit_size
 from netgraph.errors import LoadError, LoadWarning, UntrustedError
 from netgraph.io.weight_files import read_weights
 
@@ -29,7 +29,6 @@ LOOPS = (  # entries that a class loops over, and their largest allowed values
 PARTS = re.compile(r"backbone$|^architecture$|_name_or_path$|_model_name$|_repo(_id)?$")  # entries that name a part
 REPOSITORY = re.compile(r"[\w.-]+/[\w./@-]+$|hf[-_]hub:|https?:")
 OWN_NAMES = ("_name_or_path", "name_or_path")  # where the network itself has come from
-MANY = 2**15  # tensors of a network. The largest networks in use have some thousands.
 TEXT = 2**24  # largest number of characters of a config
 NOT_FINITE = {text: float(text) for text in ("Infinity", "-Infinity", "NaN")}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -88,7 +87,10 @@ def build_on_meta(make: Any, config: Any, path: Path | None = None) -> nn.Module
     LoadError
         The network has too many tensors, or would not fit into the free memory of this machine.
     """
-    with limit_size("the config" if path is None else f"hf:{path}", most=MANY, on_meta=True), torch.device("meta"):
+    with (
+        limit_size("the config" if path is None else f"hf:{path}", most=MOST_TENSORS, on_meta=True),
+        torch.device("meta"),
+    ):
         return make(copy.deepcopy(config))  # type: ignore[no-any-return]
 
 

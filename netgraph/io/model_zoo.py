@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from netgraph.environment.import_path import search_folder_first
-from netgraph.environment.network_size import limit_size
+from netgraph.environment.network_size import MOST_TENSORS, limit_size
 from netgraph.environment.offline import describe_request, is_offline_error, stay_offline
 from netgraph.environment.optional_packages import import_package
 from netgraph.environment.torchvision_compat import prepare_torchvision
@@ -65,7 +65,7 @@ def build_network(
     prepare_torchvision()  # timm, transformers and code of the user may import it
     try:
         if package in ZOOS:
-            with limit_size(arch), nullcontext() if download else stay_offline():
+            with limit_size(arch, most=MOST_TENSORS), nullcontext() if download else stay_offline():
                 model = _build_from_zoo(package, name, arch_args, weights=weights, download=download)
         else:
             with limit_size(arch), search_folder_first(code_dir or Path.cwd()):

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 
-from netgraph.errors import DataError
+from netgraph.errors import DataError, NetgraphError
 from netgraph.models.data import tokenizer as text
 from netgraph.models.data.augmentation import random_crop, random_flip, random_rotation, rotate_by
 from netgraph.models.data.batching import batch_rows, trim_padding
@@ -320,6 +320,14 @@ def test_a_saved_tokenizer_encodes_alike_in_every_process(kind, tmp_path):
     assert text.attention_mask(tokens).sum(1).tolist()[1] == 1
     decoded = tokenizer.decode(tokens[0].tolist()).split()
     assert decoded == ["word1", "and", "word1"]
+
+
+def test_a_length_whose_tokens_do_not_fit_into_memory_is_refused_before_it_is_taken():
+    tokenizer = text.train_tokenizer(["a film"])
+    with pytest.raises(
+        NetgraphError, match=r"a length of 2,147,483,647 tokens for 1,000 texts asks for 8,589,934,588,000 bytes"
+    ):
+        text.encode_texts(tokenizer, ["a film"] * 1000, length=2**31 - 1)
 
 
 def test_new_words_are_unknown_to_word_tokenizers_and_known_to_byte_pairs():
