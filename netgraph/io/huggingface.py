@@ -27,6 +27,10 @@ LOOPS = (  # entries that a class loops over, and their largest allowed values
     (re.compile(r"labels$"), 2**17),
 )
 PARTS = re.compile(r"backbone$|^architecture$|_name_or_path$|_model_name$|_repo(_id)?$")  # entries that name a part
+CODE = re.compile(r"_implementation(_internal)?$")  # entries that name a kernel of a hub as owner/name
+FILES = re.compile(
+    r"^(checkpoint_path|file)$"
+)  # entries of timm. Versions before 1.0.17 open such a file as any pickle.
 REPOSITORY = re.compile(r"[\w.-]+/[\w./@-]+$|hf[-_]hub:|https?:")
 OWN_NAMES = ("_name_or_path", "name_or_path")  # where the network itself has come from
 TEXT = 2**24  # largest number of characters of a config
@@ -142,7 +146,7 @@ def _check_entries(value: Any, file: Path, key: str = "") -> None:
     """Refuse entries that would keep a class busy for too long, or that would download code."""
     if isinstance(value, Mapping):
         for name, part in value.items():
-            _check_entries(part, file, str(name))
+            _check_entries(part, file, key if CODE.search(key) else str(name))  # one kernel for each part of a network
     elif isinstance(value, list):
         for part in value:
             _check_entries(part, file, key)
@@ -150,8 +154,13 @@ def _check_entries(value: Any, file: Path, key: str = "") -> None:
         most = min((limit for name, limit in LOOPS if name.search(key)), default=value)
         if value > most:
             raise LoadError(f"{file} asks for {key} {value:,}, but at most {most:,} are allowed")
-    elif isinstance(value, str) and key.endswith("_implementation") and "/" in value:
-        raise UntrustedError(f"{file} asks for {key} {value!r}, which is code to download. Remove that entry.")
+    elif isinstance(value, str) and CODE.search(key) and "/" in value:
+        raise UntrustedError(f"{file} asks for {key} {value!r:.100}, which is code to download. Remove that entry.")
+    elif isinstance(value, str) and (FILES.search(key) or value.startswith("local-dir:")):
+        raise UntrustedError(
+            f"{file} asks for {key} {value!r:.100}, weights that netgraph does not check. Remove that entry, and open the file by "
+            "itself."
+        )
 
 
 def _check_repositories(value: Any, file: Path, key: str = "") -> None:

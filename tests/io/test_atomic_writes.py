@@ -1,5 +1,6 @@
 """Killed at any point, the old file or folder is there, or the new one, and nothing that belongs to others is lost."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -174,6 +175,48 @@ def test_files_of_others_are_kept_as_they_are(tmp_path):
     assert (place / "notes" / "a.txt").read_text() == "mine"
     assert (place / "gone").is_symlink()
     assert (place / "locked.txt").read_text() == "read only"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_interruption_between_two_renames_loses_nothing(tmp_path, monkeypatch, error, number):
+    place, real, calls = tmp_path / "net.parts", os.replace, []
+    monkeypatch.setattr(atomic_writes, "EXCHANGE", {})
+    write_folder_atomically(write_parts("old"), place, OURS)
+    (place / "notes.txt").write_text("mine")
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == number:
+            raise error
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with contextlib.suppress(type(error), NetgraphError):
+        write_folder_atomically(write_parts("new"), place, OURS)
+    assert read_parts(place) in ("old", "new")
+    assert (place / "notes.txt").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["net.parts"]
+
+
+def test_an_older_folder_that_cannot_be_put_back_is_kept_aside(tmp_path, monkeypatch):
+    place, real = tmp_path / "net.parts", os.replace
+    monkeypatch.setattr(atomic_writes, "EXCHANGE", {})
+    write_folder_atomically(write_parts("old"), place, OURS)
+
+    def replace(source, target):
+        if target == place:
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(NetgraphError, match="Input/output error"):
+        write_folder_atomically(write_parts("new"), place, OURS)
+    monkeypatch.setattr(os, "replace", real)
+    assert not place.exists()
+    (aside,) = tmp_path.iterdir()
+    assert atomic_writes._finish(aside) is None  # as the next writer does once this process has ended
+    assert read_parts(place) in ("old", "new")
 
 
 @pytest.mark.parametrize("swaps", [True, False])

@@ -62,6 +62,7 @@ def test_an_entry_that_names_a_repository_is_refused_by_name(tmp_path, entries):
         {"backbone": "resnet50"},
         {"_name_or_path": "owner/name"},
         {"text_config": {"name_or_path": "owner/name"}},
+        {"attn_implementation": {"": "sdpa", "vision_config": "eager"}},
         {"license": "see https://example.org/license", "architectures": ["A/B"]},
     ],
 )
@@ -89,6 +90,26 @@ def test_classes_of_a_repository_are_dropped_with_a_word_and_its_kernels_refused
     path.write_text(json.dumps({"model_type": "any", "attn_implementation": "owner/kernel"}))
     with pytest.raises(UntrustedError, match="attn_implementation"):
         huggingface.build_from_config(library, path, {}, download=True)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"attn_implementation": {"": "owner/kernel"}},
+        {"attn_implementation": {"text_config": {"x": ["sdpa", "owner/kernel:run"]}}},
+        {"text_config": {"_attn_implementation": "paged|owner/kernel@main"}},
+        {"_attn_implementation_internal": "owner/kernel"},
+        {"model_args": {"checkpoint_path": "weights.pt"}},
+        {"backbone_kwargs": {"pretrained_cfg": {"file": "weights.pt"}}},
+        {"backbone": "local-dir:weights"},
+    ],
+)
+def test_an_entry_that_names_code_or_an_unchecked_file_is_refused(tmp_path, entries):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "any", **entries}))
+    for download in (False, True):
+        with pytest.raises(UntrustedError, match=r"Remove that entry"):
+            huggingface.build_from_config(NoLibrary(), path, {}, download=download)
 
 
 def test_weights_in_arguments_are_not_fetched_without_permission(asked, tmp_path, monkeypatch):

@@ -176,13 +176,27 @@ def remove_temporaries(folder: Path) -> None:
     """Remove the temporary folders of killed processes. Those of living ones stay, and so do all other files."""
     for aside in _list_temporaries(folder):
         if _read_writer(aside).is_dead():
-            _finish(aside)
-            _remove(aside)
+            _finish_and_remove(aside)
 
 
 def name_temporary(folder: Path) -> Path:
     """Return a name of its own for a file or folder that this process removes again, or the next writer if it is killed."""
     return folder / f".netgraph-{identify_process()}-{secrets.token_hex(8)}"
+
+
+def _finish_and_remove(aside: Path) -> None:
+    """Finish an exchange, and remove its temporary folder unless that holds the only copy of an older one."""
+    _finish(aside)
+    if not any(not os.path.lexists(aside.parent / old.name) for old in _list_entries(aside / OLD)):
+        _remove(aside)
+
+
+def _list_entries(folder: Path) -> list[Path]:
+    """Return the entries of a folder. The list is empty without a folder."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _remove(aside: Path) -> None:
@@ -197,7 +211,7 @@ def _remove(aside: Path) -> None:
 def _finish(aside: Path) -> None:
     """Finish the exchange that stopped between its two renames: the old folder is aside, and nothing in its place."""
     with contextlib.suppress(OSError):  # another process may do the same
-        for old in (aside / OLD).iterdir():
+        for old in _list_entries(aside / OLD):
             place, new = aside.parent / old.name, aside / NEW / old.name
             if not place.exists():
                 os.replace(new if new.exists() else old, place)
@@ -212,7 +226,7 @@ def _make_temporary_folder(parent: Path) -> Iterator[Path]:
     try:
         yield aside
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _finish_and_remove(aside)  # an interruption may have come between two renames
 
 
 def _list_temporaries(folder: Path) -> list[Path]:
