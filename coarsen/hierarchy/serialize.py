@@ -228,7 +228,7 @@ def list_level_digests(path: Path, document: Mapping[str, Any]) -> list[str | No
         raise LoadError(f"{path / INDEX} lists no levels, or more than {MAX_LEVELS}. Save the hierarchy again.")
     if digests is None and document.get("format") == 1:
         return [None] * len(transfers)
-    if not isinstance(digests, list) or len(digests) != len(transfers):
+    if not isinstance(digests, list) or [type(digest) for digest in digests] != [str] * len(transfers):
         raise LoadError(
             f"{path / INDEX} does not have one digest for each of {len(transfers)} levels. Save the hierarchy again."
         )

@@ -8,6 +8,7 @@ bit, as a run that was never stopped.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import threading
@@ -34,6 +35,8 @@ FORMAT = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 logger = logging.getLogger("netgraph.checkpoint")
+_threads: dict[str, list[int]] = {}  # thread of each run that has a folder, by its path. The lock is one of processes
+_guard = threading.Lock()
 
 
 class Checkpoints:
@@ -57,7 +60,7 @@ class Checkpoints:
     Raises
     ------
     NetgraphError
-        The folder cannot be created, or a number is below 1. When a run begins: another process has the folder, or it is a new run
+        The folder cannot be created, or a number is below 1. When a run begins: another process or thread has the folder, or it is a new run
         and the folder holds checkpoints of another.
 
     Examples
@@ -99,6 +102,7 @@ class Checkpoints:
             raise NetgraphError(f"checkpoints cannot be written to {folder} ({error}). Give another folder.") from error
         self._handlers: dict[int, Any] = {}
         self._own: set[str] = set()  # names of the checkpoints of this run
+        self._place = ""  # the folder without links, while this run has it
         self._at = 0.0
         self._signal = ""  # name of the one that ended the run
         self._identity: dict[str, Any] | None = None
@@ -121,7 +125,7 @@ class Checkpoints:
                 run.reason = f"{self._signal} arrived. {self._describe_end(path)}"
         if event in ("finish", "failed"):
             self._restore_signals()
-            release_lock(self.folder / LOCK)
+            self._unlock_folder()
 
     def _is_due(self, run: Run, event: str) -> bool:
         """Return True if an event calls for a checkpoint."""
@@ -190,14 +194,37 @@ class Checkpoints:
 
     def _begin_run(self, run: Run) -> None:
         """Lock and check the folder, and catch signals until the run ends."""
-        acquire_lock(self.folder / LOCK, f"the folder of checkpoints {self.folder}")
+        self._lock_folder()
         try:
             self._check_folder(run)
         except BaseException:
-            release_lock(self.folder / LOCK)
+            self._unlock_folder()
             raise
         self._at = time.monotonic()
         self._catch_signals(run)
+
+    def _lock_folder(self) -> None:
+        """Let neither another process nor a run in another thread of this one write into the folder."""
+        place, thread = os.path.realpath(self.folder), threading.get_ident()
+        with _guard:
+            if set(_threads.get(place, ())) - {thread}:
+                raise NetgraphError(
+                    f"the folder of checkpoints {self.folder} is in use by a run in another thread. Wait for it, or give another "
+                    "folder."
+                )
+            acquire_lock(self.folder / LOCK, f"the folder of checkpoints {self.folder}")
+            _threads.setdefault(place, []).append(thread)
+            self._place = place
+
+    def _unlock_folder(self) -> None:
+        """Give the folder back, if this run has it."""
+        with _guard:
+            if self._place:
+                _threads[self._place].pop()
+                if not _threads[self._place]:
+                    del _threads[self._place]
+                release_lock(self.folder / LOCK)
+            self._place = ""
 
     def _check_folder(self, run: Run) -> None:
         """Refuse a folder with checkpoints of another run, and find those of this one."""

@@ -180,7 +180,7 @@ class Run:
         """Add the number of refused steps to the reason, and log a warning. A run may end as planned in spite of them."""
         sentence = describe_refused_steps(self.history, self.steps)
         if sentence:
-            self.reason = f"{self.reason}. {sentence}"
+            self.reason = f"{self.reason.rstrip('.')}. {sentence}"
             logger.warning("%s. Take a smaller lr, or set smoothing.clip", sentence)
 
     def _do_visit(self, visit: Visit) -> None:

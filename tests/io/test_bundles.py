@@ -225,6 +225,15 @@ def test_an_older_hierarchy_without_digests_is_held_to_its_sizes(hierarchies, fi
         ng.load(hierarchies / "a")
 
 
+@pytest.mark.parametrize("digests", [None, [], [None] * 3, [1, 2, 3], {"0": "a"}, "abc"])
+def test_an_index_without_a_digest_for_each_level_is_refused(hierarchies, digests):
+    index = hierarchies / "a" / "hierarchy.safetensors"
+    tensors, document = read_bundle(index)
+    write_bundle(index, tensors, {**document, "levels": digests})
+    with pytest.raises(LoadError, match=r"does not have one digest for each of 3 levels"):
+        ng.load(hierarchies / "a")
+
+
 @pytest.mark.parametrize("number", [99, 0, -1, "2", None, True, 1.5])
 @pytest.mark.parametrize("file", ["level1", "hierarchy"])
 def test_another_format_is_refused_with_the_version_that_wrote_it(hierarchies, file, number):

@@ -115,8 +115,20 @@ def test_one_of_several_processes_is_refused(hierarchy, monkeypatch, size):
     assert f"this is one of {size}" in err
 
 
-@pytest.mark.parametrize("size", ["", "1", "many"])
-def test_a_single_process_is_taken(monkeypatch, size):
-    monkeypatch.setenv("WORLD_SIZE", size)
+@pytest.mark.parametrize("size", ["2", "2 ", "+2", "\t02\n"])
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_every_launcher_tells_the_number_of_processes_as_python_reads_it(monkeypatch, name, size):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv(name, size)
+    assert count_processes() == 2
+    with pytest.raises(NetgraphError, match="this is one of 2"):
+        check_single_process("this test")
+
+
+@pytest.mark.parametrize("size", ["", "1", "many", "0", "-1", "2.0"])
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_a_single_process_is_taken(monkeypatch, name, size):
+    monkeypatch.setenv(name, size)
+    monkeypatch.setenv("SLURM_NTASKS", "8")  # a job of eight tasks, of which this process was not started as one
     assert count_processes() == 1
     check_single_process("this test")

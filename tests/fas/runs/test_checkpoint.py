@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -452,6 +453,32 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning_and_training_goes_on(t
         assert_same_bits(uninterrupted, ended(solver, run))
     assert "No space left" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_in_another_thread_is_refused_while_one_has_the_folder(tmp_path):
+    refusals = []
+
+    def begin_another(run, record):
+        def other():
+            with pytest.raises(NetgraphError, match="in use by a run in another thread") as caught:
+                Checkpoints(f"{tmp_path}/.")(run, {"event": "begin"})
+            refusals.append(caught.value)
+
+        if record["event"] == "cycle":
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+
+    solver, run = small(callbacks=[Checkpoints(tmp_path), begin_another])
+    solver.finish(run)
+    assert len(refusals) == run.cycles > 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    solver, again = small(callbacks=[Checkpoints(tmp_path)])
+    assert resume(again, tmp_path).startswith(f"resumed at step {run.steps}")
+    thread = threading.Thread(target=solver.finish, args=[again])
+    thread.start()
+    thread.join()
+    assert again.steps == run.steps
 
 
 def test_an_impossible_folder_is_refused_before_work_begins(tmp_path):
