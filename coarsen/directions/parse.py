@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from netgraph.errors import NetgraphError
 from netgraph.utils.choices import DIRECTIONS
+from netgraph.utils.text import LONGEST_LITERAL
 
 MOST_LEVELS = 1000  # each is a network of its own, with fewer units than the one before
 Directions = tuple[frozenset[str], ...]
@@ -38,7 +39,11 @@ def parse_directions(asked: str | Sequence[str], n_levels: int) -> Directions:
     """
     if n_levels > MOST_LEVELS:
         raise NetgraphError(f"n_levels (--levels) is {n_levels:,}. Give at most {MOST_LEVELS:,}.")
-    texts = asked.split(",") if isinstance(asked, str) else list(asked)
+    texts = asked.split(",", MOST_LEVELS) if isinstance(asked, str) else list(asked)
+    if len(texts) > MOST_LEVELS or len(str(asked)) > LONGEST_LITERAL:
+        raise NetgraphError(
+            f"{str(asked)[:60]!r}... names too many directions. Give at most one for each step between levels."
+        )
     steps = [frozenset(word.strip() for word in text.split("+")) for text in texts]
     unknown = sorted(word for step in steps for word in step if word not in DIRECTIONS)
     if unknown or not steps:

@@ -10,7 +10,6 @@ multigrid optimization of Nash (Optim. Methods Softw. 14, 2000) and Gratton, Sar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +33,10 @@ from netgraph.fas.solver.random_state import set_random_state
 from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_training
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
 from netgraph.fas.solver.solution import Solution
-from netgraph.optim.optimizers import MakeOptimizer
+from netgraph.optim.optimizers import LARGEST_RATE, MakeOptimizer
 from netgraph.utils.seeds import check_torch_seed
+
+MOST_STEPS = 2**53  # which a float counts one by one
 
 
 class FAS:
@@ -114,8 +115,8 @@ class FAS:
             raise NetgraphError(
                 "the length of the run is missing or given twice. Give either epochs=10 (passes over the data) or cycles=20."
             )
-        if not lr > 0 or not math.isfinite(lr):
-            raise NetgraphError(f"lr is {lr}. Give a rate above 0.")
+        if not 0 < lr <= LARGEST_RATE:
+            raise NetgraphError(f"lr is {lr}. Give a rate above 0, and at most {LARGEST_RATE:g}.")
         self.cycle, self.make_optimizer, self.lr = cycle, optimizer, lr
         self.epochs, self.cycles, self.schedule = epochs, cycles, schedule
         self.share, self.weight_decay, self.seed = share, weight_decay, check_torch_seed(seed)
@@ -261,7 +262,10 @@ class FAS:
         if self.cycles is not None:
             return plan_cycles(self.cycle, n_levels, self.cycles, self.options.smoothing_of)
         assert self.epochs is not None
-        steps = max(round(self.epochs * _count_pass_batches(problem) / self.options.smoothing.accumulate), 1)
+        asked = self.epochs * _count_pass_batches(problem) / self.options.smoothing.accumulate
+        if not asked < MOST_STEPS:
+            raise NetgraphError(f"epochs is {self.epochs:g}, which makes {asked:g} steps. Give fewer.")
+        steps = max(round(asked), 1)
         share = self.share or (1.0,) * (n_levels - 1) + (2.0,)
         return plan_steps(self.cycle, n_levels, steps, self.options.smoothing_of, share)
 

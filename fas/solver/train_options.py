@@ -110,8 +110,10 @@ def _check_epochs(value: float | None, options: Any) -> None:
 
 
 def _check_weight_decay(value: float | None, options: Any) -> None:
-    if value is not None and not 0 <= value < float("inf"):
-        raise NetgraphError(f"--weight-decay is {value:g}. Give a number of 0 or more.")
+    from netgraph.optim.optimizers import LARGEST_RATE  # torch is imported when a check runs
+
+    if value is not None and not 0 <= value <= LARGEST_RATE:
+        raise NetgraphError(f"--weight-decay is {value:g}. Give a number of 0 or more, and at most {LARGEST_RATE:g}.")
 
 
 def _check_share(value: str, options: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -13,7 +12,7 @@ from netgraph.models.data.augmentation import Augment, apply_augmentation
 from netgraph.models.data.batching import batch_rows
 from netgraph.models.data.datasets import Dataset
 from netgraph.models.training.evaluation import check_classes, device_of, predict_batch
-from netgraph.optim.optimizers import find_optimizer, group_by_decay
+from netgraph.optim.optimizers import LARGEST_RATE, find_optimizer, group_by_decay
 from netgraph.optim.schedules import find_schedule
 from netgraph.utils.seeds import make_generator
 
@@ -123,7 +122,7 @@ def _check_settings(
         raise NetgraphError(f"the training split of {data.name} is empty. Give a data set with examples.")
     if not any(p.requires_grad for p in model.parameters()):
         raise NetgraphError("the network has no parameter to train. Give one with parameters that require gradients.")
-    if not 0 < lr < math.inf or not 0 <= weight_decay < math.inf or not 0 <= label_smoothing <= 1:
+    if not 0 < lr <= LARGEST_RATE or not 0 <= weight_decay <= LARGEST_RATE or not 0 <= label_smoothing <= 1:
         raise NetgraphError(
             f"lr is {lr}, weight_decay is {weight_decay} and label_smoothing is {label_smoothing}. Give a rate above 0, a finite decay of 0 "
             "or more, and a smoothing from 0 to 1."

@@ -25,6 +25,7 @@ DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 }
+MOST_SIZES = 64  # dimensions of a tensor of PyTorch
 LIMIT = 2**31
 INDICES = {
     torch.ops.aten.embedding.default: 1,
@@ -88,7 +89,9 @@ def _parse_sizes(spec: str, sizes: str, dtype: str) -> list[int]:
     """Return the shape that a text describes, and check it and its dtype."""
     if dtype not in DTYPES:
         raise LoadError(f"--input {spec!r}: there is no dtype {dtype!r}. Use one of {', '.join(DTYPES)}.")
-    parts = sizes.split("x")
+    parts = sizes.split("x", MOST_SIZES)
+    if len(parts) > MOST_SIZES:
+        raise LoadError(f"--input {spec[:60]!r}... has more than {MOST_SIZES} sizes, and a tensor has no more.")
     if not all(is_index(p) and int(p) > 0 for p in parts):
         raise LoadError(f"--input {spec!r}: sizes are positive numbers joined by x, as in 2x3x224x224")
     shape = [int(p) for p in parts]

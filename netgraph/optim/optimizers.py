@@ -17,6 +17,7 @@ from torch.optim.optimizer import Optimizer
 from netgraph.errors import NetgraphError
 
 MakeOptimizer = Callable[..., Optimizer]
+LARGEST_RATE = 1e30  # multiples of it still have single precision, in which optimizers take their steps
 
 # Weight decay comes from the parameter groups (`group_by_decay`), therefore AdamW's own default of 0.01 is switched off.
 OPTIMIZERS: dict[str, MakeOptimizer] = {

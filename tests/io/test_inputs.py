@@ -34,6 +34,7 @@ def test_inputs_are_read_from_text():
         ["100000x100000"],
         ["x"],
         [""],
+        ["x".join(["2"] * 5000)],
     ],
 )
 def test_wrong_inputs_are_refused_before_memory_is_taken(text):
