@@ -238,7 +238,7 @@ CASES = f"""
 1 export {GOOD.replace("good.pt", "good.pt x.html")} --data rows.npy -> --data would have no effect
 1 export {GOOD.replace("good.pt", "good.pt x.level9.graphml")} -> x.level9.graphml asks for level 9
 1 export made.hierarchy x.html --levels 3 --ratio 0.2 -> --levels, --ratio would have no effect: made.hierarchy is a hierarchy
-1 demo --folder good.pt -> good.pt cannot be created as a folder (File exists). Give another name.
+1 demo --folder good.pt -> good.pt cannot be created as a folder (File exists). Something is there already. Give another name.
 1 train nosuch -> no network to train is called 'nosuch'. There are mlp, cnn
 1 train mlp --data nosuch -> no data set is called 'nosuch'
 1 train mlp --data mnist -> is read from a folder, and no folder was given
