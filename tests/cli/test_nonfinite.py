@@ -91,6 +91,19 @@ def test_merging_that_overflows_is_named_in_the_report_and_by_the_exit_code(tmp_
     assert "level 1 is not finite" in err
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_coarsening_names_weights_that_were_not_finite_before(tmp_path, value):
+    save_mlp(
+        tmp_path / "m.pt", lambda state: state["2.bias"][:1].fill_(value)
+    )  # of outputs, which no affinity compares
+    for words in ((), ("--json",), ("-o", tmp_path / "m.hierarchy")):
+        code, _, err = run("coarsen", tmp_path / "m.pt", *ARCH, *words)
+        assert code == 4
+        assert "2.bias is not finite in the network, and so in each level" in err
+    save_mlp(tmp_path / "m.pt", lambda state: None)
+    assert run("coarsen", tmp_path / "m.pt", *ARCH)[0] == 0
+
+
 class TwoLayers(nn.Module):
     def __init__(self):
         super().__init__()

@@ -78,13 +78,19 @@ def coarsen_model(
     if write is not None and export is not None:
         write(hierarchy, export)
         echo(f"netgraph: wrote {export}", err=True)
-    _exit_on_overflow(hierarchy)
+    _exit_on_nonfinite(hierarchy)
 
 
-def _exit_on_overflow(hierarchy: Hierarchy) -> None:
-    """End with the exit code of a failed oracle if merging has made numbers that are not finite."""
+def _exit_on_nonfinite(hierarchy: Hierarchy) -> None:
+    """End with the exit code of a failed oracle if weights are not finite, in the network or by merging."""
     from netgraph.coarsen.hierarchy.report import describe_overflow
+    from netgraph.coarsen.network.finite_values import list_nonfinite
 
+    names = list_nonfinite(dict(hierarchy.levels[0].model.named_parameters()))  # buffers may be masks
+    if names:
+        listed = f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:3])} are"
+        echo(f"netgraph: {listed} not finite in the network, and so in each level. Repair the network first.", err=True)
+        raise typer.Exit(4)
     for i, level in enumerate(hierarchy.levels):
         if overflowed := level.reasons.get("overflowed"):
             echo(f"netgraph: level {i} is {describe_overflow(level, overflowed)}.", err=True)
