@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from netgraph.coarsen.network.input_relations import relate_input_sizes
 from netgraph.coarsen.network.recorded_constants import Names, collect_constants, rename_constants
 from netgraph.coarsen.transfer.nested_transfer import count_coarse, count_merged
 from netgraph.coarsen.transfer.parameter_maps import inject
@@ -90,6 +91,7 @@ def coarse_network(
         shapes=[[_fixed_size(term, spec) for term in terms] for terms in spec.input_terms],
         unrecorded=spec.unrecorded,
         fixed=_list_fixed(model, spec, names),
+        relations=relate_input_sizes(spec),
         signature=read_signature(model, spec.inputs),
     )
     return network.train(model.training)

@@ -29,6 +29,7 @@ from netgraph.coarsen.user_class.factor_folding import apply_factors
 from netgraph.environment.torch_internals import TensorMode
 from netgraph.errors import OwnClassError, describe_error
 from netgraph.recording.forward.expert_routing import batch_experts
+from netgraph.recording.forward.size_relations import explain_broken_relation
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
 from netgraph.utils.module_state import set_training_mode, swap_state
@@ -173,6 +174,9 @@ def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[
         for dim in (d for d, n in enumerate(shape) if n is None):
             leaf = torch.cat([leaf, leaf.flip(dim)], dim)
         longer.append(leaf)
+    shapes = [leaf.shape for leaf in longer]
+    if explain_broken_relation(graph.size_relations, shapes, str) is not None:
+        return [example]
     args, kwargs = unflatten_tree(structure, longer)
     second = kwargs if kwargs else args
     try:

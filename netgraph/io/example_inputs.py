@@ -15,6 +15,7 @@ from netgraph.environment.memory import check_memory
 from netgraph.environment.torch_internals import FakeTensorMode, TensorMode
 from netgraph.errors import LoadError
 from netgraph.recording.forward.followed_dtype import find_own_dtype
+from netgraph.recording.forward.size_relations import fill_free_sizes
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
@@ -182,9 +183,9 @@ def _guess_specs(model: nn.Module) -> Iterator[list[str]]:
 
 def _recorded_specs(model: Any) -> Iterator[list[str]]:
     """Yield inputs with the shapes and keywords of a recorded graph. Dtypes are not recorded, so all combinations follow."""
-    shapes = model.input_shapes
+    shapes = fill_free_sizes(model.input_shapes, model.size_relations, 2)
     names = {part["tensor"]: f"{name}=" for name, part in model.input_keywords.items() if "tensor" in part}
-    sizes = [names.get(i, "") + "x".join("2" if n is None else str(n) for n in s) for i, s in enumerate(shapes)]
+    sizes = [names.get(i, "") + "x".join(map(str, s)) for i, s in enumerate(shapes)]
     for dtypes in itertools.islice(itertools.product(("", ":int64"), repeat=len(sizes)), 64):
         yield [size + dtype for size, dtype in zip(sizes, dtypes, strict=True)]
 

@@ -33,6 +33,9 @@ def check_network_document(document: Mapping[str, Any]) -> None:
     if not isinstance(shapes, list) or not all(_is_shape(shape) for shape in shapes):
         raise ValueError("its shapes are not lists of sizes")
     _check_structure(document["inputs"], len(shapes), "inputs")
+    relations = document.get("relations", [])
+    if not isinstance(relations, list) or not all(_is_relation(relation, shapes) for relation in relations):
+        raise ValueError("its relations are not lists of dimensions of inputs")
 
 
 def check_tensor_names(names: Iterable[str]) -> None:
@@ -72,6 +75,19 @@ def _count_results(steps: Any) -> int:
 def _is_shape(shape: Any) -> bool:
     """Return True for a list of sizes, where None is a free one."""
     return isinstance(shape, list) and all(n is None or (type(n) is int and n >= 0) for n in shape)
+
+
+def _is_relation(relation: Any, shapes: list[Any]) -> bool:
+    """Return True for a list of dimensions of inputs, each with a start and a step above 0."""
+    return isinstance(relation, list) and all(
+        isinstance(part, list)
+        and len(part) == 4
+        and all(type(n) is int and n >= 0 for n in part)
+        and part[0] < len(shapes)
+        and part[1] < len(shapes[part[0]])
+        and part[3] > 0
+        for part in relation
+    )
 
 
 def _check_structure(structure: Any, n_tensors: int, where: str, depth: int = 0) -> None:

@@ -26,6 +26,7 @@ from netgraph.recording.forward.call_signature import (
 )
 from netgraph.recording.forward.cumulative_norm import cumulative_factor
 from netgraph.recording.forward.followed_dtype import find_own_dtype, has_followed
+from netgraph.recording.forward.size_relations import Relation, explain_broken_relation
 from netgraph.recording.interpreter import CallSite, Interpreter
 from netgraph.recording.serialize import NEW_BUILTINS
 from netgraph.utils.pytree import (
@@ -67,6 +68,8 @@ class GraphNetwork(nn.Module):
         By mode, the reason why it was not recorded. The network refuses to run in this mode.
     fixed : frozenset of str, optional
         Names in ``tensors`` of constants that keep their precision where the network is cast to another.
+    relations : list of Relation, optional
+        Which sizes of inputs follow one another (`netgraph.recording.forward.size_relations`).
 
     Examples
     --------
@@ -92,12 +95,14 @@ class GraphNetwork(nn.Module):
         signature: inspect.Signature | None = None,
         unrecorded: Mapping[str, str] | None = None,
         fixed: frozenset[str] = frozenset(),
+        relations: Sequence[Relation] = (),
     ) -> None:
         super().__init__()
         self._graphs = dict(graphs)
         self._unrecorded = dict(unrecorded or {})
         self._ties = dict(ties)
         self._fixed = fixed
+        self._relations = [[list(dimension) for dimension in relation] for relation in relations]
         self._inputs, self._outputs, self._shapes = inputs, dict(outputs), shapes
         self._set_signature(name_inputs(inputs) if signature is None else signature)
         for name, tensor in tensors.items():
@@ -219,11 +224,15 @@ class GraphNetwork(nn.Module):
                     f"input {self._call.name_of(i)} has shape {tuple(leaf.shape)}, but the network was traced for {wanted}. "
                     "Trace it again on an example of the new shape."
                 )
+        broken = explain_broken_relation(self._relations, [leaf.shape for leaf in leaves], self._call.name_of)
+        if broken is not None:
+            raise TraceError(f"{broken}. Trace it again on an example of these shapes.")
 
     def with_free_sizes(self) -> GraphNetwork:
         """Return the same network, with shared parameters, that accepts other input sizes where its operators do."""
         free = copy.copy(self)
         free._shapes = [[None] * len(shape) for shape in self._shapes]
+        free._relations = []
         return free
 
     def with_dtypes(self, names: Mapping[str, str]) -> GraphNetwork:
@@ -248,6 +257,11 @@ class GraphNetwork(nn.Module):
         return self._shapes
 
     @property
+    def size_relations(self) -> list[list[list[int]]]:
+        """Which sizes of inputs follow one another (`netgraph.recording.forward.size_relations`)."""
+        return self._relations
+
+    @property
     def input_keywords(self) -> dict[str, Any]:
         """How the keyword inputs nest, by name."""
         return dict(self._inputs["tuple"][1]["dict"])
@@ -269,6 +283,7 @@ class GraphNetwork(nn.Module):
             "shapes": self._shapes,
             **({"unrecorded": self._unrecorded} if self._unrecorded else {}),
             **({"fixed": sorted(self._fixed)} if self._fixed else {}),
+            **({"relations": self._relations} if self._relations else {}),
         }
 
     def _find_format(self) -> int:
@@ -308,7 +323,11 @@ class GraphNetwork(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        for name, empty in (("_unrecorded", {}), ("_fixed", frozenset())):  # a pickle of an older version
+        for name, empty in (
+            ("_unrecorded", {}),
+            ("_fixed", frozenset()),
+            ("_relations", []),
+        ):  # a pickle of an older version
             self.__dict__.setdefault(name, empty)
         self._set_signature(signature_from_data(self._arguments))
         self._compile()
@@ -363,6 +382,7 @@ def network_from_document(document: Mapping[str, Any], tensors: Mapping[str, Ten
         shapes=document["shapes"],
         unrecorded=document.get("unrecorded"),
         fixed=frozenset(document.get("fixed", ())) & tensors.keys(),
+        relations=document.get("relations", ()),
         signature=None if signature is None else signature_from_data(signature),
     ).eval()
 

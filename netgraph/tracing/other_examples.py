@@ -32,7 +32,43 @@ def resize_example(example: Any, spec: UnitSpec, fills: Sequence[Fill]) -> Itera
         Each fills the inputs in its own way.
     """
     for sizes in _list_other_sizes(spec):
-        yield from fill_example(example, fills, [[term_size(t, sizes) for t in terms] for terms in spec.input_terms])
+        yield from fill_example(example, fills, _find_shapes(spec, sizes))
+
+
+def resize_alone(example: Any, spec: UnitSpec, fills: Sequence[Fill]) -> Iterator[Any]:
+    """Yield examples in which one free axis has another size and all others that of the example."""
+    for axis in _list_free(spec):
+        size = spec.sizes[axis]
+        for other in dict.fromkeys((_choose_unlike(size, ()), size + 1, 2 * size, 3 * size, max(size - 1, 1))):
+            yield from fill_example(example, fills, _find_shapes(spec, {**spec.sizes, axis: other}))
+
+
+def resize_apart(example: Any, spec: UnitSpec, fills: Sequence[Fill]) -> Iterator[Any]:
+    """Yield examples in which the longer input is the shorter one, and in which both are equally long, where sizes of inputs are their own.
+
+    A network may ask which input is longer, as ``min(len(x), len(y))`` does.
+    """
+    apart = sorted(_list_apart(spec), key=spec.sizes.__getitem__)
+    if not apart:
+        return
+    others: list[int] = []
+    for axis in apart:
+        others.append(_choose_unlike(spec.sizes[axis], others))
+    for sizes in (others[::-1], [max(others)] * len(apart)):
+        yield from fill_example(
+            example, fills, _find_shapes(spec, {**spec.sizes, **dict(zip(apart, sizes, strict=True))})
+        )
+
+
+def changes_alike(recording: Recording, spec: UnitSpec) -> bool:
+    """Return True if the sizes of a second recording keep differences or ratios of the sizes of the example.
+
+    The first of the other sizes do not. A network that refuses them may work out a number from the sizes of two inputs.
+    """
+    if len(_list_free(spec)) < 2:
+        return False
+    unlike = _find_shapes(spec, next(_list_other_sizes(spec)))
+    return [list(shape) for shape in _list_shapes(recording)[: len(unlike)]] != unlike
 
 
 def fill_example(example: Any, fills: Sequence[Fill], shapes: Sequence[Sequence[int]] | None = None) -> Iterator[Any]:
@@ -84,8 +120,7 @@ def _list_other_sizes(spec: UnitSpec) -> Iterator[dict[str, int]]:
     three times as many.
     """
     sizes = spec.sizes
-    read = {axis for terms in spec.input_terms for term in terms for axis in term_axes(term)}
-    free = sorted(spec.dynamic & read)
+    free = _list_free(spec)
     if not free:
         return
     others: dict[str, int] = {}
@@ -98,6 +133,26 @@ def _list_other_sizes(spec: UnitSpec) -> Iterator[dict[str, int]]:
         yield {**sizes, axis: sizes[axis] + 1}
     for times in (2, 3):
         yield {**sizes, **{axis: sizes[axis] * times for axis in free}}
+
+
+def _list_free(spec: UnitSpec) -> list[str]:
+    """Return the axes of inputs whose sizes are free."""
+    return sorted(spec.dynamic & {axis for terms in spec.input_terms for term in terms for axis in term_axes(term)})
+
+
+def _list_apart(spec: UnitSpec) -> list[str]:
+    """Return the free axes that have another one in no input of theirs, but in other inputs."""
+    free = _list_free(spec)
+    inputs = {
+        axis: {i for i, terms in enumerate(spec.input_terms) if any(axis in term_axes(term) for term in terms)}
+        for axis in free
+    }
+    return [axis for axis in free if any(inputs[axis].isdisjoint(inputs[other]) for other in free)]
+
+
+def _find_shapes(spec: UnitSpec, sizes: Mapping[str, int]) -> list[list[int]]:
+    """Return the shapes of the inputs for sizes of all axes."""
+    return [[term_size(term, sizes) for term in terms] for terms in spec.input_terms]
 
 
 def _choose_unlike(size: int, taken: Collection[int]) -> int:

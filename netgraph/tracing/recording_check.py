@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,8 +28,11 @@ from netgraph.tracing.other_examples import (
     NUMBER_FILLS,
     Fill,
     OtherRecordings,
+    changes_alike,
     fill_example,
     make_empty,
+    resize_alone,
+    resize_apart,
     resize_example,
 )
 from netgraph.tracing.unit_spec import UnitSpec
@@ -127,12 +131,23 @@ class _Checker:
             if second is not None:
                 difference = find_difference(self.first, second, spec.plans[self.mode], spec)
                 if difference is None:
+                    difference = self._compare_apart(spec, alone=changes_alike(second, spec))
+                if difference is None:
                     return spec
                 if not self.explain:
                     raise SizeDifferenceError(difference)
                 return self._find_cause(spec, difference)
         difference = self._compare_same_size(spec)
         return spec if difference is None else self._refuse(spec, self._explain(difference))
+
+    def _compare_apart(self, spec: UnitSpec, *, alone: bool) -> str | None:
+        """Return the first difference from a recording in which sizes of inputs change apart from one another, or None."""
+        examples = resize_apart(self.example, spec, self._fills)
+        for example in chain(examples, resize_alone(self.example, spec, self._fills)) if alone else examples:
+            second = self.others.record(self.mode, example)
+            if second is not None and (difference := find_difference(self.first, second, spec.plans[self.mode], spec)):
+                return f"a number follows from the sizes of several inputs: {difference}"
+        return None
 
     def _check_in(self, dtype: torch.dtype, example: Any, spec: UnitSpec) -> UnitSpec | None:
         """Return the spec with the values that follow the network's precision, if the recording holds in another one too."""
