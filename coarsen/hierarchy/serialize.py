@@ -199,8 +199,10 @@ def _read_hierarchy(
         if chain_steps or (i and pools[i] != pools[i - 1]):
             spec = trace(
                 model, example, inside_heads=inside_heads, prove=False, outputs=outputs
-            )  # another graph than that of the level above
-        spec = spec.with_sizes(count_coarse(spec, transfers))
+            )  # another graph than that of the level above, with the sizes of this one
+            _check_coarse_sizes(path, i, spec, transfers)
+        else:
+            spec = spec.with_sizes(count_coarse(spec, transfers))
         _check_shapes(path, i, spec, model)
         seconds = document["seconds"][i] if "seconds" in document else None
         levels.append(Level(model, spec, transfers, seconds, spec.flops, chains=chain_steps, pool=pools[i]))
@@ -264,6 +266,16 @@ def _check_transfers(path: Path, i: int, spec: UnitSpec, transfers: Mapping[str,
         if transfer.n_fine != size:
             raise LoadError(
                 f"{path}: level {i} has aggregates of {transfer.n_fine} units of {name}, and the level above has {size}. The "
+                "files are of different hierarchies. Save it again."
+            )
+
+
+def _check_coarse_sizes(path: Path, i: int, spec: UnitSpec, transfers: Mapping[str, Transfer]) -> None:
+    """Refuse aggregates that lead to other numbers of units than the network of the level has."""
+    for name, transfer in transfers.items():
+        if name in spec.axes and spec.axes[name].size != transfer.n_coarse:
+            raise LoadError(
+                f"{path}: level {i} has {spec.axes[name].size} units of {name}, and the aggregates lead to {transfer.n_coarse}. The "
                 "files are of different hierarchies. Save it again."
             )
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from netgraph.fas.monitoring.history import check_record
+from netgraph.fas.monitoring.history import COUNTS, check_record
 from netgraph.fas.solver.run import Run
 
 logger = logging.getLogger("netgraph.run")
@@ -50,7 +50,7 @@ def log_event(run: Run, record: Mapping[str, Any]) -> None:
     >>> logger.removeHandler(handler)
     >>> logger.setLevel(logging.NOTSET)
     """
-    check_record(record)
+    check_record(record, COUNTS)
     kind = record["event"]
     level = LOUD.get(kind, logging.INFO if kind in PLAIN else logging.DEBUG)
     if logger.isEnabledFor(level):

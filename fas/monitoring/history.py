@@ -243,14 +243,20 @@ class History:
         return (float(curve[rows[0], 1]), float(curve[rows[0], 2])) if len(rows) else None
 
 
-def check_record(record: Mapping[str, Any]) -> None:
+def check_record(record: Mapping[str, Any], needed: Sequence[str] = NUMBERS) -> None:
     """Refuse a record without the entries of its event.
+
+    Parameters
+    ----------
+    record : mapping
+    needed : sequence of str, default ("level", "step", "seconds", "flops")
+        Entries that the reader of any record needs.
 
     Raises
     ------
     NetgraphError
     """
-    numbers = (*NUMBERS, *NUMBERS_OF.get(str(record.get("event")), ())) if isinstance(record, Mapping) else ()
+    numbers = (*needed, *NUMBERS_OF.get(str(record.get("event")), ())) if isinstance(record, Mapping) else ()
     figures = record.get("figures") if isinstance(record, Mapping) and record.get("event") == "evaluate" else {}
     measured = [] if not numbers else [record.get(name) for name in MEASURED]
     is_figured = isinstance(figures, Mapping) and all(map(_is_number, (*figures.values(), *measured)))

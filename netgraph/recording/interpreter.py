@@ -269,7 +269,12 @@ class Interpreter:
         return slots
 
     def _check_memory(self, slots: list[Any]) -> None:
-        """Refuse a run that needs more memory than is free, once for each combination of shapes."""
+        """Refuse a run that needs more memory than is free, once for each combination of shapes.
+
+        A run on symbols, such as that of an export with a free batch, makes nothing.
+        """
+        if any(type(n) is not int for i in self.inputs if isinstance(slots[i], Tensor) for n in slots[i].shape):
+            return
         shapes = tuple((slots[i].shape, slots[i].dtype) if isinstance(slots[i], Tensor) else None for i in self.inputs)
         if shapes in self.measured:
             return
