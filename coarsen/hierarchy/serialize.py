@@ -250,10 +250,12 @@ def _read_pools(path: Path, document: Mapping[str, Any], n_levels: int) -> list[
 
 
 def _check_digests(path: Path, document: Mapping[str, Any]) -> None:
-    """Refuse a level of another hierarchy. Format 1 has no digests."""
+    """Refuse a level that is missing, or that belongs to another hierarchy. Format 1 has no digests."""
     for i, digest in enumerate(list_level_digests(path, document)):
         file = level_file(path, i)
-        if digest is not None and file.is_file() and read_digest(file) != digest:
+        if not file.is_file():
+            raise LoadError(f"{file} is missing, and {path / INDEX} names it. Copy the whole folder again.")
+        if digest is not None and read_digest(file) != digest:
             raise LoadError(
                 f"{file} does not belong to {path / INDEX}: it was written by another save. Copy the whole folder again."
             )

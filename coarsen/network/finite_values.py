@@ -29,6 +29,8 @@ def find_nonfinite_outputs(model: nn.Module, example: Any) -> str | None:
     -------
     str or None
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return None  # a network without numbers
     args, kwargs = normalize_example(example)
     with preserve_attributes(model), torch.no_grad(), fixed_seed(0):
         set_training_mode(model, training=False)

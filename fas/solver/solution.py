@@ -69,6 +69,11 @@ class Solution:
         return count_refused_steps(self.history)
 
     @property
+    def n_refused(self) -> int:
+        """Number of steps that were not taken because their loss or gradient was not finite."""
+        return sum(self.refused.values())
+
+    @property
     def seconds(self) -> float:
         """Seconds of training, without evaluation and callbacks."""
         return self.ledger.total_seconds()

@@ -238,3 +238,38 @@ def test_repair_that_leaves_the_range_of_half_precision_is_named():
     infinite = [n for n, t in level.model.named_parameters() if not torch.isfinite(t).all()]
     assert infinite == level.reasons.get("overflowed", [])
     assert "2.weight" in infinite
+
+
+class Overflows(nn.Module):
+    """Weights are finite in half precision, and products of large inputs are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3)
+        with torch.no_grad():
+            self.one.weight.fill_(2e4)
+            self.two.weight.fill_(1e3)
+
+    def forward(self, x):
+        return self.two(torch.relu(self.one(x.abs() + 1)))
+
+
+def make_overflows():
+    return Overflows().half()
+
+
+def test_coarsening_names_outputs_that_are_not_finite_though_all_weights_are(tmp_path):
+    torch.save(make_overflows().state_dict(), tmp_path / "m.pt")
+    arch = ("--arch", "tests.cli.test_nonfinite:make_overflows")
+    code, _, err = run("coarsen", tmp_path / "m.pt", *arch, "--input", "4x6:float16")
+    assert code == 4
+    assert "the network answers with numbers that are not finite" in err
+
+
+@pytest.mark.parametrize(("lr", "wanted"), [("1e30", 4), ("1e-3", 0)])
+def test_training_whose_steps_were_refused_says_so_by_its_exit_code(lr, wanted):
+    code, out, _ = run(
+        "train", "mlp", "--plain", "--epochs", 1, "--lr", lr, "--schedule", "constant", "--optimizer", "sgd"
+    )
+    assert code == wanted
+    assert ("steps were refused" in out) == bool(wanted)

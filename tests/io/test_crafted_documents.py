@@ -86,3 +86,12 @@ def test_resolutions_that_no_hierarchy_has_are_refused(tmp_path, pools):
     write_bundle(tmp_path / "a" / "hierarchy.safetensors", tensors, {**document, "pools": pools})
     with pytest.raises(NetgraphError, match="They begin at 1 and stay or double"):
         ng.load(tmp_path / "a")
+
+
+def test_a_missing_level_is_named_with_its_mend(tmp_path):
+    ng.save(ng.build_hierarchy(mlp((12, 8, 3)), X), tmp_path / "a")
+    (tmp_path / "a" / "level1.safetensors").unlink()
+    with pytest.raises(
+        NetgraphError, match=r"level1\.safetensors is missing, and .* names it\. Copy the whole folder again"
+    ):
+        ng.load(tmp_path / "a")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,13 +78,13 @@ def coarsen_model(
     if write is not None and export is not None:
         write(hierarchy, export)
         echo(f"netgraph: wrote {export}", err=True)
-    _exit_on_nonfinite(hierarchy)
+    _exit_on_nonfinite(hierarchy, example)
 
 
-def _exit_on_nonfinite(hierarchy: Hierarchy) -> None:
-    """End with the exit code of a failed oracle if weights are not finite, in the network or by merging."""
+def _exit_on_nonfinite(hierarchy: Hierarchy, example: Any) -> None:
+    """End with the exit code of a failed oracle if weights or outputs are not finite, in the network or by merging."""
     from netgraph.coarsen.hierarchy.report import describe_overflow
-    from netgraph.coarsen.network.finite_values import list_nonfinite
+    from netgraph.coarsen.network.finite_values import find_nonfinite_outputs, list_nonfinite
 
     names = list_nonfinite(dict(hierarchy.levels[0].model.named_parameters()))  # buffers may be masks
     if names:
@@ -94,6 +94,14 @@ def _exit_on_nonfinite(hierarchy: Hierarchy) -> None:
     for i, level in enumerate(hierarchy.levels):
         if overflowed := level.reasons.get("overflowed"):
             echo(f"netgraph: level {i} is {describe_overflow(level, overflowed)}.", err=True)
+            raise typer.Exit(4)
+    for i, level in enumerate(hierarchy.levels):
+        if problem := find_nonfinite_outputs(level.model, example):
+            subject, mend = (
+                (f"level {i} answers", "Coarsen the network in float32, or try another --repair.") if i
+                else ("the network answers", "Give another --input, or repair the network first.")
+            )  # fmt: skip
+            echo(f"netgraph: {subject} with numbers that are not finite: {problem} {mend}", err=True)
             raise typer.Exit(4)
 
 

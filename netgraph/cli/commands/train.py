@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from netgraph.models.training.tasks import Task
 
 
+REFUSED_SHARE = 0.1  # of the steps, from which on a run has failed
+
+
 def _list_solver_options(wanted: bool) -> None:
     if wanted:
         print_solver_options()
@@ -98,6 +101,8 @@ def train_network(
         raise refusal
     if stopped:
         raise typer.Exit(130)
+    if solution.n_refused >= REFUSED_SHARE * max(solution.history[-1]["step"], 1):
+        raise typer.Exit(4)  # the reason says how many steps were refused
 
 
 def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[Solution, Hierarchy]:
