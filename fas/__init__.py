@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from netgraph.fas.integrations.optimizer import Multigrid as Multigrid
     from netgraph.fas.integrations.transformers import TransformersCoarseStart as TransformersCoarseStart
     from netgraph.fas.ledger import Ledger as Ledger
+    from netgraph.fas.levels.batch_resolution import restrict_batch as restrict_batch
     from netgraph.fas.levels.maps import Maps as Maps
     from netgraph.fas.monitoring.alert_rules import divergence as divergence
     from netgraph.fas.monitoring.alert_rules import memory as memory
@@ -85,6 +86,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "read_run": "monitoring.run_file",
         "rejected": "monitoring.alert_rules",
         "resume": "checkpoint.checkpoint",
+        "restrict_batch": "levels.batch_resolution",
         "Run": "solver.run",
         "Smoothing": "options",
         "Outcome": "outcome",

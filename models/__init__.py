@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from netgraph.models.data.datasets import Dataset as Dataset
     from netgraph.models.data.datasets import DataSplit as DataSplit
     from netgraph.models.data.datasets import load_dataset as load_dataset
+    from netgraph.models.data.degradation import Blur as Blur
+    from netgraph.models.data.degradation import Degradation as Degradation
+    from netgraph.models.data.degradation import Holes as Holes
+    from netgraph.models.data.degradation import LowerResolution as LowerResolution
+    from netgraph.models.data.degradation import Noise as Noise
     from netgraph.models.data.loader import Loader as Loader
+    from netgraph.models.data.photographs import load_photographs as load_photographs
     from netgraph.models.data.tokenizer import attention_mask as attention_mask
     from netgraph.models.data.tokenizer import encode_texts as encode_texts
     from netgraph.models.data.tokenizer import load_tokenizer as load_tokenizer
@@ -31,8 +37,12 @@ if TYPE_CHECKING:
     from netgraph.models.data.tokenizer import save_tokenizer as save_tokenizer
     from netgraph.models.data.tokenizer import train_tokenizer as train_tokenizer
     from netgraph.models.perceptron import mlp as mlp
+    from netgraph.models.restoration import ResidualNet as ResidualNet
+    from netgraph.models.restoration import UNet as UNet
     from netgraph.models.training.evaluation import Evaluation as Evaluation
     from netgraph.models.training.evaluation import evaluate as evaluate
+    from netgraph.models.training.restoration import RestorationQuality as RestorationQuality
+    from netgraph.models.training.restoration import evaluate_restoration as evaluate_restoration
     from netgraph.models.training.tasks import Task as Task
     from netgraph.models.training.tasks import TrainingDefaults as TrainingDefaults
     from netgraph.models.training.tasks import make_cross_entropy as make_cross_entropy
@@ -45,35 +55,45 @@ __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
     {
         "attention_mask": "data.tokenizer",
+        "Blur": "data.degradation",
         "CalibrationData": "data.calibration",
         "crop_and_flip": "data.augmentation",
         "crop_flip_and_rotate": "data.augmentation",
         "Dataset": "data.datasets",
         "DataSplit": "data.datasets",
         "Decoder": "transformer",
+        "Degradation": "data.degradation",
         "encode_texts": "data.tokenizer",
         "Encoder": "transformer",
         "evaluate": "training.evaluation",
+        "evaluate_restoration": "training.restoration",
         "Evaluation": "training.evaluation",
         "fit": "training.trainer",
+        "Holes": "data.degradation",
         "load_calibration": "data.calibration",
         "load_dataset": "data.datasets",
+        "load_photographs": "data.photographs",
         "load_tokenizer": "data.tokenizer",
         "Loader": "data.loader",
+        "LowerResolution": "data.degradation",
         "make_cross_entropy": "training.tasks",
         "make_task": "training.tasks",
         "mlp": "perceptron",
+        "Noise": "data.degradation",
         "open_tokenizer": "data.tokenizer",
         "random_crop": "data.augmentation",
         "random_flip": "data.augmentation",
         "random_rotation": "data.augmentation",
+        "ResidualNet": "restoration",
         "resnet": "cnn",
         "resnet20": "cnn",
         "resnet56": "cnn",
+        "RestorationQuality": "training.restoration",
         "save_tokenizer": "data.tokenizer",
         "Task": "training.tasks",
         "train_tokenizer": "data.tokenizer",
         "TrainingDefaults": "training.tasks",
+        "UNet": "restoration",
         "vgg": "cnn",
         "wide_resnet": "cnn",
     },

@@ -2,9 +2,11 @@
 
 The coarse network takes the fine input, averages squares of pixels, and applies the kernels as they are. With half as many
 pixels a side, every feature map is a quarter as large, and so is the work. This suits networks that are convolutional up to a
-pooling over all of space. A network that flattens its last feature maps into a linear layer has weights for each position, and
-is refused. Parameters move between the levels unchanged. The statistics of batch norms differ. They are estimated again by
-``repair="norms"`` or by training. Haber, Ruthotto, Holtham, Jun, "Learning across scales", AAAI 2018, section 3.
+pooling over all of space, and networks that answer an image for an image: the coarse network answers at its own resolution, and
+``Problem(restrict=...)`` gives it targets of that resolution. A network that flattens its last feature maps into a linear layer
+has weights for each position, and is refused. Parameters move between the levels unchanged. The statistics of batch norms
+differ. They are estimated again by ``repair="norms"`` or by training. Haber, Ruthotto, Holtham, Jun, "Learning across scales",
+AAAI 2018, section 3. Ahamed, Zakariaei, Haber, Eliasof, "Multiscale training of convolutional neural networks", TMLR 2026.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def trace_at_resolution(model: nn.Module, example: Any, fine: UnitSpec, factor: 
     ------
     NetgraphError
         No input is an image, a side is not divisible by ``factor``, the network does not run at that resolution, or its outputs
-        have other shapes.
+        have neither the same shapes as before nor sides that are ``factor`` times smaller.
     """
     leaves: list[Tensor] = []
     build_structure(normalize_example(example), leaves)
@@ -84,15 +86,23 @@ def trace_at_resolution(model: nn.Module, example: Any, fine: UnitSpec, factor: 
             f"the network does not run at {sides} ({error}). Space needs a network that is convolutional up to a pooling "
             "over all of space. Leave space out."
         ) from error
-    if _output_shapes(spec) != _output_shapes(fine):
-        raise NetgraphError(
-            f"at {sides} the network answers {_output_shapes(spec)} in place of {_output_shapes(fine)}. Space needs outputs of a "
-            "fixed size. Leave space out."
-        )
+    for fine_shape, shape in zip(list_output_shapes(fine), list_output_shapes(spec), strict=True):
+        if shape not in (fine_shape, _shrink(fine_shape, factor)):
+            raise NetgraphError(
+                f"at {sides} the network answers {shape} in place of {fine_shape}. Space needs outputs of a fixed size, or "
+                f"images with sides {factor} times smaller. Leave space out."
+            )
     return spec
 
 
-def _output_shapes(spec: UnitSpec) -> list[tuple[int, ...]]:
+def _shrink(shape: tuple[int, ...], factor: int) -> tuple[int, ...] | None:
+    """Return the shape of images (n, channels, height, width) at a resolution ``factor`` times lower, or None for no images."""
+    if len(shape) != 4 or any(side % factor for side in shape[2:]):
+        return None
+    return (*shape[:2], shape[2] // factor, shape[3] // factor)
+
+
+def list_output_shapes(spec: UnitSpec) -> list[tuple[int, ...]]:
     """Return the shapes of the tensors that a network returns."""
     output = next(node for node in reversed(spec.plans["eval"].graph.nodes) if node.op == "output")
     return [tuple(node.meta["val"].shape) for node in output.args[0] if isinstance(node, torch.fx.Node)]

@@ -9,6 +9,7 @@ from torch import nn
 
 from netgraph.coarsen.directions.depth import ChainCoarsening
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.unit_spec import UnitSpec
 
 
@@ -57,6 +58,10 @@ class Level:
     chains: tuple[ChainCoarsening, ...] = ()
     pool: int = 1
     compiling: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, GraphNetwork):
+            self.model.resolution_divisor = self.pool
 
     @property
     def n_units(self) -> int:

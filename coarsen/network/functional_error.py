@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from netgraph.coarsen.network.head_alignment import rotate_to_one_basis
 from netgraph.coarsen.network.rewrite import coarse_network
@@ -72,17 +73,29 @@ def function_error(expected: Sequence[Sequence[Tensor]], actual: Sequence[Sequen
     Parameters
     ----------
     expected, actual : sequence of sequence of Tensor
-        Outputs of the fine and the coarse network, by batch.
+        Outputs of the fine and the coarse network, by batch. Images of a coarse network that has a lower resolution are compared
+        with averaged fine ones.
 
     Returns
     -------
     float
         A ratio of 2-norms. Infinite if an output is not finite.
     """
-    pairs = [(a.double(), b.double()) for x, y in zip(expected, actual, strict=True) for a, b in zip(x, y, strict=True)]
+    pairs = [
+        (_match_resolution(a, b).double(), b.double())
+        for x, y in zip(expected, actual, strict=True)
+        for a, b in zip(x, y, strict=True)
+    ]
     off = sum(float((a - b).square().sum()) for a, b in pairs)
     error = (off / max(sum(float(a.square().sum()) for a, _ in pairs), 1e-300)) ** 0.5
     return float(error) if error == error else float("inf")
+
+
+def _match_resolution(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Return fine images averaged to the resolution of coarse ones, and other outputs as they are."""
+    if fine.shape == coarse.shape or fine.ndim != 4:
+        return fine
+    return functional.adaptive_avg_pool2d(fine, (coarse.shape[2], coarse.shape[3]))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from netgraph.coarsen.directions.resolution import list_output_shapes
 from netgraph.errors import NetgraphError
+from netgraph.fas.levels.batch_resolution import Restrict, find_divisor, restrict_batch
 from netgraph.fas.levels.grid import without_side_effects
+from netgraph.fas.levels.maps import HierarchyMaps, Maps
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 
@@ -60,6 +63,9 @@ class Problem:
         The mean over the minibatch.
     valid : callable ``(model) -> dict of str to float``, optional
         Figures to measure during training, such as ``{"loss": ..., "accuracy": ...}``.
+    restrict : str, dict of str to str, or callable, optional
+        How targets and inputs get the resolution of a coarse level in space (`netgraph.fas.restrict_batch`), such as
+        ``"average"`` for images and ``"majority"`` for maps of labels. A network that answers images needs it there.
     settings : dict, optional
         Settings of the loss, the minibatches and the levels by name, such as ``{"label smoothing": 0.1}``. Functions cannot be
         compared, therefore a checkpoint is refused if its settings differ (`netgraph.fas.checkpoint.fingerprint`).
@@ -86,21 +92,24 @@ class Problem:
         loss: Callable[[Any, Any], Tensor],
         *,
         valid: Callable[[nn.Module], dict[str, float]] | None = None,
+        restrict: Restrict | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         if iter(batches) is batches:
             raise NetgraphError(
                 "the minibatches are an iterator, which can be used once only. Give a DataLoader or a list."
             )
-        self.batches, self.loss, self.valid, self.settings = batches, loss, valid, dict(settings or {})
+        self.batches, self.loss, self.valid, self.restrict = batches, loss, valid, restrict
+        self.settings = dict(settings or {})
 
     def value(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the loss of a level's network on one minibatch.
+        """Return the loss of a level's network on one minibatch, at the resolution of the level.
 
         Parameters
         ----------
         model : torch.nn.Module
         batch : pair of inputs and targets
+            At the finest resolution.
 
         Returns
         -------
@@ -110,7 +119,7 @@ class Problem:
         Raises
         ------
         NetgraphError
-            The minibatch is not a pair.
+            The minibatch is not a pair, or cannot be restricted.
         """
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise NetgraphError(
@@ -118,8 +127,33 @@ class Problem:
                 "own with batches and value(model, batch)."
             )
         inputs, targets = batch
+        divisor = find_divisor(model)
+        if self.restrict is not None and divisor > 1:
+            inputs, targets = restrict_batch((inputs, targets), self.restrict, divisor)
         args, kwargs = normalize_example(inputs)
         return self.loss(model(*args, **kwargs), targets)
+
+
+def check_resolutions(maps: Maps, problem: Objective, peek: Callable[[], Any]) -> None:
+    """Refuse levels that answer images of a lower resolution, if a problem does not say what to compare them with.
+
+    Raises
+    ------
+    NetgraphError
+        The problem has no ``restrict``, or its minibatches cannot be restricted to a level.
+    """
+    if not isinstance(problem, Problem) or not isinstance(maps, HierarchyMaps):
+        return
+    fine, *coarse = maps.hierarchy.levels
+    for i, level in enumerate(coarse, start=1):
+        shapes, fine_shapes = list_output_shapes(level.spec), list_output_shapes(fine.spec)
+        if shapes != fine_shapes and problem.restrict is None:
+            raise NetgraphError(
+                f"level {i} answers {shapes}, and the targets are for {fine_shapes}. Give Problem(restrict=...), such as "
+                "restrict='average' for images."
+            )
+        if problem.restrict is not None and level.pool > 1:
+            restrict_batch(peek(), problem.restrict, level.pool)
 
 
 def make_batch_loss(problem: Objective, batch: Any) -> Callable[[nn.Module], float]:

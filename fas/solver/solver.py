@@ -28,7 +28,7 @@ from netgraph.fas.solver.batch_norm import check_norms
 from netgraph.fas.solver.convergence import check_convergence, check_tolerance
 from netgraph.fas.solver.cycles import Visit, plan_cycles, plan_steps
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
-from netgraph.fas.solver.problem import Objective, count_batches
+from netgraph.fas.solver.problem import Objective, check_resolutions, count_batches
 from netgraph.fas.solver.random_state import set_random_state
 from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_training
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
@@ -55,7 +55,7 @@ class FAS:
     cycles : int, optional
         Length of the run in cycles of ``v``, ``w``, ``f`` or ``additive``. For ``full``, V-cycles on each level.
     schedule : str or callable, default "one-cycle"
-        Schedule of the rate over all levels together: ``one-cycle``, ``cosine``, ``constant``, or a function ``(optimizer) ->
+        Schedule of the rate over all levels together: ``one-cycle``, ``wsd``, ``cosine``, ``constant``, or a function ``(optimizer) ->
         LRScheduler``.
     share : tuple of float, optional
         For ``full`` and ``kaskade`` the share of the steps that each level's turn has, finest first. By default the coarsest
@@ -201,10 +201,12 @@ class FAS:
             check_rematch(maps)
         if self.options.split.norms:
             check_norms(maps)
+        stream = MinibatchStream(problem.batches, self.seed)
+        check_resolutions(maps, problem, stream.peek)
         return Run(
             maps, problem, self.options, grids, self.make_grid, visits,
             [Schedule(self.schedule, self.make_optimizer, n) for n in lengths],
-            MinibatchStream(problem.batches, self.seed), (check_convergence, *callbacks), self.seed, every, evaluations,
+            stream, (check_convergence, *callbacks), self.seed, every, evaluations,
             None if ema is None else make_running_mean(maps.models[0], ema),
         )  # fmt: skip
 

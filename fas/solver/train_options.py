@@ -43,6 +43,8 @@ class TrainDefaults(Protocol):
     def lr(self) -> float: ...
     @property
     def weight_decay(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
 
 
 def parse_numbers(name: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
@@ -154,17 +156,22 @@ class TrainOptions:
     """
 
     data: str = declare_option(
-        "", help="digits, mnist, fashion-mnist, cifar10 or imdb.", metavar="NAME", words=DATA_SETS
+        "",
+        help="digits, mnist, fashion-mnist, cifar10, imdb, or a folder of photographs.",
+        metavar="NAME",
+        words=DATA_SETS,
     )
     data_root: Path | None = declare_option(
         None, help="Folder of data sets. By default the environment variable NETGRAPH_DATA names it.", metavar="FOLDER"
     )
     download: bool = declare_option(False, help="Download data that is missing.")
     task: str = declare_option(
-        "classify", help="classify, or lm: predict the next token.", metavar="TASK", words=TASKS,
+        "classify", help="classify, lm (predict the next token), or denoise, inpaint, deblur or super-resolution of images.",
+        metavar="TASK", words=TASKS,
         check=_check_word("task", TASKS),
     )  # fmt: skip
     length: int = declare_option(256, help="Tokens of a text.", metavar="N")
+    tile: int = declare_option(128, help="Pixels a side of the tiles that photographs are cut into.", metavar="N")
     widths: str = declare_option(
         "", help="Hidden widths of an MLP, as 1024,1024. Other networks take one number, the base width.",
         metavar="N,N,...", check=_check_widths,
@@ -207,8 +214,8 @@ class TrainOptions:
         check=_check_word("optimizer", OPTIMIZERS),
     )  # fmt: skip
     lr: float | None = declare_option(None, help="Largest learning rate of the schedule.", metavar="RATE")
-    schedule: str = declare_option(
-        "one-cycle", help="one-cycle, cosine or constant.", metavar="NAME", words=SCHEDULES,
+    schedule: str | None = declare_option(
+        None, help="one-cycle, wsd (warm-up, stable, decay), cosine or constant.", metavar="NAME", words=SCHEDULES,
         check=_check_word("schedule", SCHEDULES),
     )  # fmt: skip
     schedule_per_level: bool = declare_option(
@@ -285,7 +292,7 @@ class TrainOptions:
             find_optimizer(self.optimizer or defaults.optimizer),
             defaults.lr if self.lr is None else self.lr,
             epochs=defaults.epochs if self.epochs is None else self.epochs,
-            schedule=self.schedule,
+            schedule=self.schedule or defaults.schedule,
             share=(1.0,) if n_levels == 1 else parse_numbers("share", self.share, float) or None,
             weight_decay=defaults.weight_decay if self.weight_decay is None else self.weight_decay,
             options=parse_options({**smoothing, **parse_pairs(self.option or ())}),

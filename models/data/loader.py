@@ -11,6 +11,7 @@ from torch import Tensor
 from netgraph.models.data.augmentation import Augment, apply_augmentation
 from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import Dataset
+from netgraph.models.data.degradation import Degradation
 from netgraph.utils.seeds import check_torch_seed
 
 
@@ -29,6 +30,8 @@ class Loader:
     augment : callable or torch.nn.Module, optional
         ``(inputs, generator) -> inputs`` on the stored rows of a minibatch, such as `netgraph.models.crop_and_flip`. A
         module, such as a transform of `torchvision.transforms.v2`, is called image by image.
+    degradation : Degradation, optional
+        Give degraded images as inputs and the images themselves as targets (`netgraph.models.Noise` and others).
     one_hot : bool, default False
         Give targets as rows of zeros with a single one. Cross-entropy accepts this form too.
     seed : int, default 7619
@@ -51,15 +54,17 @@ class Loader:
     """
 
     def __init__(
-        self, data: Dataset, batch: int, *, augment: Augment | None = None, one_hot: bool = False, seed: int = 7619
+        self,
+        data: Dataset,
+        batch: int,
+        *,
+        augment: Augment | None = None,
+        degradation: Degradation | None = None,
+        one_hot: bool = False,
+        seed: int = 7619,
     ) -> None:
-        self.data, self.batch, self.augment, self.one_hot, self.seed = (
-            data,
-            batch,
-            augment,
-            one_hot,
-            check_torch_seed(seed),
-        )
+        self.data, self.batch, self.augment, self.one_hot = data, batch, augment, one_hot
+        self.degradation, self.seed = degradation, check_torch_seed(seed)
         self.epoch = 0
         self._length = len(batch_rows(data, data.train, batch=batch))
 
@@ -82,6 +87,10 @@ class Loader:
         train = self.data.train
         for rows in batch_rows(self.data, train, batch=self.batch, generator=generator):
             inputs = apply_augmentation(self.augment, train.inputs[rows], generator)
+            if self.degradation is not None:
+                clean = self.data.ready(inputs)
+                yield self.degradation.degrade(clean, generator), clean
+                continue
             inputs, targets = trim_padding(self.data, inputs, train.targets[rows])
             yield self.data.ready(inputs), self._encode_targets(targets)
 

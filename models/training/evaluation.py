@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,13 +156,26 @@ def predict_split(model: nn.Module, data: Dataset, *, split: str, batch: int) ->
     NetgraphError
         The split does not exist.
     """
-    if split not in SPLITS:
-        raise NetgraphError(f"no split is called {split!r}. Choose one of {', '.join(SPLITS)}.")
-    part, modes = getattr(data, split), [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    check_split(split)
+    part = getattr(data, split)
+    with in_evaluation_mode(model):
         for rows in batch_rows(data, part, batch=batch):
             yield predict_batch(model, data, part.inputs[rows], part.targets[rows])
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that does not exist."""
+    if split not in SPLITS:
+        raise NetgraphError(f"no split is called {split!r}. Choose one of {', '.join(SPLITS)}.")
+
+
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode, and every module back in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
     finally:
         for module, mode in modes:
             module.training = mode

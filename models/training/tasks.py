@@ -20,15 +20,21 @@ from netgraph.errors import NetgraphError, describe_error
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import Augment, crop_and_flip, crop_flip_and_rotate, random_crop, random_rotation
 from netgraph.models.data.datasets import Dataset
+from netgraph.models.data.degradation import DEGRADATIONS, Degradation
 from netgraph.models.perceptron import mlp
+from netgraph.models.restoration import ResidualNet, UNet
+from netgraph.models.training.evaluation import Evaluation, evaluate
+from netgraph.models.training.restoration import RestorationQuality, ToLevel, evaluate_restoration
 from netgraph.models.transformer import Decoder, Encoder
+from netgraph.utils.choices import TASKS
 from netgraph.utils.seeds import check_torch_seed
 
 CNNS: dict[str, Callable[..., nn.Module]] = {
     "cnn": resnet20, "resnet20": resnet20, "resnet56": resnet56, "vgg": vgg, "wide-resnet": wide_resnet,
 }  # fmt: skip
+RESTORERS: dict[str, Callable[..., nn.Module]] = {"residual": ResidualNet, "unet": UNet}
 MOST_TENSORS = 2**13  # of a network of this package. A ResNet of 1001 layers has 6,000.
-NETWORKS = ("mlp", *CNNS, "transformer")
+NETWORKS = ("mlp", *CNNS, "transformer", *RESTORERS)
 TORCHVISION = "torchvision:"
 AUGMENTATIONS: dict[str, Augment | None] = {
     "none": None, "crop": random_crop, "crop-flip": crop_and_flip, "rotate": random_rotation, "crop-flip-rotate": crop_flip_and_rotate,
@@ -53,6 +59,8 @@ class TrainingDefaults:
         Weight decay.
     augment : str, default "none"
         Name of the augmentation.
+    schedule : str, default "one-cycle"
+        Name of the schedule of the learning rate.
 
     Examples
     --------
@@ -67,6 +75,7 @@ class TrainingDefaults:
     lr: float = 2e-3
     weight_decay: float = 0.0
     augment: str = "none"
+    schedule: str = "one-cycle"
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,8 @@ class Task:
         The data set. ``network(data.ready(inputs))`` runs.
     defaults : TrainingDefaults
         Training settings to start from.
+    degradation : Degradation, optional
+        What is done to images before the network restores them.
 
     Examples
     --------
@@ -96,16 +107,48 @@ class Task:
     network: nn.Module
     data: Dataset
     defaults: TrainingDefaults
+    degradation: Degradation | None = None
 
     @property
     def example(self) -> Tensor:
         """Two inputs in the form that the network takes."""
-        return self.data.ready(self.data.train.inputs[:2])
+        inputs = self.data.ready(self.data.train.inputs[:2])
+        return (
+            inputs if self.degradation is None else self.degradation.degrade(inputs, torch.Generator().manual_seed(0))
+        )
 
     @property
     def evaluation_batch(self) -> int:
         """Rows of a batch with outputs that fit in memory. A language model has one output per token of its vocabulary."""
         return 16 if isinstance(self.network, Decoder) else 512
+
+    def make_loss(self, label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss: mean squared error for images, cross-entropy for classes and tokens."""
+        return make_cross_entropy(label_smoothing) if self.degradation is None else _squared_error
+
+    def evaluate(
+        self, model: nn.Module, *, split: str = "test", metrics: Sequence[str] = (), to_level: ToLevel | None = None
+    ) -> Evaluation | RestorationQuality:
+        """Evaluate a network on one split.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+        split : str, default "test"
+            ``train``, ``valid`` or ``test``.
+        metrics : sequence of str, default ()
+            Further metrics of a classifier (`evaluate`).
+        to_level : callable, optional
+            Takes a minibatch of images to the resolution of the network.
+        """
+        if self.degradation is not None:
+            return evaluate_restoration(model, self.data, self.degradation, split=split, to_level=to_level)
+        return evaluate(model, self.data, split=split, batch=self.evaluation_batch, metrics=metrics)
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error in float32."""
+    return functional.mse_loss(outputs.float(), targets)
 
 
 def make_cross_entropy(label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
@@ -147,14 +190,15 @@ def make_task(
     Parameters
     ----------
     name : str
-        ``mlp``, ``cnn``, ``resnet20``, ``resnet56``, ``vgg``, ``wide-resnet``, ``transformer``, or ``torchvision:NAME`` for
-        a classifier of torchvision without trained weights.
+        ``mlp``, ``cnn``, ``resnet20``, ``resnet56``, ``vgg``, ``wide-resnet``, ``transformer``, ``residual``, ``unet``, or
+        ``torchvision:NAME`` for a classifier of torchvision without trained weights.
     data : Dataset
         A data set from `load_dataset`.
     widths : sequence of int, default ()
         Hidden widths of an MLP. Other networks take one number, and all their widths follow from it. Empty: the usual widths.
     goal : str, default "classify"
-        ``classify``, or ``lm`` for a language model that predicts the next token.
+        ``classify``, or ``lm`` for a language model that predicts the next token. ``residual`` and ``unet`` restore images:
+        ``denoise``, ``inpaint``, ``deblur`` or ``super-resolution``.
     seed : int, default 7619
         Seed of the weights.
     options : mapping, default {}
@@ -189,6 +233,8 @@ def make_task(
             return _transformer_task(data.fixed_length() if fixed_length else data, widths, goal, options)
         if name.startswith(TORCHVISION):
             return _torchvision_task(name, data, options)
+        if name in RESTORERS:
+            return _restoration_task(name, data, widths, goal, options)
         return _cnn_task(name, data, widths, options)
 
 
@@ -219,8 +265,11 @@ def _check_task(name: str, data: Dataset, widths: Sequence[int], goal: str) -> N
         raise NetgraphError(
             f"no network to train is called {name!r}. Choose one of {', '.join(NETWORKS)} or {TORCHVISION}NAME."
         )
-    if goal not in ("classify", "lm"):
-        raise NetgraphError(f"no task is called {goal!r}. Choose classify or lm.")
+    if goal not in TASKS:
+        raise NetgraphError(f"no task is called {goal!r}. Choose one of {', '.join(TASKS)}.")
+    if (goal in DEGRADATIONS) != (name in RESTORERS):
+        fitting = f"Train {' or '.join(RESTORERS)}" if goal in DEGRADATIONS else f"Choose {', '.join(DEGRADATIONS)}"
+        raise NetgraphError(f"{name} is no network for the task {goal}. {fitting}.")
     is_text = data.padding is not None
     if is_text != (name == "transformer"):
         fitting = "imdb" if name == "transformer" else "digits, mnist, fashion-mnist or cifar10"
@@ -264,6 +313,15 @@ def _image_defaults(data: Dataset) -> TrainingDefaults:
     """Return the usual settings for images: SGD, and for CIFAR-10 crops and flips."""
     defaults = TrainingDefaults(epochs=30, optimizer="sgd", lr=0.2, weight_decay=5e-4)
     return replace(defaults, augment="crop-flip") if data.name == "cifar10" else defaults
+
+
+def _restoration_task(name: str, data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:
+    """Return a network that restores images. Images are in [0, 1], and have no classes."""
+    degradation, channels = DEGRADATIONS[goal], data.train.inputs.shape[1]
+    sizes = {"channels": channels, "more_inputs": degradation.more_inputs, **({"width": widths[0]} if widths else {})}
+    network = _build_network(RESTORERS[name], **{**sizes, **options})
+    defaults = TrainingDefaults(epochs=2, batch=64, optimizer="adam", lr=2e-3, schedule="wsd")
+    return Task(name, network, replace(data, classes=(), mean=(), std=()), defaults, degradation)
 
 
 def _torchvision_task(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:

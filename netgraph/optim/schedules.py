@@ -28,11 +28,19 @@ def _cosine(optimizer: Optimizer, lr: float, steps: int) -> lr_scheduler.LRSched
     return lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
 
 
+def _wsd(optimizer: Optimizer, lr: float, steps: int, *, decay: float = 0.25) -> lr_scheduler.LRScheduler:
+    """Warm up over 2 % of the steps, stay, and fall linearly over the last share of them (Hu et al., "MiniCPM", COLM 2024)."""
+    warm, last = max(round(0.02 * steps), 1), max(round(decay * steps), 1)
+    return lr_scheduler.LambdaLR(optimizer, lambda i: max(min((i + 1) / warm, 1.0, (steps - i) / last), 0.0))
+
+
 def _constant(optimizer: Optimizer, lr: float, steps: int) -> lr_scheduler.LRScheduler:
     return lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-SCHEDULES: dict[str, MakeScheduler] = {"one-cycle": _one_cycle, "cosine": _cosine, "constant": _constant}
+SCHEDULES: dict[str, MakeScheduler] = {
+    "one-cycle": _one_cycle, "wsd": _wsd, "cosine": _cosine, "constant": _constant,
+}  # fmt: skip
 
 
 def find_schedule(name: str) -> MakeScheduler:
@@ -41,7 +49,7 @@ def find_schedule(name: str) -> MakeScheduler:
     Parameters
     ----------
     name : str
-        ``one-cycle`` (Smith and Topin, 2019), ``cosine`` or ``constant``.
+        ``one-cycle`` (Smith and Topin, 2019), ``wsd`` (warm-up, stable, decay), ``cosine`` or ``constant``.
 
     Returns
     -------

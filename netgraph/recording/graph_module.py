@@ -81,6 +81,8 @@ class GraphNetwork(nn.Module):
     <Signature (input)>
     """
 
+    resolution_divisor = 1  # ratio of the finest resolution of a hierarchy to the one at which this network works
+
     def __init__(
         self,
         graphs: Mapping[str, list[Any]],

@@ -25,15 +25,18 @@ DATA_RUNGS = ("norms", "ridge", "tune")
 BUDGETS = ("parameters", "flops", "units", "error")
 
 # Networks that ``netgraph train`` builds.
-NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer")
+NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer", "residual", "unet")
 
-# Classification, or prediction of the next token.
-TASKS = ("classify", "lm")
+# Restoration of images. Each is also a NETWORK of ``netgraph train``: the residual network on this task.
+RESTORATIONS = ("denoise", "inpaint", "deblur", "super-resolution")
+
+# Classification, prediction of the next token, and restoration of images.
+TASKS = ("classify", "lm", *RESTORATIONS)
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "imdb")
 TOKENIZERS = ("word", "bpe")
 AUGMENTATIONS = ("none", "crop", "crop-flip", "rotate", "crop-flip-rotate")
 
 CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
-SCHEDULES = ("one-cycle", "cosine", "constant")
+SCHEDULES = ("one-cycle", "wsd", "cosine", "constant")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")

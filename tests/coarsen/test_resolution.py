@@ -85,7 +85,7 @@ class ToLinear(nn.Module):
     ("network", "example", "why"),
     [
         (ToLinear(), PIXELS, "does not run at 8 x 8"),
-        (nn.Conv2d(3, 2, 3, padding=1), PIXELS, "needs outputs of a fixed size"),
+        (nn.Conv2d(3, 2, 3), PIXELS, "Space needs outputs of a fixed size, or images"),
         (vgg(width=4), torch.randn(2, 3, 32, 32), "does not run at 16 x 16"),
         (resnet(1, width=4), torch.randn(2, 3, 15, 16), "cannot be averaged 2 times lower"),
         (nn.Linear(6, 3), torch.randn(2, 6), "no input is one"),

@@ -76,8 +76,25 @@ def read_images(files: list[Path], shape: tuple[int, int, int]) -> Tensor:
     return out
 
 
+def read_photograph(path: Path) -> Tensor:
+    """Return an image in colour and in its own size, as a uint8 tensor of shape (3, height, width).
+
+    Raises
+    ------
+    DataError
+        The image is damaged or too large.
+    """
+    return torch.from_numpy(np.array(_decode_image(path, "RGB", None), np.uint8)).permute(2, 0, 1)
+
+
 def _read_image(path: Path, mode: str, height: int, width: int) -> Tensor:
     """Return one image as a tensor of shape (channels, height, width)."""
+    values = torch.from_numpy(np.array(_decode_image(path, mode, (width, height)), np.float32)) / 255
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+
+
+def _decode_image(path: Path, mode: str, size: tuple[int, int] | None) -> Any:
+    """Return an image of Pillow: its center, resized to (width, height), or all of it in its own size."""
     import_package("PIL", "a folder of images", DataError)
     from PIL import Image, ImageOps
 
@@ -86,14 +103,13 @@ def _read_image(path: Path, mode: str, height: int, width: int) -> Tensor:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `PIXELS` is the limit
             with Image.open(path, formats=FORMATS) as image:
                 _check_pixels(image, path)
-                resized = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BILINEAR)
+                converted = image.convert(mode)
+                return converted if size is None else ImageOps.fit(converted, size, Image.Resampling.BILINEAR)
     except DataError:
         raise
     except Exception as error:  # decoders raise errors of many types
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise DataError(f"{path} cannot be decoded ({reason}). Repair or remove the image.") from error
-    values = torch.from_numpy(np.array(resized, np.float32)) / 255
-    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
 
 
 def _check_pixels(image: Any, path: Path) -> None:

@@ -14,7 +14,14 @@ from netgraph.cli.options.coarsen import Json
 from netgraph.cli.options.command_options import After, with_options
 from netgraph.cli.options.completion import complete_words
 from netgraph.cli.options.run import RunOptions, ended_by_signal
-from netgraph.cli.options.train import build_levels, choose_data, make_problem, make_task, warn_of_slow_precision
+from netgraph.cli.options.train import (
+    build_levels,
+    choose_data,
+    choose_network,
+    make_problem,
+    make_task,
+    warn_of_slow_precision,
+)
 from netgraph.cli.options.validation import check_data_options, check_train_options, typed_options
 from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
@@ -24,7 +31,7 @@ from netgraph.io.files.locks import lock_outputs
 from netgraph.io.files.output_files import check_output_file
 from netgraph.io.files.pickles import save_pickle
 from netgraph.io.files.refused_writes import write_all, write_or_keep
-from netgraph.utils.choices import NETWORKS
+from netgraph.utils.choices import NETWORKS, RESTORATIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,8 +58,9 @@ def train_network(
         str,
         typer.Argument(
             metavar="NETWORK",
-            autocompletion=complete_words(NETWORKS),
-            help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet), torchvision:NAME or transformer.",
+            autocompletion=complete_words((*NETWORKS, *RESTORATIONS)),
+            help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet), torchvision:NAME, transformer, residual or unet, or a "
+            "task of images: denoise, inpaint, deblur, super-resolution.",
         ),
     ],
     output: Annotated[
@@ -80,6 +88,7 @@ def train_network(
     check_network_output(output)
     context.with_resource(lock_outputs(output))
     run.check()
+    options, network = choose_network(options, network)
     options.check()
     options.make_solver(TrainingDefaults(), options.coarsening.n_levels)  # its errors come before data are read
     check_train_options(typed_options(context), options, run)
@@ -142,9 +151,9 @@ def _describe_result(
     task: Task, hierarchy: Hierarchy, solution: Solution, trained: nn.Module, options: TrainOptions
 ) -> tuple[dict[str, Any], str]:
     """Return the result of a run as data and as text."""
-    from netgraph.models.training.evaluation import METRICS, evaluate
+    from netgraph.models.training.evaluation import METRICS
 
-    evaluation = evaluate(trained, task.data, batch=task.evaluation_batch, metrics=METRICS)
+    evaluation = task.evaluate(trained, metrics=METRICS)
     document = run_document(describe_run(task, hierarchy, options), solution, evaluation)
     return document, format_outcome(task, hierarchy, solution, evaluation, options.cycle)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netgraph.fas.solver.solution import Solution
     from netgraph.fas.solver.train_options import TrainOptions
     from netgraph.models.training.evaluation import Evaluation
+    from netgraph.models.training.restoration import RestorationQuality
     from netgraph.models.training.tasks import Task
 
 
@@ -85,7 +86,9 @@ def print_solver_options() -> None:
         echo(f"{row.name:<20} {row.default:<12} {unit}{row.meaning}")
 
 
-def format_outcome(task: Task, hierarchy: Hierarchy, solution: Solution, evaluation: Evaluation, cycle: str) -> str:
+def format_outcome(
+    task: Task, hierarchy: Hierarchy, solution: Solution, evaluation: Evaluation | RestorationQuality, cycle: str
+) -> str:
     """Return the result of a run as text: levels, costs, coarse steps, the reason of its end, and figures."""
     lines = [
         str(hierarchy),
@@ -95,15 +98,24 @@ def format_outcome(task: Task, hierarchy: Hierarchy, solution: Solution, evaluat
         "",
     ]
     lines.append(f"{'converged' if solution.converged else 'ended'}: {solution.reason}")
+    lines.append(_format_figures(evaluation) + (" (of the running mean)" if solution.mean is not None else ""))
+    confusion = getattr(evaluation, "confusion", None)
+    if confusion is not None:
+        lines += ["", *_format_confusion(task.data.classes, confusion)]
+    return "\n".join(lines)
+
+
+def _format_figures(evaluation: Evaluation | RestorationQuality) -> str:
+    """Return the figures of a trained network on the test split as text."""
+    from netgraph.models.training.evaluation import Evaluation
+
+    if not isinstance(evaluation, Evaluation):
+        ssim = "" if evaluation.ssim is None else f", SSIM {evaluation.ssim:.4f}"
+        return f"test PSNR {evaluation.psnr:.2f} dB{ssim}, mean squared error {evaluation.loss:.3g}"
     figures = f"test accuracy {evaluation.accuracy:.2%}, loss {evaluation.loss:.4f}"
     if evaluation.calibration_error is not None:
-        figures += f", expected calibration error {evaluation.calibration_error:.4f}"
-    else:
-        figures += f", perplexity {math.exp(min(evaluation.loss, 700)):.4g}"
-    lines.append(figures + (" (of the running mean)" if solution.mean is not None else ""))
-    if evaluation.confusion is not None:
-        lines += ["", *_format_confusion(task.data.classes, evaluation.confusion)]
-    return "\n".join(lines)
+        return figures + f", expected calibration error {evaluation.calibration_error:.4f}"
+    return figures + f", perplexity {math.exp(min(evaluation.loss, 700)):.4g}"
 
 
 def describe_run(task: Task, hierarchy: Hierarchy, options: TrainOptions) -> dict[str, Any]:
@@ -125,7 +137,7 @@ def describe_run(task: Task, hierarchy: Hierarchy, options: TrainOptions) -> dic
 
 
 def run_document(
-    description: dict[str, Any], run: Solution | Run, evaluation: Evaluation | None = None
+    description: dict[str, Any], run: Solution | Run, evaluation: Evaluation | RestorationQuality | None = None
 ) -> dict[str, Any]:
     """Return a run with its whole history as data for JSON. Numbers that are not finite become null.
 
@@ -134,7 +146,7 @@ def run_document(
     description : dict
         From `describe_run`.
     run : Solution or Run
-    evaluation : Evaluation, optional
+    evaluation : Evaluation or RestorationQuality, optional
         Figures of the network as it is now.
     """
     from netgraph.fas.monitoring.run_file import to_json_data

@@ -101,6 +101,8 @@ class RunDisplay:
             parts.append(f"loss {self.loss:.4f}")
         if "accuracy" in self.figures:
             parts.append(f"accuracy {self.figures['accuracy']:.2%}")
+        if "psnr" in self.figures:
+            parts.append(f"PSNR {self.figures['psnr']:.2f} dB")
         return "  ".join(parts)
 
 

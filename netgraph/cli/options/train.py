@@ -5,6 +5,9 @@ The solver knows no data sets and `netgraph.models` knows no solver, so the comm
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netgraph.cli.console.compilation import announce_compilation
@@ -13,18 +16,35 @@ from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions, parse_numbers
+from netgraph.utils.choices import RESTORATIONS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
     from netgraph.fas.solver.problem import Problem
+    from netgraph.models.data.datasets import Dataset
     from netgraph.models.training.tasks import Task
 
 
 def choose_data(options: TrainOptions, network: str) -> str:
     """Return the name of the data set: the one that was asked for, or the usual one of the network."""
     return options.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
+
+
+def choose_network(options: TrainOptions, network: str) -> tuple[TrainOptions, str]:
+    """Return options and network, where the name of a task of restoration stands for the residual network on it.
+
+    Raises
+    ------
+    NetgraphError
+        Another task was asked for too.
+    """
+    if network not in RESTORATIONS:
+        return options, network
+    if options.task not in ("classify", network):
+        raise NetgraphError(f"{network} is a task, and --task {options.task} is another. Give one of the two.")
+    return replace(options, task=network), "residual"
 
 
 def warn_of_slow_precision(options: TrainOptions) -> None:
@@ -46,16 +66,11 @@ def make_task(options: TrainOptions, network: str) -> Task:
     import torch
 
     from netgraph.io.model_zoo import parse_arch_args
-    from netgraph.models.data.datasets import load_dataset
-    from netgraph.models.data.tokenizer import load_tokenizer
     from netgraph.models.training import tasks
-    from netgraph.utils.choices import TOKENIZERS
 
     _check_network(options, network)
     name = choose_data(options, network)
-    tokenizer = options.tokenizer
-    words = tokenizer if tokenizer is None or tokenizer in TOKENIZERS else load_tokenizer(tokenizer)
-    data = load_dataset(name, root=options.data_root, download=options.download, tokenizer=words, length=options.length)
+    data = _load_data(options, name)
     if network == "mlp" and name == "digits":
         torch.set_num_threads(1)  # a second thread costs this small network more than it saves
     task = tasks.make_task(
@@ -74,16 +89,30 @@ def make_task(options: TrainOptions, network: str) -> Task:
     return task
 
 
+def _load_data(options: TrainOptions, name: str) -> Dataset:
+    """Return a data set by its name, or the photographs of a folder."""
+    from netgraph.models.data.datasets import NAMES, load_dataset
+    from netgraph.models.data.photographs import load_photographs
+    from netgraph.models.data.tokenizer import load_tokenizer
+    from netgraph.utils.choices import TOKENIZERS
+
+    if name not in NAMES and Path(name).is_dir():
+        return load_photographs(name, tile=options.tile)
+    tokenizer = options.tokenizer
+    words = tokenizer if tokenizer is None or tokenizer in TOKENIZERS else load_tokenizer(tokenizer)
+    return load_dataset(name, root=options.data_root, download=options.download, tokenizer=words, length=options.length)
+
+
 def _check_network(options: TrainOptions, network: str) -> None:
     """Refuse an unknown network, or a memory layout that it does not have, before data are read."""
-    from netgraph.models.training.tasks import CNNS, NETWORKS, TORCHVISION
+    from netgraph.models.training.tasks import CNNS, NETWORKS, RESTORERS, TORCHVISION
 
     is_torchvision = network.startswith(TORCHVISION)
     if network not in NETWORKS and not is_torchvision:
         raise NetgraphError(
             f"no network to train is called {network!r}. There are {', '.join(NETWORKS)} and {TORCHVISION}NAME."
         )
-    if options.channels_last and network not in CNNS and not is_torchvision:
+    if options.channels_last and network not in (*CNNS, *RESTORERS) and not is_torchvision:
         raise NetgraphError(f"--channels-last lays out feature maps, and {network} has none. Leave it out.")
 
 
@@ -102,24 +131,49 @@ def make_problem(options: TrainOptions, task: Task) -> Problem:
     """
     from netgraph.fas.solver.problem import Problem
     from netgraph.models.data.loader import Loader
-    from netgraph.models.training.evaluation import evaluate, prepare_metrics
-    from netgraph.models.training.tasks import AUGMENTATIONS, make_cross_entropy
+    from netgraph.models.training.evaluation import prepare_metrics
+    from netgraph.models.training.tasks import AUGMENTATIONS
 
     prepare_metrics()
+    name = _check_problem_options(options, task)
+    batch = task.defaults.batch if options.batch is None else options.batch
+    loader = Loader(
+        task.data,
+        batch,
+        augment=AUGMENTATIONS[name],
+        degradation=task.degradation,
+        one_hot=options.one_hot,
+        seed=options.seed,
+    )
+    restrict = None if task.degradation is None else task.degradation.restrict
+    settings = options.fingerprint(name)
+    loss = task.make_loss(options.label_smoothing)
+    return Problem(loader, loss, valid=partial(_evaluate_valid, task), restrict=restrict, settings=settings)
+
+
+def _check_problem_options(options: TrainOptions, task: Task) -> str:
+    """Return the name of the augmentation, after a check that it, the targets and the loss fit the data."""
+    from netgraph.models.training.tasks import AUGMENTATIONS
+
     if options.one_hot and options.task == "lm":
         raise NetgraphError("--one-hot would need a row of the vocabulary for each token. Leave it out.")
+    if task.degradation is not None and (options.one_hot or options.label_smoothing):
+        idle = "--one-hot" if options.one_hot else "--label-smoothing"
+        raise NetgraphError(f"{idle} is about classes, and {options.task} has images as targets. Leave it out.")
     name = choose_augmentation(options, task)
-    augment = AUGMENTATIONS[name]
-    if augment is not None and task.data.train.inputs.ndim != 4:
+    if AUGMENTATIONS[name] is not None and task.data.train.inputs.ndim != 4:
         raise NetgraphError(f"--augment {name} moves pictures, and {task.name} reads none. Leave it out.")
-    batch = task.defaults.batch if options.batch is None else options.batch
-    loader = Loader(task.data, batch, augment=augment, one_hot=options.one_hot, seed=options.seed)
+    return name
 
-    def evaluate_valid(model: nn.Module) -> dict[str, float]:
-        return evaluate(model, task.data, split="valid", batch=task.evaluation_batch).figures()
 
-    settings = options.fingerprint(name)
-    return Problem(loader, make_cross_entropy(options.label_smoothing), valid=evaluate_valid, settings=settings)
+def _evaluate_valid(task: Task, model: nn.Module) -> dict[str, float]:
+    """Return the figures of a level's network on the validation split, at the resolution of the level."""
+    from netgraph.fas.levels.batch_resolution import find_divisor, restrict_batch
+
+    divisor, to_level = find_divisor(model), None
+    if task.degradation is not None and divisor > 1:
+        to_level = partial(restrict_batch, restrict=task.degradation.restrict, divisor=divisor)
+    return task.evaluate(model, split="valid", to_level=to_level).figures()
 
 
 def build_levels(options: TrainOptions, task: Task, problem: Problem) -> Hierarchy:
@@ -147,8 +201,6 @@ def _build_single_level(task: Task, example: Tensor) -> Hierarchy:
 
 
 def _coarsen(options: TrainOptions, task: Task, example: Tensor, problem: Problem) -> Hierarchy:
-    from dataclasses import replace
-
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
     from netgraph.coarsen.hierarchy.initial_weights import init_coarse_weights
     from netgraph.fas.solver.problem import make_batch_loss
