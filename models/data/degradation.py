@@ -49,6 +49,8 @@ class Noise:
     ----------
     sigma : float, default 0.2
         Standard deviation, as a share of the range of the images.
+    more_inputs : int, default 0
+        Channels of the inputs beyond those of the images.
 
     Examples
     --------
@@ -84,6 +86,16 @@ class Holes:
         Holes of each image. They may overlap.
     share : float, default 0.25
         Side of a hole, as a share of the image's.
+    more_inputs : int, default 1
+        Channels of the inputs beyond those of the images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import Holes
+    >>> inputs = Holes(1, 0.5).degrade(torch.ones(1, 3, 8, 8), torch.Generator().manual_seed(0))
+    >>> inputs.shape, float(inputs[:, 3].mean())  # a quarter is missing
+    (torch.Size([1, 4, 8, 8]), 0.75)
     """
 
     n_holes: int = 4
@@ -126,6 +138,17 @@ class Blur:
         Standard deviation of the blur, in pixels.
     sigma : float, default 0.01
         Standard deviation of the noise.
+    more_inputs : int, default 0
+        Channels of the inputs beyond those of the images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import Blur
+    >>> clean = torch.eye(16)[None, None]
+    >>> inputs = Blur(1.0).degrade(clean, torch.Generator().manual_seed(0))
+    >>> float(inputs.std()) < float(clean.std())
+    True
     """
 
     radius: float = 1.5
@@ -158,6 +181,15 @@ class LowerResolution:
     ----------
     times : int, default 2
         Divisor of the resolution.
+    more_inputs : int, default 0
+        Channels of the inputs beyond those of the images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.models import LowerResolution
+    >>> LowerResolution(4).degrade(torch.rand(1, 3, 16, 16), torch.Generator()).shape
+    torch.Size([1, 3, 16, 16])
     """
 
     times: int = 2

@@ -39,12 +39,11 @@ def load_photographs(folder: str | Path, *, tile: int = 128) -> Dataset:
     Examples
     --------
     >>> import tempfile
-    >>> import torch
-    >>> from torchvision.io import write_png
+    >>> from PIL import Image
     >>> from netgraph.models import load_photographs
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     for i in range(3):
-    ...         write_png(torch.full((3, 40, 70), i, dtype=torch.uint8), f"{folder}/{i}.png")
+    ...         Image.new("RGB", (70, 40), (i, i, i)).save(f"{folder}/{i}.png")
     ...     data = load_photographs(folder, tile=32)
     >>> data.train.inputs.shape
     torch.Size([2, 3, 32, 32])
