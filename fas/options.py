@@ -194,6 +194,29 @@ class Gate:
         most=1,
     )
 
+    @classmethod
+    def open(cls, **options: Any) -> Gate:
+        """Return a gate that is open: every cycle goes down, at any cost, and the line search alone judges the correction.
+
+        Parameters
+        ----------
+        **options
+            Options of the gate that differ.
+
+        Examples
+        --------
+        >>> from netgraph.fas import Gate
+        >>> Gate.open().share, Gate.open(search=()).search
+        (inf, ())
+        """
+        return cls(**{**OPEN_GATE, **options})
+
+
+# Values of the gate with which every cycle goes down.
+OPEN_GATE: dict[str, Any] = {
+    "gap": float("inf"), "tau": float("inf"), "kappa": 0.0, "share": float("inf"), "patience": 0,
+}  # fmt: skip
+
 
 @_list_parameters
 @dataclass(frozen=True)

@@ -102,9 +102,13 @@ def skip_reason(run: CoarseStepRun, level: int) -> str | None:
 
 
 def _find_coarse_visits(run: CoarseStepRun) -> list[Visit]:
-    """Return the visits of the coarse step of the cycle that the run is in."""
+    """Return the visits of the coarse step of the cycle that the run is in, at the largest cost that they can have.
+
+    A coarse level that does not go down takes the steps of the levels below it, so a step may come to the finest coarse level.
+    """
     cycle = run.visits[run.at : run.find_step_end(run.at)]
-    return [visit for visit in cycle if visit.kind != "smooth" or visit.level != run.top]
+    coarse = [visit for visit in cycle if visit.kind != "smooth" or visit.level != run.top]
+    return [visit._replace(level=run.top + 1) if visit.kind == "smooth" else visit for visit in coarse]
 
 
 def must_earn_cost(run: CoarseStepRun) -> bool:

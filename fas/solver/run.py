@@ -350,11 +350,10 @@ class Run:
         return bound_flops(self, [visit for visit in self.visits if visit.kind == "smooth"])
 
     def smooth_instead(self, why: str, figures: Mapping[str, float]) -> None:
-        """Spend the cost of the coarse step on smoothing this level, and record the reason."""
-        level, flops = self.visits[self.at].level, self.maps.flops
+        """Take all steps of the coarse step on this level, and record the reason. A run of n epochs then has the steps of n epochs."""
+        level = self.visits[self.at].level
         planned = self.visits[self.at : self.find_step_end(self.at)]
-        cost = sum(v.steps * flops[v.level] for v in planned) / max(flops[level], 1e-300)
-        self.instead = Visit("smooth", level, max(round(cost), 1))
+        self.instead = Visit("smooth", level, max(sum(visit.steps for visit in planned), 1))
         self.emit_event("skip", level, why=why, **figures)
 
     def _start(self, level: int) -> None:

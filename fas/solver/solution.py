@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,11 +104,32 @@ class Solution:
         """
         return [record for record in self.history if record["event"] == kind]
 
+    def describe_coarse_steps(self) -> list[str]:
+        """Return how many coarse steps were begun, taken and refused, and the reasons, most frequent first, as lines.
+
+        Returns
+        -------
+        list of str
+            Empty for a run without cycles.
+        """
+        ups, skips = self.events("up"), self.events("skip")
+        if not ups and not skips:
+            return []
+        n_taken = sum(record["length"] > 0 for record in ups)
+        head = (
+            f"coarse steps: {len(ups)} begun, {n_taken} of them taken and {len(ups) - n_taken} rejected by the line search, "
+            f"{len(skips)} not begun"
+        )
+        reasons = Counter(_drop_numbers(record["why"]) for record in skips)
+        last = {_drop_numbers(record["why"]): record["why"] for record in skips}
+        return [head, *(f"  {n} not begun: {last[reason]}" for reason, n in reasons.most_common())]
+
     def __str__(self) -> str:
         evaluations = self.events("evaluate")
         figures = ", ".join(f"{k} {v:.4g}" for k, v in evaluations[-1]["figures"].items()) if evaluations else ""
-        lines = [escape_controls(line) for line in (f"{self._outcome}: {self.reason}", figures) if line]
-        return "\n".join([*lines, str(self.ledger)])
+        lines = [f"{self._outcome}: {self.reason}", figures, *self.describe_coarse_steps()]
+        return "
+".join([*(escape_controls(line) for line in lines if line), str(self.ledger)])
 
     __repr__ = __str__
 
@@ -114,11 +137,13 @@ class Solution:
         """Return the costs as an HTML table for notebooks, with the reason above and the figures below."""
         evaluations = self.events("evaluate")
         figures = [f"{name} {value:.4g}" for name, value in evaluations[-1]["figures"].items()] if evaluations else []
-        ups, skips = self.events("up"), self.events("skip")
-        n_taken = sum(record["length"] > 0 for record in ups)
-        if ups or skips:
-            figures.append(f"coarse steps: {n_taken} taken, {len(ups) - n_taken} rejected, {len(skips)} not begun")
+        figures += self.describe_coarse_steps()[:1]
         figures.append(f"total {self.seconds:.2f} s, {self.flops:.3g} FLOPs")
         head = ("level", "spent on", "seconds", "FLOPs")
         rows = [(row["level"], row["kind"], row["seconds"], float(row["flops"])) for row in self.ledger.rows()]
         return render_table(f"{self._outcome}: {self.reason}", head, rows, foot=", ".join(figures))
+
+
+def _drop_numbers(reason: str) -> str:
+    """Return a reason without its numbers, so that reasons of one kind count as one."""
+    return re.sub(r"[-+.\d]+(e[-+]?\d+)?%?", "#", reason)

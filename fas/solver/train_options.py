@@ -190,6 +190,9 @@ class TrainOptions:
         "kaskade", help="kaskade, full, v, w, f or additive.", metavar="NAME", words=CYCLES,
         check=_check_word("cycle", CYCLES),
     )  # fmt: skip
+    always: bool = declare_option(
+        False, help="Go down in every cycle, at any cost. The line search alone judges the correction."
+    )
     plain: bool = declare_option(False, help="Train on the finest level alone.")
     coarsening: CoarsenOptions = declare_group(
         CoarsenOptions,
@@ -281,12 +284,13 @@ class TrainOptions:
         NetgraphError
             The solver does not accept an option.
         """
-        from netgraph.fas.options import parse_options
+        from netgraph.fas.options import OPEN_GATE, parse_options
         from netgraph.fas.solver.solver import FAS
         from netgraph.optim.optimizers import find_optimizer
 
         smoothing = {"smoothing.bf16": "true"} if self.bf16 else {}
         smoothing |= {} if self.ema is None else {"smoothing.ema": str(self.ema)}
+        smoothing |= {f"gate.{name}": str(value) for name, value in OPEN_GATE.items()} if self.always else {}
         return FAS(
             "kaskade" if n_levels == 1 else self.cycle,
             find_optimizer(self.optimizer or defaults.optimizer),

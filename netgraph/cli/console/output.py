@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
@@ -171,13 +170,10 @@ def run_document(
 
 def _format_coarse_steps(solution: Solution, cycle: str, n_levels: int) -> list[str]:
     """Return the number of coarse steps as text. It shows a gate that never opens."""
-    skipped, ups = solution.events("skip"), solution.events("up")
-    if not skipped and not ups:
-        return ["coarse steps: none, the run is shorter than one cycle"] if cycle != "kaskade" and n_levels > 1 else []
-    taken = sum(record["length"] > 0 for record in ups)
-    text = f"coarse steps: {taken} corrections taken, {len(ups) - taken} rejected, {len(skipped)} not begun"
-    reasons = Counter(record["why"] for record in skipped if "rest" not in record["why"])
-    return [text, *(f"  last not begun: {reason}" for reason in list(reasons)[-1:])]
+    lines = solution.describe_coarse_steps()
+    if lines or cycle == "kaskade" or n_levels == 1:
+        return lines
+    return ["coarse steps: none, the run is shorter than one cycle"]
 
 
 def _format_confusion(classes: tuple[str, ...], confusion: Tensor) -> list[str]:

@@ -20,7 +20,7 @@ from netgraph.utils.text import is_index
 # Options of training that a single level does not use.
 NEED_LEVELS = (
     "levels", "ratio", "round_to", "coarsen", "depth_by", "inside_heads", "coarsener", "affinity", "cycle", "share",
-    "schedule_per_level",
+    "schedule_per_level", "always",
 )  # fmt: skip
 # Options that only steps in the direction "channels" use.
 NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "outputs", "fix", "round_to", "budget")
@@ -162,6 +162,8 @@ def check_train_options(typed: Mapping[str, str], options: TrainOptions, run: Ru
         return
     if options.coarsening.n_levels == 1:
         reject_options(typed, [name for name in NEED_LEVELS if name != "levels"], "--levels 1 is the network alone")
+    if options.cycle == "kaskade":
+        reject_options(typed, ["always"], "the cycle kaskade takes no coarse steps")
     if options.cycle not in ("kaskade", "full"):
         reject_options(
             typed, ["share"], f"only the cycles kaskade and full have turns to share, and this is {options.cycle}"
