@@ -46,7 +46,7 @@ def test_refused_steps_are_counted_by_their_reason_and_told(gradient, caplog):
     assert n > 2
     word, key = ("gradient", Outcome.DIVERGED_FNORM_NAN) if gradient else ("loss", Outcome.DIVERGED_FUNCTION_NAN)
     assert solution.refused == {key: n}
-    assert solution.reason.endswith(f"{n} of 36 steps were refused, because their {word} was not finite")
+    assert solution.reason.endswith(f"{n} of 48 steps were refused, because their {word} was not finite")
     assert sum("steps were refused" in record.message for record in caplog.records) == 1
     assert solution.outcome is Outcome.CONVERGED_ITS
 
