@@ -313,6 +313,7 @@ def test_rates_follow_the_schedule_over_all_steps_of_the_training(schedule, monk
     rise = 0.004 + 0.096 * (1 - np.cos(np.pi * at / up)) / 2
     fall = 4e-7 + (0.1 - 4e-7) * (1 + np.cos(np.pi * (at - up) / down)) / 2
     wanted = {"constant": np.full(25, 0.1), "cosine": cosine, "one-cycle": np.where(at <= up, rise, fall)}
+    wanted["wsd"] = 0.1 * np.minimum(1, (25 - at) / 6)  # a warm-up of one step, and the last quarter
     np.testing.assert_allclose(rates, wanted[schedule], rtol=1e-6)
     for epochs in (1, 2, 3):
         fit(mlp((4, 3)), blobs(4), epochs=epochs, batch=8, schedule=schedule)  # few steps
