@@ -165,21 +165,28 @@ def format_report(rows: list[dict[str, Any]]) -> str:
     Values are medians over seeds, with their spread. Costs are relative to the tuned plain run.
     """
     plain_runs = [row for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
-    plain_runs = [row for row in plain_runs if row["epochs"] == TUNED["epochs"]] or plain_runs
+    tuned = [row for row in plain_runs if (row["epochs"], row["schedule"]) == (TUNED["epochs"], TUNED["schedule"])]
+    plain_runs = tuned or plain_runs
     base = {kind: statistics.median(row[kind] for row in plain_runs) for kind in ("flops", "seconds")}
     lines = [
-        "| method | epochs | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | epochs | schedule | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, epochs in dict.fromkeys((row["method"], row["epochs"]) for row in rows if row["seed"] != TUNING):
-        runs = [row for row in rows if (row["method"], row["epochs"]) == (name, epochs) and row["seed"] != TUNING]
+    for name, epochs, schedule in dict.fromkeys(
+        (row["method"], row["epochs"], row["schedule"]) for row in rows if row["seed"] != TUNING
+    ):
+        group = (name, epochs, schedule)
+        runs = [
+            row for row in rows
+            if (row["method"], row["epochs"], row["schedule"]) == group and row["seed"] != TUNING
+        ]  # fmt: skip
         losses = [row["loss"] for row in runs]
         asked = sum(row["events"].get(kind, 0) for row in runs for kind in ("up", "skip"))
         taken = f"{sum(row['accepted'] for row in runs)} of {asked}" if asked else ""
         cost = {kind: statistics.median(row[kind] for row in runs) / base[kind] for kind in base}
         spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(runs) > 1 else ""
         lines.append(
-            f"| {name} | {epochs:g} | {len(runs)} | {statistics.median(losses):.4f}{spread} | "
+            f"| {name} | {epochs:g} | {schedule} | {len(runs)} | {statistics.median(losses):.4f}{spread} | "
             f"{statistics.median(row['test'] for row in runs):.2%} | "
             f"{cost['flops']:.2f} | {cost['seconds']:.2f} | {taken} |"
         )
@@ -230,6 +237,7 @@ def main() -> None:
     parser.add_argument("--ablations", action="store_true", help="run the ablations too, with the first seed")
     parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
     parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
+    parser.add_argument("--schedule", default=TUNED["schedule"], help="schedule of all methods, such as wsd")
     parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
@@ -244,7 +252,7 @@ def main() -> None:
     if options.tune:
         jobs = [("plain", METHODS["plain"], TUNING, how) for how in GRID]
     else:
-        how = {**TUNED, "epochs": options.epochs}
+        how = {**TUNED, "epochs": options.epochs, "schedule": options.schedule}
         jobs = [(name, method, seed, how) for seed in range(options.seeds) for name, method in METHODS.items()]
         jobs += [(name, method, 0, how) for name, method in ABLATIONS.items() if options.ablations]
         jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]

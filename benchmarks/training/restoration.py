@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
     parser.add_argument("--network", choices=("residual", "unet"), default="residual")
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES, help="rates of the grid")
     parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true")
@@ -154,7 +155,9 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     names = [n for n in METHODS if not options.only or any(word in n for word in options.only)]
-    rates = {n: RATES if options.tune else [find_best_rate(rows, n, options.task, options.network)] for n in names}
+    rates = {
+        n: options.rates if options.tune else [find_best_rate(rows, n, options.task, options.network)] for n in names
+    }
     seeds = [TUNING] if options.tune else range(options.seeds)
     calls = []
     for seed, name in ((seed, name) for seed in seeds for name in names):
