@@ -128,8 +128,7 @@ class Solution:
         evaluations = self.events("evaluate")
         figures = ", ".join(f"{k} {v:.4g}" for k, v in evaluations[-1]["figures"].items()) if evaluations else ""
         lines = [f"{self._outcome}: {self.reason}", figures, *self.describe_coarse_steps()]
-        return "
-".join([*(escape_controls(line) for line in lines if line), str(self.ledger)])
+        return "\n".join([*(escape_controls(line) for line in lines if line), str(self.ledger)])
 
     __repr__ = __str__
 
