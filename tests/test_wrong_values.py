@@ -30,12 +30,13 @@ FACADES = (
 )
 LEFT = {  # not walked, each with the reason
     **dict.fromkeys(
-        ("resnet", "resnet20", "resnet56", "vgg", "wide_resnet", "Encoder", "Decoder", "mlp"),
+        ("resnet", "resnet20", "resnet56", "vgg", "wide_resnet", "Encoder", "Decoder", "mlp", "ResidualNet", "UNet"),
         "PyTorch makes the layers that they ask for, and answers for their sizes",
     ),
     "Outcome": "an enumeration, whose call is Python's",
     "Maps": "a protocol, which has no values of its own",
     "Objective": "a protocol, which has no values of its own",
+    "Degradation": "a protocol, which has no values of its own",
     "Run": "FAS.begin makes it, from parts that are no public names",
     "Run.move_to_level": "it takes a grid, which is no public name",
     "LightningCoarseStart": "Lightning calls its methods with its own trainer",

@@ -66,6 +66,12 @@ def restrict_batch(batch: tuple[Any, Any], restrict: Restrict, divisor: int) -> 
     >>> inputs.shape, targets.shape
     (torch.Size([2, 3, 8, 8]), torch.Size([2, 4, 4]))
     """
+    if divisor < 1:
+        raise NetgraphError(f"the divisor of the resolution is {divisor}. Give 1 or more.")
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise NetgraphError(f"a minibatch is a {type(batch).__name__}, not a pair of inputs and targets.")
+    for part, value in zip(PARTS, batch, strict=True):
+        _check_tensors(part, value)
     if callable(restrict):
         return _call_restriction(batch, restrict, divisor)
     ways = {"targets": restrict} if isinstance(restrict, str) else dict(restrict)
@@ -79,6 +85,17 @@ def restrict_batch(batch: tuple[Any, Any], restrict: Restrict, divisor: int) -> 
             "parts of them, such as inputs.image or targets.0."
         )
     return enlarge_restricted(batch[0], inputs), targets
+
+
+def _check_tensors(name: str, value: Any) -> None:
+    """Refuse what is no tensor, and no tuple, list or dict of tensors."""
+    if isinstance(value, Tensor):
+        return
+    if not isinstance(value, (tuple, list, Mapping)) or hasattr(value, "_fields"):
+        raise NetgraphError(f"{name} are a {type(value).__name__}. Give a tensor, or a tuple, list or dict of tensors.")
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, part in items:
+        _check_tensors(f"{name}.{key}", part)
 
 
 def _restrict_value(value: Any, name: str, ways: Mapping[str, str], divisor: int, unused: set[str]) -> Any:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from netgraph.errors import NetgraphError
+from netgraph.errors import DataError, NetgraphError
+from netgraph.models.data.augmentation import check_images
 
 
 class Degradation(Protocol):
@@ -32,12 +33,57 @@ class Degradation(Protocol):
 
 
 def average_squares(images: Tensor, divisor: int) -> Tensor:
-    """Return the mean of each square of ``divisor`` x ``divisor`` pixels."""
+    """Return the mean of each square of ``divisor`` x ``divisor`` pixels.
+
+    Raises
+    ------
+    DataError
+        There are no images of floating-point numbers, or a side is not divisible.
+    """
+    check_clean(images)
+    if divisor < 1 or any(side % divisor for side in images.shape[2:]):
+        raise DataError(
+            f"images of {images.shape[2]} x {images.shape[3]} pixels cannot be averaged {divisor} times lower. Give sides that "
+            "the number divides."
+        )
     return functional.avg_pool2d(images, divisor)
+
+
+def check_clean(images: Tensor) -> None:
+    """Refuse what is no batch of images of floating-point numbers, or has no pixel.
+
+    Raises
+    ------
+    DataError
+    """
+    check_images(images)
+    if not images.is_floating_point() or not all(images.shape):
+        raise DataError(
+            f"clean images are floating-point numbers in [0, 1], and these are {images.dtype} of shape {tuple(images.shape)}. "
+            "Divide whole numbers by 255."
+        )
+
+
+def _check_pair(inputs: Tensor, targets: Tensor, more_inputs: int) -> None:
+    """Refuse inputs that were not made of these targets."""
+    check_clean(targets)
+    wanted = (len(targets), targets.shape[1] + more_inputs, *targets.shape[2:])
+    if tuple(inputs.shape) != wanted:
+        raise DataError(
+            f"inputs have shape {tuple(inputs.shape)}, and those of targets of shape {tuple(targets.shape)} have {wanted}."
+        )
+
+
+def _check_least(name: str, value: float, least: float, most: float = float("inf")) -> None:
+    """Refuse a number out of its range, and NaN."""
+    if not least <= value <= most or value == float("inf"):
+        upper = "" if most == float("inf") else f", and of {most:g} or less"
+        raise NetgraphError(f"{name} is {value:g}. Give a number of {least:g} or more{upper}.")
 
 
 def _draw_noise(clean: Tensor, generator: torch.Generator) -> Tensor:
     """Return normal noise for images, drawn on the device of the generator."""
+    check_clean(clean)
     return torch.randn(clean.shape, generator=generator).to(clean)
 
 
@@ -66,12 +112,16 @@ class Noise:
     sigma: float = 0.2
     more_inputs: int = 0
 
+    def __post_init__(self) -> None:
+        _check_least("sigma", self.sigma, 0)
+
     def degrade(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Return noisy images."""
         return clean + self.sigma * _draw_noise(clean, generator)
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images with noise of the same size: that of one pixel of each square."""
+        _check_pair(inputs, targets, self.more_inputs)
         coarse = average_squares(targets, divisor)
         return coarse + (inputs - targets)[..., ::divisor, ::divisor], coarse
 
@@ -102,8 +152,13 @@ class Holes:
     share: float = 0.25
     more_inputs: int = 1
 
+    def __post_init__(self) -> None:
+        _check_least("n_holes", self.n_holes, 0, 1000)
+        _check_least("share", self.share, 0, 1)
+
     def degrade(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Return images with holes, and the mask behind them."""
+        check_clean(clean)
         n, _, height, width = clean.shape
         mask = torch.ones(n, 1, height, width)
         for _ in range(self.n_holes):
@@ -116,6 +171,7 @@ class Holes:
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images with the same holes."""
+        _check_pair(inputs, targets, self.more_inputs)
         coarse, mask = average_squares(targets, divisor), inputs[:, -1:, ::divisor, ::divisor]
         return torch.cat([coarse * mask, mask], dim=1), coarse
 
@@ -155,16 +211,22 @@ class Blur:
     sigma: float = 0.01
     more_inputs: int = 0
 
+    def __post_init__(self) -> None:
+        _check_least("radius", self.radius, 0.1, 100)
+        _check_least("sigma", self.sigma, 0)
+
     def degrade(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Return blurred images with noise."""
         return self._blur(clean) + self.sigma * _draw_noise(clean, generator)
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images, blurred over as many pixels and with noise of the same size."""
+        _check_pair(inputs, targets, self.more_inputs)
         coarse = average_squares(targets, divisor)
         return self._blur(coarse) + (inputs - self._blur(targets))[..., ::divisor, ::divisor], coarse
 
     def _blur(self, images: Tensor) -> Tensor:
+        check_clean(images)
         reach = min(int(3 * self.radius + 0.5), *(side - 1 for side in images.shape[2:]))
         weights = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * self.radius**2)).to(images)
         weights, channels = weights / weights.sum(), images.shape[1]
@@ -195,19 +257,18 @@ class LowerResolution:
     times: int = 2
     more_inputs: int = 0
 
+    def __post_init__(self) -> None:
+        _check_least("times", self.times, 1, 64)
+
     def degrade(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """Return images without their fine detail, in the size of the clean ones."""
-        if any(side % self.times for side in clean.shape[2:]):
-            raise NetgraphError(
-                f"images of {clean.shape[2]} x {clean.shape[3]} pixels cannot be averaged {self.times} times lower. Give sides "
-                f"that {self.times} divides."
-            )
         return functional.interpolate(
             average_squares(clean, self.times), scale_factor=float(self.times), mode="bicubic"
         )
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images without their fine detail."""
+        _check_pair(inputs, targets, self.more_inputs)
         coarse = average_squares(targets, divisor)
         return self.degrade(coarse, torch.default_generator), coarse
 

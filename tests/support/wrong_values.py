@@ -49,7 +49,22 @@ from netgraph.fas import (
 from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.graph.axis_units import AxisUnits
 from netgraph.graph.graph import UnitGraph
-from netgraph.models import CalibrationData, Dataset, DataSplit, Evaluation, Loader, Task, TrainingDefaults, mlp
+from netgraph.models import (
+    Blur,
+    CalibrationData,
+    Dataset,
+    DataSplit,
+    Degradation,
+    Evaluation,
+    Holes,
+    Loader,
+    LowerResolution,
+    Noise,
+    RestorationQuality,
+    Task,
+    TrainingDefaults,
+    mlp,
+)
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.unit_spec import Axis, UnitSpec
 
@@ -356,6 +371,9 @@ BY_TYPE = {
     Task: st.builds(lambda: Task("points", make_network(), make_dataset(), TrainingDefaults())),
     TrainingDefaults: st.builds(TrainingDefaults),
     CalibrationData: st.builds(CalibrationData, TENSOR, st.none()),
+    RestorationQuality: st.builds(RestorationQuality, NUMBERS, NUMBERS, NUMBERS),
+    Degradation: st.sampled_from([Noise(), Holes(), Blur(), LowerResolution()]),
+    **{kind: st.builds(kind) for kind in (Noise, Holes, Blur, LowerResolution)},
 } | {kind: st.builds(kind) for kind in (Adapt, Gate, Options, Smoothing, Split, Tau, Tolerance)}
 BY_NAME = {
     "example": EXAMPLES,
