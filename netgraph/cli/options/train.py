@@ -16,6 +16,7 @@ from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions, parse_numbers
+from netgraph.io.files.output_files import check_path
 from netgraph.utils.choices import RESTORATIONS
 
 if TYPE_CHECKING:
@@ -96,8 +97,10 @@ def _load_data(options: TrainOptions, name: str) -> Dataset:
     from netgraph.models.data.tokenizer import load_tokenizer
     from netgraph.utils.choices import TOKENIZERS
 
-    if name not in NAMES and Path(name).is_dir():
-        return load_photographs(name, tile=options.tile)
+    if name not in NAMES:
+        check_path(Path(name))
+        if Path(name).is_dir():
+            return load_photographs(name, tile=options.tile)
     tokenizer = options.tokenizer
     words = tokenizer if tokenizer is None or tokenizer in TOKENIZERS else load_tokenizer(tokenizer)
     return load_dataset(name, root=options.data_root, download=options.download, tokenizer=words, length=options.length)
