@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -238,11 +239,14 @@ HANGS = """
 @pytest.mark.parametrize(("kind", "said"), [("coarsener", "merged the 8 units"), ("affinity", "compared the 8 units")])
 def test_an_interrupt_names_the_function_that_hangs_and_its_axis(kind, said):
     command = [sys.executable, "-c", textwrap.dedent(HANGS), kind]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
+    heeded = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # background jobs inherit deaf ears
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=dict(os.environ), preexec_fn=heeded) as process:
         assert process.stdout.readline() == "hangs\n"
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=120)
+        try:
+            _, error = process.communicate(timeout=120)
+        finally:
+            process.kill()  # one that goes on would be waited for without end
     assert f"stopped while {kind} 'hang' {said} of axis '0'" in error
     assert process.returncode != 0
