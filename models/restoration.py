@@ -24,7 +24,8 @@ class ResidualConvolutions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, width, height, width of the image), as the input."""
-        return x + self.conv2(functional.relu(self.conv1(x)))  # type: ignore[no-any-return]
+        change: Tensor = self.conv2(functional.relu(self.conv1(x)))
+        return x + change
 
 
 class ResidualNet(nn.Module):
@@ -62,7 +63,8 @@ class ResidualNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return images (n, channels, height, width) for inputs (n, channels + more_inputs, height, width)."""
-        return images[:, : self.channels] + self.head(self.blocks(self.stem(images)))  # type: ignore[no-any-return]
+        change: Tensor = self.head(self.blocks(self.stem(images)))
+        return images[:, : self.channels] + change
 
 
 def _make_stage(n_in: int, n_out: int) -> nn.Sequential:
@@ -115,4 +117,5 @@ class UNet(nn.Module):
         x = maps.pop()
         for stage in reversed(self.join):
             x = stage(torch.cat([maps.pop(), functional.interpolate(x, scale_factor=2.0)], dim=1))
-        return images[:, : self.channels] + self.head(x)  # type: ignore[no-any-return]
+        change: Tensor = self.head(x)
+        return images[:, : self.channels] + change

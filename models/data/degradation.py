@@ -8,7 +8,7 @@ pixels. An averaged noisy image would have less noise, and a network trained on 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -64,14 +64,16 @@ def check_clean(images: Tensor) -> None:
         )
 
 
-def _check_pair(inputs: Tensor, targets: Tensor, more_inputs: int) -> None:
-    """Refuse inputs that were not made of these targets."""
+def _average_targets(inputs: Tensor, targets: Tensor, divisor: int, more_inputs: int) -> Tensor:
+    """Return averaged targets, after a check that the inputs were made of them."""
     check_clean(targets)
     wanted = (len(targets), targets.shape[1] + more_inputs, *targets.shape[2:])
     if tuple(inputs.shape) != wanted:
         raise DataError(
-            f"inputs have shape {tuple(inputs.shape)}, and those of targets of shape {tuple(targets.shape)} have {wanted}."
+            f"inputs have shape {tuple(inputs.shape)}, and those of targets of shape {tuple(targets.shape)} have {wanted}. Give the "
+            "minibatch that was degraded."
         )
+    return average_squares(targets, divisor)
 
 
 def _check_least(name: str, value: float, least: float, most: float = float("inf")) -> None:
@@ -82,7 +84,7 @@ def _check_least(name: str, value: float, least: float, most: float = float("inf
 
 
 def _draw_noise(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """Return normal noise for images, drawn on the device of the generator."""
+    """Return normal noise of the size of images, drawn on the CPU."""
     check_clean(clean)
     return torch.randn(clean.shape, generator=generator).to(clean)
 
@@ -95,8 +97,6 @@ class Noise:
     ----------
     sigma : float, default 0.2
         Standard deviation, as a share of the range of the images.
-    more_inputs : int, default 0
-        Channels of the inputs beyond those of the images.
 
     Examples
     --------
@@ -110,7 +110,7 @@ class Noise:
     """
 
     sigma: float = 0.2
-    more_inputs: int = 0
+    more_inputs: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         _check_least("sigma", self.sigma, 0)
@@ -121,8 +121,7 @@ class Noise:
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images with noise of the same size: that of one pixel of each square."""
-        _check_pair(inputs, targets, self.more_inputs)
-        coarse = average_squares(targets, divisor)
+        coarse = _average_targets(inputs, targets, divisor, self.more_inputs)
         return coarse + (inputs - targets)[..., ::divisor, ::divisor], coarse
 
 
@@ -136,8 +135,6 @@ class Holes:
         Holes of each image. They may overlap.
     share : float, default 0.25
         Side of a hole, as a share of the image's.
-    more_inputs : int, default 1
-        Channels of the inputs beyond those of the images.
 
     Examples
     --------
@@ -150,7 +147,7 @@ class Holes:
 
     n_holes: int = 4
     share: float = 0.25
-    more_inputs: int = 1
+    more_inputs: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _check_least("n_holes", self.n_holes, 0, 1000)
@@ -171,8 +168,8 @@ class Holes:
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images with the same holes."""
-        _check_pair(inputs, targets, self.more_inputs)
-        coarse, mask = average_squares(targets, divisor), inputs[:, -1:, ::divisor, ::divisor]
+        coarse = _average_targets(inputs, targets, divisor, self.more_inputs)
+        mask = inputs[:, -1:, ::divisor, ::divisor]
         return torch.cat([coarse * mask, mask], dim=1), coarse
 
 
@@ -194,8 +191,6 @@ class Blur:
         Standard deviation of the blur, in pixels.
     sigma : float, default 0.01
         Standard deviation of the noise.
-    more_inputs : int, default 0
-        Channels of the inputs beyond those of the images.
 
     Examples
     --------
@@ -209,7 +204,7 @@ class Blur:
 
     radius: float = 1.5
     sigma: float = 0.01
-    more_inputs: int = 0
+    more_inputs: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         _check_least("radius", self.radius, 0.1, 100)
@@ -221,8 +216,7 @@ class Blur:
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images, blurred over as many pixels and with noise of the same size."""
-        _check_pair(inputs, targets, self.more_inputs)
-        coarse = average_squares(targets, divisor)
+        coarse = _average_targets(inputs, targets, divisor, self.more_inputs)
         return self._blur(coarse) + (inputs - self._blur(targets))[..., ::divisor, ::divisor], coarse
 
     def _blur(self, images: Tensor) -> Tensor:
@@ -243,8 +237,6 @@ class LowerResolution:
     ----------
     times : int, default 2
         Divisor of the resolution.
-    more_inputs : int, default 0
-        Channels of the inputs beyond those of the images.
 
     Examples
     --------
@@ -255,7 +247,7 @@ class LowerResolution:
     """
 
     times: int = 2
-    more_inputs: int = 0
+    more_inputs: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         _check_least("times", self.times, 1, 64)
@@ -268,8 +260,7 @@ class LowerResolution:
 
     def restrict(self, inputs: Tensor, targets: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         """Return averaged images without their fine detail."""
-        _check_pair(inputs, targets, self.more_inputs)
-        coarse = average_squares(targets, divisor)
+        coarse = _average_targets(inputs, targets, divisor, self.more_inputs)
         return self.degrade(coarse, torch.default_generator), coarse
 
 
