@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from netgraph.models.data.augmentation import random_rotation as random_rotation
     from netgraph.models.data.calibration import CalibrationData as CalibrationData
     from netgraph.models.data.calibration import load_calibration as load_calibration
+    from netgraph.models.data.darcy import load_darcy as load_darcy
+    from netgraph.models.data.darcy import solve_darcy as solve_darcy
     from netgraph.models.data.datasets import Dataset as Dataset
     from netgraph.models.data.datasets import DataSplit as DataSplit
     from netgraph.models.data.datasets import load_dataset as load_dataset
@@ -36,11 +38,14 @@ if TYPE_CHECKING:
     from netgraph.models.data.tokenizer import open_tokenizer as open_tokenizer
     from netgraph.models.data.tokenizer import save_tokenizer as save_tokenizer
     from netgraph.models.data.tokenizer import train_tokenizer as train_tokenizer
+    from netgraph.models.fourier import fno as fno
     from netgraph.models.perceptron import mlp as mlp
     from netgraph.models.restoration import ResidualNet as ResidualNet
     from netgraph.models.restoration import UNet as UNet
     from netgraph.models.training.evaluation import Evaluation as Evaluation
     from netgraph.models.training.evaluation import evaluate as evaluate
+    from netgraph.models.training.operators import OperatorQuality as OperatorQuality
+    from netgraph.models.training.operators import evaluate_operator as evaluate_operator
     from netgraph.models.training.restoration import RestorationQuality as RestorationQuality
     from netgraph.models.training.restoration import evaluate_restoration as evaluate_restoration
     from netgraph.models.training.tasks import Task as Task
@@ -66,11 +71,14 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "encode_texts": "data.tokenizer",
         "Encoder": "transformer",
         "evaluate": "training.evaluation",
+        "evaluate_operator": "training.operators",
         "evaluate_restoration": "training.restoration",
         "Evaluation": "training.evaluation",
         "fit": "training.trainer",
+        "fno": "fourier",
         "Holes": "data.degradation",
         "load_calibration": "data.calibration",
+        "load_darcy": "data.darcy",
         "load_dataset": "data.datasets",
         "load_photographs": "data.photographs",
         "load_tokenizer": "data.tokenizer",
@@ -81,6 +89,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "mlp": "perceptron",
         "Noise": "data.degradation",
         "open_tokenizer": "data.tokenizer",
+        "OperatorQuality": "training.operators",
         "random_crop": "data.augmentation",
         "random_flip": "data.augmentation",
         "random_rotation": "data.augmentation",
@@ -90,6 +99,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "resnet56": "cnn",
         "RestorationQuality": "training.restoration",
         "save_tokenizer": "data.tokenizer",
+        "solve_darcy": "data.darcy",
         "Task": "training.tasks",
         "train_tokenizer": "data.tokenizer",
         "TrainingDefaults": "training.tasks",

@@ -1,8 +1,9 @@
 """Networks that answer an image for an image: a residual network and a U-Net.
 
 Both are convolutional throughout, so that they run at any resolution, and both add the image that they were given to their
-answer (Zhang et al., IEEE TIP 2017). The residual network has blocks without norms (Lim et al., CVPR workshops 2017). The U-Net
-(Ronneberger et al., MICCAI 2015) halves the resolution on its way down and joins equal resolutions on its way up.
+answer (Zhang et al., IEEE TIP 2017), unless ``shortcut`` is False, as for a solution of an equation. The residual
+network has blocks without norms (Lim et al., CVPR workshops 2017). The U-Net (Ronneberger et al., MICCAI 2015) halves the
+resolution on its way down and joins equal resolutions on its way up.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class ResidualNet(nn.Module):
         Channels of the images.
     more_inputs : int, default 0
         Further channels of the input, behind those of the image, such as a mask.
+    shortcut : bool, default True
+        Add the image to the answer. An answer that is no image like the input has none.
 
     References
     ----------
@@ -54,9 +57,11 @@ class ResidualNet(nn.Module):
     torch.Size([1, 3, 24, 16])
     """
 
-    def __init__(self, n_blocks: int = 6, *, width: int = 32, channels: int = 3, more_inputs: int = 0) -> None:
+    def __init__(
+        self, n_blocks: int = 6, *, width: int = 32, channels: int = 3, more_inputs: int = 0, shortcut: bool = True
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.shortcut = channels, shortcut
         self.stem = nn.Conv2d(channels + more_inputs, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualConvolutions(width) for _ in range(n_blocks)))
         self.head = nn.Conv2d(width, channels, 3, padding=1)
@@ -64,7 +69,7 @@ class ResidualNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return images (n, channels, height, width) for inputs (n, channels + more_inputs, height, width)."""
         change: Tensor = self.head(self.blocks(self.stem(images)))
-        return images[:, : self.channels] + change
+        return images[:, : self.channels] + change if self.shortcut else change
 
 
 def _make_stage(n_in: int, n_out: int) -> nn.Sequential:
@@ -87,6 +92,8 @@ class UNet(nn.Module):
         Channels of the images.
     more_inputs : int, default 0
         Further channels of the input, behind those of the image, such as a mask.
+    shortcut : bool, default True
+        Add the image to the answer. An answer that is no image like the input has none.
 
     References
     ----------
@@ -100,9 +107,11 @@ class UNet(nn.Module):
     torch.Size([1, 3, 24, 16])
     """
 
-    def __init__(self, n_halvings: int = 2, *, width: int = 32, channels: int = 3, more_inputs: int = 0) -> None:
+    def __init__(
+        self, n_halvings: int = 2, *, width: int = 32, channels: int = 3, more_inputs: int = 0, shortcut: bool = True
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.shortcut = channels, shortcut
         widths = [width * 2**i for i in range(n_halvings + 1)]
         self.stem = _make_stage(channels + more_inputs, width)
         self.down = nn.ModuleList(_make_stage(a, b) for a, b in pairwise(widths))
@@ -118,4 +127,4 @@ class UNet(nn.Module):
         for stage in reversed(self.join):
             x = stage(torch.cat([maps.pop(), functional.interpolate(x, scale_factor=2.0)], dim=1))
         change: Tensor = self.head(x)
-        return images[:, : self.channels] + change
+        return images[:, : self.channels] + change if self.shortcut else change

@@ -30,7 +30,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("netgraph/environment",),
     ("netgraph/plugins.py", "netgraph/utils", "fas/options.py", "fas/saved_state.py", "models/transformer.py"),
     ("netgraph/optim", "fas/ledger.py"),
-    ("netgraph/rules", "models/cnn.py", "models/restoration.py"),
+    ("netgraph/rules", "models/cnn.py", "models/fourier.py", "models/restoration.py"),
     ("netgraph/recording",),
     ("netgraph/io", "netgraph/tracing"),
     ("coarsen/transfer", "models/data/readers", "netgraph/analysis", "netgraph/graph"),

@@ -78,6 +78,7 @@ USES = {  # a package and what asks for it
     "apprise": "ng.fas.make_notify_action('json://localhost')",
     "plotly": "ng.viz.write_run_page([None], 'report.html')",
     "tokenizers": "ng.models.train_tokenizer(['a word'])",
+    "neuralop": "ng.models.fno()",
     "sklearn ward": "ng.build_hierarchy(net, x, coarsener='ward')",
     "sklearn kmeans": "ng.build_hierarchy(net, x, coarsener='kmeans')",
     "networkx louvain": "ng.build_hierarchy(net, x, coarsener='louvain')",

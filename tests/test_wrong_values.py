@@ -33,6 +33,7 @@ LEFT = {  # not walked, each with the reason
         ("resnet", "resnet20", "resnet56", "vgg", "wide_resnet", "Encoder", "Decoder", "mlp", "ResidualNet", "UNet"),
         "PyTorch makes the layers that they ask for, and answers for their sizes",
     ),
+    "load_darcy": "its usual sizes take seconds, and tests/models/test_darcy.py has its wrong numbers",
     "Outcome": "an enumeration, whose call is Python's",
     "Maps": "a protocol, which has no values of its own",
     "Objective": "a protocol, which has no values of its own",

@@ -166,12 +166,14 @@ class TrainOptions:
     )
     download: bool = declare_option(False, help="Download data that is missing.")
     task: str = declare_option(
-        "classify", help="classify, lm (predict the next token), or denoise, inpaint, deblur or super-resolution of images.",
+        "classify", help="classify, lm (predict the next token), denoise, inpaint, deblur or super-resolution of images, or darcy (learn the "
+        "solutions of an equation).",
         metavar="TASK", words=TASKS,
         check=_check_word("task", TASKS),
     )  # fmt: skip
     length: int = declare_option(256, help="Tokens of a text.", metavar="N")
     tile: int = declare_option(128, help="Pixels a side of the tiles that photographs are cut into.", metavar="N")
+    grid: int = declare_option(64, help="Cells a side of the grid of darcy.", metavar="N")
     widths: str = declare_option(
         "", help="Hidden widths of an MLP, as 1024,1024. Other networks take one number, the base width.",
         metavar="N,N,...", check=_check_widths,

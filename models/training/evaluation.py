@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from netgraph.models.data.datasets import Dataset, DataSplit
 
 METRICS = ("calibration_error", "confusion")  # on request; accuracy and loss are always measured
 SPLITS = ("train", "valid", "test")
+ToLevel = Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]  # a minibatch at the resolution of a level
 IGNORED = -100  # target of a token that has no next token
 
 
@@ -185,7 +186,7 @@ def predict_batch(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tens
     """Return outputs (m, n_classes) and targets (m,) of a batch of m texts or images, or of all its m tokens."""
     device = device_of(model)
     inputs, targets = trim_padding(data, inputs, targets)
-    outputs, targets = _run_on(model, data.ready(inputs.to(device))), targets.to(device).flatten()
+    outputs, targets = run_on(model, data.ready(inputs.to(device))), targets.to(device).flatten()
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim < 2:
         raise DataError(
             f"the network answers {describe_answer(outputs)}. Give one whose answer has a number for each class of {data.name}."
@@ -204,7 +205,7 @@ def predict_batch(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tens
     return outputs, targets
 
 
-def _run_on(model: nn.Module, inputs: Tensor) -> Any:
+def run_on(model: nn.Module, inputs: Tensor) -> Any:
     """Return the answer of a network on a batch. Its own error becomes a sentence."""
     try:
         return model(inputs)

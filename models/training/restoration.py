@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from netgraph.models.data.datasets import Dataset
 from netgraph.models.data.degradation import Degradation
-from netgraph.models.training.evaluation import check_split, device_of, in_evaluation_mode, prepare_metrics
+from netgraph.models.training.evaluation import (
+    ToLevel,
+    check_split,
+    device_of,
+    in_evaluation_mode,
+    prepare_metrics,
+)
 
 SEED = 7619  # of the degradation, which is the same in every evaluation
 SMALLEST = 6  # pixels a side: the window of structural similarity reaches five pixels out
-ToLevel = Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

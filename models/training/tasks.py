@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -21,20 +21,23 @@ from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 from netgraph.models.data.augmentation import Augment, crop_and_flip, crop_flip_and_rotate, random_crop, random_rotation
 from netgraph.models.data.datasets import Dataset
 from netgraph.models.data.degradation import DEGRADATIONS, Degradation
+from netgraph.models.fourier import fno
 from netgraph.models.perceptron import mlp
 from netgraph.models.restoration import ResidualNet, UNet
-from netgraph.models.training.evaluation import Evaluation, evaluate
-from netgraph.models.training.restoration import RestorationQuality, ToLevel, evaluate_restoration
+from netgraph.models.training.evaluation import Evaluation, ToLevel, evaluate
+from netgraph.models.training.operators import OperatorQuality, evaluate_operator, mean_relative_error
+from netgraph.models.training.restoration import RestorationQuality, evaluate_restoration
 from netgraph.models.transformer import Decoder, Encoder
-from netgraph.utils.choices import TASKS
+from netgraph.utils.choices import OPERATORS, TASKS
 from netgraph.utils.seeds import check_torch_seed
 
 CNNS: dict[str, Callable[..., nn.Module]] = {
     "cnn": resnet20, "resnet20": resnet20, "resnet56": resnet56, "vgg": vgg, "wide-resnet": wide_resnet,
 }  # fmt: skip
 RESTORERS: dict[str, Callable[..., nn.Module]] = {"residual": ResidualNet, "unet": UNet}
+SOLVERS: dict[str, Callable[..., nn.Module]] = {**RESTORERS, "fno": fno}  # networks for an operator
 MOST_TENSORS = 2**13  # of a network of this package. A ResNet of 1001 layers has 6,000.
-NETWORKS = ("mlp", *CNNS, "transformer", *RESTORERS)
+NETWORKS = ("mlp", *CNNS, "transformer", *SOLVERS)
 TORCHVISION = "torchvision:"
 AUGMENTATIONS: dict[str, Augment | None] = {
     "none": None, "crop": random_crop, "crop-flip": crop_and_flip, "rotate": random_rotation, "crop-flip-rotate": crop_flip_and_rotate,
@@ -94,6 +97,8 @@ class Task:
         Training settings to start from.
     degradation : Degradation, optional
         What is done to images before the network restores them.
+    goal : str, default "classify"
+        What the network learns (`make_task`).
 
     Examples
     --------
@@ -108,6 +113,7 @@ class Task:
     data: Dataset
     defaults: TrainingDefaults
     degradation: Degradation | None = None
+    goal: str = "classify"
 
     @property
     def example(self) -> Tensor:
@@ -122,13 +128,31 @@ class Task:
         """Rows of a batch with outputs that fit in memory. A language model has one output per token of its vocabulary."""
         return 16 if isinstance(self.network, Decoder) else 512
 
+    @property
+    def answers_classes(self) -> bool:
+        """False where the network answers an image or a solution."""
+        return self.degradation is None and self.goal not in OPERATORS
+
+    @property
+    def restrict(self) -> Any:
+        """How a minibatch gets the resolution of a coarse level, in the form that ``Problem(restrict=...)`` takes.
+
+        Restored images say so themselves. A solution is averaged, and so are its inputs, by the network: the average of a field of
+        two values holds their shares, and the average of coordinates is the middle of a coarse cell.
+        """
+        if self.degradation is not None:
+            return self.degradation.restrict
+        return "average" if self.goal in OPERATORS else None
+
     def make_loss(self, label_smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the loss: mean squared error for images, cross-entropy for classes and tokens."""
+        """Return the loss: mean squared error for images, relative error in L2 for solutions, cross-entropy for the rest."""
+        if self.goal in OPERATORS:
+            return mean_relative_error
         return make_cross_entropy(label_smoothing) if self.degradation is None else _squared_error
 
     def evaluate(
         self, model: nn.Module, *, split: str = "test", metrics: Sequence[str] = (), to_level: ToLevel | None = None
-    ) -> Evaluation | RestorationQuality:
+    ) -> Evaluation | RestorationQuality | OperatorQuality:
         """Evaluate a network on one split.
 
         Parameters
@@ -141,6 +165,8 @@ class Task:
         to_level : callable, optional
             Takes a minibatch of images to the resolution of the network.
         """
+        if self.goal in OPERATORS:
+            return evaluate_operator(model, self.data, split=split, to_level=to_level)
         if self.degradation is not None:
             return evaluate_restoration(model, self.data, self.degradation, split=split, to_level=to_level)
         return evaluate(model, self.data, split=split, batch=self.evaluation_batch, metrics=metrics)
@@ -190,15 +216,16 @@ def make_task(
     Parameters
     ----------
     name : str
-        ``mlp``, ``cnn``, ``resnet20``, ``resnet56``, ``vgg``, ``wide-resnet``, ``transformer``, ``residual``, ``unet``, or
-        ``torchvision:NAME`` for a classifier of torchvision without trained weights.
+        ``mlp``, ``cnn``, ``resnet20``, ``resnet56``, ``vgg``, ``wide-resnet``, ``transformer``, ``residual``, ``unet``, ``fno``
+        or ``torchvision:NAME`` for a classifier of torchvision without trained weights.
     data : Dataset
         A data set from `load_dataset`.
     widths : sequence of int, default ()
         Hidden widths of an MLP. Other networks take one number, and all their widths follow from it. Empty: the usual widths.
     goal : str, default "classify"
         ``classify``, or ``lm`` for a language model that predicts the next token. ``residual`` and ``unet`` restore images:
-        ``denoise``, ``inpaint``, ``deblur`` or ``super-resolution``.
+        ``denoise``, ``inpaint``, ``deblur`` or ``super-resolution``. They and ``fno`` learn operators: ``darcy``, for the data of
+        `load_darcy`.
     seed : int, default 7619
         Seed of the weights.
     options : mapping, default {}
@@ -233,6 +260,8 @@ def make_task(
             return _transformer_task(data.fixed_length() if fixed_length else data, widths, goal, options)
         if name.startswith(TORCHVISION):
             return _torchvision_task(name, data, options)
+        if goal in OPERATORS:
+            return _operator_task(name, data, widths, goal, options)
         if name in RESTORERS:
             return _restoration_task(name, data, widths, goal, options)
         return _cnn_task(name, data, widths, options)
@@ -267,9 +296,15 @@ def _check_task(name: str, data: Dataset, widths: Sequence[int], goal: str) -> N
         )
     if goal not in TASKS:
         raise NetgraphError(f"no task is called {goal!r}. Choose one of {', '.join(TASKS)}.")
-    if (goal in DEGRADATIONS) != (name in RESTORERS):
-        fitting = f"Train {' or '.join(RESTORERS)}" if goal in DEGRADATIONS else f"Choose {', '.join(DEGRADATIONS)}"
+    networks = next(
+        (table for goals, table in ((DEGRADATIONS, RESTORERS), (OPERATORS, SOLVERS)) if goal in goals), None
+    )
+    if name not in networks if networks else name in SOLVERS:
+        fitting = f"Train {_join(networks)}" if networks else f"Choose {_join(_list_goals(name))}"
         raise NetgraphError(f"{name} is no network for the task {goal}. {fitting}.")
+    if (goal in OPERATORS) != (data.name in OPERATORS):
+        fitting = "Give the data of load_darcy" if goal in OPERATORS else "Choose the task darcy"
+        raise NetgraphError(f"{data.name} are no data for the task {goal}. {fitting}.")
     is_text = data.padding is not None
     if is_text != (name == "transformer"):
         fitting = "imdb" if name == "transformer" else "digits, mnist, fashion-mnist or cifar10"
@@ -284,6 +319,17 @@ def _check_task(name: str, data: Dataset, widths: Sequence[int], goal: str) -> N
         )
     if name != "mlp" and len(widths) > 1:
         raise NetgraphError(f"all widths of {name} follow from one number, got {len(widths)} numbers. Give one.")
+
+
+def _list_goals(name: str) -> list[str]:
+    """Return the tasks of a network that answers images or solutions."""
+    return [*(DEGRADATIONS if name in RESTORERS else ()), *OPERATORS]
+
+
+def _join(words: Iterable[str]) -> str:
+    """Return words as an enumeration with an "or"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _mlp_task(data: Dataset, widths: Sequence[int], options: Mapping[str, Any]) -> Task:
@@ -321,7 +367,17 @@ def _restoration_task(name: str, data: Dataset, widths: Sequence[int], goal: str
     sizes = {"channels": channels, "more_inputs": degradation.more_inputs, **({"width": widths[0]} if widths else {})}
     network = _build_network(RESTORERS[name], **{**sizes, **options})
     defaults = TrainingDefaults(epochs=2, batch=64, optimizer="adam", lr=2e-3, schedule="wsd")
-    return Task(name, network, replace(data, classes=(), mean=(), std=()), defaults, degradation)
+    return Task(name, network, replace(data, classes=(), mean=(), std=()), defaults, degradation, goal)
+
+
+def _operator_task(name: str, data: Dataset, widths: Sequence[int], goal: str, options: Mapping[str, Any]) -> Task:
+    """Return a network from fields and coordinates to solutions."""
+    n_in, n_out = data.train.inputs.shape[1], data.train.targets.shape[1]
+    counts = {"inputs": n_in} if name == "fno" else {"more_inputs": n_in - n_out, "shortcut": False}
+    sizes = {"channels": n_out, **counts, **({"width": widths[0]} if widths else {})}
+    network = _build_network(SOLVERS[name], **{**sizes, **options})
+    defaults = TrainingDefaults(epochs=20, batch=16, optimizer="adam", lr=2e-3)
+    return Task(name, network, data, defaults, goal=goal)
 
 
 def _torchvision_task(name: str, data: Dataset, options: Mapping[str, Any]) -> Task:

@@ -34,6 +34,7 @@ EXTRAS = {  # by the name of the module: the package on the index, and the extra
     "apprise": ("apprise", "alerts"),
     "plotly": ("plotly", "report"),
     "tokenizers": ("tokenizers", "text"),
+    "neuralop": ("neuraloperator", "operators"),
 }
 
 

@@ -25,13 +25,16 @@ DATA_RUNGS = ("norms", "ridge", "tune")
 BUDGETS = ("parameters", "flops", "units", "error")
 
 # Networks that ``netgraph train`` builds.
-NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer", "residual", "unet")
+NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer", "residual", "unet", "fno")
 
 # Restoration of images. Each is also a NETWORK of ``netgraph train``: the residual network on this task.
 RESTORATIONS = ("denoise", "inpaint", "deblur", "super-resolution")
 
-# Classification, prediction of the next token, and restoration of images.
-TASKS = ("classify", "lm", *RESTORATIONS)
+# Equations whose solutions a network learns. Each is also a NETWORK of ``netgraph train``: the U-Net on this task.
+OPERATORS = ("darcy",)
+
+# Classification, prediction of the next token, restoration of images, and learned operators.
+TASKS = ("classify", "lm", *RESTORATIONS, *OPERATORS)
 
 DATA_SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "imdb")
 TOKENIZERS = ("word", "bpe")

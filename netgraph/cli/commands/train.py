@@ -31,7 +31,7 @@ from netgraph.io.files.locks import lock_outputs
 from netgraph.io.files.output_files import check_output_file
 from netgraph.io.files.pickles import save_pickle
 from netgraph.io.files.refused_writes import write_all, write_or_keep
-from netgraph.utils.choices import NETWORKS, RESTORATIONS
+from netgraph.utils.choices import NETWORKS, OPERATORS, RESTORATIONS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,9 +58,9 @@ def train_network(
         str,
         typer.Argument(
             metavar="NETWORK",
-            autocompletion=complete_words((*NETWORKS, *RESTORATIONS)),
-            help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet), torchvision:NAME, transformer, residual or unet, or a "
-            "task of images: denoise, inpaint, deblur, super-resolution.",
+            autocompletion=complete_words((*NETWORKS, *RESTORATIONS, *OPERATORS)),
+            help="mlp, cnn (also resnet20, resnet56, vgg, wide-resnet), torchvision:NAME, transformer, residual, unet or fno, "
+            "or a task: denoise, inpaint, deblur, super-resolution of images, darcy.",
         ),
     ],
     output: Annotated[

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from netgraph.fas.solver.solution import Solution
     from netgraph.fas.solver.train_options import TrainOptions
     from netgraph.models.training.evaluation import Evaluation
+    from netgraph.models.training.operators import OperatorQuality
     from netgraph.models.training.restoration import RestorationQuality
     from netgraph.models.training.tasks import Task
 
@@ -86,7 +87,11 @@ def print_solver_options() -> None:
 
 
 def format_outcome(
-    task: Task, hierarchy: Hierarchy, solution: Solution, evaluation: Evaluation | RestorationQuality, cycle: str
+    task: Task,
+    hierarchy: Hierarchy,
+    solution: Solution,
+    evaluation: Evaluation | RestorationQuality | OperatorQuality,
+    cycle: str,
 ) -> str:
     """Return the result of a run as text: levels, costs, coarse steps, the reason of its end, and figures."""
     lines = [
@@ -104,10 +109,13 @@ def format_outcome(
     return "\n".join(lines)
 
 
-def _format_figures(evaluation: Evaluation | RestorationQuality) -> str:
+def _format_figures(evaluation: Evaluation | RestorationQuality | OperatorQuality) -> str:
     """Return the figures of a trained network on the test split as text."""
     from netgraph.models.training.evaluation import Evaluation
+    from netgraph.models.training.operators import OperatorQuality
 
+    if isinstance(evaluation, OperatorQuality):
+        return f"test relative error in L2 {evaluation.loss:.3%}, worst {evaluation.worst:.3%}"
     if not isinstance(evaluation, Evaluation):
         ssim = "" if evaluation.ssim is None else f", SSIM {evaluation.ssim:.4f}"
         return f"test PSNR {evaluation.psnr:.2f} dB{ssim}, mean squared error {evaluation.loss:.3g}"
@@ -136,7 +144,9 @@ def describe_run(task: Task, hierarchy: Hierarchy, options: TrainOptions) -> dic
 
 
 def run_document(
-    description: dict[str, Any], run: Solution | Run, evaluation: Evaluation | RestorationQuality | None = None
+    description: dict[str, Any],
+    run: Solution | Run,
+    evaluation: Evaluation | RestorationQuality | OperatorQuality | None = None,
 ) -> dict[str, Any]:
     """Return a run with its whole history as data for JSON. Numbers that are not finite become null.
 
@@ -145,7 +155,7 @@ def run_document(
     description : dict
         From `describe_run`.
     run : Solution or Run
-    evaluation : Evaluation or RestorationQuality, optional
+    evaluation : Evaluation, RestorationQuality or OperatorQuality, optional
         Figures of the network as it is now.
     """
     from netgraph.fas.monitoring.run_file import to_json_data

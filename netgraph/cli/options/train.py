@@ -17,7 +17,7 @@ from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions, parse_numbers
 from netgraph.io.files.output_files import check_path
-from netgraph.utils.choices import RESTORATIONS
+from netgraph.utils.choices import OPERATORS, RESTORATIONS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,22 +30,25 @@ if TYPE_CHECKING:
 
 def choose_data(options: TrainOptions, network: str) -> str:
     """Return the name of the data set: the one that was asked for, or the usual one of the network."""
-    return options.data or {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
+    usual = (
+        options.task if options.task in OPERATORS else {"mlp": "digits", "transformer": "imdb"}.get(network, "cifar10")
+    )
+    return options.data or usual
 
 
 def choose_network(options: TrainOptions, network: str) -> tuple[TrainOptions, str]:
-    """Return options and network, where the name of a task of restoration stands for the residual network on it.
+    """Return options and network, where a task stands for its usual network: the residual one restores, the U-Net solves.
 
     Raises
     ------
     NetgraphError
         Another task was asked for too.
     """
-    if network not in RESTORATIONS:
+    if network not in (*RESTORATIONS, *OPERATORS):
         return options, network
     if options.task not in ("classify", network):
         raise NetgraphError(f"{network} is a task, and --task {options.task} is another. Give one of the two.")
-    return replace(options, task=network), "residual"
+    return replace(options, task=network), "unet" if network in OPERATORS else "residual"
 
 
 def warn_of_slow_precision(options: TrainOptions) -> None:
@@ -91,12 +94,16 @@ def make_task(options: TrainOptions, network: str) -> Task:
 
 
 def _load_data(options: TrainOptions, name: str) -> Dataset:
-    """Return a data set by its name, or the photographs of a folder."""
+    """Return a data set by its name, the photographs of a folder, or the solutions of an equation."""
+    from netgraph.models.data.darcy import load_darcy
     from netgraph.models.data.datasets import NAMES, load_dataset
     from netgraph.models.data.photographs import load_photographs
     from netgraph.models.data.tokenizer import load_tokenizer
     from netgraph.utils.choices import TOKENIZERS
 
+    if name in OPERATORS:
+        with show_progress(f"solving {name}"):
+            return load_darcy(options.grid)
     if name not in NAMES:
         check_path(Path(name))
         if Path(name).is_dir():
@@ -108,14 +115,14 @@ def _load_data(options: TrainOptions, name: str) -> Dataset:
 
 def _check_network(options: TrainOptions, network: str) -> None:
     """Refuse an unknown network, or a memory layout that it does not have, before data are read."""
-    from netgraph.models.training.tasks import CNNS, NETWORKS, RESTORERS, TORCHVISION
+    from netgraph.models.training.tasks import CNNS, NETWORKS, SOLVERS, TORCHVISION
 
     is_torchvision = network.startswith(TORCHVISION)
     if network not in NETWORKS and not is_torchvision:
         raise NetgraphError(
             f"no network to train is called {network!r}. There are {', '.join(NETWORKS)} and {TORCHVISION}NAME."
         )
-    if options.channels_last and network not in (*CNNS, *RESTORERS) and not is_torchvision:
+    if options.channels_last and network not in (*CNNS, *SOLVERS) and not is_torchvision:
         raise NetgraphError(f"--channels-last lays out feature maps, and {network} has none. Leave it out.")
 
 
@@ -148,10 +155,9 @@ def make_problem(options: TrainOptions, task: Task) -> Problem:
         one_hot=options.one_hot,
         seed=options.seed,
     )
-    restrict = None if task.degradation is None else task.degradation.restrict
     settings = options.fingerprint(name)
     loss = task.make_loss(options.label_smoothing)
-    return Problem(loader, loss, valid=partial(_evaluate_valid, task), restrict=restrict, settings=settings)
+    return Problem(loader, loss, valid=partial(_evaluate_valid, task), restrict=task.restrict, settings=settings)
 
 
 def _check_problem_options(options: TrainOptions, task: Task) -> str:
@@ -160,10 +166,12 @@ def _check_problem_options(options: TrainOptions, task: Task) -> str:
 
     if options.one_hot and options.task == "lm":
         raise NetgraphError("--one-hot would need a row of the vocabulary for each token. Leave it out.")
-    if task.degradation is not None and (options.one_hot or options.label_smoothing):
+    if not task.answers_classes and (options.one_hot or options.label_smoothing):
         idle = "--one-hot" if options.one_hot else "--label-smoothing"
         raise NetgraphError(f"{idle} is about classes, and {options.task} has images as targets. Leave it out.")
     name = choose_augmentation(options, task)
+    if AUGMENTATIONS[name] is not None and options.task in OPERATORS:
+        raise NetgraphError(f"--augment {name} would move a field and not its solution. Leave it out.")
     if AUGMENTATIONS[name] is not None and task.data.train.inputs.ndim != 4:
         raise NetgraphError(f"--augment {name} moves pictures, and {task.name} reads none. Leave it out.")
     return name
@@ -174,8 +182,8 @@ def _evaluate_valid(task: Task, model: nn.Module) -> dict[str, float]:
     from netgraph.fas.levels.batch_resolution import find_divisor, restrict_batch
 
     divisor, to_level = find_divisor(model), None
-    if task.degradation is not None and divisor > 1:
-        to_level = partial(restrict_batch, restrict=task.degradation.restrict, divisor=divisor)
+    if task.restrict is not None and divisor > 1:
+        to_level = partial(restrict_batch, restrict=task.restrict, divisor=divisor)
     return task.evaluate(model, split="valid", to_level=to_level).figures()
 
 

@@ -14,7 +14,7 @@ from netgraph.cli.options.run import RunOptions
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
-from netgraph.utils.choices import DATA_RUNGS, ZOOS
+from netgraph.utils.choices import DATA_RUNGS, OPERATORS, ZOOS
 from netgraph.utils.text import is_index
 
 # Options of training that a single level does not use.
@@ -196,6 +196,10 @@ def check_data_options(typed: Mapping[str, str], data: str) -> None:
     """Reject options of reading that a data set does not use."""
     if data == "digits":
         reject_options(typed, ["data_root", "download"], "digits ship with scikit-learn")
+    if data in OPERATORS:
+        reject_options(typed, ["data_root", "download"], f"the solutions of {data} are computed here")
+    else:
+        reject_options(typed, ["grid"], f"{data} is no equation on a grid")
     if data != "imdb":
         reject_options(typed, ["length", "tokenizer"], f"{data} is no text")
 
