@@ -123,6 +123,13 @@ class Smoothing:
         "",
         "Scale the learning rate of each parameter with the width of its level (Yang et al., arXiv:2203.03466, table 8).",
     )
+    rewarm: int = _option(
+        0,
+        "optimizer steps",
+        "Steps over which the rate climbs again from zero when a coarse network has started the level (nested iteration). 0 goes "
+        "on with the rate of the schedule.",
+        least=0,
+    )
     moments: bool = _option(
         True, "", "Carry the optimizer's moments between levels. If false, each visit begins without moments."
     )

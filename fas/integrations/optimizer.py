@@ -330,7 +330,7 @@ class _FollowingSmoother(BorrowedSmoother):
             ) from error
         super().__init__(model, optimizer, names, smoothing)
 
-    def follow(self, group: Mapping[str, Any]) -> None:
+    def follow(self, group: Mapping[str, Any], warm: float = 1.0) -> None:
         """Copy the current settings of the finest level's groups."""
         for coarse, fine in zip(self.optimizer.param_groups, self.source.param_groups, strict=True):
             coarse.update(_group_settings(fine))
@@ -412,5 +412,5 @@ def _check_options(options: Options, every: int, cycle: str) -> None:
             f"level {rates[0]} has its own lr, and here every level has that of your optimizer. Leave this option out."
         )
     smoothings = (options.smoothing, *(options.smoothing_of(level) for level in options.levels))
-    if any(smoothing.accumulate != 1 or smoothing.ema is not None or smoothing.mup for smoothing in smoothings):
-        raise NetgraphError("accumulate, ema and mup belong to your loop here. Leave them at their defaults.")
+    if any(s.accumulate != 1 or s.ema is not None or s.mup or s.rewarm for s in smoothings):
+        raise NetgraphError("accumulate, ema, mup and rewarm belong to your loop here. Leave them at their defaults.")

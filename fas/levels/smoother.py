@@ -66,10 +66,18 @@ class Smoother:
             groups += [{**g, "lr": lr * scale, "scale": scale} for g in group_by_decay(parameters, weight_decay)]
         self.optimizer = make_optimizer(groups, lr=lr)
 
-    def follow(self, group: Mapping[str, Any]) -> None:
-        """Take over the values of a schedule: the rate as a factor, momentum and betas as they are."""
+    def follow(self, group: Mapping[str, Any], warm: float = 1.0) -> None:
+        """Take over the values of a schedule: the rate as a factor, momentum and betas as they are.
+
+        Parameters
+        ----------
+        group : dict
+            The schedule's parameter group.
+        warm : float, default 1
+            Further factor of the rate, below 1 while the level warms up.
+        """
         for own_group in self.optimizer.param_groups:
-            own_group["lr"] = self.lr * own_group["scale"] * group["lr"]
+            own_group["lr"] = self.lr * own_group["scale"] * group["lr"] * warm
             own_group.update({key: group[key] for key in ("momentum", "betas") if key in group and key in own_group})
 
     # x <- optimizer step on the mean over minibatches of f(x) - <b, x>, whose gradient is grad f(x) - b

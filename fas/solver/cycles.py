@@ -40,12 +40,12 @@ W and F differ from four levels on: on level 2 W has four cycles, F three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.options import Smoothing
-from netgraph.utils.choices import CYCLES
+from netgraph.utils.choices import CYCLES, NESTED
 
 
 class Visit(NamedTuple):
@@ -180,7 +180,7 @@ def plan_steps(kind: str, n_levels: int, steps: int, smoothing: SmoothingOf, sha
     """
     _check_cycle_name(kind)
     coarsest = n_levels - 1
-    if kind not in ("full", "kaskade"):
+    if kind not in NESTED:
         return repeat_cycle(build_cycle(kind, 0, coarsest, smoothing), steps)
     visits: list[Visit] = []
     for level, level_steps in reversed(list(enumerate(split_steps(steps, share, n_levels)))):
@@ -191,6 +191,12 @@ def plan_steps(kind: str, n_levels: int, steps: int, smoothing: SmoothingOf, sha
         else:
             visits += repeat_cycle(build_cycle("v", level, coarsest, smoothing), level_steps)
     return visits
+
+
+def count_steps_on_finest(visits: Sequence[Visit]) -> int:
+    """Return the steps from the start of the finest level on, those of its cycles' coarse levels included."""
+    started = max((i for i, visit in enumerate(visits) if visit.kind == "start"), default=0)
+    return sum(visit.steps for visit in visits[started:])
 
 
 def _check_cycle_name(kind: str) -> None:

@@ -272,12 +272,20 @@ class Run:
             batches = self._load_batches(grid, visit.level)
             with self.ledger.clock(visit.level, "smooth"):
                 schedule = self.schedules[visit.level % len(self.schedules)]
-                grid.smoother.follow(schedule.group)
+                grid.smoother.follow(schedule.group, self._warm_up(visit.level))
                 self._take_step(grid, visit.level, batches)
                 due = ticks * (self.done + 1) // visit.steps - ticks * self.done // visit.steps
                 schedule.tick(due)
             self.done += 1
             self._report_smoothing(visit.level, last=self.done == visit.steps)
+
+    def _warm_up(self, level: int) -> float:
+        """Return the factor of the rate on a level that a coarser one has started, 1 after its warm-up."""
+        options = self.options.smoothing_of(level)
+        if not options.rewarm or level != self.top or level == len(self.grids) - 1:
+            return 1.0
+        taken = self.grids[level].position // options.accumulate  # counts from the start of the level
+        return min((taken + 1) / options.rewarm, 1.0)
 
     def _count_ticks(self) -> int:
         """Return the planned steps from here on, by which the schedule advances during a visit of any length."""

@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer
 
 from netgraph.errors import NetgraphError
 from netgraph.optim.optimizers import MakeOptimizer
-from netgraph.optim.schedules import find_schedule
+from netgraph.optim.schedules import find_schedule, make_wsd
 
 MakeScheduler = Callable[[Optimizer], lr_scheduler.LRScheduler]
 
@@ -28,12 +28,15 @@ class Schedule:
     Parameters
     ----------
     kind : str or callable
-        ``one-cycle`` (Smith and Topin, 2019), ``cosine``, ``constant``, or a function ``(optimizer) -> LRScheduler`` that is
+        ``one-cycle`` (Smith and Topin, 2019), ``wsd``, ``cosine``, ``constant``, or a function ``(optimizer) -> LRScheduler`` that is
         called with an optimizer whose rate is 1.
     make_optimizer : callable
         The class of the levels' optimizers.
     steps : int
         Optimizer steps of the whole run.
+    on_finest : int, optional
+        Those of them on the finest level. The rate of ``wsd`` falls on that level alone, so that it comes down while all units
+        are there: over the last quarter of the run, or over these steps if they are fewer.
 
     Raises
     ------
@@ -41,9 +44,13 @@ class Schedule:
         No schedule has that name, or the scheduler waits for a plateau. A rate must be a function of the step here.
     """
 
-    def __init__(self, kind: str | MakeScheduler, make_optimizer: MakeOptimizer, steps: int) -> None:
+    def __init__(
+        self, kind: str | MakeScheduler, make_optimizer: MakeOptimizer, steps: int, on_finest: int | None = None
+    ) -> None:
         self.optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-        if isinstance(kind, str):
+        if kind == "wsd" and on_finest is not None:
+            self.scheduler = make_wsd(self.optimizer, 1.0, steps, min(round(steps / 4), on_finest))
+        elif isinstance(kind, str):
             self.scheduler = find_schedule(kind)(self.optimizer, 1.0, steps)
         else:
             self.scheduler = kind(self.optimizer)

@@ -26,7 +26,7 @@ from netgraph.fas.levels.width_scaling import compute_rate_factors
 from netgraph.fas.options import Options
 from netgraph.fas.solver.batch_norm import check_norms
 from netgraph.fas.solver.convergence import check_convergence, check_tolerance
-from netgraph.fas.solver.cycles import Visit, plan_cycles, plan_steps
+from netgraph.fas.solver.cycles import Visit, count_steps_on_finest, plan_cycles, plan_steps
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
 from netgraph.fas.solver.problem import Objective, check_resolutions, count_batches
 from netgraph.fas.solver.random_state import set_random_state
@@ -34,6 +34,7 @@ from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_traini
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
 from netgraph.fas.solver.solution import Solution
 from netgraph.optim.optimizers import LARGEST_RATE, MakeOptimizer
+from netgraph.utils.choices import NESTED
 from netgraph.utils.seeds import check_torch_seed
 
 MOST_STEPS = 2**53  # which a float counts one by one
@@ -54,9 +55,11 @@ class FAS:
         Length of the run in passes over the data, on all levels together. Give this or ``cycles``.
     cycles : int, optional
         Length of the run in cycles of ``v``, ``w``, ``f`` or ``additive``. For ``full``, V-cycles on each level.
-    schedule : str or callable, default "one-cycle"
+    schedule : str or callable, optional
         Schedule of the rate over all levels together: ``one-cycle``, ``wsd``, ``cosine``, ``constant``, or a function ``(optimizer) ->
-        LRScheduler``.
+        LRScheduler``. By default ``wsd`` (warm-up, stable, decay) for ``full`` and ``kaskade``, and ``one-cycle`` for the others.
+        The rate of ``wsd`` falls on the finest level alone. One cycle falls while coarse levels are trained, and the finest begins
+        with a rate at which it cannot move (docs/tried.md).
     share : tuple of float, optional
         For ``full`` and ``kaskade`` the share of the steps that each level's turn has, finest first. By default the coarsest
         level has twice as many steps as each of the others: 1/3, 2/3 of two levels and 1/4, 1/4, 1/2 of three (docs/tried.md).
@@ -104,7 +107,7 @@ class FAS:
         *,
         epochs: float | None = None,
         cycles: int | None = None,
-        schedule: str | MakeScheduler = "one-cycle",
+        schedule: str | MakeScheduler | None = None,
         share: tuple[float, ...] | None = None,
         weight_decay: float | None = None,
         options: Options | None = None,
@@ -193,8 +196,6 @@ class FAS:
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
         visits = self._plan_visits(len(maps.models), problem)
         grids = [self.make_grid(maps, level) for level in range(len(maps.models))]
-        steps = [sum(v.steps for v in visits if v.level == level) for level in range(len(grids))]
-        lengths = steps if self.schedule_per_level else [sum(steps)]
         ema = self.options.smoothing_of(0).ema
         check_tolerance(self.options.tolerance, problem)
         if self.options.adapt.rematch:
@@ -205,7 +206,7 @@ class FAS:
         check_resolutions(maps, problem, stream.peek)
         return Run(
             maps, problem, self.options, grids, self.make_grid, visits,
-            [Schedule(self.schedule, self.make_optimizer, n) for n in lengths],
+            self._make_schedules(visits, len(grids)),
             stream, (check_convergence, *callbacks), self.seed, every, evaluations,
             None if ema is None else make_running_mean(maps.models[0], ema),
         )  # fmt: skip
@@ -258,6 +259,16 @@ class FAS:
             scales=compute_rate_factors(maps, level, self.make_optimizer) if smoothing.mup else None,
         )
         return Grid(model, smoother, live_state(model, list(live_state(maps.models[0]))))
+
+    def _make_schedules(self, visits: Sequence[Visit], n_levels: int) -> list[Schedule]:
+        """Return the schedule of all levels together, or one for each level."""
+        is_nested = self.cycle in NESTED
+        kind = self.schedule or ("wsd" if is_nested else "one-cycle")
+        if self.schedule_per_level:
+            steps = [sum(visit.steps for visit in visits if visit.level == level) for level in range(n_levels)]
+            return [Schedule(kind, self.make_optimizer, n) for n in steps]
+        total = sum(visit.steps for visit in visits)
+        return [Schedule(kind, self.make_optimizer, total, count_steps_on_finest(visits) if is_nested else None)]
 
     def _plan_visits(self, n_levels: int, problem: Objective) -> list[Visit]:
         """Return all visits of a run."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from netgraph.coarsen.hierarchy.options import CoarsenOptions, parse_ratio_or_gap
 from netgraph.errors import NetgraphError
-from netgraph.utils.choices import AUGMENTATIONS, CYCLES, DATA_SETS, OPTIMIZERS, SCHEDULES, TASKS, TOKENIZERS
+from netgraph.utils.choices import AUGMENTATIONS, CYCLES, DATA_SETS, NESTED, OPTIMIZERS, SCHEDULES, TASKS, TOKENIZERS
 from netgraph.utils.options import (
     Check,
     Flag,
@@ -220,7 +220,8 @@ class TrainOptions:
     )  # fmt: skip
     lr: float | None = declare_option(None, help="Largest learning rate of the schedule.", metavar="RATE")
     schedule: str | None = declare_option(
-        None, help="one-cycle, wsd (warm-up, stable, decay), cosine or constant.", metavar="NAME", words=SCHEDULES,
+        None, help="one-cycle, wsd (warm-up, stable, decay), cosine or constant. wsd in nested iteration.", metavar="NAME",
+        words=SCHEDULES,
         check=_check_word("schedule", SCHEDULES),
     )  # fmt: skip
     schedule_per_level: bool = declare_option(
@@ -298,7 +299,7 @@ class TrainOptions:
             find_optimizer(self.optimizer or defaults.optimizer),
             defaults.lr if self.lr is None else self.lr,
             epochs=defaults.epochs if self.epochs is None else self.epochs,
-            schedule=self.schedule or defaults.schedule,
+            schedule=self.schedule or (None if n_levels > 1 and self.cycle in NESTED else defaults.schedule),
             share=(1.0,) if n_levels == 1 else parse_numbers("share", self.share, float) or None,
             weight_decay=defaults.weight_decay if self.weight_decay is None else self.weight_decay,
             options=parse_options({**smoothing, **parse_pairs(self.option or ())}),

@@ -28,10 +28,25 @@ def _cosine(optimizer: Optimizer, lr: float, steps: int) -> lr_scheduler.LRSched
     return lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
 
 
-def _wsd(optimizer: Optimizer, lr: float, steps: int, *, decay: float = 0.25) -> lr_scheduler.LRScheduler:
-    """Warm up over 2 % of the steps, stay, and fall linearly over the last share of them (Hu et al., "MiniCPM", COLM 2024)."""
-    warm, last = max(round(0.02 * steps), 1), max(round(decay * steps), 1)
-    return lr_scheduler.LambdaLR(optimizer, lambda i: max(min((i + 1) / warm, 1.0, (steps - i) / last), 0.0))
+def make_wsd(optimizer: Optimizer, lr: float, steps: int, last: int | None = None) -> lr_scheduler.LRScheduler:
+    """Return a schedule that warms up over 2 % of the steps, stays, and falls linearly over the last ones.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    lr : float
+        Largest rate, with which the optimizer was made.
+    steps : int
+        Length of the run.
+    last : int, optional
+        Steps over which the rate falls. By default a quarter of all.
+
+    References
+    ----------
+    Hu et al., "MiniCPM", COLM 2024.
+    """
+    warm, fall = max(round(0.02 * steps), 1), max(round(steps / 4) if last is None else last, 1)
+    return lr_scheduler.LambdaLR(optimizer, lambda i: max(min((i + 1) / warm, 1.0, (steps - i) / fall), 0.0))
 
 
 def _constant(optimizer: Optimizer, lr: float, steps: int) -> lr_scheduler.LRScheduler:
@@ -39,7 +54,7 @@ def _constant(optimizer: Optimizer, lr: float, steps: int) -> lr_scheduler.LRSch
 
 
 SCHEDULES: dict[str, MakeScheduler] = {
-    "one-cycle": _one_cycle, "wsd": _wsd, "cosine": _cosine, "constant": _constant,
+    "one-cycle": _one_cycle, "wsd": make_wsd, "cosine": _cosine, "constant": _constant,
 }  # fmt: skip
 
 
