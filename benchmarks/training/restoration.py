@@ -1,15 +1,18 @@
 """Claim: levels in space restore images as well as plain training, for a fraction of its seconds.
 
-Real CIFAR-10 at 32 pixels: 45,000 images for training, 2,000 of the test split for the figures. A task (``--task denoise``,
+Real CIFAR-10 at 32 pixels: 45,000 images for training, 2,000 of the test split for the figures. Or photographs in tiles of 128 pixels
+(``--photographs``, written by `shipped_photographs.py`), 12 for training and 3 for the figures. A task (``--task denoise``,
 ``inpaint``, ``deblur``, ``super-resolution``) and a network (``residual``, ``unet``) give one comparison. Every method runs its own
-whole schedule (warm-up, stable, decay) with Adam and batches of 64, products in bfloat16: plain training, plain training of the cost
-of nested iteration, nested iteration over 8, 16 and 32 pixels, and the network trained at 16 pixels alone for the same cost, which is
-evaluated at 32. ``--tune`` runs `RATES` for each method with seed 100, which no result uses. The results take each method's best rate.
+whole schedule (warm-up, stable, decay) with Adam and batches of 64 (of 8 tiles), products in bfloat16: plain training, plain training
+of the cost of nested iteration, nested iteration over 8, 16 and 32 pixels (16, 32, 64 and 128), and the network trained at half of the
+pixels alone for the same cost, which is evaluated at all of them. ``--tune`` runs `RATES` for each method with seed 100, which no result uses. The results take each method's best rate.
 The rate of nested iteration falls on the finest level alone.
 Seconds are processor time of one thread, and the ledger counts all work.
 
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --tune
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --seeds 3     # to benchmarks/results/restoration.jsonl
+    python benchmarks/training/shipped_photographs.py FOLDER
+    python benchmarks/training/restoration.py --photographs FOLDER --horizon 600 --tune      # then --seeds 3
     python benchmarks/training/restoration.py --report
 """
 
@@ -38,6 +41,7 @@ from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.datasets import DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
+from netgraph.models.data.photographs import load_photographs
 from netgraph.models.training.restoration import evaluate_restoration
 from netgraph.models.training.tasks import Task, make_task
 from netgraph.utils.choices import RESTORATIONS
@@ -45,8 +49,8 @@ from netgraph.utils.choices import RESTORATIONS
 RESULTS = Path(__file__).parent.parent / "results" / "restoration.jsonl"
 RATES = (2e-3, 4e-3, 8e-3)
 TUNING = 100  # seed of the grid
-BATCH = 64
-KEY = ("method", "task", "network", "seed", "lr", "steps")  # identifies a row
+TILE = 128
+KEY = ("method", "data", "task", "network", "seed", "lr", "steps")  # identifies a row
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,24 @@ class Method:
     """One way to train: steps on each level, finest first, and the level that is trained alone."""
 
     steps: tuple[int, ...]
-    pixels: int = 32
+    halved: bool = False
 
 
-def list_methods(horizon: int) -> dict[str, Method]:
-    """Return the methods for a number of plain steps. All but plain training and the shortest have the same cost."""
+# Steps of each level, finest first, as percentages of those of plain training. A level costs a quarter of the next finer one, so that
+# nested iteration costs 0.30 on three levels and 0.14 on four, and its short form 0.19 and 0.09.
+NESTED = {3: ((16, 40, 80), (10, 25, 50)), 4: ((6, 16, 40, 80), (4, 10, 25, 50))}
+
+
+def list_methods(horizon: int, n_levels: int) -> dict[str, Method]:
+    """Return the methods for a number of plain steps. All but plain training and the shortest have about the same cost."""
+    shares = [tuple(percent * horizon // 100 for percent in percents) for percents in NESTED[n_levels]]
+    cost = sum(steps / 4**level for level, steps in enumerate(shares[0]))
     return {
         "plain": Method((horizon,)),
-        "nested iteration, 3 levels": Method((16 * horizon // 100, 40 * horizon // 100, 80 * horizon // 100)),
-        "16 pixels alone": Method((120 * horizon // 100,), pixels=16),
-        "plain, short": Method((30 * horizon // 100,)),
-        "nested iteration, 3 levels, short": Method((10 * horizon // 100, 25 * horizon // 100, 50 * horizon // 100)),
+        f"nested iteration, {n_levels} levels": Method(shares[0]),
+        "half of the pixels alone": Method((round(4 * cost),), halved=True),
+        "plain, short": Method((round(cost),)),
+        f"nested iteration, {n_levels} levels, short": Method(shares[1]),
     }
 
 
@@ -72,17 +83,19 @@ def build_levels(task: Task, method: Method) -> Hierarchy:
     """Return the levels of a method. A level that is trained alone has the weights of the finest network."""
     if len(method.steps) > 1:
         return ng.build_hierarchy(task.network, task.example, n_levels=len(method.steps), directions="space")
-    if method.pixels == 32:
+    if not method.halved:
         return build_single_level(task.network, task.example)
     coarse = ng.build_hierarchy(task.network, task.example, n_levels=2, directions="space").levels[1]
     return replace(build_single_level(task.network, task.example), levels=[coarse])
 
 
-def train_once(name: str, method: Method, task_name: str, network: str, seed: int, lr: float) -> dict[str, Any]:
+def train_once(
+    name: str, method: Method, photographs: Path | None, task_name: str, network: str, seed: int, lr: float
+) -> dict[str, Any]:
     """Train once, and return a row of results."""
-    data = load_dataset("cifar10")
+    data = load_photographs(photographs, tile=TILE) if photographs else load_dataset("cifar10")
     task = make_task(network, data, goal=task_name, seed=seed)
-    loader = Loader(task.data, BATCH, degradation=task.degradation, seed=seed)
+    loader = Loader(task.data, 8 if photographs else 64, degradation=task.degradation, seed=seed)
     levels = build_levels(task, method)
     problem = Problem(loader, functional.mse_loss, restrict=task.degradation.restrict)
     solver = FAS(
@@ -96,31 +109,35 @@ def train_once(name: str, method: Method, task_name: str, network: str, seed: in
     part = DataSplit(task.data.test.inputs[:2000], task.data.test.targets[:2000])
     quality = evaluate_restoration(task.network, replace(task.data, test=part), task.degradation)
     return {
-        "method": name, "task": task_name, "network": network, "seed": seed, "lr": lr, "steps": method.steps,
+        "method": name, "data": name_data(photographs), "task": task_name, "network": network, "seed": seed, "lr": lr, "steps": method.steps,
         "seconds": seconds, "flops": solution.flops, **quality.figures(), "ledger": solution.ledger.rows(),
     }  # fmt: skip
 
 
-def find_best_rate(rows: list[dict[str, Any]], name: str, method: Method, task: str, network: str) -> float:
+def name_data(photographs: Path | None) -> str:
+    """Return what the rows call the images."""
+    return f"photographs, {TILE} pixels" if photographs else "CIFAR-10"
+
+
+def find_best_rate(rows: list[dict[str, Any]], settings: dict[str, Any]) -> float:
     """Return the rate at which a method ended lowest in the grid."""
-    wanted = (name, task, network, TUNING, list(method.steps))
-    tried = [r for r in rows if (r["method"], r["task"], r["network"], r["seed"], r["steps"]) == wanted]
+    tried = [r for r in rows if r["seed"] == TUNING and all(r[key] == value for key, value in settings.items())]
     if not tried:
-        raise SystemExit(f"{name} was not tuned for {task}. Run with --tune first.")
+        raise SystemExit(f"{settings} was not tuned. Run with --tune first.")
     return float(min(tried, key=lambda row: row["loss"])["lr"])
 
 
 def format_report(rows: list[dict[str, Any]]) -> str:
     """Return a table for each task and network: medians over seeds with spread, and costs relative to plain training."""
     parts = []
-    for task, network in dict.fromkeys((row["task"], row["network"]) for row in rows):
-        these = [r for r in rows if (r["task"], r["network"]) == (task, network) and r["seed"] != TUNING]
+    for which in dict.fromkeys((row["data"], row["task"], row["network"]) for row in rows):
+        these = [r for r in rows if (r["data"], r["task"], r["network"]) == which and r["seed"] != TUNING]
         plain = [r for r in these if r["method"] == "plain"]
         if not plain:
             continue
         base = {kind: statistics.median(r[kind] for r in plain) for kind in ("flops", "seconds")}
         parts += [
-            f"\n{task}, {network}\n",
+            f"\n{', '.join(which)}\n",
             "| method | steps, finest first | rate | n | MSE × 10³ | PSNR | SSIM | FLOPs / plain | seconds / plain |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
@@ -148,6 +165,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--horizon", type=int, default=1500, help="steps of plain training")
     parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
+    parser.add_argument("--photographs", type=Path, help="folder with train, valid and test, in place of CIFAR-10")
     parser.add_argument("--network", choices=("residual", "unet"), default="residual")
     parser.add_argument("--rates", type=float, nargs="*", default=RATES, help="rates of the grid")
     parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
@@ -160,19 +178,26 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     methods = {
-        n: m for n, m in list_methods(options.horizon).items() if not options.only or any(w in n for w in options.only)
+        n: m
+        for n, m in list_methods(options.horizon, 4 if options.photographs else 3).items()
+        if not options.only or any(word in n for word in options.only)
     }
-    rates = {
-        n: options.rates if options.tune else [find_best_rate(rows, n, m, options.task, options.network)]
-        for n, m in methods.items()
-    }
-    seeds = [TUNING] if options.tune else range(options.seeds)
     calls = []
-    for seed, name in ((seed, name) for seed in seeds for name in methods):
-        for lr in rates[name]:
-            settings = {"task": options.task, "network": options.network, "seed": seed, "lr": lr}
-            key = {"method": name, **settings, "steps": methods[name].steps}
-            calls.append((key, partial(train_once, name, methods[name], options.task, options.network, seed, lr)))
+    for seed, name in (
+        (seed, name) for seed in ([TUNING] if options.tune else range(options.seeds)) for name in methods
+    ):
+        setting = {
+            "method": name,
+            "data": name_data(options.photographs),
+            "task": options.task,
+            "network": options.network,
+        }
+        setting["steps"] = list(methods[name].steps)
+        for lr in options.rates if options.tune else [find_best_rate(rows, setting)]:
+            call = partial(
+                train_once, name, methods[name], options.photographs, options.task, options.network, seed, lr
+            )
+            calls.append(({**setting, "seed": seed, "lr": lr}, call))
     machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
     for row in run_missing(options.out, KEY, calls, machine):
         print(

@@ -12,12 +12,15 @@ from netgraph.errors import DataError
 from netgraph.models.data.datasets import SEED, Dataset, DataSplit
 from netgraph.models.data.readers.image_folder import find_images, read_photograph
 
+SPLITS = ("train", "valid", "test")
+
 
 def load_photographs(folder: str | Path, *, tile: int = 128) -> Dataset:
     """Read the photographs of a folder and cut them into square tiles that do not overlap.
 
-    Whole photographs go to one split, so that no tile of the test split has a neighbour in training. A tenth of the photographs,
-    at least one, is for validation, and as many for testing.
+    Whole photographs go to one split, so that no tile of the test split has a neighbour in training. Sub-folders ``train``,
+    ``valid`` and ``test`` are the splits where all three are there. Otherwise a tenth of the photographs, at least one, is for
+    validation, and as many for testing.
 
     Parameters
     ----------
@@ -34,7 +37,8 @@ def load_photographs(folder: str | Path, *, tile: int = 128) -> Dataset:
     Raises
     ------
     DataError
-        The folder has fewer than three photographs, one is damaged, or a split has none that is as large as a tile.
+        The folder has fewer than three photographs, one is damaged, a split has none that is as large as a tile, or only some of
+        the three sub-folders are there.
 
     Examples
     --------
@@ -51,6 +55,26 @@ def load_photographs(folder: str | Path, *, tile: int = 128) -> Dataset:
     folder = Path(folder)
     if tile < 1:
         raise DataError(f"tile is {tile}. Give the pixels of a side, such as 128.")
+    splits = {
+        name: _cut_split(files, tile, name) for name, files in (_list_splits(folder) or _draw_splits(folder)).items()
+    }
+    return Dataset(folder.name, (), splits["train"], splits["valid"], splits["test"])
+
+
+def _list_splits(folder: Path) -> dict[str, list[Path]]:
+    """Return the photographs of the sub-folders that are named like splits. Empty if there are none."""
+    there = [name for name in SPLITS if (folder / name).is_dir()]
+    if there and len(there) < len(SPLITS):
+        missing = " and ".join(name for name in SPLITS if name not in there)
+        raise DataError(
+            f"{folder} has the sub-folder {there[0]}, and none called {missing}. Give all of train, valid and test, or none of "
+            "these names."
+        )
+    return {name: find_images(folder / name)[0] for name in there}
+
+
+def _draw_splits(folder: Path) -> dict[str, list[Path]]:
+    """Return all photographs of a folder, shared out at random."""
     files, _ = find_images(folder)
     if len(files) < 3:
         raise DataError(
@@ -59,8 +83,7 @@ def load_photographs(folder: str | Path, *, tile: int = 128) -> Dataset:
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(SEED)).tolist()
     n = max(len(files) // 10, 1)
     parts = {"test": order[:n], "valid": order[n : 2 * n], "train": order[2 * n :]}
-    splits = {name: _cut_split([files[i] for i in sorted(rows)], tile, name) for name, rows in parts.items()}
-    return Dataset(folder.name, (), splits["train"], splits["valid"], splits["test"])
+    return {name: [files[i] for i in sorted(rows)] for name, rows in parts.items()}
 
 
 def _cut_split(files: list[Path], tile: int, name: str) -> DataSplit:

@@ -84,6 +84,17 @@ def test_photographs_of_one_split_never_reach_another(tmp_path):
     assert not (tiles[0] | tiles[1]) & tiles[2]
 
 
+def test_sub_folders_named_like_splits_are_the_splits(tmp_path):
+    for i, name in enumerate(("train", "valid", "test")):
+        (tmp_path / name).mkdir()
+        write_photographs(tmp_path / name, [(16, 16 * (i + 1))])
+    data = load_photographs(tmp_path, tile=16)
+    assert [len(split.inputs) for split in (data.train, data.valid, data.test)] == [1, 2, 3]
+    (tmp_path / "valid").rename(tmp_path / "more")
+    with pytest.raises(DataError, match="has the sub-folder train, and none called valid"):
+        load_photographs(tmp_path, tile=16)
+
+
 def test_folders_that_cannot_be_used_are_refused(tmp_path):
     with pytest.raises(DataError, match="holds no image"):
         load_photographs(tmp_path)
