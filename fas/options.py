@@ -228,20 +228,34 @@ OPEN_GATE: dict[str, Any] = {
 @_list_parameters
 @dataclass(frozen=True)
 class Split:
-    """Noise that lets copies differ when a coarse network starts a finer one."""
+    """How the new units and blocks of a finer level begin when a coarse network starts it."""
 
     kind: str = _option(
         "zero-sum",
         "",
         "zero-sum: noise on split weights, which adds up to zero over each aggregate. everything: noise on all weights. none: "
-        "no noise.",
-        choices=("zero-sum", "everything", "none"),
+        "no noise. zero: no noise, and new units have outgoing weights of zero in place of a share.",
+        choices=("zero-sum", "everything", "none", "zero"),
     )
     noise: float = _option(
         1.0,
         "root mean squares",
         "Size of the noise, as a multiple of the root mean square of the tensor that it is added to.",
         least=0,
+    )
+    blocks: str = _option(
+        "prolonged",
+        "",
+        "How new blocks begin. prolonged: as the hierarchy's depth_by says. copied: each is the whole coarse block. zero: a copy "
+        "whose last projections are zero, which keeps the function (Wu et al., ACL 2024). random: with the first weights of the "
+        "fine network. The first block of an aggregate is the coarse block itself in the last three.",
+        choices=("prolonged", "copied", "zero", "random"),
+    )
+    moments: str = _option(
+        "kept",
+        "",
+        "Moments of the optimizer when a level starts. kept: prolonged. reset: none. asymmetric: none for new blocks and units alone.",
+        choices=("kept", "reset", "asymmetric"),
     )
     gamma: float = _option(
         0.0,
@@ -338,7 +352,7 @@ class Options:
     gate : Gate
         Conditions for taking a coarse step.
     split : Split
-        Noise when a coarse network starts a finer one.
+        How new units and blocks begin when a coarse network starts a finer one.
     adapt : Adapt
         Changes of levels and cycles during training.
     tolerance : Tolerance

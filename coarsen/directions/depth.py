@@ -48,7 +48,7 @@ class ChainCoarsening:
     ----------
     chain : Chain
     transfer : Transfer
-        From blocks to coarse blocks. Aggregates are runs of neighbours.
+        From blocks to coarse blocks. Aggregates are runs of neighbours, or all blocks are left out.
     orders : dict of str to dict of int to int array, default {}
         The order in which the units inside a block correspond to those of the first block of its aggregate
         (`netgraph.coarsen.directions.block_alignment`), by parameter and dimension. Other parameters are numbered alike.
@@ -61,8 +61,8 @@ class ChainCoarsening:
     @cached_property
     def kept(self) -> tuple[str, ...]:
         """The blocks that give coarse blocks their names."""
-        _, first = np.unique(self.transfer.aggregates, return_index=True)
-        return tuple(self.chain.blocks[i] for i in first)
+        aggregates, first = np.unique(self.transfer.aggregates, return_index=True)
+        return tuple(self.chain.blocks[i] for i in first[aggregates >= 0])
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -82,7 +82,13 @@ def check_depth_by(by: str) -> None:
 
 
 def coarsen_chain(
-    chain: Chain, state: Mapping[str, Tensor], ratio: float, *, seed: int = 0, by: str = "split"
+    chain: Chain,
+    state: Mapping[str, Tensor],
+    ratio: float,
+    *,
+    n_blocks: int | None = None,
+    seed: int = 0,
+    by: str = "split",
 ) -> ChainCoarsening | None:
     """Choose the blocks of a chain that merge.
 
@@ -93,6 +99,8 @@ def coarsen_chain(
         Parameters of the network.
     ratio : float
         Share of blocks that stay.
+    n_blocks : int, optional
+        Number of blocks that stay, in place of a share. 0 leaves all blocks out, and the chain passes its input on.
     seed : int, default 0
         Order of pairs that are equally alike.
     by : {"split", "copy"}, default "split"
@@ -105,9 +113,11 @@ def coarsen_chain(
         None if no blocks merge.
     """
     n = len(chain.blocks)
-    n_coarse = math.ceil(n * ratio)
+    n_coarse = math.ceil(n * ratio) if n_blocks is None else n_blocks
     if n_coarse >= n:
         return None
+    if n_coarse == 0:
+        return ChainCoarsening(chain, Transfer(np.full(n, -1)))
     aggregates = augmented_matching(build_block_graph(chain, state), n_coarse, seed=seed)
     _, first, inverse = np.unique(aggregates, return_index=True, return_inverse=True)
     chain = replace(chain, ends=frozenset()) if by == "copy" else chain
@@ -148,7 +158,8 @@ class ParameterFamily:
 class DepthMap:
     """The maps between a network and the one with shorter chains. Parameters outside chains stay as they are.
 
-    If a vector lacks a member of a family, the result lacks the whole family.
+    If a vector lacks a member of a family, the result lacks the whole family. Parameters of blocks that are left out have no
+    coarse counterpart: no map takes them down or brings them up.
 
     Parameters
     ----------
@@ -157,9 +168,14 @@ class DepthMap:
 
     def __init__(self, steps: Iterable[ChainCoarsening]) -> None:
         self.families: dict[str, ParameterFamily] = {}  # by the name of every member
+        self.left_out: dict[str, bool] = {}  # by the name of a parameter whether it is an end
         self.orders: Orders = {}
         for step in steps:
             self.orders |= step.orders
+            absent = np.flatnonzero(step.transfer.aggregates < 0)
+            self.left_out |= {
+                f"{step.chain.blocks[i]}.{name}": name in step.chain.ends for i in absent for name in step.chain.names
+            }
             for name in step.chain.names:
                 column = np.array(step.chain.names_in_blocks(name))
                 for i in range(step.transfer.n_coarse):
@@ -203,6 +219,8 @@ class DepthMap:
         out: dict[str, Tensor] = {}
         for name, tensor in state.items():
             family = self.families.get(name)
+            if name in self.left_out:
+                continue
             if family is None or len(family.members) == 1:
                 out[name] = tensor.clone()
             elif name == family.members[0] and all(member in state for member in family.members):
@@ -219,8 +237,18 @@ class DepthMap:
             members = self.family(name)
             shared = family is not None and family.is_end == ends and _has_mean(tensor) and len(members) > 1
             part = tensor / len(members) ** power if shared else tensor
-            out |= {member: _permute_dims(part, self.orders.get(member, {}), back=True) for member in members}
+            out |= self.copy(name, part)
         return out
+
+    def copy(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        """Return a coarse parameter as it is for each member of its family, in the member's own order of units.
+
+        Parameters
+        ----------
+        name : str
+        tensor : Tensor
+        """
+        return {member: _permute_dims(tensor, self.orders.get(member, {}), back=True) for member in self.family(name)}
 
 
 def _permute_dims(tensor: Tensor, orders: Mapping[int, NDArray[np.int64]], *, back: bool = False) -> Tensor:

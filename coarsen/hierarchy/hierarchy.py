@@ -281,7 +281,7 @@ def build_hierarchy(
     plan = _make_plan(spec, options, progress)
     builder = LevelBuilder(
         model, spec, example, plan, None if options.budget is None else Budget.parse(options.budget), options.repair,
-        Calibration.of(model, data, spec.outputs), gap, options.depth_by,
+        Calibration.of(model, data, spec.outputs), gap, options.depth_by, options.blocks,
     )  # fmt: skip
     builder.trace_resolutions(sum("space" in step for step in options.steps))
     levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]

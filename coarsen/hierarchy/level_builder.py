@@ -99,6 +99,8 @@ class LevelBuilder:
     gap : LossGap, optional
     depth_by : {"split", "copy"}, default "split"
         How merged blocks become several again (`netgraph.coarsen.directions.depth.coarsen_chain`).
+    blocks : int, optional
+        Number of blocks of each chain that stay, in place of a share.
 
     Attributes
     ----------
@@ -125,6 +127,7 @@ class LevelBuilder:
     data: Calibration | None
     gap: LossGap | None = None
     depth_by: str = "split"
+    blocks: int | None = None
     unrotated: nn.Module = field(init=False)
     rotations: list[HeadRotation] = field(default_factory=list)
     rotating: set[str] = field(init=False)
@@ -192,11 +195,11 @@ class LevelBuilder:
         spec = self._level_spec()
         # The spec is that of the level: blocks whose units have merged to different sizes are no longer alike.
         chain_list, obstacles = find_chains(spec)
-        options: dict[str, Any] = {"seed": self.plan.seed, "by": self.depth_by}
+        options: dict[str, Any] = {"seed": self.plan.seed, "by": self.depth_by, "n_blocks": self.blocks}
         steps = [coarsen_chain(chain, self.state, self.plan.ratio(chain.name), **options) for chain in chain_list]
         chain_steps = tuple(align_blocks(spec, self.state, step) for step in steps if step is not None)
         if not chain_steps:
-            reasons["unable"] = {"depth": _explain_no_chain(chain_list, obstacles)}
+            reasons["unable"] = {"depth": _explain_no_chain(chain_list, obstacles, self.blocks)}
         return chain_steps
 
     def _rebase(self, chain_steps: tuple[ChainCoarsening, ...], pool: int) -> None:
@@ -307,11 +310,10 @@ class LevelBuilder:
         return cache(lambda measure: measure(network(), spec, batches))
 
 
-def _explain_no_chain(chain_list: list[Chain], obstacles: list[str]) -> str:
+def _explain_no_chain(chain_list: list[Chain], obstacles: list[str], blocks: int | None) -> str:
     """Return the reason why no blocks merge, in a sentence."""
     if chain_list:
-        return (
-            f"the ratio keeps every block of {', '.join(chain.name for chain in chain_list[:3])}. Give a smaller one."
-        )
+        asked = "the ratio keeps" if blocks is None else f"blocks (--blocks) of {blocks} keeps"
+        return f"{asked} every block of {', '.join(chain.name for chain in chain_list[:3])}. Give a smaller one."
     reasons = "; ".join(obstacles[:3]) or "no two neighbouring modules have parameters of the same names and shapes"
     return f"depth merges alike residual blocks, and there are none: {reasons}"

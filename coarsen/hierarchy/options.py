@@ -109,6 +109,17 @@ def _check_depth_by(value: str, options: CoarsenOptions) -> None:
     check_depth_by(value)
 
 
+def _check_blocks(value: int | None, options: CoarsenOptions) -> None:
+    if value is None:
+        return
+    if value < 0:
+        raise NetgraphError(f"blocks (--blocks) is {value}. Give 0 or more.")
+    if not any("depth" in step for step in options.steps):
+        raise NetgraphError(
+            f"blocks (--blocks) says how many blocks stay, but {options.directions!r} merges none. Leave it out, or add depth."
+        )
+
+
 def _check_coarsener(value: Any, options: CoarsenOptions) -> None:
     from netgraph.coarsen.hierarchy.merge_plan import load_coarseners
 
@@ -243,6 +254,14 @@ class CoarsenOptions:
         check=_check_depth_by,
         plain=lambda options: options.depth_by if any("depth" in step for step in options.steps) else None,
         metavar="NAME", words=DEPTH_BY,
+    )  # fmt: skip
+    blocks: int | None = declare_option(
+        None,
+        help="Blocks of each chain that stay in a step of depth, in place of --ratio. 0 leaves all of them out.",
+        doc="Number of blocks of each chain of alike residual blocks that stay in a step of ``depth``, in place of ``ratio``. "
+        "0 leaves all of them out: the chain passes its input on.",
+        check=_check_blocks, plain=lambda options: options.blocks, saved="always",
+        metavar="N", minimum=0,
     )  # fmt: skip
     coarsener: str | Callable[..., Any] = declare_option(
         "hem",

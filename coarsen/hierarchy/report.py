@@ -116,7 +116,10 @@ def describe_level(level: Level) -> Iterator[str]:
     yield from describe_unable_directions(level)
     for step in level.chains:
         merged = [b for b in step.kept if len(step.members(b)) > 1]
-        yield "blocks merged: " + ", ".join(" and ".join(step.members(block)) for block in merged)
+        if merged:
+            yield "blocks merged: " + ", ".join(" and ".join(step.members(block)) for block in merged)
+        else:
+            yield f"blocks left out: {', '.join(step.dropped)}"
     ratios = level.reasons.get("ratios")
     if ratios:
         ratio_counts = sorted(Counter(ratios.values()).items())

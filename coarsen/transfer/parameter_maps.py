@@ -231,14 +231,46 @@ def inject_first_members(spec: UnitSpec, transfers: Transfers, state: Mapping[st
     return _map_each_dim(spec, transfers, state, move)
 
 
+# With S, which selects the first member of each aggregate: S P = I. Both keep the function of the coarse network or the length
+# of its gradient, as `prolong` and `distribute` do, but only first members weigh anything.
+#
+#     prolong_to_first_members      W = P_out W_c S_in        distribute_to_first_members    G = S_out' G_c P_in'
+
+
+def prolong_to_first_members(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring parameters up: copies of each unit, of which the first has all outgoing weights and the others have zeros."""
+
+    def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+        return t.place(x, d) if summed else t.copy(x, d)
+
+    return _map_each_dim(spec, transfers, state, move, down=False)
+
+
+def distribute_to_first_members(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring gradient-like state up by the transpose of `inject_first_members`. Its entries are their own squares."""
+
+    def move(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+        return t.copy(x, d) if summed else t.place(x, d)
+
+    return _map_each_dim(spec, transfers, state, move, down=False)
+
+
+def mask_first_members(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return fine tensors of ones between first members alone, and of zeros elsewhere, for coarse tensors."""
+    ones = {name: torch.ones_like(tensor) for name, tensor in state.items()}
+    return _map_each_dim(spec, transfers, ones, lambda t, summed, x, d: t.place(x, d), down=False)
+
+
 def _map_each_dim(
-    spec: UnitSpec, by_axis: Mapping[str, Any], state: Mapping[str, Tensor], move: Move
+    spec: UnitSpec, by_axis: Mapping[str, Any], state: Mapping[str, Tensor], move: Move, *, down: bool = True
 ) -> dict[str, Tensor]:
-    """Map every dimension of every tensor in turn by ``move``. ``by_axis`` holds any value for an axis."""
-    return {
-        name: _map_dims(tensor, _list_dims(spec, name, by_axis), by_axis, spec.sizes, move, down=True)
+    """Map every dimension of every tensor in turn by ``move``. ``by_axis`` holds transfers, or on the way down any value."""
+    sizes = spec.sizes if down else {**spec.sizes, **{axis: t.n_coarse for axis, t in by_axis.items()}}
+    mapped = {
+        name: _map_dims(tensor, _list_dims(spec, name, by_axis), by_axis, sizes, move, down=down)
         for name, tensor in state.items()
     }
+    return {name: tensor.clone() if tensor is state[name] else tensor for name, tensor in mapped.items()}
 
 
 def _map_dims(

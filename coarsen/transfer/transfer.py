@@ -226,9 +226,19 @@ class Transfer:
     def first(self, tensor: Tensor, dim: int) -> Tensor:
         """Return the entry of the first unit of each aggregate along a dimension."""
         dim = _check_dim(tensor, dim, self.n_fine)
-        _, units = np.unique(self.aggregates[self.aggregates >= 0], return_index=True)
-        chosen = np.flatnonzero(self.aggregates >= 0)[units]
-        return tensor.index_select(dim, torch.as_tensor(chosen, device=tensor.device))
+        return tensor.index_select(dim, torch.as_tensor(self._firsts, device=tensor.device))
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        """The first unit of each aggregate, (k,)."""
+        aggregates, units = np.unique(self.aggregates, return_index=True)
+        return units[aggregates >= 0]
+
+    def place(self, tensor: Tensor, dim: int) -> Tensor:
+        """Give the first unit of each aggregate its entry along a dimension, and all others zero: the transpose of `first`."""
+        dim = _check_dim(tensor, dim, self.n_coarse)
+        shape = [*tensor.shape[:dim], self.n_fine, *tensor.shape[dim + 1 :]]
+        return tensor.new_zeros(shape).index_copy_(dim, torch.as_tensor(self._firsts, device=tensor.device), tensor)
 
     def copy(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply P along a dimension: each unit gets the entry of its aggregate, and a unit that is left out gets zero."""

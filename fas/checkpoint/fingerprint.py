@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from netgraph.fas.levels.maps import live_state
+from netgraph.fas.options import Options
 from netgraph.fas.solver.run import Run
 
 ROWS = 64  # rows of each tensor of a data set that the digest reads
@@ -48,10 +49,11 @@ def fingerprint_run(run: Run) -> dict[str, Any]:
 def describe_difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
     """Return the first difference between a run and a checkpoint in words, or None.
 
-    Parts that an older version did not save are not compared.
+    Parts that an older version did not save are not compared. An option that it did not have had its default.
     """
+    defaults = {"options": json.loads(json.dumps(_flatten_options(asdict(Options()))))}
     for part in (part for part in here if part in there):
-        in_run, in_checkpoint = here[part], there[part]
+        in_run, in_checkpoint = here[part], {**defaults.get(part, {}), **there[part]}
         for key in [*in_run, *(key for key in in_checkpoint if key not in in_run)]:
             value, saved = in_run.get(key), in_checkpoint.get(key)
             if value != saved:

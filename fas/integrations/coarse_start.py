@@ -15,8 +15,9 @@ from torch.optim.optimizer import Optimizer
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
+from netgraph.fas.levels.growth import Growth, check_growth
 from netgraph.fas.levels.maps import Maps, check_level, live_state
-from netgraph.fas.levels.moments import carry_moments_up, read_moments, set_moments
+from netgraph.fas.levels.moments import set_moments
 from netgraph.fas.levels.nested_iteration import start_level
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.options import Options, Smoothing
@@ -99,6 +100,8 @@ class CoarseStart:
             raise NetgraphError(
                 f"begin is {tuple(begin)}. Give a number of steps, 0 or more, for each of at most {n_coarse} coarse levels."
             )
+        if any(begin):
+            check_growth(maps, options.split)
         self.maps, self.optimizer, self.begin, self.options = maps, optimizer, tuple(begin), options
         self.seed = check_torch_seed(seed)
         self.names = group_parameter_names(maps.models[0], optimizer)
@@ -176,7 +179,7 @@ class CoarseStart:
         below, coarse = self.smoother, self._build_grid(self.level)
         above = self.level - 1
         carried = self.options.smoothing_of(above).moments
-        moments = carry_moments_up(self.maps, above, read_moments(below)) if carried else {}
+        moments = Growth(self.maps, above, self.options.split).carry_moments(below) if carried else {}
         self.switch_to_level(above, self.begin[above - 1] if above else 0)
         start_level(self.maps, above, self._build_grid(above), coarse, self.options.split, self.seed)
         for parameter in below.named.values():

@@ -32,7 +32,20 @@ def check_level(maps: Maps, level: int) -> int:
     return level
 
 
-class Maps(Protocol):
+class UpwardMaps(Protocol):
+    """The maps that carry moments up. ``level`` is the finer of the two."""
+
+    def prolong(self, level: int, correction: Mapping[str, Tensor]) -> Vector:
+        """Carry corrections up."""
+
+    def distribute(self, level: int, dual: Mapping[str, Tensor], *, squared: bool = False) -> Vector:
+        """Carry gradient-like state up, by the transpose of `inject`."""
+
+    def family(self, level: int, name: str) -> tuple[str, ...]:
+        """Return the fine parameters that a coarse one stands for."""
+
+
+class Maps(UpwardMaps, Protocol):
     """Levels and the maps between them. ``level`` is always the finer of the two.
 
     Every parameter and buffer of a coarse level has a name that the finer level has too. After blocks merge, one coarse
@@ -80,20 +93,11 @@ class Maps(Protocol):
     def inject(self, level: int, state: Mapping[str, Tensor]) -> Vector:
         """Carry state down."""
 
-    def prolong(self, level: int, correction: Mapping[str, Tensor]) -> Vector:
-        """Carry corrections up."""
-
     def restrict(self, level: int, gradient: Mapping[str, Tensor], *, squared: bool = False) -> Vector:
         """Carry gradients down, by the transpose of `prolong`. ``squared`` maps take second moments."""
 
-    def distribute(self, level: int, dual: Mapping[str, Tensor], *, squared: bool = False) -> Vector:
-        """Carry gradient-like state up, by the transpose of `inject`."""
-
     def zero_sum(self, level: int, noise: Mapping[str, Tensor]) -> Vector:
         """Return the part of fine noise that does not change the function of a prolonged network."""
-
-    def family(self, level: int, name: str) -> tuple[str, ...]:
-        """Return the fine parameters that a coarse one stands for."""
 
 
 class HierarchyMaps:

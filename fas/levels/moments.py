@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netgraph.fas.levels.maps import Maps
+from netgraph.fas.levels.maps import Maps, UpwardMaps
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.vectors import Vector
 
@@ -62,7 +62,7 @@ def carry_moments_down(maps: Maps, level: int, fine: Smoother) -> Moments:
     return _move_down(maps, level, _drop_unmovable(read_moments(fine)), _find_groups(fine))
 
 
-def carry_moments_up(maps: Maps, level: int, moments: Moments) -> Moments:
+def carry_moments_up(maps: UpwardMaps, level: int, moments: Moments) -> Moments:
     """Return coarse moments, carried to the next finer level."""
     return {key: _move_key_up(maps, level, key, vector) for key, vector in _drop_unmovable(moments).items()}
 
@@ -182,7 +182,7 @@ def _move_key_down(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) 
     return maps.inject(level, vector) if key == "primal" else maps.restrict(level, vector, squared=key in SQUARED)
 
 
-def _move_key_up(maps: Maps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
+def _move_key_up(maps: UpwardMaps, level: int, key: str, vector: Mapping[str, Any]) -> Vector:
     """Return one kind of state, carried up."""
     if key in COUNTS:
         return _copy_counts({member: n for name, n in vector.items() for member in maps.family(level, name)})

@@ -1,5 +1,7 @@
 """Nested iteration: a level begins with the prolonged solution of the coarser one, plus noise that makes copies differ.
 
+How new blocks and units begin is in `netgraph.fas.levels.growth`.
+
 Exact copies never separate, because they compute the same and get the same gradients. Noise on split weights that adds up to
 zero over each aggregate leaves the function unchanged and lets the copies separate::
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from netgraph.fas.levels.grid import Grid
+from netgraph.fas.levels.growth import Growth
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.vectors import Vector, as_real, assign, has_directions, subtract_vectors
 from netgraph.fas.options import Split
@@ -32,18 +35,18 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
     seed : int
         Seed of the noise, to which the level is added.
     """
-    generator = torch.Generator().manual_seed(seed + level)
+    generator, growth = torch.Generator().manual_seed(seed + level), Growth(maps, level, split)
     for (
         name,
         y,
     ) in coarse.x.items():  # one family at a time, because a second x would need as much memory as the network
         family = maps.family(level, name)
-        prolonged, detail = maps.prolong(level, {name: y}), dict[str, Tensor]()
+        prolonged, detail = growth.grow({name: y}), dict[str, Tensor]()
         if split.gamma and has_directions(y):
             detail = _compute_detail(maps, level, {member: fine.x[member] for member in family})
         noise: Vector = {}
-        if split.kind != "none" and split.noise:
-            noise = {n: _draw_noise(prolonged[n], generator) for n in family if n in fine.smoother.named}
+        if split.kind in ("zero-sum", "everything") and split.noise:
+            noise = {n: _draw_noise(prolonged.get(n, fine.x[n]), generator) for n in family if n in fine.smoother.named}
             noise = maps.zero_sum(level, noise) if split.kind == "zero-sum" and noise else noise
         for member, x in prolonged.items():
             if member in detail:
@@ -51,6 +54,8 @@ def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, 
             if member in noise:
                 x = x + split.noise * noise[member]
             assign(fine.x, {member: x})
+    for name in growth.list_zeros():
+        assign(fine.x, {name: torch.zeros_like(fine.x[name])})
     fine.reset()
 
 

@@ -20,8 +20,9 @@ from netgraph.coarsen.network.finite_values import list_nonfinite
 from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.grid import Grid
+from netgraph.fas.levels.growth import Growth
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
-from netgraph.fas.levels.moments import carry_moments_up, read_moments, set_moments
+from netgraph.fas.levels.moments import set_moments
 from netgraph.fas.levels.nested_iteration import start_level
 from netgraph.fas.levels.rematch import compute_signatures, rebuild_levels
 from netgraph.fas.levels.tau import CoarseProblem
@@ -371,7 +372,8 @@ class Run:
         with self.ledger.clock(level, "transfer"):
             start_level(self.maps, level, fine, coarse, self.options.split, self.seed)
             if self.options.smoothing_of(level).moments:
-                set_moments(fine.smoother, carry_moments_up(self.maps, level, read_moments(coarse.smoother)))
+                growth = Growth(self.maps, level, self.options.split)
+                set_moments(fine.smoother, growth.carry_moments(coarse.smoother))
             coarse.smoother.optimizer.state.clear()  # its tensors may be the finer level's now
         if self.options.split.norms:
             estimate_norms(self, level)

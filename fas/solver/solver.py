@@ -19,6 +19,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
+from netgraph.fas.levels.growth import check_growth
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, check_level, live_state
 from netgraph.fas.levels.rematch import check_rematch
 from netgraph.fas.levels.smoother import Smoother
@@ -202,6 +203,8 @@ class FAS:
             check_rematch(maps)
         if self.options.split.norms:
             check_norms(maps)
+        if any(visit.kind == "start" for visit in visits):
+            check_growth(maps, self.options.split)
         stream = MinibatchStream(problem.batches, self.seed)
         check_resolutions(maps, problem, stream.peek)
         return Run(

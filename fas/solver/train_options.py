@@ -198,7 +198,7 @@ class TrainOptions:
     plain: bool = declare_option(False, help="Train on the finest level alone.")
     coarsening: CoarsenOptions = declare_group(
         CoarsenOptions,
-        ("n_levels", "ratio", "round_to", "directions", "depth_by", "inside_heads", "coarsener", "affinity"),
+        ("n_levels", "ratio", "round_to", "directions", "depth_by", "blocks", "inside_heads", "coarsener", "affinity"),
         {
             "ratio": Flag(
                 "ratio",
@@ -326,7 +326,7 @@ class TrainOptions:
         """
         names = ["task", "label_smoothing", "one_hot", "channels_last"]
         if not self.single_level:
-            names += ["coarsen", "depth_by", "coarsener", "affinity", "ratio", "round_to", "inside_heads"]
+            names += ["coarsen", "depth_by", "blocks", "coarsener", "affinity", "ratio", "round_to", "inside_heads"]
         plain = self.to_plain()
         kept = {name: plain[name] for name in names}
         kept |= {"augment": augment, "network_arg": sorted(self.network_arg or ())}

@@ -1,4 +1,4 @@
-"""Remove residual blocks from a recorded network: readers of a removed block read the block before it."""
+"""Remove residual blocks from a recorded network: readers of a removed block read the block before it, or its input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def drop_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection
     state : dict of str to Tensor
         Parameters and buffers of the network, named as by `netgraph.recording.recorder.named_state`.
     dropped : collection of str
-        Paths of the blocks to remove. The first block of a chain cannot be removed.
+        Paths of the blocks to remove, all blocks of a chain at most.
 
     Returns
     -------
@@ -35,14 +35,14 @@ def drop_blocks(spec: UnitSpec, state: Mapping[str, Tensor], dropped: Collection
     Raises
     ------
     NetgraphError
-        A path is no block of a chain, or it is the first block of one.
+        A path is no block of a chain.
     """
     chains, _ = find_chains(spec)
-    unknown = set(dropped) - {block for chain in chains for block in chain.blocks[1:]}
+    unknown = set(dropped) - {block for chain in chains for block in chain.blocks}
     if unknown:
         raise NetgraphError(
-            f"{min(unknown)} is no block behind another of its chain. `netgraph.analysis.residual_chains.find_chains` lists "
-            "the chains, and their first blocks cannot be removed."
+            f"{min(unknown)} is no block of a chain. `netgraph.analysis.residual_chains.find_chains` lists the chains and "
+            "their blocks."
         )
     captures = {}
     for mode, plan in spec.plans.items():
@@ -71,12 +71,13 @@ def _copy_without_blocks(graph: fx.Graph, chain: Chain, dropped: Collection[str]
     segments = locate_segments(graph, chain)
     skipped: set[fx.Node] = set()
     instead: dict[fx.Node, fx.Node] = {}
-    for before, segment, block in zip(segments, segments[1:], chain.blocks[1:], strict=False):
+    for i, (segment, block) in enumerate(zip(segments, chain.blocks, strict=False)):
         if block in dropped:
             reads = find_leaves(graph, block)
-            inside = find_descendants([before.exit, *reads])
+            # Others may read the input of the first block too. What they compute from it stays.
+            inside = find_descendants(reads if i == 0 else [segments[i - 1].exit, *reads])
             skipped |= {node for node in inside if place[node] <= place[segment.exit]} | set(reads)
-            instead[segment.exit] = before.exit
+            instead[segment.exit] = segment.entry if i == 0 else segments[i - 1].exit
     copy = NodeGraph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:

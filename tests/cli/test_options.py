@@ -171,7 +171,9 @@ def test_a_value_that_an_option_cannot_have_is_refused_before_the_network_is_tra
 
 
 def test_an_unknown_keyword_is_refused_as_python_does():
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'ratios'. Its options are affinity, budget"):
+    with pytest.raises(
+        TypeError, match=r"unexpected keyword argument 'ratios'. Its options are affinity, blocks, budget"
+    ):
         ng.build_hierarchy(nn.Linear(2, 2), torch.zeros(1, 2), ratios=0.5)
 
 

@@ -164,10 +164,71 @@ def test_a_cut_network_equals_the_one_with_blocks_removed_by_hand(name, training
             torch.testing.assert_close(cut.state_dict()[n], t)
 
 
-def test_a_block_that_is_the_first_of_its_chain_cannot_be_cut():
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_chain_without_blocks_passes_its_input_on(name, training):
+    make, example, blocks, _ = NETWORKS[name]
+    model = make()
+    hierarchy = ng.build_hierarchy(model, example, directions="depth", blocks=0)
+    gone = [block for step in hierarchy.levels[1].chains for block in step.dropped]
+    assert gone[: len(blocks)] == blocks
+    owner = copy.deepcopy(model)
+    for block in gone:
+        parent, _, last = block.rpartition(".")
+        del owner.get_submodule(parent)._modules[last]
+    coarse = hierarchy.levels[1].model.train(training)
+    torch.manual_seed(1)
+    wanted = owner.train(training)(example)
+    torch.manual_seed(1)
+    torch.testing.assert_close(coarse(example), wanted)
+    assert not [n for n in coarse.state_dict() if n.startswith(tuple(f"{block}." for block in gone))]
+
+
+def test_what_others_compute_from_the_input_of_a_chain_stays():
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.blocks = nn.Linear(6, 6), nn.Sequential(Residual(), Residual())
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.blocks(x) * torch.sigmoid(x)
+
+    model, x = Beside(), torch.randn(4, 6)
+    coarse = ng.build_hierarchy(model, x, directions="depth", blocks=0).levels[1].model
+    y = model.first(x)
+    torch.testing.assert_close(coarse(x), y * torch.sigmoid(y))
+
+
+def test_a_module_that_is_no_block_of_a_chain_cannot_be_cut():
     model = residual_chain(2)
-    with pytest.raises(NetgraphError, match="no block behind another"):
-        drop_blocks(ng.trace(model, torch.randn(2, 5)), named_state(model), ["1"])
+    with pytest.raises(NetgraphError, match="0 is no block of a chain"):
+        drop_blocks(ng.trace(model, torch.randn(2, 5)), named_state(model), ["0"])
+
+
+@pytest.mark.parametrize(("n", "blocks"), [(n, blocks) for n in (2, 3, 5, 8) for blocks in (0, 1, 2, 4) if blocks < n])
+def test_a_step_goes_straight_to_a_number_of_blocks(n, blocks, tmp_path):
+    model, x = residual_chain(n), torch.randn(4, 5)
+    hierarchy = ng.build_hierarchy(model, x, directions="depth", blocks=blocks)
+    (step,) = hierarchy.levels[1].chains
+    assert len(step.kept) == blocks
+    runs = [len(step.members(block)) for block in step.kept]
+    assert sum(runs) == (n if blocks else 0)
+    assert (np.diff(step.transfer.aggregates) >= 0).all()  # runs of neighbours
+    ng.save(hierarchy, tmp_path / "net.hierarchy")
+    again = ng.load(tmp_path / "net.hierarchy")
+    torch.testing.assert_close(again.levels[1].model(x), hierarchy.levels[1].model(x))
+    assert again.options.blocks == blocks
+
+
+def test_a_number_of_blocks_is_refused_where_it_says_nothing():
+    model, x = residual_chain(3), torch.randn(4, 5)
+    with pytest.raises(NetgraphError, match=r"blocks \(--blocks\) is -1"):
+        ng.build_hierarchy(model, x, directions="depth", blocks=-1)
+    with pytest.raises(NetgraphError, match="merges none"):
+        ng.build_hierarchy(model, x, blocks=1)
+    with pytest.raises(NothingToMergeError, match="of 3 keeps every block"):
+        ng.build_hierarchy(model, x, directions="depth", blocks=3)
 
 
 # the maps
@@ -207,6 +268,15 @@ def test_maps_of_depth_hold_the_laws_of_transfers(ends, cuts, seed):
     assert all((t >= 0).all() for t in maps.restrict(squares, squared=True).values())
     families = [member for name in coarse for member in maps.family(name)]
     assert sorted(families) == sorted(fine)
+
+
+def test_blocks_that_are_left_out_go_neither_down_nor_up():
+    chain = Chain(("body.0", "body.1"), ("up.weight", "up.bias", "down.weight"), frozenset(["down.weight"]))
+    maps = DepthMap([ChainCoarsening(chain, Transfer(np.full(2, -1)))])
+    fine = random_state(2, torch.Generator().manual_seed(0))
+    for down in (maps.inject(fine), maps.restrict(fine), maps.restrict(fine, squared=True)):
+        assert down.keys() == {"head.weight"}
+        assert maps.prolong(down).keys() == maps.distribute(down).keys() == {"head.weight"}
 
 
 def test_second_moments_go_by_the_squared_entries_of_the_matrices():

@@ -188,7 +188,12 @@ def test_numbers_out_of_bounds_are_refused(name, text, sentence):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in list_option_names() if n not in ("tau.kind", "split.kind", "tolerance.measure")]
+    "name",
+    [
+        n
+        for n in list_option_names()
+        if n not in ("tau.kind", "split.kind", "split.blocks", "split.moments", "tolerance.measure")
+    ],
 )
 def test_no_option_may_be_nan(name):
     with pytest.raises(NetgraphError, match=name):
@@ -199,7 +204,7 @@ def test_every_option_says_what_it_means_and_numbers_say_their_unit():
     rows = build_option_table()
     assert [row.name for row in rows] == [*list_option_names(), "level.N.NAME"]
     assert all(row.meaning.endswith(".") for row in rows)
-    words = ("tau.kind", "split.kind", "tolerance.measure", "level.N.NAME")
+    words = ("tau.kind", "split.kind", "split.blocks", "split.moments", "tolerance.measure", "level.N.NAME")
     assert [row.name for row in rows if not row.unit and row.default not in ("true", "false")] == [*words]
 
 

@@ -19,7 +19,7 @@ from netgraph.utils.text import is_index
 
 # Options of training that a single level does not use.
 NEED_LEVELS = (
-    "levels", "ratio", "round_to", "coarsen", "depth_by", "inside_heads", "coarsener", "affinity", "cycle", "share",
+    "levels", "ratio", "round_to", "coarsen", "depth_by", "blocks", "inside_heads", "coarsener", "affinity", "cycle", "share",
     "schedule_per_level", "always",
 )  # fmt: skip
 # Options that only steps in the direction "channels" use.
@@ -179,7 +179,7 @@ def check_direction_options(typed: Mapping[str, str], directions: str) -> None:
     if "channels" not in words:
         reject_options(typed, NEED_UNITS, f"--coarsen {directions} merges no units")
     if "depth" not in words:
-        reject_options(typed, ["depth_by"], f"--coarsen {directions} merges no blocks")
+        reject_options(typed, ["depth_by", "blocks"], f"--coarsen {directions} merges no blocks")
     if words == {"space"}:
         reject_options(typed, ["ratio"], "--coarsen space halves the resolution from level to level")
 
