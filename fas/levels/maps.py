@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from netgraph.analysis.hidden_matrices import list_hidden_matrices
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level_maps import build_level_maps
 from netgraph.coarsen.network.rewrite import traced_state
@@ -138,6 +139,22 @@ class HierarchyMaps:
     def family(self, level: int, name: str) -> tuple[str, ...]:
         """Return the fine parameters that a coarse one stands for."""
         return self.moves[level].family(name)
+
+
+def find_matrices(maps: Maps) -> list[str]:
+    """Return the matrices of hidden layers, which are those of the finest network on every level.
+
+    Raises
+    ------
+    NetgraphError
+        The levels are no hierarchy of networks.
+    """
+    if not isinstance(maps, HierarchyMaps):
+        raise NetgraphError(
+            "muon takes the matrices of hidden layers, which only a hierarchy of networks knows. Choose another optimizer for levels of "
+            "your own, such as torch.optim.AdamW."
+        )
+    return list_hidden_matrices(maps.hierarchy.levels[0].spec)
 
 
 def _count_example_rows(hierarchy: Hierarchy) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from netgraph.fas.levels.maps import Maps, UpwardMaps
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.vectors import Vector
+from netgraph.optim.muon import MATRICES
 
 DUAL = ("momentum_buffer", "exp_avg", "grad_avg")
 SQUARED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
@@ -118,6 +119,8 @@ def _get_decay(key: str, group: Group) -> float:
 
     It is 1 for sums and maxima, and for an optimizer that does not have the usual setting.
     """
+    if key == "momentum_buffer" and group.get(MATRICES):
+        return float(group["momentum"])  # Muon averages, and SGD adds up
     if key in ("exp_avg", "exp_avg_sq"):
         return float(group.get("betas", (1.0, 1.0))[key == "exp_avg_sq"])
     setting = {"square_avg": "alpha", "grad_avg": "alpha", "primal": "momentum"}.get(key, "")

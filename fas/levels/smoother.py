@@ -6,7 +6,7 @@ A step whose loss or gradient is not finite is refused, and no weight changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from netgraph.environment.torch_internals import subtract_each_
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.vectors import Vector
 from netgraph.fas.options import Smoothing
-from netgraph.optim.optimizers import MakeOptimizer, group_by_decay
+from netgraph.optim.optimizers import MakeOptimizer, group_by_decay, group_matrices, takes_matrices
 
 Value = Callable[[nn.Module, Any], Tensor]
 
@@ -44,6 +44,8 @@ class Smoother:
     options : Smoothing, optional
     scales : dict of str to float, optional
         Factors of the learning rate by parameter name, 1 by default (`netgraph.fas.levels.width_scaling`).
+    matrices : collection of str, default ()
+        Matrices of hidden layers, for Muon.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Smoother:
         weight_decay: float | None = None,
         options: Smoothing | None = None,
         scales: Mapping[str, float] | None = None,
+        matrices: Collection[str] = (),
     ) -> None:
         self.model, self.options, self.lr = model, options or Smoothing(), lr
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -62,8 +65,13 @@ class Smoother:
         self.scales = [*dict.fromkeys(scale_of.values())]
         groups: list[dict[str, Any]] = []
         for scale in self.scales:
-            parameters = [p for name, p in self.named.items() if scale_of[name] == scale]
-            groups += [{**g, "lr": lr * scale, "scale": scale} for g in group_by_decay(parameters, weight_decay)]
+            part = {name: p for name, p in self.named.items() if scale_of[name] == scale}
+            split = (
+                group_matrices(part, matrices, weight_decay)
+                if takes_matrices(make_optimizer)
+                else group_by_decay(part.values(), weight_decay)
+            )
+            groups += [{**group, "lr": lr * scale, "scale": scale} for group in split]
         self.optimizer = make_optimizer(groups, lr=lr)
 
     def follow(self, group: Mapping[str, Any], warm: float = 1.0) -> None:

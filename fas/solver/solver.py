@@ -20,7 +20,7 @@ from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.growth import check_growth
-from netgraph.fas.levels.maps import HierarchyMaps, Maps, check_level, live_state
+from netgraph.fas.levels.maps import HierarchyMaps, Maps, check_level, find_matrices, live_state
 from netgraph.fas.levels.rematch import check_rematch
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.width_scaling import compute_rate_factors
@@ -34,7 +34,7 @@ from netgraph.fas.solver.random_state import set_random_state
 from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_training
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
 from netgraph.fas.solver.solution import Solution
-from netgraph.optim.optimizers import LARGEST_RATE, MakeOptimizer
+from netgraph.optim.optimizers import LARGEST_RATE, MakeOptimizer, takes_matrices
 from netgraph.utils.choices import NESTED
 from netgraph.utils.seeds import check_torch_seed
 
@@ -260,6 +260,7 @@ class FAS:
             weight_decay=self.weight_decay,
             options=smoothing,
             scales=compute_rate_factors(maps, level, self.make_optimizer) if smoothing.mup else None,
+            matrices=find_matrices(maps) if takes_matrices(self.make_optimizer) else (),
         )
         return Grid(model, smoother, live_state(model, list(live_state(maps.models[0]))))
 

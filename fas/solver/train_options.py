@@ -215,7 +215,7 @@ class TrainOptions:
     )
     batch: int | None = declare_option(None, help="Rows of a minibatch.", metavar="N")
     optimizer: str | None = declare_option(
-        None, help="adam, adamw, rmsprop or sgd (Nesterov 0.9).", metavar="NAME", words=OPTIMIZERS,
+        None, help="adam, adamw, rmsprop, sgd (Nesterov 0.9) or muon (with AdamW outside of hidden matrices).", metavar="NAME", words=OPTIMIZERS,
         check=_check_word("optimizer", OPTIMIZERS),
     )  # fmt: skip
     lr: float | None = declare_option(None, help="Largest learning rate of the schedule.", metavar="RATE")

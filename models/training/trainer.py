@@ -48,7 +48,8 @@ def fit(
     batch : int, default 64
         Rows of a minibatch.
     optimizer : str, default "adam"
-        ``adam``, ``adamw``, ``rmsprop`` or ``sgd`` (Nesterov momentum 0.9).
+        ``adam``, ``adamw``, ``rmsprop`` or ``sgd`` (Nesterov momentum 0.9). ``muon`` needs to know hidden layers, which `netgraph.FAS`
+        does.
     lr : float, default 2e-3
         Largest learning rate of the schedule.
     schedule : str, default "one-cycle"

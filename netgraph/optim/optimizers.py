@@ -6,7 +6,7 @@ The solver, plain training and ``netgraph train`` take their optimizers from her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from netgraph.errors import NetgraphError
+from netgraph.optim.muon import MATRICES, MuonWithAdamW, check_muon
 
 MakeOptimizer = Callable[..., Optimizer]
 LARGEST_RATE = 1e30  # multiples of it still have single precision, in which optimizers take their steps
@@ -25,6 +26,7 @@ OPTIMIZERS: dict[str, MakeOptimizer] = {
     "adamw": partial(torch.optim.AdamW, weight_decay=0.0),
     "rmsprop": torch.optim.RMSprop,
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "muon": MuonWithAdamW,
 }
 
 
@@ -34,7 +36,8 @@ def find_optimizer(name: str) -> MakeOptimizer:
     Parameters
     ----------
     name : str
-        ``adam``, ``adamw``, ``rmsprop`` or ``sgd``, which is SGD with a Nesterov momentum of 0.9.
+        ``adam``, ``adamw``, ``rmsprop``, ``sgd``, which is SGD with a Nesterov momentum of 0.9, or ``muon`` for the matrices of hidden
+        layers with AdamW for the others (`netgraph.optim.muon`).
 
     Returns
     -------
@@ -43,7 +46,7 @@ def find_optimizer(name: str) -> MakeOptimizer:
     Raises
     ------
     NetgraphError
-        No optimizer has that name.
+        No optimizer has that name, or this version of PyTorch lacks it.
 
     Examples
     --------
@@ -54,7 +57,32 @@ def find_optimizer(name: str) -> MakeOptimizer:
     """
     if name not in OPTIMIZERS:
         raise NetgraphError(f"no optimizer is called {name!r}. There are {', '.join(OPTIMIZERS)}.")
+    if name == "muon":
+        check_muon()
     return OPTIMIZERS[name]
+
+
+def takes_matrices(make_optimizer: MakeOptimizer) -> bool:
+    """Return True if an optimizer's groups must say whether they hold matrices of hidden layers."""
+    return getattr(make_optimizer, "func", make_optimizer) is MuonWithAdamW
+
+
+def group_matrices(
+    named: Mapping[str, nn.Parameter], matrices: Collection[str], weight_decay: float | None
+) -> list[dict[str, Any]]:
+    """Return parameter groups for Muon: matrices of hidden layers first, then all other parameters.
+
+    Parameters
+    ----------
+    named : dict of str to torch.nn.Parameter
+    matrices : collection of str
+        Names of matrices of hidden layers. Complex ones count as others.
+    weight_decay : float or None
+        As for `group_by_decay`.
+    """
+    hidden = [name for name, p in named.items() if name in matrices and not p.is_complex()]
+    parts = {True: [named[n] for n in hidden], False: [p for n, p in named.items() if n not in hidden]}
+    return [{**group, MATRICES: flag} for flag, part in parts.items() for group in group_by_decay(part, weight_decay)]
 
 
 def group_by_decay(parameters: Iterable[nn.Parameter], weight_decay: float | None) -> list[dict[str, Any]]:

@@ -43,4 +43,4 @@ AUGMENTATIONS = ("none", "crop", "crop-flip", "rotate", "crop-flip-rotate")
 CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
 NESTED = ("full", "kaskade")  # which start one level after another, from the coarsest to the finest
 SCHEDULES = ("one-cycle", "wsd", "cosine", "constant")
-OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd")
+OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd", "muon")

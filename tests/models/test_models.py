@@ -178,7 +178,12 @@ def blobs(n=60, n_classes=3):
     return Dataset("blobs", ("a", "b", "c"), split, split, split)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_muon_is_refused_where_nobody_knows_which_layers_are_hidden():
+    with pytest.raises(NetgraphError, match="muon takes the matrices of hidden layers"):
+        fit(mlp((4, 16, 3)), blobs(), epochs=1, optimizer="muon")
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "muon"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_optimizer_and_schedule_learns(optimizer, schedule):
     model, data = mlp((4, 16, 3)), blobs()

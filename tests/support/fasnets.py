@@ -10,6 +10,7 @@ import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.fas.options import Gate
 from netgraph.models.perceptron import mlp
+from netgraph.optim.muon import MuonWithAdamW
 
 OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())
 OPTIMIZERS = {
@@ -17,6 +18,7 @@ OPTIMIZERS = {
     "adam": (torch.optim.Adam, 1e-2),
     "adamw": (torch.optim.AdamW, 1e-2),
     "rmsprop": (partial(torch.optim.RMSprop, momentum=0.5), 1e-3),
+    "muon": (MuonWithAdamW, 1e-2),
 }
 
 

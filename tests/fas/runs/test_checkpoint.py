@@ -31,6 +31,7 @@ from netgraph.fas.solver.run import Run
 from netgraph.fas.solver.solver import FAS
 from netgraph.io.bundle import read_bundle, write_bundle
 from netgraph.models.perceptron import mlp
+from netgraph.optim.muon import MuonWithAdamW
 
 ROOT = Path(__file__).parents[3]
 OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"))
@@ -77,6 +78,7 @@ RUNS = {
     "w, AdamW, tau several, running mean": {"cycle": "w", "optimizer": ADAMW, "cycles": 2, "options": Options(TIMES, Tau("several", 2), OPEN)},
     "v, SGD, closed gates": {"cycle": "v", "optimizer": SGD, "cycles": 3, "options": Options(TIMES, Tau("common", 2), Gate(gap=-1.0, share=float("inf")))},
     "full, RMSprop, whole tau": {"cycle": "full", "optimizer": partial(torch.optim.RMSprop, momentum=0.5), "epochs": 4, "options": Options(TIMES, Tau("whole"), OPEN)},
+    "v, Muon": {"cycle": "v", "optimizer": MuonWithAdamW, "cycles": 3, "options": Options(TIMES, Tau("common", 2), OPEN)},
     "additive, Adam, accumulated": {"cycle": "additive", "optimizer": torch.optim.Adam, "cycles": 3, "options": Options(Smoothing(2, 1, 3, accumulate=2, ema=0.8), Tau("none", 1), OPEN)},
 }  # fmt: skip
 
