@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import pytest
 import torch
+import typer.testing
 from browser import installed
 from hypothesis import settings
 
@@ -15,6 +17,7 @@ prepare_torchvision()
 torch.set_num_threads(1)  # networks of tests are small: a second thread is waited for longer than it works
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)  # not built anew for each command
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,7 @@ def test_no_code_of_a_file_runs(files):
         {"format": []},
         {"format": 10**30},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:40],
 )
 def test_an_index_that_is_no_index_is_told_and_does_not_open(files, changes):
     index = files / "net.hierarchy" / "hierarchy.safetensors"

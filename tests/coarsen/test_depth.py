@@ -313,10 +313,9 @@ def zero_ends(model, found):
                 model.get_parameter(full).data.zero_()
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("directions", ["depth", "channels+depth", "channels,depth", "depth,channels"])
 @pytest.mark.parametrize("name", ["resnet", "encoder"])
-def test_where_branches_are_zero_prolongation_keeps_the_function(name, directions, training):
+def test_where_branches_are_zero_prolongation_keeps_the_function(name, directions):
     make, example, _, _ = NETWORKS[name]
     model = make()
     for module in model.modules():
@@ -329,10 +328,11 @@ def test_where_branches_are_zero_prolongation_keeps_the_function(name, direction
     state = traced_state(coarse)
     for level in reversed(hierarchy.levels[1:]):
         state = build_level_maps(level).prolong({n: t for n, t in state.items() if not n.startswith("constants.")})
-    fine = copy.deepcopy(model).train(training)
-    wanted = copy.deepcopy(coarse).train(training)(example)
-    found_ = functional_call(fine, state, (example,))
-    assert float(((found_ - wanted).norm() / wanted.norm()).detach()) < 1e-5
+    for training in (True, False):
+        fine = copy.deepcopy(model).train(training)
+        wanted = copy.deepcopy(coarse).train(training)(example)
+        found_ = functional_call(fine, {n: t.clone() for n, t in state.items()}, (example,))
+        assert float(((found_ - wanted).norm() / wanted.norm()).detach()) < 1e-5
 
 
 def test_the_prolonged_pair_differs_by_a_quarter_of_the_derivative_along_the_branch():

@@ -1,6 +1,7 @@
 """Space: a level of lower resolution is the network itself on averaged inputs. Directions combine level by level."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -38,12 +39,11 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_level_of_lower_resolution_is_the_network_on_averaged_inputs(name, training):
+def test_a_level_of_lower_resolution_is_the_network_on_averaged_inputs(name):
     model = seen(NETWORKS[name]())
     hierarchy = ng.build_hierarchy(model, PIXELS, directions="space", n_levels=3)
-    for i, level in enumerate(hierarchy.levels[1:], start=1):
+    for (i, level), training in product(enumerate(hierarchy.levels[1:], start=1), (True, False)):
         own = copy.deepcopy(model).train(training)
         coarse = copy.deepcopy(level.model).train(training)
         assert relative(coarse(PIXELS), own(avg_pool2d(PIXELS, 2**i))) < 1e-6
@@ -107,10 +107,9 @@ def test_a_recorded_network_is_coarsened_in_space_too(tmp_path):
     assert relative(opened(PIXELS), narrow.eval()(PIXELS)) < 1e-6  # and is left as it was
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("directions", ["channels", "channels+space", "channels,space", "space,channels"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_cloned_channels_merge_back_alone_and_with_space(name, directions, training):
+def test_cloned_channels_merge_back_alone_and_with_space(name, directions):
     """The network is made of clones by prolongation. Coarse levels then compute the same at their resolution."""
     model = seen(NETWORKS[name]())
     hierarchy = ng.build_hierarchy(model, PIXELS, directions=directions, n_levels=2 + directions.count(","))
@@ -125,9 +124,10 @@ def test_cloned_channels_merge_back_alone_and_with_space(name, directions, train
     for key, tensor in y.items():
         torch.testing.assert_close(again[key], tensor, rtol=1e-5, atol=1e-6)
     inputs = PIXELS if coarse.pool == 1 else avg_pool2d(PIXELS, coarse.pool)
-    with swap_state(model.train(training), {n: t.clone() for n, t in x.items()}):
-        wanted = model(inputs)
-    assert relative(coarse.model.train(training)(PIXELS), wanted) < 1e-5
+    for training in (False, True):  # training moves the statistics of norms
+        with swap_state(model.train(training), {n: t.clone() for n, t in x.items()}):
+            wanted = model(inputs)
+        assert relative(coarse.model.train(training)(PIXELS), wanted) < 1e-5
 
 
 def test_running_statistics_of_coarse_levels_move_with_the_momentum_of_the_network():

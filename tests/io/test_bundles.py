@@ -195,13 +195,20 @@ def test_a_hierarchy_that_was_changed_or_does_not_fit_its_class_is_refused(tmp_p
         ng.load(path)
 
 
-@pytest.fixture
-def hierarchies(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     """Three hierarchies: two of one shape, and one of another width."""
+    folder = tmp_path_factory.mktemp("saved")
     for name, seed, width in (("a", 1, 32), ("b", 2, 32), ("c", 3, 48)):
         torch.manual_seed(seed)
-        ng.save(ng.build_hierarchy(mlp((12, width, 3)), torch.zeros(2, 12), n_levels=3), tmp_path / name)
-    return tmp_path
+        ng.save(ng.build_hierarchy(mlp((12, width, 3)), torch.zeros(2, 12), n_levels=3), folder / name)
+    return folder
+
+
+@pytest.fixture
+def hierarchies(saved, tmp_path):
+    """Copies of the three, which a test may damage."""
+    return shutil.copytree(saved, tmp_path / "hierarchies")
 
 
 @pytest.mark.parametrize("other", ["b", "c"])

@@ -75,7 +75,7 @@ def test_a_lock_of_another_machine_or_without_a_name_is_left(tmp_path):
 def test_only_one_of_many_takes_over(tmp_path):
     lock = tmp_path / NAME
     here = identify_process()
-    for _ in range(10):
+    for _ in range(5):
         lock.write_text(str(Writer(here.host, here.space, 4_000_000, 1)))
         children = []
         read, write = os.pipe()

@@ -96,7 +96,7 @@ def test_an_editable_installation_further_back_stays_on_the_path(tmp_path, monke
     assert sys.path == path
 
 
-@pytest.mark.parametrize("entries", [":", "/elsewhere:", ".:/elsewhere", "::"])
+@pytest.mark.parametrize("entries", [":", ".:/elsewhere"])
 def test_a_relative_entry_of_pythonpath_is_not_searched(stray, entries):
     code = (
         "import sys\nfrom netgraph.cli.main import main\nsys.argv = ['netgraph', 'inspect', 'own.safetensors']\nmain()"
@@ -124,9 +124,9 @@ def test_an_absolute_entry_of_pythonpath_is_searched(stray):
     assert done.stdout == "True\n", done.stderr
 
 
-@pytest.mark.parametrize("name", ["typer", "safetensors", "psutil"])
-def test_the_module_of_the_command_line_leaves_the_working_directory(stray, name):
-    (stray / f"{name}.py").write_text(RAN)
+def test_the_module_of_the_command_line_leaves_the_working_directory(stray):
+    for name in ("typer", "safetensors", "psutil"):
+        (stray / f"{name}.py").write_text(RAN)
     done = subprocess.run(
         [sys.executable, "-m", "netgraph", "check", "own.safetensors"],
         cwd=stray,
@@ -139,12 +139,12 @@ def test_the_module_of_the_command_line_leaves_the_working_directory(stray, name
 
 
 @pytest.mark.parametrize("options", [["-P"], []])
-@pytest.mark.parametrize("name", ["torchvision", "transformers"])
-def test_a_named_network_comes_from_the_installed_library(tmp_path, name, options):
-    (tmp_path / f"{name}.py").write_text(RAN)
-    source = {"torchvision": "torchvision:resnet18", "transformers": "hf:config.json"}[name]
+def test_a_named_network_comes_from_the_installed_library(tmp_path, options):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    code = f"import netgraph as ng\ntry: ng.load_model({source!r})\nexcept ng.NetgraphError as e: print(e)"
+    code = "import netgraph as ng\n"
+    for name, source in {"torchvision": "torchvision:resnet18", "transformers": "hf:config.json"}.items():
+        (tmp_path / f"{name}.py").write_text(RAN)
+        code += f"try: ng.load_model({source!r})\nexcept ng.NetgraphError as e: print(e)\n"
     done = subprocess.run(
         [sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -121,9 +121,9 @@ def server(request):
 
 def test_a_server_that_is_down_or_silent_is_one_warning_and_changes_nothing(server, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    solver, run = begun([], cycles=40)
+    solver, run = begun([], cycles=10)
     bare = solver.finish(run)
-    solver, run = begun([MLflow(timeout=0.2)], cycles=40)
+    solver, run = begun([MLflow(timeout=0.2)], cycles=10)
     with caplog.at_level(logging.INFO):
         tracked = solver.finish(run)
     assert [tracked.events("smooth")[i]["loss"] for i in (0, -1)] == [bare.events("smooth")[i]["loss"] for i in (0, -1)]
