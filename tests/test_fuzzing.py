@@ -15,6 +15,7 @@ from watching import Fault, Target, Watch, WrongAnswerError
 
 from netgraph.errors import LoadError, NetgraphError
 
+pytestmark = pytest.mark.no_cover
 for package in ("networkx", "pydot", "pymetis", "PIL", "tokenizers"):  # the judges of some targets
     pytest.importorskip(package)
 NAMES = [name for name in NAMES if name != "config" or find_spec("transformers")]

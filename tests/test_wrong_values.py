@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from netgraph.errors import NetgraphError
 from tests.support.wrong_values import find_arguments, find_strategy, list_methods
 
+pytestmark = pytest.mark.no_cover
 SEED = 7619
 FACADES = (
     "netgraph",

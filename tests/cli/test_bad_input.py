@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from scipy import sparse
-from typer.testing import CliRunner
 
 import netgraph as ng
 from netgraph import plugins
-from netgraph.cli import main as cli
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.contract import check_aggregates, leaves_out
 from netgraph.errors import NetgraphError
 from netgraph.models.perceptron import mlp
 
+pytestmark = pytest.mark.no_cover
 SIZES = (64, 16, 12, 10)
 ARCH = ["--arch", "netgraph.models:mlp", "--arch-arg", "sizes=[64,16,12,10]", "--levels", "2"]
 COARSENERS = sorted(
@@ -46,16 +46,9 @@ def folder(tmp_path_factory):
     return here
 
 
-def run(folder, *words):
-    """Return (exit code, stdout, message) as `main` would give them. Any other exception is a traceback."""
-    result = CliRunner().invoke(
-        cli.app, ["coarsen", *[str(folder / w) if w.endswith((".pt", ".npy")) else w for w in words]]
-    )
-    if isinstance(result.exception, NetgraphError):
-        return result.exception.exit_code, result.stdout, str(result.exception)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
+def coarsen(folder, *words):
+    """Return (exit code, stdout, message) of `netgraph coarsen` on files of a folder."""
+    return run("coarsen", *[folder / w if w.endswith((".pt", ".npy")) else w for w in words])
 
 
 @pytest.mark.parametrize(
@@ -84,7 +77,7 @@ def run(folder, *words):
     ],
 )
 def test_a_mistake_on_the_command_line_is_a_sentence_and_a_code(folder, words, code, fragment):
-    exit_code, out, message = run(folder, *words)
+    exit_code, out, message = coarsen(folder, *words)
     assert (exit_code, out) == (code, "")
     assert fragment in message
     assert "\n" not in message.strip()
@@ -93,7 +86,7 @@ def test_a_mistake_on_the_command_line_is_a_sentence_and_a_code(folder, words, c
 @pytest.mark.parametrize("name", [*COARSENERS, "auto"])
 def test_zero_weights_and_the_smallest_ratio_end_in_an_answer_or_a_sentence(folder, name):
     for model, ratio in (("zero.pt", "0.5"), ("good.pt", "1e-9")):
-        code, out, message = run(folder, model, *ARCH, "--coarsener", name, "--ratio", ratio, "--json")
+        code, out, message = coarsen(folder, model, *ARCH, "--coarsener", name, "--ratio", ratio, "--json")
         if code == 0:
             assert all(1 <= n < 16 for n in json.loads(out)["levels"][1]["axes"].values())
         else:

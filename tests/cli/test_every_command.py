@@ -31,6 +31,7 @@ from tests.support.attention_networks import SIZES, TOKENS
 from tests.support.command_line import run_main
 from tests.support.wrong_paths import DEVICES, KINDS, make_wrong_path
 
+pytestmark = pytest.mark.no_cover
 CODES = {0, 1, 2, 3, 4}  # of the page on the command line, without 130, which is Ctrl-C
 SEED = 7619
 ROOM = 2**32  # bytes that a command on a wrong path may take
@@ -59,8 +60,7 @@ WORDS = (
     "é" * 300,
     os.fsdecode(b"caf\xe9"),
 )
-PROGRAM = typer.main.get_command(app)
-COMMANDS = PROGRAM.commands
+COMMANDS = typer.main.get_command(app).commands
 GOOD = {  # words of a command that it takes, before those that it does not
     "coarsen": ["net.safetensors", "--input", "2x6", "--levels", "2", "--no-prove"],
     "check": ["net.safetensors"],
@@ -124,7 +124,6 @@ def folder(tmp_path, monkeypatch):
         value = getattr(logger, name)
         monkeypatch.setattr(logger, name, list(value) if name == "handlers" else value)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(typer.main, "get_command", lambda _: PROGRAM)  # it is built anew for every run otherwise
     monkeypatch.setattr(FAS, "finish", stop)
     monkeypatch.setattr("netgraph.models.training.trainer.fit", stop)
     monkeypatch.setattr(subprocess, "call", lambda words: 0)

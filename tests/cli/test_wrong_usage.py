@@ -15,6 +15,7 @@ import netgraph as ng
 from netgraph.cli import main as cli
 from netgraph.models.perceptron import mlp
 
+pytestmark = pytest.mark.no_cover
 ARCH = "--arch netgraph.models:mlp --arch-arg sizes=[64,16,12,10]"
 GOOD = f"good.pt {ARCH} --levels 2"
 # may stand before the sentence

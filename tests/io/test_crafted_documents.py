@@ -37,6 +37,7 @@ def change(document, place, value):
     return document
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("file", ["level1", "hierarchy"])
 def test_a_changed_document_is_refused_or_runs(tmp_path, file):
     torch.manual_seed(0)
