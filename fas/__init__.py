@@ -10,7 +10,10 @@ from netgraph.utils.public_names import load_on_first_use
 if TYPE_CHECKING:
     from netgraph.fas.checkpoint.checkpoint import Checkpoints as Checkpoints
     from netgraph.fas.checkpoint.checkpoint import resume as resume
+    from netgraph.fas.estimate.report import VarianceReport as VarianceReport
     from netgraph.fas.integrations.coarse_start import CoarseStart as CoarseStart
+    from netgraph.fas.integrations.gradient_estimate import GradientEstimate as GradientEstimate
+    from netgraph.fas.integrations.gradient_estimate import estimate_gradient as estimate_gradient
     from netgraph.fas.integrations.lightning import LightningCoarseStart as LightningCoarseStart
     from netgraph.fas.integrations.optimizer import Multigrid as Multigrid
     from netgraph.fas.integrations.transformers import TransformersCoarseStart as TransformersCoarseStart
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from netgraph.fas.monitoring.run_file import read_run as read_run
     from netgraph.fas.monitoring.run_file import write_run as write_run
     from netgraph.fas.options import Adapt as Adapt
+    from netgraph.fas.options import Estimate as Estimate
     from netgraph.fas.options import Gate as Gate
     from netgraph.fas.options import Options as Options
     from netgraph.fas.options import Smoothing as Smoothing
@@ -62,8 +66,11 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "Checkpoints": "checkpoint.checkpoint",
         "CoarseStart": "integrations.coarse_start",
         "divergence": "monitoring.alert_rules",
+        "Estimate": "options",
+        "estimate_gradient": "integrations.gradient_estimate",
         "FAS": "solver.solver",
         "Gate": "options",
+        "GradientEstimate": "integrations.gradient_estimate",
         "History": "monitoring.history",
         "Ledger": "ledger",
         "LightningCoarseStart": "integrations.lightning",
@@ -99,6 +106,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "tracking_uri": "monitoring.mlflow_tracking",
         "TrainOptions": "solver.train_options",
         "TransformersCoarseStart": "integrations.transformers",
+        "VarianceReport": "estimate.report",
         "write_run": "monitoring.run_file",
     },
     needs={"LightningCoarseStart": "lightning", "TransformersCoarseStart": "transformers"},

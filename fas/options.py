@@ -1,4 +1,4 @@
-"""Options of the solver: six groups, one field for each option, and a table made from the fields.
+"""Options of the solver: seven groups, one field for each option, and a table made from the fields.
 
 An option is declared once, at its field: the default, the unit, the meaning and the values that it accepts. The checks, the
 parameter lists that ``help(Gate)`` shows, ``netgraph train --options`` and the table in ``docs/fas.md`` read that declaration.
@@ -88,7 +88,7 @@ def _info(declared: Field[Any]) -> OptionInfo:
     return info
 
 
-# The six groups
+# The groups
 
 
 @_list_parameters
@@ -324,6 +324,30 @@ class Tolerance:
         return bool(self.rtol or self.atol or self.stol or self.max_it)
 
 
+@_list_parameters
+@dataclass(frozen=True)
+class Estimate:
+    """The gradient of a step: that of a minibatch, or an estimate from a level and its coarser ones."""
+
+    kind: str = _option(
+        "minibatch",
+        "",
+        "minibatch: the gradient of a minibatch. multilevel: the coarse gradient of many samples, and the difference of two levels on "
+        "fewer (Giles, Oper. Res. 56, 2008). multifidelity: the same with shared samples and coefficients (Peherstorfer et al., "
+        "SIAM J. Sci. Comput. 38, 2016). The expectation is that of the level's own gradient. Without a coarser level all are the first.",
+        choices=("minibatch", "multilevel", "multifidelity"),
+    )
+    cost: float = _option(
+        1.0,
+        "share of a plain step",
+        "Operations of an estimate, as a share of those of a plain step. Samples of each level are chosen for the least variance.",
+        above=0,
+        most=1,
+    )
+    every: int = _option(100, "optimizer steps", "Steps after which variances are measured again.", least=1)
+    pilot: int = _option(32, "samples", "Samples on which variances are measured, one by one.", least=2)
+
+
 # All groups together, and the values of single levels
 
 GROUPS: dict[str, type] = {
@@ -333,15 +357,16 @@ GROUPS: dict[str, type] = {
     "split": Split,
     "adapt": Adapt,
     "tolerance": Tolerance,
+    "estimate": Estimate,
 }
-LEVEL_GROUPS = ("smoothing", "tau", "gate")  # a level can have values of its own for these
+LEVEL_GROUPS = ("smoothing", "estimate", "tau", "gate")  # a level can have values of its own for these
 LEVEL_LR = OptionInfo("", "Largest learning rate of the level.", above=0)
-Group = TypeVar("Group", Smoothing, Tau, Gate)
+Group = TypeVar("Group", Smoothing, Estimate, Tau, Gate)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a solver: six groups, and the values that single levels have in their place.
+    """Options of a solver: seven groups, and the values that single levels have in their place.
 
     Parameters
     ----------
@@ -357,9 +382,11 @@ class Options:
         Changes of levels and cycles during training.
     tolerance : Tolerance
         Tests for convergence and divergence.
+    estimate : Estimate
+        The gradient of a step.
     levels : dict of int to dict of str to value, default empty
         Values by level, where 0 is the finest: ``lr``, the fields of `Smoothing`, and for the step down from the level
-        ``gate.gap``, ``tau.batches`` and the other fields of `Gate` and `Tau`. The set of a coarser level has at most the
+        ``gate.gap``, ``tau.batches`` and the other fields of `Gate`, `Tau` and `Estimate`. The set of a coarser level has at most the
         minibatches of the finer level's set.
 
     Raises
@@ -386,6 +413,7 @@ class Options:
     split: Split = field(default_factory=Split)
     adapt: Adapt = field(default_factory=Adapt)
     tolerance: Tolerance = field(default_factory=Tolerance)
+    estimate: Estimate = field(default_factory=Estimate)
     levels: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -399,6 +427,10 @@ class Options:
     def smoothing_of(self, level: int) -> Smoothing:
         """Return the smoothing of one level."""
         return self._override("smoothing", self.smoothing, level)
+
+    def estimate_of(self, level: int) -> Estimate:
+        """Return how the gradient of one level is estimated."""
+        return self._override("estimate", self.estimate, level)
 
     def tau_of(self, level: int) -> Tau:
         """Return how the right-hand side of the next coarser level is formed."""
@@ -446,7 +478,8 @@ def _find_level_option(level: int, name: str) -> tuple[OptionInfo, Any]:
     if option not in declared:
         names = ", ".join(f.name for f in fields(Smoothing))
         raise NetgraphError(
-            f"no option is called level.{level}.{name}. A level can have its own lr, {names}, gate.NAME and tau.NAME."
+            f"no option is called level.{level}.{name}. A level can have its own lr, {names}, estimate.NAME, gate.NAME and "
+            "tau.NAME."
         )
     if option == "ema" and level:
         raise NetgraphError(
@@ -575,7 +608,7 @@ def build_option_table() -> list[OptionRow]:
         for group_name, group in GROUPS.items()
         for f in fields(group)
     ]
-    of_levels = "For one level, where 0 is the finest: lr, pre and the rest of smoothing, gate.NAME and tau.NAME."
+    of_levels = "For one level, where 0 is the finest: lr, pre and the rest of smoothing, estimate.NAME, gate.NAME and tau.NAME."
     return [*rows, OptionRow("level.N.NAME", "", "", of_levels)]
 
 

@@ -38,9 +38,27 @@ def check_positions(run: Run, document: Mapping[str, Any], n_tensors: int) -> No
     for grid in document["grids"]:
         _check_whole("turns", grid["turns"], LARGEST)
         _check_whole("rhs", grid["rhs"], n_tensors)  # each right-hand side has tensors of its own
+    _check_whole("largest", document.get("remainder", {"largest": 0})["largest"], LARGEST)
+    for key, state in document.get("estimates", {}).items():
+        _check_whole("level", int(key), last)
+        _check_plan(state, int(key), last)
     losses, notes = document["losses"], document["notes"]
     if not isinstance(losses, list) or not all(type(loss) is float for loss in losses) or not isinstance(notes, dict):
         raise ValueError("its losses are no list of numbers, or its notes are no dict")
+
+
+def _check_plan(state: Mapping[str, Any], first: int, last: int) -> None:
+    """Refuse the plan of an estimate that no run could have: levels beyond the last one, no samples, or unequal lists."""
+    _check_whole("age", state["age"] + 1, LARGEST)
+    levels, sizes, coefficients = state["levels"], state["sizes"], state["coefficients"]
+    for level in levels:
+        _check_whole("level", level, last)
+    if levels and (levels != sorted(set(levels)) or levels[0] != first):
+        raise ValueError(f"its estimate of level {first} has the levels {levels!r:.40}")
+    for size in sizes:
+        _check_whole("number of samples", size - 1, LARGEST)
+    if not all(type(a) is float for a in coefficients) or not len(levels) == len(sizes) == len(coefficients):
+        raise ValueError("its coefficients are no numbers, one for each level")
 
 
 def check_same_tensors(live: Mapping[str, Tensor], saved: Mapping[str, Tensor], owner: str) -> None:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.memory_layout import copy_with_layouts, read_layouts
 from netgraph.fas.checkpoint.positions import check_positions, check_same_tensors
+from netgraph.fas.estimate.samples import Remainder
+from netgraph.fas.estimate.step import EstimateState
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
 from netgraph.fas.levels.moments import Moments, read_moments, set_moments
@@ -30,6 +32,7 @@ from netgraph.fas.solver.random_state import get_random_state
 from netgraph.fas.solver.run import Run
 from netgraph.utils.pytree import build_structure, drop_classes, unflatten_tree
 
+PLAN = ("levels", "sizes", "coefficients", "age")  # of an estimate
 COUNTERS = ("top", "at", "done", "steps", "cycles", "refused", "losses", "notes")
 Tensors = dict[str, Tensor]
 
@@ -56,6 +59,10 @@ def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
         name: str(value) for name, value in vars(run.steering).items()
     }  # as text, because NaN is no JSON
     document["account"] = vars(run.account)
+    document["estimates"] = {
+        str(level): {name: getattr(state, name) for name in PLAN} for level, state in run.estimates.items()
+    }
+    document["remainder"] = _capture_remainder(run, tensors)
     document["descents"] = {
         str(i): _capture_coarse_problem(p, f"{i}/direction", tensors) for i, p in run.coarse_problems.items()
     }
@@ -97,6 +104,11 @@ def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str
     run.backoffs = {int(level): Backoff(**rest) for level, rest in document["rests"].items()}
     run.steering = VisitLength(**{name: float(value) for name, value in document["steering"].items()})
     run.account = CostAccount(**document["account"])
+    saved_estimates = document.get("estimates", {})  # files of older versions have none
+    run.estimates = {int(level): EstimateState(**state) for level, state in saved_estimates.items()}
+    if "remainder" in document:
+        batches = _restore_batches("remainder", tensors, document["remainder"]["batches"])
+        run.remainder = Remainder(batches, document["remainder"]["largest"])
     for level, (grid, saved_grid) in enumerate(zip(run.grids, document["grids"], strict=True)):
         _restore_grid(grid, str(level), tensors, saved_grid)
     for key, figures in document["descents"].items():
@@ -172,10 +184,31 @@ def _capture_grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
     saved: dict[str, Any] = {"turns": grid.position, "rhs": len(grid.rhs)}
     saved["moments"] = _capture_moments(read_moments(grid.smoother), f"{path}/moments", tensors)
     saved["groups"] = [_capture_group(group) for group in grid.smoother.optimizer.param_groups]
-    leaves: list[Tensor] = []
-    saved["common"] = drop_classes(build_structure(list(grid.common), leaves))
-    tensors |= {f"{path}/common/{i}": leaf for i, leaf in enumerate(leaves)}
+    saved["common"] = _capture_batches(grid.common, f"{path}/common", tensors)
     return saved
+
+
+def _capture_batches(batches: list[Any], path: str, tensors: Tensors) -> dict[str, Any]:
+    """Return the structure of minibatches. Their tensors go to the tensors, below a path."""
+    leaves: list[Tensor] = []
+    structure = drop_classes(build_structure(list(batches), leaves))
+    tensors |= {f"{path}/{i}": leaf for i, leaf in enumerate(leaves)}
+    return structure
+
+
+def _restore_batches(path: str, tensors: Mapping[str, Tensor], structure: Mapping[str, Any]) -> list[Any]:
+    """Return minibatches from their structure and the tensors below a path."""
+    leaves = sorted(select_under(path, tensors).items(), key=lambda pair: int(pair[0]))
+    batches: list[Any] = unflatten_tree(dict(structure), [leaf for _, leaf in leaves])
+    return batches
+
+
+def _capture_remainder(run: Run, tensors: Tensors) -> dict[str, Any]:
+    """Return what an estimate has left of a minibatch."""
+    return {
+        "batches": _capture_batches(run.remainder.batches, "remainder", tensors),
+        "largest": run.remainder.largest,
+    }
 
 
 def _restore_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
@@ -188,8 +221,7 @@ def _restore_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], saved: M
     set_moments(grid.smoother, _restore_moments(f"{path}/moments", tensors, saved["moments"], grid))
     for group, numbers in zip(grid.smoother.optimizer.param_groups, saved["groups"], strict=True):
         group.update({key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()})
-    leaves = list(_select_on_device(f"{path}/common", tensors, grid.model).items())
-    grid.common = unflatten_tree(saved["common"], [leaf for _, leaf in sorted(leaves, key=lambda pair: int(pair[0]))])
+    grid.common = _restore_batches("common", _select_on_device(path, tensors, grid.model), saved["common"])
 
 
 def _capture_moments(moments: Moments, path: str, tensors: Tensors) -> dict[str, dict[str, Any]]:

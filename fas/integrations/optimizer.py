@@ -20,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
+from netgraph.fas.estimate.step import PLAIN
 from netgraph.fas.integrations.coarse_start import BorrowedSmoother, CoarseStart
 from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.grid import Grid
@@ -405,6 +406,12 @@ def _check_options(options: Options, every: int, cycle: str) -> None:
     if options.adapt.rematch or options.adapt.steer:
         raise NetgraphError(
             "only the solver FAS can rematch levels or steer the length of visits. Leave adapt at its defaults."
+        )
+    estimates = (options.estimate, *(options.estimate_of(level) for level in options.levels))
+    if any(estimate.kind != PLAIN for estimate in estimates):
+        raise NetgraphError(
+            "only the solver FAS estimates gradients from several levels, and here they are those of your loop. Leave estimate.kind at "
+            "minibatch, or call estimate_gradient in your loop."
         )
     rates = [level for level, settings in options.levels.items() if "lr" in settings]
     if rates:

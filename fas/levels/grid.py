@@ -54,6 +54,19 @@ class Grid:
 
 
 @contextlib.contextmanager
+def in_training_mode(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Put networks in training mode for a block, and restore the mode of every module."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.train()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
 def without_side_effects(models: Sequence[nn.Module]) -> Iterator[None]:
     """Restore running statistics and random numbers after the block.
 

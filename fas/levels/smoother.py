@@ -99,7 +99,18 @@ class Smoother:
         b : dict of str to Tensor
             The right-hand side, empty for zero.
         """
-        loss = accumulate_gradient(self.model, value, batches, bf16=self.options.bf16)
+        return self.apply_gradient(accumulate_gradient(self.model, value, batches, bf16=self.options.bf16), b)
+
+    def apply_gradient(self, loss: float, b: Mapping[str, Tensor]) -> StepResult:
+        """Take one step by the gradients of f in ``.grad``, less b, and clear them.
+
+        Parameters
+        ----------
+        loss : float
+            Value of f.
+        b : dict of str to Tensor
+            The right-hand side, empty for zero.
+        """
         grads = [p.grad for p in self.named.values() if p.grad is not None]
         subtract_from_gradients(b, self.named)
         norm = torch.nn.utils.get_total_norm(grads)

@@ -84,7 +84,9 @@ class CostAccount:
         return worth >= cost
 
 
-def bound_flops_per_row(visits: Sequence[Visit], flops: Sequence[float], options: Options, n_all: int) -> float:
+def bound_flops_per_row(
+    visits: Sequence[Visit], flops: Sequence[float], options: Options, n_all: int, *, planned: bool = False
+) -> float:
     """Return an upper bound of the operations of some visits, for each row of a minibatch.
 
     Parameters
@@ -95,13 +97,16 @@ def bound_flops_per_row(visits: Sequence[Visit], flops: Sequence[float], options
     options : Options
     n_all : int
         Minibatches of one pass over the data, on which ``tau.kind = whole`` forms tau.
+    planned : bool, default False
+        Count what estimated gradients are to cost. A bound counts plain ones, because a coarse level of a cycle has them.
     """
     total = 0.0
     for kind, level, steps in visits:
         tau, gate = options.tau_of(level), options.gate_of(level)
         n_sets = n_all if tau.kind == "whole" else tau.batches
         if kind == "smooth":
-            total += STEP * steps * options.smoothing_of(level).accumulate * flops[level]
+            share = options.estimate_of(level).cost if planned else 1.0
+            total += STEP * steps * options.smoothing_of(level).accumulate * flops[level] * share
         elif kind == "down":
             total += (1 + (0 if tau.kind == "none" else STEP * n_sets)) * (flops[level] + flops[level + 1])
         elif kind == "up":

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from netgraph.errors import NetgraphError
+from netgraph.fas.estimate.step import bound_measurements
 from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.correction import CorrectionResult, apply_correction, blend
 from netgraph.fas.levels.grid import Grid
@@ -119,15 +120,18 @@ def must_earn_cost(run: CoarseStepRun) -> bool:
     return math.isfinite(run.options.gate_of(run.top).share) and count_batches(run.problem.batches) != 1
 
 
-def bound_flops(run: CoarseStepRun, visits: Sequence[Visit]) -> float:
-    """Return an upper bound of the operations of some visits."""
+def bound_flops(run: CoarseStepRun, visits: Sequence[Visit], *, planned: bool = False) -> float:
+    """Return an upper bound of the operations of some visits. If they are planned, estimated gradients count as what they cost."""
     n_all = count_batches(run.problem.batches)
     if n_all is None and any(run.options.tau_of(v.level).kind == "whole" for v in visits if v.kind == "down"):
         raise NetgraphError(
             "the cost of tau.kind = whole is unknown, because the minibatches have no length. Give a loader with len(), "
             "another tau.kind, or gate.share = inf."
         )
-    return bound_flops_per_row(visits, run.maps.flops, run.options, n_all or 0) * count_rows(run.stream.peek())
+    flops, options = run.maps.flops, run.options
+    measuring = sum(bound_measurements(v.level, v.steps, flops, options) for v in visits if v.kind == "smooth")
+    per_row = bound_flops_per_row(visits, flops, options, n_all or 0, planned=planned)
+    return per_row * count_rows(run.stream.peek()) + measuring
 
 
 def _form_tau(run: CoarseStepRun, level: int) -> CoarseProblem:

@@ -171,7 +171,8 @@ def plan_steps(kind: str, n_levels: int, steps: int, smoothing: SmoothingOf, sha
         Steps of the optimizer on all levels together.
     smoothing : callable level -> Smoothing
     share : tuple of float
-        For ``full`` and ``kaskade`` the share of the steps that each level's turn has, finest first.
+        For ``full`` and ``kaskade`` the share of the steps that each level's turn has, finest first. The run begins on the coarsest
+        level that has a share. Coarser ones do not start it.
 
     Raises
     ------
@@ -183,8 +184,10 @@ def plan_steps(kind: str, n_levels: int, steps: int, smoothing: SmoothingOf, sha
     if kind not in NESTED:
         return repeat_cycle(build_cycle(kind, 0, coarsest, smoothing), steps)
     visits: list[Visit] = []
-    for level, level_steps in reversed(list(enumerate(split_steps(steps, share, n_levels)))):
-        if level < coarsest:
+    steps_of = split_steps(steps, share, n_levels)
+    first = max(level for level, part in enumerate(share) if part > 0)
+    for level, level_steps in reversed(list(enumerate(steps_of[: first + 1]))):
+        if level < first:
             visits.append(Visit("start", level))
         if kind == "kaskade" or level == coarsest:
             visits += [Visit("smooth", level, level_steps), Visit("end", level)]

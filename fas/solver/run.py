@@ -18,6 +18,15 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.network.finite_values import list_nonfinite
 from netgraph.errors import NetgraphError
+from netgraph.fas.estimate.samples import Remainder
+from netgraph.fas.estimate.step import (
+    EstimateState,
+    is_estimated,
+    load_estimate,
+    prepare_estimate,
+    report_estimate,
+    write_estimate,
+)
 from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.growth import Growth
@@ -105,6 +114,10 @@ class Run:
         By level the rest after refusals, and the problem of the coarse step under way.
     steering : VisitLength
     account : CostAccount
+    estimates : dict of int to EstimateState
+        By level the plan of the gradient's estimate.
+    remainder : Remainder
+        What an estimate has left of a minibatch.
     before : dict of str to Tensor
         x of the finest level one cycle ago, if ``tolerance.stol`` asks for it.
     notes : dict
@@ -144,6 +157,8 @@ class Run:
     coarse_problems: dict[int, CoarseProblem] = field(init=False, default_factory=dict)
     steering: VisitLength = field(init=False, default_factory=VisitLength)
     account: CostAccount = field(init=False, default_factory=CostAccount)
+    estimates: dict[int, EstimateState] = field(init=False, default_factory=dict)
+    remainder: Remainder = field(init=False, default_factory=Remainder)
     before: Vector = field(init=False, default_factory=dict)
     notes: dict[str, Any] = field(init=False, default_factory=dict)
     rng: Mapping[str, Tensor] | None = field(init=False, default=None)
@@ -270,6 +285,7 @@ class Run:
         grid = self.grids[visit.level]
         ticks = self._count_ticks()
         while self.done < visit.steps and not self.reason:
+            prepare_estimate(self, visit.level)
             batches = self._load_batches(grid, visit.level)
             with self.ledger.clock(visit.level, "smooth"):
                 schedule = self.schedules[visit.level % len(self.schedules)]
@@ -278,6 +294,7 @@ class Run:
                 due = ticks * (self.done + 1) // visit.steps - ticks * self.done // visit.steps
                 schedule.tick(due)
             self.done += 1
+            report_estimate(self, visit.level)
             self._report_smoothing(visit.level, last=self.done == visit.steps)
 
     def _warm_up(self, level: int) -> float:
@@ -296,24 +313,31 @@ class Run:
 
     def _load_batches(self, grid: Grid, level: int) -> list[Any]:
         """Return the minibatches of the next step, augmented and on the device of the level."""
+        if is_estimated(self, level):
+            return load_estimate(self, level)
         with self.ledger.clock(level, "load"):
             return [self._next_batch(grid, grid.position + i) for i in range(grid.smoother.options.accumulate)]
 
     def _take_step(self, grid: Grid, level: int, batches: list[Any]) -> None:
-        first = grid.position
-        grid.position += len(batches)
-        result = grid.smoother.step(self.problem.value, batches, grid.b(first))
-        rows = sum(count_rows(batch) for batch in batches)
-        cost = STEP * rows * self.maps.flops[level]
-        self.ledger.samples[level] += rows
-        self.ledger.spend(level, "smooth", cost)
+        if is_estimated(self, level):
+            loss, rows_of = write_estimate(self, level, batches)
+            result = grid.smoother.apply_gradient(loss, grid.b(0))
+        else:
+            first = grid.position
+            grid.position += len(batches)
+            result = grid.smoother.step(self.problem.value, batches, grid.b(first))
+            rows_of = {level: sum(count_rows(batch) for batch in batches)}
+        costs = {i: STEP * rows * self.maps.flops[i] for i, rows in rows_of.items()}
+        for i, rows in rows_of.items():
+            self.ledger.samples[i] += rows
+            self.ledger.spend(i, "smooth", costs[i])
         self.steps += 1
         if result.taken:
             self.refused = 0
             self.losses.append(result.loss)
             if level == self.top:
                 self.steering.step(result.loss)
-                self.account.step(result.loss, cost)
+                self.account.step(result.loss, sum(costs.values()))
             if self.mean is not None and level == 0:
                 self.mean.update_parameters(grid.model)
         else:
@@ -356,7 +380,7 @@ class Run:
     @cached_property
     def planned_flops(self) -> float:
         """Operations of all planned smoothing."""
-        return bound_flops(self, [visit for visit in self.visits if visit.kind == "smooth"])
+        return bound_flops(self, [visit for visit in self.visits if visit.kind == "smooth"], planned=True)
 
     def smooth_instead(self, why: str, figures: Mapping[str, float]) -> None:
         """Take all steps of the coarse step on this level, and record the reason. A run of n epochs then has the steps of n epochs."""
@@ -403,6 +427,7 @@ class Run:
         self.grids[1:] = [self.make_grid(maps, level) for level in range(1, len(self.grids))]
         set_training(maps.models[1:])
         self.backoffs.clear()
+        self.estimates.clear()
 
     # records
 

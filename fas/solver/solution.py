@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from netgraph.fas.estimate.report import VarianceReport, read_report
 from netgraph.fas.ledger import Ledger
 from netgraph.fas.outcome import Outcome, count_refused_steps
 from netgraph.utils.html_table import render_table
@@ -95,7 +96,7 @@ class Solution:
         Parameters
         ----------
         kind : str
-            ``begin``, ``smooth``, ``down``, ``skip``, ``up``, ``start``, ``cycle``, ``norm``, ``rematch``, ``evaluate``,
+            ``begin``, ``smooth``, ``estimate``, ``down``, ``skip``, ``up``, ``start``, ``cycle``, ``norm``, ``rematch``, ``evaluate``,
             ``refused``, ``failed`` or ``finish``.
 
         Returns
@@ -103,6 +104,16 @@ class Solution:
         list of dict
         """
         return [record for record in self.history if record["event"] == kind]
+
+    def list_estimates(self) -> list[VarianceReport]:
+        """Return the reports of gradients that were estimated from several levels, one for each choice of samples.
+
+        Returns
+        -------
+        list of VarianceReport
+            Empty for plain gradients.
+        """
+        return [read_report(record) for record in self.events("estimate")]
 
     def describe_coarse_steps(self) -> list[str]:
         """Return how many coarse steps were begun, taken and refused, and the reasons, most frequent first, as lines.
@@ -127,7 +138,9 @@ class Solution:
     def __str__(self) -> str:
         evaluations = self.events("evaluate")
         figures = ", ".join(f"{k} {v:.4g}" for k, v in evaluations[-1]["figures"].items()) if evaluations else ""
-        lines = [f"{self._outcome}: {self.reason}", figures, *self.describe_coarse_steps()]
+        latest = {report.level: str(report) for report in self.list_estimates()}
+        estimates = [line for text in latest.values() for line in text.splitlines()]
+        lines = [f"{self._outcome}: {self.reason}", figures, *self.describe_coarse_steps(), *estimates]
         return "\n".join([*(escape_controls(line) for line in lines if line), str(self.ledger)])
 
     __repr__ = __str__

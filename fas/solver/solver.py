@@ -18,6 +18,7 @@ import torch
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
+from netgraph.fas.estimate.checks import check_estimate
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.growth import check_growth
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, check_level, find_matrices, live_state
@@ -64,6 +65,7 @@ class FAS:
     share : tuple of float, optional
         For ``full`` and ``kaskade`` the share of the steps that each level's turn has, finest first. By default the coarsest
         level has twice as many steps as each of the others: 1/3, 2/3 of two levels and 1/4, 1/4, 1/2 of three (docs/tried.md).
+        Coarsest levels with a share of 0 are left out.
     weight_decay : float, optional
         Decay of parameters with two dimensions or more. None leaves decay to the optimizer (0.01 of all parameters in AdamW).
     options : Options, optional
@@ -207,12 +209,14 @@ class FAS:
             check_growth(maps, self.options.split)
         stream = MinibatchStream(problem.batches, self.seed)
         check_resolutions(maps, problem, stream.peek)
-        return Run(
+        run = Run(
             maps, problem, self.options, grids, self.make_grid, visits,
             self._make_schedules(visits, len(grids)),
             stream, (check_convergence, *callbacks), self.seed, every, evaluations,
             None if ema is None else make_running_mean(maps.models[0], ema),
         )  # fmt: skip
+        check_estimate(run, self.cycle)
+        return run
 
     def finish(self, run: Run) -> Solution:
         """Take a run to its end.

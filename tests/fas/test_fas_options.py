@@ -204,7 +204,15 @@ def test_every_option_says_what_it_means_and_numbers_say_their_unit():
     rows = build_option_table()
     assert [row.name for row in rows] == [*list_option_names(), "level.N.NAME"]
     assert all(row.meaning.endswith(".") for row in rows)
-    words = ("tau.kind", "split.kind", "split.blocks", "split.moments", "tolerance.measure", "level.N.NAME")
+    words = (
+        "tau.kind",
+        "split.kind",
+        "split.blocks",
+        "split.moments",
+        "tolerance.measure",
+        "estimate.kind",
+        "level.N.NAME",
+    )
     assert [row.name for row in rows if not row.unit and row.default not in ("true", "false")] == [*words]
 
 

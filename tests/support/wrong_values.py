@@ -29,7 +29,9 @@ from netgraph.fas import (
     Adapt,
     Checkpoints,
     CoarseStart,
+    Estimate,
     Gate,
+    GradientEstimate,
     History,
     Ledger,
     Maps,
@@ -45,6 +47,7 @@ from netgraph.fas import (
     Tau,
     Tolerance,
     TrainOptions,
+    VarianceReport,
 )
 from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.graph.axis_units import AxisUnits
@@ -314,6 +317,7 @@ PROBLEMS = st.one_of(
     st.sampled_from(FUNCTIONS).map(make_problem),
     st.lists(ANY, max_size=2).map(lambda batches: Problem(batches, nn.functional.cross_entropy)),
 )
+REPORTS = st.builds(VarianceReport, INTEGERS, WORDS)
 MAPS = st.builds(lambda: HierarchyMaps(make_hierarchy()))
 BY_TYPE = {
     bool: st.booleans(),
@@ -374,9 +378,11 @@ BY_TYPE = {
     CalibrationData: st.builds(CalibrationData, TENSOR, st.none()),
     OperatorQuality: st.builds(OperatorQuality, NUMBERS, NUMBERS),
     RestorationQuality: st.builds(RestorationQuality, NUMBERS, NUMBERS, NUMBERS),
+    VarianceReport: REPORTS,
+    GradientEstimate: st.builds(GradientEstimate, st.just({}), NUMBERS, REPORTS, st.just({0: 4})),
     Degradation: st.sampled_from([Noise(), Holes(), Blur(), LowerResolution()]),
     **{kind: st.builds(kind) for kind in (Noise, Holes, Blur, LowerResolution)},
-} | {kind: st.builds(kind) for kind in (Adapt, Gate, Options, Smoothing, Split, Tau, Tolerance)}
+} | {kind: st.builds(kind) for kind in (Adapt, Estimate, Gate, Options, Smoothing, Split, Tau, Tolerance)}
 BY_NAME = {
     "example": EXAMPLES,
     "inputs": EXAMPLES,

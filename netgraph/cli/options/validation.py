@@ -26,13 +26,14 @@ NEED_LEVELS = (
 NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "outputs", "fix", "round_to", "budget")
 # Options of a command about its file, which a saved hierarchy needs too.
 FILE_OPTIONS = {"model", "out", "output", "json_"}
-# Options of the solver about the step to a coarser level, which the coarsest level does not have.
-COARSE_STEP = ("tau.", "gate.", "smoothing.pre", "smoothing.post", "smoothing.cycles")
+# Options of the solver about the step to a coarser level, or about gradients from it, which the coarsest level does not have.
+COARSE_STEP = ("tau.", "gate.", "estimate.", "smoothing.pre", "smoothing.post", "smoothing.cycles")
 # Cycles that lack a part of the solver.
 CYCLES_WITHOUT = {
     "coarse steps": ("kaskade",),
     "cycles on coarse levels": ("kaskade", "additive"),
     "levels that start from coarser ones": ("v", "w", "f", "additive"),
+    "gradients from coarser levels": ("additive",),
 }
 
 
@@ -224,7 +225,7 @@ def _check_solver_options(options: TrainOptions) -> None:
         full_name = full_option_name(rest.partition(".")[2]) if group == "level" else name
         if level == n_levels - 1 and full_name.startswith(COARSE_STEP):
             raise NetgraphError(
-                f"--option {name} is about the step to a coarser level, and level {number} is the coarsest. Name a finer one."
+                f"--option {name} is about a coarser level, and level {number} is the coarsest. Name a finer one."
             )
         subject = _find_subject(full_name)
         if subject and (n_levels == 1 or options.cycle in CYCLES_WITHOUT[subject]):
@@ -237,4 +238,6 @@ def _find_subject(name: str) -> str | None:
         return "coarse steps"
     if name == "smoothing.cycles":
         return "cycles on coarse levels"
+    if name.startswith("estimate."):
+        return "gradients from coarser levels"
     return "levels that start from coarser ones" if name.startswith("split.") else None

@@ -181,6 +181,7 @@ def test_every_field_of_a_run_and_a_grid_is_saved_or_an_argument():
         "cycles",
     }
     written |= {"refused", "losses", "backoffs", "steering", "coarse_problems", "account", "before", "notes", "rng"}
+    written |= {"estimates", "remainder"}
     assert {f.name for f in fields(Run)} == arguments | written
     assert {f.name for f in fields(Grid)} == {
         "model",
