@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from netgraph.utils.public_names import load_on_first_use
 
 if TYPE_CHECKING:
+    from netgraph.fas.auto.choice import TrainingChoice as TrainingChoice
+    from netgraph.fas.auto.choice import choose_training as choose_training
     from netgraph.fas.checkpoint.checkpoint import Checkpoints as Checkpoints
     from netgraph.fas.checkpoint.checkpoint import resume as resume
     from netgraph.fas.estimate.report import VarianceReport as VarianceReport
@@ -64,6 +66,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "Alert": "monitoring.alerts",
         "build_option_table": "options",
         "Checkpoints": "checkpoint.checkpoint",
+        "choose_training": "auto.choice",
         "CoarseStart": "integrations.coarse_start",
         "divergence": "monitoring.alert_rules",
         "Estimate": "options",
@@ -104,6 +107,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "throughput": "monitoring.alert_rules",
         "Tolerance": "options",
         "tracking_uri": "monitoring.mlflow_tracking",
+        "TrainingChoice": "auto.choice",
         "TrainOptions": "solver.train_options",
         "TransformersCoarseStart": "integrations.transformers",
         "VarianceReport": "estimate.report",

@@ -43,7 +43,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("coarsen/user_class", "fas/levels", "viz/exporters.py", "viz/figures", "viz/formats"),
     ("fas/estimate", "viz/page"),
     ("fas/solver",),
-    ("fas/checkpoint", "fas/integrations"),
+    ("fas/auto", "fas/checkpoint", "fas/integrations"),
     ("fas/monitoring",),
     ("viz/reports",),
     ("netgraph/cli/console",),

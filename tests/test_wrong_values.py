@@ -42,6 +42,8 @@ LEFT = {  # not walked, each with the reason
     "Run": "FAS.begin makes it, from parts that are no public names",
     "Run.move_to_level": "it takes a grid, which is no public name",
     "LightningCoarseStart": "Lightning calls its methods with its own trainer",
+    "choose_training": "each call trains for seconds, and its tests give it wrong budgets and minibatches",
+    "TrainingChoice": "choose_training makes it, from parts that are no public names",
     "TrainOptions.make_solver": "the command line calls it with the plan of a whole run",
 }
 

@@ -27,6 +27,7 @@ from netgraph.utils.options import (
 )
 
 if TYPE_CHECKING:
+    from netgraph.fas.options import Options
     from netgraph.fas.solver.solver import FAS
 
 TEXTS = list[str] | None
@@ -109,6 +110,11 @@ def _check_below_one(name: str) -> Check:
 def _check_epochs(value: float | None, options: Any) -> None:
     if value is not None and not 0 < value < float("inf"):
         raise NetgraphError(f"epochs is {value:g}. Give a number above 0.")
+
+
+def _check_seconds(value: float | None, options: Any) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise NetgraphError(f"--auto is {value:g}. Give the seconds that choosing and training may take.")
 
 
 def _check_weight_decay(value: float | None, options: Any) -> None:
@@ -196,6 +202,10 @@ class TrainOptions:
         False, help="Go down in every cycle, at any cost. The line search alone judges the correction."
     )
     plain: bool = declare_option(False, help="Train on the finest level alone.")
+    auto: float | None = declare_option(
+        None, help="Choose directions, levels and steps by short probes, for a budget of seconds.", metavar="SECONDS",
+        check=_check_seconds,
+    )  # fmt: skip
     coarsening: CoarsenOptions = declare_group(
         CoarsenOptions,
         ("n_levels", "ratio", "round_to", "directions", "depth_by", "blocks", "inside_heads", "coarsener", "affinity"),
@@ -287,13 +297,9 @@ class TrainOptions:
         NetgraphError
             The solver does not accept an option.
         """
-        from netgraph.fas.options import OPEN_GATE, parse_options
         from netgraph.fas.solver.solver import FAS
         from netgraph.optim.optimizers import find_optimizer
 
-        smoothing = {"smoothing.bf16": "true"} if self.bf16 else {}
-        smoothing |= {} if self.ema is None else {"smoothing.ema": str(self.ema)}
-        smoothing |= {f"gate.{name}": str(value) for name, value in OPEN_GATE.items()} if self.always else {}
         return FAS(
             "kaskade" if n_levels == 1 else self.cycle,
             find_optimizer(self.optimizer or defaults.optimizer),
@@ -302,10 +308,19 @@ class TrainOptions:
             schedule=self.schedule or (None if n_levels > 1 and self.cycle in NESTED else defaults.schedule),
             share=(1.0,) if n_levels == 1 else parse_numbers("share", self.share, float) or None,
             weight_decay=defaults.weight_decay if self.weight_decay is None else self.weight_decay,
-            options=parse_options({**smoothing, **parse_pairs(self.option or ())}),
+            options=self.make_solver_options(),
             schedule_per_level=self.schedule_per_level and n_levels > 1,
             seed=self.seed,
         )
+
+    def make_solver_options(self) -> Options:
+        """Return the options of the solver, those of ``--option`` included."""
+        from netgraph.fas.options import OPEN_GATE, parse_options
+
+        named = {"smoothing.bf16": "true"} if self.bf16 else {}
+        named |= {} if self.ema is None else {"smoothing.ema": str(self.ema)}
+        named |= {f"gate.{name}": str(value) for name, value in OPEN_GATE.items()} if self.always else {}
+        return parse_options({**named, **parse_pairs(self.option or ())})
 
     def to_plain(self) -> dict[str, Any]:
         """Return the options by their names on the command line, for MLflow and ``run.json``."""

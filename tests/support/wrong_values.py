@@ -421,7 +421,7 @@ def find_strategy(kind, name=""):
 
 def find_hints(function):
     """Return the annotations of a function or class by parameter, those for type checkers included."""
-    names = {"Hierarchy": Hierarchy, "FAS": FAS, "Figure": object}
+    names = {"Hierarchy": Hierarchy, "FAS": FAS, "Options": Options, "Figure": object}
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function, localns=names)
     return (typing.get_type_hints(CoarsenOptions) | hints) if function is ng.build_hierarchy else hints
 

@@ -17,6 +17,7 @@ from netgraph.cli.options.run import RunOptions, ended_by_signal
 from netgraph.cli.options.train import (
     build_levels,
     choose_data,
+    choose_levels,
     choose_network,
     make_problem,
     make_task,
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.fas.auto.choice import TrainingChoice
+    from netgraph.fas.solver.problem import Problem
     from netgraph.fas.solver.run import Run
     from netgraph.fas.solver.solution import Solution
     from netgraph.models.training.tasks import Task
 
 
+EVALUATIONS = 20  # of a run with a budget of time, which they are part of
 REFUSED_SHARE = 0.1  # of the steps, from which on a run has failed
 
 
@@ -96,9 +100,16 @@ def train_network(
     context.with_resource(run.lock_folders())
     task = make_task(options, network)
     warn_of_slow_precision(options)
-    solution, hierarchy = _solve(task, options, run)
+    problem = make_problem(options, task)
+    choice = None
+    if options.auto is not None:
+        options, choice = choose_levels(options, task, problem)
+    solution, hierarchy = _solve(task, problem, options, run)
     trained = solution.model if solution.mean is None else solution.mean
     document, outcome = _describe_result(task, hierarchy, solution, trained, options)
+    if choice is not None:
+        document["auto"] = describe_choice(choice, options)
+        outcome = f"{choice}\n{document['auto']['again']}\n\n{outcome}"
     stopped = ended_by_signal(solution.reason)
     writes = [] if output is None or stopped else [partial(write_network, trained, task, output)]
     refusal = write_all(*writes, partial(run.write_report, document))  # a closed stdout must not lose the network
@@ -114,11 +125,30 @@ def train_network(
         raise typer.Exit(4)  # the reason says how many steps were refused
 
 
-def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[Solution, Hierarchy]:
+def describe_choice(choice: TrainingChoice, options: TrainOptions) -> dict[str, Any]:
+    """Return what ``--auto`` chose as data, with the options that give the same run again.
+
+    Parameters
+    ----------
+    choice : TrainingChoice
+    options : TrainOptions
+        The options that it chose.
+    """
+    levels = f"--coarsen {choice.directions} --levels {len(choice.steps)} --share {options.share}"
+    again = f"the same run without probes: {levels if choice.directions else '--plain'} --epochs {options.epochs:.8g} --schedule wsd"
+    return {
+        "seconds": choice.spent,
+        "probes": choice.rows(),
+        "left_out": choice.left_out,
+        "reason": choice.reason,
+        "again": again,
+    }
+
+
+def _solve(task: Task, problem: Problem, options: TrainOptions, run_options: RunOptions) -> tuple[Solution, Hierarchy]:
     """Train the task and return the solution with its levels."""
     from netgraph.fas.solver.problem import count_batches
 
-    problem = make_problem(options, task)
     hierarchy = build_levels(options, task, problem)
     solver = options.make_solver(task.defaults, len(hierarchy.levels))
     callbacks = run_options.make_callbacks(task, hierarchy, options)
@@ -128,7 +158,7 @@ def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[
             problem,
             callbacks=(display, *callbacks),
             every=20,
-            evaluations=count_batches(problem.batches) or 1,
+            evaluations=_space_evaluations(options, count_batches(problem.batches) or 1),
         )
         _count_coarsening(run, hierarchy)
         run_options.resume_run(run)
@@ -137,6 +167,12 @@ def _solve(task: Task, options: TrainOptions, run_options: RunOptions) -> tuple[
         except KeyboardInterrupt:
             echo(f"netgraph: left after {run.steps} of {run.total_steps} steps. Nothing was written.", err=True)
             raise
+
+
+def _space_evaluations(options: TrainOptions, n_batches: int) -> int:
+    """Return the steps between two evaluations: one pass, or more where many passes share a budget of time."""
+    n_passes = options.epochs or 0.0
+    return n_batches if options.auto is None else max(n_batches, round(n_batches * n_passes / EVALUATIONS))
 
 
 def _count_coarsening(run: Run, hierarchy: Hierarchy) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.output import warn_of_left_out_directions
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.fas.auto.choice import TrainingChoice
     from netgraph.fas.solver.problem import Problem
     from netgraph.models.data.datasets import Dataset
     from netgraph.models.training.tasks import Task
@@ -185,6 +186,39 @@ def _evaluate_valid(task: Task, model: nn.Module) -> dict[str, float]:
     if task.restrict is not None and divisor > 1:
         to_level = partial(restrict_batch, restrict=task.restrict, divisor=divisor)
     return task.evaluate(model, split="valid", to_level=to_level).figures()
+
+
+def choose_levels(options: TrainOptions, task: Task, problem: Problem) -> tuple[TrainOptions, TrainingChoice]:
+    """Return the options with the levels and steps that ``--auto`` chose by short probes, and the choice."""
+    from netgraph.fas.auto.choice import choose_training
+    from netgraph.optim.optimizers import find_optimizer
+
+    usual = task.defaults
+    choice = choose_training(
+        task.network,
+        task.example.to(options.device),
+        problem,
+        seconds=options.auto or 0.0,
+        optimizer=find_optimizer(options.optimizer or usual.optimizer),
+        lr=usual.lr if options.lr is None else options.lr,
+        weight_decay=usual.weight_decay if options.weight_decay is None else options.weight_decay,
+        options=options.make_solver_options(),
+        coarsening=replace(options.coarsening, seed=options.seed),
+        seed=options.seed,
+        tell=lambda text: echo(f"netgraph: {text}", err=True),
+    )
+    levels: dict[str, Any] = (
+        {"directions": choice.directions, "n_levels": len(choice.steps)} if choice.directions else {}
+    )
+    chosen = replace(
+        options,
+        plain=not choice.directions,
+        coarsening=replace(options.coarsening, **levels),
+        share=",".join(map(str, choice.steps)) if choice.directions else "",
+        epochs=float(f"{choice.epochs:.8g}"),
+        schedule="wsd",
+    )
+    return chosen, choice
 
 
 def build_levels(options: TrainOptions, task: Task, problem: Problem) -> Hierarchy:

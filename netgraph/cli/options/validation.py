@@ -22,6 +22,10 @@ NEED_LEVELS = (
     "levels", "ratio", "round_to", "coarsen", "depth_by", "blocks", "inside_heads", "coarsener", "affinity", "cycle", "share",
     "schedule_per_level", "always",
 )  # fmt: skip
+# Options that ``--auto`` chooses.
+CHOSEN_BY_AUTO = (
+    "levels", "coarsen", "cycle", "share", "schedule", "schedule_per_level", "plain", "epochs", "always", "ratio", "recompute",
+)  # fmt: skip
 # Options that only steps in the direction "channels" use.
 NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "outputs", "fix", "round_to", "budget")
 # Options of a command about its file, which a saved hierarchy needs too.
@@ -156,6 +160,12 @@ def check_train_options(typed: Mapping[str, str], options: TrainOptions, run: Ru
     """
     if run.checkpoints is None:
         reject_options(typed, ["every", "keep_last"], "no checkpoints are kept without --checkpoints FOLDER")
+    if options.auto is not None:
+        reject_options(typed, CHOSEN_BY_AUTO, "--auto chooses directions, levels and steps")
+        if run.resume:
+            raise NetgraphError(
+                "a run of --auto goes on with the options that it printed. Give those in place of --auto."
+            )
     if options.plain:  # a control run: the same command line with --plain behind it
         idle = [typed[name] for name in NEED_LEVELS if name in typed]
         if idle:
