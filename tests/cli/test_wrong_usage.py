@@ -196,6 +196,8 @@ CASES = f"""
 1 coarsen {GOOD} --round-to 0 -> Give a multiple of 1 or more
 1 coarsen {GOOD} --coarsener nosuch -> no coarsener named 'nosuch'. Installed: adjacent, graclus, hem
 1 coarsen {GOOD} --depth-by copy -> --depth-by would have no effect: --coarsen channels merges no blocks
+1 coarsen {GOOD} --blocks 1 -> --blocks would have no effect: --coarsen channels merges no blocks
+1 coarsen {GOOD} --coarsen depth --blocks 1 --ratio 0.3 -> --ratio would have no effect: --blocks says how many blocks stay
 1 coarsen {GOOD} --coarsen depth --depth-by nosuch -> depth_by is 'nosuch'. Give split or copy
 1 coarsen {GOOD} --affinity nosuch -> no affinity named 'nosuch'
 1 coarsen {GOOD} --coarsener kmeans --affinity relu -> --affinity would have no effect: the coarsener kmeans reads no affinities
@@ -266,6 +268,9 @@ CASES = f"""
 1 train mlp --option level.1.gate.gap=1 -> is about coarse steps, which the cycle kaskade does not have
 1 train mlp --cycle additive --option level.1.cycles=2 -> is about cycles on coarse levels, which the cycle additive does not have
 1 train mlp --option gate.gap=1 -> is about coarse steps, which the cycle kaskade does not have
+1 train mlp --option split.blocks=half -> Choose one of prolonged, copied, zero, random
+1 train mlp --option split.blocks=zero -> is about new blocks, and --coarsen channels merges none
+1 train mlp --optimizer muo -> There are adam, adamw, rmsprop, sgd, muon
 1 train mlp --cycle v --option split.noise=1 -> is about levels that start from coarser ones, which the cycle v does not have
 1 train mlp --cycle v --share 1,1,1 -> --share would have no effect
 1 train mlp --levels 1 --ratio 0.2 -> --ratio would have no effect: --levels 1 is the network alone

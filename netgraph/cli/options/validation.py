@@ -191,6 +191,8 @@ def check_direction_options(typed: Mapping[str, str], directions: str) -> None:
         reject_options(typed, NEED_UNITS, f"--coarsen {directions} merges no units")
     if "depth" not in words:
         reject_options(typed, ["depth_by", "blocks"], f"--coarsen {directions} merges no blocks")
+    if words == {"depth"} and "blocks" in typed:
+        reject_options(typed, ["ratio"], "--blocks says how many blocks stay")
     if words == {"space"}:
         reject_options(typed, ["ratio"], "--coarsen space halves the resolution from level to level")
 
@@ -240,6 +242,10 @@ def _check_solver_options(options: TrainOptions) -> None:
         subject = _find_subject(full_name)
         if subject and (n_levels == 1 or options.cycle in CYCLES_WITHOUT[subject]):
             raise NetgraphError(f"--option {name} is about {subject}, which {cycle} does not have. Leave it out.")
+        if name == "split.blocks" and not any("depth" in step for step in options.coarsening.steps):
+            raise NetgraphError(
+                f"--option {name} is about new blocks, and --coarsen {options.coarsening.directions} merges none. Leave it out, or add depth."
+            )
 
 
 def _find_subject(name: str) -> str | None:
