@@ -18,6 +18,7 @@ from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.models.cnn import resnet20, resnet56, vgg, wide_resnet
 
+pytestmark = pytest.mark.no_cover
 PIXELS, LARGE = torch.randn(4, 3, 16, 16), torch.randn(4, 3, 32, 32)
 TOKENS = torch.randint(1, 40, (2, 12), generator=torch.Generator().manual_seed(0))
 ALL = "channels+space+depth"

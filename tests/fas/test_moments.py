@@ -23,6 +23,7 @@ from netgraph.models.data.datasets import load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
 
+pytestmark = pytest.mark.no_cover
 AVERAGES = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,

@@ -20,6 +20,7 @@ from netgraph.io.example_inputs import guess_input
 from netgraph.recording.recorder import record_network
 from netgraph.rules.operator_call import bind_arguments
 
+pytestmark = pytest.mark.no_cover
 NETS = {name: (model.double(), x.double() if x.is_floating_point() else x) for name, model, x in nets()}
 
 

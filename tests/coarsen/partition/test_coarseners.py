@@ -16,6 +16,7 @@ from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.contract import check_aggregates, check_coarsener, ignores_edges, leaves_out
 from netgraph.errors import AggregatesError
 
+pytestmark = pytest.mark.no_cover
 OURS = [n for n in plugins.list_plugins(GROUP) if plugins.find_distribution(GROUP, n) == "netgraph-coarsening"]
 NEW = [n for n in OURS if n not in MATCHINGS]
 MERGING = [n for n in NEW if not leaves_out(plugins.load_plugin(GROUP, n))]
