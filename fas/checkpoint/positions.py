@@ -10,6 +10,7 @@ from torch import Tensor
 from netgraph.fas.solver.run import REFUSED, Run
 
 LARGEST = 2**53  # of a count, as JSON holds it exactly
+PLAN = ("levels", "sizes", "coefficients", "age")  # of an estimate
 KINDS = ("smooth", "down", "up", "start", "end")
 
 
@@ -49,6 +50,8 @@ def check_positions(run: Run, document: Mapping[str, Any], n_tensors: int) -> No
 
 def _check_plan(state: Mapping[str, Any], first: int, last: int) -> None:
     """Refuse the plan of an estimate that no run could have: levels beyond the last one, no samples, or unequal lists."""
+    if set(state) != set(PLAN):
+        raise ValueError(f"its estimate of level {first} has {', '.join(sorted(state))!r:.80}")
     _check_whole("age", state["age"] + 1, LARGEST)
     levels, sizes, coefficients = state["levels"], state["sizes"], state["coefficients"]
     for level in levels:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.memory_layout import copy_with_layouts, read_layouts
-from netgraph.fas.checkpoint.positions import check_positions, check_same_tensors
+from netgraph.fas.checkpoint.positions import PLAN, check_positions, check_same_tensors
 from netgraph.fas.estimate.samples import Remainder
 from netgraph.fas.estimate.step import EstimateState
 from netgraph.fas.levels.grid import Grid
@@ -32,7 +32,6 @@ from netgraph.fas.solver.random_state import get_random_state
 from netgraph.fas.solver.run import Run
 from netgraph.utils.pytree import build_structure, drop_classes, unflatten_tree
 
-PLAN = ("levels", "sizes", "coefficients", "age")  # of an estimate
 COUNTERS = ("top", "at", "done", "steps", "cycles", "refused", "losses", "notes")
 Tensors = dict[str, Tensor]
 

@@ -115,6 +115,17 @@ class Solution:
         """
         return [read_report(record) for record in self.events("estimate")]
 
+    def describe_estimates(self) -> list[str]:
+        """Return the last report of each level's estimated gradients as lines.
+
+        Returns
+        -------
+        list of str
+            Empty for plain gradients.
+        """
+        latest = {report.level: str(report) for report in self.list_estimates()}
+        return [line for text in latest.values() for line in text.splitlines()]
+
     def describe_coarse_steps(self) -> list[str]:
         """Return how many coarse steps were begun, taken and refused, and the reasons, most frequent first, as lines.
 
@@ -138,9 +149,7 @@ class Solution:
     def __str__(self) -> str:
         evaluations = self.events("evaluate")
         figures = ", ".join(f"{k} {v:.4g}" for k, v in evaluations[-1]["figures"].items()) if evaluations else ""
-        latest = {report.level: str(report) for report in self.list_estimates()}
-        estimates = [line for text in latest.values() for line in text.splitlines()]
-        lines = [f"{self._outcome}: {self.reason}", figures, *self.describe_coarse_steps(), *estimates]
+        lines = [f"{self._outcome}: {self.reason}", figures, *self.describe_coarse_steps(), *self.describe_estimates()]
         return "\n".join([*(escape_controls(line) for line in lines if line), str(self.ledger)])
 
     __repr__ = __str__

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -156,6 +157,15 @@ def test_a_run_that_an_alert_stopped_is_resumed_to_the_weights_of_one_that_went_
     code, _, err = run(*words, *kept)
     assert code == 1
     assert "Resume the old run" in err
+
+
+def test_training_by_gradients_of_several_levels_prints_their_samples_and_variances():
+    options = ("--share", "1,0", "--option", "estimate.kind=multilevel", "--option", "estimate.pilot=4")
+    code, out, _ = run("train", "mlp", "--data", "digits", "--levels", "2", "--epochs", "0.3", *options)
+    assert code == 0
+    assert re.search(r"gradient of level 0 from levels? 0.*multilevel", out)
+    assert re.search(r"variance predicted \S+, measured \S+; of a plain gradient of the same cost", out)
+    assert re.search(r"^ +0  variance ", out, re.M)
 
 
 def test_levels_are_matched_as_far_as_a_gap_allows_and_again_as_training_goes_on():

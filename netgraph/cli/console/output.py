@@ -99,6 +99,7 @@ def format_outcome(
         "",
         str(solution.ledger),
         *_format_coarse_steps(solution, cycle, len(hierarchy.levels)),
+        *solution.describe_estimates(),
         "",
     ]
     lines.append(f"{'converged' if solution.converged else 'ended'}: {solution.reason}")

@@ -309,6 +309,11 @@ CRAFTED = [
     (("instead",), ["smooth", 0, 10**12]), (("instead",), ["swim", 0, 1]), (("grids", 0, "turns"), -5), (("grids", 1, "rhs"), 10**12),
     (("stream", "position"), 10**12), (("schedules",), []), (("rests",), {"9": {}}), (("descents",), {"2": {}}), (("layouts",), {"0/x/0.weight": [0, [2**50, 1]]}),
     (("ledger", "rows"), 3), (("steering",), {"factor": "x"}), (("grids",), {}), ((), []),
+    (("remainder", "largest"), -1), (("remainder", "batches"), {"list": [{"tensor": 7}]}), (("estimates",), {"3": {}}),
+    *((("estimates",), {"0": {"levels": [0, 1], "sizes": [2, 4], "coefficients": [1.0, 0.5], "age": 0} | wrong}) for wrong in (
+        {"levels": [0, 7]}, {"levels": [1, 0]}, {"levels": [1, 2]}, {"sizes": [2, 0]}, {"sizes": [2]}, {"coefficients": ["1", 0.5]}, {"age": -2},
+        {"report": 3},
+    )),
 ]  # fmt: skip
 
 
