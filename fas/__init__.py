@@ -10,6 +10,7 @@ from netgraph.utils.public_names import load_on_first_use
 if TYPE_CHECKING:
     from netgraph.fas.auto.choice import TrainingChoice as TrainingChoice
     from netgraph.fas.auto.choice import choose_training as choose_training
+    from netgraph.fas.auto.switch import SwitchOnPlateau as SwitchOnPlateau
     from netgraph.fas.checkpoint.checkpoint import Checkpoints as Checkpoints
     from netgraph.fas.checkpoint.checkpoint import resume as resume
     from netgraph.fas.estimate.report import VarianceReport as VarianceReport
@@ -102,6 +103,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "Outcome": "outcome",
         "Solution": "solver.solution",
         "Split": "options",
+        "SwitchOnPlateau": "auto.switch",
         "summarize_run": "monitoring.history",
         "Tau": "options",
         "throughput": "monitoring.alert_rules",

@@ -11,7 +11,7 @@ from typing import Any
 from netgraph.fas.saved_state import reading_state
 
 KINDS = (
-    "smooth", "load", "variance", "tau", "search", "transfer", "statistics", "match", "norm", "compile", "evaluate", "callbacks",
+    "smooth", "load", "variance", "tau", "search", "transfer", "statistics", "probe", "match", "norm", "compile", "evaluate", "callbacks",
 )  # fmt: skip
 ASIDE = ("compile", "evaluate", "callbacks")  # not counted: once on a machine, or as in plain training
 BACKWARD = 2  # a backward pass costs about two forward ones (Kaplan et al., arXiv:2001.08361, section 2.1)

@@ -34,9 +34,9 @@ def fingerprint_run(run: Run) -> dict[str, Any]:
         "options": _flatten_options(asdict(run.options)),
         "optimizer": {f"level {i}": _describe_optimizer(run, i) for i in range(len(run.grids))},
         "plan": {
-            "visits": _hash_json(run.visits),
-            "steps": run.total_steps,
-            "schedules": [s.steps for s in run.schedules],
+            "visits": _hash_json(run.plan),
+            "steps": sum(visit.steps for visit in run.plan),
+            "schedules": run.lengths,
         },
         "schedule": {f"of {i}": type(s.scheduler).__name__ for i, s in enumerate(run.schedules)},
         "seed": {"seed": run.seed},

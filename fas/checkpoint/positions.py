@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,21 @@ def check_positions(run: Run, document: Mapping[str, Any], n_tensors: int) -> No
     losses, notes = document["losses"], document["notes"]
     if not isinstance(losses, list) or not all(type(loss) is float for loss in losses) or not isinstance(notes, dict):
         raise ValueError("its losses are no list of numbers, or its notes are no dict")
+
+
+def check_switch(run: Run, switch: Any) -> tuple[int, int, float]:
+    """Return the position, the steps and the operations of a level that was left early, if the run can have left it there.
+
+    Raises
+    ------
+    ValueError
+    """
+    at, done, spent = switch
+    _check_whole("switch", at, len(run.visits) - 1)
+    _check_whole("steps", done, run.visits[at].steps)
+    if not isinstance(spent, float) or not math.isfinite(spent):
+        raise ValueError(f"its switch took {spent!r:.40} operations")
+    return at, done, spent
 
 
 def _check_plan(state: Mapping[str, Any], first: int, last: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.memory_layout import copy_with_layouts, read_layouts
-from netgraph.fas.checkpoint.positions import PLAN, check_positions, check_same_tensors
+from netgraph.fas.checkpoint.positions import PLAN, check_positions, check_same_tensors, check_switch
 from netgraph.fas.estimate.samples import Remainder
 from netgraph.fas.estimate.step import EstimateState
 from netgraph.fas.levels.grid import Grid
@@ -53,6 +53,7 @@ def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
     tensors: Tensors = {}
     document: dict[str, Any] = {name: getattr(run, name) for name in COUNTERS}
     document["instead"] = None if run.instead is None else list(run.instead)
+    document["switches"] = [list(switch) for switch in run.switches]
     document["rests"] = {str(level): vars(backoff) for level, backoff in run.backoffs.items()}
     document["steering"] = {
         name: str(value) for name, value in vars(run.steering).items()
@@ -92,6 +93,8 @@ def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str
     Exception
         The document has another form. The run is then spoiled.
     """
+    for switch in document.get("switches", ()):  # files of older versions have none
+        run.apply_switch(*check_switch(run, switch))
     check_positions(run, document, len(tensors))
     tensors = copy_with_layouts(tensors, document["layouts"])
     for name in COUNTERS:

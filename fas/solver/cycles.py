@@ -202,6 +202,45 @@ def count_steps_on_finest(visits: Sequence[Visit]) -> int:
     return sum(visit.steps for visit in visits[started:])
 
 
+def leave_visit(visits: Sequence[Visit], at: int, done: int, flops: Sequence[float], spent: float = 0.0) -> list[Visit]:
+    """Return the visits of nested iteration whose smoothing at one position ends after some steps.
+
+    The operations of the steps that are left over go to the next finer level, less those that were spent otherwise.
+
+    Parameters
+    ----------
+    visits : sequence of Visit
+    at : int
+        Position of the smoothing that ends.
+    done : int
+        Steps that it has taken.
+    flops : sequence of float
+        Operations of one step by level, in any unit.
+    spent : float, default 0
+        Operations to subtract, in the same unit.
+
+    Raises
+    ------
+    NetgraphError
+        No finer level is smoothed after that position.
+
+    Examples
+    --------
+    >>> visits = [Visit("smooth", 1, 10), Visit("end", 1), Visit("start", 0), Visit("smooth", 0, 5)]
+    >>> print(format_visits(leave_visit(visits, 0, 2, [4.0, 1.0])))
+    1:2 | ⇑ 0:7
+    """
+    level, steps = visits[at].level, visits[at].steps
+    following = next(
+        (i for i in range(at + 1, len(visits)) if visits[i].kind == "smooth" and visits[i].level < level), None
+    )
+    if visits[at].kind != "smooth" or following is None:
+        raise NetgraphError(f"no finer level follows level {level}, which can only be left for one.")
+    more = max(round(((steps - done) * flops[level] - spent) / flops[visits[following].level]), 0)
+    changed = {at: done, following: visits[following].steps + more}
+    return [visit._replace(steps=changed.get(i, visit.steps)) for i, visit in enumerate(visits)]
+
+
 def _check_cycle_name(kind: str) -> None:
     if kind not in CYCLES:
         raise NetgraphError(f"no cycle is called {kind!r}. There are {', '.join(CYCLES)}.")

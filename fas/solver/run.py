@@ -41,7 +41,7 @@ from netgraph.fas.outcome import Outcome, describe_refused_steps, judge_refused_
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength
 from netgraph.fas.solver.batch_norm import estimate_norms
 from netgraph.fas.solver.coarse_step import begin_coarse_step, bound_flops, finish_coarse_step, skip_reason
-from netgraph.fas.solver.cycles import Visit
+from netgraph.fas.solver.cycles import Visit, count_steps_on_finest, leave_visit
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
 from netgraph.fas.solver.problem import Objective, count_rows, move_to_device
 from netgraph.fas.solver.schedule import Schedule
@@ -98,6 +98,8 @@ class Run:
         Finest level that training has reached.
     begun_on : list of str
         Signatures of the first coarse levels, which a resumed run must share even after units were matched again.
+    plan, lengths : list of Visit, list of int
+        Visits and steps of the schedules as planned, which a resumed run must share even after a level was left early.
     at, done : int
         Position in ``visits``, and steps taken of that visit.
     instead : Visit, optional
@@ -122,6 +124,8 @@ class Run:
         x of the finest level one cycle ago, if ``tolerance.stol`` asks for it.
     notes : dict
         Values for JSON that callbacks keep in checkpoints.
+    switches : list of (int, int, float)
+        Positions that were left early, steps taken there, and operations spent on that decision.
     rng : dict of str to Tensor, optional
         Random state to go on from, in a resumed run.
     """
@@ -143,6 +147,8 @@ class Run:
     history: list[dict[str, Any]] = field(init=False, default_factory=list)
     top: int = field(init=False)
     begun_on: list[str] = field(init=False)
+    plan: list[Visit] = field(init=False)
+    lengths: list[int] = field(init=False)
     at: int = field(init=False, default=0)
     instead: Visit | None = field(init=False, default=None)
     done: int = field(init=False, default=0)
@@ -161,11 +167,13 @@ class Run:
     remainder: Remainder = field(init=False, default_factory=Remainder)
     before: Vector = field(init=False, default_factory=dict)
     notes: dict[str, Any] = field(init=False, default_factory=dict)
+    switches: list[tuple[int, int, float]] = field(init=False, default_factory=list)
     rng: Mapping[str, Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.top = self.visits[0].level if self.visits else 0
         self.begun_on = compute_signatures(self.maps)
+        self.plan, self.lengths = list(self.visits), [schedule.steps for schedule in self.schedules]
 
     def execute(self, ending: str = "all visits are done") -> None:
         """Do all remaining visits, or stop early.
@@ -212,7 +220,7 @@ class Run:
                 self._start(visit.level)
             case "end":
                 self._end()
-        if self.done < visit.steps:
+        if self.done < visit.steps and not self._is_left():
             return
         self.done = 0
         self.at, self.instead = self._next_position(visit)
@@ -284,7 +292,7 @@ class Run:
     def _smooth(self, visit: Visit) -> None:
         grid = self.grids[visit.level]
         ticks = self._count_ticks()
-        while self.done < visit.steps and not self.reason:
+        while self.done < visit.steps and not self.reason and not self._is_left():
             prepare_estimate(self, visit.level)
             batches = self._load_batches(grid, visit.level)
             with self.ledger.clock(visit.level, "smooth"):
@@ -296,6 +304,38 @@ class Run:
             self.done += 1
             report_estimate(self, visit.level)
             self._report_smoothing(visit.level, last=self.done == visit.steps)
+
+    def leave_level(self, spent: float = 0.0) -> None:
+        """End the smoothing under way, and give the operations that are left to the next finer level (nested iteration).
+
+        Callbacks may call it after a record of smoothing.
+
+        Parameters
+        ----------
+        spent : float, default 0
+            Operations for one sample that the decision took. They are subtracted.
+
+        Raises
+        ------
+        NetgraphError
+            No finer level follows, or the schedule is none whose length may change.
+        """
+        self.apply_switch(self.at, self.done, spent)
+
+    def apply_switch(self, at: int, done: int, spent: float) -> None:
+        """Leave a level at a position, as `leave_level` does. A resumed run gets its switches again."""
+        if len(self.schedules) > 1 or not self.schedules[0].is_stable:
+            raise NetgraphError(
+                "a level can be left early only under one schedule with a stable phase. Take wsd or constant, over all levels together."
+            )
+        costs = [STEP * flops for flops in self.maps.flops]
+        self.visits = leave_visit(self.visits, at, done, costs, spent)
+        self.schedules[0] = self.schedules[0].with_length(self.total_steps, count_steps_on_finest(self.visits))
+        self.switches.append((at, done, spent))
+
+    def _is_left(self) -> bool:
+        """True if the smoothing under way was left early."""
+        return bool(self.switches) and self.switches[-1][:2] == (self.at, self.done)
 
     def _warm_up(self, level: int) -> float:
         """Return the factor of the rate on a level that a coarser one has started, 1 after its warm-up."""

@@ -47,6 +47,7 @@ class Schedule:
     def __init__(
         self, kind: str | MakeScheduler, make_optimizer: MakeOptimizer, steps: int, on_finest: int | None = None
     ) -> None:
+        self.kind, self.make_optimizer = kind, make_optimizer
         self.optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
         if kind == "wsd" and on_finest is not None:
             self.scheduler = make_wsd(self.optimizer, 1.0, steps, min(round(steps / 4), on_finest))
@@ -72,6 +73,17 @@ class Schedule:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
                 self.scheduler.step()
+
+    def with_length(self, steps: int, on_finest: int) -> Schedule:
+        """Return a schedule of another length at the same step. The rate does not jump in a phase that is stable in both."""
+        changed = Schedule(self.kind, self.make_optimizer, steps, on_finest)
+        changed.tick(self.taken)
+        return changed
+
+    @property
+    def is_stable(self) -> bool:
+        """True if the rate stays for most of the run, so that its length may change on the way."""
+        return self.kind in ("wsd", "constant")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the schedule."""

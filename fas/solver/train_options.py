@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from netgraph.coarsen.hierarchy.options import CoarsenOptions, parse_ratio_or_gap
 from netgraph.errors import NetgraphError
-from netgraph.utils.choices import AUGMENTATIONS, CYCLES, DATA_SETS, NESTED, OPTIMIZERS, SCHEDULES, TASKS, TOKENIZERS
+from netgraph.utils.choices import (
+    AUGMENTATIONS,
+    CYCLES,
+    DATA_SETS,
+    NESTED,
+    OPTIMIZERS,
+    SCHEDULES,
+    SWITCHES,
+    TASKS,
+    TOKENIZERS,
+)
 from netgraph.utils.options import (
     Check,
     Flag,
@@ -220,6 +230,10 @@ class TrainOptions:
     share: str = declare_option(
         "", help="Share of the steps for each level's turn, finest first.", metavar="SHARE,...", check=_check_share
     )
+    switch: str = declare_option(
+        "share", help="When a finer level begins: share, or plateau (when it would earn more, at the latest by its share).",
+        metavar="NAME", words=SWITCHES, check=_check_word("rule to switch", SWITCHES),
+    )  # fmt: skip
     epochs: float | None = declare_option(
         None, help="Passes over the data, all levels together.", metavar="N", check=_check_epochs
     )

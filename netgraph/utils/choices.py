@@ -42,5 +42,6 @@ AUGMENTATIONS = ("none", "crop", "crop-flip", "rotate", "crop-flip-rotate")
 
 CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
 NESTED = ("full", "kaskade")  # which start one level after another, from the coarsest to the finest
+SWITCHES = ("share", "plateau")
 SCHEDULES = ("one-cycle", "wsd", "cosine", "constant")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd", "muon")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
     from netgraph.fas.auto.choice import TrainingChoice
     from netgraph.fas.solver.problem import Problem
-    from netgraph.fas.solver.run import Run
+    from netgraph.fas.solver.run import Callback, Run
     from netgraph.fas.solver.solution import Solution
     from netgraph.models.training.tasks import Task
 
@@ -147,11 +147,13 @@ def describe_choice(choice: TrainingChoice, options: TrainOptions) -> dict[str, 
 
 def _solve(task: Task, problem: Problem, options: TrainOptions, run_options: RunOptions) -> tuple[Solution, Hierarchy]:
     """Train the task and return the solution with its levels."""
+    from netgraph.fas.auto.switch import SwitchOnPlateau
     from netgraph.fas.solver.problem import count_batches
 
     hierarchy = build_levels(options, task, problem)
     solver = options.make_solver(task.defaults, len(hierarchy.levels))
-    callbacks = run_options.make_callbacks(task, hierarchy, options)
+    switch: list[Callback] = [SwitchOnPlateau()] if options.switch == "plateau" and len(hierarchy.levels) > 1 else []
+    callbacks = [*switch, *run_options.make_callbacks(task, hierarchy, options)]  # a checkpoint holds the decision
     with run_options.show_run() as display:
         run = solver.begin(
             hierarchy,

@@ -20,11 +20,11 @@ from netgraph.utils.text import is_index
 # Options of training that a single level does not use.
 NEED_LEVELS = (
     "levels", "ratio", "round_to", "coarsen", "depth_by", "blocks", "inside_heads", "coarsener", "affinity", "cycle", "share",
-    "schedule_per_level", "always",
+    "schedule_per_level", "always", "switch",
 )  # fmt: skip
 # Options that ``--auto`` chooses.
 CHOSEN_BY_AUTO = (
-    "levels", "coarsen", "cycle", "share", "schedule", "schedule_per_level", "plain", "epochs", "always", "ratio", "recompute",
+    "levels", "coarsen", "cycle", "share", "schedule", "schedule_per_level", "plain", "epochs", "always", "ratio", "recompute", "switch",
 )  # fmt: skip
 # Options that only steps in the direction "channels" use.
 NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "outputs", "fix", "round_to", "budget")
@@ -179,9 +179,23 @@ def check_train_options(typed: Mapping[str, str], options: TrainOptions, run: Ru
         reject_options(
             typed, ["share"], f"only the cycles kaskade and full have turns to share, and this is {options.cycle}"
         )
+    if options.switch == "plateau":
+        _check_switch(options)
     check_direction_options(typed, str(options.coarsening.directions))
     check_affinity_option(typed, options.coarsening.coarsener_name)
     _check_solver_options(options)
+
+
+def _check_switch(options: TrainOptions) -> None:
+    """Refuse a switch by rule in a cycle without turns of levels, or under a rate that never stays."""
+    if options.cycle != "kaskade":
+        raise NetgraphError(
+            f"--switch plateau leaves a level for the next finer one, and --cycle {options.cycle} returns. Take kaskade."
+        )
+    if options.schedule not in (None, "wsd", "constant") or options.schedule_per_level:
+        raise NetgraphError(
+            "--switch plateau needs a rate that stays on all coarse levels. Take --schedule wsd or constant."
+        )
 
 
 def check_direction_options(typed: Mapping[str, str], directions: str) -> None:

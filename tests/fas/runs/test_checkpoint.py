@@ -165,8 +165,11 @@ def test_every_field_of_a_run_and_a_grid_is_saved_or_an_argument():
         "outcome",
         "converged",
         "begun_on",
+        "plan",
+        "lengths",
     }
     written = {
+        "switches",
         "grids",
         "schedules",
         "stream",
