@@ -190,6 +190,17 @@ def _call_restriction(batch: tuple[Any, Any], restrict: RestrictFunction, diviso
     return enlarge_restricted(batch[0], answer[0]), answer[1]
 
 
+def _check_labels(name: str, fine: Tensor, coarse: Tensor) -> None:
+    """Refuse labels above all fine ones: a restriction keeps the classes. Lower ones may mark pixels to ignore."""
+    if fine.is_floating_point() or fine.is_complex() or not name.startswith("targets") or not coarse.numel():
+        return
+    largest, allowed = int(coarse.max()), int(fine.max())
+    if largest > allowed:
+        raise NetgraphError(
+            f"restrict made the label {largest} of {name}, which go up to {allowed}. It has to keep the classes."
+        )
+
+
 def _check_restricted(name: str, fine: Any, coarse: Any, divisor: int) -> None:
     """Refuse a restriction that changes anything but the resolution."""
     if isinstance(fine, Tensor):
@@ -206,6 +217,7 @@ def _check_restricted(name: str, fine: Any, coarse: Any, divisor: int) -> None:
                 f"restrict made {found} of {name}, which are {fine.dtype} of shape {tuple(fine.shape)}. It may divide height and "
                 f"width by {divisor}, and nothing else may change."
             )
+        _check_labels(name, fine, coarse)
         return
     keys = list(fine) if isinstance(fine, Mapping) else range(len(fine))
     if type(coarse) is not type(fine) or len(coarse) != len(fine):

@@ -20,6 +20,7 @@ def relative(a, b):
 
 
 IMAGES = torch.rand(4, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+LABELS = (torch.arange(4 * 16 * 24) % 5).reshape(4, 16, 24)
 
 
 def slow_squares(value, divisor):
@@ -53,6 +54,14 @@ def test_each_way_is_that_of_its_slow_twin(divisor, rows, columns, draw):
             assert int(majority[n, i, j]) == min(label for label, m in counts.items() if m == max(counts.values()))
 
 
+def test_a_restriction_may_mark_pixels_to_ignore():
+    def restrict(inputs, targets, n):
+        return inputs, torch.where(targets[..., ::n, ::n] == 0, -100, targets[..., ::n, ::n])
+
+    _, targets = restrict_batch((IMAGES, LABELS), restrict, 2)
+    assert int(targets.min()) == -100
+
+
 @pytest.mark.parametrize("divisor", [2, 4, 8])
 def test_averaging_undoes_enlarging(divisor):
     """The coarse network averages. What it sees is the restricted input, up to the rounding of a sum."""
@@ -84,6 +93,12 @@ def test_names_reach_tensors_within_tuples_and_dicts():
         ((IMAGES, IMAGES), {"target": "average"}, 2, "restrict names 'target', and no tensor"),
         ((IMAGES, IMAGES), lambda x, y, n: (x, y[:, :2, ::n, ::n]), 2, "nothing else may change"),
         ((IMAGES, IMAGES), lambda x, y, n: (x, y[..., ::n, ::n].double()), 2, "nothing else may change"),
+        (
+            (IMAGES, LABELS),
+            lambda x, y, n: (x, y[..., ::n, ::n] + 1),
+            2,
+            "made the label 5 of targets, which go up to 4. It has to keep the classes",
+        ),
         ((IMAGES, IMAGES), lambda x, y, n: y, 2, "has to return a pair"),
         (((IMAGES,), IMAGES), lambda x, y, n: ([*x], y), 2, "which nest as a tuple"),
     ],
