@@ -19,6 +19,7 @@ from netgraph.fas.levels.grid import in_training_mode, without_side_effects
 from netgraph.fas.levels.smoother import Value, compute_value
 from netgraph.fas.levels.vectors import copy_vector
 from netgraph.fas.options import Options
+from netgraph.optim.optimizers import needs_closure
 
 PROBE = 8  # samples on which the mean is checked
 FORWARDS = 5  # passes of all of them that `check_mean` takes
@@ -37,7 +38,7 @@ def check_estimate(run: EstimateRun, cycle: str) -> None:
     Raises
     ------
     NetgraphError
-        The cycle is additive, the levels have no distribute or no costs, a minibatch cannot be cut, or f is no mean over samples.
+        The cycle is additive, the optimizer evaluates the loss itself, the levels have no distribute or no costs, a minibatch cannot be cut, or f is no mean over samples.
     """
     levels = list_estimated(run.options, len(run.grids))
     if not levels:
@@ -46,6 +47,12 @@ def check_estimate(run: EstimateRun, cycle: str) -> None:
         raise NetgraphError(
             "an additive cycle smooths a level while the next one holds its correction, and an estimate writes to that level. Take "
             f"another cycle, {LEAVE}"
+        )
+    optimizer = run.grids[levels[0]].smoother.optimizer
+    if needs_closure(optimizer):
+        raise NetgraphError(
+            f"{type(optimizer).__name__} evaluates the loss itself, and an estimate is a gradient without a loss. Take another optimizer, "
+            f"{LEAVE}"
         )
     check_levels(run)
     batch = run.move_to_level(run.stream.peek(), run.grids[levels[0]])

@@ -22,6 +22,7 @@ from netgraph.fas.levels.nested_iteration import start_level
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.saved_state import reading_state
+from netgraph.optim.optimizers import needs_closure
 from netgraph.utils.seeds import check_torch_seed
 
 
@@ -99,6 +100,11 @@ class CoarseStart:
         if len(begin) > n_coarse or any(n < 0 for n in begin):
             raise NetgraphError(
                 f"begin is {tuple(begin)}. Give a number of steps, 0 or more, for each of at most {n_coarse} coarse levels."
+            )
+        if any(begin) and needs_closure(optimizer):
+            raise NetgraphError(
+                f"{type(optimizer).__name__} cannot begin on coarse levels, because it keeps the parameters that it was built with. Take "
+                "another optimizer, or ng.FAS, which builds one for each level."
             )
         if any(begin):
             check_growth(maps, options.split)

@@ -279,7 +279,7 @@ class _CoarseRun(Run):
 
     def count(self, result: StepResult, rows: int) -> None:
         """Record a step of the outer loop. Coarse steps are compared with the progress of these steps."""
-        cost = STEP * rows * self.maps.flops[0]
+        cost = STEP * rows * self.maps.flops[0] * result.evaluations
         self.planned_flops += cost
         if result.taken:
             self.account.step(result.loss, cost)

@@ -1,6 +1,7 @@
 """The smoother of one level: any torch optimizer, on f(x) - <b, x>.
 
-A step whose loss or gradient is not finite is refused, and no weight changes.
+A step whose loss or gradient is not finite is refused, and no weight changes. An optimizer that evaluates f itself, such as LBFGS,
+gets f(x) - <b, x> and its gradient as a closure, and each evaluation counts.
 """
 
 from __future__ import annotations
@@ -11,22 +12,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 
 from netgraph.environment.torch_internals import subtract_each_
 from netgraph.errors import NetgraphError
-from netgraph.fas.levels.vectors import Vector
+from netgraph.fas.levels.vectors import Vector, assign, copy_vector, dot
 from netgraph.fas.options import Smoothing
-from netgraph.optim.optimizers import MakeOptimizer, group_by_decay, group_matrices, takes_matrices
+from netgraph.optim.optimizers import MakeOptimizer, group_by_decay, group_matrices, needs_closure, takes_matrices
 
 Value = Callable[[nn.Module, Any], Tensor]
 
 
 class StepResult(NamedTuple):
-    """Outcome of one step: the loss, the norm of its gradient, and whether the step was taken."""
+    """Outcome of one step: the loss and the norm of its gradient before it, whether it was taken, and evaluations of both."""
 
     loss: float
     norm: float
     taken: bool
+    evaluations: int = 1
 
 
 class Smoother:
@@ -46,6 +49,11 @@ class Smoother:
         Factors of the learning rate by parameter name, 1 by default (`netgraph.fas.levels.width_scaling`).
     matrices : collection of str, default ()
         Matrices of hidden layers, for Muon.
+
+    Raises
+    ------
+    NetgraphError
+        The optimizer takes one group of parameters, as LBFGS does, and weight decay makes two.
     """
 
     def __init__(
@@ -72,7 +80,21 @@ class Smoother:
                 else group_by_decay(part.values(), weight_decay)
             )
             groups += [{**group, "lr": lr * scale, "scale": scale} for group in split]
-        self.optimizer = make_optimizer(groups, lr=lr)
+        self.optimizer = self._make_optimizer(make_optimizer, groups)
+
+    def _make_optimizer(self, make_optimizer: MakeOptimizer, groups: list[dict[str, Any]]) -> Optimizer:
+        """Return the optimizer. One that takes a single group, such as LBFGS, gets all parameters in their order."""
+        try:
+            return make_optimizer(groups, lr=self.lr)
+        except ValueError as error:
+            settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+            if len(groups) < 2 or "group" not in str(error):
+                raise
+            if any(others != settings[0] for others in settings):
+                raise NetgraphError(
+                    f"the optimizer refuses {len(groups)} groups of parameters ({error}), which weight_decay makes. Leave it out."
+                ) from error
+        return make_optimizer([{**settings[0], "params": list(self.named.values())}], lr=self.lr)
 
     def follow(self, group: Mapping[str, Any], warm: float = 1.0) -> None:
         """Take over the values of a schedule: the rate as a factor, momentum and betas as they are.
@@ -99,6 +121,8 @@ class Smoother:
         b : dict of str to Tensor
             The right-hand side, empty for zero.
         """
+        if needs_closure(self.optimizer):
+            return self._step_with_closure(value, batches, b)
         return self.apply_gradient(accumulate_gradient(self.model, value, batches, bf16=self.options.bf16), b)
 
     def apply_gradient(self, loss: float, b: Mapping[str, Tensor]) -> StepResult:
@@ -111,18 +135,55 @@ class Smoother:
         b : dict of str to Tensor
             The right-hand side, empty for zero.
         """
+        size = self._finish_gradient(b)
+        taken = math.isfinite(loss) and math.isfinite(size)
+        if taken:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return StepResult(loss, size, taken)
+
+    def _finish_gradient(self, b: Mapping[str, Tensor]) -> float:
+        """Subtract b from the gradients in ``.grad``, clip them, and return their norm before clipping."""
         grads = [p.grad for p in self.named.values() if p.grad is not None]
         subtract_from_gradients(b, self.named)
         norm = torch.nn.utils.get_total_norm(grads)
         size = float(norm)
-        if not (math.isfinite(loss) and math.isfinite(size)):
-            self.optimizer.zero_grad()
-            return StepResult(loss, size, False)
-        if self.options.clip is not None:
+        if self.options.clip is not None and math.isfinite(size):
             torch.nn.utils.clip_grads_with_norm_(list(self.named.values()), self.options.clip, norm)
-        self.optimizer.step()
+        return size
+
+    def _step_with_closure(self, value: Value, batches: Sequence[Any], b: Mapping[str, Tensor]) -> StepResult:
+        """Let an optimizer that evaluates f itself take a step. One that began or ended at numbers that are not finite is undone."""
+        before, measured = copy_vector(self.named), list[tuple[float, float]]()
+
+        def closure() -> float:
+            self.optimizer.zero_grad()
+            loss = accumulate_gradient(self.model, value, batches, bf16=self.options.bf16)
+            measured.append((loss, self._finish_gradient(b)))
+            return loss - dot(b, {name: p.detach() for name, p in self.named.items()})
+
+        self.optimizer.step(closure)
         self.optimizer.zero_grad()
-        return StepResult(loss, size, True)
+        loss, size = measured[0] if measured else (math.nan, math.nan)
+        taken = all(map(math.isfinite, (loss, size))) and all(bool(p.isfinite().all()) for p in self.named.values())
+        if not taken:
+            assign(self.named, before)
+            self.optimizer.state.clear()
+        return StepResult(loss, size, taken, max(len(measured), 1))
+
+    def forget_last_step(self) -> None:
+        """Let an optimizer that compares the gradients of two steps know that x was moved between them.
+
+        LBFGS learns its curvature from the last step and the change of the gradient since. After a correction the two do not belong
+        together. A last step of length 0 teaches it nothing, and it keeps what it knows.
+        """
+        if not needs_closure(self.optimizer):
+            return
+        for state in self.optimizer.state.values():
+            if isinstance(state.get("d"), Tensor) and "old_dirs" in state:
+                state["d"] = torch.zeros_like(state["d"])
+            else:
+                state.clear()
 
 
 def accumulate_gradient(model: nn.Module, value: Value, batches: Sequence[Any], *, bf16: bool = False) -> float:

@@ -225,6 +225,8 @@ def _apply_coarse_correction(run: CoarseStepRun, level: int) -> CorrectionResult
     n_measured = correction.tried + (correction.tried > 0 and not stayed)
     rows = sum(count_rows(batch) for batch in coarse.common)
     run.ledger.spend(level, "search", n_measured * rows * run.maps.flops[level])
+    if correction.length:
+        fine.smoother.forget_last_step()
     if correction.length and carries_moments and not additive:
         correct_moments(run.maps, level, fine.smoother, coarse.smoother)
     coarse.smoother.optimizer.state.clear()  # the next step down brings others

@@ -367,7 +367,7 @@ class Run:
             grid.position += len(batches)
             result = grid.smoother.step(self.problem.value, batches, grid.b(first))
             rows_of = {level: sum(count_rows(batch) for batch in batches)}
-        costs = {i: STEP * rows * self.maps.flops[i] for i, rows in rows_of.items()}
+        costs = {i: STEP * rows * self.maps.flops[i] * result.evaluations for i, rows in rows_of.items()}
         for i, rows in rows_of.items():
             self.ledger.samples[i] += rows
             self.ledger.spend(i, "smooth", costs[i])

@@ -6,8 +6,9 @@ The solver, plain training and ``netgraph train`` take their optimizers from her
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -60,6 +61,29 @@ def find_optimizer(name: str) -> MakeOptimizer:
     if name == "muon":
         check_muon()
     return OPTIMIZERS[name]
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Return True for an optimizer that evaluates the loss itself in its step, as LBFGS does.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+
+    Examples
+    --------
+    >>> import torch
+    >>> weights = [torch.zeros(2, requires_grad=True)]
+    >>> needs_closure(torch.optim.LBFGS(weights)), needs_closure(torch.optim.Adam(weights))
+    (True, False)
+    """
+    return _step_needs_closure(type(optimizer).step)
+
+
+@cache
+def _step_needs_closure(step: Callable[..., Any]) -> bool:
+    closure = inspect.signature(step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def takes_matrices(make_optimizer: MakeOptimizer) -> bool:
