@@ -7,7 +7,7 @@ whole schedule (warm-up, stable, decay) with Adam and batches of 64 (of 8 tiles)
 of the cost of nested iteration, nested iteration over 8, 16 and 32 pixels (16, 32, 64 and 128), and the network trained at half of the
 pixels alone for the same cost, which is evaluated at all of them. ``--tune`` runs `RATES` for each method with seed 100, which no result uses. The results take each method's best rate.
 The rate of nested iteration falls on the finest level alone.
-Seconds are processor time of one thread, and the ledger counts all work.
+Seconds are processor time of one thread, on a GPU (``--device cuda``) time on the clock. The ledger counts all work.
 
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --tune
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --seeds 3     # to benchmarks/results/restoration.jsonl
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
@@ -39,7 +40,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
 from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
-from netgraph.models.data.datasets import DataSplit, load_dataset
+from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.data.photographs import load_photographs
 from netgraph.models.training.restoration import evaluate_restoration
@@ -49,8 +50,29 @@ from netgraph.utils.choices import RESTORATIONS
 RESULTS = Path(__file__).parent.parent / "results" / "restoration.jsonl"
 RATES = (2e-3, 4e-3, 8e-3)
 TUNING = 100  # seed of the grid
-TILE = 128
 KEY = ("method", "data", "task", "network", "seed", "lr", "steps")  # identifies a row
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is restored: CIFAR-10, or a folder of photographs in tiles."""
+
+    folder: Path | None = None
+    tile: int = 128
+
+    @property
+    def name(self) -> str:
+        """What the rows call the images."""
+        return f"photographs, {self.tile} pixels" if self.folder else "CIFAR-10"
+
+    @property
+    def batch(self) -> int:
+        """Images of a minibatch."""
+        return 8 if self.folder else 64
+
+    def load(self) -> Dataset:
+        """Return the data set."""
+        return load_photographs(self.folder, tile=self.tile) if self.folder else load_dataset("cifar10")
 
 
 @dataclass(frozen=True)
@@ -79,44 +101,40 @@ def list_methods(horizon: int, n_levels: int) -> dict[str, Method]:
     }
 
 
-def build_levels(task: Task, method: Method) -> Hierarchy:
+def build_levels(task: Task, method: Method, example: Tensor) -> Hierarchy:
     """Return the levels of a method. A level that is trained alone has the weights of the finest network."""
     if len(method.steps) > 1:
-        return ng.build_hierarchy(task.network, task.example, n_levels=len(method.steps), directions="space")
+        return ng.build_hierarchy(task.network, example, n_levels=len(method.steps), directions="space")
     if not method.halved:
-        return build_single_level(task.network, task.example)
-    coarse = ng.build_hierarchy(task.network, task.example, n_levels=2, directions="space").levels[1]
-    return replace(build_single_level(task.network, task.example), levels=[coarse])
+        return build_single_level(task.network, example)
+    coarse = ng.build_hierarchy(task.network, example, n_levels=2, directions="space").levels[1]
+    return replace(build_single_level(task.network, example), levels=[coarse])
 
 
 def train_once(
-    name: str, method: Method, photographs: Path | None, task_name: str, network: str, seed: int, lr: float
+    name: str, method: Method, images: Images, task_name: str, network: str, device: str, seed: int, lr: float
 ) -> dict[str, Any]:
     """Train once, and return a row of results."""
-    data = load_photographs(photographs, tile=TILE) if photographs else load_dataset("cifar10")
-    task = make_task(network, data, goal=task_name, seed=seed)
-    loader = Loader(task.data, 8 if photographs else 64, degradation=task.degradation, seed=seed)
-    levels = build_levels(task, method)
+    task = make_task(network, images.load(), goal=task_name, seed=seed)
+    task.network.to(device)
+    loader = Loader(task.data, images.batch, degradation=task.degradation, seed=seed)
+    levels = build_levels(task, method, task.example.to(device))
     problem = Problem(loader, functional.mse_loss, restrict=task.degradation.restrict)
     solver = FAS(
         "kaskade", torch.optim.Adam, lr, epochs=sum(method.steps) / len(loader), share=method.steps, schedule="wsd",
         options=Options(Smoothing(bf16=True)), seed=seed,
     )  # fmt: skip
-    begun = time.thread_time()
+    clock = time.thread_time if device == "cpu" else time.perf_counter
+    begun = clock()
     solution = solver.solve(levels, problem)
-    seconds = time.thread_time() - begun
+    seconds = clock() - begun
     task.network.load_state_dict(solution.model.state_dict())  # of the level that was trained alone, too
     part = DataSplit(task.data.test.inputs[:2000], task.data.test.targets[:2000])
     quality = evaluate_restoration(task.network, replace(task.data, test=part), task.degradation)
     return {
-        "method": name, "data": name_data(photographs), "task": task_name, "network": network, "seed": seed, "lr": lr, "steps": method.steps,
+        "method": name, "data": images.name, "task": task_name, "network": network, "seed": seed, "lr": lr, "steps": method.steps,
         "seconds": seconds, "flops": solution.flops, **quality.figures(), "ledger": solution.ledger.rows(),
     }  # fmt: skip
-
-
-def name_data(photographs: Path | None) -> str:
-    """Return what the rows call the images."""
-    return f"photographs, {TILE} pixels" if photographs else "CIFAR-10"
 
 
 def find_best_rate(rows: list[dict[str, Any]], settings: dict[str, Any]) -> float:
@@ -166,6 +184,8 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=1500, help="steps of plain training")
     parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
     parser.add_argument("--photographs", type=Path, help="folder with train, valid and test, in place of CIFAR-10")
+    parser.add_argument("--tile", type=int, default=128, help="pixels a side of the tiles of photographs")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--network", choices=("residual", "unet"), default="residual")
     parser.add_argument("--rates", type=float, nargs="*", default=RATES, help="rates of the grid")
     parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
@@ -177,9 +197,10 @@ def main() -> None:
         print(format_report(rows))
         return
     torch.set_num_threads(1)
+    images = Images(options.photographs, options.tile)
     methods = {
         n: m
-        for n, m in list_methods(options.horizon, 4 if options.photographs else 3).items()
+        for n, m in list_methods(options.horizon, 4 if images.folder else 3).items()
         if not options.only or any(word in n for word in options.only)
     }
     calls = []
@@ -188,17 +209,18 @@ def main() -> None:
     ):
         setting = {
             "method": name,
-            "data": name_data(options.photographs),
+            "data": images.name,
             "task": options.task,
             "network": options.network,
         }
         setting["steps"] = list(methods[name].steps)
         for lr in options.rates if options.tune else [find_best_rate(rows, setting)]:
             call = partial(
-                train_once, name, methods[name], options.photographs, options.task, options.network, seed, lr
+                train_once, name, methods[name], images, options.task, options.network, options.device, seed, lr
             )
             calls.append(({**setting, "seed": seed, "lr": lr}, call))
-    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
+    device = torch.cuda.get_device_name() if options.device == "cuda" else platform.platform()
+    machine = {"machine": device, "torch": torch.__version__, "threads": 1}
     for row in run_missing(options.out, KEY, calls, machine):
         print(
             f"{row['method']} {row['seed']} {row['lr']:g}: MSE {1e3 * row['loss']:.3f}e-3, {row['seconds']:.0f} s",
