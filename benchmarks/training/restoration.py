@@ -11,6 +11,7 @@ Seconds are processor time of one thread, on a GPU (``--device cuda``) time on t
 
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --tune
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --seeds 3     # to benchmarks/results/restoration.jsonl
+    NETGRAPH_DATA=... python benchmarks/training/restoration.py --ablations --rates 8e-3
     python benchmarks/training/shipped_photographs.py FOLDER
     python benchmarks/training/restoration.py --photographs FOLDER --horizon 600 --tune      # then --seeds 3
     python benchmarks/training/restoration.py --report
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
@@ -37,14 +38,18 @@ from common import read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
+from netgraph.fas.auto.switch import SwitchOnPlateau
+from netgraph.fas.levels.batch_resolution import find_divisor, restrict_batch
 from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.solver.problem import Problem
+from netgraph.fas.solver.schedule import MakeScheduler
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.data.photographs import load_photographs
 from netgraph.models.training.restoration import evaluate_restoration
 from netgraph.models.training.tasks import Task, make_task
+from netgraph.optim.schedules import make_wsd
 from netgraph.utils.choices import RESTORATIONS
 
 RESULTS = Path(__file__).parent.parent / "results" / "restoration.jsonl"
@@ -81,6 +86,9 @@ class Method:
 
     steps: tuple[int, ...]
     halved: bool = False
+    schedule: str | MakeScheduler = "wsd"
+    rewarm: int = 0
+    by_rule: bool = False
 
 
 # Steps of each level, finest first, as percentages of those of plain training. A level costs a quarter of the next finer one, so that
@@ -98,6 +106,17 @@ def list_methods(horizon: int, n_levels: int) -> dict[str, Method]:
         "half of the pixels alone": Method((round(4 * cost),), halved=True),
         "plain, short": Method((round(cost),)),
         f"nested iteration, {n_levels} levels, short": Method(shares[1]),
+    }
+
+
+def list_ablations(horizon: int) -> dict[str, Method]:
+    """Return forms of nested iteration over three levels, of about the same cost."""
+    usual = tuple(percent * horizon // 100 for percent in NESTED[3][0])
+    return {
+        "decay over the last quarter": Method(usual, schedule=partial(make_wsd, lr=1.0, steps=sum(usual))),
+        "warm-up of each level over 20 steps": Method(usual, rewarm=20),
+        "more steps on the middle level": Method((usual[0], 52 * horizon // 100, 7 * horizon // 100)),
+        "levels left by rule": Method(usual, by_rule=True),
     }
 
 
@@ -119,14 +138,15 @@ def train_once(
     task.network.to(device)
     loader = Loader(task.data, images.batch, degradation=task.degradation, seed=seed)
     levels = build_levels(task, method, task.example.to(device))
-    problem = Problem(loader, functional.mse_loss, restrict=task.degradation.restrict)
+    valid = partial(validate, task) if method.by_rule else None
+    problem = Problem(loader, functional.mse_loss, valid=valid, restrict=task.restrict)
     solver = FAS(
-        "kaskade", torch.optim.Adam, lr, epochs=sum(method.steps) / len(loader), share=method.steps, schedule="wsd",
-        options=Options(Smoothing(bf16=True)), seed=seed,
+        "kaskade", torch.optim.Adam, lr, epochs=sum(method.steps) / len(loader), share=method.steps, schedule=method.schedule,
+        options=Options(Smoothing(bf16=True, rewarm=method.rewarm)), seed=seed,
     )  # fmt: skip
     clock = time.thread_time if device == "cpu" else time.perf_counter
     begun = clock()
-    solution = solver.solve(levels, problem)
+    solution = solver.solve(levels, problem, callbacks=[SwitchOnPlateau()] if method.by_rule else [], every=20)
     seconds = clock() - begun
     task.network.load_state_dict(solution.model.state_dict())  # of the level that was trained alone, too
     part = DataSplit(task.data.test.inputs[:2000], task.data.test.targets[:2000])
@@ -135,6 +155,16 @@ def train_once(
         "method": name, "data": images.name, "task": task_name, "network": network, "seed": seed, "lr": lr, "steps": method.steps,
         "seconds": seconds, "flops": solution.flops, **quality.figures(), "ledger": solution.ledger.rows(),
     }  # fmt: skip
+
+
+def validate(task: Task, model: nn.Module) -> dict[str, float]:
+    """Return the loss of a level on 500 images of the validation split, at the resolution of the level."""
+    part = DataSplit(task.data.valid.inputs[:500], task.data.valid.targets[:500])
+    divisor = find_divisor(model)
+    to_level = partial(restrict_batch, restrict=task.restrict, divisor=divisor) if divisor > 1 else None
+    return (
+        replace(task, data=replace(task.data, valid=part)).evaluate(model, split="valid", to_level=to_level).figures()
+    )
 
 
 def find_best_rate(rows: list[dict[str, Any]], settings: dict[str, Any]) -> float:
@@ -161,6 +191,11 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         ]
         for name in dict.fromkeys(r["method"] for r in these):
             parts.append(format_row(name, [r for r in these if r["method"] == name], base))
+        parts += ["\nthe grid, seed 100\n", "| method | steps | rate | MSE × 10³ | seconds |", "|---|---|---|---|---|"]
+        tried = [r for r in rows if (r["data"], r["task"], r["network"]) == which and r["seed"] == TUNING]
+        for r in tried:
+            steps = ", ".join(f"{n:,}" for n in r["steps"])
+            parts.append(f"| {r['method']} | {steps} | {r['lr']:g} | {1e3 * r['loss']:.3f} | {r['seconds']:.0f} |")
     return "\n".join(parts)
 
 
@@ -180,6 +215,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tune", action="store_true")
+    parser.add_argument(
+        "--ablations", action="store_true", help="the forms of nested iteration, with seed and rates of the grid"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--horizon", type=int, default=1500, help="steps of plain training")
     parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
@@ -198,23 +236,21 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     images = Images(options.photographs, options.tile)
-    methods = {
-        n: m
-        for n, m in list_methods(options.horizon, 4 if images.folder else 3).items()
-        if not options.only or any(word in n for word in options.only)
-    }
+    every = (
+        list_ablations(options.horizon)
+        if options.ablations
+        else list_methods(options.horizon, 4 if images.folder else 3)
+    )
+    methods = {n: m for n, m in every.items() if not options.only or any(word in n for word in options.only)}
     calls = []
     for seed, name in (
-        (seed, name) for seed in ([TUNING] if options.tune else range(options.seeds)) for name in methods
+        (seed, name)
+        for seed in ([TUNING] if options.tune or options.ablations else range(options.seeds))
+        for name in methods
     ):
-        setting = {
-            "method": name,
-            "data": images.name,
-            "task": options.task,
-            "network": options.network,
-        }
-        setting["steps"] = list(methods[name].steps)
-        for lr in options.rates if options.tune else [find_best_rate(rows, setting)]:
+        setting = {"method": name, "data": images.name, "task": options.task, "network": options.network}
+        setting |= {"steps": list(methods[name].steps)}
+        for lr in options.rates if options.tune or options.ablations else [find_best_rate(rows, setting)]:
             call = partial(
                 train_once, name, methods[name], images, options.task, options.network, options.device, seed, lr
             )
