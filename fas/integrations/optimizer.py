@@ -341,6 +341,7 @@ class _ConstantSchedule:
     """A schedule that leaves the learning rate to the outer loop."""
 
     group: Mapping[str, Any] = {}
+    steps = 0  # the length of the outer loop is unknown
 
     def tick(self, n: int = 1) -> None:
         """Do nothing, because the outer loop steps the schedule."""
