@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from netgraph.fas.estimate.plan import Choice
+from netgraph.fas.estimate.plan import Choice, Matrix
 from netgraph.utils.text import escape_controls
 
 
@@ -38,6 +39,8 @@ class VarianceReport:
         Variance of a plain gradient of the same cost.
     why : str, default ""
         Why no coarse level takes part.
+    spreads, correlations : tuple of float, default empty
+        For this level and every coarser one, the variance of the gradient of one sample, and its correlation with that of this level.
 
     Examples
     --------
@@ -64,6 +67,8 @@ class VarianceReport:
     measured: float | None = None
     plain: float | None = None
     why: str = ""
+    spreads: tuple[float, ...] = ()
+    correlations: tuple[float, ...] = ()
 
     @property
     def gain(self) -> float:
@@ -80,6 +85,12 @@ class VarianceReport:
         lines += [f"{'term':>7} {'samples':>9} {'coefficient':>12} {'variance':>12} {'operations':>12}"]
         columns = zip(self._name_terms(), self.sizes, self.coefficients, self.variances, self.costs, strict=False)
         lines += [f"{term:>7} {n:>9} {a:>12.3g} {var:>12.3g} {cost:>12.3g}" for term, n, a, var, cost in columns]
+        if self.spreads:
+            pairs = zip(self.spreads, self.correlations, strict=False)
+            parts = [
+                f"{var:.3g} on level {i} (correlation {r:.2f})" for i, (var, r) in enumerate(pairs, start=self.level)
+            ]
+            lines.append(f"variance of one sample: {', '.join(parts)}")
         return "\n".join([*map(escape_controls, lines), self._describe_variance()])
 
     def _name_terms(self) -> list[str]:
@@ -99,12 +110,19 @@ class VarianceReport:
         return f"variance {', '.join(parts)}{end}"
 
 
-def make_report(level: int, kind: str, choice: Choice, plain: float) -> VarianceReport:
-    """Return the report of a plan."""
+def make_report(level: int, kind: str, choice: Choice, covariances: Matrix, samples: float) -> VarianceReport:
+    """Return the report of a plan for the cost of a number of samples of the smoothed level."""
     plan, moments = choice.plan, choice.moments
     why = "" if len(plan.levels) > 1 else "No choice of coarse levels has a lower variance at this cost."
     figures = (plan.coefficients, tuple(moments.variances), tuple(moments.costs))
-    return VarianceReport(level, kind, plan.levels, plan.sizes, *figures, choice.predicted, None, plain, why)
+    spreads = tuple(row[i] for i, row in enumerate(covariances))
+    correlations = tuple(
+        c / math.sqrt(max(spreads[0] * v, 1e-300)) for c, v in zip(covariances[0], spreads, strict=True)
+    )
+    plain = spreads[0] / samples
+    return VarianceReport(
+        level, kind, plan.levels, plan.sizes, *figures, choice.predicted, None, plain, why, spreads, correlations
+    )
 
 
 def read_report(record: Mapping[str, Any]) -> VarianceReport:

@@ -136,7 +136,7 @@ def _choose_plan(run: EstimateRun, level: int, state: EstimateState, pool: list[
     choice = choose_plan(options.kind, covariances, costs, samples * costs[0], level=level)
     plan = choice.plan
     state.levels, state.sizes, state.coefficients = list(plan.levels), list(plan.sizes), list(plan.coefficients)
-    return make_report(level, options.kind, choice, covariances[0][0] / samples)
+    return make_report(level, options.kind, choice, covariances, samples)
 
 
 def take_pool(run: EstimateRun, level: int, n: int) -> list[Any]:

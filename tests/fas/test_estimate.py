@@ -314,6 +314,10 @@ def test_a_run_reports_its_plans_and_counts_all_of_their_costs(kind):
     reports = solution.list_estimates()
     assert len(reports) == 3  # 12 steps, measured every 5
     assert all(report.measured is not None and report.plain > 0 for report in reports)
+    for report in reports:
+        assert report.plain == pytest.approx(report.spreads[0] / 16)
+        assert report.correlations[0] == pytest.approx(1)
+        assert max(map(abs, report.correlations)) <= 1 + 1e-9
     flops = HierarchyMaps(hierarchy).flops
     rows = {(row["level"], row["kind"]): row["flops"] for row in solution.ledger.rows()}
     spent = dict.fromkeys(range(3), 0)
