@@ -59,6 +59,8 @@ def test_a_checkpoint_resumes_and_ends_with_the_weights_of_the_whole_run(tmp_pat
         "2",
         "--optimizer",
         "adamw",
+        "--schedule",
+        "one-cycle",  # the default of that version
         "--batch",
         "128",
         "--option",
