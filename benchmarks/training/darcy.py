@@ -1,0 +1,156 @@
+"""Claim: levels in space learn the solutions of Darcy's equation better than plain training of the same cost.
+
+1,000 fields on 64 x 64 cells, batches of 16, Adam with one cycle, a U-Net (three halvings, 8 channels) and a Fourier neural operator (12
+modes, 16 channels). Every method runs its own whole schedule: plain training, plain training of the cost of nested iteration, and nested
+iteration over 16, 32 and 64 cells a side. ``--tune`` runs `RATES` for each method with seed 100, which no result uses. The results take each
+method's best rate on validation data. Seconds are processor time of one thread without evaluation, and the ledger counts all work.
+
+    python benchmarks/training/darcy.py --tune && python benchmarks/training/darcy.py     # to benchmarks/results/darcy.jsonl
+    python benchmarks/training/darcy.py --report                # with --tune the best trials, on validation data
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
+from common import read_rows, run_missing
+
+import netgraph as ng
+from netgraph.coarsen.hierarchy.hierarchy import build_single_level
+from netgraph.fas.solver.problem import Problem
+from netgraph.fas.solver.solver import FAS
+from netgraph.models.data.darcy import load_darcy
+from netgraph.models.data.datasets import Dataset
+from netgraph.models.data.loader import Loader
+from netgraph.models.training.tasks import make_task
+
+RESULTS = Path(__file__).parent.parent / "results" / "darcy.jsonl"
+RATES = (1e-3, 2e-3, 4e-3)
+TUNING = 100  # seed of the grid
+BATCH = 16
+KEY = ("method", "network", "seed", "lr", "steps")  # identifies a row
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and the steps of plain training."""
+
+    width: int
+    options: dict[str, int]
+    steps: int
+
+
+NETWORKS = {"unet": Network(8, {"n_halvings": 3}, 320), "fno": Network(16, {"modes": 12}, 160)}
+METHODS = {  # steps on each level as shares of those of plain training, finest first
+    "plain": (1.0,),
+    "plain, short": (0.4375,),
+    "nested iteration, 3 levels": (0.25, 0.5, 1.0),
+}
+
+
+@cache
+def make_data() -> Dataset:
+    """Return the data, made once."""
+    return load_darcy(64)
+
+
+def train_once(name: str, network: str, seed: int, lr: float) -> dict[str, Any]:
+    """Train once, and return a row of results."""
+    chosen = NETWORKS[network]
+    task = make_task(network, make_data(), widths=(chosen.width,), goal="darcy", seed=seed, options=chosen.options)
+    steps = [round(share * chosen.steps) for share in METHODS[name]]
+    if len(steps) > 1:
+        levels = ng.build_hierarchy(task.network, task.example, n_levels=len(steps), directions="space")
+    else:
+        levels = build_single_level(task.network, task.example)
+    loader = Loader(task.data, BATCH, seed=seed)
+    problem = Problem(loader, task.make_loss(), restrict=task.restrict)
+    solver = FAS("kaskade", torch.optim.Adam, lr, epochs=sum(steps) / len(loader), share=tuple(steps), seed=seed)
+    begun = time.thread_time()
+    solution = solver.solve(levels, problem)
+    seconds = time.thread_time() - begun
+    split = "valid" if seed == TUNING else "test"
+    return {
+        "method": name, "network": network, "seed": seed, "lr": lr, "steps": steps, "seconds": seconds, "flops": solution.flops,
+        **task.evaluate(task.network, split=split).figures(), "ledger": solution.ledger.rows(),
+    }  # fmt: skip
+
+
+def find_best_rate(rows: list[dict[str, Any]], name: str, network: str) -> float:
+    """Return the rate at which a method ended lowest in the grid."""
+    tried = [r for r in rows if (r["method"], r["network"], r["seed"]) == (name, network, TUNING)]
+    if not tried:
+        raise SystemExit(f"{name} was not tuned for {network}. Run with --tune first.")
+    return float(min(tried, key=lambda row: row["loss"])["lr"])
+
+
+def pick_runs(rows: list[dict[str, Any]], name: str, network: str, *, tuning: bool) -> list[dict[str, Any]]:
+    """Return the runs of a method: those of its best rate in the grid, or the results of other seeds."""
+    runs = [r for r in rows if (r["method"], r["network"]) == (name, network) and (r["seed"] == TUNING) == tuning]
+    return [min(runs, key=lambda row: row["loss"])] if tuning and runs else runs
+
+
+def format_report(rows: list[dict[str, Any]], *, tuning: bool) -> str:
+    """Return a table of medians over seeds, or of the best trials of the grid. Costs are relative to plain training."""
+    lines = [
+        "| network | method | steps, finest first | rate | n | relative error in L2 | worst | FLOPs / plain | seconds / plain |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for network in NETWORKS:
+        groups = {name: pick_runs(rows, name, network, tuning=tuning) for name in METHODS}
+        plain = groups["plain"]
+        for name, runs in groups.items() if plain else ():
+            if not runs:
+                continue
+            median = {key: statistics.median(r[key] for r in runs) for key in ("loss", "worst", "flops", "seconds")}
+            cost = {key: median[key] / statistics.median(r[key] for r in plain) for key in ("flops", "seconds")}
+            steps = ", ".join(map(str, runs[0]["steps"]))
+            lines.append(
+                f"| {network} | {name} | {steps} | {runs[0]['lr']:g} | {len(runs)} | {median['loss']:.2%} | {median['worst']:.2%} | "
+                f"{cost['flops']:.2f} | {cost['seconds']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    rows = read_rows(options.out)
+    if options.report:
+        print(format_report(rows, tuning=options.tune))
+        return
+    torch.set_num_threads(1)
+    calls = []
+    for seed in [TUNING] if options.tune else range(options.seeds):
+        for network in options.networks:
+            for name in METHODS:
+                for lr in RATES if options.tune else [find_best_rate(rows, name, network)]:
+                    steps = [round(share * NETWORKS[network].steps) for share in METHODS[name]]
+                    key = {"method": name, "network": network, "seed": seed, "lr": lr, "steps": steps}
+                    calls.append((key, partial(train_once, name, network, seed, lr)))
+    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
+    for row in run_missing(options.out, KEY, calls, machine):
+        print(
+            f"{row['network']}, {row['method']}, {row['lr']:g}: {row['loss']:.2%}, {row['seconds']:.0f} s", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
