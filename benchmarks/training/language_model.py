@@ -1,7 +1,7 @@
 """Claim: growth from one block to eight by zero or random blocks beats plain training of its cost on bytes of real reviews.
 
-It does not reach plain training of all bytes. A decoder of eight blocks of width 32 (about 114,000 parameters) predicts the next byte of the IMDB reviews, in windows of
-128 bytes. No byte is seen twice. Every method runs a whole schedule of its own (warm-up, stable, decay): plain training, plain
+It does not reach plain training of all bytes. A decoder of eight blocks of width 32 (about 114,000 parameters) predicts the
+next byte of the IMDB reviews, in windows of 128 bytes. No byte is seen twice. Every method runs a whole schedule of its own (warm-up, stable, decay): plain training, plain
 training of 0.6 of the bytes, fewer blocks alone, and growth from fewer blocks by zero, copied, split and random blocks.
 ``--optimizer`` is AdamW or Muon. ``--tune`` runs `RATES` for each method with seed 100, which no result uses, and the results
 take each method's best rate. ``--million`` is the length of a run in millions of bytes. Losses are nats a byte on 262,144 bytes
