@@ -55,7 +55,7 @@ from netgraph.utils.choices import RESTORATIONS
 RESULTS = Path(__file__).parent.parent / "results" / "restoration.jsonl"
 RATES = (2e-3, 4e-3, 8e-3)
 TUNING = 100  # seed of the grid
-KEY = ("method", "data", "task", "network", "seed", "lr", "steps")  # identifies a row
+KEY = ("method", "data", "task", "network", "batch", "seed", "lr", "steps")  # identifies a row
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,12 @@ class Images:
 
     folder: Path | None = None
     tile: int = 128
+    batch: int = 64
 
     @property
     def name(self) -> str:
         """What the rows call the images."""
         return f"photographs, {self.tile} pixels" if self.folder else "CIFAR-10"
-
-    @property
-    def batch(self) -> int:
-        """Images of a minibatch."""
-        return 8 if self.folder else 64
 
     def load(self) -> Dataset:
         """Return the data set."""
@@ -152,7 +148,7 @@ def train_once(
     part = DataSplit(task.data.test.inputs[:2000], task.data.test.targets[:2000])
     quality = evaluate_restoration(task.network, replace(task.data, test=part), task.degradation)
     return {
-        "method": name, "data": images.name, "task": task_name, "network": network, "seed": seed, "lr": lr, "steps": method.steps,
+        "method": name, "data": images.name, "task": task_name, "network": network, "batch": images.batch, "seed": seed, "lr": lr, "steps": method.steps,
         "seconds": seconds, "flops": solution.flops, **quality.figures(), "ledger": solution.ledger.rows(),
     }  # fmt: skip
 
@@ -175,11 +171,16 @@ def find_best_rate(rows: list[dict[str, Any]], settings: dict[str, Any]) -> floa
     return float(min(tried, key=lambda row: row["loss"])["lr"])
 
 
+def row_group(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return what the rows of one table share."""
+    return row["data"], row["task"], row["network"], f"batches of {row['batch']}"
+
+
 def format_report(rows: list[dict[str, Any]]) -> str:
     """Return a table for each task and network: medians over seeds with spread, and costs relative to plain training."""
     parts = []
-    for which in dict.fromkeys((row["data"], row["task"], row["network"]) for row in rows):
-        these = [r for r in rows if (r["data"], r["task"], r["network"]) == which and r["seed"] != TUNING]
+    for which in dict.fromkeys(map(row_group, rows)):
+        these = [r for r in rows if row_group(r) == which and r["seed"] != TUNING]
         plain = [r for r in these if r["method"] == "plain"]
         if not plain:
             continue
@@ -192,7 +193,7 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         for name in dict.fromkeys(r["method"] for r in these):
             parts.append(format_row(name, [r for r in these if r["method"] == name], base))
         parts += ["\nthe grid, seed 100\n", "| method | steps | rate | MSE × 10³ | seconds |", "|---|---|---|---|---|"]
-        tried = [r for r in rows if (r["data"], r["task"], r["network"]) == which and r["seed"] == TUNING]
+        tried = [r for r in rows if row_group(r) == which and r["seed"] == TUNING]
         for r in tried:
             steps = ", ".join(f"{n:,}" for n in r["steps"])
             parts.append(f"| {r['method']} | {steps} | {r['lr']:g} | {1e3 * r['loss']:.3f} | {r['seconds']:.0f} |")
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
     parser.add_argument("--photographs", type=Path, help="folder with train, valid and test, in place of CIFAR-10")
     parser.add_argument("--tile", type=int, default=128, help="pixels a side of the tiles of photographs")
+    parser.add_argument("--batch", type=int, help="images of a minibatch, 64 or 8 tiles by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--network", choices=("residual", "unet"), default="residual")
     parser.add_argument("--rates", type=float, nargs="*", default=RATES, help="rates of the grid")
@@ -235,7 +237,7 @@ def main() -> None:
         print(format_report(rows))
         return
     torch.set_num_threads(1)
-    images = Images(options.photographs, options.tile)
+    images = Images(options.photographs, options.tile, options.batch or (8 if options.photographs else 64))
     every = (
         list_ablations(options.horizon)
         if options.ablations
@@ -248,7 +250,13 @@ def main() -> None:
         for seed in ([TUNING] if options.tune or options.ablations else range(options.seeds))
         for name in methods
     ):
-        setting = {"method": name, "data": images.name, "task": options.task, "network": options.network}
+        setting = {
+            "method": name,
+            "data": images.name,
+            "task": options.task,
+            "network": options.network,
+            "batch": images.batch,
+        }
         setting |= {"steps": list(methods[name].steps)}
         for lr in options.rates if options.tune or options.ablations else [find_best_rate(rows, setting)]:
             call = partial(
