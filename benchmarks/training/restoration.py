@@ -12,6 +12,8 @@ Seconds are processor time of one thread, on a GPU (``--device cuda``) time on t
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --tune
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --seeds 3     # to benchmarks/results/restoration.jsonl
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --ablations --rates 8e-3
+    NETGRAPH_DATA=... python benchmarks/training/restoration.py --batch 16 --horizon 6000 --tune
+    NETGRAPH_DATA=... python benchmarks/training/restoration.py --batch 16 --horizon 6000 --ablations --only four
     python benchmarks/training/shipped_photographs.py FOLDER
     python benchmarks/training/restoration.py --photographs FOLDER --horizon 600 --tune      # then --seeds 3
     python benchmarks/training/restoration.py --report
@@ -84,6 +86,7 @@ class Method:
     halved: bool = False
     schedule: str | MakeScheduler = "wsd"
     rewarm: int = 0
+    accumulate: int = 1  # minibatches of a step on coarse levels
     by_rule: bool = False
 
 
@@ -113,6 +116,7 @@ def list_ablations(horizon: int) -> dict[str, Method]:
         "warm-up of each level over 20 steps": Method(usual, rewarm=20),
         "more steps on the middle level": Method((usual[0], 52 * horizon // 100, 7 * horizon // 100)),
         "levels left by rule": Method(usual, by_rule=True),
+        "four minibatches on coarse levels": Method((usual[0], usual[1] // 4, usual[2] // 4), accumulate=4),
     }
 
 
@@ -136,9 +140,10 @@ def train_once(
     levels = build_levels(task, method, task.example.to(device))
     valid = partial(validate, task) if method.by_rule else None
     problem = Problem(loader, functional.mse_loss, valid=valid, restrict=task.restrict)
+    coarse = {level: {"accumulate": method.accumulate} for level in range(1, len(method.steps))}
     solver = FAS(
         "kaskade", torch.optim.Adam, lr, epochs=sum(method.steps) / len(loader), share=method.steps, schedule=method.schedule,
-        options=Options(Smoothing(bf16=True, rewarm=method.rewarm)), seed=seed,
+        options=Options(Smoothing(bf16=True, rewarm=method.rewarm), levels=coarse), seed=seed,
     )  # fmt: skip
     clock = time.thread_time if device == "cpu" else time.perf_counter
     begun = clock()
