@@ -88,7 +88,7 @@ def half_for_probes(monkeypatch):
 def test_a_choice_leaves_the_first_weights_and_plans_what_is_left_of_the_budget(half_for_probes):
     network, lines = perceptron(), []
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    chosen = choose_training(network, torch.ones(2, 6), problem(), seconds=12, lr=1e-2, tell=lines.append)
+    chosen = choose_training(network, torch.ones(2, 6), problem(), seconds=6, lr=1e-2, tell=lines.append)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert len(lines) == sum(map(len, chosen.rounds)) == len(chosen.rows())
     assert chosen.rounds[0][0].candidate.name == "plain"
@@ -136,7 +136,7 @@ def test_minibatches_without_a_length_are_refused():
 
 def test_the_options_that_the_command_prints_give_the_same_network(half_for_probes, tmp_path):
     chosen, again = tmp_path / "auto.safetensors", tmp_path / "again.safetensors"
-    code, out, err = run("train", "mlp", "--widths", 16, "--auto", 8, "-o", chosen, "--json")
+    code, out, err = run("train", "mlp", "--widths", 16, "--auto", 5, "-o", chosen, "--json")
     assert code == 0, err
     document = json.loads(out)
     options = document["auto"]["again"].partition(": ")[2].split()
