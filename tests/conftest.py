@@ -42,6 +42,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for mark, n in config.stash.get(_LEFT_OUT, {}).items():
+    unknown = {
+        mark: "the" for mark, (_, there) in MISSING.items() if not there()
+    }  # worker processes have collected them
+    for mark, n in config.stash.get(_LEFT_OUT, unknown).items():
         if n:
             terminalreporter.write_line(f"left out: {n} tests that {MISSING[mark][0]}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escape surrogates in what a test wrote to logs and streams: worker processes send reports as UTF-8."""
+    report = yield
+    report.sections = [
+        tuple(text.encode("utf-8", "backslashreplace").decode() for text in section) for section in report.sections
+    ]
+    return report
