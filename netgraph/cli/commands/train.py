@@ -108,7 +108,7 @@ def train_network(
     trained = solution.model if solution.mean is None else solution.mean
     document, outcome = _describe_result(task, hierarchy, solution, trained, options)
     if choice is not None:
-        document["auto"] = describe_choice(choice, options)
+        document["auto"] = describe_choice(choice, options, task)
         outcome = f"{choice}\n{document['auto']['again']}\n\n{outcome}"
     stopped = ended_by_signal(solution.reason)
     writes = [] if output is None or stopped else [partial(write_network, trained, task, output)]
@@ -125,7 +125,7 @@ def train_network(
         raise typer.Exit(4)  # the reason says how many steps were refused
 
 
-def describe_choice(choice: TrainingChoice, options: TrainOptions) -> dict[str, Any]:
+def describe_choice(choice: TrainingChoice, options: TrainOptions, task: Task) -> dict[str, Any]:
     """Return what ``--auto`` chose as data, with the options that give the same run again.
 
     Parameters
@@ -133,9 +133,12 @@ def describe_choice(choice: TrainingChoice, options: TrainOptions) -> dict[str, 
     choice : TrainingChoice
     options : TrainOptions
         The options that it chose.
+    task : Task
     """
+    is_other = not choice.directions and task.data.padding is not None
+    same = "nearly the same run, with texts of their own lengths" if is_other else "the same run without probes"
     levels = f"--coarsen {choice.directions} --levels {len(choice.steps)} --share {options.share}"
-    again = f"the same run without probes: {levels if choice.directions else '--plain'} --epochs {options.epochs:.8g} --schedule wsd"
+    again = f"{same}: {levels if choice.directions else '--plain'} --epochs {options.epochs:.8g} --schedule wsd"
     return {
         "seconds": choice.spent,
         "probes": choice.rows(),
