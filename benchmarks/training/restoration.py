@@ -93,17 +93,18 @@ class Method:
 # Steps of each level, finest first, as percentages of those of plain training. A level costs a quarter of the next finer one, so that
 # nested iteration costs 0.30 on three levels and 0.14 on four, and its short form 0.19 and 0.09.
 NESTED = {3: ((16, 40, 80), (10, 25, 50)), 4: ((6, 16, 40, 80), (4, 10, 25, 50))}
+COST = {3: 30, 4: 14}  # of nested iteration, as a percentage of that of plain training
 
 
 def list_methods(horizon: int, n_levels: int) -> dict[str, Method]:
     """Return the methods for a number of plain steps. All but plain training and the shortest have about the same cost."""
     shares = [tuple(percent * horizon // 100 for percent in percents) for percents in NESTED[n_levels]]
-    cost = sum(steps / 4**level for level, steps in enumerate(shares[0]))
+    cost = COST[n_levels] * horizon // 100
     return {
         "plain": Method((horizon,)),
         f"nested iteration, {n_levels} levels": Method(shares[0]),
-        "half of the pixels alone": Method((round(4 * cost),), halved=True),
-        "plain, short": Method((round(cost),)),
+        "half of the pixels alone": Method((4 * cost,), halved=True),
+        "plain, short": Method((cost,)),
         f"nested iteration, {n_levels} levels, short": Method(shares[1]),
     }
 

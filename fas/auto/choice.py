@@ -51,8 +51,6 @@ class TrainingChoice:
         What the levels make smaller. Empty for plain training.
     steps : tuple of int
         Steps of each level, finest first.
-    epochs : float
-        The same in passes over the data, all levels together.
     seconds : float
         Budget.
     spent : float
@@ -69,7 +67,6 @@ class TrainingChoice:
     solver: FAS
     directions: str
     steps: tuple[int, ...]
-    epochs: float
     seconds: float
     spent: float
     rounds: list[list[Probe]]
@@ -159,7 +156,7 @@ def choose_training(
     >>> problem = ng.Problem(batches, torch.nn.functional.mse_loss)
     >>> choice = choose_training(network, inputs[:2], problem, seconds=2)
     >>> print(choice.reason)
-    chosen: plain training, because the network has no direction to make smaller.
+    chosen: plain training, because no levels can be trained.
     >>> solution = choice.solver.solve(choice.hierarchy, problem)
     """
     begun = time.perf_counter()
@@ -171,12 +168,11 @@ def choose_training(
         )
     settings = Settings(optimizer, lr, weight_decay, options or Options(), seed)
     candidates, left_out = build_candidates(network, example, coarsening or CoarsenOptions(), BUILDING * seconds)
-    for candidate in candidates:
-        measure_steps(candidate, problem, settings)
+    candidates = _time_steps(candidates, problem, settings, left_out)
     left = PROBING * seconds - (time.perf_counter() - begun)
     rounds: list[list[Probe]] = []
     if len(candidates) == 1:
-        best, reason = candidates[0], "chosen: plain training, because the network has no direction to make smaller."
+        best, reason = candidates[0], "chosen: plain training, because no levels can be trained."
     else:
         judged, tell = take_judged_batches(problem, seed), tell or (lambda text: None)
         candidates = _fit_round(candidates, left / 3, seconds, left_out)
@@ -187,10 +183,24 @@ def choose_training(
     spent = time.perf_counter() - begun
     steps = best.count_steps(seconds - spent)
     solver = settings.make_solver(steps, problem)
-    epochs = settings.count_epochs(steps, problem)
-    return TrainingChoice(
-        best.hierarchy, solver, best.directions, steps, epochs, seconds, spent, rounds, left_out, reason
-    )
+    return TrainingChoice(best.hierarchy, solver, best.directions, steps, seconds, spent, rounds, left_out, reason)
+
+
+def _time_steps(
+    candidates: Sequence[Candidate], problem: Objective, settings: Settings, left_out: list[str]
+) -> list[Candidate]:
+    """Measure the seconds of a step on each level, and return the candidates whose levels the problem can be trained on."""
+    plain, *others = candidates
+    measure_steps(plain, problem, settings)  # what it refuses is the user's to mend
+    fitting = [plain]
+    for candidate in others:
+        try:
+            measure_steps(candidate, problem, settings)
+        except NetgraphError as error:  # such as targets without a way to the resolution of the level
+            left_out.append(f"{candidate.name}: {error}")
+        else:
+            fitting.append(candidate)
+    return fitting
 
 
 def _fit_round(candidates: Sequence[Candidate], left: float, budget: float, left_out: list[str]) -> list[Candidate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from netgraph.fas.auto.candidates import Candidate
-from netgraph.fas.levels.grid import without_side_effects
+from netgraph.fas.levels.grid import keep_modes, without_side_effects
 from netgraph.fas.options import Options
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
 from netgraph.fas.solver.problem import Objective, count_batches, move_to_device
@@ -44,14 +45,11 @@ class Settings:
     options: Options
     seed: int
 
-    def count_epochs(self, steps: Sequence[int], problem: Objective) -> float:
-        """Return the passes over the data of a number of steps on each level."""
-        return sum(steps) * self.options.smoothing.accumulate / (count_batches(problem.batches) or 1)
-
     def make_solver(self, steps: Sequence[int], problem: Objective) -> FAS:
         """Return a solver of nested iteration with a number of steps on each level, finest first."""
+        epochs = sum(steps) * self.options.smoothing.accumulate / (count_batches(problem.batches) or 1)
         return FAS(
-            "kaskade", self.optimizer, self.lr, epochs=self.count_epochs(steps, problem), share=tuple(steps), schedule="wsd", options=self.options,
+            "kaskade", self.optimizer, self.lr, epochs=epochs, share=tuple(steps), schedule="wsd", options=self.options,
             weight_decay=self.weight_decay, seed=self.seed,
         )  # fmt: skip
 
@@ -108,26 +106,17 @@ def run_probe(
 
 
 def _run(candidate: Candidate, steps: Sequence[int], problem: Objective, settings: Settings) -> Solution:
-    """Train a candidate, with a record of every step. The figures of the problem are not measured."""
-    return settings.make_solver(steps, problem).solve(candidate.hierarchy, _WithoutFigures(problem), every=1)
-
-
-class _WithoutFigures:
-    """A problem without its figures, which may take longer than a probe."""
-
-    def __init__(self, problem: Objective) -> None:
-        self.problem, self.batches = problem, problem.batches
-
-    def value(self, model: nn.Module, batch: Any) -> torch.Tensor:
-        """Return the loss of the problem."""
-        return self.problem.value(model, batch)
+    """Train a candidate, with a record of every step. Figures are not measured, because that may take longer than a probe."""
+    without_figures: Any = copy.copy(problem)
+    without_figures.valid = None
+    return settings.make_solver(steps, problem).solve(candidate.hierarchy, without_figures, every=1)
 
 
 @torch.no_grad()
 def compute_mean_loss(model: nn.Module, problem: Objective, batches: Sequence[Any]) -> float:
     """Return the mean loss of a network in evaluation mode over some minibatches."""
     device = next(model.parameters()).device
-    model.eval()
-    with without_side_effects([model]):
+    with keep_modes([model]), without_side_effects([model]):
+        model.eval()
         losses = [float(problem.value(model, move_to_device(batch, device))) for batch in batches]
     return statistics.fmean(losses)

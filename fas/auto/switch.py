@@ -100,7 +100,7 @@ class SwitchOnPlateau:
             }
             return
         steps = run.done - state["done"]
-        cost, fine_cost = (STEP * run.maps.flops[i] for i in (level, level - 1))
+        cost, fine_cost = (run.step_costs[i] for i in (level, level - 1))
         half = int(PROBE * steps * cost / fine_cost / 2)
         if steps * self.checks < planned or run.done >= planned or half < FEWEST:
             return
@@ -133,12 +133,8 @@ def _check_run(run: Run) -> None:
 
 def _measure_loss(run: Run, level: int) -> float:
     """Return the validation loss of a level, without a record."""
-    model, valid = run.grids[level].model, getattr(run.problem, "valid", None)
-    assert valid is not None
-    with run.ledger.clock(level, "evaluate"), without_side_effects([model]):
-        model.eval()
-        figures: dict[str, float] = valid(model)
-        model.train()
+    with without_side_effects([run.grids[level].model]):
+        figures = run.measure_figures(level)
     if "loss" not in figures:
         raise NetgraphError(
             f"a switch by rule compares validation losses, and the problem's figures are {', '.join(figures) or 'none'}. Give one "
@@ -149,7 +145,7 @@ def _measure_loss(run: Run, level: int) -> float:
 
 def _probe_finer_level(run: Run, level: int, half: int) -> tuple[float, float]:
     """Return what the next finer level earns per operation in the second half of a probe, and the operations of the probe."""
-    fine, cost = run.grids[level - 1], STEP * run.maps.flops[level - 1]
+    fine, cost = run.grids[level - 1], run.step_costs[level - 1]
     kept = copy_vector(fine.x)
     with run.ledger.clock(level - 1, "probe"):
         _begin_finer_level(run, level)
@@ -182,7 +178,7 @@ def _take_steps(run: Run, level: int, n: int) -> None:
     """Take some steps of a probe, at the rate of the schedule."""
     grid = run.grids[level]
     for _ in range(n):
-        batch = run.move_to_level(next(run.stream), grid)
+        batches = [run.move_to_level(batch, grid) for batch in run.stream.take(grid.smoother.options.accumulate)]
         grid.smoother.follow(run.schedules[0].group)
-        grid.smoother.step(run.problem.value, [batch], {})
-        run.ledger.spend(level, "probe", STEP * count_rows(batch) * run.maps.flops[level])
+        grid.smoother.step(run.problem.value, batches, {})
+        run.ledger.spend(level, "probe", STEP * sum(map(count_rows, batches)) * run.maps.flops[level])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from netgraph.errors import NetgraphError
 from netgraph.fas.estimate.samples import count_samples, cut_samples
 from netgraph.fas.estimate.step import PLAIN, EstimateRun
-from netgraph.fas.levels.grid import in_training_mode, without_side_effects
+from netgraph.fas.levels.grid import keep_modes, without_side_effects
 from netgraph.fas.levels.smoother import Value, compute_value
 from netgraph.fas.levels.vectors import copy_vector
 from netgraph.fas.options import Options
@@ -91,7 +91,8 @@ def check_mean(model: nn.Module, value: Value, batch: Any, level: int) -> int:
     NetgraphError
         The network or the loss couples samples.
     """
-    with in_training_mode([model]):
+    with keep_modes([model]):
+        model.train()
         whole, again = (_evaluate_seeded(model, value, batch, seed) for seed in (1, 2))
         if whole != again:
             model.eval()

@@ -10,7 +10,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
 from netgraph.fas.estimate.report import VarianceReport
 from netgraph.fas.estimate.step import PLAIN, load_estimate, prepare_estimate, write_estimate
-from netgraph.fas.levels.grid import in_training_mode, without_side_effects
+from netgraph.fas.levels.grid import keep_modes, without_side_effects
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.smoother import accumulate_gradient, read_gradients
 from netgraph.fas.levels.vectors import Vector, assign, copy_vector
@@ -115,7 +115,9 @@ def estimate_gradient(
     coarse = [copy_vector(grid.x) for grid in run.grids[1:]]
     old = {name: p.grad for name, p in run.grids[0].smoother.named.items()}
     try:
-        with in_training_mode(run.maps.models), without_side_effects(run.maps.models):
+        with keep_modes(run.maps.models), without_side_effects(run.maps.models):
+            for model in run.maps.models:
+                model.train()
             torch.manual_seed(seed)
             return _estimate(run)
     finally:

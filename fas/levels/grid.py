@@ -54,12 +54,10 @@ class Grid:
 
 
 @contextlib.contextmanager
-def in_training_mode(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Put networks in training mode for a block, and restore the mode of every module."""
+def keep_modes(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore the mode of every module after the block, training or evaluation."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
-        for model in models:
-            model.train()
         yield
     finally:
         for module, mode in modes:

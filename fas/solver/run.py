@@ -28,7 +28,7 @@ from netgraph.fas.estimate.step import (
     write_estimate,
 )
 from netgraph.fas.ledger import STEP, Ledger
-from netgraph.fas.levels.grid import Grid
+from netgraph.fas.levels.grid import Grid, keep_modes
 from netgraph.fas.levels.growth import Growth
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
 from netgraph.fas.levels.moments import set_moments
@@ -244,6 +244,11 @@ class Run:
         return self.grids[0].model if self.mean is None else self.mean.module
 
     @property
+    def step_costs(self) -> list[float]:
+        """Operations of a step by level, for minibatches of one sample."""
+        return [STEP * n * self.options.smoothing_of(i).accumulate for i, n in enumerate(self.maps.flops)]
+
+    @property
     def total_steps(self) -> int:
         """Planned steps of the whole run."""
         return sum(visit.steps for visit in self.visits)
@@ -313,7 +318,7 @@ class Run:
         Parameters
         ----------
         spent : float, default 0
-            Operations for one sample that the decision took. They are subtracted.
+            Operations that the decision took, in the unit of `step_costs`. They are subtracted.
 
         Raises
         ------
@@ -328,8 +333,7 @@ class Run:
             raise NetgraphError(
                 "a level can be left early only under one schedule with a stable phase. Take wsd or constant, over all levels together."
             )
-        costs = [STEP * flops for flops in self.maps.flops]
-        self.visits = leave_visit(self.visits, at, done, costs, spent)
+        self.visits = leave_visit(self.visits, at, done, self.step_costs, spent)
         self.schedules[0] = self.schedules[0].with_length(self.total_steps, count_steps_on_finest(self.visits))
         self.switches.append((at, done, spent))
 
@@ -479,15 +483,19 @@ class Run:
         figures : dict of str to float
             Empty if the problem has no ``valid``.
         """
-        valid = getattr(self.problem, "valid", None)
+        if getattr(self.problem, "valid", None) is None:
+            return {}
+        figures = self.measure_figures(self.top)
+        self.emit_event("evaluate", self.top, figures=figures)
+        return figures
+
+    def measure_figures(self, level: int) -> dict[str, float]:
+        """Return the problem's figures of one level, without a record. They are empty if the problem has no ``valid``."""
+        model, valid = self.grids[level].model, getattr(self.problem, "valid", None)
         if valid is None:
             return {}
-        with self.ledger.clock(self.top, "evaluate"):
-            modes = [(module, module.training) for module in self.model.modules()]
-            figures: dict[str, float] = valid(self.model)
-            for module, mode in modes:
-                module.training = mode
-        self.emit_event("evaluate", self.top, figures=figures)
+        with self.ledger.clock(level, "evaluate"), keep_modes([model]):
+            figures: dict[str, float] = valid(model)
         return figures
 
     @property

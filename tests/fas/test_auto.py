@@ -93,7 +93,7 @@ def test_a_choice_leaves_the_first_weights_and_plans_what_is_left_of_the_budget(
     assert len(lines) == sum(map(len, chosen.rounds)) == len(chosen.rows())
     assert chosen.rounds[0][0].candidate.name == "plain"
     assert [text[:5] for text in chosen.left_out][:2] == ["depth", "space"]  # then levels for which there was no time
-    assert chosen.epochs * 16 == sum(chosen.steps)
+    assert chosen.solver.epochs * 16 == sum(chosen.steps)
     solution = chosen.solver.solve(chosen.hierarchy, problem())
     assert solution.history[-1]["step"] == sum(chosen.steps)
     assert solution.model is network
@@ -104,7 +104,21 @@ def test_a_network_without_directions_is_trained_plainly():
     network = torch.nn.Linear(6, 2)
     chosen = choose_training(network, torch.ones(2, 6), problem(), seconds=2)
     assert (chosen.directions, chosen.rounds) == ("", [])
-    assert "no direction to make smaller" in str(chosen)
+    assert "no levels can be trained" in str(chosen)
+
+
+def test_levels_that_the_problem_does_not_fit_are_left_out_and_the_mode_stays(half_for_probes):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 3, padding=1)
+    )
+    images = torch.rand(64, 3, 16, 16)
+    dense = ng.Problem(list(zip(images.split(8), images.split(8), strict=True)), torch.nn.functional.mse_loss)
+    chosen = choose_training(network, images[:2], dense, seconds=8)
+    (why,) = [text for text in chosen.left_out if text.startswith("space, 2")]
+    assert "Give Problem(restrict=...)" in why
+    assert all(module.training for module in network.modules())
+    assert all(level.model.training for level in chosen.hierarchy.levels)
 
 
 def test_probes_are_compared_on_minibatches_of_another_order():

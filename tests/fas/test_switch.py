@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import netgraph as ng
 from netgraph.errors import NetgraphError
-from netgraph.fas import FAS, Checkpoints, Problem, SwitchOnPlateau, resume
+from netgraph.fas import FAS, Checkpoints, Options, Problem, SwitchOnPlateau, resume
 from netgraph.fas.auto.switch import PATIENCE
 from netgraph.fas.ledger import STEP
 from netgraph.fas.solver.cycles import Visit, leave_visit, plan_steps
@@ -91,9 +91,11 @@ def test_a_level_that_earns_less_is_left_after_two_checks_in_a_row():
     assert steps[2] == 21  # records of ten steps
 
 
-def test_probes_and_smoothing_cost_what_was_planned():
-    hierarchy, solution = solve(own=0.0, finer=5.0)
+@pytest.mark.parametrize("minibatches", [1, 2])  # of a step on the coarsest level
+def test_probes_and_smoothing_cost_what_was_planned(minibatches):
+    hierarchy, solution = solve(own=0.0, finer=5.0, options=Options(levels={2: {"accumulate": minibatches}}))
     flops = [STEP * 16 * level.flops / 2 for level in hierarchy.levels]
+    flops[2] *= minibatches
     planned = sum(n * cost for n, cost in zip(SHARE, flops, strict=True))
     spent = solution.ledger.total_flops()
     assert any(kind == "probe" and cost for (_, kind), cost in solution.ledger.flops.items())

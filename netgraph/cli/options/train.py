@@ -215,7 +215,7 @@ def choose_levels(options: TrainOptions, task: Task, problem: Problem) -> tuple[
         plain=not choice.directions,
         coarsening=replace(options.coarsening, **levels),
         share=",".join(map(str, choice.steps)) if choice.directions else "",
-        epochs=float(f"{choice.epochs:.8g}"),
+        epochs=float(f"{choice.solver.epochs:.8g}"),
         schedule="wsd",
     )
     return chosen, choice
