@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import platform
 import statistics
 import time
 from collections import Counter
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 Row = dict[str, Any]
+TUNING = 100  # seed of the grids of rates, which no result uses
 
 
 def read_rows(path: Path, having: str = "method") -> list[Row]:
@@ -55,6 +58,39 @@ def run_missing(
             file.write(json.dumps(row) + "\n")
             file.flush()
             yield row
+
+
+def make_grid_parser(
+    description: str | None, results: Path, rates: Iterable[float], seeds: int = 3
+) -> argparse.ArgumentParser:
+    """Return the options of a benchmark whose methods are tuned on a grid of rates before they are compared."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune", action="store_true", help=f"run the grid, with seed {TUNING}")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--rates", type=float, nargs="*", default=tuple(rates), help="rates of the grid")
+    parser.add_argument("--out", type=Path, default=results)
+    parser.add_argument("--report", action="store_true")
+    return parser
+
+
+def find_best_rate(rows: Iterable[Row], settings: Row) -> float:
+    """Return the rate at which a method ended lowest in the grid.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+    settings : dict
+        What a row of the grid must agree with: its method, and everything that its rate depends on.
+    """
+    tried = [r for r in rows if r["seed"] == TUNING and all(r[key] == value for key, value in settings.items())]
+    if not tried:
+        raise SystemExit(f"{settings} was not tuned. Run with --tune first.")
+    return float(min(tried, key=lambda row: row["loss"])["lr"])
+
+
+def describe_machine() -> Row:
+    """Return the first line of a file of results on one thread of a CPU."""
+    return {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
 
 
 def count_events(solution: Any) -> Row:

@@ -1,4 +1,4 @@
-"""Claim: ``--auto`` never ends behind plain training of the same seconds by more than the spread.
+"""Claim, not measured yet: ``--auto`` never ends behind plain training of the same seconds by more than the spread.
 
 `choose_training` gets a budget of seconds, chooses by probes, and trains with what is left. Plain training gets the whole budget under
 the same schedule, and the rate, optimizer and batch of the task. Both are judged by the loss on the test split. Seconds are time on
@@ -11,7 +11,6 @@ the clock, so the machine must be quiet.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 from functools import partial
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import read_rows, run_missing
+from common import describe_machine, read_rows, run_missing
 
 from netgraph.coarsen.hierarchy.hierarchy import build_single_level
 from netgraph.fas.auto.candidates import Candidate
@@ -112,8 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     jobs = [(name, seed, TASKS[name][-1]) for name in options.tasks for seed in range(options.seeds)]
     calls = [(dict(zip(KEY, job, strict=True)), partial(train_both, *job)) for job in jobs]
-    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-    for row in run_missing(options.out, KEY, calls, machine):
+    for row in run_missing(options.out, KEY, calls, describe_machine()):
         print(format_report([row]).splitlines()[-1], flush=True)
 
 

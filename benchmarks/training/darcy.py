@@ -11,8 +11,6 @@ method's best rate on validation data. Seconds are processor time of one thread 
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 import sys
 import time
@@ -24,7 +22,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import read_rows, run_missing
+from common import TUNING, describe_machine, find_best_rate, make_grid_parser, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import build_single_level
@@ -37,7 +35,6 @@ from netgraph.models.training.tasks import make_task
 
 RESULTS = Path(__file__).parent.parent / "results" / "darcy.jsonl"
 RATES = (1e-3, 2e-3, 4e-3)
-TUNING = 100  # seed of the grid
 BATCH = 16
 KEY = ("method", "network", "seed", "lr", "steps")  # identifies a row
 
@@ -87,14 +84,6 @@ def train_once(name: str, network: str, seed: int, lr: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def find_best_rate(rows: list[dict[str, Any]], name: str, network: str) -> float:
-    """Return the rate at which a method ended lowest in the grid."""
-    tried = [r for r in rows if (r["method"], r["network"], r["seed"]) == (name, network, TUNING)]
-    if not tried:
-        raise SystemExit(f"{name} was not tuned for {network}. Run with --tune first.")
-    return float(min(tried, key=lambda row: row["loss"])["lr"])
-
-
 def pick_runs(rows: list[dict[str, Any]], name: str, network: str, *, tuning: bool) -> list[dict[str, Any]]:
     """Return the runs of a method: those of its best rate in the grid, or the results of other seeds."""
     runs = [r for r in rows if (r["method"], r["network"]) == (name, network) and (r["seed"] == TUNING) == tuning]
@@ -125,12 +114,8 @@ def format_report(rows: list[dict[str, Any]], *, tuning: bool) -> str:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser = make_grid_parser(__doc__, RESULTS, RATES, seeds=1)
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     rows = read_rows(options.out)
     if options.report:
@@ -141,12 +126,13 @@ def main() -> None:
     for seed in [TUNING] if options.tune else range(options.seeds):
         for network in options.networks:
             for name in METHODS:
-                for lr in RATES if options.tune else [find_best_rate(rows, name, network)]:
+                for lr in (
+                    options.rates if options.tune else [find_best_rate(rows, {"method": name, "network": network})]
+                ):
                     steps = [round(share * NETWORKS[network].steps) for share in METHODS[name]]
                     key = {"method": name, "network": network, "seed": seed, "lr": lr, "steps": steps}
                     calls.append((key, partial(train_once, name, network, seed, lr)))
-    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-    for row in run_missing(options.out, KEY, calls, machine):
+    for row in run_missing(options.out, KEY, calls, describe_machine()):
         print(
             f"{row['network']}, {row['method']}, {row['lr']:g}: {row['loss']:.2%}, {row['seconds']:.0f} s", flush=True
         )

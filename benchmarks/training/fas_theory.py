@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import statistics
 import sys
 import time
@@ -38,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import count_events, read_rows, run_missing
+from common import count_events, describe_machine, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
@@ -336,8 +335,7 @@ def main() -> None:
                     for lr in RATES[smoother]:
                         key = {"problem": problem, "smoother": smoother, "method": name, "seed": seed, "lr": lr}
                         calls.append((key, partial(measure, problem, smoother, name, seed, lr, options.scale)))
-    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-    for row in run_missing(options.out, KEY, calls, machine):
+    for row in run_missing(options.out, KEY, calls, describe_machine()):
         print(
             f"{row['problem']}, {row['smoother']} {row['lr']:g}, {row['method']}: loss {row['loss']:.3g}, gradient {row['gradient']:.2g}, "
             f"{row['accepted']} accepted of {row['events']}, {row['seconds']:.1f} s",

@@ -15,9 +15,7 @@ makes them longer, unevenly. FLOPs are exact.
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import statistics
 import sys
 import time
@@ -31,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import read_rows, run_missing
+from common import TUNING, describe_machine, find_best_rate, make_grid_parser, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
@@ -45,7 +43,6 @@ from netgraph.optim.optimizers import find_optimizer
 
 RESULTS = Path(__file__).parent.parent / "results" / "language_model.jsonl"
 RATES = (4e-3, 8e-3, 1.6e-2)
-TUNING = 100  # seed of the grid
 LENGTH, ROWS, WIDTH, BLOCKS = 128, 16, 32, 8
 TEST_BYTES = 2**18
 KEY = ("method", "optimizer", "seed", "lr", "million")  # identifies a row
@@ -182,14 +179,6 @@ def train_once(name: str, optimizer: str, seed: int, lr: float, million: float) 
     }  # fmt: skip
 
 
-def find_best_rate(rows: list[dict[str, Any]], name: str, optimizer: str) -> float:
-    """Return the rate at which a method ended lowest in the grid."""
-    tried = [r for r in rows if (r["method"], r["optimizer"], r["seed"]) == (name, optimizer, TUNING)]
-    if not tried:
-        raise SystemExit(f"{name} was not tuned with {optimizer}. Run with --tune first.")
-    return float(min(tried, key=lambda row: row["loss"])["lr"])
-
-
 def format_report(rows: list[dict[str, Any]]) -> str:
     """Return tables: medians over seeds with spread, losses and costs relative to plain with the same optimizer."""
     parts = []
@@ -222,15 +211,10 @@ def format_row(key: tuple[Any, ...], runs: list[dict[str, Any]], plain: list[dic
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = make_grid_parser(__doc__, RESULTS, RATES)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--million", type=float, default=3.0, help="millions of bytes of a run")
-    parser.add_argument("--rates", type=float, nargs="*", default=RATES, help="rates of the grid")
     parser.add_argument("--only", nargs="*", help="only these methods")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     rows = read_rows(options.out)
     if options.report:
@@ -241,11 +225,11 @@ def main() -> None:
     seeds = [TUNING] if options.tune else range(options.seeds)
     calls = []
     for seed, name in ((seed, name) for seed in seeds for name in names):
-        for lr in options.rates if options.tune else [find_best_rate(rows, name, options.optimizer)]:
-            settings = {"optimizer": options.optimizer, "seed": seed, "lr": lr, "million": options.million}
+        setting = {"optimizer": options.optimizer, "million": options.million}
+        for lr in options.rates if options.tune else [find_best_rate(rows, {"method": name, **setting})]:
+            settings = {**setting, "seed": seed, "lr": lr}
             calls.append(({"method": name, **settings}, partial(train_once, name, **settings)))
-    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-    for row in run_missing(options.out, KEY, calls, machine):
+    for row in run_missing(options.out, KEY, calls, describe_machine()):
         print(
             f"{row['method']} {row['optimizer']} {row['seed']} {row['lr']:g}: {row['loss']:.4f} nats, {row['seconds']:.0f} s",
             flush=True,

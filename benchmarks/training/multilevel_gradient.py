@@ -13,7 +13,6 @@ benchmarks/results/multilevel_gradient.jsonl. The cost of a method is counted in
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import read_rows, run_missing
+from common import describe_machine, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.fas.integrations.gradient_estimate import estimate_gradient
@@ -173,8 +172,7 @@ def main() -> None:
             if not options.only or any(word in f"{task}: {name}" for word in options.only):
                 key = {"task": task, "method": name, "seed": SEED, "lr": RATES[task]}
                 calls.append((key, partial(train_once, *key.values())))
-        machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-        for row in run_missing(options.out, KEY, calls, machine):
+        for row in run_missing(options.out, KEY, calls, describe_machine()):
             print(f"{row['task']}, {row['method']}: {row['loss']:.5g}, {row['seconds']:.0f} s", flush=True)
 
 

@@ -21,8 +21,6 @@ Seconds are processor time of one thread, on a GPU (``--device cuda``) time on t
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 import sys
 import time
@@ -36,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import read_rows, run_missing
+from common import TUNING, describe_machine, find_best_rate, make_grid_parser, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
@@ -56,7 +54,6 @@ from netgraph.utils.choices import RESTORATIONS
 
 RESULTS = Path(__file__).parent.parent / "results" / "restoration.jsonl"
 RATES = (2e-3, 4e-3, 8e-3)
-TUNING = 100  # seed of the grid
 KEY = ("method", "data", "task", "network", "batch", "seed", "lr", "steps")  # identifies a row
 
 
@@ -169,14 +166,6 @@ def validate(task: Task, model: nn.Module) -> dict[str, float]:
     )
 
 
-def find_best_rate(rows: list[dict[str, Any]], settings: dict[str, Any]) -> float:
-    """Return the rate at which a method ended lowest in the grid."""
-    tried = [r for r in rows if r["seed"] == TUNING and all(r[key] == value for key, value in settings.items())]
-    if not tried:
-        raise SystemExit(f"{settings} was not tuned. Run with --tune first.")
-    return float(min(tried, key=lambda row: row["loss"])["lr"])
-
-
 def row_group(row: dict[str, Any]) -> tuple[str, ...]:
     """Return what the rows of one table share."""
     return row["data"], row["task"], row["network"], f"batches of {row['batch']}"
@@ -220,12 +209,10 @@ def format_row(name: str, runs: list[dict[str, Any]], base: dict[str, float]) ->
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tune", action="store_true")
+    parser = make_grid_parser(__doc__, RESULTS, RATES)
     parser.add_argument(
         "--ablations", action="store_true", help="the forms of nested iteration, with seed and rates of the grid"
     )
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--horizon", type=int, default=1500, help="steps of plain training")
     parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
     parser.add_argument("--photographs", type=Path, help="folder with train, valid and test, in place of CIFAR-10")
@@ -233,10 +220,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images of a minibatch, 64 or 8 tiles by default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--network", choices=("residual", "unet"), default="residual")
-    parser.add_argument("--rates", type=float, nargs="*", default=RATES, help="rates of the grid")
     parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     rows = read_rows(options.out)
     if options.report:
@@ -269,8 +253,9 @@ def main() -> None:
                 train_once, name, methods[name], images, options.task, options.network, options.device, seed, lr
             )
             calls.append(({**setting, "seed": seed, "lr": lr}, call))
-    device = torch.cuda.get_device_name() if options.device == "cuda" else platform.platform()
-    machine = {"machine": device, "torch": torch.__version__, "threads": 1}
+    machine = describe_machine()
+    if options.device == "cuda":
+        machine["machine"] = torch.cuda.get_device_name()
     for row in run_missing(options.out, KEY, calls, machine):
         print(
             f"{row['method']} {row['seed']} {row['lr']:g}: MSE {1e3 * row['loss']:.3f}e-3, {row['seconds']:.0f} s",
