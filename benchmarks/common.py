@@ -73,19 +73,24 @@ def make_grid_parser(
     return parser
 
 
-def find_best_rate(rows: Iterable[Row], settings: Row) -> float:
-    """Return the rate at which a method ended lowest in the grid.
+def find_best_row(rows: Iterable[Row], settings: Row) -> Row:
+    """Return the row of the grid in which a method ended lowest.
 
     Parameters
     ----------
     rows : iterable of dict
     settings : dict
-        What a row of the grid must agree with: its method, and everything that its rate depends on.
+        What a row of the grid must agree with: its method, and everything that its best point depends on.
     """
     tried = [r for r in rows if r["seed"] == TUNING and all(r[key] == value for key, value in settings.items())]
     if not tried:
         raise SystemExit(f"{settings} was not tuned. Run with --tune first.")
-    return float(min(tried, key=lambda row: row["loss"])["lr"])
+    return min(tried, key=lambda row: row["loss"])
+
+
+def find_best_rate(rows: Iterable[Row], settings: Row) -> float:
+    """Return the rate at which a method ended lowest in the grid. `find_best_row` says what the settings are."""
+    return float(find_best_row(rows, settings)["lr"])
 
 
 def describe_machine() -> Row:

@@ -3,29 +3,32 @@
 Real CIFAR-10 at 32 pixels: 45,000 images for training, 2,000 of the test split for the figures. Or photographs in tiles of 128 pixels
 (``--photographs``, written by `shipped_photographs.py`), 12 for training and 3 for the figures. A task (``--task denoise``,
 ``inpaint``, ``deblur``, ``super-resolution``) and a network (``residual``, ``unet``) give one comparison. Every method runs its own
-whole schedule (warm-up, stable, decay) with Adam and batches of 64 (of 8 tiles), products in bfloat16: plain training, plain training
+whole schedule (warm-up, stable, decay) with Adam, products in bfloat16, over the same number of images: plain training, plain training
 of the cost of nested iteration, nested iteration over 8, 16 and 32 pixels (16, 32, 64 and 128), and the network trained at half of the
-pixels alone for the same cost, which is evaluated at all of them. ``--tune`` runs `RATES` for each method with seed 100, which no result uses. The results take each method's best rate.
-The rate of nested iteration falls on the finest level alone.
+pixels alone for the same cost, which is evaluated at all of them. The rate of nested iteration falls on the finest level alone.
+
+``--tune`` runs a grid with seed 100, which no result uses: rates (``--rates``), images of a minibatch (``--batch``) and minibatches of a
+step on coarse levels (``--coarse``, for nested iteration). The results take each method's best point of the grid.
 Seconds are processor time of one thread, on a GPU (``--device cuda``) time on the clock. The ledger counts all work.
 
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --tune
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --seeds 3     # to benchmarks/results/restoration.jsonl
     NETGRAPH_DATA=... python benchmarks/training/restoration.py --ablations --rates 8e-3
-    NETGRAPH_DATA=... python benchmarks/training/restoration.py --batch 16 --horizon 6000 --tune
-    NETGRAPH_DATA=... python benchmarks/training/restoration.py --batch 16 --horizon 6000 --ablations --only four
     python benchmarks/training/shipped_photographs.py FOLDER
-    python benchmarks/training/restoration.py --photographs FOLDER --horizon 600 --tune      # then --seeds 3
+    python benchmarks/training/restoration.py --photographs FOLDER --images 4800 --tune      # then --seeds 3
     python benchmarks/training/restoration.py --report
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import TUNING, describe_machine, find_best_rate, make_grid_parser, read_rows, run_missing
+from common import TUNING, describe_machine, find_best_row, make_grid_parser, read_rows, row_key, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
@@ -42,7 +45,6 @@ from netgraph.fas.auto.switch import SwitchOnPlateau
 from netgraph.fas.levels.batch_resolution import find_divisor, restrict_batch
 from netgraph.fas.options import Options, Smoothing
 from netgraph.fas.solver.problem import Problem
-from netgraph.fas.solver.schedule import MakeScheduler
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
 from netgraph.models.data.loader import Loader
@@ -54,7 +56,9 @@ from netgraph.utils.choices import RESTORATIONS
 
 RESULTS = Path(__file__).parent.parent / "results" / "restoration.jsonl"
 RATES = (2e-3, 4e-3, 8e-3)
-KEY = ("method", "data", "task", "network", "batch", "seed", "lr", "steps")  # identifies a row
+TABLE = ("data", "task", "network", "images")  # what the rows of one table share
+POINT = ("batch", "coarse", "lr")  # of the grid
+KEY = ("method", *TABLE, *POINT, "seed")  # identifies a row
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,6 @@ class Images:
 
     folder: Path | None = None
     tile: int = 128
-    batch: int = 64
 
     @property
     def name(self) -> str:
@@ -77,71 +80,84 @@ class Images:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train: steps on each level, finest first, and the level that is trained alone."""
+    """One way to train: what each level sees, finest first, as percentages of the images of plain training."""
 
-    steps: tuple[int, ...]
+    shares: tuple[int, ...]
     halved: bool = False
-    schedule: str | MakeScheduler = "wsd"
+    falls_early: bool = False  # over the last quarter of all steps, in place of the finest level's
     rewarm: int = 0
-    accumulate: int = 1  # minibatches of a step on coarse levels
     by_rule: bool = False
 
 
-# Steps of each level, finest first, as percentages of those of plain training. A level costs a quarter of the next finer one, so that
-# nested iteration costs 0.30 on three levels and 0.14 on four, and its short form 0.19 and 0.09.
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid: images of a minibatch, minibatches of a step on coarse levels, and the rate."""
+
+    batch: int
+    coarse: int
+    lr: float
+
+
+# A level costs a quarter of the next finer one, so that nested iteration costs 0.31 of plain training on three levels and 0.14 on four,
+# and its short form 0.19 and 0.09.
 NESTED = {3: ((16, 40, 80), (10, 25, 50)), 4: ((6, 16, 40, 80), (4, 10, 25, 50))}
 COST = {3: 30, 4: 14}  # of nested iteration, as a percentage of that of plain training
 
 
-def list_methods(horizon: int, n_levels: int) -> dict[str, Method]:
-    """Return the methods for a number of plain steps. All but plain training and the shortest have about the same cost."""
-    shares = [tuple(percent * horizon // 100 for percent in percents) for percents in NESTED[n_levels]]
-    cost = COST[n_levels] * horizon // 100
+def list_methods(n_levels: int) -> dict[str, Method]:
+    """Return the methods. All but plain training and the shortest have about the same cost."""
+    usual, short = NESTED[n_levels]
     return {
-        "plain": Method((horizon,)),
-        f"nested iteration, {n_levels} levels": Method(shares[0]),
-        "half of the pixels alone": Method((4 * cost,), halved=True),
-        "plain, short": Method((cost,)),
-        f"nested iteration, {n_levels} levels, short": Method(shares[1]),
+        "plain": Method((100,)),
+        f"nested iteration, {n_levels} levels": Method(usual),
+        "half of the pixels alone": Method((4 * COST[n_levels],), halved=True),
+        "plain, short": Method((COST[n_levels],)),
+        f"nested iteration, {n_levels} levels, short": Method(short),
     }
 
 
-def list_ablations(horizon: int) -> dict[str, Method]:
+def list_ablations() -> dict[str, Method]:
     """Return forms of nested iteration over three levels, of about the same cost."""
-    usual = tuple(percent * horizon // 100 for percent in NESTED[3][0])
+    usual = NESTED[3][0]
     return {
-        "decay over the last quarter": Method(usual, schedule=partial(make_wsd, lr=1.0, steps=sum(usual))),
+        "decay over the last quarter": Method(usual, falls_early=True),
         "warm-up of each level over 20 steps": Method(usual, rewarm=20),
-        "more steps on the middle level": Method((usual[0], 52 * horizon // 100, 7 * horizon // 100)),
+        "more steps on the middle level": Method((usual[0], 52, 7)),
         "levels left by rule": Method(usual, by_rule=True),
-        "four minibatches on coarse levels": Method((usual[0], usual[1] // 4, usual[2] // 4), accumulate=4),
     }
+
+
+def count_steps(method: Method, images: int, point: Point) -> tuple[int, ...]:
+    """Return the steps of each level, finest first. A step on a coarse level may take several minibatches."""
+    sizes = (point.batch, *[point.batch * point.coarse] * (len(method.shares) - 1))
+    return tuple(share * images // (100 * size) for share, size in zip(method.shares, sizes, strict=True))
 
 
 def build_levels(task: Task, method: Method, example: Tensor) -> Hierarchy:
     """Return the levels of a method. A level that is trained alone has the weights of the finest network."""
-    if len(method.steps) > 1:
-        return ng.build_hierarchy(task.network, example, n_levels=len(method.steps), directions="space")
+    if len(method.shares) > 1:
+        return ng.build_hierarchy(task.network, example, n_levels=len(method.shares), directions="space")
     if not method.halved:
         return build_single_level(task.network, example)
     coarse = ng.build_hierarchy(task.network, example, n_levels=2, directions="space").levels[1]
     return replace(build_single_level(task.network, example), levels=[coarse])
 
 
-def train_once(
-    name: str, method: Method, images: Images, task_name: str, network: str, device: str, seed: int, lr: float
-) -> dict[str, Any]:
-    """Train once, and return a row of results."""
-    task = make_task(network, images.load(), goal=task_name, seed=seed)
+def train_once(settings: dict[str, Any], method: Method, images: Images, device: str) -> dict[str, Any]:
+    """Train once with the settings of a row, and return the row with its results."""
+    point = Point(settings["batch"], settings["coarse"], settings["lr"])
+    steps = count_steps(method, settings["images"], point)
+    task = make_task(settings["network"], images.load(), goal=settings["task"], seed=settings["seed"])
     task.network.to(device)
-    loader = Loader(task.data, images.batch, degradation=task.degradation, seed=seed)
+    loader = Loader(task.data, point.batch, degradation=task.degradation, seed=settings["seed"])
     levels = build_levels(task, method, task.example.to(device))
     valid = partial(validate, task) if method.by_rule else None
     problem = Problem(loader, functional.mse_loss, valid=valid, restrict=task.restrict)
-    coarse = {level: {"accumulate": method.accumulate} for level in range(1, len(method.steps))}
     solver = FAS(
-        "kaskade", torch.optim.Adam, lr, epochs=sum(method.steps) / len(loader), share=method.steps, schedule=method.schedule,
-        options=Options(Smoothing(bf16=True, rewarm=method.rewarm), levels=coarse), seed=seed,
+        "kaskade", torch.optim.Adam, point.lr, epochs=sum(steps) / len(loader), share=steps,
+        schedule=partial(make_wsd, lr=1.0, steps=sum(steps)) if method.falls_early else "wsd",
+        options=Options(Smoothing(bf16=True, rewarm=method.rewarm), levels={level: {"accumulate": point.coarse} for level in range(1, len(steps))}),
+        seed=settings["seed"],
     )  # fmt: skip
     clock = time.thread_time if device == "cpu" else time.perf_counter
     begun = clock()
@@ -150,10 +166,8 @@ def train_once(
     task.network.load_state_dict(solution.model.state_dict())  # of the level that was trained alone, too
     part = DataSplit(task.data.test.inputs[:2000], task.data.test.targets[:2000])
     quality = evaluate_restoration(task.network, replace(task.data, test=part), task.degradation)
-    return {
-        "method": name, "data": images.name, "task": task_name, "network": network, "batch": images.batch, "seed": seed, "lr": lr, "steps": method.steps,
-        "seconds": seconds, "flops": solution.flops, **quality.figures(), "ledger": solution.ledger.rows(),
-    }  # fmt: skip
+    figures = {"seconds": seconds, "flops": solution.flops, **quality.figures(), "ledger": solution.ledger.rows()}
+    return {**settings, "steps": steps, **figures}
 
 
 def validate(task: Task, model: nn.Module) -> dict[str, float]:
@@ -166,99 +180,114 @@ def validate(task: Task, model: nn.Module) -> dict[str, float]:
     )
 
 
-def row_group(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return what the rows of one table share."""
-    return row["data"], row["task"], row["network"], f"batches of {row['batch']}"
-
-
 def format_report(rows: list[dict[str, Any]]) -> str:
-    """Return a table for each task and network: medians over seeds with spread, and costs relative to plain training."""
+    """Return the tables: medians over seeds with spread, and costs relative to plain training."""
     parts = []
-    for which in dict.fromkeys(map(row_group, rows)):
-        these = [r for r in rows if row_group(r) == which and r["seed"] != TUNING]
-        plain = [r for r in these if r["method"] == "plain"]
-        if not plain:
-            continue
-        base = {kind: statistics.median(r[kind] for r in plain) for kind in ("flops", "seconds")}
+    for table in dict.fromkeys(row_key(row, TABLE) for row in rows):
+        these = [row for row in rows if row_key(row, TABLE) == table]
+        runs = [row for row in these if row["seed"] != TUNING]
+        plain = [row for row in runs if row["method"] == "plain"]
+        parts += [f"\n{', '.join(map(str, table))} images\n"]
+        if plain:
+            base = find_base(plain)
+            parts += [
+                "| method | minibatch | steps, finest first | rate | n | MSE × 10³ | PSNR | SSIM | FLOPs / plain | seconds / plain |",
+                "|---|---|---|---|---|---|---|---|---|---|",
+            ]
+            for setting in dict.fromkeys(row_key(row, ("method", *POINT)) for row in runs):
+                parts.append(format_line([r for r in runs if row_key(r, ("method", *POINT)) == setting], base))
         parts += [
-            f"\n{', '.join(which)}\n",
-            "| method | steps, finest first | rate | n | MSE × 10³ | PSNR | SSIM | FLOPs / plain | seconds / plain |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "\nthe grid, seed 100\n",
+            "| method | minibatch | rate | steps | MSE × 10³ | seconds |",
+            "|---|---|---|---|---|---|",
         ]
-        for name in dict.fromkeys(r["method"] for r in these):
-            parts.append(format_row(name, [r for r in these if r["method"] == name], base))
-        parts += ["\nthe grid, seed 100\n", "| method | steps | rate | MSE × 10³ | seconds |", "|---|---|---|---|---|"]
-        tried = [r for r in rows if row_group(r) == which and r["seed"] == TUNING]
-        for r in tried:
-            steps = ", ".join(f"{n:,}" for n in r["steps"])
-            parts.append(f"| {r['method']} | {steps} | {r['lr']:g} | {1e3 * r['loss']:.3f} | {r['seconds']:.0f} |")
+        parts += [format_trial(row) for row in these if row["seed"] == TUNING]
     return "\n".join(parts)
 
 
-def format_row(name: str, runs: list[dict[str, Any]], base: dict[str, float]) -> str:
+def find_base(plain: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the median costs of plain training at the point at which its median loss is least."""
+    at_points = [
+        [row for row in plain if row_key(row, POINT) == key]
+        for key in dict.fromkeys(row_key(row, POINT) for row in plain)
+    ]
+    best = min(at_points, key=lambda rows: statistics.median(row["loss"] for row in rows))
+    return {kind: statistics.median(row[kind] for row in best) for kind in ("flops", "seconds")}
+
+
+def format_minibatch(row: dict[str, Any]) -> str:
+    """Return the images of a minibatch, on coarse levels too where they differ."""
+    return f"{row['batch']}" if row["coarse"] == 1 else f"{row['batch']}, coarse {row['batch'] * row['coarse']}"
+
+
+def format_trial(row: dict[str, Any]) -> str:
+    """Return one line of the grid."""
+    steps = ", ".join(f"{n:,}" for n in row["steps"])
+    return f"| {row['method']} | {format_minibatch(row)} | {row['lr']:g} | {steps} | {1e3 * row['loss']:.3f} | {row['seconds']:.0f} |"
+
+
+def format_line(runs: list[dict[str, Any]], base: dict[str, float]) -> str:
     """Return one line of a table."""
     losses = [1e3 * row["loss"] for row in runs]
     median = {kind: statistics.median(row[kind] for row in runs) for kind in ("flops", "seconds", "psnr", "ssim")}
     cost = {kind: median[kind] / base[kind] for kind in base}
     return (
-        f"| {name} | {', '.join(f'{n:,}' for n in runs[0]['steps'])} | {runs[0]['lr']:g} | {len(runs)} | "
-        f"{statistics.median(losses):.3f} ({min(losses):.3f}–{max(losses):.3f}) | {median['psnr']:.2f} | {median['ssim']:.4f} | "
-        f"{cost['flops']:.2f} | {cost['seconds']:.2f} |"
+        f"| {runs[0]['method']} | {format_minibatch(runs[0])} | {', '.join(f'{n:,}' for n in runs[0]['steps'])} | {runs[0]['lr']:g} | "
+        f"{len(runs)} | {statistics.median(losses):.3f} ({min(losses):.3f}–{max(losses):.3f}) | {median['psnr']:.2f} | "
+        f"{median['ssim']:.4f} | {cost['flops']:.2f} | {cost['seconds']:.2f} |"
     )
+
+
+def list_points(rows: list[dict[str, Any]], setting: dict[str, Any], grid: Iterable[Point] | None) -> list[Point]:
+    """Return the points at which a method runs: those of the grid, or the best that was tried."""
+    if grid is None:
+        best = find_best_row(rows, setting)
+        return [Point(best["batch"], best["coarse"], best["lr"])]
+    nested = setting["method"].startswith("nested")
+    return [point for point in grid if nested or point.coarse == 1]
+
+
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = make_grid_parser(__doc__, RESULTS, RATES)
+    parser.add_argument("--ablations", action="store_true", help="the forms of nested iteration, on the grid")
+    parser.add_argument("--images", type=int, default=96_000, help="images that plain training sees")
+    parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
+    parser.add_argument("--photographs", type=Path, help="folder with train, valid and test, in place of CIFAR-10")
+    parser.add_argument("--tile", type=int, default=128, help="pixels a side of the tiles of photographs")
+    parser.add_argument("--batch", type=int, nargs="*", default=[16, 32, 64], help="images of a minibatch")
+    parser.add_argument("--coarse", type=int, nargs="*", default=[1], help="minibatches of a step on coarse levels")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--network", choices=("residual", "unet"), default="residual")
+    parser.add_argument("--only", nargs="*", help="only these methods")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = make_grid_parser(__doc__, RESULTS, RATES)
-    parser.add_argument(
-        "--ablations", action="store_true", help="the forms of nested iteration, with seed and rates of the grid"
-    )
-    parser.add_argument("--horizon", type=int, default=1500, help="steps of plain training")
-    parser.add_argument("--task", choices=RESTORATIONS, default="denoise")
-    parser.add_argument("--photographs", type=Path, help="folder with train, valid and test, in place of CIFAR-10")
-    parser.add_argument("--tile", type=int, default=128, help="pixels a side of the tiles of photographs")
-    parser.add_argument("--batch", type=int, help="images of a minibatch, 64 or 8 tiles by default")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--network", choices=("residual", "unet"), default="residual")
-    parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
-    options = parser.parse_args()
+    options = parse_options()
     rows = read_rows(options.out)
     if options.report:
         print(format_report(rows))
         return
     torch.set_num_threads(1)
-    images = Images(options.photographs, options.tile, options.batch or (8 if options.photographs else 64))
-    every = (
-        list_ablations(options.horizon)
-        if options.ablations
-        else list_methods(options.horizon, 4 if images.folder else 3)
-    )
-    methods = {n: m for n, m in every.items() if not options.only or any(word in n for word in options.only)}
+    images = Images(options.photographs, options.tile)
+    every = list_ablations() if options.ablations else list_methods(4 if images.folder else 3)
+    methods = {n: m for n, m in every.items() if not options.only or n in options.only}
+    on_grid = options.tune or options.ablations
+    grid = list(starmap(Point, product(options.batch, options.coarse, options.rates))) if on_grid else None
+    table = {"data": images.name, "task": options.task, "network": options.network, "images": options.images}
     calls = []
-    for seed, name in (
-        (seed, name)
-        for seed in ([TUNING] if options.tune or options.ablations else range(options.seeds))
-        for name in methods
-    ):
-        setting = {
-            "method": name,
-            "data": images.name,
-            "task": options.task,
-            "network": options.network,
-            "batch": images.batch,
-        }
-        setting |= {"steps": list(methods[name].steps)}
-        for lr in options.rates if options.tune or options.ablations else [find_best_rate(rows, setting)]:
-            call = partial(
-                train_once, name, methods[name], images, options.task, options.network, options.device, seed, lr
-            )
-            calls.append(({**setting, "seed": seed, "lr": lr}, call))
+    for seed, name in product([TUNING] if on_grid else range(options.seeds), methods):
+        for point in list_points(rows, {"method": name, **table}, grid):
+            settings = {"method": name, **table, **asdict(point), "seed": seed}
+            calls.append((settings, partial(train_once, settings, methods[name], images, options.device)))
     machine = describe_machine()
     if options.device == "cuda":
         machine["machine"] = torch.cuda.get_device_name()
     for row in run_missing(options.out, KEY, calls, machine):
         print(
-            f"{row['method']} {row['seed']} {row['lr']:g}: MSE {1e3 * row['loss']:.3f}e-3, {row['seconds']:.0f} s",
+            f"{row['method']} {row['seed']} {format_minibatch(row)} {row['lr']:g}: MSE {1e3 * row['loss']:.3f}e-3, {row['seconds']:.0f} s",
             flush=True,
         )
 
