@@ -73,7 +73,7 @@ def make_grid_parser(
     return parser
 
 
-def find_best_row(rows: Iterable[Row], settings: Row) -> Row:
+def find_best_row(rows: Iterable[Row], settings: Row, by: str = "loss") -> Row:
     """Return the row of the grid in which a method ended lowest.
 
     Parameters
@@ -81,11 +81,13 @@ def find_best_row(rows: Iterable[Row], settings: Row) -> Row:
     rows : iterable of dict
     settings : dict
         What a row of the grid must agree with: its method, and everything that its best point depends on.
+    by : str, default "loss"
+        The figure that is least in the best row.
     """
     tried = [r for r in rows if r["seed"] == TUNING and all(r[key] == value for key, value in settings.items())]
     if not tried:
         raise SystemExit(f"{settings} was not tuned. Run with --tune first.")
-    return min(tried, key=lambda row: row["loss"])
+    return min(tried, key=lambda row: row[by])
 
 
 def find_best_rate(rows: Iterable[Row], settings: Row) -> float:
@@ -93,9 +95,26 @@ def find_best_rate(rows: Iterable[Row], settings: Row) -> float:
     return float(find_best_row(rows, settings)["lr"])
 
 
-def describe_machine() -> Row:
-    """Return the first line of a file of results on one thread of a CPU."""
-    return {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
+def describe_machine(device: str = "cpu") -> Row:
+    """Return the first line of a file of results on one thread of a CPU, or on a GPU."""
+    machine = platform.platform() if device == "cpu" else torch.cuda.get_device_name(device)
+    return {"machine": machine, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def prepare_device(device: str) -> Callable[[], float]:
+    """Return the clock of a device: processor time of one thread on a CPU, else time on the wall once the GPU is done.
+
+    On a CPU torch is set to one thread.
+    """
+    if device == "cpu":
+        torch.set_num_threads(1)
+        return time.thread_time
+
+    def read_clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return read_clock
 
 
 def count_events(solution: Any) -> Row:

@@ -1,38 +1,52 @@
-"""Claim: savings from coarsening channels, space and depth during training on CIFAR-10, compared with plain runs of equal cost.
+"""Claim: levels in space, then depth, train ResNet-20 to plain training's accuracy less its spread for 0.6 of its seconds.
 
-ResNet-20 and a VGG-like network, real CIFAR-10 with crops and flips, SGD with Nesterov momentum and one cycle of the rate, memory
-format channels_last. ``--bf16`` pays if the processor multiplies such numbers. A GPU is used if there is one. ``--tune`` runs plain
-training for half as long over `RATES` with seed 100, which no result uses, and results use the best rate. Then, for each seed,
-every method runs in turn: plain training, plain training for a half and a quarter as long, the small networks alone, nested
-iteration over each direction, and gated FAS. The ledger counts matching, transfers, tau and line searches. Seconds are processor
-time of one thread, because the machine is shared.
+Real CIFAR-10 with crops and flips, SGD with Nesterov momentum, products in bfloat16 (``--no-bf16`` without), memory format
+channels_last. Every method runs its own whole schedule: plain training, plain training of the cost of nested iteration, nested iteration
+over levels in space and over levels in space then depth, and the coarse network alone (half of the pixels, half of the depth), also for
+that cost. `list_methods` says how many steps each level has.
 
-    NETGRAPH_DATA=... python benchmarks/training/cifar10_cnn.py --tune
-    NETGRAPH_DATA=... python benchmarks/training/cifar10_cnn.py --seeds 3      # to benchmarks/results/cifar10_cnn.jsonl
-    python benchmarks/training/cifar10_cnn.py --report                         # tables, and docs/pictures/cifar10_cnn.svg
+``--tune`` runs a grid with seed 100, which no result uses, the same for each method: schedule, images of a minibatch and rate. The
+results take each method's point with the fewest errors on the validation images, or with ``--fixed`` the points of the options.
+``--tuned-at`` takes the points from a grid of another length. ``--directions`` has the rows of short runs over every direction, and of FAS
+(docs/convolution.md). Seconds are processor time of one thread without validation, on a GPU (``--device cuda``) time on the clock. The
+ledger counts all work.
+
+    NETGRAPH_DATA=... python benchmarks/training/cifar10_cnn.py --epochs 16 --tune
+    NETGRAPH_DATA=... python benchmarks/training/cifar10_cnn.py --epochs 16 --seeds 3    # to benchmarks/results/cifar10_cnn.jsonl
+    python benchmarks/training/cifar10_cnn.py --report                                   # tables, and docs/pictures/cifar10_cnn.svg
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
-import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import TimedValidation, count_events, read_rows, run_missing
+from common import (
+    TUNING,
+    TimedValidation,
+    count_events,
+    describe_machine,
+    find_best_row,
+    make_grid_parser,
+    prepare_device,
+    read_rows,
+    row_key,
+    run_missing,
+)
 
 import netgraph as ng
 from netgraph.fas.options import Gate, Options, Smoothing
@@ -46,26 +60,22 @@ from netgraph.models.training.evaluation import evaluate
 
 RESULTS = Path(__file__).parent.parent / "results" / "cifar10_cnn.jsonl"
 PICTURE = Path(__file__).parent.parent.parent / "docs" / "pictures" / "cifar10_cnn.svg"
-RATES = (0.05, 0.1, 0.2, 0.4)
-TUNING = 100  # seed of the grid
-POINTS = 10  # validations along a run
-COLOURS = [*(f"C{i}" for i in range(10)), "black", "gold", "navy", "teal", "crimson", "deeppink"]
+RATES = (0.1, 0.2, 0.4)
+VALIDATIONS = 10  # along a run
 SGD = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CLOCK = time.perf_counter if DEVICE == "cuda" else time.process_time
-KEY = ("method", "seed", "network", "width", "lr", "batch", "epochs", "bf16")  # identifies a row
+NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {"resnet20": (resnet20, 16), "vgg": (vgg, 32)}  # and widths
+TABLE = ("network", "width", "epochs", "bf16", "seen")  # what the rows of one table share
+POINT = ("schedule", "batch", "lr")  # of the grid
+KEY = ("method", *TABLE, *POINT, "seed")  # identifies a row
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network, its width, and its number of epochs. Three seeds of both networks take an hour on two cores."""
+class Point:
+    """One point of the grid: the schedule, images of a minibatch, and the largest rate."""
 
-    make: Callable[..., torch.nn.Module]
-    width: int
-    epochs: float
-
-
-NETWORKS = {"resnet20": Network(resnet20, 16, 3), "vgg": Network(vgg, 32, 2)}
+    schedule: str
+    batch: int
+    lr: float
 
 
 @dataclass(frozen=True)
@@ -74,94 +84,108 @@ class Method:
 
     Parameters
     ----------
+    shares : tuple of int
+        Steps on each level, finest first, as percentages of the steps of plain training.
     directions : str
         Directions of coarsening. Empty for one level.
-    share : tuple of float
-        Share of the steps on each level, finest first.
-    cycle : str
-        Name of the cycle.
     alone : str
         ``level``: train the coarse level alone. ``width``: train a network of half the width.
-    length : float
-        Length of the run, as a multiple of the epochs asked for.
+    cycle : str
     gate : Gate
         Gate of coarse steps.
     """
 
+    shares: tuple[int, ...] = (100,)
     directions: str = ""
-    share: tuple[float, ...] = (1.0,)
-    cycle: str = "kaskade"
     alone: str = ""
-    length: float = 1.0
+    cycle: str = "kaskade"
     gate: Gate = field(default_factory=Gate)
 
-    def hierarchy(self, model: torch.nn.Module, inputs: torch.Tensor) -> ng.Hierarchy:
+    def build_levels(self, model: nn.Module, inputs: Tensor) -> ng.Hierarchy:
         """Return the levels that are trained, in memory format channels_last."""
         hierarchy = ng.build_hierarchy(
-            model, inputs, directions=self.directions or "channels", n_levels=max(len(self.share), 2)
+            model, inputs, directions=self.directions or "channels", n_levels=max(len(self.shares), 2)
         )
         ng.init_coarse_weights(hierarchy)
         levels = hierarchy.levels
-        if len(self.share) == 1:
+        if len(self.shares) == 1:
             levels = levels[1:2] if self.alone == "level" else levels[:1]
         for level in levels:
             level.model.to(memory_format=torch.channels_last)
         return replace(hierarchy, levels=levels)
 
 
-NESTED = (0.3, 0.7)
-METHODS = {
-    "plain": Method(),
-    "plain, half as long": Method(length=0.5),
-    "plain, a quarter as long": Method(length=0.25),
-    "half of the channels alone": Method(alone="width"),
-    "half of the channels for the cost of plain": Method(alone="width", length=3.0),
-    "half the resolution alone": Method("space", alone="level"),
-    "nested iteration over channels": Method("channels", NESTED),
-    "nested iteration over channels, twice as long": Method("channels", NESTED, length=2.0),
-    "nested iteration over space": Method("space", NESTED),
-    "nested iteration over depth": Method("depth", NESTED),
-    "nested iteration over channels and space": Method("channels+space", NESTED),
-    "nested iteration over all three": Method("channels+space+depth", NESTED),
-    "nested iteration over channels, then space": Method("channels,space", (0.3, 0.4, 0.3)),
-    "nested iteration over depth, then channels": Method("depth,channels", (0.25, 0.25, 0.5)),
-    "gated FAS, full, over channels": Method("channels", NESTED, "full"),
-    "FAS, full, over depth, whatever it costs": Method("depth", NESTED, "full", gate=Gate(share=math.inf)),
-}
-ONE_SIZE = {"vgg": ("space", "depth")}  # five poolings need 32 pixels, and there are no residual blocks
+def list_methods() -> dict[str, Method]:
+    """Return the methods of the claim. All but plain training cost about 0.58 of its seconds.
+
+    A step takes 0.30 of a fine one's seconds with half of the pixels, 0.72 with half of the blocks, and 0.22 with both.
+    """
+    return {
+        "plain": Method(),
+        "plain, 0.58 as long": Method((58,)),
+        "half of the pixels alone": Method((190,), "space", "level"),
+        "half of the depth alone": Method((80,), "depth", "level"),
+        "nested iteration over space": Method((40, 60), "space"),
+        "nested iteration over space, then depth": Method((40, 30, 40), "space,depth"),
+        "nested iteration over space, then depth, less on the finest": Method((30, 60, 45), "space,depth"),
+    }
+
+
+def list_directions() -> dict[str, Method]:
+    """Return the methods of the short runs over every direction."""
+    nested = (30, 70)
+    return {
+        "plain": Method(),
+        "plain, half as long": Method((50,)),
+        "plain, a quarter as long": Method((25,)),
+        "half of the channels alone": Method(alone="width"),
+        "half of the channels for the cost of plain": Method((300,), alone="width"),
+        "half the resolution alone": Method((100,), "space", "level"),
+        "nested iteration over channels": Method(nested, "channels"),
+        "nested iteration over channels, twice as long": Method((60, 140), "channels"),
+        "nested iteration over space": Method(nested, "space"),
+        "nested iteration over depth": Method(nested, "depth"),
+        "nested iteration over channels and space": Method(nested, "channels+space"),
+        "nested iteration over all three": Method(nested, "channels+space+depth"),
+        "nested iteration over channels, then space": Method((30, 40, 30), "channels,space"),
+        "nested iteration over depth, then channels": Method((25, 25, 50), "depth,channels"),
+        "gated FAS, full, over channels": Method(nested, "channels", cycle="full"),
+        "FAS, full, over depth, whatever it costs": Method(nested, "depth", cycle="full", gate=Gate(share=math.inf)),
+    }
 
 
 def has_directions(network: str, method: Method) -> bool:
-    """Return True if a network has the directions that a method coarsens."""
-    return not any(direction in method.directions for direction in ONE_SIZE.get(network, ()))
+    """Return True if a network has the directions that a method coarsens. The five poolings of VGG need 32 pixels."""
+    return network != "vgg" or not ("space" in method.directions or "depth" in method.directions)
 
 
-def first_rows(split: DataSplit, n: int) -> DataSplit:
+def take_rows(split: DataSplit, n: int) -> DataSplit:
     """Return the first rows of a split."""
     return DataSplit(split.inputs[:n], split.targets[:n])
 
 
-def train_once(name: str, method: Method, data: Dataset, seed: int, how: dict[str, Any]) -> dict[str, Any]:
-    """Train once, and return a row of results."""
-    network, n_images = NETWORKS[how["network"]], how["seen"]
-    few = replace(data, valid=first_rows(data.valid, n_images), test=first_rows(data.test, 10 * n_images))
-    validation = TimedValidation(lambda model: evaluate(model, few, split="valid").figures(), CLOCK)
+def train_once(settings: dict[str, Any], method: Method, data: Dataset, device: str) -> dict[str, Any]:
+    """Train once with the settings of a row, and return the row with its results."""
+    make, clock, seed = NETWORKS[settings["network"]][0], prepare_device(device), settings["seed"]
+    few = replace(data, valid=take_rows(data.valid, settings["seen"]), test=take_rows(data.test, 10 * settings["seen"]))
+    validation = TimedValidation(lambda model: evaluate(model, few, split="valid").figures(), clock)
     torch.manual_seed(seed)
-    model = network.make(width=how["width"] // (2 if method.alone == "width" else 1)).to(DEVICE)
-    loader = Loader(data, how["batch"], augment=crop_and_flip, seed=seed)
-    hierarchy = method.hierarchy(model, data.ready(data.train.inputs[:2]).to(DEVICE))
-    epochs = how["epochs"] * method.length
+    model = make(width=settings["width"] // (2 if method.alone == "width" else 1)).to(device)
+    loader = Loader(data, settings["batch"], augment=crop_and_flip, seed=seed)
+    levels = method.build_levels(model, data.ready(data.train.inputs[:2]).to(device))
+    epochs = settings["epochs"] * sum(method.shares) / 100
     solver = FAS(
-        method.cycle, SGD, how["lr"], epochs=epochs, share=method.share, weight_decay=5e-4, seed=seed,
-        options=Options(smoothing=Smoothing(bf16=how["bf16"]), gate=method.gate),
+        method.cycle, SGD, settings["lr"], epochs=epochs, share=method.shares, schedule=settings["schedule"],
+        weight_decay=5e-4, seed=seed, options=Options(Smoothing(bf16=settings["bf16"]), gate=method.gate),
     )  # fmt: skip
     problem = Problem(loader, functional.cross_entropy, valid=validation)
-    solution = solver.solve(hierarchy, problem, evaluations=math.ceil(epochs * len(loader) / POINTS))
+    solution = solver.solve(levels, problem, evaluations=math.ceil(epochs * len(loader) / VALIDATIONS))
     seconds, records = validation.seconds, solution.events("evaluate")
+    figures = records[-1]["figures"]
     return {
-        "method": name, "seed": seed, **how, "seconds": seconds, "flops": solution.flops,
+        **settings, "seconds": seconds, "flops": solution.flops,
         "test": evaluate(solution.model, few).accuracy if seed != TUNING else None,
-        "valid": records[-1]["figures"]["accuracy"], "loss": records[-1]["figures"]["loss"],
+        "valid": figures["accuracy"], "error": 1 - figures["accuracy"], "loss": figures["loss"],
         "reason": solution.reason, **count_events(solution),
         "curve": [
             [r["flops"], s, r["figures"]["accuracy"], r["level"]] for r, s in zip(records, validation.marks, strict=True)
@@ -170,169 +194,136 @@ def train_once(name: str, method: Method, data: Dataset, seed: int, how: dict[st
     }  # fmt: skip
 
 
-def plain_accuracy_at(rows: list[dict[str, Any]], cost: float) -> float:
+def format_report(rows: list[dict[str, Any]]) -> str:
+    """Return the tables, and the grids."""
+    parts = []
+    for table in dict.fromkeys(row_key(row, TABLE) for row in rows):
+        these = [row for row in rows if row_key(row, TABLE) == table]
+        runs = [row for row in these if row["seed"] != TUNING]
+        network, width, epochs, bf16, seen = table
+        precision = "bfloat16" if bf16 else "float32"
+        parts += [f"\n{network}, width {width}, {epochs:g} epochs, {precision}, {seen:,} images of a validation\n"]
+        if runs:
+            parts += [
+                "| method | schedule | minibatch | rate | n | test accuracy | FLOPs / plain | seconds / plain | points over plain at its FLOPs |",
+                "|---|---|---|---|---|---|---|---|---|",
+            ]
+            for key in dict.fromkeys(row_key(row, ("method", *POINT)) for row in runs):
+                parts.append(format_line([row for row in runs if row_key(row, ("method", *POINT)) == key], runs))
+            asked = sum(row["events"].get(event, 0) for row in runs for event in ("up", "skip"))
+            parts += [f"\ncorrections taken: {sum(row['accepted'] for row in runs)} of {asked}"]
+        parts += [format_trial(row) for row in these if row["seed"] == TUNING]
+    return "\n".join(parts)
+
+
+def format_line(runs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """Return a method's line of the table: medians over seeds. Each run is compared with the best plain run of its seed."""
+    cells = []
+    for row in runs:
+        plain = [other for other in rows if other["seed"] == row["seed"] and other["method"].startswith("plain")]
+        base = max((other for other in plain if other["method"] == "plain"), key=lambda r: r["test"], default=row)
+        gain = 100 * (row["test"] - find_plain_accuracy(plain, row["flops"]))
+        cells.append((100 * row["test"], row["flops"] / base["flops"], row["seconds"] / base["seconds"], gain))
+    test, flops, seconds, gain = map(statistics.median, zip(*cells, strict=True))
+    spread = f" ({min(c[0] for c in cells):.1f}–{max(c[0] for c in cells):.1f})" if len(runs) > 1 else ""
+    row = runs[0]
+    return (
+        f"| {row['method']} | {row['schedule']} | {row['batch']} | {row['lr']:g} | {len(runs)} | {test:.1f}{spread} | {flops:.2f} | "
+        f"{seconds:.2f} | {'' if math.isnan(gain) else f'{gain:+.1f}'} |"
+    )
+
+
+def find_plain_accuracy(plain: list[dict[str, Any]], cost: float) -> float:
     """Return the test accuracy of plain runs at a cost in FLOPs, interpolated in the logarithm of the cost. NaN outside."""
-    ends = sorted((math.log(row["flops"]), row["test"]) for row in rows if row["method"].startswith("plain"))
+    ends = sorted((math.log(row["flops"]), row["test"]) for row in plain)
     inside = len(ends) > 1 and ends[0][0] - 0.1 <= math.log(cost) <= ends[-1][0] + 0.1
     return float(np.interp(math.log(cost), *zip(*ends, strict=True))) if inside else math.nan
 
 
-def cost_to_reach(row: dict[str, Any], accuracy: float) -> tuple[float, float]:
-    """Return FLOPs and seconds until a run's validation accuracy reaches a value, infinite if it never does."""
-    if math.isnan(accuracy):
-        return math.nan, math.nan
-    return next(((flops, s) for flops, s, reached, _ in row["curve"] if reached >= accuracy), (math.inf, math.inf))
-
-
-def format_method(name: str, runs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
-    """Return a method's line of the table: medians over seeds. Each run is compared with the plain run of its seed."""
-    values: dict[str, list[float]] = {}
-    for row in runs:
-        same_seed = [other for other in rows if other["seed"] == row["seed"]]
-        plain = next((other for other in same_seed if other["method"] == "plain"), row)
-        small = max((o["curve"][-1][2] for o in same_seed if METHODS[o["method"]].alone), default=math.nan)
-        costs = {"plain": cost_to_reach(row, plain["curve"][-1][2]), "small": cost_to_reach(row, small)}
-        cells = {"test": row["test"], "gain": row["test"] - plain_accuracy_at(same_seed, row["flops"])}
-        for i, kind in enumerate(("flops", "seconds")):
-            cells[kind] = row[kind] / plain[kind]
-            cells |= {f"{target} {kind}": cost[i] / plain[kind] for target, cost in costs.items()}
-        for key, value in cells.items():
-            values.setdefault(key, []).append(value)
-    median = {key: statistics.median(numbers) for key, numbers in values.items()}
-    spread = f" ({min(values['test']):.1%}–{max(values['test']):.1%})" if len(runs) > 1 else ""
-    gain = "" if math.isnan(median["gain"]) else f"{100 * median['gain']:+.1f}"
-    plain_cost, small_cost = (
-        _format_costs(median[f"{target} flops"], median[f"{target} seconds"]) for target in ("plain", "small")
-    )
-    return (
-        f"| {name} | {len(runs)} | {median['test']:.1%}{spread} | {median['flops']:.2f} | {median['seconds']:.2f} | {gain} | "
-        f"{plain_cost} | {small_cost} |"
-    )
-
-
-def _format_costs(flops: float, seconds: float) -> str:
-    return "" if math.isnan(flops) else "never" if math.isinf(flops) else f"{flops:.2f}, {seconds:.2f}"
-
-
-def format_report(rows: list[dict[str, Any]]) -> str:
-    """Return a table for each network, the number of accepted corrections, and the grid."""
-    texts = []
-    for kind in dict.fromkeys((row["network"], row["width"], row["epochs"]) for row in rows if row["seed"] != TUNING):
-        runs = [row for row in rows if (row["network"], row["width"], row["epochs"]) == kind and row["seed"] != TUNING]
-        how = f"rate {runs[0]['lr']:g}, batches of {runs[0]['batch']}, {10 * runs[0]['seen']:,} test images"
-        texts.append(f"{kind[0]}, width {kind[1]}, {kind[2]:g} epochs, {how}")
-        head = "| method | n | test accuracy | FLOPs / plain | seconds / plain | points over plain at its FLOPs | "
-        lines = [
-            head + "FLOPs, seconds to plain's end | to the best small one's end |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for name in (name for name in METHODS if any(row["method"] == name for row in runs)):
-            lines.append(format_method(name, [row for row in runs if row["method"] == name], runs))
-        asked = sum(row["events"].get(event, 0) for row in runs for event in ("up", "skip"))
-        texts += ["\n".join(lines), f"corrections taken: {sum(row['accepted'] for row in runs)} of {asked}"]
-    grid_runs = [row for row in rows if row["seed"] == TUNING]
-    for row in sorted(grid_runs, key=lambda row: (row["network"], -row["valid"])):
-        texts.append(
-            f"grid: {row['network']}, {row['epochs']:g} epochs, rate {row['lr']:g}: {row['valid']:.1%} of validation images right"
-        )
-    return "\n\n".join(texts)
+def format_trial(row: dict[str, Any]) -> str:
+    """Return one line of the grid."""
+    point = f"{row['schedule']}, minibatch {row['batch']}, rate {row['lr']:g}"
+    return f"grid: {row['method']}, {point}: {row['error']:.1%} of validation images wrong, {row['seconds']:.0f} s"
 
 
 def draw_picture(rows: list[dict[str, Any]]) -> None:
     """Draw validation accuracy against FLOPs for each network's longest runs, and test accuracy at their ends."""
     import matplotlib.pyplot as plt
 
-    names = [name for name in NETWORKS if any(row["network"] == name for row in rows)]
-    figure, grid = plt.subplots(1, len(names), figsize=(5.2 * len(names), 4.6), layout="constrained", squeeze=False)
-    for axes, network in zip(grid[0], names, strict=True):
+    networks = [name for name in NETWORKS if any(row["network"] == name for row in rows)]
+    figure, grid = plt.subplots(1, len(networks), figsize=(5.2 * len(networks), 4.6), layout="constrained", squeeze=False)  # fmt: skip
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    colours = dict(zip(methods, plt.get_cmap("tab20")(np.linspace(0, 1, len(methods))), strict=True))
+    shown = {}
+    for axes, network in zip(grid[0], networks, strict=True):
         runs = [row for row in rows if row["network"] == network]
-        runs = [row for row in runs if row["epochs"] == max(other["epochs"] for other in runs)]
-        for i, name in enumerate(METHODS):
-            method_runs, marker = [row for row in runs if row["method"] == name], "osD^v<"[i % 6]
-            for row in method_runs:
-                points = [(flops / 1e12, 100 * accuracy) for flops, _, accuracy, _ in row["curve"]]
-                axes.plot(*zip(*points, strict=True), color=COLOURS[i], alpha=0.45, linewidth=1)
-            if method_runs:
-                ends = [(row["flops"] / 1e12, 100 * row["test"]) for row in method_runs]
-                axes.scatter(*zip(*ends, strict=True), color=COLOURS[i], s=34, marker=marker, zorder=3, label=name)
-        axes.set(
-            xscale="log", xlabel="FLOPs of training (10¹²), everything counted", ylabel="accuracy, %", title=network
-        )
+        for row in [row for row in runs if row["epochs"] == max(other["epochs"] for other in runs)]:
+            name, marker = row["method"], "osD^v<"[methods.index(row["method"]) % 6]
+            points = [(flops / 1e12, 100 * accuracy) for flops, _, accuracy, _ in row["curve"]]
+            axes.plot(*zip(*points, strict=True), color=colours[name], alpha=0.45, linewidth=1)
+            end = (row["flops"] / 1e12, 100 * row["test"])
+            shown[name] = axes.scatter(*end, color=colours[name], s=34, marker=marker, zorder=3)
+        axes.set(xscale="log", xlabel="FLOPs of training (10¹²), everything counted", ylabel="accuracy, %", title=network)  # fmt: skip
         axes.minorticks_off()
         low, high = axes.get_xlim()
-        ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= tick <= high]
+        ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= tick <= high]
         axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         axes.spines[["top", "right"]].set_visible(False)
-    shown = {label: handle for axes in grid[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    named = [name for name in METHODS if name in shown]
-    figure.legend(
-        [shown[name] for name in named], named, loc="outside lower center", ncols=2, frameon=False, fontsize=8
-    )
+    named = [name for name in methods if name in shown]
+    figure.legend([shown[name] for name in named], named, loc="outside lower center", ncols=2, frameon=False, fontsize=8)  # fmt: skip
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE)
 
 
-def best_rate(rows: list[dict[str, Any]], network: str, width: int) -> float:
-    """Return the best learning rate of the grid."""
-    grid = [row for row in rows if row["seed"] == TUNING and (row["network"], row["width"]) == (network, width)]
-    if not grid:
-        raise SystemExit(f"{network} of width {width} has no grid yet. Run --tune first, or give --lr.")
-    return float(max(grid, key=lambda row: row["valid"])["lr"])
+def list_points(rows: list[dict[str, Any]], setting: dict[str, Any], grid: Iterable[Point] | None) -> list[Point]:
+    """Return the points at which a method runs: those of the options, or the best that was tried."""
+    if grid is not None:
+        return list(grid)
+    best = find_best_row(rows, setting, by="error")
+    return [Point(best["schedule"], best["batch"], best["lr"])]
 
 
-def list_jobs(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[tuple[str, Method, int, dict[str, Any]]]:
-    """Return the runs to do: name, method, seed and settings."""
-    jobs = []
-    for network in options.network or NETWORKS:
-        width = options.width or NETWORKS[network].width
-        lr = 0.0 if options.tune else options.lr or best_rate(rows, network, width)
-        how = {
-            "network": network, "width": width, "lr": lr, "batch": options.batch, "epochs": options.epochs or NETWORKS[network].epochs, "bf16": options.bf16, "seen": options.seen,
-        }  # fmt: skip
-        if options.tune:
-            jobs += [
-                ("plain", METHODS["plain"], TUNING, {**how, "lr": lr, "epochs": how["epochs"] / 2}) for lr in RATES
-            ]
-            continue
-        for seed, (name, method) in itertools.product(range(options.seeds), METHODS.items()):
-            if has_directions(network, method) and (not options.only or any(word in name for word in options.only)):
-                jobs.append((name, method, seed, how))
-    return jobs
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = make_grid_parser(__doc__, RESULTS, RATES)
+    parser.add_argument("--schedules", nargs="*", default=["wsd", "one-cycle"], help="schedules of the grid")
+    parser.add_argument("--batch", type=int, nargs="*", default=[64, 128], help="images of a minibatch, of the grid")
+    parser.add_argument("--fixed", action="store_true", help="run the results at the points of the options")
+    parser.add_argument("--epochs", type=float, default=16.0, help="epochs of plain training")
+    parser.add_argument("--tuned-at", type=float, help="epochs of the grid that the results take their points from")
+    parser.add_argument("--directions", action="store_true", help="the rows of short runs over every direction")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet20")
+    parser.add_argument("--width", type=int, help="channels of the first stage (default: those of the network)")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--seen", type=int, default=5000, help="images of a validation. The test takes ten times as many, at most all")  # fmt: skip
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", help="only these methods")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=NETWORKS, action="append", help="default: all networks")
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, help="default: that of the network")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--width", type=int, help="channels of the first stage (default: those of the network)")
-    parser.add_argument("--lr", type=float, help="default: the best rate of the grid")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument(
-        "--seen", type=int, default=1000, help="images of a validation. The test uses ten times as many"
-    )
-    parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
-    options = parser.parse_args()
+    options = parse_options()
     rows = read_rows(options.out)
     if options.report:
         print(format_report(rows))
         draw_picture([row for row in rows if row["seed"] != TUNING])
         return
-    torch.set_num_threads(1)
-    data = load_dataset("cifar10")
-    machine = {"machine": platform.platform(), "torch": torch.__version__, "device": DEVICE}
-    calls = [
-        ({"method": name, "seed": seed, **how}, partial(train_once, name, method, data, seed, how))
-        for name, method, seed, how in list_jobs(options, rows)
-    ]
-    for row in run_missing(options.out, KEY, calls, machine):
-        figures = f"test {row['test']} valid {row['valid']:.3f} {row['seconds']:.0f} s"
-        print(row["network"], row["method"], row["seed"], row["lr"], figures, flush=True)
+    every = list_directions() if options.directions else list_methods()
+    methods = {n: m for n, m in every.items() if has_directions(options.network, m) and (not options.only or n in options.only)}  # fmt: skip
+    on_grid = options.tune or options.fixed
+    grid = list(starmap(Point, product(options.schedules, options.batch, options.rates))) if on_grid else None
+    table = {"network": options.network, "width": options.width or NETWORKS[options.network][1], "epochs": options.epochs, "bf16": options.bf16, "seen": options.seen}  # fmt: skip
+    data, calls = load_dataset("cifar10"), []
+    for seed, name in product([TUNING] if options.tune else range(options.seeds), methods):
+        tuned = {"method": name, **table, "epochs": options.tuned_at or options.epochs}
+        for point in list_points(rows, tuned, grid):
+            settings = {"method": name, **table, **asdict(point), "seed": seed}
+            calls.append((settings, partial(train_once, settings, methods[name], data, options.device)))
+    prepare_device(options.device)
+    for row in run_missing(options.out, KEY, calls, describe_machine(options.device)):
+        test = "" if row["test"] is None else f"test {row['test']:.4f} "
+        print(f"{row['method']} {row['seed']} {row['schedule']} {row['batch']} {row['lr']:g}: {test}valid {row['valid']:.4f} {row['seconds']:.0f} s", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -37,7 +36,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import TUNING, describe_machine, find_best_row, make_grid_parser, read_rows, row_key, run_missing
+from common import (
+    TUNING,
+    describe_machine,
+    find_best_row,
+    make_grid_parser,
+    prepare_device,
+    read_rows,
+    row_key,
+    run_missing,
+)
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
@@ -159,7 +167,7 @@ def train_once(settings: dict[str, Any], method: Method, images: Images, device:
         options=Options(Smoothing(bf16=True, rewarm=method.rewarm), levels={level: {"accumulate": point.coarse} for level in range(1, len(steps))}),
         seed=settings["seed"],
     )  # fmt: skip
-    clock = time.thread_time if device == "cpu" else time.perf_counter
+    clock = prepare_device(device)
     begun = clock()
     solution = solver.solve(levels, problem, callbacks=[SwitchOnPlateau()] if method.by_rule else [], every=20)
     seconds = clock() - begun
@@ -270,7 +278,6 @@ def main() -> None:
     if options.report:
         print(format_report(rows))
         return
-    torch.set_num_threads(1)
     images = Images(options.photographs, options.tile)
     every = list_ablations() if options.ablations else list_methods(4 if images.folder else 3)
     methods = {n: m for n, m in every.items() if not options.only or n in options.only}
@@ -282,10 +289,8 @@ def main() -> None:
         for point in list_points(rows, {"method": name, **table}, grid):
             settings = {"method": name, **table, **asdict(point), "seed": seed}
             calls.append((settings, partial(train_once, settings, methods[name], images, options.device)))
-    machine = describe_machine()
-    if options.device == "cuda":
-        machine["machine"] = torch.cuda.get_device_name()
-    for row in run_missing(options.out, KEY, calls, machine):
+    prepare_device(options.device)
+    for row in run_missing(options.out, KEY, calls, describe_machine(options.device)):
         print(
             f"{row['method']} {row['seed']} {format_minibatch(row)} {row['lr']:g}: MSE {1e3 * row['loss']:.3f}e-3, {row['seconds']:.0f} s",
             flush=True,
