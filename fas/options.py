@@ -257,6 +257,13 @@ class Split:
         "Moments of the optimizer when a level starts. kept: prolonged. reset: none. asymmetric: none for new blocks and units alone.",
         choices=("kept", "reset", "asymmetric"),
     )
+    rewarm: int = _option(
+        0,
+        "optimizer steps",
+        "Steps over which the updates of new units and blocks grow from zero when a level starts: of N, step i = 1 .. N takes i / N of "
+        "them. Old units and blocks take whole updates. With 0 all do.",
+        least=0,
+    )
     gamma: float = _option(
         0.0,
         "share of the detail",

@@ -181,6 +181,7 @@ def _capture_grid(grid: Grid, path: str, tensors: Tensors) -> dict[str, Any]:
     """Return the numbers of a level. Its tensors go to the tensors, below a path."""
     tensors |= _prefix_names(f"{path}/x", live_state(grid.model))
     tensors |= _prefix_names(f"{path}/injected", grid.injected)
+    tensors |= _prefix_names(f"{path}/new", grid.new)
     for i, b in enumerate(grid.rhs):
         tensors |= _prefix_names(f"{path}/rhs/{i}", b)
     saved: dict[str, Any] = {"turns": grid.position, "rhs": len(grid.rhs)}
@@ -218,12 +219,22 @@ def _restore_grid(grid: Grid, path: str, tensors: Mapping[str, Tensor], saved: M
     check_same_tensors(live_state(grid.model), select_under(f"{path}/x", tensors), f"level {path}")
     assign(live_state(grid.model), select_under(f"{path}/x", tensors))
     grid.injected = _select_on_device(f"{path}/injected", tensors, grid.model)
+    grid.new = _restore_new(path, tensors, grid)
     grid.rhs = [_select_on_device(f"{path}/rhs/{i}", tensors, grid.model) for i in range(saved["rhs"])]
     grid.position = saved["turns"]
     set_moments(grid.smoother, _restore_moments(f"{path}/moments", tensors, saved["moments"], grid))
     for group, numbers in zip(grid.smoother.optimizer.param_groups, saved["groups"], strict=True):
         group.update({key: tuple(v) if isinstance(v, list) else v for key, v in numbers.items()})
     grid.common = _restore_batches("common", _select_on_device(path, tensors, grid.model), saved["common"])
+
+
+def _restore_new(path: str, tensors: Mapping[str, Tensor], grid: Grid) -> Tensors:
+    """Return the masks of new units and blocks. Files of older versions have none."""
+    masks = _select_on_device(f"{path}/new", tensors, grid.model)
+    check_same_tensors(
+        {n: p for n, p in grid.smoother.named.items() if n in masks}, masks, f"the new units of level {path}"
+    )
+    return {name: mask.bool() for name, mask in masks.items()}
 
 
 def _capture_moments(moments: Moments, path: str, tensors: Tensors) -> dict[str, dict[str, Any]]:

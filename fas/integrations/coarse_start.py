@@ -64,7 +64,7 @@ class CoarseStart:
     begin : sequence of int
         Steps on level 1, level 2, and so on, before the finest level is trained.
     options : Options
-        Options of the solver. Only ``split`` and ``smoothing.moments`` have an effect.
+        Options of the solver. Only ``split`` and ``smoothing.moments`` have an effect, without ``split.rewarm``.
     seed : int, default 7619
         Seed of the noise that makes copies of a unit differ.
 
@@ -108,6 +108,10 @@ class CoarseStart:
             )
         if any(begin):
             check_growth(maps, options.split)
+            if options.split.rewarm:
+                raise NetgraphError(
+                    "split.rewarm scales the steps of an optimizer, and here your loop takes them. Leave it out, or train with ng.FAS."
+                )
         self.maps, self.optimizer, self.begin, self.options = maps, optimizer, tuple(begin), options
         self.seed = check_torch_seed(seed)
         self.names = group_parameter_names(maps.models[0], optimizer)

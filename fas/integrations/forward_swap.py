@@ -29,7 +29,7 @@ class ForwardSwap:
     begin : sequence of int
         Steps on level 1, level 2, and so on.
     options : Options, optional
-        Only ``split`` and ``smoothing.moments`` have an effect.
+        Only ``split`` and ``smoothing.moments`` have an effect, without ``split.rewarm``.
     ignored : sequence of str
         Keyword arguments that coarse networks do not get. They take those of the example that they were traced on.
     seed : int

@@ -32,7 +32,7 @@ class LightningCoarseStart(Callback):
     begin : sequence of int
         Steps on level 1, level 2, and so on.
     options : Options, optional
-        Options of the solver. Only ``split`` and ``smoothing.moments`` have an effect.
+        Options of the solver. Only ``split`` and ``smoothing.moments`` have an effect, without ``split.rewarm``.
     seed : int, default 7619
         Seed of the noise that makes copies of a unit differ.
 

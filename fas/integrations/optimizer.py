@@ -420,5 +420,5 @@ def _check_options(options: Options, every: int, cycle: str) -> None:
             f"level {rates[0]} has its own lr, and here every level has that of your optimizer. Leave this option out."
         )
     smoothings = (options.smoothing, *(options.smoothing_of(level) for level in options.levels))
-    if any(s.accumulate != 1 or s.ema is not None or s.mup or s.rewarm for s in smoothings):
+    if options.split.rewarm or any(s.accumulate != 1 or s.ema is not None or s.mup or s.rewarm for s in smoothings):
         raise NetgraphError("accumulate, ema, mup and rewarm belong to your loop here. Leave them at their defaults.")

@@ -33,7 +33,9 @@ class Grid:
     injected : dict of str to Tensor
         The x that came down from the finer level.
     position : int, default 0
-        Minibatches of ``common`` that smoothing has taken.
+        Minibatches that smoothing has taken since the level began, of ``common`` or of the stream.
+    new : dict of str to bool Tensor
+        True at the entries of new units and blocks, while their updates grow from zero. Empty once they are whole.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Grid:
     common: list[Any] = field(default_factory=list)
     injected: Vector = field(default_factory=dict)
     position: int = 0
+    new: Vector = field(default_factory=dict)
 
     def b(self, i: int) -> Vector:
         """Return the right-hand side of the i-th common minibatch."""
@@ -50,7 +53,7 @@ class Grid:
 
     def reset(self) -> None:
         """Drop right-hand side and common minibatches: the level minimises f itself, on the stream."""
-        self.rhs, self.common, self.injected, self.position = [], [], {}, 0
+        self.rhs, self.common, self.injected, self.position, self.new = [], [], {}, 0, {}
 
 
 @contextlib.contextmanager

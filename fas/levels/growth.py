@@ -154,6 +154,28 @@ class Growth:
                     cleared.setdefault(key, {})[name] = value if mask is None else value * mask
         return cleared
 
+    def mask_new_entries(self, coarse: Mapping[str, Tensor], fine: Mapping[str, Tensor]) -> Vector:
+        """Return masks that are True at the entries of new units and blocks.
+
+        Parameters
+        ----------
+        coarse, fine : dict of str to Tensor
+            Parameters of both levels.
+
+        Returns
+        -------
+        masks : dict of str to bool Tensor
+            By fine parameter, without those in which nothing is new. An entry between an old and a new unit is new.
+        """
+        blocks = self.list_new_blocks(coarse) | set(() if self.depth is None else self.depth.left_out)
+        masks = {name: torch.ones_like(fine[name], dtype=torch.bool) for name in sorted(blocks) if name in fine}
+        for name, tensor in coarse.items():
+            first = self.maps.family(self.level, name)[0]
+            old = self._mask_old_units(first, tensor) if first in fine else None
+            if old is not None and not old.bool().all():
+                masks[first] = ~old.bool()
+        return masks
+
     def _mask_old_units(self, name: str, coarse: Tensor) -> Tensor | None:
         """Return ones between units that are the first of their aggregates and zeros elsewhere, or None if no unit is new."""
         if self.channels is None or not self.channels.transfers:
@@ -174,12 +196,12 @@ def check_growth(maps: Maps, split: Split) -> None:
     NetgraphError
         The levels are no hierarchy of networks, or a chain has no ends, or no block to begin from.
     """
-    changed = (split.kind == "zero") or split.blocks != "prolonged" or split.moments == "asymmetric"
+    changed = split.kind == "zero" or split.blocks != "prolonged" or split.moments == "asymmetric" or split.rewarm > 0
     if not isinstance(maps, HierarchyMaps):
         if changed:
             raise NetgraphError(
-                "split.kind=zero, split.blocks and split.moments=asymmetric need a hierarchy of networks. Leave them out for levels of "
-                "your own."
+                "split.kind=zero, split.blocks, split.moments=asymmetric and split.rewarm need a hierarchy of networks. Leave them out for "
+                "levels of your own."
             )
         return
     for step in (step for level in maps.hierarchy.levels for step in level.chains):

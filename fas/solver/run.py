@@ -34,6 +34,7 @@ from netgraph.fas.levels.maps import HierarchyMaps, Maps
 from netgraph.fas.levels.moments import set_moments
 from netgraph.fas.levels.nested_iteration import start_level
 from netgraph.fas.levels.rematch import compute_signatures, rebuild_levels
+from netgraph.fas.levels.rewarm import scale_new_updates
 from netgraph.fas.levels.tau import CoarseProblem
 from netgraph.fas.levels.vectors import Vector
 from netgraph.fas.options import Options
@@ -302,7 +303,8 @@ class Run:
             batches = self._load_batches(grid, visit.level)
             with self.ledger.clock(visit.level, "smooth"):
                 schedule = self.schedules[visit.level % len(self.schedules)]
-                grid.smoother.follow(schedule.group, self._warm_up(visit.level))
+                warm = self._warm_up(visit.level, self.options.smoothing_of(visit.level).rewarm)
+                grid.smoother.follow(schedule.group, warm)
                 self._take_step(grid, visit.level, batches)
                 due = ticks * (self.done + 1) // visit.steps - ticks * self.done // visit.steps
                 schedule.tick(due)
@@ -341,13 +343,12 @@ class Run:
         """True if the smoothing under way was left early."""
         return bool(self.switches) and self.switches[-1][:2] == (self.at, self.done)
 
-    def _warm_up(self, level: int) -> float:
-        """Return the factor of the rate on a level that a coarser one has started, 1 after its warm-up."""
-        options = self.options.smoothing_of(level)
-        if not options.rewarm or level != self.top or level == len(self.grids) - 1:
+    def _warm_up(self, level: int, steps: int) -> float:
+        """Return the factor of the next step on a level that a coarser one has started, 1 after some steps of warm-up."""
+        if not steps or level != self.top or level == len(self.grids) - 1:
             return 1.0
-        taken = self.grids[level].position // options.accumulate  # counts from the start of the level
-        return min((taken + 1) / options.rewarm, 1.0)
+        taken = self.grids[level].position // self.options.smoothing_of(level).accumulate
+        return min((taken + 1) / steps, 1.0)
 
     def _count_ticks(self) -> int:
         """Return the planned steps from here on, by which the schedule advances during a visit of any length."""
@@ -363,14 +364,14 @@ class Run:
             return [self._next_batch(grid, grid.position + i) for i in range(grid.smoother.options.accumulate)]
 
     def _take_step(self, grid: Grid, level: int, batches: list[Any]) -> None:
-        if is_estimated(self, level):
-            loss, rows_of = write_estimate(self, level, batches)
-            result = grid.smoother.apply_gradient(loss, grid.b(0))
-        else:
-            first = grid.position
-            grid.position += len(batches)
-            result = grid.smoother.step(self.problem.value, batches, grid.b(first))
-            rows_of = {level: sum(count_rows(batch) for batch in batches)}
+        with scale_new_updates(grid, self._warm_up(level, self.options.split.rewarm)):
+            if is_estimated(self, level):
+                loss, rows_of = write_estimate(self, level, batches)
+                result = grid.smoother.apply_gradient(loss, grid.b(0))
+            else:
+                result = grid.smoother.step(self.problem.value, batches, grid.b(grid.position))
+                rows_of = {level: sum(count_rows(batch) for batch in batches)}
+        grid.position += grid.smoother.options.accumulate
         costs = {i: STEP * rows * self.maps.flops[i] * result.evaluations for i, rows in rows_of.items()}
         for i, rows in rows_of.items():
             self.ledger.samples[i] += rows
@@ -439,10 +440,15 @@ class Run:
         fine, coarse = self.grids[level], self.grids[level + 1]
         with self.ledger.clock(level, "transfer"):
             start_level(self.maps, level, fine, coarse, self.options.split, self.seed)
+            growth = Growth(self.maps, level, self.options.split)
             if self.options.smoothing_of(level).moments:
-                growth = Growth(self.maps, level, self.options.split)
                 set_moments(fine.smoother, growth.carry_moments(coarse.smoother))
             coarse.smoother.optimizer.state.clear()  # its tensors may be the finer level's now
+            coarse.new = {}
+            if self.options.split.rewarm:
+                fine.new = growth.mask_new_entries(coarse.x, fine.smoother.named)
+        if self.options.split.rewarm and not fine.new:
+            logger.warning("level %d has no new units or blocks. split.rewarm changes nothing there", level)
         if self.options.split.norms:
             estimate_norms(self, level)
         self.account = CostAccount(self.account.owed)

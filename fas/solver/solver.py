@@ -23,6 +23,7 @@ from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.growth import check_growth
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, check_level, find_matrices, live_state
 from netgraph.fas.levels.rematch import check_rematch
+from netgraph.fas.levels.rewarm import check_rewarm
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.width_scaling import compute_rate_factors
 from netgraph.fas.options import Options
@@ -207,6 +208,8 @@ class FAS:
             check_norms(maps)
         if any(visit.kind == "start" for visit in visits):
             check_growth(maps, self.options.split)
+        if self.cycle not in NESTED:
+            check_rewarm(self.options, self.cycle, len(maps.models))
         stream = MinibatchStream(problem.batches, self.seed)
         check_resolutions(maps, problem, stream.peek)
         run = Run(

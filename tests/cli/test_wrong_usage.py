@@ -271,6 +271,11 @@ CASES = f"""
 1 train mlp --option split.blocks=half -> Choose one of prolonged, copied, zero, random
 1 train mlp --option split.blocks=zero -> is about new blocks, and --coarsen channels merges none
 1 train mlp --optimizer muo -> There are adam, adamw, rmsprop, sgd, muon
+1 train mlp --cycle v --option smoothing.rewarm=3 -> is about levels that start from coarser ones, which the cycle v does not have
+1 train mlp --cycle additive --option split.rewarm=3 -> is about levels that start from coarser ones, which the cycle additive does not have
+1 train mlp --option level.2.rewarm=3 -> is about a coarser level, and level 2 is the coarsest
+1 train denoise --coarsen space --option split.rewarm=3 -> is about new units and blocks, and --coarsen space merges none
+1 train mlp --option split.rewarm=-1 -> option split.rewarm is -1. Give a number of 0 or more
 1 train mlp --cycle v --option split.noise=1 -> is about levels that start from coarser ones, which the cycle v does not have
 1 train mlp --cycle v --share 1,1,1 -> --share would have no effect
 1 train mlp --levels 1 --ratio 0.2 -> --ratio would have no effect: --levels 1 is the network alone

@@ -30,8 +30,8 @@ CHOSEN_BY_AUTO = (
 NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "outputs", "fix", "round_to", "budget")
 # Options of a command about its file, which a saved hierarchy needs too.
 FILE_OPTIONS = {"model", "out", "output", "json_"}
-# Options of the solver about the step to a coarser level, or about gradients from it, which the coarsest level does not have.
-COARSE_STEP = ("tau.", "gate.", "estimate.", "smoothing.pre", "smoothing.post", "smoothing.cycles")
+# Options of the solver about the step to a coarser level, about gradients from it or a start by it, which the coarsest level does not have.
+COARSE_STEP = ("tau.", "gate.", "estimate.", "smoothing.pre", "smoothing.post", "smoothing.cycles", "smoothing.rewarm")
 # Cycles that lack a part of the solver.
 CYCLES_WITHOUT = {
     "coarse steps": ("kaskade",),
@@ -256,9 +256,15 @@ def _check_solver_options(options: TrainOptions) -> None:
         subject = _find_subject(full_name)
         if subject and (n_levels == 1 or options.cycle in CYCLES_WITHOUT[subject]):
             raise NetgraphError(f"--option {name} is about {subject}, which {cycle} does not have. Leave it out.")
-        if name == "split.blocks" and not any("depth" in step for step in options.coarsening.steps):
+        merged = frozenset().union(*options.coarsening.steps)
+        if name == "split.blocks" and "depth" not in merged:
             raise NetgraphError(
                 f"--option {name} is about new blocks, and --coarsen {options.coarsening.directions} merges none. Leave it out, or add depth."
+            )
+        if name == "split.rewarm" and not merged & {"channels", "depth"}:
+            raise NetgraphError(
+                f"--option {name} is about new units and blocks, and --coarsen {options.coarsening.directions} merges none. Leave it out, or "
+                "add channels or depth."
             )
 
 
@@ -270,4 +276,4 @@ def _find_subject(name: str) -> str | None:
         return "cycles on coarse levels"
     if name.startswith("estimate."):
         return "gradients from coarser levels"
-    return "levels that start from coarser ones" if name.startswith("split.") else None
+    return "levels that start from coarser ones" if name.startswith(("split.", "smoothing.rewarm")) else None

@@ -194,6 +194,7 @@ def test_every_field_of_a_run_and_a_grid_is_saved_or_an_argument():
         "common",
         "injected",
         "position",
+        "new",
     }
 
 
