@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mnist_mlp import KEY, TUNED, Method, cycle_solver, format_report, plain_solver, train_once
+from mnist_mlp import KEY, Method, cycle_solver, format_report, plain_solver, train_once
 from torch import Tensor
 from torch.nn import functional
 
@@ -105,7 +105,7 @@ IDEAS = {
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
+    parser.add_argument("--epochs", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="only ideas whose names contain one of these words")
     parser.add_argument("--widths", type=int, nargs="*", default=[256, 256])
@@ -120,16 +120,14 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     data, widths = load_dataset("mnist").flat(), (784, *options.widths, 10)
-    how = {**TUNED, "epochs": options.epochs}
-    calls = [
-        (
-            {"method": name, "seed": seed, "widths": widths, **how},
-            partial(train_once, name, method, data, seed, widths, how),
-        )
+    table = {"widths": widths, "augment": False, "epochs": options.epochs, "schedule": "one-cycle", "batch": 128, "lr": 1e-3}  # fmt: skip
+    jobs = [
+        ({"method": name, **table, "seed": seed}, method)
         for seed in range(options.seeds)
         for name, method in IDEAS.items()
         if not options.only or any(word in name for word in options.only)
     ]
+    calls = [(settings, partial(train_once, settings, method, data)) for settings, method in jobs]
     for row in run_missing(options.out, KEY, calls):
         print(row["method"], row["seed"], f"loss {row['loss']:.4f} {row['accepted']} {row['events']}", flush=True)
 

@@ -1,38 +1,55 @@
 """Claim: nested iteration and gated FAS on MNIST, compared at the final loss of a tuned plain run.
 
 The network is 784-1024-1024-10 (``--widths`` takes others) on real MNIST: 55,000 images for training, 5,000 for validation, 10,000 for
-the test accuracy. ``--tune`` runs plain training over `GRID` with seed 100, which no result uses. Its best run is `TUNED`.
-Then, for each seed, every method runs in turn with its own full schedule: plain training, the coarse networks alone, nested
-iteration, and FAS with tau, gate and line search. `ABLATIONS` change one thing of one of them. The ledger counts matching,
-transfers, tau and line searches. Seconds are processor time of one thread, because the machine is shared.
+the test accuracy. Every method runs with its own full schedule: plain training, the coarse networks alone, nested iteration, and FAS with
+tau, gate and line search. ``--ablations`` change one thing of one of them. With ``--augment`` images are shifted by up to 2 pixels, so that
+a long run does not overfit, and the methods are those of `list_grown`.
 
-    NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --tune
-    NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --seeds 3 --ablations    # to benchmarks/results/mnist_mlp.jsonl
-    python benchmarks/training/mnist_mlp.py --report                                   # tables, and docs/pictures/mnist_mlp.svg
+``--tune`` runs a grid of rates and minibatches with seed 100, which no result uses. The results take each method's best point, or with
+``--fixed`` the points of the options. The ledger counts matching, transfers, tau and line searches. Seconds are processor time of one
+thread, because the machine is shared.
+
+    NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --augment --epochs 20 --schedule wsd --tune
+    NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --augment --epochs 20 --schedule wsd    # to benchmarks/results/mnist_mlp.jsonl
+    NETGRAPH_DATA=... python benchmarks/training/mnist_mlp.py --fixed --rates 1e-3 --ablations        # 4 epochs, one cycle
+    python benchmarks/training/mnist_mlp.py --report                                                  # tables, and docs/pictures/mnist_mlp.svg
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import TimedValidation, count_events, read_rows, run_missing
+from common import (
+    TUNING,
+    TimedValidation,
+    count_events,
+    describe_machine,
+    find_best_row,
+    make_grid_parser,
+    prepare_device,
+    read_rows,
+    row_key,
+    run_missing,
+)
 
 import netgraph as ng
 from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
+from netgraph.models.data.augmentation import random_crop
 from netgraph.models.data.datasets import Dataset, load_dataset
 from netgraph.models.data.loader import Loader
 from netgraph.models.perceptron import mlp
@@ -41,19 +58,11 @@ from netgraph.viz.figures.drawing import OKABE_ITO
 
 RESULTS = Path(__file__).parent.parent / "results" / "mnist_mlp.jsonl"
 PICTURE = Path(__file__).parent.parent.parent / "docs" / "pictures" / "mnist_mlp.svg"
-GRID = [
-    {"lr": lr, "batch": batch, "epochs": epochs, "schedule": schedule}
-    for lr, batch, epochs, schedule in (
-        (5e-4, 128, 4, "one-cycle"), (1e-3, 128, 4, "one-cycle"), (2e-3, 128, 4, "one-cycle"), (5e-4, 256, 4, "one-cycle"),
-        (1e-3, 256, 4, "one-cycle"), (2e-3, 256, 4, "one-cycle"), (2.5e-4, 128, 8, "one-cycle"), (5e-4, 128, 8, "one-cycle"), (1e-3, 128, 8, "one-cycle"),
-        (2e-3, 128, 8, "one-cycle"), (4e-3, 128, 8, "one-cycle"), (5e-4, 256, 8, "one-cycle"), (1e-3, 256, 8, "one-cycle"),
-        (1e-3, 128, 8, "cosine"), (1e-3, 128, 16, "one-cycle"),
-    )
-]  # fmt: skip
-TUNED = {"lr": 1e-3, "batch": 128, "epochs": 4, "schedule": "one-cycle"}
-TUNING = 100  # seed of the grid
+RATES = (5e-4, 1e-3, 2e-3)
 COLOURS, MARKERS = (*OKABE_ITO, "black"), "ooossDD"  # one for each method: alone, nested, FAS
-KEY = ("method", "seed", "lr", "batch", "epochs", "schedule", "widths")  # identifies a row
+TABLE = ("widths", "augment", "epochs", "schedule")  # what a point of the grid depends on, beside the method
+POINT = ("batch", "lr")  # of the grid
+KEY = ("method", *TABLE, *POINT, "seed")  # identifies a row
 ADAMW = torch.optim.AdamW
 INF = float("inf")
 TRIED = Gate(gap=INF, tau=INF, kappa=0.0, share=INF)  # the line search alone decides
@@ -71,6 +80,8 @@ class Method:
         Number of levels.
     shrink : int
         Divisor of the hidden widths, for a small network alone.
+    length : float
+        Length of the run, as a multiple of the epochs asked for.
     drawn : bool
         Draw new first weights of coarse levels, instead of injecting them.
     **hierarchy
@@ -78,9 +89,17 @@ class Method:
     """
 
     def __init__(
-        self, solver: Callable[..., FAS], levels: int = 1, shrink: int = 1, *, drawn: bool = True, **hierarchy: Any
+        self,
+        solver: Callable[..., FAS],
+        levels: int = 1,
+        shrink: int = 1,
+        *,
+        length: float = 1.0,
+        drawn: bool = True,
+        **hierarchy: Any,
     ) -> None:
-        self.solver, self.levels, self.shrink, self.drawn, self.hierarchy = solver, levels, shrink, drawn, hierarchy
+        self.solver, self.levels, self.shrink, self.length = solver, levels, shrink, length
+        self.drawn, self.hierarchy = drawn, hierarchy
 
     def make(self, model: torch.nn.Module, data: Dataset) -> Any:
         """Return a hierarchy of ``levels`` levels. One level needs no matching."""
@@ -136,22 +155,39 @@ ABLATIONS = {
 }
 
 
-def train_once(
-    name: str, method: Method, data: Dataset, seed: int, widths: tuple[int, ...], how: dict[str, Any]
-) -> dict[str, Any]:
-    """Train once, and return a row of results."""
-    batch, how = how["batch"], {key: value for key, value in how.items() if key != "batch"}
+def list_grown() -> dict[str, Method]:
+    """Return the methods of long runs on shifted images."""
+    return {
+        "plain": Method(plain_solver),
+        "plain, 0.6 as long": Method(plain_solver, length=0.6),
+        "half the width alone": Method(plain_solver, shrink=2),
+        "half the width, grown at 0.6": Method(cycle_solver("kaskade", (0.4, 0.6)), 2),
+        "half the width, grown at 0.7": Method(cycle_solver("kaskade", (0.3, 0.7)), 2),
+    }
+
+
+def shift_images(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift flat images by up to 2 pixels along both axes."""
+    return random_crop(inputs.unflatten(1, (1, 28, 28)), generator, pad=2).flatten(1)
+
+
+def train_once(settings: dict[str, Any], method: Method, data: Dataset) -> dict[str, Any]:
+    """Train once with the settings of a row, and return the row with its results."""
+    seed, widths = settings["seed"], settings["widths"]
     torch.manual_seed(seed)
     model = mlp((widths[0], *(w // method.shrink for w in widths[1:-1]), widths[-1]))
-    loader = Loader(data, batch, seed=seed)
+    loader = Loader(data, settings["batch"], augment=shift_images if settings["augment"] else None, seed=seed)
     validation = TimedValidation(lambda network: evaluate(network, data, split="valid").figures())
     hierarchy = method.make(model, data)
     problem = Problem(loader, functional.cross_entropy, valid=validation)
-    solution = method.solver(seed=seed, **how).solve(hierarchy, problem, evaluations=430)
+    solver = method.solver(
+        lr=settings["lr"], epochs=settings["epochs"] * method.length, schedule=settings["schedule"], seed=seed
+    )
+    solution = solver.solve(hierarchy, problem, evaluations=430)
     seconds = validation.seconds
     evaluations = [record for record in solution.events("evaluate") if record["level"] == 0 or method.levels == 1]
     return {
-        "method": name, "seed": seed, "widths": widths, **how, "batch": batch, "seconds": seconds, "flops": solution.flops,
+        **settings, "seconds": seconds, "flops": solution.flops,
         "loss": evaluations[-1]["figures"]["loss"], "accuracy": evaluations[-1]["figures"]["accuracy"],
         "test": evaluate(model, data).accuracy, **count_events(solution),
         "curve": [[r["flops"], r["figures"]["loss"], r["figures"]["accuracy"], r["level"]] for r in solution.events("evaluate")],
@@ -160,44 +196,43 @@ def train_once(
 
 
 def format_report(rows: list[dict[str, Any]]) -> str:
-    """Return a table with one line for each method and number of epochs.
+    """Return a table with one line for each method and its settings.
 
-    Values are medians over seeds, with their spread. Costs are relative to the tuned plain run.
+    Values are medians over seeds, with their spread. Costs are relative to the longest plain runs.
     """
-    plain_runs = [row for row in rows if row["method"] == "plain" and row["seed"] != TUNING]
-    tuned = [row for row in plain_runs if (row["epochs"], row["schedule"]) == (TUNED["epochs"], TUNED["schedule"])]
-    plain_runs = tuned or plain_runs
-    base = {kind: statistics.median(row[kind] for row in plain_runs) for kind in ("flops", "seconds")}
+    runs = [row for row in rows if row["seed"] != TUNING]
+    plain = [row for row in runs if row["method"] == "plain"]
+    longest = [row for row in plain if row["epochs"] == max(other["epochs"] for other in plain)]
+    base = {kind: statistics.median(row[kind] for row in longest) for kind in ("flops", "seconds")} if plain else {}
+    columns = ("method", "epochs", "schedule", *POINT)
     lines = [
-        "| method | epochs | schedule | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | epochs | schedule | minibatch | rate | n | validation loss | test accuracy | FLOPs / plain | seconds / plain | corrections |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, epochs, schedule in dict.fromkeys(
-        (row["method"], row["epochs"], row["schedule"]) for row in rows if row["seed"] != TUNING
-    ):
-        group = (name, epochs, schedule)
-        runs = [
-            row for row in rows
-            if (row["method"], row["epochs"], row["schedule"]) == group and row["seed"] != TUNING
-        ]  # fmt: skip
-        losses = [row["loss"] for row in runs]
-        asked = sum(row["events"].get(kind, 0) for row in runs for kind in ("up", "skip"))
-        taken = f"{sum(row['accepted'] for row in runs)} of {asked}" if asked else ""
-        cost = {kind: statistics.median(row[kind] for row in runs) / base[kind] for kind in base}
-        spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(runs) > 1 else ""
-        lines.append(
-            f"| {name} | {epochs:g} | {schedule} | {len(runs)} | {statistics.median(losses):.4f}{spread} | "
-            f"{statistics.median(row['test'] for row in runs):.2%} | "
-            f"{cost['flops']:.2f} | {cost['seconds']:.2f} | {taken} |"
-        )
+    for key in dict.fromkeys(row_key(row, columns) for row in runs):
+        lines.append(format_line([row for row in runs if row_key(row, columns) == key], base))
     return "\n".join(lines)
 
 
+def format_line(runs: list[dict[str, Any]], base: dict[str, float]) -> str:
+    """Return one line of the table."""
+    row, losses = runs[0], [row["loss"] for row in runs]
+    asked = sum(row["events"].get(kind, 0) for row in runs for kind in ("up", "skip"))
+    taken = f"{sum(row['accepted'] for row in runs)} of {asked}" if asked else ""
+    costs = " | ".join(f"{statistics.median(row[kind] for row in runs) / base[kind]:.2f}" for kind in base) or " | "
+    spread = f" ({min(losses):.4f}–{max(losses):.4f})" if len(runs) > 1 else ""
+    return (
+        f"| {row['method']} | {row['epochs']:g} | {row['schedule']} | {row['batch']} | {row['lr']:g} | {len(runs)} | "
+        f"{statistics.median(losses):.4f}{spread} | {statistics.median(row['test'] for row in runs):.2%} | {costs} | {taken} |"
+    )
+
+
 def format_grid(rows: list[dict[str, Any]]) -> str:
-    """Return a table with one line for each run of the grid, best first."""
-    lines = ["| rate | batch | epochs | schedule | validation loss |", "|---|---|---|---|---|"]
-    for row in sorted((row for row in rows if row["seed"] == TUNING), key=lambda row: row["loss"]):
-        lines.append(f"| {row['lr']:g} | {row['batch']} | {row['epochs']:g} | {row['schedule']} | {row['loss']:.4f} |")
+    """Return a table with one line for each run of the grid, the best of each method first."""
+    lines = ["| method | rate | batch | epochs | schedule | validation loss |", "|---|---|---|---|---|---|"]
+    for row in sorted((row for row in rows if row["seed"] == TUNING), key=lambda row: (row["method"], row["loss"])):
+        point = f"{row['lr']:g} | {row['batch']} | {row['epochs']:g} | {row['schedule']}"
+        lines.append(f"| {row['method']} | {point} | {row['loss']:.4f} |")
     return "\n".join(lines)
 
 
@@ -229,48 +264,58 @@ def draw_picture(rows: list[dict[str, Any]]) -> None:
     figure.savefig(PICTURE)
 
 
+def parse_options() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = make_grid_parser(__doc__, RESULTS, RATES)
+    parser.add_argument("--batch", type=int, nargs="*", default=[128], help="images of a minibatch, of the grid")
+    parser.add_argument("--fixed", action="store_true", help="run the results at the points of the options")
+    parser.add_argument("--augment", action="store_true", help="shift images by up to 2 pixels")
+    parser.add_argument("--ablations", action="store_true", help="run the ablations too, with the first seed")
+    parser.add_argument("--only", nargs="*", help="only these methods")
+    parser.add_argument("--epochs", type=float, default=4.0, help="epochs of plain training")
+    parser.add_argument("--schedule", default="one-cycle", help="schedule of all methods, such as wsd")
+    parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
+    return parser.parse_args()
+
+
+def list_jobs(options: argparse.Namespace, rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], Method]]:
+    """Return the runs to do: the settings of a row, and its method."""
+    methods = list_grown() if options.augment else METHODS
+    seeds = [TUNING] if options.tune else range(options.seeds)
+    runs = [(seed, name, method) for seed in seeds for name, method in methods.items()]
+    runs += [(0, name, method) for name, method in ABLATIONS.items() if options.ablations]
+    table = {"widths": (784, *options.widths, 10), "augment": options.augment, "epochs": options.epochs, "schedule": options.schedule}  # fmt: skip
+    jobs = []
+    for seed, name, method in runs:
+        if options.only and name not in options.only:
+            continue
+        points = list(product(options.batch, options.rates))
+        if not (options.tune or options.fixed):
+            best = find_best_row(rows, {"method": name, **table, "widths": list(table["widths"])})
+            points = [(best["batch"], best["lr"])]
+        jobs += [({"method": name, **table, "batch": batch, "lr": lr, "seed": seed}, method) for batch, lr in points]
+    return jobs
+
+
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--ablations", action="store_true", help="run the ablations too, with the first seed")
-    parser.add_argument("--only", nargs="*", help="only methods whose names contain one of these words")
-    parser.add_argument("--epochs", type=float, default=TUNED["epochs"])
-    parser.add_argument("--schedule", default=TUNED["schedule"], help="schedule of all methods, such as wsd")
-    parser.add_argument("--widths", type=int, nargs="*", default=[1024, 1024])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
-    options = parser.parse_args()
+    options = parse_options()
+    rows = read_rows(options.out)
     if options.report:
-        rows = [row for row in read_rows(options.out) if row["widths"][1:-1] == options.widths]
-        print(format_report(rows), format_grid(rows), sep="\n\n")
-        draw_picture([row for row in rows if row["seed"] != TUNING])
+        for widths, augment in dict.fromkeys(row_key(row, ("widths", "augment")) for row in rows):
+            these = [row for row in rows if row_key(row, ("widths", "augment")) == (widths, augment)]
+            print(f"\n{'-'.join(map(str, widths))}{', shifted images' if augment else ''}\n")
+            print(format_report(these), format_grid(these), sep="\n\n")
+        drawn = [row for row in rows if row["seed"] != TUNING and row["method"] in METHODS and not row["augment"]]
+        if drawn:
+            draw_picture([row for row in drawn if row["widths"][1:-1] == options.widths])
         return
-    torch.set_num_threads(1)
-    data, widths = load_dataset("mnist").flat(), (784, *options.widths, 10)
-    if options.tune:
-        jobs = [("plain", METHODS["plain"], TUNING, how) for how in GRID]
-    else:
-        how = {**TUNED, "epochs": options.epochs, "schedule": options.schedule}
-        jobs = [(name, method, seed, how) for seed in range(options.seeds) for name, method in METHODS.items()]
-        jobs += [(name, method, 0, how) for name, method in ABLATIONS.items() if options.ablations]
-        jobs = [job for job in jobs if not options.only or any(word in job[0] for word in options.only)]
-    machine = {"machine": platform.platform(), "torch": torch.__version__, "threads": 1}
-    calls = [
-        (
-            {"method": name, "seed": seed, "widths": widths, **how},
-            partial(train_once, name, method, data, seed, widths, how),
-        )
-        for name, method, seed, how in jobs
-    ]
-    for row in run_missing(options.out, KEY, calls, machine):
-        print(
-            row["method"],
-            row["seed"],
-            f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s",
-            flush=True,
-        )
+    prepare_device("cpu")
+    data = load_dataset("mnist").flat()
+    calls = [(settings, partial(train_once, settings, method, data)) for settings, method in list_jobs(options, rows)]
+    for row in run_missing(options.out, KEY, calls, describe_machine()):
+        figures = f"loss {row['loss']:.4f} test {row['test']:.4f} {row['seconds']:.0f} s"
+        print(row["method"], row["seed"], row["batch"], row["lr"], figures, flush=True)
 
 
 if __name__ == "__main__":
