@@ -4,9 +4,10 @@ It does not reach plain training of all bytes. A decoder of eight blocks of widt
 next byte of the IMDB reviews, in windows of 128 bytes. No byte is seen twice. Every method runs a whole schedule of its own (warm-up, stable, decay): plain training, plain
 training of 0.6 of the bytes, fewer blocks alone, and growth from fewer blocks by zero, copied, split and random blocks.
 ``--optimizer`` is AdamW or Muon. ``--tune`` runs `RATES` for each method with seed 100, which no result uses, and the results
-take each method's best rate. ``--million`` is the length of a run in millions of bytes. Losses are nats a byte on 262,144 bytes
-of the test split. Seconds are processor time of one thread, with the building of levels. A machine that others use too
-makes them longer, unevenly. FLOPs are exact.
+take each method's best rate. ``--million`` is the length of a run in millions of bytes. ``--width 512 --rows 64 --length 256 --bf16
+--device cuda`` is a decoder of 25 million parameters on a GPU, and ``--width 1024`` one of 100 million. Losses are nats a byte on 262,144
+bytes of the test split. Seconds are processor time of one thread, on a GPU time on the clock, with the building of levels. A machine that
+others use too makes them longer, unevenly. FLOPs are exact.
 
     NETGRAPH_DATA=... python benchmarks/training/language_model.py --tune --optimizer muon
     NETGRAPH_DATA=... python benchmarks/training/language_model.py --seeds 3 --optimizer muon  # to benchmarks/results/language_model.jsonl
@@ -15,13 +16,14 @@ makes them longer, unevenly. FLOPs are exact.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,16 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/common.py
-from common import TUNING, describe_machine, find_best_rate, make_grid_parser, read_rows, run_missing
+from common import (
+    TUNING,
+    describe_machine,
+    find_best_rate,
+    make_grid_parser,
+    prepare_device,
+    read_rows,
+    row_key,
+    run_missing,
+)
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
@@ -43,9 +54,10 @@ from netgraph.optim.optimizers import find_optimizer
 
 RESULTS = Path(__file__).parent.parent / "results" / "language_model.jsonl"
 RATES = (4e-3, 8e-3, 1.6e-2)
-LENGTH, ROWS, WIDTH, BLOCKS = 128, 16, 32, 8
 TEST_BYTES = 2**18
-KEY = ("method", "optimizer", "seed", "lr", "million")  # identifies a row
+SIZES = ("width", "blocks", "length", "rows", "million", "bf16")
+TABLE = ("optimizer", *SIZES)  # what a rate depends on, beside the method
+KEY = ("method", *TABLE, "lr", "seed")  # identifies a row
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,8 @@ class Method:
     ----------
     share : tuple of float
         Share of the steps on each level, finest first.
-    blocks : int
-        Blocks of the network that is trained.
+    blocks : int, optional
+        Blocks of the network that is trained. By default all.
     bytes : float
         Share of plain training's bytes that the run sees.
     options : dict of str to str
@@ -67,7 +79,7 @@ class Method:
     """
 
     share: tuple[float, ...] = (1.0,)
-    blocks: int = BLOCKS
+    blocks: int | None = None
     bytes: float = 1.0
     options: dict[str, str] = field(default_factory=dict)
     levels: dict[str, Any] = field(default_factory=dict)
@@ -119,39 +131,46 @@ def load_bytes(split: str, n: int) -> Tensor:
     return torch.frombuffer(bytearray(joined[:n]), dtype=torch.uint8)
 
 
+def cut_windows(split: str, n: int, length: int) -> Tensor:
+    """Return the first n windows of a split, each with the byte that follows it."""
+    return load_bytes(split, n * length + 1).as_strided((n, length + 1), (length, 1))
+
+
 class ByteBatches:
     """Minibatches of windows of bytes, each window once, in the order of a seed."""
 
-    def __init__(self, million: float, seed: int) -> None:
-        self.steps = round(million * 1e6) // (ROWS * LENGTH)
-        n = self.steps * ROWS
-        self.windows = load_bytes("train", n * LENGTH + 1).as_strided((n, LENGTH + 1), (LENGTH, 1))
-        self.order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.rows, length = settings["rows"], settings["length"]
+        self.steps = round(settings["million"] * 1e6) // (self.rows * length)
+        n = self.steps * self.rows
+        self.windows = cut_windows("train", n, length)
+        self.order = torch.randperm(n, generator=torch.Generator().manual_seed(settings["seed"]))
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in self.order.view(self.steps, ROWS):
+        for rows in self.order.view(self.steps, self.rows):
             window = self.windows[rows].long()
             yield window[:, :-1], window[:, 1:]
 
 
 @torch.no_grad()
-def measure_loss(model: nn.Module) -> float:
+def measure_loss(model: nn.Module, length: int, device: str) -> float:
     """Return nats a byte on the test split."""
-    windows = load_bytes("test", TEST_BYTES + 1).as_strided((TEST_BYTES // LENGTH, LENGTH + 1), (LENGTH, 1)).long()
     loss = make_cross_entropy()
     model.eval()
-    parts = [float(loss(model(w[:, :-1]), w[:, 1:])) for w in windows.split(256)]
-    return statistics.fmean(parts)
+    parts = [w.long().to(device) for w in cut_windows("test", TEST_BYTES // length, length).split(256)]
+    return statistics.fmean(float(loss(model(w[:, :-1]), w[:, 1:])) for w in parts)
 
 
-def build_levels(method: Method, seed: int) -> Hierarchy:
+def build_levels(method: Method, settings: dict[str, Any], device: str) -> Hierarchy:
     """Return the levels of a method, with first weights of their own."""
-    torch.manual_seed(seed)
-    sizes = {"width": WIDTH, "n_heads": 2, "n_hidden": 4 * WIDTH, "depth": method.blocks}
-    model, example = Decoder(256, **sizes, length=LENGTH, dropout=0.0), torch.zeros(2, LENGTH, dtype=torch.int64)
+    torch.manual_seed(settings["seed"])
+    width, length = settings["width"], settings["length"]
+    sizes = {"n_heads": max(width // 64, 2), "n_hidden": 4 * width, "depth": method.blocks or settings["blocks"]}
+    model = Decoder(256, width=width, **sizes, length=length, dropout=0.0).to(device)
+    example = torch.zeros(2, length, dtype=torch.int64, device=device)
     if len(method.share) == 1:
         return build_single_level(model, example)
     hierarchy = ng.build_hierarchy(model, example, n_levels=len(method.share), **method.levels)
@@ -159,21 +178,22 @@ def build_levels(method: Method, seed: int) -> Hierarchy:
     return hierarchy
 
 
-def train_once(name: str, optimizer: str, seed: int, lr: float, million: float) -> dict[str, Any]:
-    """Train once, and return a row of results."""
-    method, batches = METHODS[name], ByteBatches(million, seed)
+def train_once(settings: dict[str, Any], device: str) -> dict[str, Any]:
+    """Train once with the settings of a row, and return the row with its results."""
+    method, batches, clock = METHODS[settings["method"]], ByteBatches(settings), prepare_device(device)
     load_bytes("test", TEST_BYTES + 1)
-    begun = time.thread_time()
-    levels = build_levels(method, seed)
+    begun = clock()
+    levels = build_levels(method, settings, device)
+    options = parse_options({**method.options, "smoothing.bf16": str(settings["bf16"]).lower()})
     solver = FAS(
-        "kaskade", find_optimizer(optimizer), lr, epochs=method.bytes, share=method.share, schedule="wsd",
-        weight_decay=0.0, options=parse_options(method.options), seed=seed,
+        "kaskade", find_optimizer(settings["optimizer"]), settings["lr"], epochs=method.bytes, share=method.share, schedule="wsd",
+        weight_decay=0.0, options=options, seed=settings["seed"],
     )  # fmt: skip
     solution = solver.solve(levels, Problem(batches, make_cross_entropy()), every=100)
-    seconds = time.thread_time() - begun
+    seconds = clock() - begun
     return {
-        "method": name, "optimizer": optimizer, "seed": seed, "lr": lr, "million": million, "seconds": seconds,
-        "flops": solution.flops, "loss": measure_loss(solution.model),
+        **settings, "seconds": seconds, "flops": solution.flops, "parameters": levels.levels[0].n_parameters,
+        "loss": measure_loss(solution.model, settings["length"], device),
         "curve": [[r["step"], r["level"], round(r["loss"], 4)] for r in solution.events("smooth")],
         "ledger": solution.ledger.rows(),
     }  # fmt: skip
@@ -182,10 +202,12 @@ def train_once(name: str, optimizer: str, seed: int, lr: float, million: float) 
 def format_report(rows: list[dict[str, Any]]) -> str:
     """Return tables: medians over seeds with spread, losses and costs relative to plain with the same optimizer."""
     parts = []
-    for million, is_result in sorted({(row["million"], row["seed"] != TUNING) for row in rows}):
-        chosen = [r for r in rows if (r["million"], r["seed"] != TUNING) == (million, is_result)]
+    for sizes in dict.fromkeys((row_key(row, SIZES), row["seed"] != TUNING) for row in rows):
+        chosen = [r for r in rows if (row_key(r, SIZES), r["seed"] != TUNING) == sizes]
+        (width, blocks, length, n_rows, million, bf16), is_result = sizes
         parts += [
-            f"\n{million:g} million bytes, {'results' if is_result else 'grid of rates, seed 100'}\n",
+            f"\n{million:g} million bytes, {blocks} blocks of width {width}, {n_rows} windows of {length} bytes"
+            f"{', bfloat16' if bf16 else ''}, {'results' if is_result else 'grid of rates, seed 100'}\n",
             "| method | optimizer | rate | n | nats a byte | above plain | FLOPs / plain | seconds / plain |",
             "|---|---|---|---|---|---|---|---|",
         ]
@@ -209,27 +231,37 @@ def format_row(key: tuple[Any, ...], runs: list[dict[str, Any]], plain: list[dic
     return f"{line} {cost['loss'] - 1:+.1%} | {cost['flops']:.2f} | {cost['seconds']:.2f} |"
 
 
-def main() -> None:
-    """Run the benchmark."""
+def parse_command_line() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = make_grid_parser(__doc__, RESULTS, RATES)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--million", type=float, default=3.0, help="millions of bytes of a run")
+    parser.add_argument("--width", type=int, default=32, help="width of the decoder")
+    parser.add_argument("--blocks", type=int, default=8, help="blocks of the decoder")
+    parser.add_argument("--length", type=int, default=128, help="bytes of a window")
+    parser.add_argument("--rows", type=int, default=16, help="windows of a minibatch")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*", help="only these methods")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parse_command_line()
     rows = read_rows(options.out)
     if options.report:
         print(format_report(rows))
         return
-    torch.set_num_threads(1)
+    table = {name: getattr(options, name) for name in TABLE}
     names = [name for name in METHODS if not options.only or name in options.only]
-    seeds = [TUNING] if options.tune else range(options.seeds)
     calls = []
-    for seed, name in ((seed, name) for seed in seeds for name in names):
-        setting = {"optimizer": options.optimizer, "million": options.million}
-        for lr in options.rates if options.tune else [find_best_rate(rows, {"method": name, **setting})]:
-            settings = {**setting, "seed": seed, "lr": lr}
-            calls.append(({"method": name, **settings}, partial(train_once, name, **settings)))
-    for row in run_missing(options.out, KEY, calls, describe_machine()):
+    for seed, name in product([TUNING] if options.tune else range(options.seeds), names):
+        for lr in options.rates if options.tune else [find_best_rate(rows, {"method": name, **table})]:
+            settings = {"method": name, **table, "lr": lr, "seed": seed}
+            calls.append((settings, partial(train_once, settings, options.device)))
+    prepare_device(options.device)
+    for row in run_missing(options.out, KEY, calls, describe_machine(options.device)):
         print(
             f"{row['method']} {row['optimizer']} {row['seed']} {row['lr']:g}: {row['loss']:.4f} nats, {row['seconds']:.0f} s",
             flush=True,
