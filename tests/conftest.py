@@ -1,4 +1,4 @@
-"""What tests share: torchvision made importable; the same random numbers for every test; nothing that needs a data set or a browser where there is none."""
+"""What tests share: torchvision made importable; the same random numbers for every test; nothing that needs a data set, a GPU or a browser where there is none."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def _seeded() -> None:
 
 MISSING = {
     "data": ("need real data; set NETGRAPH_DATA to their folder", lambda: bool(os.environ.get("NETGRAPH_DATA"))),
+    "gpu": (
+        "need a GPU; NETGRAPH_TEST_DEVICE=cpu runs them on a CPU",
+        lambda: "NETGRAPH_TEST_DEVICE" in os.environ or torch.cuda.is_available(),
+    ),
     "browser": ("need chromium and chromedriver on the PATH; install them", lambda: installed() is not None),
 }
 _LEFT_OUT = pytest.StashKey[dict[str, int]]()

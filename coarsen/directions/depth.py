@@ -131,8 +131,8 @@ def _has_mean(tensor: Tensor) -> bool:
 
 
 def _list_numbers(tensor: Tensor) -> Tensor:
-    """Return all numbers of a tensor in double precision, those of complex ones in pairs."""
-    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten().double()
+    """Return all numbers of a tensor in double precision on the CPU, those of complex ones in pairs."""
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten().cpu().double()
 
 
 def build_block_graph(chain: Chain, state: Mapping[str, Tensor]) -> AxisGraph:
