@@ -17,7 +17,7 @@ from netgraph.utils.text import is_index
 # How one option is declared
 
 
-class OptionInfo(NamedTuple):
+class SolverOption(NamedTuple):
     """Unit, meaning and accepted values of one option.
 
     Parameters
@@ -58,7 +58,7 @@ class OptionInfo(NamedTuple):
 
 def _option(default: Any, unit: str, meaning: str, **accepted: Any) -> Any:
     """Declare an option at its field."""
-    return field(default=default, metadata={"option": OptionInfo(unit, meaning, **accepted)})
+    return field(default=default, metadata={"option": SolverOption(unit, meaning, **accepted)})
 
 
 def format_value(value: Any) -> str:
@@ -83,8 +83,8 @@ def _list_parameters(group: GroupClass) -> GroupClass:
     return group
 
 
-def _info(declared: Field[Any]) -> OptionInfo:
-    info: OptionInfo = declared.metadata["option"]
+def _info(declared: Field[Any]) -> SolverOption:
+    info: SolverOption = declared.metadata["option"]
     return info
 
 
@@ -367,7 +367,7 @@ GROUPS: dict[str, type] = {
     "estimate": Estimate,
 }
 LEVEL_GROUPS = ("smoothing", "estimate", "tau", "gate")  # a level can have values of its own for these
-LEVEL_LR = OptionInfo("", "Largest learning rate of the level.", above=0)
+LEVEL_LR = SolverOption("", "Largest learning rate of the level.", above=0)
 Group = TypeVar("Group", Smoothing, Estimate, Tau, Gate)
 
 
@@ -469,14 +469,14 @@ def full_option_name(name: str) -> str:
     return name if name == "lr" or "." in name else f"smoothing.{name}"
 
 
-def _iterate_options() -> Iterator[tuple[str, OptionInfo]]:
+def _iterate_options() -> Iterator[tuple[str, SolverOption]]:
     """Yield the dotted name and the declaration of every option."""
     for group_name, group in GROUPS.items():
         for declared in fields(group):
             yield f"{group_name}.{declared.name}", _info(declared)
 
 
-def _find_level_option(level: int, name: str) -> tuple[OptionInfo, Any]:
+def _find_level_option(level: int, name: str) -> tuple[SolverOption, Any]:
     """Return the declaration and the default of an option that one level can have."""
     if name == "lr":
         return LEVEL_LR, 1e-3
@@ -499,7 +499,7 @@ def _find_level_option(level: int, name: str) -> tuple[OptionInfo, Any]:
     return _info(declared[option]), declared[option].default
 
 
-def _check_value(name: str, value: Any, info: OptionInfo) -> None:
+def _check_value(name: str, value: Any, info: SolverOption) -> None:
     """Refuse a word that is no choice, and a number or a tuple with a number that is out of bounds."""
     if info.choices and value not in info.choices:
         raise NetgraphError(f"option {name} is {value!r}. Choose one of {', '.join(info.choices)}.")

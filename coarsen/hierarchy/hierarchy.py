@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from netgraph import plugins
+from netgraph.coarsen.directions.named_ratios import split_ratios
 from netgraph.coarsen.hierarchy.budget import Budget
 from netgraph.coarsen.hierarchy.compile_time import measure_compilation
 from netgraph.coarsen.hierarchy.level import Level
@@ -311,13 +312,17 @@ def _merge_keywords(options: CoarsenOptions | None, keywords: Mapping[str, Any])
 
 def _make_plan(spec: UnitSpec, options: CoarsenOptions, progress: Progress | None) -> MergePlan:
     """Return the plan of merging. Refuse axes and units that the network does not have."""
-    affinity, ratios, keep = options.affinity, options.ratios, set(options.keep)
+    affinity, keep = options.affinity, set(options.keep)
     if isinstance(affinity, str):
         affinity = plugins.load_plugin("netgraph.affinities", affinity)
     coarseners = load_coarseners(options.coarsener)
     go = all(map(leaves_out, coarseners.values()))
-    _check_axes(spec, [*options.keep, *(axis for axis in ratios if axis != "*")], keep, go=go)
+    named = {name: ratio for name, ratio in options.ratios.items() if name != "*"}
+    directions = frozenset[str]().union(*options.steps)
+    axis_ratios, block_ratios = split_ratios(spec, named, directions, blocks=options.blocks)
+    _check_axes(spec, [*options.keep, *axis_ratios], keep, go=go)
     fixed = _check_fixed_units(spec, options.fixed or {}, keep)
+    ratios = {**block_ratios, **axis_ratios, "*": options.ratios["*"]}
     return MergePlan(
         coarseners, affinity, ratios, keep, fixed, options.round_to, options.seed, progress, options.quality,
         alike=options.budget is not None,

@@ -281,11 +281,11 @@ class CoarsenOptions:
         0.5,
         help="Share of units that stay from one level to the next.",
         doc="Share of units of each axis, and of blocks of each chain, that stay from one level to the next. A dict has one "
-        "by axis, ``'*'`` for the others. ``'gap:0.05'`` keeps as few units as raise ``loss`` by at most that share from "
+        "by axis or chain, which has the name of its first block, and ``'*'`` for the others. ``'gap:0.05'`` keeps as few units as raise ``loss`` by at most that share from "
         "each level to the next (`netgraph.coarsen.hierarchy.loss_gap`).",
         check=_check_ratio, join=_join_ratios, saved="always",
         type=float, metavar="SHARE", parse=parse_ratio,
-        also=(Flag("axis_ratio", "Share for one axis (repeatable).", list[str] | None, metavar="AXIS=RATIO"),),
+        also=(Flag("axis_ratio", "Share for one axis, or for one chain by its first block (repeatable).", list[str] | None, metavar="AXIS=RATIO"),),
     )  # fmt: skip
     keep: Iterable[str] = declare_option(
         (),

@@ -192,6 +192,8 @@ CASES = f"""
 1 coarsen {GOOD} --axis-ratio 4=0.5 -> axis '4' has a ratio, but it is kept (a dimension of output 0). Leave its ratio out
 1 coarsen {GOOD} --axis-ratio 0=0.5 --axis-ratio 0=0.2 -> --axis-ratio gives 0 two ratios
 1 coarsen {GOOD} --axis-ratio 0=0.5 --keep 0 -> --keep 0 contradicts --axis-ratio 0, which merges its units. Give one of the two
+1 coarsen {GOOD} --coarsen space --axis-ratio 0=0.5 -> --axis-ratio would have no effect: --coarsen space halves the resolution
+1 coarsen {GOOD} --coarsen depth --axis-ratio 0=0.5 -> axis '0' has a ratio, but depth merges no units
 1 coarsen {GOOD} --axis-ratio '*=0.5' --ratio 0.3 -> --ratio would have no effect
 1 coarsen {GOOD} --round-to 0 -> Give a multiple of 1 or more
 1 coarsen {GOOD} --coarsener nosuch -> no coarsener named 'nosuch'. Installed: adjacent, graclus, hem

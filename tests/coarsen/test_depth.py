@@ -542,3 +542,54 @@ def test_blocks_with_complex_weights_that_are_alike_up_to_the_order_of_units_mer
     model = nn.Sequential(nn.Linear(5, 6), *blocks, nn.Linear(6, 3))
     level = ng.build_hierarchy(model, torch.randn(3, 5), directions="depth").levels[1]
     torch.testing.assert_close(traced_state(level.model)["1.weight"], blocks[0].weight.detach())
+
+
+def two_chains():
+    """Two chains of four blocks, with a layer between them."""
+    torch.manual_seed(0)
+    wide = (Residual(8, 12) for _ in range(4))
+    return nn.Sequential(nn.Linear(5, 6), *(Residual() for _ in range(4)), nn.Linear(6, 8), *wide, nn.Linear(8, 3))
+
+
+def count_blocks(level, first, last):
+    names = {name.split(".")[0] for name in traced_state(level.model)}
+    return len([block for block in range(first, last) if str(block) in names])
+
+
+@pytest.mark.parametrize(
+    ("directions", "n_levels", "ratio", "blocks", "units"),
+    [
+        ("depth", 2, {"1": 0.25}, (1, 2), 9), ("depth", 2, {"*": 1.0, "6": 0.5}, (4, 2), 9), ("depth", 2, {"1": 1.0}, (4, 2), 9),
+        ("channels,depth", 3, {"1": 0.25}, (1, 2), 4), ("channels+depth", 2, {"*": 1.0, "1": 0.25, "1.up": 1 / 3}, (1, 4), 3),
+        ("depth", 3, {"*": 1.0, "6": 0.5}, (4, 1), 9),
+    ],
+)  # fmt: skip
+def test_a_ratio_by_name_is_that_of_an_axis_or_of_a_chain(directions, n_levels, ratio, blocks, units):
+    hierarchy = ng.build_hierarchy(
+        two_chains(), torch.randn(2, 5), directions=directions, n_levels=n_levels, ratio=ratio
+    )
+    last = hierarchy.levels[-1]
+    assert (count_blocks(last, 1, 5), count_blocks(last, 6, 10)) == blocks
+    assert abs(len(traced_state(last.model)["1.up.bias"]) - units) <= 1
+
+
+def test_what_is_left_of_a_chain_keeps_its_ratio():
+    """Block 1 gets fewer units than the others, which then are a chain of three that block 2 begins."""
+    options = {"directions": "channels,depth", "n_levels": 3, "ratio": {"1": 0.25, "1.up": 0.25, "6": 1.0}}
+    last = ng.build_hierarchy(two_chains(), torch.randn(2, 5), **options).levels[-1]
+    assert (count_blocks(last, 1, 2), count_blocks(last, 2, 5), count_blocks(last, 6, 10)) == (1, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"directions": "depth", "ratio": {"1.up": 0.5}}, "axis '1.up' has a ratio, but depth merges no units. .* add channels"),
+        ({"ratio": {"1": 0.5}}, "chain '1' has a ratio, but channels merges no blocks. .* add depth"),
+        ({"directions": "depth", "ratio": {"2": 0.5}}, r"no chain is named '2'. Chains, named by their first blocks, are 1, 6\."),
+        ({"directions": "channels,depth", "n_levels": 3, "ratio": {"up": 0.5}}, r"no axis or chain is named 'up'. Axes .* are 0, 1.up, .* Chains"),
+        ({"directions": "depth", "ratio": {"1": 0.5}, "blocks": 1}, r"chain '1' has a ratio, but blocks \(--blocks\) says"),
+    ],
+)  # fmt: skip
+def test_a_ratio_that_nothing_takes_is_refused_in_a_sentence(options, sentence):
+    with pytest.raises(NetgraphError, match=sentence):
+        ng.build_hierarchy(two_chains(), torch.randn(2, 5), **options)

@@ -27,7 +27,7 @@ CHOSEN_BY_AUTO = (
     "levels", "coarsen", "cycle", "share", "schedule", "schedule_per_level", "plain", "epochs", "always", "ratio", "recompute", "switch",
 )  # fmt: skip
 # Options that only steps in the direction "channels" use.
-NEED_UNITS = ("inside_heads", "coarsener", "affinity", "axis_ratio", "keep", "outputs", "fix", "round_to", "budget")
+NEED_UNITS = ("inside_heads", "coarsener", "affinity", "keep", "outputs", "fix", "round_to", "budget")
 # Options of a command about its file, which a saved hierarchy needs too.
 FILE_OPTIONS = {"model", "out", "output", "json_"}
 # Options of the solver about the step to a coarser level, about gradients from it or a start by it, which the coarsest level does not have.
@@ -208,7 +208,7 @@ def check_direction_options(typed: Mapping[str, str], directions: str) -> None:
     if words == {"depth"} and "blocks" in typed:
         reject_options(typed, ["ratio"], "--blocks says how many blocks stay")
     if words == {"space"}:
-        reject_options(typed, ["ratio"], "--coarsen space halves the resolution from level to level")
+        reject_options(typed, ["ratio", "axis_ratio"], "--coarsen space halves the resolution from level to level")
 
 
 def check_affinity_option(typed: Mapping[str, str], coarsener: str) -> None:
