@@ -242,7 +242,11 @@ class TrainOptions:
         None, help="adam, adamw, rmsprop, sgd (Nesterov 0.9) or muon (with AdamW outside of hidden matrices).", metavar="NAME", words=OPTIMIZERS,
         check=_check_word("optimizer", OPTIMIZERS),
     )  # fmt: skip
-    lr: float | None = declare_option(None, help="Largest learning rate of the schedule.", metavar="RATE")
+    lr: float | None = declare_option(
+        None, help="Largest learning rate of the schedule. By default 2e-3 for adam, adamw and muon, 1e-3 for rmsprop and 0.2 for sgd, and "
+        "half of these for transformers.",
+        metavar="RATE",
+    )  # fmt: skip
     schedule: str | None = declare_option(
         None, help="one-cycle, wsd (warm-up, stable, decay), cosine or constant. wsd in nested iteration.", metavar="NAME",
         words=SCHEDULES,
@@ -317,7 +321,7 @@ class TrainOptions:
         return FAS(
             "kaskade" if n_levels == 1 else self.cycle,
             find_optimizer(self.optimizer or defaults.optimizer),
-            defaults.lr if self.lr is None else self.lr,
+            self.choose_rate(defaults),
             epochs=defaults.epochs if self.epochs is None else self.epochs,
             schedule=self.schedule or (None if n_levels > 1 and self.cycle in NESTED else defaults.schedule),
             share=(1.0,) if n_levels == 1 else parse_numbers("share", self.share, float) or None,
@@ -326,6 +330,23 @@ class TrainOptions:
             schedule_per_level=self.schedule_per_level and n_levels > 1,
             seed=self.seed,
         )
+
+    def choose_rate(self, defaults: TrainDefaults) -> float:
+        """Return the largest rate: the option, or that of the task, converted if the optimizer is another one.
+
+        Parameters
+        ----------
+        defaults : TrainDefaults
+
+        Returns
+        -------
+        float
+        """
+        from netgraph.optim.optimizers import convert_rate
+
+        if self.lr is not None:
+            return self.lr
+        return convert_rate(defaults.lr, defaults.optimizer, self.optimizer or defaults.optimizer)
 
     def make_solver_options(self) -> Options:
         """Return the options of the solver, those of ``--option`` included."""

@@ -54,13 +54,14 @@ class MuonWithAdamW(Optimizer):
     Examples
     --------
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> hidden, last = torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)
     >>> others = [hidden.bias, last.weight, last.bias]
     >>> optimizer = MuonWithAdamW(
     ...     [{"params": [hidden.weight], "matrices": True}, {"params": others, "matrices": False}], lr=0.01
     ... )
     >>> before = hidden.weight.detach().clone()
-    >>> last(hidden(torch.randn(4, 8))).square().sum().backward()
+    >>> last(hidden(torch.randn(32, 8))).square().sum().backward()
     >>> optimizer.step()
     >>> step = (hidden.weight - before).square().mean().sqrt().item()
     >>> 0.001 < step < 0.003

@@ -30,6 +30,29 @@ OPTIMIZERS: dict[str, MakeOptimizer] = {
     "muon": MuonWithAdamW,
 }
 
+# Rates that train alike. A step of Adam has about the size of its rate, one of Muon is scaled to that of Adam (`netgraph.optim.muon`), and
+# one of SGD has the size of the gradient. docs/training.md has the measurements.
+ALIKE_RATES = {"adam": 2e-3, "adamw": 2e-3, "muon": 2e-3, "rmsprop": 1e-3, "sgd": 0.2}
+
+
+def convert_rate(lr: float, optimizer: str, to: str) -> float:
+    """Return the learning rate of one optimizer that is like that of another one.
+
+    Parameters
+    ----------
+    lr : float
+    optimizer : str
+        The optimizer that has the rate ``lr``, one of those that `find_optimizer` knows.
+    to : str
+        The other optimizer.
+
+    Examples
+    --------
+    >>> convert_rate(0.1, "sgd", "muon")
+    0.001
+    """
+    return lr if optimizer == to else lr * (ALIKE_RATES[to] / ALIKE_RATES[optimizer])
+
 
 def find_optimizer(name: str) -> MakeOptimizer:
     """Return a function that makes an optimizer.

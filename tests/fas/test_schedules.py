@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,10 @@ import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import build_single_level
 from netgraph.errors import NetgraphError
 from netgraph.fas import FAS, Multigrid, Options, Problem, Smoothing, TrainOptions
+from netgraph.models import load_dataset, make_task
 from netgraph.models.training.tasks import TrainingDefaults
+from netgraph.optim.optimizers import ALIKE_RATES
+from netgraph.utils.options import list_flags
 
 STEPS = (20, 40, 140)  # of three levels, finest first
 
@@ -88,6 +93,30 @@ def test_accumulated_minibatches_are_one_step_of_the_warm_up():
 )  # fmt: skip
 def test_the_command_takes_the_schedule_of_the_task_where_no_level_starts_another(options, n_levels, kind):
     assert TrainOptions(**options).make_solver(TrainingDefaults(), n_levels).schedule == kind
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "wanted"),
+    [
+        ("cnn", "digits", {"": 0.2, "sgd": 0.2, "adam": 2e-3, "adamw": 2e-3, "muon": 2e-3, "rmsprop": 1e-3}),
+        ("mlp", "digits", {"": 2e-3, "adamw": 2e-3, "muon": 2e-3, "rmsprop": 1e-3, "sgd": 0.2}),
+    ],
+)
+def test_the_default_rate_is_one_of_the_optimizer_that_is_asked_for(network, data, wanted):
+    defaults = make_task(network, load_dataset(data)).defaults
+    for optimizer, lr in wanted.items():
+        assert TrainOptions(optimizer=optimizer or None).make_solver(defaults, 1).lr == pytest.approx(lr, rel=1e-12)
+        assert TrainOptions(optimizer=optimizer or None, lr=0.03).make_solver(defaults, 1).lr == 0.03
+    transformer = TrainingDefaults(lr=1e-3)
+    assert TrainOptions(optimizer="muon").make_solver(transformer, 1).lr == 1e-3
+    assert TrainOptions(optimizer="sgd").make_solver(transformer, 1).lr == pytest.approx(0.1)
+
+
+def test_the_help_states_the_default_rate_of_every_optimizer():
+    (text,) = [flag.help for name, flag in list_flags(TrainOptions) if name == "lr"]
+    for optimizer, lr in ALIKE_RATES.items():
+        clause = next(part for part in re.split(", (?=1e-3)| and (?=0.2)", text) if optimizer in re.split(r"\W+", part))
+        assert f"{lr:g}".replace("0.002", "2e-3").replace("0.001", "1e-3") in clause
 
 
 @pytest.mark.parametrize("setting", [{"rewarm": 5}, {"accumulate": 2}, {"ema": 0.9}, {"mup": True}])

@@ -200,7 +200,7 @@ def choose_levels(options: TrainOptions, task: Task, problem: Problem) -> tuple[
         problem,
         seconds=options.auto or 0.0,
         optimizer=find_optimizer(options.optimizer or usual.optimizer),
-        lr=usual.lr if options.lr is None else options.lr,
+        lr=options.choose_rate(usual),
         weight_decay=usual.weight_decay if options.weight_decay is None else options.weight_decay,
         options=options.make_solver_options(),
         coarsening=replace(options.coarsening, seed=options.seed),
