@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from netgraph.coarsen.coarseners.pairwise import pairwise as pairwise
     from netgraph.coarsen.coarseners.spectral import spectral as spectral
     from netgraph.coarsen.coarseners.ward import ward as ward
+    from netgraph.coarsen.compression.costs import Costs as Costs
+    from netgraph.coarsen.compression.costs import measure_costs as measure_costs
+    from netgraph.coarsen.compression.latency import Latency as Latency
+    from netgraph.coarsen.compression.latency import measure_latency as measure_latency
+    from netgraph.coarsen.compression.metrics import Metric as Metric
+    from netgraph.coarsen.compression.metrics import make_metric as make_metric
+    from netgraph.coarsen.compression.pipeline import Rows as Rows
+    from netgraph.coarsen.compression.pipeline import compress as compress
+    from netgraph.coarsen.compression.result import Compressed as Compressed
+    from netgraph.coarsen.compression.result import Stage as Stage
+    from netgraph.coarsen.compression.target import Target as Target
     from netgraph.coarsen.hierarchy.align_heads import align as align
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
@@ -58,6 +69,17 @@ __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
     {
         "adjacent": "coarseners.baselines",
+        "compress": "compression.pipeline",
+        "Compressed": "compression.result",
+        "Costs": "compression.costs",
+        "Latency": "compression.latency",
+        "make_metric": "compression.metrics",
+        "measure_costs": "compression.costs",
+        "measure_latency": "compression.latency",
+        "Metric": "compression.metrics",
+        "Rows": "compression.pipeline",
+        "Stage": "compression.result",
+        "Target": "compression.target",
         "align": "hierarchy.align_heads",
         "augmented_matching": "matching.heavy_edge",
         "AxisGraph": "matching.axis_graph",

@@ -9,6 +9,7 @@ from netgraph.utils.public_names import load_on_first_use
 
 if TYPE_CHECKING:
     from netgraph.affinity.contract import check_affinity as check_affinity
+    from netgraph.coarsen.compression.pipeline import compress as compress
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
     from netgraph.coarsen.hierarchy.initial_weights import init_coarse_weights as init_coarse_weights
@@ -47,6 +48,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "check_exporter": "viz.exporters",
         "check_rule": "coarsen.network.rule_contract",
         "coarse_network": "coarsen.network.rewrite",
+        "compress": "coarsen.compression.pipeline",
         "CoarsenOptions": "coarsen.hierarchy.options",
         "contract": "graph.graph",
         "init_coarse_weights": "coarsen.hierarchy.initial_weights",

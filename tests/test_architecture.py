@@ -41,7 +41,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("coarsen/repair",),
     ("coarsen/hierarchy",),
     ("coarsen/user_class", "fas/levels", "viz/exporters.py", "viz/figures", "viz/formats"),
-    ("fas/estimate", "viz/page"),
+    ("coarsen/compression", "fas/estimate", "viz/page"),
     ("fas/solver",),
     ("fas/auto", "fas/checkpoint", "fas/integrations"),
     ("fas/monitoring",),

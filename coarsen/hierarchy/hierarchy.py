@@ -264,6 +264,37 @@ def build_hierarchy(
     """
     started = time.perf_counter()
     options = _merge_keywords(options, keywords)
+    builder = prepare_builder(model, example, options=options, data=data, loss=loss, spec=spec, progress=progress)
+    model, spec = builder.root, builder.spec
+    builder.trace_resolutions(sum("space" in step for step in options.steps))
+    levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
+    for step in options.steps:
+        with measure_compilation() as kernels:
+            level = builder.build_next(levels[-1], step)
+        if level is None:
+            break
+        level.seconds, level.compiling = (level.seconds or 0.0) - kernels.seconds, kernels.seconds
+        levels.append(level)
+    if len(levels) == 1:
+        raise NothingToMergeError(_explain_nothing(spec, builder.plan, options, builder.gap, levels[0]))
+    options = replace(options, inside_heads=bool(spec.inside_heads), outputs=spec.outputs)
+    return Hierarchy(levels, options, describe_example(example), BuildInputs(example, data, loss, spec))
+
+
+def prepare_builder(
+    model: nn.Module,
+    example: Any,
+    *,
+    options: CoarsenOptions,
+    data: Any = None,
+    loss: Loss | None = None,
+    spec: UnitSpec | None = None,
+    progress: Progress | None = None,
+) -> LevelBuilder:
+    """Check all options, trace the network unless there is a spec, and return the builder of its levels.
+
+    Parameters and errors are those of `build_hierarchy`.
+    """
     options.check()
     gap = LossGap.parse(options.ratio, loss) if isinstance(options.ratio, str) else None
     check_rung(options.repair, data)
@@ -280,23 +311,10 @@ def build_hierarchy(
     _check_inside_heads(spec, options.inside_heads)
     _check_same_outputs(spec, options.outputs)
     plan = _make_plan(spec, options, progress)
-    builder = LevelBuilder(
+    return LevelBuilder(
         model, spec, example, plan, None if options.budget is None else Budget.parse(options.budget), options.repair,
         Calibration.of(model, data, spec.outputs), gap, options.depth_by, options.blocks,
     )  # fmt: skip
-    builder.trace_resolutions(sum("space" in step for step in options.steps))
-    levels = [Level(model, spec, {}, time.perf_counter() - started, spec.flops)]
-    for step in options.steps:
-        with measure_compilation() as kernels:
-            level = builder.build_next(levels[-1], step)
-        if level is None:
-            break
-        level.seconds, level.compiling = (level.seconds or 0.0) - kernels.seconds, kernels.seconds
-        levels.append(level)
-    if len(levels) == 1:
-        raise NothingToMergeError(_explain_nothing(spec, plan, options, gap, levels[0]))
-    options = replace(options, inside_heads=bool(spec.inside_heads), outputs=spec.outputs)
-    return Hierarchy(levels, options, describe_example(example), BuildInputs(example, data, loss, spec))
 
 
 def _merge_keywords(options: CoarsenOptions | None, keywords: Mapping[str, Any]) -> CoarsenOptions:

@@ -217,11 +217,15 @@ class LevelBuilder:
 
     # channels
 
-    def _coarsen_axes(self, level: Level, reasons: dict[str, Any]) -> dict[str, Transfer]:
-        """Return the transfer of every axis that shrinks. Choices and measured costs go into ``reasons``."""
+    def begin_channels(self) -> tuple[MergeStep, Judge | None, Judge | None]:
+        """Return the step down from the last level, and the judges of one axis, without and with repair. Both need data."""
         spec = self._level_spec()
         step = self.plan.begin_step(spec, self.state, self.composed, self._build_measure(spec))
-        judge, repaired_judge = self._build_judge(), self._build_judge(repair=True)
+        return step, self._build_judge(), self._build_judge(repair=True)
+
+    def _coarsen_axes(self, level: Level, reasons: dict[str, Any]) -> dict[str, Transfer]:
+        """Return the transfer of every axis that shrinks. Choices and measured costs go into ``reasons``."""
+        step, judge, repaired_judge = self.begin_channels()
         if self.budget is not None:
             reasons["ratios"], reasons["curves"] = spread_budget(step, self.budget, judge, repaired_judge)
         if self.gap is not None:

@@ -22,13 +22,14 @@ Products = list[list[Space]]
 SpacesOf = Mapping[fx.Node, Any]
 
 
-def find_products(graph: fx.Graph, spaces: SpacesOf) -> list[Space]:
-    """Return one space for each product of a forward pass. The size of a space is its number of multiply-adds."""
-    products: list[Space] = []
+def find_products(graph: fx.Graph, spaces: SpacesOf) -> list[tuple[str, Space]]:
+    """Return the node and the space of each product of a forward pass. The size of a space is its number of multiply-adds."""
+    products: list[tuple[str, Space]] = []
     for node in graph.nodes:
         find = COUNTED.get(operator_name(node.target)) if node.op == "call_function" else None
         if find is not None:
-            products += [tuple(f for space in dims for f in space) for dims in find(node, bind_arguments(node), spaces)]
+            terms = [tuple(f for space in dims for f in space) for dims in find(node, bind_arguments(node), spaces)]
+            products += [(node.name, term) for term in terms]
     return products
 
 

@@ -339,8 +339,13 @@ class _AxisNames:
 
 def _build_plan(recording: Recording, trace: TraceState, names: _AxisNames) -> Plan:
     """Return the plan of one recording, with names in place of atoms."""
-    multiplied = [names.build_term(space) for space in find_products(recording.graph, trace.spaces)]
-    plan = Plan(recording.graph, outputs=recording.outputs, products=multiplied)
+    products = find_products(recording.graph, trace.spaces)
+    plan = Plan(
+        recording.graph,
+        outputs=recording.outputs,
+        products=[names.build_term(space) for _, space in products],
+        product_nodes=[node for node, _ in products],
+    )
     for space, node, dim in trace.sources:
         factors = sp.resolve(space)
         if factors and isinstance(factors[0], Atom) and factors[0].dynamic:

@@ -129,6 +129,8 @@ class Plan:
         The structure of the network's result.
     products : list of Term
         The multiply-adds of a forward pass. One product has as many as its term has indices.
+    product_nodes : list of str
+        The node of each product.
     dtypes : DtypeLinks or None
         What follows the precision of the network. None where that is not known.
     constants : dict of str to tuple of Term
@@ -142,6 +144,7 @@ class Plan:
     sources: dict[str, tuple[str, int, Term]] = field(default_factory=dict)
     outputs: Any = None
     products: list[Term] = field(default_factory=list)
+    product_nodes: list[str] = field(default_factory=list)
     dtypes: DtypeLinks | None = None
     constants: dict[str, tuple[Term, ...]] = field(default_factory=dict)
 

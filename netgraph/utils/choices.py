@@ -24,6 +24,12 @@ DATA_RUNGS = ("norms", "ridge", "tune")
 # What a budget bounds, as in ``parameters=0.5``.
 BUDGETS = ("parameters", "flops", "units", "error")
 
+# What a compressed network is held to, as in ``latency=0.5``: shares of the original's, points of accuracy that may go, or an error.
+TARGETS = ("parameters", "flops", "latency", "accuracy", "error")
+
+# What a network is judged by.
+METRICS = ("top1", "top5", "loss", "perplexity", "mse", "mae", "error")
+
 # Networks that ``netgraph train`` builds.
 NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer", "residual", "unet", "fno")
 

@@ -1,0 +1,175 @@
+"""Milliseconds of a forward pass on this machine: medians and spreads of warm runs, several networks in turn.
+
+Networks that are compared run alternately, so that another program on the machine slows all of them. Clocks, threads and batches
+are part of a measurement. FLOPs are never called speed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netgraph.coarsen.network.functional_error import have_equal_rows
+from netgraph.errors import NetgraphError
+from netgraph.recording.gc_pause import gc_paused
+from netgraph.utils.module_state import set_training_mode
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+
+WARM_RUNS = 3
+RUNS = (7, 400)  # least and most
+SECONDS = 0.6  # of each network, once it is warm
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass.
+
+    Parameters
+    ----------
+    median, low, high : float
+        Milliseconds: the median, the first and the ninth decile of the runs.
+    runs : int
+        Number of runs that were timed.
+    batch : int
+        Rows of the input.
+    threads : int
+        Threads of PyTorch.
+
+    Examples
+    --------
+    >>> from netgraph.coarsen import Latency
+    >>> print(Latency(1.25, 1.2, 1.4, runs=100, batch=1, threads=2))
+    1.25 ms (1.2-1.4)
+    """
+
+    median: float
+    low: float
+    high: float
+    runs: int
+    batch: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ms ({self.low:.3g}-{self.high:.3g})"
+
+
+def measure_latency(network: nn.Module, example: Any, *, batch: int | None = None, seconds: float = SECONDS) -> Latency:
+    """Measure the milliseconds of a forward pass in evaluation mode, without gradients.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The network, which is left in its mode.
+    example : Tensor, tuple or dict
+        Inputs as `netgraph.trace` takes them.
+    batch : int, optional
+        Rows of the input: those of the example are repeated or cut. By default those of the example.
+    seconds : float, default 0.6
+        How long to measure. At least 7 runs are made, after 3 that warm up.
+
+    Returns
+    -------
+    Latency
+
+    Raises
+    ------
+    NetgraphError
+        The batch is below 1, the inputs have no common rows, or the seconds are not positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.coarsen import measure_latency
+    >>> latency = measure_latency(torch.nn.Linear(8, 8), torch.zeros(4, 8), batch=2, seconds=0.01)
+    >>> latency.batch, latency.low <= latency.median <= latency.high
+    (2, True)
+    """
+    return measure_latencies([network], example, batch=batch, seconds=seconds)[0]
+
+
+@gc_paused()
+def measure_latencies(
+    networks: Sequence[nn.Module], example: Any, *, batch: int | None = None, seconds: float = SECONDS
+) -> list[Latency]:
+    """Measure several networks in turn on the same inputs. The parameters are those of `measure_latency`."""
+    if not 0 < seconds < float("inf"):
+        raise NetgraphError(f"seconds is {seconds}. Give a positive number of seconds to measure for.")
+    args, kwargs = normalize_example(example if batch is None else resize_rows(example, batch))
+    modes = [network.training for network in networks]
+    times: list[list[float]] = [[] for _ in networks]
+    try:
+        for network in networks:
+            set_training_mode(network, training=False)
+        with torch.inference_mode():
+            for network in networks:
+                for _ in range(WARM_RUNS):
+                    network(*args, **kwargs)
+            while not _is_enough(times, seconds):
+                for network, taken in zip(networks, times, strict=True):
+                    taken.append(_time_run(network, args, kwargs))
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            set_training_mode(network, training=mode)
+    rows = count_rows(example) if batch is None else batch
+    return [_summarize(taken, rows) for taken in times]
+
+
+def _time_run(network: nn.Module, args: Any, kwargs: Any) -> float:
+    """Return the milliseconds of one run. A GPU is waited for."""
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    started = time.perf_counter()
+    network(*args, **kwargs)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _is_enough(times: list[list[float]], seconds: float) -> bool:
+    """Return True if every network has run long or often enough."""
+    n = len(times[0])
+    return n >= RUNS[0] and (n >= RUNS[1] or all(sum(taken) >= 1e3 * seconds for taken in times))
+
+
+def _summarize(taken: list[float], rows: int) -> Latency:
+    """Return the median and the outer deciles of the runs."""
+    deciles = statistics.quantiles(taken, n=10, method="inclusive")
+    return Latency(statistics.median(taken), deciles[0], deciles[-1], len(taken), rows, torch.get_num_threads())
+
+
+def count_rows(example: Any) -> int:
+    """Return the rows of an example, 1 where its tensors have no common rows."""
+    leaves: list[Tensor] = []
+    build_structure(normalize_example(example), leaves)
+    return len(leaves[0]) if leaves and have_equal_rows(leaves) else 1
+
+
+def has_rows(example: Any) -> bool:
+    """Return True if the tensors of an example have rows in common, so that a batch may have another size."""
+    leaves: list[Tensor] = []
+    build_structure(normalize_example(example), leaves)
+    return bool(leaves) and have_equal_rows(leaves)
+
+
+def resize_rows(example: Any, n: int) -> Any:
+    """Return an example with n rows, repeated or cut.
+
+    Raises
+    ------
+    NetgraphError
+        n is below 1, or the tensors have no common rows, as those of a graph.
+    """
+    leaves: list[Tensor] = []
+    structure = build_structure(normalize_example(example), leaves)
+    if n < 1:
+        raise NetgraphError(f"a batch of {n} rows was asked for. Give 1 or more.")
+    if not leaves or not have_equal_rows(leaves):
+        raise NetgraphError("the inputs have no rows in common, as those of a graph. Leave batch out.")
+    parts = [leaf.repeat(-(-n // len(leaf)), *[1] * (leaf.ndim - 1))[:n].clone() for leaf in leaves]
+    args, kwargs = unflatten_tree(structure, parts)
+    return kwargs or args

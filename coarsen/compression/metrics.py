@@ -1,0 +1,205 @@
+"""What a network is judged by: a metric by name on rows with targets, the error of its outputs without targets, or a function.
+
+Each metric is one number of a network. `Metric.larger_is_better` says which way it goes, so that losses and accuracies are treated alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from netgraph.coarsen.network.functional_error import compute_outputs, function_error, split_batches
+from netgraph.errors import NetgraphError, describe_error
+from netgraph.utils.choices import METRICS
+
+BATCH = 128
+IGNORED = -100  # target of a token that counts in no metric, as in torch.nn.CrossEntropyLoss
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a network is judged by.
+
+    Parameters
+    ----------
+    name : str
+        Its name in tables.
+    measure : callable ``(network) -> float``
+        Judges a network.
+    larger_is_better : bool, default True
+        False for losses and errors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.coarsen import Metric
+    >>> metric = Metric("weights", lambda network: float(sum(p.numel() for p in network.parameters())), larger_is_better=False)
+    >>> metric.evaluate(torch.nn.Linear(2, 3))
+    9.0
+    """
+
+    name: str
+    measure: Callable[[nn.Module], float]
+    larger_is_better: bool = True
+
+    def evaluate(self, network: nn.Module) -> float:
+        """Return the metric of a network.
+
+        Raises
+        ------
+        NetgraphError
+            The function fails or returns no number.
+        """
+        try:
+            return float(self.measure(network))
+        except NetgraphError:
+            raise
+        except Exception as error:  # a function of the user's may raise anything
+            raise NetgraphError(
+                f"the metric {self.name} fails: {describe_error(error)}. Give a function that takes a network and returns a number."
+            ) from error
+
+    def loss_by(self, before: float, after: float) -> float:
+        """Return how much worse a value is than the one before, in the metric's own unit."""
+        return before - after if self.larger_is_better else after - before
+
+
+def make_metric(
+    metric: str | Metric | Callable[[nn.Module], float] | None,
+    network: nn.Module,
+    inputs: Any,
+    targets: Tensor | None,
+    *,
+    outputs: Sequence[str] = (),
+) -> Metric:
+    """Return a metric by name, or a function as a metric.
+
+    Parameters
+    ----------
+    metric : str, Metric, callable or None
+        ``top1``, ``top5``, ``loss`` (cross-entropy in nats), ``perplexity``, ``mse``, ``mae`` or ``error``: the relative error of the
+        outputs, for which targets are not needed. None takes ``top1`` for classes, ``mse`` for other targets, and ``error``
+        without targets. Of a function, larger is better.
+    network : torch.nn.Module
+        The original, whose outputs ``error`` compares with.
+    inputs : Tensor, tuple or dict
+        Rows, nested like the example.
+    targets : Tensor, optional
+        One for each row.
+    outputs : sequence of str, default ()
+        Names of the outputs that ``error`` compares. By default all.
+
+    Returns
+    -------
+    Metric
+        Runs the rows in evaluation mode, 128 at a time.
+
+    Raises
+    ------
+    NetgraphError
+        The name is unknown, or the metric needs targets.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.coarsen import make_metric
+    >>> network, inputs, targets = torch.nn.Identity(), torch.eye(3), torch.tensor([0, 1, 1])
+    >>> make_metric("top1", network, inputs, targets).evaluate(network)
+    0.6666666666666666
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric):
+        return Metric(getattr(metric, "__name__", "metric"), metric)
+    if metric is None:
+        classes = targets is not None and not targets.is_floating_point()
+        metric = "error" if targets is None else "top1" if classes else "mse"
+    if metric not in METRICS:
+        raise NetgraphError(f"no metric is called {metric!r}. Choose among {', '.join(METRICS)}, or give a function.")
+    batches = split_batches(inputs, BATCH)
+    if metric == "error":
+        expected = compute_outputs(network, batches, outputs)
+        return Metric(metric, lambda n: function_error(expected, compute_outputs(n, batches, outputs)), False)
+    if targets is None:
+        raise NetgraphError(f"the metric {metric} needs targets, and the data have none. Give targets, or take error.")
+    parts = targets.split(BATCH)
+    if len(parts) != len(batches):
+        raise NetgraphError(f"there are {len(targets):,} targets for other rows of inputs. Give one for each row.")
+    measure, larger = MEASURES[metric]
+    return Metric(metric, lambda n: measure(_pair_rows(n, batches, parts)), larger)
+
+
+Pairs = Iterator[tuple[Tensor, Tensor]]
+
+
+def _pair_rows(network: nn.Module, batches: Sequence[Any], targets: Sequence[Tensor]) -> Pairs:
+    """Yield the first output of a network and the targets, batch by batch."""
+    for batch, part in zip(batches, targets, strict=True):
+        answer = compute_outputs(network, [batch])[0][0].detach()
+        yield answer.float(), part.to(answer.device)
+
+
+def _check_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one row of numbers for each class that counts: outputs (n, classes) and targets (n,)."""
+    if targets.is_floating_point() or outputs.ndim < 2 or outputs.shape[:-1].numel() != targets.numel():
+        raise NetgraphError(
+            f"the network answers {tuple(outputs.shape)} for targets of {targets.dtype} and {tuple(targets.shape)}. A metric of "
+            "classes needs a number for each class and whole numbers as targets. Take mse, mae or error."
+        )
+    outputs, targets = outputs.flatten(0, -2), targets.flatten()
+    counted = targets != IGNORED
+    outputs, targets = outputs[counted], targets[counted]
+    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+        raise NetgraphError(
+            f"the targets go from {int(targets.min())} to {int(targets.max())}, and the network answers {outputs.shape[1]} classes. "
+            "Give targets that number its classes from 0."
+        )
+    return outputs, targets
+
+
+def measure_top(pairs: Pairs, k: int) -> float:
+    """Return the share of the targets among the k largest outputs."""
+    right = n = 0
+    for outputs, targets in pairs:
+        outputs, targets = _check_classes(outputs, targets)
+        top = outputs.topk(min(k, outputs.shape[1]), dim=1).indices
+        right, n = right + int((top == targets[:, None]).sum()), n + len(targets)
+    return right / max(n, 1)
+
+
+def measure_cross_entropy(pairs: Pairs) -> float:
+    """Return the mean cross-entropy in nats."""
+    total = n = 0.0
+    for outputs, targets in pairs:
+        outputs, targets = _check_classes(outputs, targets)
+        total, n = total + float(functional.cross_entropy(outputs, targets, reduction="sum")), n + len(targets)
+    return total / max(n, 1)
+
+
+def _measure_distance(pairs: Pairs, distance: Callable[[Tensor], Tensor]) -> float:
+    """Return the mean of a function of the differences between outputs and targets."""
+    total = n = 0.0
+    for outputs, targets in pairs:
+        if outputs.shape != targets.shape and outputs.numel() != targets.numel():
+            raise NetgraphError(
+                f"the network answers {tuple(outputs.shape)} for targets of {tuple(targets.shape)}. Give targets of the answer's shape."
+            )
+        difference = outputs.double() - targets.reshape(outputs.shape).double()
+        total, n = total + float(distance(difference).sum()), n + difference.numel()
+    return total / max(n, 1)
+
+
+MEASURES: dict[str, tuple[Callable[[Pairs], float], bool]] = {
+    "top1": (lambda pairs: measure_top(pairs, 1), True),
+    "top5": (lambda pairs: measure_top(pairs, 5), True),
+    "loss": (measure_cross_entropy, False),
+    "perplexity": (lambda pairs: math.exp(min(measure_cross_entropy(pairs), 700.0)), False),
+    "mse": (lambda pairs: _measure_distance(pairs, torch.square), False),
+    "mae": (lambda pairs: _measure_distance(pairs, torch.abs), False),
+}

@@ -1,0 +1,317 @@
+"""compress: a trained network, a target and data give a smaller network and the table of what it costs and keeps.
+
+    1. measure   the error of merging each axis, at several ratios
+    2. choose    the number of units of every axis that meets the target
+    3. merge     along these numbers, and repair
+    4. deploy    in the network's own class where that is proven equal
+    5. tune      if epochs are asked for, towards labels or towards the original's outputs
+
+Every stage is judged by the same metric on the same rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from netgraph.coarsen.compression.costs import Costs, measure_costs
+from netgraph.coarsen.compression.deploy import choose_deployed
+from netgraph.coarsen.compression.latency import count_rows, has_rows, resize_rows
+from netgraph.coarsen.compression.metrics import Metric, make_metric
+from netgraph.coarsen.compression.result import Compressed, Stage
+from netgraph.coarsen.compression.selection import Chooser, Sizes
+from netgraph.coarsen.compression.target import Target
+from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_hierarchy, prepare_builder
+from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
+from netgraph.coarsen.network.functional_error import compute_outputs, function_error, split_batches
+from netgraph.coarsen.network.oracles import Progress
+from netgraph.errors import NetgraphError
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+
+Tune = Callable[[nn.Module, nn.Module], Any]
+DEFAULTS = CoarsenOptions(coarsener="ward", repair="ridge")
+LATENCY_BATCH = 32
+HELD_OUT = 4  # one row in four, where candidates are judged and no other rows are given
+
+
+class Rows(NamedTuple):
+    """Rows of data.
+
+    Parameters
+    ----------
+    inputs : Tensor, tuple or dict
+        Inputs, nested like the example.
+    targets : Tensor, optional
+        Class or value of each row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.coarsen import Rows
+    >>> Rows(torch.zeros(4, 2)).targets is None
+    True
+    """
+
+    inputs: Any
+    targets: Tensor | None = None
+
+
+def compress(
+    model: nn.Module,
+    data: Any,
+    *,
+    target: str | Target = "flops=0.5",
+    targets: Tensor | None = None,
+    validation: Rows | tuple[Any, Tensor | None] | None = None,
+    test: Rows | tuple[Any, Tensor | None] | None = None,
+    metric: str | Metric | Callable[[nn.Module], float] | None = None,
+    example: Any = None,
+    options: CoarsenOptions = DEFAULTS,
+    tune: Tune | None = None,
+    latency_batch: int = LATENCY_BATCH,
+    repaired_errors: bool = False,
+    progress: Progress | None = None,
+) -> Compressed:
+    """Make a network smaller until a target is met, and measure what it costs and keeps.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A trained network. It is left as it is.
+    data : Tensor, tuple or dict
+        Inputs for calibration, nested like the example. 512 rows are usual.
+    target : str or Target, default "flops=0.5"
+        ``parameters=0.5``, ``flops=0.5`` or ``latency=0.5``, a share of the original's, met within 2 %; ``accuracy=-1.0``, the points of
+        accuracy that may go; or ``error=0.1``, the relative error that the outputs may have.
+    targets : Tensor, optional
+        Class or value of each row of ``data``.
+    validation : (inputs, targets), optional
+        Rows on which candidates are judged for ``accuracy`` and ``error``. By default one row in four of ``data``, which is then
+        left out of the calibration.
+    test : (inputs, targets), optional
+        Rows on which the stages of the table are judged. By default those of ``validation``, or else of ``data``.
+    metric : str, Metric or callable, optional
+        ``top1``, ``top5``, ``loss``, ``perplexity``, ``mse``, ``mae``, ``error``, or a function of a network. By default ``top1`` for classes,
+        ``mse`` for other targets, and ``error`` without targets.
+    example : Tensor, tuple or dict, optional
+        Inputs as `netgraph.trace` takes them. By default the first two rows of ``data``.
+    options : CoarsenOptions, optional
+        How units merge and how the result is repaired. By default ``ward`` with ``ridge``. Ratios and budgets follow from the target.
+    tune : callable ``(network, original) -> None``, optional
+        Trains the compressed network in place.
+    latency_batch : int, default 32
+        Rows of the input for the target ``latency``.
+    repaired_errors : bool, default False
+        Measure the error of each axis after repair. This takes several times as long, and often chooses better.
+    progress : callable ``(axis, done, total)``, optional
+        Is called before each axis that merges.
+
+    Returns
+    -------
+    Compressed
+        ``model``, ``table``, ``hierarchy``. `Compressed.is_met` is False if the target was out of reach; the nearest network is returned.
+
+    Raises
+    ------
+    TraceError
+        The network cannot be traced.
+    NetgraphError
+        The target, the metric or an option has a value that it cannot have, or the data do not fit the network.
+    NothingToMergeError
+        No axis can become smaller.
+
+    References
+    ----------
+    He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017, has merging and repair without labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import netgraph as ng
+    >>> _ = torch.manual_seed(0)
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+    >>> result = ng.compress(network, torch.randn(256, 8), target="parameters=0.5")
+    >>> result.is_met, [stage.name for stage in result.stages]
+    (True, ['original', 'merged', 'repaired'])
+    >>> result.model
+    Sequential(
+      (0): Linear(in_features=8, out_features=31, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=31, out_features=2, bias=True)
+    )
+    """
+    target = Target.parse(target)
+    _check_options(options, target, latency_batch)
+    rows, judged = _split_rows(Rows(data, targets), validation, target)
+    tested = Rows(*test) if test is not None else judged or rows
+    example = _take_example(rows.inputs) if example is None else example
+    builder = prepare_builder(model, example, options=_without_ratios(options), data=rows.inputs, progress=progress)
+    number = make_metric(metric, builder.root, *tested, outputs=builder.spec.outputs)
+    before = number.evaluate(builder.root)  # shows before work begins that metric and rows fit
+    run = _Run(builder, rows, example, options, target, number, progress)
+    judge = None if target.is_share else run.make_judge(metric, judged or rows)
+    return run.finish(run.choose(judge, latency_batch, repaired_errors), before, tune)
+
+
+class _Run:
+    """One compression: what is the same for all of its steps."""
+
+    def __init__(
+        self,
+        builder: LevelBuilder,
+        rows: Rows,
+        example: Any,
+        options: CoarsenOptions,
+        target: Target,
+        metric: Metric,
+        progress: Progress | None,
+    ) -> None:
+        self.builder, self.rows, self.example = builder, rows, example
+        self.options, self.target, self.metric, self.progress = options, target, metric, progress
+        self.model, self.spec = builder.root, builder.spec
+        self.notes: list[str] = []
+
+    def build(self, sizes: Sizes, repair: str) -> Hierarchy:
+        """Return the hierarchy with these numbers of units."""
+        ratios = {name: n / self.spec.axes[name].size for name, n in sizes.items()}
+        options = replace(_without_ratios(self.options), ratio={**ratios, "*": 1.0}, repair=repair, round_to=1)
+        return build_hierarchy(self.model, self.example, options=options, data=self.rows.inputs, spec=self.spec)
+
+    def choose(self, judge: Callable[[Sizes], float] | None, batch: int, repaired: bool) -> Sizes:
+        """Return the numbers of units that meet the target, or come nearest."""
+        round_to = self.options.round_to if self.options.round_to > 1 else ROUND_TO[self.target.kind]
+        chooser = Chooser(self.builder, self.example, round_to, repaired)
+        if judge is not None:
+            sizes, _ = chooser.choose_for_quality(self.target, judge)
+        elif self.target.kind == "latency":
+            sizes, _ = chooser.choose_for_latency(self.target, batch, self.build_deployed)
+        else:
+            sizes, _ = chooser.choose_for_share(self.target)
+        if all(n == self.spec.axes[name].size for name, n in sizes.items()):
+            raise NetgraphError(f"no network smaller than the original meets {self.target}. Give a weaker target.")
+        return sizes
+
+    def build_deployed(self, sizes: Sizes) -> nn.Module:
+        """Return a network of these sizes as it would be deployed, with weights that do not matter."""
+        return choose_deployed(self.build(sizes, "none"), self.example, seed=self.options.seed)[0]
+
+    def make_judge(self, metric: Any, judged: Rows) -> Callable[[Sizes], float]:
+        """Return a function that builds and repairs a network, and returns points of accuracy gained or the error."""
+        if self.target.kind == "error":
+            batches = split_batches(judged.inputs, 128)
+            expected = compute_outputs(self.model, batches, self.spec.outputs)
+            return lambda sizes: function_error(
+                expected,
+                compute_outputs(self.build(sizes, self.options.repair).levels[-1].model, batches, self.spec.outputs),
+            )
+        number = make_metric(metric, self.model, *judged)
+        before = number.evaluate(self.model)
+        return lambda sizes: (
+            -100 * number.loss_by(before, number.evaluate(self.build(sizes, self.options.repair).levels[-1].model))
+        )
+
+    def finish(self, sizes: Sizes, before: float, tune: Tune | None) -> Compressed:
+        """Merge, repair, deploy and tune, and judge each stage."""
+        started = time.perf_counter()
+        merged = self.build(sizes, "none")
+        stages = [("merged", self.metric.evaluate(merged.levels[-1].model), time.perf_counter() - started)]
+        hierarchy = merged
+        if self.options.repair != "none":
+            started = time.perf_counter()
+            hierarchy = self.build(sizes, self.options.repair)
+            stages.append(("repaired", self.metric.evaluate(hierarchy.levels[-1].model), time.perf_counter() - started))
+        network, reason = choose_deployed(hierarchy, self.example, seed=self.options.seed)
+        if reason is not None:
+            self.notes.append(reason)
+        if tune is not None:
+            started = time.perf_counter()
+            tune(network, self.model)
+            stages.append(("tuned", self.metric.evaluate(network), time.perf_counter() - started))
+        fine, coarse = self.measure(network, hierarchy)
+        self._note_unrepaired(hierarchy)
+        lost = self.metric.loss_by(before, stages[0][1])
+        table = [Stage("original", fine, before)]
+        for name, value, seconds in stages:
+            won = None if name == "merged" or lost <= 0 else 1 - self.metric.loss_by(before, value) / lost
+            table.append(Stage(name, coarse, value, won, seconds))
+        reached = self.compute_reached(network, fine, coarse, before, stages[-1][1])
+        return Compressed(network, hierarchy, tuple(table), self.target, reached, self.metric.name, tuple(self.notes))
+
+    def measure(self, network: nn.Module, hierarchy: Hierarchy) -> tuple[Costs, Costs]:
+        """Return the costs of the original and of the deployed network."""
+        n = count_rows(self.example)
+        flops = [level.flops / n for level in (hierarchy.levels[0], hierarchy.levels[-1])]
+        fine, coarse = measure_costs([self.model, network], self.example, flops=flops)
+        return fine, coarse
+
+    def compute_reached(self, network: nn.Module, fine: Costs, coarse: Costs, before: float, after: float) -> float:
+        """Return what the target bounds, as it came out."""
+        kind = self.target.kind
+        if kind == "latency":
+            return coarse.latency[-1].median / fine.latency[-1].median
+        if kind in ("parameters", "flops"):
+            return float(getattr(coarse, kind) / max(getattr(fine, kind), 1))
+        if kind == "accuracy":
+            return -100 * self.metric.loss_by(before, after)
+        batches = split_batches(self.rows.inputs, 128)
+        chosen = self.spec.outputs
+        return function_error(compute_outputs(self.model, batches, chosen), compute_outputs(network, batches, chosen))
+
+    def _note_unrepaired(self, hierarchy: Hierarchy) -> None:
+        """Say which layers the repair left alone."""
+        left = hierarchy.levels[-1].reasons.get("repair", {}).get("left", {})
+        if left:
+            first = ", ".join(f"{name} ({reason})" for name, reason in list(left.items())[:3])
+            more = f", and {len(left) - 3} more" if len(left) > 3 else ""
+            self.notes.append(f"The repair left {len(left)} weights as merging made them: {first}{more}.")
+
+
+ROUND_TO = {"parameters": 4, "flops": 4, "latency": 8, "accuracy": 4, "error": 4}  # units, where more of them are there
+
+
+def _check_options(options: CoarsenOptions, target: Target, latency_batch: int) -> None:
+    """Refuse options that the target sets."""
+    options.check()
+    if options.budget is not None or options.ratio != CoarsenOptions().ratio or options.n_levels != 2:
+        raise NetgraphError(
+            "a ratio, a budget or levels were given, and compress chooses them. Leave them out, and give a target."
+        )
+    if "channels" not in options.steps[0] or len(options.steps[0]) > 1:
+        raise NetgraphError(f"compress merges units, and the directions are {options.directions!r}. Leave them out.")
+    if latency_batch < 1:
+        raise NetgraphError(f"latency_batch is {latency_batch}. Give 1 row or more.")
+
+
+def _without_ratios(options: CoarsenOptions) -> CoarsenOptions:
+    return replace(options, ratio=1.0)
+
+
+def _take_example(inputs: Any) -> Any:
+    """Return the first two rows of the data, or all of it where there are no common rows."""
+    return resize_rows(inputs, 2) if has_rows(inputs) else inputs
+
+
+def _split_rows(rows: Rows, validation: Any, target: Target) -> tuple[Rows, Rows | None]:
+    """Return the rows for calibration, and those on which candidates are judged, where the target needs them."""
+    if validation is not None:
+        return rows, Rows(*validation)
+    if target.is_share or not has_rows(rows.inputs) or count_rows(rows.inputs) < 2 * HELD_OUT:
+        return rows, None
+    n = count_rows(rows.inputs)
+    held = range(0, n, HELD_OUT)
+    kept = [i for i in range(n) if i % HELD_OUT]
+    return _select_rows(rows, kept), _select_rows(rows, list(held))
+
+
+def _select_rows(rows: Rows, numbers: list[int]) -> Rows:
+    """Return some of the rows."""
+    leaves: list[Tensor] = []
+    structure = build_structure(normalize_example(rows.inputs), leaves)
+    args, kwargs = unflatten_tree(structure, [leaf[numbers] for leaf in leaves])
+    inputs = kwargs or (args[0] if isinstance(rows.inputs, Tensor) else args)
+    return Rows(inputs, None if rows.targets is None else rows.targets[numbers])

@@ -1,0 +1,149 @@
+"""The number of units of every axis that meets a target.
+
+The error of merging is measured axis by axis, once (`netgraph.coarsen.hierarchy.budget`). Axes then shrink along one way, from the whole
+network to the smallest: always the axis that adds the least loss for what it saves. A target is a place on this way::
+
+    parameters, flops    the cost of every place is known
+    latency              the layers' times predict it; what was chosen is measured, and the prediction is scaled by what it missed
+    accuracy, error      networks are built and judged at a few places: a bisection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from netgraph.coarsen.compression.latency import measure_latencies, resize_rows
+from netgraph.coarsen.compression.layer_times import predict_latency
+from netgraph.coarsen.compression.target import TOLERANCE, Target
+from netgraph.coarsen.hierarchy.budget import ErrorCurve, Step, find_sizes_at_cost, measure_error_curves, walk_steps
+from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
+from netgraph.coarsen.partition.size_costs import COSTS, SizeCosts
+from netgraph.errors import NothingToMergeError
+from netgraph.tracing.unit_spec import Axis
+
+Sizes = dict[str, int]
+Build = Callable[[Sizes], nn.Module]
+MEASUREMENTS = 5  # of candidates for a latency
+SPACING = 0.015  # of the cost of the whole network, between places that are judged: six or seven networks are built
+
+
+@dataclass
+class Chooser:
+    """Chooses numbers of units.
+
+    Parameters
+    ----------
+    builder : LevelBuilder
+        Of the network.
+    example : Tensor, tuple or dict
+        Inputs of the size for which latency matters.
+    round_to : int
+        Numbers of units become multiples of it, if possible.
+    repaired : bool, default False
+        Measure errors after repair. This takes several times as long.
+
+    Attributes
+    ----------
+    errors : dict of str to list of float
+        The error of merging each axis alone, at the ratios of `netgraph.coarsen.hierarchy.budget.GRID`.
+    """
+
+    builder: LevelBuilder
+    example: Any
+    round_to: int
+    repaired: bool = False
+    axes: list[Axis] = field(init=False)
+    errors: dict[str, list[float]] = field(init=False)
+    curves: dict[str, ErrorCurve] = field(init=False)
+
+    def __post_init__(self) -> None:
+        step, judge, repaired_judge = self.builder.begin_channels()
+        self.axes = step.axes
+        self.errors = measure_error_curves(step, judge, repaired_judge if self.repaired else None)
+        self.curves = {axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to) for axis in self.axes}
+        if not self.axes:
+            raise NothingToMergeError(self.builder.plan.explain_nothing(self.builder.spec, None))
+
+    def choose_for_cost(self, costs: SizeCosts, limit: float) -> tuple[Sizes, bool]:
+        """Return the largest sizes on the way whose cost is within a limit, and whether there are any."""
+        steps = walk_steps(self.axes, self.curves, costs, round_to=self.round_to)
+        sizes, is_met = find_sizes_at_cost(steps, self.axes, costs, limit, round_to=self.round_to)
+        if is_met and costs.measure(sizes) < limit * (1 - TOLERANCE):  # multiples are too coarse for this network
+            steps = walk_steps(self.axes, self.curves, costs)
+            sizes, is_met = find_sizes_at_cost(steps, self.axes, costs, limit)
+        return sizes, is_met
+
+    def choose_for_share(self, target: Target) -> tuple[Sizes, bool]:
+        """Return the sizes for a share of the parameters or FLOPs."""
+        costs = COSTS[target.kind](self.builder.spec)
+        return self.choose_for_cost(costs, target.value * costs.measure({}))
+
+    def choose_for_latency(self, target: Target, batch: int, build: Build) -> tuple[Sizes, bool]:
+        """Return the sizes for a share of the milliseconds.
+
+        Parameters
+        ----------
+        target : Target
+        batch : int
+            Rows of the input.
+        build : callable ``(sizes) -> network``
+            Builds a network of other sizes. Its weights do not matter.
+        """
+        network, example = self.builder.root, resize_rows(self.example, batch)
+        costs = predict_latency(network, self.builder.spec, example)
+        whole, share = costs.measure({}), target.value
+        best: tuple[float, Sizes] | None = None
+        for _ in range(MEASUREMENTS):
+            sizes, _ = self.choose_for_cost(costs, share * whole)
+            before, after = measure_latencies([network, build(sizes)], example)
+            measured = after.median / before.median
+            if best is None or abs(measured - target.value) < abs(best[0] - target.value):
+                best = measured, sizes
+            if abs(measured - target.value) <= TOLERANCE * target.value:
+                break
+            share = min(max(share * target.value / measured, 0.01), 0.99)
+        assert best is not None
+        return best[1], target.is_met(best[0])
+
+    def choose_for_quality(self, target: Target, judge: Callable[[Sizes], float]) -> tuple[Sizes, bool]:
+        """Return the smallest sizes, by FLOPs, whose networks stay within a bound.
+
+        Parameters
+        ----------
+        target : Target
+            On accuracy or error.
+        judge : callable ``(sizes) -> float``
+            Builds and repairs a network, and returns what `Target.is_met` takes.
+        """
+        costs = COSTS["flops"](self.builder.spec)
+        if not costs.measure({}):
+            costs = COSTS["parameters"](self.builder.spec)
+        way = self._list_places(costs)
+        low, high = -1, len(way) - 1  # way[low] is good enough; -1 is the whole network
+        while high > low:
+            middle = (low + high + 1) // 2
+            if target.is_met(judge(self._sizes_of(way[middle]))):
+                low = middle
+            else:
+                high = middle - 1
+        if low < 0:
+            return {axis.name: axis.size for axis in self.axes}, False
+        return self._sizes_of(way[low]), True
+
+    def _list_places(self, costs: SizeCosts) -> list[Step]:
+        """Return places on the way, each cheaper than the one before by `SPACING` of the whole network."""
+        places: list[Step] = []
+        whole = last = costs.measure({})
+        for step in walk_steps(self.axes, self.curves, costs, round_to=self.round_to):
+            cost = costs.measure(step.sizes)
+            if last - cost >= SPACING * whole:
+                places.append(step)
+                last = cost
+        return places
+
+    def _sizes_of(self, step: Step) -> Sizes:
+        return {axis.name: step.sizes[axis.name] for axis in self.axes}
