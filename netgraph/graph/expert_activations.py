@@ -60,7 +60,7 @@ def collect_expert_activations(network: GraphNetwork, spec: UnitSpec, batch: Any
     interpreter, slots = network.start_steps("eval", args, kwargs)
     mixtures = {min(m.lookups): m for m in _find_mixtures(interpreter, spec)}
     activations: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with torch.no_grad(), network.layers_in_mode(training=False):
         for position, step in enumerate(interpreter.steps if mixtures else ()):
             if position in mixtures:
                 activations.update(_run_experts(mixtures[position], interpreter, slots, spec, most))
@@ -122,7 +122,7 @@ def _choose_expert(step: Step, slots: list[Any], expert: int) -> Step:
     numbers = torch.full_like(slots[reference.index], expert)
     args = list(step.args)
     args[place] = [numbers] if isinstance(listed, RefList) else numbers
-    return replace(step, args=tuple(args))
+    return replace(step, args=tuple(args), layer=None)
 
 
 def _list_summed(step: Step, slots: list[Any], name: str, spec: UnitSpec) -> list[tuple[str, Tensor]]:

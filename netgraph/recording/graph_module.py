@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,8 @@ from netgraph.recording.forward.cumulative_norm import cumulative_factor
 from netgraph.recording.forward.followed_dtype import find_own_dtype, has_followed
 from netgraph.recording.forward.size_relations import Relation, explain_broken_relation
 from netgraph.recording.interpreter import CallSite, Interpreter
+from netgraph.recording.layers.find_layers import GraphLayers, find_layers
+from netgraph.recording.layers.layer_modules import place_layer, place_tensor
 from netgraph.recording.serialize import NEW_BUILTINS
 from netgraph.utils.pytree import (
     drop_classes,
@@ -111,17 +114,40 @@ class GraphNetwork(nn.Module):
             value: Any = tensor
             if name in parameters:
                 value = nn.Parameter(tensor.detach(), requires_grad=name in trainable)
-            _set_tensor(self, name, value)
+            place_tensor(self, name, value)
         for name, first in ties.items():
-            _set_tensor(self, name, _get_tensor(self, first))
+            place_tensor(self, name, _get_tensor(self, first))
         self.run_train: Callable[..., list[Any]] = Interpreter.__call__  # activation checkpointing replaces it
+        self._names, self._layers = frozenset(self.state_dict()), GraphLayers()
         self._compile()
+        self._make_layers()
 
     def _compile(self) -> None:
         """Build the interpreters of all modes from the serialized graphs."""
-        names, self._dtype = frozenset(self.state_dict()), find_own_dtype(self.parameters())
+        self._dtype = find_own_dtype(self.parameters())
         self._follows = has_followed(list(self._graphs.values()))
-        self._run = {mode: Interpreter(document, names, self._dtype) for mode, document in self._graphs.items()}
+        self._run = {mode: Interpreter(document, self._names, self._dtype) for mode, document in self._graphs.items()}
+        self._call_layers()
+
+    def _make_layers(self) -> None:
+        """Hold parameters in layers of PyTorch where the graphs compute what these do, and let the steps call them."""
+        tensors = {name: _get_tensor(self, name) for name in self._names if name not in self._ties}
+        self._layers, modules = find_layers(self._graphs, tensors, self._ties, [len(shape) for shape in self._shapes])
+        for path, module in modules.items():
+            place_layer(self, path, module)
+        self._call_layers()
+        self.train(self.training)
+
+    def _call_layers(self) -> None:
+        for mode, run in self._run.items():
+            run.call_layers(self._layers.calls.get(mode, {}), self._layers.skipped if mode == "train" else ())
+
+    def train(self, mode: bool = True) -> GraphNetwork:
+        """Set the mode. Batch norms that the network keeps in evaluation mode stay in it."""
+        super().train(mode)
+        for path in self._layers.frozen:
+            self.get_submodule(path).train(False)
+        return self
 
     def steps(self, mode: str) -> Interpreter:
         """Return the interpreter of a mode, ``"train"`` or ``"eval"``, for the present precision of the parameters."""
@@ -140,7 +166,7 @@ class GraphNetwork(nn.Module):
         for name, constant in kept.items():
             moved = _get_tensor(self, name)
             if moved.dtype != constant.dtype:
-                _set_tensor(self, name, constant.to(moved.device))
+                place_tensor(self, name, constant.to(moved.device))
         return self
 
     def _set_signature(self, signature: inspect.Signature) -> None:
@@ -175,9 +201,8 @@ class GraphNetwork(nn.Module):
     def start_steps(self, mode: str, args: Any, kwargs: Any) -> tuple[Interpreter, list[Any]]:
         """Return the interpreter of a mode and its slots before the first step, for a run step by step."""
         leaves = self._call.flatten(args, kwargs)
-        return self.steps(mode), self.steps(mode).start_values(
-            partial(_get_tensor, self), [*leaves, self._device(leaves)]
-        )
+        inputs = [*leaves, self._device(leaves)]
+        return self.steps(mode), self.steps(mode).start_values(partial(_get_tensor, self), inputs, all_reads=True)
 
     def walk(self, batches: Sequence[Any], stops: Collection[Any]) -> Iterator[CallSite]:
         """Run the evaluation graph on several batches in lockstep and pause before certain operators.
@@ -198,7 +223,19 @@ class GraphNetwork(nn.Module):
         for batch in leaves:
             self._check_shapes(batch)
         inputs = [[*batch, self._device(batch)] for batch in leaves]
-        yield from self.steps("eval").walk(partial(_get_tensor, self), inputs, stops)
+        with self.layers_in_mode(training=False):
+            yield from self.steps("eval").walk(partial(_get_tensor, self), inputs, stops)
+
+    @contextmanager
+    def layers_in_mode(self, *, training: bool) -> Iterator[None]:
+        """Set the layers to a mode in a block. A run step by step may be of another mode than the network is in."""
+        before = [(module, module.training) for module in self.modules()]
+        self.train(training)
+        try:
+            yield
+        finally:
+            for module, mode in before:
+                module.training = mode
 
     def _device(self, leaves: list[Tensor]) -> torch.device:
         first = next(self.parameters(), None)
@@ -329,10 +366,14 @@ class GraphNetwork(nn.Module):
             ("_unrecorded", {}),
             ("_fixed", frozenset()),
             ("_relations", []),
+            ("_names", frozenset(self.state_dict())),
+            ("_layers", GraphLayers()),
         ):  # a pickle of an older version
             self.__dict__.setdefault(name, empty)
         self._set_signature(signature_from_data(self._arguments))
         self._compile()
+        if "_layers" not in state:
+            self._make_layers()
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.parameters())
@@ -389,21 +430,19 @@ def network_from_document(document: Mapping[str, Any], tensors: Mapping[str, Ten
     ).eval()
 
 
-def _set_tensor(module: nn.Module, name: str, value: Any) -> None:
-    """Register a parameter or buffer under a dotted name and create the modules on its path."""
-    *path, last = name.split(".")
-    for part in path:
-        if part not in module._modules:
-            module.add_module(part, nn.Module())
-        module = module._modules[part]  # type: ignore[assignment]
-    if isinstance(value, nn.Parameter):
-        module.register_parameter(last, value)
-    else:
-        module.register_buffer(last, value)
-
-
 def _get_tensor(module: nn.Module, name: str) -> Any:
-    """Return the attribute under a dotted name."""
+    """Return the tensor, or the layer, under a dotted name.
+
+    Raises
+    ------
+    TraceError
+        A layer was replaced by a module that has no such tensor.
+    """
+    owner: Any = module
     for part in name.split("."):
-        module = getattr(module, part)
-    return module
+        owner, found = getattr(owner, part, None), owner
+    if not isinstance(owner, (Tensor, nn.Module)):
+        raise TraceError(
+            f"the recorded graph reads {name}, and the {type(found).__name__} there has no such tensor. Put a layer with this tensor there."
+        )
+    return owner

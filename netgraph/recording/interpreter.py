@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from netgraph.environment.memory import check_memory
 from netgraph.environment.torch_internals import OpOverload, set_gradients
-from netgraph.errors import LoadError
+from netgraph.errors import LoadError, TraceError
 from netgraph.recording.forward import autocast
 from netgraph.recording.forward.followed_dtype import KINDS, read_followed
 from netgraph.recording.operators.guards import RELATIONS, check_decision
@@ -50,10 +50,19 @@ class RefList:
 
 
 @dataclass(frozen=True)
+class LayerCall:
+    """The layer that computes a step: the slot of the module, and those arguments of the step that it takes."""
+
+    slot: int
+    inputs: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """One call: the function, its arguments, the slot of its result, and the slots that no later step reads.
 
     The memory for the result of a checked step is compared with the free memory in each run, since its size depends on numbers.
+    Where the step has a layer, that is called in the place of the function, and reads its parameters itself.
     """
 
     function: Callable[..., Any]
@@ -62,6 +71,7 @@ class Step:
     index: int
     freed: tuple[int, ...]
     checked: bool = False
+    layer: LayerCall | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +137,41 @@ class Interpreter:
         if self.results is None:
             raise LoadError("a graph of the file has no output. The file is damaged or was not written by netgraph.")
         self.steps = self._mark_last_reads(join_lookups(steps, find_reads, self.result_slots))
+        self.n_slots = len(self.slots)
+        self.layers: list[tuple[int, str]] = []  # slot and path of each layer that steps call
+        self.layer_reads: list[tuple[int, str]] = []  # the part of `reads` that is needed by layers alone
+        self.own_reads = self.reads
         self.fixed_results: dict[int, Any] = {}  # by step, set while the network is recorded again
         self.measured: set[Any] = set()  # shapes of inputs whose memory is known to be there
+        self.has_checked = False  # whether the memory of any step is compared in each run
+
+    def call_layers(self, calls: Mapping[str, tuple[str, tuple[int, ...]]], skipped: Collection[str]) -> None:
+        """Let modules of the network compute some steps.
+
+        Parameters
+        ----------
+        calls : dict of str to tuple
+            By node of the document, the path of the module and the places of the arguments that it takes.
+        skipped : collection of str
+            Nodes that a module takes over.
+        """
+        paths = dict.fromkeys(path for path, _ in calls.values())
+        places = {path: len(self.slots) + i for i, path in enumerate(paths)}
+        self.layers, self.n_slots = [(slot, path) for path, slot in places.items()], len(self.slots) + len(paths)
+        gone = {self.slots[name] for name in skipped}
+        by_slot = {self.slots[name]: call for name, call in calls.items()}
+        steps = []
+        for step in self.steps:
+            if step.index in by_slot:
+                path, inputs = by_slot[step.index]
+                step = replace(step, layer=LayerCall(places[path], tuple(step.args[i] for i in inputs)))
+            if step.index not in gone:
+                steps.append(step)
+        self.steps = steps
+        needed = {i for s in steps for i in (find_reads(s) if s.layer is None else _collect_refs(s.layer.inputs))}
+        needed.update(self.result_slots)
+        self.own_reads = [(index, name) for index, name in self.reads if index in needed]
+        self.layer_reads = [(index, name) for index, name in self.reads if index not in needed]
 
     def _parse_step(self, operator: str, args: Any, kwargs: Any, index: int) -> Step:
         """Return the step of one call, with its operator and sizes checked."""
@@ -217,7 +260,7 @@ class Interpreter:
 
         A value that the caller writes into an argument at a pause is the value that the step reads.
         """
-        runs = [self.start_values(find, inputs) for inputs in batches]
+        runs = [self.start_values(find, inputs, all_reads=True) for inputs in batches]
         try:
             yield from self._walk_steps(runs, stops)
         finally:
@@ -258,15 +301,34 @@ class Interpreter:
             index = readers[0].index
         return None
 
-    def start_values(self, find: Callable[[str], Any], inputs: Sequence[Any]) -> list[Any]:
-        """Return the slots of a run, with inputs and the tensors from ``find`` filled in."""
-        slots: list[Any] = [None] * len(self.slots)
+    def start_values(
+        self, find: Callable[[str], Any], inputs: Sequence[Any], *, all_reads: bool = False
+    ) -> list[Any]:
+        """Return the slots of a run, with inputs, layers and the tensors from ``find`` filled in.
+
+        Parameters
+        ----------
+        find : callable ``(name) -> Tensor or Module``
+        inputs : list
+        all_reads : bool, default=False
+            Fill in the tensors of layers too. A layer that was replaced may have none: these slots stay empty.
+        """
+        slots: list[Any] = [None] * self.n_slots
         for index, value in zip(self.inputs, inputs, strict=True):
             slots[index] = value
-        for index, name in self.reads:
+        for index, name in [*self.own_reads, *self.layers]:
             slots[index] = find(name)
+        if torch.compiler.is_compiling():
+            return slots
+        if all_reads or self.has_checked or self._find_shapes(slots) not in self.measured:
+            for index, name in self.layer_reads:
+                slots[index] = _find_if_there(find, name)
         self._check_memory(slots)
         return slots
+
+    def _find_shapes(self, slots: Sequence[Any]) -> Any:
+        """Return shapes and dtypes of the inputs of a run."""
+        return tuple((slots[i].shape, slots[i].dtype) if isinstance(slots[i], Tensor) else None for i in self.inputs)
 
     def _check_memory(self, slots: list[Any]) -> None:
         """Refuse a run that needs more memory than is free, once for each combination of shapes.
@@ -275,12 +337,15 @@ class Interpreter:
         """
         if any(type(n) is not int for i in self.inputs if isinstance(slots[i], Tensor) for n in slots[i].shape):
             return
-        shapes = tuple((slots[i].shape, slots[i].dtype) if isinstance(slots[i], Tensor) else None for i in self.inputs)
+        shapes = self._find_shapes(slots)
         if shapes in self.measured:
+            return
+        self.measured.add(shapes)
+        if any(slots[index] is None for index, _ in self.layer_reads):  # a layer was replaced by one of other tensors
             return
         unknown = find_unknown_step(self.steps, slots, _resolve_refs)
         self.steps = [step if i < unknown else replace(step, checked=True) for i, step in enumerate(self.steps)]
-        self.measured.add(shapes)
+        self.has_checked |= unknown < len(self.steps)
 
 
 def _return_first(result: Any, *_: Any) -> Any:
@@ -290,15 +355,39 @@ def _return_first(result: Any, *_: Any) -> Any:
 
 def run_step(step: Step, slots: list[Any]) -> None:
     """Run one step on the slots and free the results that it reads last."""
-    args = [_resolve_refs(v, slots) for v in step.args]
-    kwargs = {k: _resolve_refs(v, slots) for k, v in step.kwargs}
-    if step.checked:
-        check_call(step.function, args, kwargs)
-    if step.function in ARITHMETIC:
-        check_operands(step.function, args)
-    slots[step.index] = step.function(*args, **kwargs)
+    layer = step.layer
+    if layer is None or step.checked:
+        args = [_resolve_refs(v, slots) for v in step.args]
+        kwargs = {k: _resolve_refs(v, slots) for k, v in step.kwargs}
+        if step.checked:
+            check_call(step.function, args, kwargs)
+    if layer is not None:
+        slots[step.index] = _call_layer(slots[layer.slot], [_resolve_refs(v, slots) for v in layer.inputs])
+    else:
+        if step.function in ARITHMETIC:
+            check_operands(step.function, args)
+        slots[step.index] = step.function(*args, **kwargs)
     for index in step.freed:
         slots[index] = None
+
+
+def _call_layer(module: Callable[..., Any], inputs: list[Any]) -> Any:
+    """Return what a layer makes of its inputs, in the form in which the operator returns it."""
+    if len(inputs) == 1:
+        return module(inputs[0])
+    signal, state = inputs
+    if not isinstance(state, list):  # of a GRU
+        return module(signal, state)
+    result, states = module(signal, tuple(state))
+    return (result, *states)
+
+
+def _find_if_there(find: Callable[[str], Any], name: str) -> Any:
+    """Return the tensor of a layer, or None where the layer was replaced by one without it."""
+    try:
+        return find(name)
+    except TraceError:
+        return None
 
 
 def _resolve_refs(value: Any, slots: list[Any]) -> Any:
@@ -311,7 +400,8 @@ def _resolve_refs(value: Any, slots: list[Any]) -> Any:
 
 def find_reads(step: Step) -> list[int]:
     """Return the slots that a step reads."""
-    return _collect_refs((*step.args, *(v for _, v in step.kwargs)))
+    reads = _collect_refs((*step.args, *(v for _, v in step.kwargs)))
+    return reads if step.layer is None else [*reads, step.layer.slot]
 
 
 def _collect_refs(values: Sequence[Any]) -> list[int]:
