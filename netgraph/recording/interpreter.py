@@ -301,9 +301,7 @@ class Interpreter:
             index = readers[0].index
         return None
 
-    def start_values(
-        self, find: Callable[[str], Any], inputs: Sequence[Any], *, all_reads: bool = False
-    ) -> list[Any]:
+    def start_values(self, find: Callable[[str], Any], inputs: Sequence[Any], *, all_reads: bool = False) -> list[Any]:
         """Return the slots of a run, with inputs, layers and the tensors from ``find`` filled in.
 
         Parameters

@@ -66,8 +66,11 @@ def test_a_copy_of_a_recomputing_network_recomputes_independently(tmp_path):
 def test_operators_that_cannot_run_twice_are_named():
     images = torch.randn(2, 3, 32, 32)
     coarse = ng.build_hierarchy(resnet20(width=4), images).levels[1].model
-    with pytest.raises(NetgraphError, match="aten::add_, which writes in place"):
+    with pytest.raises(NetgraphError, match="batch norm, which counts each batch"):
         recompute_activations(coarse)
+    writing = nn.Sequential(nn.Linear(5, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+    with pytest.raises(NetgraphError, match="aten::relu_, which writes in place"):
+        recompute_activations(ng.build_hierarchy(writing, torch.randn(2, 5)).levels[1].model)
     normed = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 2))
     with pytest.raises(NetgraphError, match="batch norm, which counts each batch"):
         recompute_activations(ng.build_hierarchy(normed, torch.randn(2, 5)).levels[1].model)

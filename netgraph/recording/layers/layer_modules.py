@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from netgraph.recording.layers.layer_operators import LayerUse
@@ -61,7 +60,7 @@ def build_layer(use: LayerUse, held: Mapping[str, Tensor]) -> nn.Module | None:
     Module or None
         On the meta device. None if a layer of these options cannot be, or has other tensors than those.
     """
-    bare = _leave_out_numbers(use.kind)
+    bare: Any = _leave_out_numbers(use.kind)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of dropout in one layer of an LSTM, which the network's own said already
@@ -78,7 +77,7 @@ def build_layer(use: LayerUse, held: Mapping[str, Tensor]) -> nn.Module | None:
 
 
 @cache
-def _leave_out_numbers(kind: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def _leave_out_numbers(kind: Any) -> Any:
     """Return a subclass of a layer that makes no first numbers, which takes most of the time of making one."""
     return type(kind.__name__, (kind,), {"reset_parameters": lambda self: None})
 

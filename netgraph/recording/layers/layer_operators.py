@@ -124,9 +124,7 @@ def read_linear(call: ReadCall) -> LayerUse | None:
     tensors, shape = call.names(weight=1, bias=2), call.shape(1)
     if tensors is None or len(shape) != 2:
         return None
-    return LayerUse(
-        nn.Linear, {"in_features": shape[1], "out_features": shape[0], "bias": "bias" in tensors}, tensors
-    )
+    return LayerUse(nn.Linear, {"in_features": shape[1], "out_features": shape[0], "bias": "bias" in tensors}, tensors)
 
 
 def read_convolution(call: ReadCall, kind: type[nn.Module], dims: int) -> LayerUse | None:
@@ -238,7 +236,12 @@ def read_group_norm(call: ReadCall) -> LayerUse | None:
 def read_recurrent(call: ReadCall, kind: type[nn.Module], options: Mapping[str, Any]) -> LayerUse | None:
     """Read ``lstm(input, state, weights, biases, layers, dropout, training, bidirectional, batch_first)``, and gru and rnn alike."""
     names, (bias, layers, dropout, training, both, first) = call.list_names(2), (call.get(i) for i in range(3, 9))
-    if not names or type(layers) is not int or not call.plain(3, 5, 6, 7, 8) or any(len(call.shapes[name]) != 2 for name in names[:2]):
+    if (
+        not names
+        or type(layers) is not int
+        or not call.plain(3, 5, 6, 7, 8)
+        or any(len(call.shapes[name]) != 2 for name in names[:2])
+    ):
         return None
     leaves = [name.rpartition(".")[2] for name in names]
     (gates, n_in), (_, n_out) = call.shapes[names[0]], call.shapes[names[1]]
