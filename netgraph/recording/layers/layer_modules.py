@@ -60,14 +60,14 @@ def build_layer(use: LayerUse, held: Mapping[str, Tensor]) -> nn.Module | None:
     Module or None
         On the meta device. None if a layer of these options cannot be, or has other tensors than those.
     """
-    bare: Any = _leave_out_numbers(use.kind)
+    kind: Any = use.kind
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of dropout in one layer of an LSTM, which the network's own said already
-            module = bare(**use.options, device="meta")
+            module = _leave_out_numbers(kind)(**use.options, device="meta")
     except (ValueError, TypeError, RuntimeError):  # such as groups that do not divide the channels of a damaged file
         return None
-    module.__class__ = use.kind
+    module.__class__ = kind
     own = {name: t for part in (module._parameters, module._buffers) for name, t in part.items() if t is not None}
     alike = own.keys() == held.keys() and all(
         held[name].shape == tensor.shape and isinstance(held[name], nn.Parameter) == isinstance(tensor, nn.Parameter)
