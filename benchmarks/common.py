@@ -47,7 +47,7 @@ def run_missing(
         A first line about the machine.
     """
     names = tuple(names)
-    done = {row_key(row, names) for row in read_rows(path)}
+    done = {row_key(row, names) for row in read_rows(path, names[0]) if all(name in row for name in names)}
     with path.open("a") as file:
         if machine is not None:
             file.write(json.dumps(machine) + "\n")

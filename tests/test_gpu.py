@@ -3,6 +3,7 @@
 import copy
 import os
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,6 +57,21 @@ def test_levels_are_those_of_a_cpu_and_stay_on_the_device(name):
         assert a.n_parameters == b.n_parameters
         assert_same_state(a.model.state_dict(), b.model.state_dict())
         torch.testing.assert_close(a.model(inputs).cpu(), b.model(same), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("affinity", ["cosine", "correlation"])
+def test_affinities_are_those_of_a_cpu(affinity):
+    found = []
+    for device in (DEVICE, "cpu"):
+        hierarchy, inputs = build("perceptron", device)
+        model = hierarchy.levels[0].model
+        again = ng.build_hierarchy(model, inputs[:2], n_levels=2, affinity=affinity, data=inputs)
+        graph = ng.unit_graph(model, again.levels[0].spec)
+        aggregates = {axis: transfer.aggregates for axis, transfer in again.levels[1].transfers.items()}
+        found.append({**aggregates, **{f"block {key}": value for key, value in graph.blocks.items()}})
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        np.testing.assert_allclose(value, found[1][key], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutions", "encoder"])

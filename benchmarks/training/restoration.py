@@ -26,7 +26,7 @@ import statistics
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product, starmap
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,11 @@ class Images:
         """What the rows call the images."""
         return f"photographs, {self.tile} pixels" if self.folder else "CIFAR-10"
 
-    def load(self) -> Dataset:
-        """Return the data set."""
-        return load_photographs(self.folder, tile=self.tile) if self.folder else load_dataset("cifar10")
+
+@cache
+def load_images(images: Images) -> Dataset:
+    """Return the data set, which all runs share."""
+    return load_photographs(images.folder, tile=images.tile) if images.folder else load_dataset("cifar10")
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def train_once(settings: dict[str, Any], method: Method, images: Images, device:
     """Train once with the settings of a row, and return the row with its results."""
     point = Point(settings["batch"], settings["coarse"], settings["lr"])
     steps = count_steps(method, settings["images"], point)
-    task = make_task(settings["network"], images.load(), goal=settings["task"], seed=settings["seed"])
+    task = make_task(settings["network"], load_images(images), goal=settings["task"], seed=settings["seed"])
     task.network.to(device)
     loader = Loader(task.data, point.batch, degradation=task.degradation, seed=settings["seed"])
     levels = build_levels(task, method, task.example.to(device))

@@ -91,7 +91,7 @@ class AxisUnits:
                 "this affinity compares activations, and no linear layer or convolution reads these units. "
                 "Keep the axis or choose another affinity."
             )
-        return np.asarray(activations.float().numpy())
+        return np.asarray(activations.to("cpu", torch.float32).numpy())
 
 
 def _fold_batch_norm(layer: Layer, state: Mapping[str, Tensor]) -> Tensor:

@@ -245,7 +245,7 @@ def _build_blocks(spec: UnitSpec, state: Mapping[str, Tensor]) -> dict[tuple[str
         for (i, o), block in _iter_connections(spec, name, terms, state[name]):
             squares[i, o] = squares[i, o] + block if (i, o) in squares else block
             counts[i, o] = counts.get((i, o), 0) + 1
-    return {key: torch.sqrt(s / counts[key]).numpy() for key, s in squares.items()}
+    return {key: torch.sqrt(s / counts[key]).cpu().numpy() for key, s in squares.items()}
 
 
 def _iter_connections(spec: UnitSpec, name: str, terms: tuple[Any, ...], tensor: Tensor) -> Any:
