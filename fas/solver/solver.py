@@ -10,6 +10,7 @@ multigrid optimization of Nash (Optim. Methods Softw. 14, 2000) and Gratton, Sar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ from netgraph.optim.optimizers import LARGEST_RATE, MakeOptimizer, takes_matrice
 from netgraph.utils.choices import NESTED
 from netgraph.utils.seeds import check_torch_seed
 
+logger = logging.getLogger("netgraph.fas")
 MOST_STEPS = 2**53  # which a float counts one by one
 
 
@@ -200,6 +202,10 @@ class FAS:
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
         visits = self._plan_visits(len(maps.models), problem)
         grids = [self.make_grid(maps, level) for level in range(len(maps.models))]
+        if takes_matrices(self.make_optimizer) and not find_matrices(maps):
+            logger.warning(
+                "no matrix lies between two hidden layers of this network, so muon is AdamW of all parameters"
+            )
         ema = self.options.smoothing_of(0).ema
         check_tolerance(self.options.tolerance, problem)
         if self.options.adapt.rematch:

@@ -145,6 +145,19 @@ def test_groups_that_do_not_say_whose_they_are_and_levels_without_layers_are_ref
         FAS("v", MuonWithAdamW, cycles=1).begin(OwnLevels(), Problem(batches(), cross_entropy))
 
 
+def test_a_network_without_hidden_matrices_is_trained_by_adamw_bit_for_bit_and_the_run_says_so(caplog):
+    """Its first and last layer go to AdamW, and so it has none for Muon."""
+    states = []
+    for name in ("adamw", "muon"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+        solver = FAS("kaskade", find_optimizer(name), 1e-2, epochs=1)
+        solver.solve(ng.build_hierarchy(model, torch.randn(2, 6)), Problem(batches(), cross_entropy))
+        states.append(state(model))
+        assert ("muon is AdamW of all parameters" in caplog.text) == (name == "muon")
+    assert_same_bits(*states)
+
+
 # widths
 
 
