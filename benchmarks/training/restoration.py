@@ -26,7 +26,7 @@ import statistics
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import product, starmap
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,9 @@ class Images:
         """What the rows call the images."""
         return f"photographs, {self.tile} pixels" if self.folder else "CIFAR-10"
 
-
-@cache
-def load_images(images: Images) -> Dataset:
-    """Return the data set, which all runs share."""
-    return load_photographs(images.folder, tile=images.tile) if images.folder else load_dataset("cifar10")
+    def load(self) -> Dataset:
+        """Return the data set."""
+        return load_photographs(self.folder, tile=self.tile) if self.folder else load_dataset("cifar10")
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,8 @@ class Method:
     halved: bool = False
     falls_early: bool = False  # over the last quarter of all steps, in place of the finest level's
     rewarm: int = 0
+    coarse_rate: float = 1.0  # of coarse levels, as a share of that of the finest
+    moments: bool = True  # carried from level to level
     by_rule: bool = False
 
 
@@ -126,13 +126,17 @@ def list_methods(n_levels: int) -> dict[str, Method]:
     }
 
 
-def list_ablations() -> dict[str, Method]:
-    """Return forms of nested iteration over three levels, of about the same cost."""
-    usual = NESTED[3][0]
+def list_ablations(n_levels: int = 3) -> dict[str, Method]:
+    """Return forms of nested iteration, of about the same cost."""
+    usual = NESTED[n_levels][0]
     return {
         "decay over the last quarter": Method(usual, falls_early=True),
         "warm-up of each level over 20 steps": Method(usual, rewarm=20),
         "more steps on the middle level": Method((usual[0], 52, 7)),
+        "more steps on the finest level": Method((24, 28, 28)),
+        "half the rate on coarse levels": Method(usual, coarse_rate=0.5),
+        "moments anew on each level": Method(usual, moments=False),
+        "moments anew on each level, warmed up over 50 steps": Method(usual, moments=False, rewarm=50),
         "levels left by rule": Method(usual, by_rule=True),
     }
 
@@ -157,16 +161,17 @@ def train_once(settings: dict[str, Any], method: Method, images: Images, device:
     """Train once with the settings of a row, and return the row with its results."""
     point = Point(settings["batch"], settings["coarse"], settings["lr"])
     steps = count_steps(method, settings["images"], point)
-    task = make_task(settings["network"], load_images(images), goal=settings["task"], seed=settings["seed"])
+    task = make_task(settings["network"], images.load(), goal=settings["task"], seed=settings["seed"])
     task.network.to(device)
     loader = Loader(task.data, point.batch, degradation=task.degradation, seed=settings["seed"])
     levels = build_levels(task, method, task.example.to(device))
     valid = partial(validate, task) if method.by_rule else None
+    coarse = {"accumulate": point.coarse, "lr": method.coarse_rate * point.lr}
     problem = Problem(loader, functional.mse_loss, valid=valid, restrict=task.restrict)
     solver = FAS(
         "kaskade", torch.optim.Adam, point.lr, epochs=sum(steps) / len(loader), share=steps,
         schedule=partial(make_wsd, lr=1.0, steps=sum(steps)) if method.falls_early else "wsd",
-        options=Options(Smoothing(bf16=True, rewarm=method.rewarm), levels={level: {"accumulate": point.coarse} for level in range(1, len(steps))}),
+        options=Options(Smoothing(bf16=True, rewarm=method.rewarm, moments=method.moments), levels=dict.fromkeys(range(1, len(steps)), coarse)),
         seed=settings["seed"],
     )  # fmt: skip
     clock = prepare_device(device)
@@ -254,6 +259,7 @@ def list_points(rows: list[dict[str, Any]], setting: dict[str, Any], grid: Itera
         best = find_best_row(rows, setting)
         return [Point(best["batch"], best["coarse"], best["lr"])]
     nested = setting["method"].startswith("nested")
+    nested |= setting["method"] in list_ablations()
     return [point for point in grid if nested or point.coarse == 1]
 
 
@@ -281,7 +287,8 @@ def main() -> None:
         print(format_report(rows))
         return
     images = Images(options.photographs, options.tile)
-    every = list_ablations() if options.ablations else list_methods(4 if images.folder else 3)
+    n_levels = 4 if images.folder else 3
+    every = list_ablations(n_levels) if options.ablations else list_methods(n_levels)
     methods = {n: m for n, m in every.items() if not options.only or n in options.only}
     on_grid = options.tune or options.ablations
     grid = list(starmap(Point, product(options.batch, options.coarse, options.rates))) if on_grid else None
