@@ -70,6 +70,12 @@ class NothingToMergeError(NetgraphError):
     exit_code = 3
 
 
+class FileDiffersError(NetgraphError):
+    """A file for a runtime answers otherwise than the network that it was made of. It is not left behind."""
+
+    exit_code = 4
+
+
 class AlertError(NetgraphError):
     """An alert rule of a run fired, and its action is to raise."""
 

@@ -1,4 +1,7 @@
-"""Export of a hierarchy: the suffix of the file chooses the writer (plug-in group ``netgraph.exporters``)."""
+"""Export of a hierarchy or a network: the suffix of the file chooses the writer.
+
+Writers of hierarchies are plug-ins (group ``netgraph.exporters``). Files that a runtime runs hold one network (`netgraph.coarsen.runtimes`).
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,14 @@ from torch import nn
 
 from netgraph import plugins
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_hierarchy
+from netgraph.coarsen.hierarchy.serialize import build_example
+from netgraph.coarsen.runtimes.formats import FORMATS, find_format, is_runtime_file
+from netgraph.coarsen.runtimes.write_network import TOLERANCE, RuntimeReport, write_network
 from netgraph.errors import NetgraphError, PluginError, describe_error
+from netgraph.io.example_inputs import guess_input, make_random_like
 from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.io.files.output_files import check_output_file
+from netgraph.viz.formats.flat_graph import parse_level
 
 Exporter = Callable[[Hierarchy, Path], Any]
 GROUP = "netgraph.exporters"
@@ -43,12 +51,15 @@ def find_exporter(path: str | Path) -> Exporter:
     PluginError
         No exporter is installed for the suffix.
     NetgraphError
-        The folder of the file does not exist or cannot be written to.
+        The folder of the file does not exist or cannot be written to, or a package of a runtime is missing.
     """
     path = Path(path)
     suffix = path.suffix.removeprefix(".").lower()
+    if is_runtime_file(path):
+        find_format(path)
+        return _write_for_runtime
     if suffix not in plugins.list_plugins(GROUP):
-        known = ", ".join(f".{name}" for name in sorted(plugins.list_plugins(GROUP)))
+        known = ", ".join(f".{name}" for name in sorted({*plugins.list_plugins(GROUP), *FORMATS}))
         raise PluginError(f"{path} ends in {path.suffix or 'nothing'}, which no exporter writes. Installed: {known}.")
     check_output_file(path)
     write: Exporter = plugins.load_plugin(GROUP, suffix)
@@ -183,26 +194,98 @@ def _copy_contents(hierarchy: Hierarchy) -> list[NDArray[Any]]:
     return contents
 
 
-def export(hierarchy: Hierarchy, path: str | Path) -> None:
-    """Write a hierarchy to a file. The suffix of the file chooses the format.
-
-    Words before the suffix choose further: ``net.level1.graphml`` is the graph of level 1, ``net.R.mtx`` the restriction,
-    and ``net.dendrogram.svg`` one of the figures.
+def choose_level(hierarchy: Hierarchy, path: Path, level: int | None = None) -> tuple[nn.Module, Any]:
+    """Return the network of the level that a file for a runtime holds, and an example of its inputs.
 
     Parameters
     ----------
     hierarchy : Hierarchy
-        The hierarchy to write.
+    path : Path
+        A word such as ``.level1`` before the suffix may name the level.
+    level : int, optional
+        By default that of the name, else the coarsest.
+
+    Raises
+    ------
+    NetgraphError
+        There is no such level, or the name of the file names another one.
+    """
+    named = parse_level(hierarchy, path)
+    if level is not None and named not in (None, level):
+        raise NetgraphError(f"{path.name} names level {named}, and level {level} is asked for. Name one.")
+    last = len(hierarchy.levels) - 1
+    number = next((n for n in (level, named) if n is not None), last)
+    if not 0 <= number <= last:
+        raise NetgraphError(f"level {number} is asked for, but the hierarchy has levels 0 to {last}. Name one of them.")
+    chosen = hierarchy.levels[number]
+    if chosen.pool > 1 or not hierarchy.example:  # a coarser resolution than that of the example
+        return chosen.model, guess_input(chosen.model)[0]
+    return chosen.model, make_random_like(build_example(hierarchy.example))
+
+
+def _write_for_runtime(
+    source: Hierarchy | nn.Module, path: Path, *, example: Any = None, **options: Any
+) -> RuntimeReport:
+    """Write a network, or a level of a hierarchy, for a runtime. Options are those of `write_network`."""
+    find_format(path, aot=options.get("aot", False))
+    network, usual = choose_level(source, path) if isinstance(source, Hierarchy) else (source, None)
+    if example is None:
+        example = guess_input(network)[0] if usual is None else usual
+    return write_network(network, path, example, **options)
+
+
+def export(
+    source: Hierarchy | nn.Module,
+    path: str | Path,
+    *,
+    example: Any = None,
+    batch: int | None = None,
+    data: Any = None,
+    tolerance: float = TOLERANCE,
+    aot: bool = False,
+) -> RuntimeReport | None:
+    """Write a hierarchy, or a network for a runtime, to a file. The suffix of the file chooses the format.
+
+    Words before the suffix choose further: ``net.level1.graphml`` is the graph of level 1, ``net.R.mtx`` the restriction,
+    and ``net.dendrogram.svg`` one of the figures.
+
+    Files that a runtime runs hold one network, in evaluation mode: ``.onnx`` (ONNX), ``.pt2`` (an exported program of PyTorch), ``.pte``
+    (ExecuTorch) and ``.xml`` (OpenVINO). Of a hierarchy that is the coarsest level, or the one in the name, as in ``net.level1.onnx``. The
+    runtime runs the file before it stays, and its answers must be those of the network.
+
+    Parameters
+    ----------
+    source : Hierarchy or torch.nn.Module
+        What to write. Only files of runtimes hold a network.
     path : str or Path
-        File to write, for example ``net.html``, ``net.graphml``, ``net.dot``, ``net.P.npz`` or ``net.svg``. The command
-        ``netgraph plugins`` lists the formats.
+        File to write, for example ``net.html``, ``net.graphml``, ``net.dot``, ``net.P.npz``, ``net.svg`` or ``net.onnx``. The command
+        ``netgraph plugins`` lists the formats of hierarchies.
+    example : Tensor, tuple or dict, optional
+        Inputs of the network, in the form in which `netgraph.trace` takes them. By default those of the hierarchy, or a guess. This and all
+        further arguments are for files of runtimes.
+    batch : int, optional
+        Rows of every batch. By default their number is free. The report says where it cannot be, and why.
+    data : Tensor, tuple or dict, optional
+        Real inputs, nested like the example, on which the file is compared too.
+    tolerance : float, default=1e-4
+        Largest relative difference (2-norms) of an output. In half precision its roundoff passes too.
+    aot : bool, default=False
+        Compile a ``.pt2`` file for this kind of machine, by AOTInductor.
+
+    Returns
+    -------
+    RuntimeReport or None
+        For a file of a runtime: ``inputs`` and ``outputs`` with their names and shapes, ``batch``, ``fixed_by``, ``bytes``, ``details``, and how far
+        the answers are from those of the network, in ``example`` and ``data``.
 
     Raises
     ------
     PluginError
         No exporter is installed for the suffix, or one of another distribution fails.
     NetgraphError
-        The file cannot be written, or the hierarchy has no such level, matrix or figure.
+        The file cannot be written, the hierarchy has no such level, matrix or figure, or a runtime does not take the network.
+    FileDiffersError
+        The file answers otherwise than the network. It is not left behind.
 
     Examples
     --------
@@ -215,5 +298,29 @@ def export(hierarchy: Hierarchy, path: str | Path) -> None:
     Traceback (most recent call last):
         ...
     netgraph.errors.NetgraphError: net.level9.graphml asks for level 9, but the hierarchy has levels 0 to 1. Name one ...
+    >>> report = ng.export(model, "net.pt2", example=torch.ones(2, 3))
+    >>> report.inputs, report.example.relative < 1e-6
+    ([{'name': 'input', 'dtype': 'float32', 'shape': ['batch', 3]}], True)
     """
-    find_exporter(path)(hierarchy, Path(path))
+    path = Path(path)
+    options = {"example": example, "batch": batch, "data": data, "tolerance": tolerance, "aot": aot}
+    if is_runtime_file(path):
+        return _write_for_runtime(source, path, **options)
+    if not isinstance(source, Hierarchy):
+        raise NetgraphError(
+            f"{path} shows a hierarchy, and this is a network ({type(source).__name__}). Build one with ng.build_hierarchy, or name a file "
+            "for a runtime, such as net.onnx."
+        )
+    _reject_runtime_options(path, options)
+    find_exporter(path)(source, path)
+    return None
+
+
+def _reject_runtime_options(path: Path, options: dict[str, Any]) -> None:
+    """Refuse arguments that only files of runtimes use."""
+    defaults = {"example": None, "batch": None, "data": None, "tolerance": TOLERANCE, "aot": False}
+    idle = [name for name, value in options.items() if value is not defaults[name]]
+    if idle:
+        raise NetgraphError(
+            f"{', '.join(idle)} would have no effect: {path} is no file for a runtime. Leave {'them' if len(idle) > 1 else 'it'} out."
+        )

@@ -34,6 +34,11 @@ EXTRAS = {  # by the name of the module: the package on the index, and the extra
     "apprise": ("apprise", "alerts"),
     "plotly": ("plotly", "report"),
     "tokenizers": ("tokenizers", "text"),
+    "onnx": ("onnx", "runtimes"),
+    "onnxscript": ("onnxscript", "runtimes"),
+    "onnxruntime": ("onnxruntime", "runtimes"),
+    "executorch": ("executorch", "executorch"),
+    "openvino": ("openvino", "openvino"),
     "neuralop": ("neuraloperator", "operators"),
 }
 

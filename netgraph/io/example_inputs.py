@@ -19,7 +19,7 @@ from netgraph.recording.forward.size_relations import fill_free_sizes
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, swap_state
 from netgraph.utils.preserved_state import preserve_attributes
-from netgraph.utils.pytree import normalize_example
+from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 from netgraph.utils.text import is_index
 
 DTYPES = {
@@ -111,6 +111,21 @@ def _make_tensor(shape: Sequence[int], dtype: str, generator: torch.Generator) -
     if DTYPES[dtype].is_floating_point:
         return torch.randn(shape, generator=generator).to(DTYPES[dtype])
     return torch.randint(0, 2, shape, generator=generator).to(DTYPES[dtype])
+
+
+def make_random_like(example: Any, *, seed: int = 7619) -> Any:
+    """Return an example with other numbers, drawn as those of `parse_inputs`.
+
+    Parameters
+    ----------
+    example : Tensor, tuple or dict
+    seed : int, default=7619
+        Seed of the random numbers.
+    """
+    leaves: list[Any] = []
+    structure, generator = build_structure(example, leaves), torch.Generator().manual_seed(seed)
+    drawn = [_make_tensor(leaf.shape, str(leaf.dtype).removeprefix("torch."), generator) for leaf in leaves]
+    return unflatten_tree(structure, drawn)
 
 
 def guess_input(model: nn.Module) -> tuple[Any, str]:

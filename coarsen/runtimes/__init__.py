@@ -1,0 +1,1 @@
+"""A network as a file that a runtime runs: ONNX, an exported program of PyTorch, ExecuTorch, OpenVINO."""
