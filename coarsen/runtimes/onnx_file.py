@@ -87,8 +87,15 @@ def open_onnx(path: Path, program: Program) -> Callable[[Sequence[Tensor]], list
     try:
         session = runtime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # its classes have no common one
-        reason = str(error).split(f"{path}", 1)[-1].replace(" failed:", "", 1).strip()
-        dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in program.exported.state_dict.values()})
+        reason = (
+            re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .* failed:", "", str(error))
+            .strip()
+            .rstrip(".")
+        )
+        tensors = [*program.call.tensors, *program.exported.state_dict.values()]
+        dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()}) or [
+            "whole numbers"
+        ]
         raise NetgraphError(
             f"ONNX Runtime does not run this network in {' and '.join(dtypes)} ({describe_error(type(error)(reason))}). Cast the network to "
             "float32 first, or write a .pt2 file."

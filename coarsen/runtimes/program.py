@@ -17,13 +17,16 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.runtimes.example_call import ExampleCall
 from netgraph.coarsen.runtimes.result_names import flatten_tensors, name_inputs, name_results
 from netgraph.errors import NetgraphError, describe_error
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
+from netgraph.tracing.tracer import trace
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import find_place
+from netgraph.utils.pytree import build_structure, list_dropped
 
 LOGGERS = (
     "torch.export",
@@ -55,6 +58,8 @@ class Program:
         Why the batch is fixed, where nobody asked for that.
     shapes : dict
         Sizes of the batch as `torch.onnx.export` takes them, to name them in the file.
+    left_out : list of str
+        Parts of the network's answer that are no tensors, and are not in that of the file.
     """
 
     exported: Any
@@ -65,6 +70,7 @@ class Program:
     batch: int | None
     fixed_by: str
     shapes: Any
+    left_out: list[str]
 
 
 def export_program(network: nn.Module, call: ExampleCall, batch: int | None = None) -> Program:
@@ -84,9 +90,11 @@ def export_program(network: nn.Module, call: ExampleCall, batch: int | None = No
         `torch.export` cannot record the network.
     """
     call = call.with_rows(batch or max(call.n_rows, 2))  # one row would be taken for a constant
-    args, kwargs = call.arguments
-    with torch.no_grad():
-        answer = network(*args, **kwargs)
+    answer = _run_example(network, call)
+    left_out = [f"{path} ({kind})" for path, kind in list_dropped(build_structure(answer, [], drop_unknown=True))]
+    if left_out and not isinstance(network, GraphNetwork):  # such as a cache, which no runtime returns
+        args, kwargs = call.arguments
+        network = coarse_network(network, trace(network, kwargs or args, prove=False), {}).eval()
     exported, shapes, fixed_by = None, None, ""
     if batch is None and call.n_rows:
         try:
@@ -100,11 +108,24 @@ def export_program(network: nn.Module, call: ExampleCall, batch: int | None = No
     _join_tied_weights(exported)
     _remove_private_notes(exported.graph_module)
     inputs = name_inputs(exported, call.arguments)
-    results = flatten_tensors(answer)
-    free = shapes is not None
     return Program(
-        exported, call, inputs, name_results(answer, inputs), results, None if free else call.n_rows, fixed_by, shapes
-    )
+        exported, call, inputs, name_results(answer, inputs), flatten_tensors(answer),
+        batch=None if shapes is not None else call.n_rows, fixed_by=fixed_by, shapes=shapes, left_out=left_out,
+    )  # fmt: skip
+
+
+def _run_example(network: nn.Module, call: ExampleCall) -> Any:
+    """Return the answer of a network to the example."""
+    args, kwargs = call.arguments
+    try:
+        with torch.no_grad():
+            return network(*args, **kwargs)
+    except NetgraphError:
+        raise
+    except Exception as error:  # a network may raise anything
+        raise NetgraphError(
+            f"{type(network).__name__} does not run on the example ({describe_error(error)}). Give an example that it takes."
+        ) from error
 
 
 def _export_fixed(network: nn.Module, call: ExampleCall) -> Any:
@@ -154,6 +175,7 @@ def quiet_torch() -> Iterator[None]:
         for name in LOGGERS:
             stack.enter_context(silence_logger(name))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         yield
 
 

@@ -33,10 +33,13 @@ def name_results(answer: Any, taken: list[str]) -> list[str]:
     """Return a name for each tensor of an answer, in the order of `flatten_tensors`, that is none of the names taken."""
     leaves: list[Any] = []
     paths = {number: path for path, number in name_outputs(build_structure(answer, leaves, drop_unknown=True)).items()}
-    by_tensor = {id(leaf): paths[number] for number, leaf in enumerate(leaves)}
+    by_tensor: dict[int, list[str]] = {}  # one tensor may be several outputs
+    for number, leaf in enumerate(leaves):
+        by_tensor.setdefault(id(leaf), []).append(paths[number])
     names: list[str] = []
     for i, tensor in enumerate(flatten_tensors(answer)):
-        name = _make_identifier(by_tensor.get(id(tensor), str(i)))
+        left = by_tensor.get(id(tensor))
+        name = _make_identifier(left.pop(0) if left else str(i))
         while name in (*taken, *names):
             name += "_out" if name in taken else f"_{i}"
         names.append(name)

@@ -69,6 +69,8 @@ class RuntimeReport:
         Rows of every batch, None where their number is free.
     fixed_by : str
         Why the batch is fixed, where nobody asked for that.
+    left_out : list of str
+        Parts of the network's answer that are not in that of the file, because they are no tensors.
     details : dict
         What else is to be said, such as ``opset``.
     example, data : Comparison or None
@@ -84,6 +86,7 @@ class RuntimeReport:
     outputs: list[dict[str, Any]]
     batch: int | None
     fixed_by: str
+    left_out: list[str]
     details: dict[str, Any]
     example: Comparison
     data: Comparison | None
@@ -188,7 +191,7 @@ class _Judge:
             path=str(self.path), runtime=self.chosen.name, bytes=size, batch=self.program.batch, fixed_by=fixed_by,
             inputs=self._describe(self.program.inputs, flatten_tensors(self.program.call.arguments), taken=True),
             outputs=self._describe(self.program.outputs, self.program.results, taken=False),
-            details=details, example=example, data=data, tolerance=self.tolerance,
+            left_out=self.program.left_out, details=details, example=example, data=data, tolerance=self.tolerance,
         )  # fmt: skip
 
     def _list_calls(self) -> list[ExampleCall]:

@@ -98,7 +98,7 @@ WRITTEN = {
     "output": (".safetensors", ".hierarchy", ".pt", ".html", ".svg"),
     "export": (".html", ".svg", ".json", ".npz"),
     "own_class": (".pt", ""),
-    "out": (".html", ".svg", ".json", ".npz", ".graphml"),
+    "out": (".html", ".svg", ".json", ".npz", ".graphml", ".onnx", ".pt2", ".xml"),
     "checkpoints": ("",),
     "report": ("",),
     "folder": ("",),

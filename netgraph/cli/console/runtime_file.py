@@ -15,6 +15,10 @@ def print_runtime_file(report: RuntimeReport, as_json: bool) -> None:
     if report.fixed_by:
         rows = "no batch" if report.batch == 0 else f"a batch of {report.batch}"
         echo(f"netgraph: {report.path} takes {rows}: {report.fixed_by}", err=True)
+    if report.left_out:
+        echo(
+            f"netgraph: {report.path} answers without {', '.join(report.left_out)}, which no runtime returns", err=True
+        )
     if as_json:
         echo_json(report.as_data())
         return
