@@ -56,7 +56,8 @@ def write_onnx(program: Program, path: Path) -> dict[str, Any]:
 
 def _explain_refusal(program: Program, error: Exception) -> str:
     """Return the sentence for a network that ONNX does not express, with the operator."""
-    texts, reason = [], error
+    texts: list[str] = []
+    reason: BaseException | None = error
     while reason is not None:
         texts.append(str(reason))
         reason = reason.__cause__
@@ -118,4 +119,8 @@ def _give(runtime: Any, tensor: Tensor) -> Any:
 
 def _take(value: Any) -> Tensor:
     """Return a value of ONNX Runtime as a tensor."""
-    return torch.from_dlpack(value) if "bfloat16" in value.data_type() else torch.from_numpy(value.numpy().copy())
+    return (
+        torch.utils.dlpack.from_dlpack(value)
+        if "bfloat16" in value.data_type()
+        else torch.from_numpy(value.numpy().copy())
+    )

@@ -110,7 +110,8 @@ def _write_for_runtime(
     if os.path.isdir(model):
         idle = [flag.name for _, flag in list_flags(OpenOptions)]
         reject_options(typed, idle, f"{model} is a hierarchy that is already made")
-        network, example = choose_level(load(model), out, runtime.level)
+        hierarchy: Any = load(model)
+        network, example = choose_level(hierarchy, out, runtime.level)
     else:
         reject_options(typed, ["level"], f"{model} is no *.hierarchy")
         check_open_options(typed, model, opening.arch)
