@@ -27,6 +27,8 @@ def folder(tmp_path_factory):
 
 
 def test_a_coarse_network_goes_to_onnx_runtime(folder, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     monkeypatch.chdir(folder)
     code, out, err = run_main("export", "small.safetensors", "small.onnx", "--data", "rows.pt", "--json")
     assert code == 0, err
@@ -34,7 +36,7 @@ def test_a_coarse_network_goes_to_onnx_runtime(folder, monkeypatch):
     assert report["path"] == "small.onnx"
     assert report["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 6]}]
     assert (report["batch"], report["data"]["rows"]) == (None, 9)
-    session = pytest.importorskip("onnxruntime").InferenceSession("small.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession("small.onnx", providers=["CPUExecutionProvider"])
     rows = torch.load("rows.pt")
     expected = ng.load_model("small.safetensors")(rows).detach().numpy()
     np.testing.assert_allclose(session.run(None, {"input": rows.numpy()})[0], expected, atol=1e-5)
@@ -58,10 +60,10 @@ def test_a_level_of_a_hierarchy_goes_to_a_program(folder, monkeypatch):
     ("words", "reason"),
     [
         (
-            ["small.safetensors", "x.onnx", "--levels", "2"],
-            "--levels would have no effect: x.onnx holds the network as it is",
+            ["small.safetensors", "x.pt2", "--levels", "2"],
+            "--levels would have no effect: x.pt2 holds the network as it is",
         ),
-        (["small.safetensors", "x.onnx", "--no-prove"], "--no-prove would have no effect"),
+        (["small.safetensors", "x.pt2", "--no-prove"], "--no-prove would have no effect"),
         (["small.safetensors", "x.pt2", "--level", "1"], "small.safetensors is no *.hierarchy"),
         (["small.safetensors", "x.pt2", "--samples", "3"], "without --data"),
         (["small.safetensors", "x.onnx", "--aot"], "--aot compiles a .pt2 file"),
@@ -69,10 +71,10 @@ def test_a_level_of_a_hierarchy_goes_to_a_program(folder, monkeypatch):
             ["small.safetensors", "x.html", "--batch", "2"],
             "--batch would have no effect: x.html is no file for a runtime",
         ),
-        (["net.hierarchy", "x.onnx", "--input", "2x6"], "--input would have no effect: net.hierarchy is a hierarchy"),
-        (["net.hierarchy", "x.onnx", "--level", "5"], "levels 0 to 1"),
-        (["small.safetensors", "nowhere/x.onnx"], "does not exist"),
-        (["small.safetensors", "x.onnx", "--tolerance", "nan"], "the tolerance nan is no relative error"),
+        (["net.hierarchy", "x.pt2", "--input", "2x6"], "--input would have no effect: net.hierarchy is a hierarchy"),
+        (["net.hierarchy", "x.pt2", "--level", "5"], "levels 0 to 1"),
+        (["small.safetensors", "nowhere/x.pt2"], "does not exist"),
+        (["small.safetensors", "x.pt2", "--tolerance", "nan"], "the tolerance nan is no relative error"),
     ],
 )
 def test_options_without_an_effect_and_wrong_values_are_refused(folder, monkeypatch, words, reason):

@@ -57,6 +57,12 @@ class Eigenvalues(nn.Module):
         return torch.linalg.eigvalsh(x @ x.transpose(1, 2))
 
 
+def require_onnx():
+    """Skip a test where the extra ``runtimes`` is not installed. The gate installs it."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+
+
 def tied_example():
     return {"ids": IDS, "scale": torch.tensor([1.0, 2.0])}
 
@@ -64,6 +70,7 @@ def tied_example():
 @pytest.fixture(scope="module")
 def tied(tmp_path_factory):
     """Return a network with a tied weight, and its files for two runtimes with their reports."""
+    require_onnx()
     folder = tmp_path_factory.mktemp("tied")
     torch.manual_seed(0)
     network = Tied()
@@ -73,7 +80,9 @@ def tied(tmp_path_factory):
 
 def run_onnx(path, **inputs):
     """Return the outputs of a file in ONNX Runtime, by name."""
-    session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [port.name for port in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
 
@@ -105,7 +114,8 @@ def test_the_report_has_names_shapes_and_the_opset(tied):
         assert (report.batch, report.fixed_by) == (None, "")
         assert report.bytes == (folder / f"net.{end}").stat().st_size
         assert report.example.rows == 6  # two, one and three rows
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     model = onnx.load(folder / "net.onnx")
     onnx.checker.check_model(model)
     assert reports["onnx"].details == {"opset": model.opset_import[0].version}
@@ -147,6 +157,7 @@ def test_an_export_leaves_the_network_as_it_was(tmp_path):
 
 
 def test_a_level_of_a_hierarchy_is_written_by_its_name(tmp_path):
+    require_onnx()
     torch.manual_seed(0)
     hierarchy = ng.build_hierarchy(Encoder(40, 3, **SIZES), TOKENS, n_levels=2)
     report = ng.export(hierarchy, tmp_path / "net.onnx")
@@ -177,6 +188,7 @@ def test_a_batch_that_the_code_fixes_is_named(tmp_path):
 
 
 def test_what_a_runtime_does_not_take_is_named(tmp_path):
+    require_onnx()
     cases = [
         (Decides(), "net.pt2", "torch.export cannot record Decides at 'return x if x.sum"),
         (Eigenvalues(), "net.onnx", "no operator for aten._linalg_eigh"),
@@ -191,6 +203,7 @@ def test_what_a_runtime_does_not_take_is_named(tmp_path):
 
 
 def test_a_half_precision_passes_by_its_roundoff(tmp_path):
+    require_onnx()
     network = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2)).half()
     report = ng.export(network, tmp_path / "net.onnx", example=torch.randn(2, 8).half())
     assert report.example.relative <= report.tolerance == 8 * torch.finfo(torch.float16).eps
