@@ -40,13 +40,8 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("coarsen/coarseners", "coarsen/network"),
     ("coarsen/repair", "coarsen/runtimes"),
     ("coarsen/hierarchy",),
-<<<<<<< HEAD
-    ("coarsen/user_class", "fas/levels", "viz/exporters.py", "viz/figures", "viz/formats"),
-    ("coarsen/compression", "fas/estimate", "viz/page"),
-=======
     ("coarsen/user_class", "fas/levels", "viz/figures", "viz/formats"),
-    ("fas/estimate", "viz/exporters.py", "viz/page"),
->>>>>>> 12ac532 (Files of runtimes: tests, extras, and answers that are no tensors are left out by name)
+    ("coarsen/compression", "fas/estimate", "viz/exporters.py", "viz/page"),
     ("fas/solver",),
     ("fas/auto", "fas/checkpoint", "fas/integrations"),
     ("fas/monitoring",),
