@@ -27,6 +27,8 @@ from netgraph.tracing.unit_spec import Axis
 
 Sizes = dict[str, int]
 Build = Callable[[Sizes], nn.Module]
+RATIOS = (0.9, 0.75, 0.5, 0.25, 0.125)  # of units that stay, at which errors are measured
+JUDGED_ROWS = 32  # on which they are measured
 MEASUREMENTS = 5  # of candidates for a latency
 SPACING = 0.015  # of the cost of the whole network, between places that are judged: six or seven networks are built
 
@@ -49,7 +51,7 @@ class Chooser:
     Attributes
     ----------
     errors : dict of str to list of float
-        The error of merging each axis alone, at the ratios of `netgraph.coarsen.hierarchy.budget.GRID`.
+        The error of merging each axis alone, at each of `RATIOS`.
     """
 
     builder: LevelBuilder
@@ -61,10 +63,12 @@ class Chooser:
     curves: dict[str, ErrorCurve] = field(init=False)
 
     def __post_init__(self) -> None:
-        step, judge, repaired_judge = self.builder.begin_channels()
+        step, judge, repaired_judge = self.builder.begin_channels(JUDGED_ROWS)
         self.axes = step.axes
-        self.errors = measure_error_curves(step, judge, repaired_judge if self.repaired else None)
-        self.curves = {axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to) for axis in self.axes}
+        self.errors = measure_error_curves(step, judge, repaired_judge if self.repaired else None, RATIOS)
+        self.curves = {
+            axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to, RATIOS) for axis in self.axes
+        }
         if not self.axes:
             raise NothingToMergeError(self.builder.plan.explain_nothing(self.builder.spec, None))
 

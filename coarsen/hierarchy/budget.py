@@ -87,9 +87,9 @@ class ErrorCurve:
     losses: Sequence[float]
 
     @classmethod
-    def of(cls, axis: Axis, errors: Sequence[float], round_to: int) -> ErrorCurve:
-        """Return the curve of errors that were measured at the ratios of `GRID`."""
-        points = {choose_n_coarse(axis, ratio, round_to): error for ratio, error in zip(GRID, errors, strict=True)}
+    def of(cls, axis: Axis, errors: Sequence[float], round_to: int, grid: Sequence[float] = GRID) -> ErrorCurve:
+        """Return the curve of errors that were measured at the ratios of a grid."""
+        points = {choose_n_coarse(axis, ratio, round_to): error for ratio, error in zip(grid, errors, strict=True)}
         sizes = sorted(points)
         losses = np.maximum.accumulate([compute_loss(points[n]) for n in reversed(sizes)])[::-1]
         if sizes[-1] < axis.size:
@@ -288,14 +288,14 @@ def spread_budget(
 
 
 def measure_error_curves(
-    step: MergeStep, judge: Judge | None = None, repaired: Judge | None = None
+    step: MergeStep, judge: Judge | None = None, repaired: Judge | None = None, grid: Sequence[float] = GRID
 ) -> dict[str, list[float]]:
-    """Return the error of merging each axis alone, at the ratios of `GRID`.
+    """Return the error of merging each axis alone, at the ratios of a grid.
 
     Without a judge it is the error of the weights.
     """
     return {
-        axis.name: [_measure_error(step, axis.name, ratio, judge, repaired) for ratio in GRID] for axis in step.axes
+        axis.name: [_measure_error(step, axis.name, ratio, judge, repaired) for ratio in grid] for axis in step.axes
     }
 
 

@@ -217,11 +217,17 @@ class LevelBuilder:
 
     # channels
 
-    def begin_channels(self) -> tuple[MergeStep, Judge | None, Judge | None]:
-        """Return the step down from the last level, and the judges of one axis, without and with repair. Both need data."""
+    def begin_channels(self, n_rows: int | None = None) -> tuple[MergeStep, Judge | None, Judge | None]:
+        """Return the step down from the last level, and the judges of one axis, without and with repair. Both need data.
+
+        Parameters
+        ----------
+        n_rows : int, optional
+            Rows on which the judges compare outputs. By default those of one batch.
+        """
         spec = self._level_spec()
         step = self.plan.begin_step(spec, self.state, self.composed, self._build_measure(spec))
-        return step, self._build_judge(), self._build_judge(repair=True)
+        return step, self._build_judge(n_rows), self._build_judge(n_rows, repair=True)
 
     def _coarsen_axes(self, level: Level, reasons: dict[str, Any]) -> dict[str, Transfer]:
         """Return the transfer of every axis that shrinks. Choices and measured costs go into ``reasons``."""
@@ -289,13 +295,16 @@ class LevelBuilder:
                 self.data.expected, compute_outputs(coarse, self.data.batches, self.spec.outputs)
             )
 
-    def _build_judge(self, *, repair: bool = False) -> FunctionErrorJudge | None:
-        """Return the judge of one axis on the first batch. With ``repair`` it repairs on the last rows before it compares."""
+    def _build_judge(self, n_rows: int | None, *, repair: bool = False) -> FunctionErrorJudge | None:
+        """Return the judge of one axis on the first rows. With ``repair`` it repairs on the last rows before it compares."""
         if self.data is None or (repair and self.rung not in ("norms", "ridge", "tune")):
             return None
         last_rows = split_batches(self.data.inputs, JUDGE_ROWS)[-1] if repair else None
         candidate = partial(self._repair_candidate, last_rows) if repair else None
         batches, expected = self.data.batches[:1], self.data.expected[:1]
+        if n_rows is not None:
+            batches = split_batches(self.data.inputs, n_rows)[:1]
+            expected = compute_outputs(self.root, batches, self.spec.outputs)
         return FunctionErrorJudge(self.base, self.spec, self.composed, batches, expected, candidate, self.rotating)
 
     def _repair_candidate(
