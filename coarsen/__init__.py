@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.compression.result import Compressed as Compressed
     from netgraph.coarsen.compression.result import Stage as Stage
     from netgraph.coarsen.compression.target import Target as Target
+    from netgraph.coarsen.compression.tuning import fine_tune as fine_tune
     from netgraph.coarsen.hierarchy.align_heads import align as align
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from netgraph.coarsen.repair.pipeline import RepairReport as RepairReport
     from netgraph.coarsen.repair.pipeline import repair_network as repair_network
     from netgraph.coarsen.transfer.transfer import Transfer as Transfer
+    from netgraph.coarsen.tuning.options import TuneOptions as TuneOptions
     from netgraph.coarsen.user_class.convert import own_class as own_class
     from netgraph.coarsen.user_class.convert import save_own_class as save_own_class
 
@@ -70,6 +72,8 @@ __getattr__, __dir__, __all__ = load_on_first_use(
     {
         "adjacent": "coarseners.baselines",
         "compress": "compression.pipeline",
+        "fine_tune": "compression.tuning",
+        "TuneOptions": "tuning.options",
         "Compressed": "compression.result",
         "Costs": "compression.costs",
         "Latency": "compression.latency",

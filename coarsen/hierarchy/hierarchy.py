@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Concatenate, ParamSpec
 
@@ -34,7 +34,7 @@ from netgraph.tracing.recordable import check_input_tensors, unwrap_compiled
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec, term_size
 from netgraph.utils.html_table import render_table
-from netgraph.utils.options import describe_options
+from netgraph.utils.options import describe_options, replace_options
 from netgraph.utils.pytree import describe_example
 from netgraph.utils.text import escape_controls
 
@@ -263,7 +263,7 @@ def build_hierarchy(
     (2, 0.5)
     """
     started = time.perf_counter()
-    options = _merge_keywords(options, keywords)
+    options = replace_options(options or CoarsenOptions(), keywords, "build_hierarchy")
     builder = prepare_builder(model, example, options=options, data=data, loss=loss, spec=spec, progress=progress)
     model, spec = builder.root, builder.spec
     builder.trace_resolutions(sum("space" in step for step in options.steps))
@@ -315,17 +315,6 @@ def prepare_builder(
         model, spec, example, plan, None if options.budget is None else Budget.parse(options.budget), options.repair,
         Calibration.of(model, data, spec.outputs), gap, options.depth_by, options.blocks,
     )  # fmt: skip
-
-
-def _merge_keywords(options: CoarsenOptions | None, keywords: Mapping[str, Any]) -> CoarsenOptions:
-    """Return the options with some replaced by keywords."""
-    names = {option.name for option in fields(CoarsenOptions)}
-    unknown = [name for name in keywords if name not in names]
-    if unknown:
-        raise TypeError(
-            f"build_hierarchy() got an unexpected keyword argument {unknown[0]!r}. Its options are {', '.join(sorted(names))}."
-        )
-    return replace(options or CoarsenOptions(), **keywords)
 
 
 def _make_plan(spec: UnitSpec, options: CoarsenOptions, progress: Progress | None) -> MergePlan:

@@ -22,6 +22,7 @@ from netgraph.tracing.recordable import check_input_tensors
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.pytree import have_equal_rows as have_equal_rows
 
 
 def split_batches(data: Any, size: int) -> list[Any]:
@@ -40,14 +41,6 @@ def split_batches(data: Any, size: int) -> list[Any]:
     pieces = zip(*parts, strict=True)
     nested = [unflatten_tree(structure, list(piece)) for piece in pieces]
     return [kwargs if kwargs else args for args, kwargs in nested]
-
-
-def have_equal_rows(leaves: Sequence[Tensor]) -> bool:
-    """Return True if all inputs have equally many rows, so that a row may be a sample.
-
-    Nodes and edges of a graph differ in number. An edge names its nodes by their rows, so none of them can be left out.
-    """
-    return len({leaf.shape[:1] for leaf in leaves}) == 1 and leaves[0].ndim > 0
 
 
 def compute_outputs(network: nn.Module, batches: Sequence[Any], chosen: Sequence[str] = ()) -> list[list[Tensor]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import DataError, NetgraphError, describe_error
 from netgraph.models.data.batching import batch_rows, trim_padding
 from netgraph.models.data.datasets import Dataset, DataSplit
+from netgraph.utils.module_state import in_mode
 
 METRICS = ("calibration_error", "confusion")  # on request; accuracy and loss are always measured
 SPLITS = ("train", "valid", "test")
@@ -159,7 +159,7 @@ def predict_split(model: nn.Module, data: Dataset, *, split: str, batch: int) ->
     """
     check_split(split)
     part = getattr(data, split)
-    with in_evaluation_mode(model):
+    with in_mode(model, training=False):
         for rows in batch_rows(data, part, batch=batch):
             yield predict_batch(model, data, part.inputs[rows], part.targets[rows])
 
@@ -168,18 +168,6 @@ def check_split(split: str) -> None:
     """Refuse a split that does not exist."""
     if split not in SPLITS:
         raise NetgraphError(f"no split is called {split!r}. Choose one of {', '.join(SPLITS)}.")
-
-
-@contextmanager
-def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and every module back in the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def predict_batch(model: nn.Module, data: Dataset, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

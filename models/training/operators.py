@@ -15,9 +15,9 @@ from netgraph.models.training.evaluation import (
     check_split,
     describe_answer,
     device_of,
-    in_evaluation_mode,
     run_on,
 )
+from netgraph.utils.module_state import in_mode
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def evaluate_operator(
     part, device, errors = getattr(data, split), device_of(model), []
     if batch < 1 or not len(part):
         raise DataError(f"the split {split} has {len(part)} rows, and a batch {batch}. Give one or more of both.")
-    with torch.no_grad(), in_evaluation_mode(model):
+    with torch.no_grad(), in_mode(model, training=False):
         for inputs, targets in zip(part.inputs.split(batch), part.targets.split(batch), strict=True):
             pair = (data.ready(inputs.to(device)), targets.to(device))
             inputs, targets = pair if to_level is None else to_level(pair)

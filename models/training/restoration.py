@@ -14,9 +14,9 @@ from netgraph.models.training.evaluation import (
     ToLevel,
     check_split,
     device_of,
-    in_evaluation_mode,
     prepare_metrics,
 )
+from netgraph.utils.module_state import in_mode
 
 SEED = 7619  # of the degradation, which is the same in every evaluation
 SMALLEST = 6  # pixels a side: the window of structural similarity reaches five pixels out
@@ -106,7 +106,7 @@ def evaluate_restoration(
     device, generator = device_of(model), torch.Generator().manual_seed(SEED)
     loss = MeanMetric().to(device)
     measured = MetricCollection({"psnr": PeakSignalNoiseRatio(data_range=1.0)}).to(device)
-    with torch.no_grad(), in_evaluation_mode(model):
+    with torch.no_grad(), in_mode(model, training=False):
         for rows in getattr(data, split).inputs.split(batch):
             clean = data.ready(rows.to(device))
             pair = (degradation.degrade(clean, generator), clean)

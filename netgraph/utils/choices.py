@@ -30,6 +30,9 @@ TARGETS = ("parameters", "flops", "latency", "accuracy", "error")
 # What a network is judged by.
 METRICS = ("top1", "top5", "loss", "perplexity", "mse", "mae", "error")
 
+# What a small network is tuned towards: labels, and outputs, layers and distances of rows of the network that it came from.
+TUNING_LOSSES = ("labels", "knowledge", "hint", "relational")
+
 # Networks that ``netgraph train`` builds.
 NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer", "residual", "unet", "fno")
 

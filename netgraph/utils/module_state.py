@@ -155,3 +155,15 @@ def set_training_mode(model: nn.Module, *, training: bool) -> None:
     """Set a network to training or evaluation mode. An exported program has one fixed mode and keeps it."""
     with contextlib.suppress(NotImplementedError):
         model.train(training)
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a network in training or evaluation mode, and every module back in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    set_training_mode(model, training=training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -6,6 +6,7 @@ same field (`netgraph.cli.options.command_options`), and docstrings take their t
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
@@ -282,3 +283,38 @@ def document_options(kind: type[Kind]) -> type[Kind]:
     if kind.__doc__:
         kind.__doc__ = kind.__doc__.replace("    **options", describe_options(kind))
     return kind
+
+
+def show_options(kind: type) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
+    """Give a function that takes the options of a class as ``**keywords`` their names, for editors and `help`.
+
+    Its docstring takes their text in place of the line ``**keywords``.
+    """
+
+    def decorate(function: Callable[..., Value]) -> Callable[..., Value]:
+        own = inspect.signature(function)
+        kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        shown = [*kept, *inspect.signature(kind).parameters.values()]
+        function.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        if function.__doc__:
+            function.__doc__ = function.__doc__.replace("    **keywords", describe_options(kind))
+        return function
+
+    return decorate
+
+
+def replace_options(options: Kind, keywords: Mapping[str, Any], function: str) -> Kind:
+    """Return an options object with some options replaced by the keywords of a function.
+
+    Raises
+    ------
+    TypeError
+        A keyword is no option, as Python says it of any function.
+    """
+    names = {option.name for option in fields(options)}  # type: ignore[arg-type]
+    unknown = [name for name in keywords if name not in names]
+    if unknown:
+        raise TypeError(
+            f"{function}() got an unexpected keyword argument {unknown[0]!r}. Its options are {', '.join(sorted(names))}."
+        )
+    return replace(options, **keywords)  # type: ignore[type-var]

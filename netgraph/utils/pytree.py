@@ -7,7 +7,7 @@ hold the ``class`` of its value, such as an output of transformers. A file holds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -232,6 +232,14 @@ def list_dropped(structure: Structure, path: str = "") -> Iterator[tuple[str, st
         yield path, structure["dropped"]
     for key, part in list_parts(structure):
         yield from list_dropped(part, f"{path}.{key}" if path else str(key))
+
+
+def have_equal_rows(leaves: Sequence[Tensor]) -> bool:
+    """Return True if all inputs have equally many rows, so that a row may be a sample.
+
+    Nodes and edges of a graph differ in number. An edge names its nodes by their rows, so none of them can be left out.
+    """
+    return len({leaf.shape[:1] for leaf in leaves}) == 1 and leaves[0].ndim > 0
 
 
 def drop_classes(structure: Structure) -> Structure:

@@ -8,13 +8,13 @@ import netgraph as ng
 from netgraph.coarsen.network.functional_error import compute_outputs, function_error
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.repair.batch_norm import merge_with_norms
-from netgraph.coarsen.repair.distillation import draw_mixtures
 from netgraph.coarsen.repair.im2col import build_columns, draw_places, take_places
 from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.coarsen.repair.ridge import STRENGTHS, RegressionSums, choose_strength, solve_ridge
 from netgraph.coarsen.repair.variance import variance_share
 from netgraph.coarsen.transfer.parameter_maps import prolong
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.coarsen.tuning.batches import draw_batches
 from netgraph.models.perceptron import mlp
 from netgraph.utils.choices import RUNGS
 
@@ -176,7 +176,7 @@ def joined(groups=1, strength=1e-9, rung="ridge"):
 
 def test_mixtures_lie_between_two_inputs_of_a_round_and_tokens_stay_whole():
     data, random = torch.eye(10).double(), torch.Generator().manual_seed(0)
-    drawn = [args[0] for args, _ in draw_mixtures(data, 4, 5, random)]
+    drawn = [batch.args[0] for batch in draw_batches(data, 4, 5, random, mix=True)]
     assert all(len(rows) == 5 and bool((rows >= 0).all()) for rows in drawn)
     for rows in drawn:  # inputs are unit vectors, and rows show the shares of each input
         torch.testing.assert_close(rows.sum(1), torch.ones(5).double())
@@ -184,7 +184,7 @@ def test_mixtures_lie_between_two_inputs_of_a_round_and_tokens_stay_whole():
     seen = [set((torch.cat(pair) > 0).any(0).nonzero().flatten().tolist()) for pair in (drawn[:2], drawn[2:])]
     assert seen == [set(range(10))] * 2  # two batches of five are a round
     tokens = torch.arange(10)[:, None]
-    (args, kwargs), *_ = draw_mixtures({"ids": tokens, "scale": data}, 1, 10, random)
+    (args, kwargs, _), *_ = draw_batches({"ids": tokens, "scale": data}, 1, 10, random, mix=True)
     assert not args
     torch.testing.assert_close(kwargs["scale"], data[kwargs["ids"].flatten()])
 
@@ -221,9 +221,9 @@ def test_a_graph_of_any_size_repairs_its_network_whole(rung, n_nodes, n_edges):
 
 def test_every_step_of_tuning_sees_all_edges_of_a_graph_with_their_nodes():
     nodes, edges = torch.randn(90, 4), torch.randint(0, 90, (200, 2))
-    for args, _ in draw_mixtures((nodes, edges), 3, 64, torch.Generator().manual_seed(0)):
-        assert torch.equal(args[0], nodes)
-        assert torch.equal(args[1], edges)
+    for batch in draw_batches((nodes, edges), 3, 64, torch.Generator().manual_seed(0), mix=True):
+        assert torch.equal(batch.args[0], nodes)
+        assert torch.equal(batch.args[1], edges)
 
 
 def test_what_is_left_at_a_residual_join_is_orthogonal_to_what_its_layer_reads():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import netgraph as ng
 from netgraph.affinity import AllPairs
-from netgraph.coarsen import AxisGraph, LevelMaps, Quality, Verdict, build_level_maps
+from netgraph.coarsen import AxisGraph, LevelMaps, Quality, TuneOptions, Verdict, build_level_maps, fine_tune
 from netgraph.coarsen.hierarchy.hierarchy import BuildInputs, Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
@@ -354,6 +354,7 @@ BY_TYPE = {
     ),
     CoarsenOptions: st.builds(CoarsenOptions),
     TrainOptions: st.builds(TrainOptions),
+    TuneOptions: st.builds(TuneOptions),
     Evaluation: st.builds(Evaluation, NUMBERS, NUMBERS),
     Quality: st.builds(lambda: ng.quality(make_full_graph(), np.zeros(6, int))),
     Verdict: st.builds(Verdict, WORDS, st.just(("0",)), NUMBERS),
@@ -423,7 +424,8 @@ def find_hints(function):
     """Return the annotations of a function or class by parameter, those for type checkers included."""
     names = {"Hierarchy": Hierarchy, "FAS": FAS, "Options": Options, "Figure": object}
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function, localns=names)
-    return (typing.get_type_hints(CoarsenOptions) | hints) if function is ng.build_hierarchy else hints
+    options = {ng.build_hierarchy: CoarsenOptions, fine_tune: TuneOptions}.get(function)
+    return hints if options is None else typing.get_type_hints(options) | hints
 
 
 def find_arguments(function, *, skip_self=False):

@@ -1,0 +1,1 @@
+"""Training of a small network towards labels and towards the network that it came from."""
