@@ -22,7 +22,7 @@ class _StorageTracker(TorchDispatchMode):
     """Counts the bytes of live storages that operators return."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # it has no types in torch
         self.live, self.peak = 0, 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
 
