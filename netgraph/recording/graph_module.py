@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from netgraph import __version__
 from netgraph.errors import TraceError
@@ -179,6 +179,11 @@ class GraphNetwork(nn.Module):
     @NamedForward
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the recorded graph of the current mode, on arguments by position or by the names of the network's own forward."""
+        if type(args) is not tuple or any(isinstance(value, fx.Proxy) for value in (*args, *kwargs.values())):
+            raise TraceError(
+                "torch.fx.symbolic_trace cannot follow a recorded network, which is a graph already. Give it to torch.export.export, or make "
+                "it a network of your own class by ng.own_class."
+            )
         leaves = self._call.flatten(args, kwargs)
         self._check_shapes(leaves)
         mode = "train" if self.training else "eval"
@@ -306,7 +311,14 @@ class GraphNetwork(nn.Module):
         return dict(self._inputs["tuple"][1]["dict"])
 
     def document(self) -> dict[str, Any]:
-        """Return everything but the tensors as JSON data."""
+        """Return everything but the tensors as JSON data.
+
+        Raises
+        ------
+        TraceError
+            A layer was replaced by a module with other tensors, which no file of a graph can hold.
+        """
+        self._check_layers()
         parameters = [n for n, _ in self.named_parameters()]
         return {
             "format": self._find_format(),
@@ -324,6 +336,15 @@ class GraphNetwork(nn.Module):
             **({"fixed": sorted(self._fixed)} if self._fixed else {}),
             **({"relations": self._relations} if self._relations else {}),
         }
+
+    def _check_layers(self) -> None:
+        """Raise TraceError if a layer was replaced or got other tensors."""
+        changed = sorted(self._names.symmetric_difference(self.state_dict()))
+        if changed:
+            raise TraceError(
+                f"this network cannot be written as a graph: its layers were replaced, and {changed[0]} "
+                f"{'is gone' if changed[0] in self._names else 'is new'}. Save it by torch.save(network, path), or put the layers back."
+            )
 
     def _find_format(self) -> int:
         """Return 2 if versions of netgraph that know only format 1 cannot run the document, else 1."""
