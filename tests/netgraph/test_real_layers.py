@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import netgraph as ng
+from netgraph.coarsen.hierarchy.serialize import load, save
+from netgraph.errors import TraceError
 from netgraph.recording.graph_module import GraphNetwork
+from netgraph.utils.module_state import swap_state
 
 
 def record(model: nn.Module, example: Tensor) -> GraphNetwork:
@@ -182,3 +185,71 @@ def test_attributes_and_modes_of_single_layers_take_effect():
         network(example)
     assert torch.equal(recorded(example), model(example))
     assert torch.equal(recorded.get_submodule("1").running_mean, model[1].running_mean)
+
+
+def test_stacked_parameters_run_under_vmap_as_one_after_the_other():
+    recorded = record(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2)), torch.randn(2, 4))
+    example = torch.randn(3, 4)
+    stacked = {name: torch.randn(5, *p.shape) for name, p in recorded.named_parameters()}
+    together = torch.func.vmap(lambda state: torch.func.functional_call(recorded, state, (example,)))(stacked)
+    single = [torch.func.functional_call(recorded, {n: p[i] for n, p in stacked.items()}, (example,)) for i in range(5)]
+    assert torch.allclose(together, torch.stack(single), atol=1e-6)
+
+
+def test_replaced_weights_reach_a_recurrent_layer():
+    model = _recurrent("LSTM")
+    recorded = record(model, WORDS)
+    state = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    with swap_state(model, state), swap_state(recorded, state):
+        assert torch.equal(recorded(WORDS), model(WORDS))
+    assert torch.equal(recorded(WORDS), model(WORDS))
+
+
+def test_a_walk_through_the_evaluation_graph_leaves_a_training_network_as_it_was():
+    model = Convolutions().train()
+    recorded = record(model, IMAGES).train()
+    before = {name: tensor.clone() for name, tensor in recorded.state_dict().items()}
+    modes = [module.training for module in recorded.modules()]
+    linear = torch.ops.aten.linear.default
+    (stop,) = recorded.walk([IMAGES], (linear,))
+    inputs = []
+    model.eval().head.register_forward_hook(lambda layer, args, result: inputs.append(args[0]))
+    model(IMAGES)
+    assert torch.equal(stop.arguments[0][0], inputs[0])
+    assert stop.arguments[0][1] is recorded.head.weight
+    assert stop.names[1:] == ("head.weight", "head.bias")
+    assert [module.training for module in recorded.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in recorded.state_dict().items())
+
+
+def test_a_saved_network_and_a_pickle_without_layers_get_them(tmp_path):
+    recorded = record(Convolutions(), IMAGES).eval()
+    save(recorded, tmp_path / "network.safetensors")
+    opened = load(tmp_path / "network.safetensors")
+    older = pickle.loads(pickle.dumps(recorded))
+    state = older.__getstate__()
+    del state["_layers"], state["_names"]  # a pickle of an older version, with groups in the place of layers
+    state["_modules"] = {name: _make_plain(module) for name, module in older.named_children()}
+    upgraded = GraphNetwork.__new__(GraphNetwork)
+    upgraded.__setstate__(state)
+    for network in (opened, upgraded):
+        assert [repr(layer) for layer in network.children()] == [repr(layer) for layer in recorded.children()]
+        assert torch.equal(network(IMAGES), recorded(IMAGES))
+
+
+def _make_plain(layer: nn.Module) -> nn.Module:
+    """Return a module without a forward that holds the tensors of a layer."""
+    plain = nn.Module()
+    for name, parameter in layer.named_parameters():
+        plain.register_parameter(name, parameter)
+    for name, buffer in layer.named_buffers():
+        plain.register_buffer(name, buffer)
+    plain.training = layer.training
+    return plain
+
+
+def test_a_weight_that_is_gone_and_read_elsewhere_is_named():
+    recorded = record(Odd(), torch.randn(3, 6))
+    recorded.twice = nn.Identity()
+    with pytest.raises(TraceError, match=r"reads twice\.weight, and the Identity there has no such tensor"):
+        recorded(torch.randn(3, 6))
