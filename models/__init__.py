@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from netgraph.models.data.degradation import Noise as Noise
     from netgraph.models.data.loader import Loader as Loader
     from netgraph.models.data.photographs import load_photographs as load_photographs
+    from netgraph.models.data.row_splits import RowSplits as RowSplits
+    from netgraph.models.data.row_splits import load_splits as load_splits
     from netgraph.models.data.tokenizer import attention_mask as attention_mask
     from netgraph.models.data.tokenizer import encode_texts as encode_texts
     from netgraph.models.data.tokenizer import load_tokenizer as load_tokenizer
@@ -81,6 +83,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "load_darcy": "data.darcy",
         "load_dataset": "data.datasets",
         "load_photographs": "data.photographs",
+        "load_splits": "data.row_splits",
         "load_tokenizer": "data.tokenizer",
         "Loader": "data.loader",
         "LowerResolution": "data.degradation",
@@ -98,6 +101,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "resnet20": "cnn",
         "resnet56": "cnn",
         "RestorationQuality": "training.restoration",
+        "RowSplits": "data.row_splits",
         "save_tokenizer": "data.tokenizer",
         "solve_darcy": "data.darcy",
         "Task": "training.tasks",

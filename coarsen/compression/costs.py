@@ -29,7 +29,7 @@ class Costs:
     memory : int
         Bytes that tensors hold at the peak of a forward pass on one sample.
     latency : tuple of Latency
-        For a batch of 1 and of 32 rows, or for the example where its tensors have no rows in common.
+        For each batch that was measured, or for the example where its tensors have no rows in common.
 
     Examples
     --------
@@ -50,8 +50,37 @@ class Costs:
         """Return the costs as plain data for JSON."""
         return asdict(self)
 
+    def name_cells(self) -> list[str]:
+        """Return the heads of the columns that `format_cells` fills."""
+        batches = [f"ms, batch {latency.batch}" for latency in self.latency]
+        return ["parameters", "FLOPs/sample", *batches, "peak MB", "file MB"]
 
-def measure_costs(networks: Sequence[nn.Module], example: Any, *, flops: Sequence[float] | None = None) -> list[Costs]:
+    def format_cells(self) -> list[str]:
+        """Return the costs as cells of a table."""
+        return [
+            f"{self.parameters:,}",
+            f"{self.flops:.3g}" if self.flops else "-",
+            *(f"{one.median:.3g} ({one.low:.3g}-{one.high:.3g})" for one in self.latency),
+            f"{self.memory / 1e6:.3g}",
+            f"{self.size / 1e6:.3g}",
+        ]
+
+
+def describe_latency(costs: Costs) -> str:
+    """Return a sentence on the milliseconds in a table of costs."""
+    threads = costs.latency[0].threads
+    return (
+        f"Milliseconds are medians (first and ninth decile) on {threads} thread{'s' * (threads > 1)} of this machine."
+    )
+
+
+def measure_costs(
+    networks: Sequence[nn.Module],
+    example: Any,
+    *,
+    flops: Sequence[float] | None = None,
+    batches: Sequence[int] = BATCHES,
+) -> list[Costs]:
     """Measure what several networks cost, in turn and on the same inputs.
 
     Parameters
@@ -62,6 +91,8 @@ def measure_costs(networks: Sequence[nn.Module], example: Any, *, flops: Sequenc
         Inputs as `netgraph.trace` takes them.
     flops : sequence of float, optional
         FLOPs of each network for one sample, as they were traced.
+    batches : sequence of int, default (1, 32)
+        Rows for which milliseconds are measured. Inputs without common rows, as those of a graph, are taken as they are.
 
     Returns
     -------
@@ -71,7 +102,7 @@ def measure_costs(networks: Sequence[nn.Module], example: Any, *, flops: Sequenc
     rows = has_rows(example)
     columns = [
         measure_latencies(networks, inputs)
-        for inputs in ([resize_rows(example, batch) for batch in BATCHES] if rows else [example])
+        for inputs in ([resize_rows(example, batch) for batch in batches] if rows else [example])
     ]
     one = resize_rows(example, 1) if rows else example
     return [

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from netgraph.coarsen.compression.result import Compressed
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.user_class.convert import own_class
 from netgraph.errors import NetgraphError, OwnClassError
+from netgraph.tracing.tracer import trace
 
 
 def choose_deployed(hierarchy: Hierarchy, example: Any, *, seed: int) -> tuple[nn.Module, str | None]:
@@ -32,3 +36,17 @@ def choose_deployed(hierarchy: Hierarchy, example: Any, *, seed: int) -> tuple[n
         return hierarchy.levels[-1].model.eval(), str(error)
     except NetgraphError as error:  # level 0 is itself a recorded graph, and so is this one
         return hierarchy.levels[-1].model.eval(), None if hasattr(hierarchy.levels[0].model, "document") else str(error)
+
+
+def record_levels(result: Compressed) -> Hierarchy:
+    """Return the hierarchy of a compression whose last level is the deployed network, as a recorded graph.
+
+    Tuning changes the deployed network alone, so that it is recorded again.
+    """
+    hierarchy = result.hierarchy
+    if result.stages[-1].name != "tuned" or result.model is hierarchy.levels[-1].model:
+        return hierarchy
+    assert hierarchy.inputs is not None
+    first, *_, last = hierarchy.levels
+    spec = trace(result.model, hierarchy.inputs.example, prove=False, outputs=first.spec.outputs)
+    return replace(hierarchy, levels=[first, replace(last, model=coarse_network(result.model, spec, {}).eval())])

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.network.functional_error import have_equal_rows
+from netgraph.coarsen.network.oracles import check_example
+from netgraph.environment.memory import check_memory
 from netgraph.errors import NetgraphError
 from netgraph.recording.gc_pause import gc_paused
+from netgraph.tracing.recordable import check_input_tensors
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
@@ -80,7 +83,7 @@ def measure_latency(network: nn.Module, example: Any, *, batch: int | None = Non
     Raises
     ------
     NetgraphError
-        The batch is below 1, the inputs have no common rows, or the seconds are not positive.
+        The batch is below 1, the inputs have no common rows, the seconds are not positive, or the network does not run.
 
     Examples
     --------
@@ -100,7 +103,8 @@ def measure_latencies(
     """Measure several networks in turn on the same inputs. The parameters are those of `measure_latency`."""
     if not 0 < seconds < float("inf"):
         raise NetgraphError(f"seconds is {seconds}. Give a positive number of seconds to measure for.")
-    args, kwargs = normalize_example(example if batch is None else resize_rows(example, batch))
+    inputs = example if batch is None else resize_rows(example, batch)
+    args, kwargs = normalize_example(inputs)
     modes = [network.training for network in networks]
     times: list[list[float]] = [[] for _ in networks]
     try:
@@ -108,6 +112,7 @@ def measure_latencies(
             set_training_mode(network, training=False)
         with torch.inference_mode():
             for network in networks:
+                check_example(network, inputs)
                 for _ in range(WARM_RUNS):
                     network(*args, **kwargs)
             while not _is_enough(times, seconds):
@@ -153,7 +158,7 @@ def has_rows(example: Any) -> bool:
     """Return True if the tensors of an example have rows in common, so that a batch may have another size."""
     leaves: list[Tensor] = []
     build_structure(normalize_example(example), leaves)
-    return bool(leaves) and have_equal_rows(leaves)
+    return bool(leaves) and have_equal_rows(leaves) and len(leaves[0]) > 0
 
 
 def resize_rows(example: Any, n: int) -> Any:
@@ -162,14 +167,16 @@ def resize_rows(example: Any, n: int) -> Any:
     Raises
     ------
     NetgraphError
-        n is below 1, or the tensors have no common rows, as those of a graph.
+        n is below 1, there is no memory for n rows, or the tensors have no common rows, as those of a graph.
     """
+    check_input_tensors(example)
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(example), leaves)
     if n < 1:
         raise NetgraphError(f"a batch of {n} rows was asked for. Give 1 or more.")
-    if not leaves or not have_equal_rows(leaves):
+    if not leaves or not have_equal_rows(leaves) or not len(leaves[0]):
         raise NetgraphError("the inputs have no rows in common, as those of a graph. Leave batch out.")
+    check_memory(sum(leaf[:1].nbytes for leaf in leaves) * n, f"a batch of {n:,} rows")
     parts = [leaf.repeat(-(-n // len(leaf)), *[1] * (leaf.ndim - 1))[:n].clone() for leaf in leaves]
     args, kwargs = unflatten_tree(structure, parts)
     return kwargs or args

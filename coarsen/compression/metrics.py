@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from netgraph.coarsen.compression.latency import count_rows, has_rows
 from netgraph.coarsen.network.functional_error import compute_outputs, function_error, split_batches
 from netgraph.errors import NetgraphError, describe_error
 from netgraph.utils.choices import METRICS
@@ -54,7 +55,7 @@ class Metric:
         Raises
         ------
         NetgraphError
-            The function fails or returns no number.
+            The function fails or returns no number, or the network does not run on the rows.
         """
         try:
             return float(self.measure(network))
@@ -93,7 +94,7 @@ def make_metric(
     targets : Tensor, optional
         One for each row.
     outputs : sequence of str, default ()
-        Names of the outputs that ``error`` compares. By default all.
+        Names of the outputs that ``error`` compares, by default all. Other metrics read the first of them.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def make_metric(
     Raises
     ------
     NetgraphError
-        The name is unknown, or the metric needs targets.
+        The name is unknown, the metric needs targets, there is not one for each row, or the network does not run on the rows.
 
     Examples
     --------
@@ -124,25 +125,64 @@ def make_metric(
         raise NetgraphError(f"no metric is called {metric!r}. Choose among {', '.join(METRICS)}, or give a function.")
     batches = split_batches(inputs, BATCH)
     if metric == "error":
-        expected = compute_outputs(network, batches, outputs)
-        return Metric(metric, lambda n: function_error(expected, compute_outputs(n, batches, outputs)), False)
+        return Metric(metric, make_error_measure(network, batches, outputs), False)
     if targets is None:
         raise NetgraphError(f"the metric {metric} needs targets, and the data have none. Give targets, or take error.")
-    parts = targets.split(BATCH)
-    if len(parts) != len(batches):
-        raise NetgraphError(f"there are {len(targets):,} targets for other rows of inputs. Give one for each row.")
+    parts = _split_targets(targets, inputs)
     measure, larger = MEASURES[metric]
-    return Metric(metric, lambda n: measure(_pair_rows(n, batches, parts)), larger)
+    return Metric(metric, lambda n: measure(_pair_rows(n, batches, parts, outputs)), larger)
+
+
+def make_error_measure(
+    network: nn.Module, batches: Sequence[Any], outputs: Sequence[str] = ()
+) -> Callable[[nn.Module], float]:
+    """Return a function that measures the relative error of another network's outputs on the same rows."""
+    expected = run_rows(network, batches, outputs)
+    return lambda other: function_error(expected, run_rows(other, batches, outputs))
+
+
+def run_rows(network: nn.Module, batches: Sequence[Any], outputs: Sequence[str] = ()) -> list[list[Tensor]]:
+    """Return the outputs of a network, batch by batch.
+
+    Raises
+    ------
+    NetgraphError
+        The network does not run on these rows.
+    """
+    try:
+        return compute_outputs(network, batches, outputs)
+    except NetgraphError:
+        raise
+    except Exception as error:  # operators raise many kinds
+        raise NetgraphError(
+            f"the network does not run on the rows of the metric ({describe_error(error)}). Give inputs that nest like the example."
+        ) from error
+
+
+def _split_targets(targets: Tensor, inputs: Any) -> Sequence[Tensor]:
+    """Return the targets of each batch of rows. Inputs without common rows, as those of a graph, are one batch."""
+    if not has_rows(inputs):
+        return [targets]
+    n = count_rows(inputs)
+    if targets.shape[:1] != (n,):
+        raise NetgraphError(
+            f"there are targets {tuple(targets.shape)} for {n:,} rows of inputs. Give one for each row."
+        )
+    return targets.split(BATCH)
 
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
 
 
-def _pair_rows(network: nn.Module, batches: Sequence[Any], targets: Sequence[Tensor]) -> Pairs:
+def _pair_rows(
+    network: nn.Module, batches: Sequence[Any], targets: Sequence[Tensor], outputs: Sequence[str] = ()
+) -> Pairs:
     """Yield the first output of a network and the targets, batch by batch."""
     for batch, part in zip(batches, targets, strict=True):
-        answer = compute_outputs(network, [batch])[0][0].detach()
-        yield answer.float(), part.to(answer.device)
+        answers = run_rows(network, [batch], outputs)[0]
+        if not answers:
+            raise NetgraphError("the network answers no tensor. Give a function of a network as the metric.")
+        yield answers[0].float(), part.to(answers[0].device)
 
 
 def _check_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +192,7 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"the network answers {tuple(outputs.shape)} for targets of {targets.dtype} and {tuple(targets.shape)}. A metric of "
             "classes needs a number for each class and whole numbers as targets. Take mse, mae or error."
         )
-    outputs, targets = outputs.flatten(0, -2), targets.flatten()
+    outputs, targets = outputs.flatten(0, -2), targets.flatten().long()
     counted = targets != IGNORED
     outputs, targets = outputs[counted], targets[counted]
     if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
@@ -170,7 +210,7 @@ def measure_top(pairs: Pairs, k: int) -> float:
         outputs, targets = _check_classes(outputs, targets)
         top = outputs.topk(min(k, outputs.shape[1]), dim=1).indices
         right, n = right + int((top == targets[:, None]).sum()), n + len(targets)
-    return right / max(n, 1)
+    return _divide(right, n)
 
 
 def measure_cross_entropy(pairs: Pairs) -> float:
@@ -179,7 +219,14 @@ def measure_cross_entropy(pairs: Pairs) -> float:
     for outputs, targets in pairs:
         outputs, targets = _check_classes(outputs, targets)
         total, n = total + float(functional.cross_entropy(outputs, targets, reduction="sum")), n + len(targets)
-    return total / max(n, 1)
+    return _divide(total, n)
+
+
+def _divide(total: float, n: float) -> float:
+    """Return a mean over the targets that count."""
+    if not n:
+        raise NetgraphError("no target counts: there are no rows, or all of them are ignored. Give rows with targets.")
+    return total / n
 
 
 def _measure_distance(pairs: Pairs, distance: Callable[[Tensor], Tensor]) -> float:
@@ -192,7 +239,7 @@ def _measure_distance(pairs: Pairs, distance: Callable[[Tensor], Tensor]) -> flo
             )
         difference = outputs.double() - targets.reshape(outputs.shape).double()
         total, n = total + float(distance(difference).sum()), n + difference.numel()
-    return total / max(n, 1)
+    return _divide(total, n)
 
 
 MEASURES: dict[str, tuple[Callable[[Pairs], float], bool]] = {

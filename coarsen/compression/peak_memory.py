@@ -25,6 +25,7 @@ class _StorageTracker(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # it has no types in torch
         self.live, self.peak = 0, 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.finalizers: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -40,9 +41,14 @@ class _StorageTracker(TorchDispatchMode):
             return
         size = storage.nbytes()
         self.known.add(storage)
-        weakref.finalize(storage, self._free, size)
+        self.finalizers.append(weakref.finalize(storage, self._free, size))
         self.live += size
         self.peak = max(self.peak, self.live)
+
+    def forget(self) -> None:
+        """Follow no storage any more: those of parameters live longer than a measurement."""
+        for finalizer in self.finalizers:
+            finalizer.detach()
 
     def _free(self, size: int) -> None:
         self.live -= size
@@ -75,8 +81,11 @@ def measure_peak_memory(network: nn.Module, example: Any) -> int:
             for tensor in _pytree.tree_leaves((args, kwargs, list(network.parameters()), list(network.buffers()))):
                 if isinstance(tensor, Tensor):
                     tracker.follow(tensor)
-            with tracker:
-                network(*args, **kwargs)
+            try:
+                with tracker:
+                    network(*args, **kwargs)
+            finally:
+                tracker.forget()
             return tracker.peak
     finally:
         set_training_mode(network, training=training)

@@ -18,24 +18,23 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from netgraph.coarsen.compression.costs import Costs, measure_costs
+from netgraph.coarsen.compression.costs import BATCHES, Costs, measure_costs
 from netgraph.coarsen.compression.deploy import choose_deployed
 from netgraph.coarsen.compression.latency import count_rows, has_rows, resize_rows
-from netgraph.coarsen.compression.metrics import Metric, make_metric
+from netgraph.coarsen.compression.metrics import BATCH, Metric, make_error_measure, make_metric
+from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.result import Compressed, Stage
 from netgraph.coarsen.compression.selection import Chooser, Sizes
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_hierarchy, prepare_builder
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
-from netgraph.coarsen.network.functional_error import compute_outputs, function_error, split_batches
+from netgraph.coarsen.network.functional_error import split_batches
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.errors import NetgraphError
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
 Tune = Callable[[nn.Module, nn.Module], Any]
-DEFAULTS = CoarsenOptions(coarsener="ward", repair="ridge")
-LATENCY_BATCH = 32
 HELD_OUT = 4  # one row in four, where candidates are judged and no other rows are given
 
 
@@ -65,7 +64,7 @@ def compress(
     model: nn.Module,
     data: Any,
     *,
-    target: str | Target = "flops=0.5",
+    target: str | Target = TARGET,
     targets: Tensor | None = None,
     validation: Rows | tuple[Any, Tensor | None] | None = None,
     test: Rows | tuple[Any, Tensor | None] | None = None,
@@ -92,9 +91,9 @@ def compress(
         Class or value of each row of ``data``.
     validation : (inputs, targets), optional
         Rows on which candidates are judged for ``accuracy`` and ``error``. By default one row in four of ``data``, which is then
-        left out of the calibration.
+        left out of the calibration. The target is judged on these rows.
     test : (inputs, targets), optional
-        Rows on which the stages of the table are judged. By default those of ``validation``, or else of ``data``.
+        Rows of the metric in the table. By default those of ``validation``, or else of ``data``.
     metric : str, Metric or callable, optional
         ``top1``, ``top5``, ``loss``, ``perplexity``, ``mse``, ``mae``, ``error``, or a function of a network. By default ``top1`` for classes,
         ``mse`` for other targets, and ``error`` without targets.
@@ -109,7 +108,7 @@ def compress(
     repaired_errors : bool, default False
         Measure the error of each axis after repair. This takes several times as long, and often chooses better.
     progress : callable ``(axis, done, total)``, optional
-        Is called before each axis that merges.
+        Is called before the error of each axis is measured.
 
     Returns
     -------
@@ -121,7 +120,8 @@ def compress(
     TraceError
         The network cannot be traced.
     NetgraphError
-        The target, the metric or an option has a value that it cannot have, or the data do not fit the network.
+        The target, the metric or an option has a value that it cannot have, a target of accuracy meets a metric that is none, or
+        the data do not fit the network.
     NothingToMergeError
         No axis can become smaller.
 
@@ -153,9 +153,26 @@ def compress(
     builder = prepare_builder(model, example, options=_without_ratios(options), data=rows.inputs, progress=progress)
     number = make_metric(metric, builder.root, *tested, outputs=builder.spec.outputs)
     before = number.evaluate(builder.root)  # shows before work begins that metric and rows fit
-    run = _Run(builder, rows, example, options, target, number, progress)
-    judge = None if target.is_share else run.make_judge(metric, judged or rows)
-    return run.finish(run.choose(judge, latency_batch, repaired_errors), before, tune)
+    judge = None if target.is_share else _make_judge(target, metric, builder, judged or rows)
+    run = _Run(builder, rows, example, options, target, number, latency_batch, judge)
+    return run.finish(run.choose(repaired_errors), before, tune)
+
+
+Judge = Callable[[nn.Module], float]
+
+
+def _make_judge(target: Target, metric: Any, builder: LevelBuilder, judged: Rows) -> Judge:
+    """Return a function that gives the points of accuracy that a network gains over the original, or its error."""
+    if target.kind == "error":
+        return make_error_measure(builder.root, split_batches(judged.inputs, BATCH), builder.spec.outputs)
+    number = make_metric(metric, builder.root, *judged, outputs=builder.spec.outputs)
+    if not number.larger_is_better:
+        raise NetgraphError(
+            f"the target {target} needs an accuracy, and the metric is {number.name}. Give targets that are classes, or a target such as "
+            "error=0.1."
+        )
+    before = number.evaluate(builder.root)
+    return lambda network: -100 * number.loss_by(before, number.evaluate(network))
 
 
 class _Run:
@@ -169,51 +186,49 @@ class _Run:
         options: CoarsenOptions,
         target: Target,
         metric: Metric,
-        progress: Progress | None,
+        latency_batch: int,
+        judge: Judge | None,
     ) -> None:
         self.builder, self.rows, self.example = builder, rows, example
-        self.options, self.target, self.metric, self.progress = options, target, metric, progress
+        self.options, self.target, self.metric = options, target, metric
+        self.latency_batch, self.judge = latency_batch, judge
         self.model, self.spec = builder.root, builder.spec
+        self.errors: dict[str, list[float]] = {}
         self.notes: list[str] = []
 
     def build(self, sizes: Sizes, repair: str) -> Hierarchy:
-        """Return the hierarchy with these numbers of units."""
+        """Return the hierarchy with these numbers of units. The recording was proven once, with the builder."""
         ratios = {name: n / self.spec.axes[name].size for name, n in sizes.items()}
-        options = replace(_without_ratios(self.options), ratio={**ratios, "*": 1.0}, repair=repair, round_to=1)
-        return build_hierarchy(self.model, self.example, options=options, data=self.rows.inputs, spec=self.spec)
+        options = replace(
+            _without_ratios(self.options), ratio={**ratios, "*": 1.0}, repair=repair, round_to=1, prove=False
+        )
+        hierarchy = build_hierarchy(self.model, self.example, options=options, data=self.rows.inputs, spec=self.spec)
+        assert hierarchy.options is not None
+        hierarchy.options = replace(hierarchy.options, prove=self.options.prove)
+        return hierarchy
 
-    def choose(self, judge: Callable[[Sizes], float] | None, batch: int, repaired: bool) -> Sizes:
+    def choose(self, repaired: bool) -> Sizes:
         """Return the numbers of units that meet the target, or come nearest."""
         round_to = self.options.round_to if self.options.round_to > 1 else ROUND_TO[self.target.kind]
         chooser = Chooser(self.builder, self.example, round_to, repaired)
-        if judge is not None:
-            sizes, _ = chooser.choose_for_quality(self.target, judge)
+        self.errors = chooser.errors
+        if self.judge is not None:
+            sizes, _ = chooser.choose_for_quality(self.target, self.judge_sizes)
         elif self.target.kind == "latency":
-            sizes, _ = chooser.choose_for_latency(self.target, batch, self.build_deployed)
+            sizes, _ = chooser.choose_for_latency(self.target, self.latency_batch, self.build_deployed)
         else:
             sizes, _ = chooser.choose_for_share(self.target)
-        if all(n == self.spec.axes[name].size for name, n in sizes.items()):
-            raise NetgraphError(f"no network smaller than the original meets {self.target}. Give a weaker target.")
+        chooser.refuse_whole(sizes)
         return sizes
+
+    def judge_sizes(self, sizes: Sizes) -> float:
+        """Build and repair a network of these sizes, and return what the target bounds."""
+        assert self.judge is not None
+        return self.judge(self.build(sizes, self.options.repair).levels[-1].model)
 
     def build_deployed(self, sizes: Sizes) -> nn.Module:
         """Return a network of these sizes as it would be deployed, with weights that do not matter."""
         return choose_deployed(self.build(sizes, "none"), self.example, seed=self.options.seed)[0]
-
-    def make_judge(self, metric: Any, judged: Rows) -> Callable[[Sizes], float]:
-        """Return a function that builds and repairs a network, and returns points of accuracy gained or the error."""
-        if self.target.kind == "error":
-            batches = split_batches(judged.inputs, 128)
-            expected = compute_outputs(self.model, batches, self.spec.outputs)
-            return lambda sizes: function_error(
-                expected,
-                compute_outputs(self.build(sizes, self.options.repair).levels[-1].model, batches, self.spec.outputs),
-            )
-        number = make_metric(metric, self.model, *judged)
-        before = number.evaluate(self.model)
-        return lambda sizes: (
-            -100 * number.loss_by(before, number.evaluate(self.build(sizes, self.options.repair).levels[-1].model))
-        )
 
     def finish(self, sizes: Sizes, before: float, tune: Tune | None) -> Compressed:
         """Merge, repair, deploy and tune, and judge each stage."""
@@ -239,28 +254,29 @@ class _Run:
         for name, value, seconds in stages:
             won = None if name == "merged" or lost <= 0 else 1 - self.metric.loss_by(before, value) / lost
             table.append(Stage(name, coarse, value, won, seconds))
-        reached = self.compute_reached(network, fine, coarse, before, stages[-1][1])
-        return Compressed(network, hierarchy, tuple(table), self.target, reached, self.metric.name, tuple(self.notes))
+        reached = self.compute_reached(network, fine, coarse)
+        return Compressed(
+            network, hierarchy, tuple(table), self.target, reached, self.metric.name, tuple(self.notes), self.errors
+        )
 
     def measure(self, network: nn.Module, hierarchy: Hierarchy) -> tuple[Costs, Costs]:
         """Return the costs of the original and of the deployed network."""
         n = count_rows(self.example)
         flops = [level.flops / n for level in (hierarchy.levels[0], hierarchy.levels[-1])]
-        fine, coarse = measure_costs([self.model, network], self.example, flops=flops)
+        batches = sorted({*BATCHES, self.latency_batch} if self.target.kind == "latency" else BATCHES)
+        fine, coarse = measure_costs([self.model, network], self.example, flops=flops, batches=batches)
         return fine, coarse
 
-    def compute_reached(self, network: nn.Module, fine: Costs, coarse: Costs, before: float, after: float) -> float:
-        """Return what the target bounds, as it came out."""
+    def compute_reached(self, network: nn.Module, fine: Costs, coarse: Costs) -> float:
+        """Return what the target bounds, as it came out: a measured share, or what the rows say that chose the sizes."""
+        if self.judge is not None:
+            return self.judge(network)
+        if self.target.kind == "latency":
+            pairs = zip(coarse.latency, fine.latency, strict=True)
+            shares = {before.batch: after.median / before.median for after, before in pairs}
+            return shares.get(self.latency_batch, next(iter(shares.values())))  # of a graph only its own size is there
         kind = self.target.kind
-        if kind == "latency":
-            return coarse.latency[-1].median / fine.latency[-1].median
-        if kind in ("parameters", "flops"):
-            return float(getattr(coarse, kind) / max(getattr(fine, kind), 1))
-        if kind == "accuracy":
-            return -100 * self.metric.loss_by(before, after)
-        batches = split_batches(self.rows.inputs, 128)
-        chosen = self.spec.outputs
-        return function_error(compute_outputs(self.model, batches, chosen), compute_outputs(network, batches, chosen))
+        return float(getattr(coarse, kind) / max(getattr(fine, kind), 1))
 
     def _note_unrepaired(self, hierarchy: Hierarchy) -> None:
         """Say which layers the repair left alone."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
-from netgraph.coarsen.compression.costs import Costs
+from netgraph.coarsen.compression.costs import Costs, describe_latency
 from netgraph.coarsen.compression.target import Target
+from netgraph.coarsen.hierarchy.budget import GRID
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.utils.html_table import render_table
-from netgraph.utils.text import escape_controls
+from netgraph.utils.text import escape_controls, format_columns
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Compressed:
         Name of the metric.
     notes : tuple of str, default ()
         What was left alone or could not be done, in sentences.
+    errors : dict of str to list of float, default {}
+        The error of merging each axis alone, at the shares of its units in `netgraph.coarsen.hierarchy.budget.GRID`. The sizes
+        were chosen by them.
     """
 
     model: nn.Module
@@ -69,6 +73,7 @@ class Compressed:
     reached: float
     metric: str
     notes: tuple[str, ...] = field(default=())
+    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def is_met(self) -> bool:
@@ -98,14 +103,13 @@ class Compressed:
             "class": type(self.model).__name__,
             "threads": self.stages[0].costs.latency[0].threads,
             "stages": [asdict(stage) for stage in self.stages],
-            "axes": {name: t.n_coarse for name, t in self.hierarchy.levels[-1].transfers.items()},
+            "axes": {name: [t.n_fine, t.n_coarse] for name, t in self.hierarchy.levels[-1].transfers.items()},
+            "errors": {"shares": list(GRID), "axes": {name: list(curve) for name, curve in self.errors.items()}},
             "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
-        head, rows = self._format_rows()
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        lines = [_join_cells(row, widths) for row in (head, *rows)]
+        lines = format_columns(*self._format_rows())
         return "\n".join(map(escape_controls, [*lines, *self._describe()]))
 
     def _repr_html_(self) -> str:
@@ -114,40 +118,19 @@ class Compressed:
         return render_table("Compression", head, rows, foot=" ".join(self._describe()))
 
     def _format_rows(self) -> tuple[list[str], list[list[str]]]:
-        first = self.stages[0].costs
-        head = ["network", "parameters", "FLOPs/sample", *(f"ms, batch {x.batch}" for x in first.latency)]
-        head += ["peak MB", "file MB", self.metric, "won back"]
+        head = ["network", *self.stages[0].costs.name_cells(), self.metric, "won back"]
         return head, [self._format_stage(stage) for stage in self.stages]
 
     def _format_stage(self, stage: Stage) -> list[str]:
-        costs = stage.costs
         won = "" if stage.won_back is None else f"{stage.won_back:.0%}"
-        return [
-            stage.name,
-            f"{costs.parameters:,}",
-            f"{costs.flops:.3g}" if costs.flops else "-",
-            *(str(latency).removesuffix(")").replace(" ms (", " (") + ")" for latency in costs.latency),
-            f"{costs.memory / 1e6:.3g}",
-            f"{costs.size / 1e6:.3g}",
-            f"{stage.metric:.4g}",
-            won,
-        ]
+        return [stage.name, *stage.costs.format_cells(), f"{stage.metric:.4g}", won]
 
     def _describe(self) -> list[str]:
         """Return the sentences below the table."""
-        threads = self.stages[0].costs.latency[0].threads
         verdict = "met" if self.is_met else "not met: this is the nearest network that was found"
+        where = "" if self.target.is_share else " on the rows that chose the sizes"
         return [
-            f"target {self.target}: {self.reached:.3g}, {verdict}. The network is a {type(self.model).__name__}.",
-            f"Milliseconds are medians (first and ninth decile) on {threads} thread{'s' * (threads > 1)} of this machine.",
+            f"target {self.target}: {self.reached:.3g}{where}, {verdict}. The network is a {type(self.model).__name__}.",
+            describe_latency(self.stages[0].costs),
             *self.notes,
         ]
-
-
-def _join_cells(row: Sequence[str], widths: Sequence[int]) -> str:
-    """Return a line of a table: the first cell to the left, numbers to the right."""
-    first, *rest = (
-        cell.ljust(width) if not i else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join([first, *rest]).rstrip()

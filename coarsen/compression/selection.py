@@ -11,12 +11,12 @@ network to the smallest: always the axis that adds the least loss for what it sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
-from netgraph.coarsen.compression.latency import measure_latencies, resize_rows
+from netgraph.coarsen.compression.latency import has_rows, measure_latencies, resize_rows
 from netgraph.coarsen.compression.layer_times import predict_latency
 from netgraph.coarsen.compression.target import TOLERANCE, Target
 from netgraph.coarsen.hierarchy.budget import ErrorCurve, Step, find_sizes_at_cost, measure_error_curves, walk_steps
@@ -63,14 +63,27 @@ class Chooser:
     curves: dict[str, ErrorCurve] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.builder.plan = replace(self.builder.plan, alike=True)  # as `build_hierarchy` merges with ratios by axis
         step, judge, repaired_judge = self.builder.begin_channels(JUDGED_ROWS)
         self.axes = step.axes
+        if not self.axes:
+            raise NothingToMergeError(self.builder.plan.explain_nothing(self.builder.spec, None))
         self.errors = measure_error_curves(step, judge, repaired_judge if self.repaired else None, RATIOS)
         self.curves = {
             axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to, RATIOS) for axis in self.axes
         }
         if not self.axes:
             raise NothingToMergeError(self.builder.plan.explain_nothing(self.builder.spec, None))
+        self.errors = measure_error_curves(step, judge, repaired_judge if self.repaired else None)
+        self.curves = {axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to) for axis in self.axes}
+
+    def refuse_whole(self, sizes: Sizes) -> None:
+        """Raise an error if these sizes are those of the whole network."""
+        if all(sizes.get(axis.name, axis.size) == axis.size for axis in self.axes):
+            raise NothingToMergeError(
+                "no axis can become smaller for what it saves: each has too few units, or nothing counts its cost. Give another "
+                "target, such as parameters=0.5."
+            )
 
     def choose_for_cost(self, costs: SizeCosts, limit: float) -> tuple[Sizes, bool]:
         """Return the largest sizes on the way whose cost is within a limit, and whether there are any."""
@@ -97,24 +110,24 @@ class Chooser:
         build : callable ``(sizes) -> network``
             Builds a network of other sizes. Its weights do not matter.
         """
-        network, example = self.builder.root, resize_rows(self.example, batch)
+        network = self.builder.root
+        example = resize_rows(self.example, batch) if has_rows(self.example) else self.example
         costs = predict_latency(network, self.builder.spec, example)
         whole, share = costs.measure({}), target.value
-        best: tuple[float, Sizes] | None = None
+        tried: list[tuple[float, Sizes]] = []
         for _ in range(MEASUREMENTS):
             sizes, _ = self.choose_for_cost(costs, share * whole)
+            self.refuse_whole(sizes)
             before, after = measure_latencies([network, build(sizes)], example)
-            measured = after.median / before.median
-            if best is None or abs(measured - target.value) < abs(best[0] - target.value):
-                best = measured, sizes
-            if abs(measured - target.value) <= TOLERANCE * target.value:
+            tried.append((after.median / before.median, sizes))
+            if abs(tried[-1][0] - target.value) <= TOLERANCE * target.value:
                 break
-            share = min(max(share * target.value / measured, 0.01), 0.99)
-        assert best is not None
-        return best[1], target.is_met(best[0])
+            share = min(max(share * target.value / tried[-1][0], 0.01), 0.99)
+        measured, sizes = min(tried, key=lambda one: (not target.is_met(one[0]), abs(one[0] - target.value)))
+        return sizes, target.is_met(measured)
 
     def choose_for_quality(self, target: Target, judge: Callable[[Sizes], float]) -> tuple[Sizes, bool]:
-        """Return the smallest sizes, by FLOPs, whose networks stay within a bound.
+        """Return the smallest sizes, by FLOPs, whose networks stay within a bound, or the largest below the whole network.
 
         Parameters
         ----------
@@ -134,9 +147,9 @@ class Chooser:
                 low = middle
             else:
                 high = middle - 1
-        if low < 0:
-            return {axis.name: axis.size for axis in self.axes}, False
-        return self._sizes_of(way[low]), True
+        if not way:
+            self.refuse_whole({})
+        return self._sizes_of(way[max(low, 0)]), low >= 0
 
     def _list_places(self, costs: SizeCosts) -> list[Step]:
         """Return places on the way, each cheaper than the one before by `SPACING` of the whole network."""

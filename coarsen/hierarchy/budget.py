@@ -294,9 +294,12 @@ def measure_error_curves(
 
     Without a judge it is the error of the weights.
     """
-    return {
-        axis.name: [_measure_error(step, axis.name, ratio, judge, repaired) for ratio in grid] for axis in step.axes
-    }
+    curves = {}
+    for i, axis in enumerate(step.axes):
+        if step.plan.progress is not None:
+            step.plan.progress(axis.name, i, len(step.axes))
+        curves[axis.name] = [_measure_error(step, axis.name, ratio, judge, repaired) for ratio in grid]
+    return curves
 
 
 def _measure_error(step: MergeStep, axis: str, ratio: float, judge: Judge | None, repaired: Judge | None) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from netgraph.errors import DataError
 from netgraph.io.files.output_files import check_path
-from netgraph.models.data.datasets import NAMES, load_dataset
+from netgraph.models.data.datasets import NAMES, Dataset, load_dataset
 from netgraph.models.data.readers.image_folder import find_images, read_images
 from netgraph.models.data.readers.tensor_file import ENDINGS, read_tensors
 from netgraph.models.data.tokenizer import attention_mask, encode_texts, padding_id
@@ -97,6 +97,12 @@ def load_calibration(
     >>> load_calibration("digits", example=torch.zeros(2, 1, 8, 8), n=128).inputs.shape
     torch.Size([128, 1, 8, 8])
     """
+    like = check_request(source, example, n)
+    return shape_like_example(_read_source(source, like, n, seed, root, tokenizer), example, str(source))
+
+
+def check_request(source: str | Path, example: Any, n: int) -> Tensor:
+    """Return the first tensor of an example. Refuse a number of rows that is out of range, and a source for other networks."""
     tensors = _example_tensors(example)
     like = tensors[0]
     if n < 1 or n * max(math.prod(like.shape[1:]), 1) > LIMIT:
@@ -108,8 +114,13 @@ def load_calibration(
         raise DataError(
             f"the network takes {len(tensors)} tensors, and {source} gives one. Only imdb gives two, tokens and their mask."
         )
-    data = _read_source(source, like, n, seed, root, tokenizer)
-    inputs = _fit_to_example(data.inputs, like, str(source))
+    return like
+
+
+def shape_like_example(data: CalibrationData, example: Any, source: str) -> CalibrationData:
+    """Return rows in the form of a network's example, with a mask of the tokens if it takes one."""
+    tensors = _example_tensors(example)
+    inputs = _fit_to_example(data.inputs, tensors[0], source)
     mask = [attention_mask(inputs, padding_id(data.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
     return data._replace(inputs=_pack_like(example, [inputs, *mask]))
 
@@ -170,20 +181,32 @@ def _read_source(
     check_path(path, DataError)
     if path.is_dir():
         files, classes = find_images(path)
-        rows = draw_rows(len(files), n, seed)
-        inputs = read_images([files[i] for i in rows.tolist()], _image_shape(like, path))
-        return CalibrationData(inputs, None if classes is None else torch.tensor(classes)[rows])
+        return read_image_rows(files, classes, draw_rows(len(files), n, seed), like, path)
+    inputs, targets = open_tensor_file(path, like)
+    rows = draw_rows(len(inputs), n, seed)
+    return CalibrationData(inputs[rows], None if targets is None else targets[rows].clone())
+
+
+def read_image_rows(
+    files: Sequence[Path], classes: Sequence[int] | None, rows: Tensor, like: Tensor, folder: Path
+) -> CalibrationData:
+    """Return some of the images of a folder, in the size that an example holds, with their classes if they have some."""
+    inputs = read_images([files[i] for i in rows.tolist()], _image_shape(like, folder))
+    return CalibrationData(inputs, None if classes is None else torch.tensor(classes)[rows])
+
+
+def open_tensor_file(path: Path, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return inputs and targets of a file whose rows fit an example. They stay on disk until rows are taken."""
     if path.suffix not in ENDINGS:
         raise DataError(
-            f"{source} is neither a data set ({', '.join(NAMES)}), a folder, or a file that ends in {', '.join(ENDINGS)}. "
+            f"{path} is neither a data set ({', '.join(NAMES)}), a folder, or a file that ends in {', '.join(ENDINGS)}. "
             "Give one of these."
         )
     if not path.is_file():
         raise DataError(f"{path} does not exist. Give an existing file, or one of {', '.join(NAMES)}.")
     inputs, targets = read_tensors(path)
     _check_shape(inputs, like, str(path))
-    rows = draw_rows(len(inputs), n, seed)
-    return CalibrationData(inputs[rows], None if targets is None else targets[rows].clone())
+    return inputs, targets
 
 
 def draw_rows(n_rows: int, n: int, seed: int) -> Tensor:
@@ -196,14 +219,19 @@ def _read_dataset(
     name: str, like: Tensor, n: int, seed: int, root: str | Path | None, tokenizer: Any
 ) -> CalibrationData:
     """Return rows of the training split, as a network is trained on them."""
+    data = open_dataset(name, like, root, tokenizer)
+    rows = draw_rows(len(data.train), n, seed)
+    return CalibrationData(data.ready(data.train.inputs[rows]), data.train.targets[rows], data.tokenizer)
+
+
+def open_dataset(name: str, like: Tensor, root: str | Path | None, tokenizer: Any, *, extra: int = 0) -> Dataset:
+    """Return a data set whose inputs fit an example. Texts have the length of its tokens, or ``extra`` more."""
     if (name == "imdb") == like.is_floating_point() or (name == "imdb" and like.ndim != 2):
         form = "text, as whole numbers (rows, tokens)" if name == "imdb" else "images, as floats"
         raise DataError(
             f"{name} is {form}, and the network takes {like.dtype} of {_format_shape(like)}. Choose a source that fits it."
         )
-    data = load_dataset(name, root=root, tokenizer=tokenizer, length=like.shape[1])
-    rows = draw_rows(len(data.train), n, seed)
-    return CalibrationData(data.ready(data.train.inputs[rows]), data.train.targets[rows], data.tokenizer)
+    return load_dataset(name, root=root, tokenizer=tokenizer, length=like.shape[1] + extra)
 
 
 def _image_shape(like: Tensor, path: Path) -> tuple[int, int, int]:

@@ -16,6 +16,8 @@ from netgraph import __version__
 from netgraph.cli.commands.attention import draw_attention
 from netgraph.cli.commands.check import check_file
 from netgraph.cli.commands.coarsen import coarsen_model
+from netgraph.cli.commands.compression.compress import compress_model
+from netgraph.cli.commands.compression.evaluate import evaluate_models
 from netgraph.cli.commands.demo import run_demo
 from netgraph.cli.commands.export import export_hierarchy
 from netgraph.cli.commands.features import draw_features
@@ -40,6 +42,8 @@ app = typer.Typer(
     context_settings={"max_content_width": 100},
 )
 app.command("coarsen")(coarsen_model)
+app.command("compress", short_help="Make a trained network smaller until a target is met.")(compress_model)
+app.command("evaluate", short_help="Judge networks: metrics, milliseconds, parameters, FLOPs, memory.")(evaluate_models)
 app.command("check")(check_file)
 app.command("inspect", short_help="Print the axis of every dimension of every parameter.")(inspect_model)
 app.command("verify", short_help="Run the dead-unit and duplicate-unit oracles.")(verify_model)

@@ -8,7 +8,7 @@ import ast
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # of Unicode: control characters, marks without a picture (writing direction, zero width), halves of pairs, ends of lines and of paragraphs
@@ -48,6 +48,25 @@ def shorten(text: str, length: int, *, substitute: str | None = "·") -> str:
     if substitute is not None:
         text = "".join(c if c.isprintable() else substitute for c in text)
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def format_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table: the first column to the left, the others to the right.
+
+    Examples
+    --------
+    >>> from netgraph.utils.text import format_columns
+    >>> format_columns(["network", "ms"], [["a", "12.5"]])
+    ['network    ms', 'a        12.5']
+    """
+    lines = [head, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return [
+        "  ".join(
+            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:

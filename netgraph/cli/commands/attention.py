@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from netgraph.cli.console.artifacts import write_attention_page, write_heads_fig
 from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Data, Opening, coarsen_network, open_network
 from netgraph.cli.options.command_options import with_options
-from netgraph.cli.options.open_network import Model
+from netgraph.cli.options.open_network import Model, Tokenizer, find_tokenizer
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, reject_options, typed_options
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
@@ -35,13 +34,7 @@ def draw_attention(
         typer.Option(metavar="TEXT", help="A text to show (repeatable). By default rows of --data."),
     ] = None,
     row: Annotated[int, typer.Option(metavar="N", help="Number of the text that is shown, from 0.")] = 0,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Tokenizer of the network. By default NAME.tokenizer.json or tokenizer.json in its folder, or that of --data imdb.",
-        ),
-    ] = None,
+    tokenizer: Tokenizer = None,
     layer: Annotated[
         int | None, typer.Option(metavar="N", help="Layer of a single head, which is drawn over the words.")
     ] = None,
@@ -58,7 +51,7 @@ def draw_attention(
     check_open_options(typed, model, opening.arch)
     check_coarsen_options(context, options, data, reads_data=True)
     _check_options(typed, out, text, data.data)
-    words = _find_tokenizer(model, tokenizer)
+    words = find_tokenizer(model, tokenizer)
     network, example = open_network(model, options, data, opening)
     rows = data.read(example, options.seed, words)
     inputs, words = _read_texts(text, rows, words, example)
@@ -85,18 +78,6 @@ def _check_options(typed: Mapping[str, str], out: Path, text: list[str] | None, 
         reject_options(
             typed, ["row"], "all heads are drawn as means over the texts. --layer and --head draw one over words"
         )
-
-
-def _find_tokenizer(model: str, path: Path | None) -> Any:
-    """Return the tokenizer at a path, or the one in the folder of the network, or None."""
-    from netgraph.models.data.tokenizer import open_tokenizer
-
-    zoo, _, rest = model.partition(":")
-    place = Path(rest) if zoo == "hf" else Path(model)
-    folder = place if os.path.isdir(place) else place.parent
-    beside = [place.parent / f"{place.stem}.tokenizer.json", folder / "tokenizer.json"]
-    path = path or next((candidate for candidate in beside if os.path.isfile(candidate)), None)
-    return None if path is None else open_tokenizer(path)
 
 
 def _read_texts(text: list[str] | None, rows: Any, words: Any, example: Any) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netgraph.cli.console.network_files import check_levels_output, write_levels
 from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.console.terminal import echo
 from netgraph.cli.options.coarsen import Data, Json, Opening, coarsen_network, open_network, read_inputs
@@ -14,9 +15,7 @@ from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model
 from netgraph.cli.options.validation import check_coarsen_options, check_open_options, typed_options
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
-from netgraph.errors import NetgraphError
 from netgraph.io.files.locks import lock_outputs
-from netgraph.io.files.output_files import check_new_folder, check_output_file, check_replaceable
 
 if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
@@ -61,7 +60,7 @@ def coarsen_model(
 
     check_open_options(typed_options(context), model, opening.arch)
     check_coarsen_options(context, options, data, reads_data=True)
-    _check_output(output)
+    check_levels_output(output)
     context.with_resource(lock_outputs(output, export, own_class))
     write = None if export is None else find_exporter(export)
     network, example = open_network(model, options, data, opening)
@@ -71,7 +70,7 @@ def coarsen_model(
     converted = None if own_class is None else convert.own_class(hierarchy, example, seed=options.seed)
     print_hierarchy(hierarchy, json_)
     if output is not None:
-        _write_output(hierarchy, output)
+        write_levels(hierarchy, output)
     if own_class is not None and converted is not None:
         convert.save_own_class(converted, own_class)
         echo(f"netgraph: wrote {own_class}, a {type(converted).__name__}", err=True)
@@ -103,30 +102,3 @@ def _exit_on_nonfinite(hierarchy: Hierarchy, example: Any) -> None:
             )  # fmt: skip
             echo(f"netgraph: {subject} with numbers that are not finite: {problem} {mend}", err=True)
             raise typer.Exit(4)
-
-
-def _check_output(output: Path | None) -> None:
-    """Check before work begins that the output can be written."""
-    if output is None:
-        return
-    if output.suffix not in (".safetensors", ".hierarchy"):
-        raise NetgraphError(
-            f"--output {output} ends in {output.suffix or 'nothing'}. Give NAME.safetensors for the coarsest network, "
-            "or NAME.hierarchy for all levels."
-        )
-    if output.suffix == ".safetensors":
-        check_output_file(output)
-        return
-    from netgraph.coarsen.hierarchy.serialize import FILES, check_destination
-
-    check_new_folder(output)
-    check_destination(output)
-    check_replaceable(output, FILES)
-
-
-def _write_output(hierarchy: Hierarchy, output: Path) -> None:
-    """Write the coarsest network, or all levels, as the suffix says."""
-    from netgraph.coarsen.hierarchy.serialize import save
-
-    save(hierarchy if output.suffix == ".hierarchy" else hierarchy.levels[-1].model, output)
-    echo(f"netgraph: wrote {output}", err=True)

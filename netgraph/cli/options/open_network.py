@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,26 @@ Model = Annotated[
         help="A file (.pt, .ckpt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json.",
     ),
 ]
+
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Tokenizer of the network. By default NAME.tokenizer.json or tokenizer.json in its folder, or that of --data imdb.",
+    ),
+]
+
+
+def find_tokenizer(model: str, path: Path | None) -> Any:
+    """Return the tokenizer at a path, or the one in the folder of the network, or None."""
+    from netgraph.models.data.tokenizer import open_tokenizer
+
+    zoo, _, rest = model.partition(":")
+    place = Path(rest) if zoo == "hf" else Path(model)
+    folder = place if os.path.isdir(place) else place.parent
+    beside = [place.parent / f"{place.stem}.tokenizer.json", folder / "tokenizer.json"]
+    path = path or next((candidate for candidate in beside if os.path.isfile(candidate)), None)
+    return None if path is None else open_tokenizer(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +171,15 @@ class DataOptions:
 
         if self.data is None:
             return None
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            rows = load_calibration(self.data, example=example, n=self.samples, seed=seed, tokenizer=tokenizer)
-        for warning in caught:
-            echo(f"netgraph: {warning.message}", err=True)
-        return rows
+        with print_warnings():
+            return load_calibration(self.data, example=example, n=self.samples, seed=seed, tokenizer=tokenizer)
+
+
+@contextmanager
+def print_warnings() -> Iterator[None]:
+    """Print the warnings of a block on stderr, one line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in dict.fromkeys(str(warning.message) for warning in caught):
+        echo(f"netgraph: {warning}", err=True)

@@ -1,0 +1,1 @@
+"""Commands that make a trained network smaller and judge the result."""

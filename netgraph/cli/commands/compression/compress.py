@@ -1,0 +1,133 @@
+"""``netgraph compress``: make a trained network smaller until a target is met, and write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from netgraph.cli.console.compilation import announce_compilation
+from netgraph.cli.console.network_files import check_class_output, check_compressed_output, write_compressed
+from netgraph.cli.console.progress import show_progress
+from netgraph.cli.console.terminal import echo, echo_json, echo_lines
+from netgraph.cli.options.coarsen import Json, open_network
+from netgraph.cli.options.command_options import After, with_options
+from netgraph.cli.options.compress import CompressOptions, check_data, read_rows
+from netgraph.cli.options.open_network import DataOptions, Model, OpenOptions, Tokenizer
+from netgraph.cli.options.validation import check_affinity_option, check_open_options, reject_options, typed_options
+from netgraph.io.files.locks import lock_outputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from netgraph.coarsen.compression.pipeline import Tune
+    from netgraph.coarsen.compression.result import Compressed
+    from netgraph.models.data.row_splits import RowSplits
+
+VALIDATION = 2000  # rows on which candidates are judged
+
+
+@with_options
+def compress_model(
+    context: typer.Context,
+    model: Model,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the recorded graph (.safetensors), the network in its own class (.pt, a folder for transformers), or both levels "
+            "(*.hierarchy).",
+        ),
+    ] = None,
+    json_: Json = False,
+    *,
+    options: CompressOptions,
+    data: Annotated[DataOptions, After("test_samples")],
+    tokenizer: Annotated[Tokenizer, After("samples")] = None,
+    opening: Annotated[OpenOptions, After("seed")],
+) -> None:
+    """Make a trained network smaller until a target is met, print what that costs and keeps, and write it."""
+    typed = typed_options(context)
+    check_open_options(typed, model, opening.arch)
+    check_affinity_option(typed, options.coarsening.coarsener_name)
+    options.check()
+    if options.read_target().kind != "latency":
+        reject_options(typed, ["latency_batch"], "the target is no latency")
+    check_data(data.data)
+    check_compressed_output(output)
+    context.with_resource(lock_outputs(output))
+    network, example = open_network(model, options.coarsening, data, opening)
+    check_class_output(network, output)
+    counts = data.samples, VALIDATION, options.test_samples
+    splits = read_rows(
+        data.data, network, example, model=model, tokenizer=tokenizer, seed=options.coarsening.seed, counts=counts
+    )
+    _describe_rows(splits, judges=not options.read_target().is_share)
+    result = run_compression(network, example, options, splits)
+    if json_:
+        echo_json(_build_document(result, model, data, splits, output))
+    else:
+        echo_lines(result)
+    if output is not None:
+        write_compressed(result, output)
+    if not result.is_met:
+        echo(
+            f"netgraph: the target {result.target} is not met: the nearest network has {result.reached:.3g}. Give a weaker target.",
+            err=True,
+        )
+        raise typer.Exit(3)
+
+
+def run_compression(
+    network: nn.Module, example: Any, options: CompressOptions, splits: RowSplits, tune: Tune | None = None
+) -> Compressed:
+    """Compress an open network, with progress on the terminal.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    example : Tensor, tuple or dict
+    options : CompressOptions
+    splits : RowSplits
+    tune : callable ``(network, original) -> None``, optional
+        Trains the compressed network in place.
+    """
+    from netgraph.coarsen.compression.pipeline import compress
+
+    with announce_compilation(), show_progress("measuring the error of each axis") as progress:
+        return compress(
+            network,
+            splits.calibration.inputs,
+            targets=splits.calibration.targets,
+            target=options.read_target(),
+            validation=splits.validation[:2],
+            test=splits.test[:2],
+            metric=options.metric,
+            example=example,
+            options=options.coarsening,
+            latency_batch=options.latency_batch,
+            tune=tune,
+            progress=progress,
+        )
+
+
+def _describe_rows(splits: RowSplits, *, judges: bool) -> None:
+    """Print which rows are used for what."""
+    calibration, validation, test = splits.origin
+    judged = f"{validation} judge candidates, " if judges else ""
+    echo(f"netgraph: {calibration} calibrate, {judged}{test} give the metric", err=True)
+
+
+def _build_document(
+    result: Compressed, model: str, data: DataOptions, splits: RowSplits, output: Path | None
+) -> dict[str, Any]:
+    """Return the result as data for JSON. Numbers that are not finite become null."""
+    from netgraph.fas.monitoring.run_file import to_json_data
+
+    rows = dict(zip(("calibration", "validation", "test"), splits.origin, strict=True))
+    described = {"model": model, "data": data.data, "rows": rows, "output": None if output is None else str(output)}
+    document: dict[str, Any] = to_json_data({**described, **result.document()})
+    return document

@@ -1,0 +1,165 @@
+"""Options of ``netgraph compress`` and ``netgraph evaluate``, and the rows that both read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from netgraph.cli.options.open_network import find_tokenizer, print_warnings
+from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
+from netgraph.coarsen.compression.target import Target
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
+from netgraph.errors import NetgraphError
+from netgraph.utils.choices import METRICS, TARGETS
+from netgraph.utils.options import Check, check_options, declare_group, declare_option, list_flags
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from netgraph.models.data.row_splits import RowSplits
+
+COARSENING = dict(list_flags(CoarsenOptions))  # the flag of each field
+TEST_SAMPLES = 10_000
+METRIC_HELP = (
+    f"What networks are judged by: {', '.join(METRICS[:-1])} or {METRICS[-1]}. By default top1 for classes, mse for other targets, and "
+    "error, the relative error of the outputs, without targets."
+)
+
+
+def check_rows(name: str) -> Check:
+    """Return a check of a number of rows."""
+
+    def check(value: int, options: Any) -> None:
+        if value < 1:
+            raise NetgraphError(f"{name} is {value:,}. Give 1 row or more.")
+
+    return check
+
+
+def check_metric_name(value: str | None, options: Any = None) -> None:
+    """Refuse a metric that does not exist."""
+    if value is not None and value not in METRICS:
+        raise NetgraphError(f"no metric is called {value!r}. Choose among {', '.join(METRICS)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """What a network is compressed to, how it is judged, and how its units merge."""
+
+    target: str | None = declare_option(
+        None,
+        help=f"parameters=, flops= or latency=0.5 of the original's, accuracy=-1.0 points, or error=0.1 of the outputs. By default {TARGET}.",
+        metavar="KIND=NUMBER", words=tuple(f"{kind}=" for kind in TARGETS),
+    )  # fmt: skip
+    speed: str | None = declare_option(
+        None, help="How many times as fast as the original, in place of --target: 2x is latency=0.5.", metavar="FACTOR"
+    )
+    metric: str | None = declare_option(None, help=METRIC_HELP, metavar="NAME", words=METRICS, check=check_metric_name)
+    latency_batch: int = declare_option(
+        LATENCY_BATCH,
+        help="Rows of the input for the target latency.",
+        metavar="N",
+        check=check_rows("--latency-batch"),
+    )
+    test_samples: int = declare_option(
+        TEST_SAMPLES,
+        help="Most rows of the test, which give the metric.",
+        metavar="N",
+        check=check_rows("--test-samples"),
+    )
+    coarsening: CoarsenOptions = declare_group(
+        CoarsenOptions,
+        ("coarsener", "keep", "outputs", "fixed", "round_to", "inside_heads", "affinity", "repair", "prove", "seed"),
+        {
+            "coarsener": replace(COARSENING["coarsener"], default=DEFAULTS.coarsener),
+            "repair": replace(COARSENING["repair"], default=DEFAULTS.repair),
+        },
+    )
+
+    def check(self) -> None:
+        """Check all values, as far as that needs no network.
+
+        Raises
+        ------
+        NetgraphError
+            An option has a value that it cannot have, or two options contradict one another.
+        """
+        if self.target is not None and self.speed is not None:
+            raise NetgraphError(
+                f"--target {self.target} and --speed {self.speed} both say what is asked for. Give one of the two."
+            )
+        self.read_target()
+        check_options(self)
+        self.coarsening.check()
+
+    def read_target(self) -> Target:
+        """Return what is asked for."""
+        return Target.parse(self.target or TARGET) if self.speed is None else Target.parse_speed(self.speed)
+
+
+def read_rows(
+    data: str | None,
+    network: nn.Module,
+    example: Any,
+    *,
+    model: str,
+    tokenizer: Path | None,
+    seed: int,
+    counts: Sequence[int],
+) -> RowSplits:
+    """Read rows for calibration, validation and the test, and print the warnings of reading them.
+
+    Parameters
+    ----------
+    data : str
+        The source.
+    network : torch.nn.Module
+        If it answers every token of a text, the next tokens are the targets.
+    example : Tensor, tuple or dict
+    model : str
+        As it was typed. A tokenizer may lie beside it.
+    tokenizer : path, optional
+    seed : int
+    counts : sequence of int
+        Most rows of the three parts.
+
+    Raises
+    ------
+    NetgraphError
+        The source does not fit the network.
+    """
+    from netgraph.models.data.row_splits import load_splits
+
+    n, n_valid, n_test = counts
+    words = find_tokenizer(model, tokenizer)
+    next_tokens = data == "imdb" and _answers_every_token(network, example)
+    with print_warnings():
+        return load_splits(
+            str(data), example=example, n=n, n_valid=n_valid, n_test=n_test, seed=seed, tokenizer=words, next_tokens=next_tokens,
+        )  # fmt: skip
+
+
+def check_data(data: str | None) -> None:
+    """Refuse a command that measures on data, and has none.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    if data is None:
+        raise NetgraphError(
+            "networks are judged on rows of data. Give --data, such as digits, cifar10, a folder of pictures or a .npy file."
+        )
+
+
+def _answers_every_token(network: nn.Module, example: Any) -> bool:
+    """Return True if a network answers each token of a text with numbers for the next."""
+    from netgraph.coarsen.compression.metrics import run_rows
+    from netgraph.utils.pytree import build_structure, normalize_example
+
+    leaves: list[Any] = []
+    build_structure(normalize_example(example), leaves)
+    answers = run_rows(network, [example])[0]
+    return bool(leaves) and bool(answers) and answers[0].ndim == 3 and answers[0].shape[:2] == leaves[0].shape
