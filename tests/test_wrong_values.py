@@ -44,6 +44,7 @@ LEFT = {  # not walked, each with the reason
     "LightningCoarseStart": "Lightning calls its methods with its own trainer",
     "choose_training": "each call trains for seconds, and its tests give it wrong budgets and minibatches",
     "TrainingChoice": "choose_training makes it, from parts that are no public names",
+    "TrainOptions.choose_rate": "the command line calls it with the defaults of a task",
     "TrainOptions.make_solver": "the command line calls it with the plan of a whole run",
 }
 

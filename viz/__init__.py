@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from netgraph.viz.figures.hierarchy import write_figure as write_figure
     from netgraph.viz.page.attention_data import build_attention_data as build_attention_data
     from netgraph.viz.page.page import write_page as write_page
+    from netgraph.viz.reports.compression import plot_compression as plot_compression
+    from netgraph.viz.reports.compression import write_compression_figure as write_compression_figure
     from netgraph.viz.reports.page import write_run_page as write_run_page
     from netgraph.viz.reports.sheet import plot_runs as plot_runs
     from netgraph.viz.reports.sheet import write_run_figure as write_run_figure
@@ -30,12 +32,14 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "build_attention_data": "page.attention_data",
         "check_exporter": "exporters",
         "export": "exporters",
+        "plot_compression": "reports.compression",
         "plot_features": "figures.features",
         "plot_heads": "figures.attention",
         "plot_hierarchy": "figures.hierarchy",
         "plot_runs": "reports.sheet",
         "plot_words": "figures.attention",
         "write_attention_figure": "figures.attention",
+        "write_compression_figure": "reports.compression",
         "write_feature_figure": "figures.features",
         "write_figure": "figures.hierarchy",
         "write_page": "page.page",

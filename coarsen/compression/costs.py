@@ -10,6 +10,7 @@ from torch import nn
 
 from netgraph.coarsen.compression.latency import Latency, has_rows, measure_latencies, resize_rows
 from netgraph.coarsen.compression.peak_memory import count_bytes, measure_peak_memory
+from netgraph.errors import NetgraphError
 
 BATCHES = (1, 32)  # rows for which milliseconds are told
 
@@ -98,7 +99,25 @@ def measure_costs(
     -------
     list of Costs
         One for each network.
+
+    Raises
+    ------
+    NetgraphError
+        There are no networks or no batches, other FLOPs than networks, or a network does not run on the inputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.coarsen import measure_costs
+    >>> wide, narrow = torch.nn.Linear(8, 32), torch.nn.Linear(8, 4)
+    >>> [costs.parameters for costs in measure_costs([wide, narrow], torch.zeros(2, 8), batches=[1])]
+    [288, 36]
     """
+    if not networks or not batches or (flops is not None and len(flops) != len(networks)):
+        raise NetgraphError(
+            f"{len(networks)} networks, {len(batches)} batches and FLOPs of {len(networks) if flops is None else len(flops)} networks "
+            "were given. Give one network and one batch or more, and as many FLOPs as networks."
+        )
     rows = has_rows(example)
     columns = [
         measure_latencies(networks, inputs)

@@ -168,7 +168,7 @@ def _split_targets(targets: Tensor, inputs: Any) -> Sequence[Tensor]:
         raise NetgraphError(
             f"there are targets {tuple(targets.shape)} for {n:,} rows of inputs. Give one for each row."
         )
-    return targets.split(BATCH)
+    return list(targets.split(BATCH))
 
 
 Pairs = Iterator[tuple[Tensor, Tensor]]

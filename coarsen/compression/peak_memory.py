@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from netgraph.environment.torch_internals import TensorMode
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import normalize_example
 
 
-class _StorageTracker(TorchDispatchMode):
+class _StorageTracker(TensorMode):  # type: ignore[misc]  # a private class of torch
     """Counts the bytes of live storages that operators return."""
 
     def __init__(self) -> None:

@@ -72,10 +72,6 @@ class Chooser:
         self.curves = {
             axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to, RATIOS) for axis in self.axes
         }
-        if not self.axes:
-            raise NothingToMergeError(self.builder.plan.explain_nothing(self.builder.spec, None))
-        self.errors = measure_error_curves(step, judge, repaired_judge if self.repaired else None)
-        self.curves = {axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to) for axis in self.axes}
 
     def refuse_whole(self, sizes: Sizes) -> None:
         """Raise an error if these sizes are those of the whole network."""

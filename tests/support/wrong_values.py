@@ -18,7 +18,21 @@ from torch import Tensor, nn
 
 import netgraph as ng
 from netgraph.affinity import AllPairs
-from netgraph.coarsen import AxisGraph, LevelMaps, Quality, TuneOptions, Verdict, build_level_maps, fine_tune
+from netgraph.coarsen import (
+    AxisGraph,
+    Compressed,
+    Costs,
+    Latency,
+    LevelMaps,
+    Metric,
+    Quality,
+    Stage,
+    Target,
+    TuneOptions,
+    Verdict,
+    build_level_maps,
+    fine_tune,
+)
 from netgraph.coarsen.hierarchy.hierarchy import BuildInputs, Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
@@ -141,6 +155,11 @@ def make_problem(loss=nn.functional.cross_entropy):
 
 def make_run():
     return FAS("v", torch.optim.SGD, 0.1, cycles=1).begin(make_hierarchy(), make_problem())
+
+
+@cache
+def make_compressed():
+    return ng.compress(make_network(), EXAMPLE, target="parameters=0.5", example=EXAMPLE)
 
 
 @cache
@@ -356,6 +375,12 @@ BY_TYPE = {
     TrainOptions: st.builds(TrainOptions),
     TuneOptions: st.builds(TuneOptions),
     Evaluation: st.builds(Evaluation, NUMBERS, NUMBERS),
+    Metric: st.builds(Metric, WORDS, st.sampled_from(FUNCTIONS), st.booleans()),
+    Target: st.sampled_from(["flops=0.5", "accuracy=-1", "error=0.1"]).map(Target.parse),
+    Latency: st.builds(Latency, NUMBERS, NUMBERS, NUMBERS, INTEGERS, INTEGERS, INTEGERS),
+    Costs: st.builds(lambda: make_compressed().stages[0].costs),
+    Stage: st.builds(lambda: make_compressed().stages[1]),
+    Compressed: st.builds(make_compressed),
     Quality: st.builds(lambda: ng.quality(make_full_graph(), np.zeros(6, int))),
     Verdict: st.builds(Verdict, WORDS, st.just(("0",)), NUMBERS),
     Problem: PROBLEMS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,8 +166,12 @@ def draw_complexity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 
 def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     """Draw the error of merging one axis alone, against the ratio. The six worst axes are named and the others grey."""
-    ax = figure.subplots()
     curves, label = _measure_errors(hierarchy)
+    draw_error_curves(figure.subplots(), curves, label)
+
+
+def draw_error_curves(ax: Any, curves: Mapping[str, Sequence[float]], label: str) -> list[str]:
+    """Draw the error of each axis over `GRID`. Return the axes from the worst on; the first six have colours and names."""
     worst = sorted(curves, key=lambda name: -sum(curves[name]))
     for i, name in reversed(list(enumerate(worst))):
         named = i < len(OKABE_ITO)
@@ -193,6 +198,7 @@ def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     ax.set_ylim(bottom=0)
     ax.grid(axis="y")
     ax.set_axisbelow(True)
+    return worst
 
 
 def _measure_errors(hierarchy: Hierarchy) -> tuple[dict[str, list[float]], str]:

@@ -1,1 +1,1 @@
-"""Reports of training runs."""
+"""Reports of training runs and of compressions."""

@@ -155,7 +155,8 @@ def _make_metrics(names: Sequence[str] | None, first: nn.Module, rows: Any) -> l
     """Return the metrics that were asked for. The error is that against the first network."""
     from netgraph.coarsen.compression.metrics import make_metric
 
-    return [make_metric(name, first, rows.inputs, rows.targets) for name in names or [None]]
+    asked: Sequence[str | None] = names or [None]
+    return [make_metric(name, first, rows.inputs, rows.targets) for name in asked]
 
 
 def _measure(candidates: Sequence[Candidate]) -> list[Costs]:
