@@ -24,7 +24,7 @@ from netgraph.coarsen.compression.latency import count_rows, has_rows, resize_ro
 from netgraph.coarsen.compression.metrics import BATCH, Metric, make_error_measure, make_metric
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.result import Compressed, Stage
-from netgraph.coarsen.compression.selection import Chooser, Sizes
+from netgraph.coarsen.compression.selection import RATIOS, Chooser, Sizes
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_hierarchy, prepare_builder
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
@@ -193,7 +193,7 @@ class _Run:
         self.options, self.target, self.metric = options, target, metric
         self.latency_batch, self.judge = latency_batch, judge
         self.model, self.spec = builder.root, builder.spec
-        self.errors: dict[str, list[float]] = {}
+        self.errors: dict[str, dict[float, float]] = {}
         self.notes: list[str] = []
 
     def build(self, sizes: Sizes, repair: str) -> Hierarchy:
@@ -211,7 +211,7 @@ class _Run:
         """Return the numbers of units that meet the target, or come nearest."""
         round_to = self.options.round_to if self.options.round_to > 1 else ROUND_TO[self.target.kind]
         chooser = Chooser(self.builder, self.example, round_to, repaired)
-        self.errors = chooser.errors
+        self.errors = {name: dict(zip(RATIOS, errors, strict=True)) for name, errors in chooser.errors.items()}
         if self.judge is not None:
             sizes, _ = chooser.choose_for_quality(self.target, self.judge_sizes)
         elif self.target.kind == "latency":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch import nn
 
 from netgraph.coarsen.compression.costs import Costs, describe_latency
 from netgraph.coarsen.compression.target import Target
-from netgraph.coarsen.hierarchy.budget import GRID
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.utils.html_table import render_table
 from netgraph.utils.text import escape_controls, format_columns
@@ -61,9 +60,8 @@ class Compressed:
         Name of the metric.
     notes : tuple of str, default ()
         What was left alone or could not be done, in sentences.
-    errors : dict of str to list of float, default {}
-        The error of merging each axis alone, at the shares of its units in `netgraph.coarsen.hierarchy.budget.GRID`. The sizes
-        were chosen by them.
+    errors : dict of str to dict of float to float, default {}
+        By axis, the error of the outputs where it alone keeps this share of its units. The sizes were chosen by these curves.
     """
 
     model: nn.Module
@@ -73,7 +71,7 @@ class Compressed:
     reached: float
     metric: str
     notes: tuple[str, ...] = field(default=())
-    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    errors: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
 
     @property
     def is_met(self) -> bool:
@@ -104,7 +102,7 @@ class Compressed:
             "threads": self.stages[0].costs.latency[0].threads,
             "stages": [asdict(stage) for stage in self.stages],
             "axes": {name: [t.n_fine, t.n_coarse] for name, t in self.hierarchy.levels[-1].transfers.items()},
-            "errors": {"shares": list(GRID), "axes": {name: list(curve) for name, curve in self.errors.items()}},
+            "errors": {name: dict(curve) for name, curve in self.errors.items()},
             "notes": list(self.notes),
         }
 

@@ -1,6 +1,6 @@
 """The command line. Results go to stdout, progress and messages to stderr.
 
-Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage, 3 nothing can be merged, 4 an oracle failed or
+Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage, 3 nothing can be merged or a target is not met, 4 an oracle failed or
 numbers are not finite.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -167,18 +167,18 @@ def draw_complexity(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
 def draw_error(figure: Any, hierarchy: Hierarchy, axis: str) -> None:
     """Draw the error of merging one axis alone, against the ratio. The six worst axes are named and the others grey."""
     curves, label = _measure_errors(hierarchy)
-    draw_error_curves(figure.subplots(), curves, label)
+    draw_error_curves(figure.subplots(), {name: dict(zip(GRID, x, strict=True)) for name, x in curves.items()}, label)
 
 
-def draw_error_curves(ax: Any, curves: Mapping[str, Sequence[float]], label: str) -> list[str]:
-    """Draw the error of each axis over `GRID`. Return the axes from the worst on; the first six have colours and names."""
-    worst = sorted(curves, key=lambda name: -sum(curves[name]))
+def draw_error_curves(ax: Any, curves: Mapping[str, Mapping[float, float]], label: str) -> list[str]:
+    """Draw the error of each axis by share. Return the axes from the worst on; the first six have colours and names."""
+    worst = sorted(curves, key=lambda name: -sum(curves[name].values()))
     for i, name in reversed(list(enumerate(worst))):
         named = i < len(OKABE_ITO)
         color, z = (OKABE_ITO[i], 3) if named else (GREY, 2)
         ax.plot(
-            GRID,
-            curves[name],
+            list(curves[name]),
+            list(curves[name].values()),
             "o-",
             ms=3,
             lw=1.4 if named else 0.8,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from netgraph.coarsen.compression.result import Compressed
-from netgraph.coarsen.hierarchy.budget import GRID
 from netgraph.environment.optional_packages import import_package
 from netgraph.viz.figures.drawing import GREY, OKABE_ITO, draw_error_curves, format_label
 from netgraph.viz.figures.hierarchy import INK, STYLE, save_figure
@@ -88,7 +87,8 @@ def _draw_choices(ax: Any, result: Compressed, sizes: dict[str, tuple[int, int]]
     worst = draw_error_curves(ax, result.errors, "relative error of the outputs")
     for i, name in enumerate(worst):
         fine, coarse = sizes[name]
-        error = np.interp(coarse / fine, (*GRID[::-1], 1.0), (*list(result.errors[name])[::-1], 0.0))
+        shares, errors = zip(*sorted({**result.errors[name], 1.0: 0.0}.items()), strict=True)
+        error = np.interp(coarse / fine, shares, errors)
         color = OKABE_ITO[i] if i < len(OKABE_ITO) else GREY
         ax.plot([coarse / fine], [error], "o", ms=8, mfc="none", mec=color, mew=1.2, zorder=4, clip_on=False)
 
