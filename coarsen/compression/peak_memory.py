@@ -18,11 +18,19 @@ from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import normalize_example
 
 
+<<<<<<< HEAD
 class _StorageTracker(TensorMode):  # type: ignore[misc]  # a private class of torch
     """Counts the bytes of live storages that operators return."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # it has no types in torch
+=======
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of live storages that operators return, while it is entered as a context."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+>>>>>>> 3e735f5 (Ridge in bounded memory: products of rows, or conjugate gradients, where columns are many)
         self.live, self.peak = 0, 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
         self.finalizers: list[Any] = []
@@ -77,7 +85,7 @@ def measure_peak_memory(network: nn.Module, example: Any) -> int:
                 torch.cuda.reset_peak_memory_stats(device)
                 network(*args, **kwargs)
                 return int(torch.cuda.max_memory_allocated(device))
-            tracker = _StorageTracker()
+            tracker = StorageTracker()
             for tensor in _pytree.tree_leaves((args, kwargs, list(network.parameters()), list(network.buffers()))):
                 if isinstance(tensor, Tensor):
                     tracker.follow(tensor)

@@ -21,6 +21,13 @@ from netgraph.rules.operators import LINEAR
 Places = tuple[Tensor, ...]  # for each place its index in the batch, then its index along each spatial dimension
 
 
+def count_places(arguments: Sequence[Any], function: Callable[..., Any]) -> int:
+    """Return the number of positions of the output of a layer. Nothing is computed."""
+    on_meta = [value.to("meta") if isinstance(value, Tensor) else value for value in arguments]
+    output: Tensor = function(*on_meta)
+    return output.numel() // output.shape[-1 if function is LINEAR else 1]
+
+
 def draw_places(output: Tensor, function: Callable[..., Any], n: int, random: torch.Generator) -> Places:
     """Sample at most ``n`` positions of the output of a layer, without repetition.
 
@@ -56,11 +63,14 @@ def build_columns(arguments: Sequence[Any], function: Callable[..., Any], places
         return take_places(x, function, places)[:, None]
     dims = weight.ndim - 2
     stride, padding, dilation = (_per_dimension(arguments, i, dims) for i in (3, 4, 5))
-    padded = functional.pad(x, [p for p in reversed(padding) for _ in range(2)]).movedim(1, -1)  # (batch, ..., c)
+    first, last = int(places[0].min()), int(places[0].max()) + 1  # of the batch
+    padded = functional.pad(x[first:last], [p for p in reversed(padding) for _ in range(2)]).movedim(
+        1, -1
+    )  # (batch, ..., c)
     reach = (range(0, k * d, d) for k, d in zip(weight.shape[2:], dilation, strict=True))
     offsets = torch.tensor(list(itertools.product(*reach)), device=x.device)  # (pixels, dims)
     index = [places[i + 1][:, None] * stride[i] + offsets[:, i] for i in range(dims)]  # (n, pixels)
-    patches: Tensor = padded[(places[0][:, None], *index)]  # (n, pixels, c)
+    patches: Tensor = padded[(places[0][:, None] - first, *index)]  # (n, pixels, c)
     grouped: Tensor = patches.unflatten(2, (count_groups(arguments, function), -1))
     return grouped.permute(0, 2, 3, 1).flatten(2)
 

@@ -7,32 +7,29 @@ are in the scale of the norm. In front of a residual join, the target is the par
     fitted by norm_c(W_c x_c)                  x_c comes out of layers that are refitted already
 
 He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017, sections 3.1 and 3.3, refit pruned
-networks in this way, residual branches included. The regression is in `netgraph.coarsen.repair.ridge`, on rows of
+networks in this way, residual branches included. The regression is in `netgraph.coarsen.repair.solve`, on rows of
 `netgraph.coarsen.repair.im2col`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.repair.im2col import build_columns, count_groups, draw_places, take_places
-from netgraph.coarsen.repair.ridge import DEFAULT_STRENGTH, RegressionSums, choose_strength, solve_ridge
+from netgraph.coarsen.repair.im2col import Places, build_columns, count_groups, count_places, draw_places, take_places
+from netgraph.coarsen.repair.rows import HOLD_OUT_EVERY, RowBlock
+from netgraph.coarsen.repair.solve import bound_rows, fit_ridge
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.interpreter import CallSite
 from netgraph.rules.operators import LINEAR
 from netgraph.tracing.layers import Layer, find_layers
 from netgraph.tracing.unit_spec import UnitSpec
-
-HOLD_OUT_EVERY = 4  # one input in four is held out to choose the strength of the ridge
-MIN_ROWS = 32_768  # at least, if there are that many
-ROWS_PER_COLUMN = 32  # and never fewer than HOLD_OUT_EVERY for each column
-MAX_PRODUCTS = 2e11  # multiplications for the sums of a layer, beyond which fewer rows are taken
 
 
 @dataclass
@@ -95,47 +92,49 @@ class Refit:
         name = coarse.names[1]
         assert name is not None
         weight, groups = coarse.arguments[0][1], count_groups(coarse.arguments[0], coarse.function)
-        start = weight.double().flatten(1).unflatten(0, (groups, -1))  # (g, o, d)
+        start = weight.flatten(1).unflatten(0, (groups, -1))  # (g, o, d)
         norm = self.find_norm(name)
         bias = coarse.arguments[0][2] if len(coarse.arguments[0]) > 2 else None
-        free = bias is not None or norm is not None
-        fit, held = self._accumulate_sums(fine, coarse, name, start.shape[-1])
-        strength = self.strength or (DEFAULT_STRENGTH if held is None else choose_strength(fit, held, start, free=free))
-        total = fit if held is None else fit + held
-        W, b = solve_ridge(total, start, strength, free=free)
-        errors = total.error(start, total.fit_bias(start, free=free)), total.error(W, b)
-        weight.copy_(W.flatten(0, 1).reshape(weight.shape))
+        available = [count_places(arguments, fine.function) for arguments in fine.arguments]
+        most = -(-bound_rows(*start.shape) // len(available))  # for each batch
+        n = sum(min(count, most) for count in available)
+        blocks = self._iterate_blocks(fine, coarse, name, start, most)
+        found = fit_ridge(blocks, n, start, self.strength, free=bias is not None or norm is not None)
+        weight.copy_(found.W.flatten(0, 1).reshape(weight.shape))
         if bias is not None:
-            bias.copy_(b.flatten())
+            bias.copy_(found.b.flatten())
         elif norm is not None:
-            self.coarse[norm[2]].sub_(b.flatten().to(weight))
-        return errors
+            self.coarse[norm[2]].sub_(found.b.flatten().to(weight))
+        return found.errors
 
-    def _accumulate_sums(
-        self, fine: CallSite, coarse: CallSite, name: str, d: int
-    ) -> tuple[RegressionSums, RegressionSums | None]:
-        """Return the sums of the inputs for the fit and of those held out. The latter are None if no input is held out."""
-        parts: list[RegressionSums | None] = [None, None]
-        for rows, targets, held_out in self._iterate_rows(fine, coarse, name, d):
-            for i, mask in enumerate((~held_out, held_out)):
-                if mask.any():
-                    new, old = RegressionSums.from_rows(rows[mask], targets[mask]), parts[i]
-                    parts[i] = new if old is None else old + new
-        assert parts[0] is not None  # the first input of a batch is never held out
-        return parts[0], parts[1]
-
-    def _iterate_rows(
-        self, fine: CallSite, coarse: CallSite, name: str, d: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield for each batch columns (n, g, d), targets (n, g, o) and a mask of the rows that are held out (n,)."""
-        n = max(min(max(ROWS_PER_COLUMN * d, MIN_ROWS), int(MAX_PRODUCTS / d**2)), HOLD_OUT_EVERY * d)
+    def _iterate_blocks(
+        self, fine: CallSite, coarse: CallSite, name: str, start: Tensor, most: int
+    ) -> Iterator[RowBlock]:
+        """Yield the rows of each batch, at most ``most`` each."""
         for i, (fine_arguments, coarse_arguments) in enumerate(zip(fine.arguments, coarse.arguments, strict=True)):
             output = fine.function(*fine_arguments)
-            places = draw_places(output, fine.function, -(-n // len(fine.arguments)), self.random)
+            places = draw_places(output, fine.function, most, self.random)
             skips = [None if stop.summand is None else stop.summand[i] for stop in (fine, coarse)]
-            targets = self._compute_targets(name, fine.function, output, places, *skips)
-            rows = build_columns(coarse_arguments, coarse.function, places)
-            yield rows, targets.unflatten(1, (rows.shape[1], -1)), places[0] % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
+            yield RowBlock(
+                partial(_build_rows, coarse_arguments, coarse.function, places),
+                partial(self._take_targets, name, fine.function, output, places, skips, len(start)),
+                places[0] % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1,
+            )
+
+    def _take_targets(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        output: Tensor,
+        places: Places,
+        skips: Sequence[Any],
+        groups: int,
+        index: Tensor,
+    ) -> Tensor:
+        """Return the targets of some rows, (m, g, o)."""
+        chosen = tuple(p[index] for p in places)
+        targets = self._compute_targets(name, function, output, chosen, *skips)
+        return targets.unflatten(1, (groups, -1))  # type: ignore[no-any-return]
 
     def _compute_targets(
         self,
@@ -172,3 +171,8 @@ class Refit:
         """Average outputs of a fine layer over the aggregates of its units."""
         spec = replace(self.spec, parameters={name: ((), self.spec.parameters[name][0])}, sums={})
         return inject(spec, self.transfers, {name: targets})[name]
+
+
+def _build_rows(arguments: Sequence[Any], function: Callable[..., Any], places: Places, index: Tensor) -> Tensor:
+    """Return the columns of some rows, (m, g, d)."""
+    return build_columns(arguments, function, tuple(p[index] for p in places))
