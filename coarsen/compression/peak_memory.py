@@ -18,19 +18,11 @@ from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import normalize_example
 
 
-<<<<<<< HEAD
-class _StorageTracker(TensorMode):  # type: ignore[misc]  # a private class of torch
-    """Counts the bytes of live storages that operators return."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # it has no types in torch
-=======
-class StorageTracker(TorchDispatchMode):
+class StorageTracker(TensorMode):  # type: ignore[misc]  # a private class of torch
     """Counts the bytes of live storages that operators return, while it is entered as a context."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
->>>>>>> 3e735f5 (Ridge in bounded memory: products of rows, or conjugate gradients, where columns are many)
+        super().__init__()  # type: ignore[no-untyped-call]  # it has no types in torch
         self.live, self.peak = 0, 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
         self.finalizers: list[Any] = []
