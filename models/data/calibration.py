@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netgraph.errors import DataError
+from netgraph.errors import DataError, NetgraphError
 from netgraph.io.files.output_files import check_path
-from netgraph.models.data.datasets import NAMES, Dataset, load_dataset
+from netgraph.models.data.datasets import IMAGE_SHAPES, NAMES, Dataset, load_dataset
 from netgraph.models.data.readers.image_folder import find_images, read_images
 from netgraph.models.data.readers.tensor_file import ENDINGS, read_tensors
 from netgraph.models.data.tokenizer import attention_mask, encode_texts, padding_id
@@ -123,6 +123,33 @@ def shape_like_example(data: CalibrationData, example: Any, source: str) -> Cali
     inputs = _fit_to_example(data.inputs, tensors[0], source)
     mask = [attention_mask(inputs, padding_id(data.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
     return data._replace(inputs=_pack_like(example, [inputs, *mask]))
+
+
+def find_shape(source: str | Path) -> tuple[int, ...] | None:
+    """Return the shape of one row of a source of images or tensors, None where it has none of its own.
+
+    Texts have the length that a network takes, and pictures of a folder are made as large as it takes.
+
+    Parameters
+    ----------
+    source : str or path
+        As for `load_calibration`.
+
+    Returns
+    -------
+    tuple of int or None
+        None too for a file that cannot be read, which `load_calibration` refuses with the reason.
+    """
+    if str(source) in NAMES:
+        return IMAGE_SHAPES.get(str(source))
+    path = Path(source)
+    if path.suffix not in ENDINGS or not path.is_file():
+        return None
+    try:
+        inputs, _ = read_tensors(path)
+    except NetgraphError:
+        return None
+    return tuple(inputs.shape[1:]) if inputs.ndim > 1 and inputs.is_floating_point() else None
 
 
 def encode_like_example(texts: Sequence[str], *, example: Any, tokenizer: Any) -> Any:

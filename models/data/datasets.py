@@ -29,6 +29,7 @@ FOLDERS = {
     "imdb": ("imdb", "aclImdb"),
 }
 NAMES = ("digits", *FOLDERS)
+IMAGE_SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 _NUMBERS = tuple(str(i) for i in range(10))
 _CLOTHES = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",

@@ -128,13 +128,15 @@ def make_random_like(example: Any, *, seed: int = 7619) -> Any:
     return unflatten_tree(structure, drawn)
 
 
-def guess_input(model: nn.Module) -> tuple[Any, str]:
+def guess_input(model: nn.Module, first: Sequence[str] = ()) -> tuple[Any, str]:
     """Guess an example from the first layer of a network, and try it on shapes alone.
 
     Parameters
     ----------
     model : torch.nn.Module
         Network whose input is unknown.
+    first : sequence of str, default ()
+        Inputs to try before, such as ``2x3x32x32``, the shape of the data at hand.
 
     Returns
     -------
@@ -156,7 +158,8 @@ def guess_input(model: nn.Module) -> tuple[Any, str]:
     '--input 2x6'
     """
     tried: list[str] = []
-    for specs in _with_own_dtype(model, _guess_specs(model)):
+    guesses = itertools.chain(([spec] for spec in first), _guess_specs(model))
+    for specs in _with_own_dtype(model, guesses):
         example = parse_inputs(specs)
         if _runs_on_shapes(model, example):
             return example, " ".join(f"--input {spec}" for spec in specs)

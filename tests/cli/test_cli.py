@@ -37,6 +37,14 @@ def test_coarsen_prints_the_table_and_writes_a_network_that_opens_without_option
     assert "neurons" in run("inspect", small)[1]
 
 
+def test_the_data_decide_the_guessed_input(tmp_path):
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    torch.save(network, tmp_path / "net.pt")
+    code, _, err = run("coarsen", tmp_path / "net.pt", "--trust", "--data", "digits", "--repair", "ridge")
+    assert code == 0, err
+    assert "guessed --input 2x1x8x8, as digits has it" in err
+
+
 def test_a_key_chooses_among_weights_and_the_choice_is_told_on_stderr(tmp_path):
     fine, averaged = mlp(), mlp(sizes=(64, 9, 9, 10))
     torch.save({"model": fine.state_dict(), "ema": fine.double().state_dict(), "epoch": 1}, tmp_path / "last.ckpt")

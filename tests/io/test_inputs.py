@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ import netgraph as ng
 from netgraph.errors import LoadError, NetgraphError
 from netgraph.io.example_inputs import guess_input, parse_inputs
 from netgraph.io.model_zoo import parse_arch_args
+from netgraph.models.data.calibration import find_shape
+from netgraph.models.data.datasets import IMAGE_SHAPES, load_dataset
 from netgraph.models.perceptron import mlp
 
 
@@ -56,6 +59,28 @@ def test_wrong_inputs_are_refused_before_memory_is_taken(text):
 )
 def test_the_input_is_guessed_from_the_first_layer(model, text):
     assert guess_input(model)[1] == text
+
+
+def test_the_shape_of_the_data_is_tried_first_and_left_where_the_network_does_not_run_on_it():
+    anywhere = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    example, text = guess_input(anywhere, ["2x3x32x32"])
+    assert text == "--input 2x3x32x32"
+    assert example.shape == (2, 3, 32, 32)
+    assert guess_input(anywhere, ["2x1x28x28"])[1] == guess_input(anywhere)[1]
+    assert guess_input(mlp((64, 8, 3)), ["2x1x8x8"])[1] == "--input 2x64"
+
+
+@pytest.mark.parametrize(
+    ("source", "shape"), [("digits", (1, 8, 8)), ("imdb", None), ("rows.npy", (3, 4)), ("no.npy", None)]
+)
+def test_a_source_says_its_shape(source, shape, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("rows.npy", np.zeros((5, 3, 4), np.float32))
+    assert find_shape(source) == shape
+
+
+def test_image_shapes_are_those_of_the_data_set():
+    assert tuple(load_dataset("digits").train.inputs.shape[1:]) == IMAGE_SHAPES["digits"]
 
 
 class Looked(nn.Module):

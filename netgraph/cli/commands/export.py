@@ -115,7 +115,7 @@ def _write_for_runtime(
     else:
         reject_options(typed, ["level"], f"{model} is no *.hierarchy")
         check_open_options(typed, model, opening.arch)
-        network, example = opening.open_network(model, seed)
+        network, example = opening.open_network(model, seed, data.data)
     rows = read_inputs(data, example, seed)
     with show_progress("exporting"):
         return write_network(

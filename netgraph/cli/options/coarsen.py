@@ -31,7 +31,7 @@ def open_network(model: str, options: CoarsenOptions, data: DataOptions, opening
 
     options.check()
     check_rung(options.repair, data.data)
-    return opening.open_network(model, options.seed)
+    return opening.open_network(model, options.seed, data.data)
 
 
 def coarsen_network(network: nn.Module, example: Any, options: CoarsenOptions, inputs: Any) -> Hierarchy:

@@ -83,7 +83,7 @@ class OpenOptions:
         help="Fetch trained weights of NAME@WEIGHTS of torchvision, NAME@pretrained of timm, or hf:OWNER/NAME.",
     )
 
-    def open_network(self, model: str, seed: int = 7619) -> tuple[nn.Module, Any]:
+    def open_network(self, model: str, seed: int = 7619, data: str | None = None) -> tuple[nn.Module, Any]:
         """Open a network and make an example of its inputs.
 
         Parameters
@@ -92,6 +92,8 @@ class OpenOptions:
             A file, or a name such as ``torchvision:resnet18``.
         seed : int
             Seed of random weights.
+        data : str, optional
+            Source of data, whose shape is tried first where no ``--input`` is given.
 
         Returns
         -------
@@ -118,8 +120,10 @@ class OpenOptions:
         if origin is not None:
             echo(f"netgraph: {origin}", err=True)
         if example is None:
-            example, text = guess_input(network)
-            echo(f"netgraph: guessed {text}", err=True)
+            likely = _list_likely_inputs(data)
+            example, text = guess_input(network, likely)
+            reason = f", as {data} has it" if text.removeprefix("--input ") in likely else ""
+            echo(f"netgraph: guessed {text}{reason}", err=True)
         return network, example
 
     def _add_rules(self) -> None:
@@ -131,6 +135,14 @@ class OpenOptions:
             with search_folder_first(self.code_dir or Path.cwd()):
                 for reference in self.rules:
                     import_rules(reference)
+
+
+def _list_likely_inputs(data: str | None) -> list[str]:
+    """Return the shape of two rows of a source as a text for ``--input``, if it has a shape of its own."""
+    from netgraph.models.data.calibration import find_shape
+
+    shape = None if data is None else find_shape(data)
+    return [] if shape is None else ["x".join(map(str, (2, *shape)))]
 
 
 @contextmanager

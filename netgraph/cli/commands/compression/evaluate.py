@@ -88,7 +88,7 @@ def evaluate_models(
     check_rows("--test-samples")(test_samples, None)
     check_data(data)
     _check_opening(typed_options(context), models, opening)
-    candidates = _open_candidates(models, opening, seed)
+    candidates = _open_candidates(models, opening, seed, data)
     first = candidates[0]
     splits = read_rows(
         data, first.network, first.example, model=models[0], tokenizer=tokenizer, seed=seed, counts=(1, 1, test_samples)
@@ -118,7 +118,7 @@ def _check_opening(typed: Mapping[str, str], models: Sequence[str], opening: Ope
         raise refusals[0]
 
 
-def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int) -> list[Candidate]:
+def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int, data: str) -> list[Candidate]:
     """Open all networks. A hierarchy gives one for each level."""
     recorded = [_is_recorded(model) for model in models]
     whole = replace(opening, arch=None, arch_arg=None, key=None)  # a recorded graph has its architecture in it
@@ -127,7 +127,8 @@ def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int) -> 
         if os.path.isdir(model):
             candidates += _open_levels(model)
         else:
-            network, example = (whole if is_recorded and not all(recorded) else opening).open_network(model, seed)
+            options = whole if is_recorded and not all(recorded) else opening
+            network, example = options.open_network(model, seed, data)
             candidates.append(Candidate(model, network, example))
     return candidates
 
