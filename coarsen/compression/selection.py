@@ -19,7 +19,15 @@ from torch import nn
 from netgraph.coarsen.compression.latency import has_rows, measure_latencies, resize_rows
 from netgraph.coarsen.compression.layer_times import predict_latency
 from netgraph.coarsen.compression.target import TOLERANCE, Target
-from netgraph.coarsen.hierarchy.budget import ErrorCurve, Step, find_sizes_at_cost, measure_error_curves, walk_steps
+from netgraph.coarsen.hierarchy.budget import (
+    ErrorCurve,
+    Step,
+    find_sizes_at_cost,
+    grow_back,
+    list_larger_sizes,
+    measure_error_curves,
+    walk_steps,
+)
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.partition.size_costs import COSTS, SizeCosts
 from netgraph.errors import NothingToMergeError
@@ -83,12 +91,38 @@ class Chooser:
 
     def choose_for_cost(self, costs: SizeCosts, limit: float) -> tuple[Sizes, bool]:
         """Return the largest sizes on the way whose cost is within a limit, and whether there are any."""
-        steps = walk_steps(self.axes, self.curves, costs, round_to=self.round_to)
-        sizes, is_met = find_sizes_at_cost(steps, self.axes, costs, limit, round_to=self.round_to)
-        if is_met and costs.measure(sizes) < limit * (1 - TOLERANCE):  # multiples are too coarse for this network
-            steps = walk_steps(self.axes, self.curves, costs)
-            sizes, is_met = find_sizes_at_cost(steps, self.axes, costs, limit)
+        sizes, _ = found = self._fill_limit(costs, limit, self.round_to)
+        if not limit * (1 - TOLERANCE) <= costs.measure(sizes) <= limit:  # multiples are too coarse for this network
+            return self._fill_limit(costs, limit, 1)
+        return found
+
+    def _fill_limit(self, costs: SizeCosts, limit: float, round_to: int) -> tuple[Sizes, bool]:
+        """Return sizes in multiples of a number, and whether their cost is within a limit.
+
+        An axis whose aggregates have one size, as a stream before a layer norm, becomes smaller by large steps. The way is
+        therefore also gone without the step of such an axis that leads below the limit, and the sizes of less loss are taken.
+        """
+        sizes, is_met = self._go_to(costs, limit, round_to, {})
+        uneven = [axis for axis in self.axes if axis.equal is not None and sizes[axis.name] < axis.size]
+        ladders = {axis.name: list_larger_sizes(axis, len(self.axes), round_to) for axis in uneven}
+        for name, ladder in ladders.items() if is_met else ():
+            other, is_other_met = self._go_to(
+                costs, limit, round_to, {name: next(n for n in ladder if n > sizes[name])}
+            )
+            if is_other_met and self._add_losses(other) < self._add_losses(sizes):
+                sizes = other
         return sizes, is_met
+
+    def _go_to(self, costs: SizeCosts, limit: float, round_to: int, least: Sizes) -> tuple[Sizes, bool]:
+        """Go on the way until a limit is met, and fill the room that the last step has left."""
+        steps = walk_steps(self.axes, self.curves, costs, round_to=round_to, least=least)
+        sizes, is_met = find_sizes_at_cost(steps, self.axes, costs, limit, round_to=round_to)
+        if is_met:
+            sizes = grow_back(sizes, self.axes, self.curves, costs, limit, round_to=round_to)
+        return sizes, is_met
+
+    def _add_losses(self, sizes: Sizes) -> float:
+        return sum(self.curves[axis.name].loss(sizes[axis.name]) for axis in self.axes)
 
     def choose_for_share(self, target: Target) -> tuple[Sizes, bool]:
         """Return the sizes for a share of the parameters or FLOPs."""

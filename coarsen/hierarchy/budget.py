@@ -13,11 +13,13 @@ learning.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
@@ -138,6 +140,7 @@ def walk_steps(
     *,
     round_to: int = 1,
     most_loss: float = math.inf,
+    least: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Step]:
     """Yield steps of axes to fewer units, always the one that adds the least loss for its savings.
 
@@ -155,8 +158,12 @@ def walk_steps(
         Numbers of units become multiples of it, if possible.
     most_loss : float, optional
         Steps beyond this sum of losses are left out.
+    least : dict of str to int, default {}
+        Fewest units of some axes.
     """
-    ladders = {axis.name: _list_ladder(axis, len(axes), round_to) for axis in axes}
+    ladders = {
+        axis.name: [n for n in _list_ladder(axis, len(axes), round_to) if n >= least.get(axis.name, 0)] for axis in axes
+    }
     sizes, places = costs.spec.sizes, dict.fromkeys(ladders, 0)
     now, loss = dict(sizes), 0.0
 
@@ -248,6 +255,62 @@ def _shorten_step(step: Step, axis: Axis, costs: SizeCosts, limit: float, round_
         else:
             high = middle
     return low
+
+
+def grow_back(
+    sizes: Mapping[str, int],
+    axes: Sequence[Axis],
+    curves: Mapping[str, ErrorCurve],
+    costs: SizeCosts,
+    limit: float,
+    *,
+    round_to: int = 1,
+) -> dict[str, int]:
+    """Return sizes that fill the room that a last large step has left below a limit.
+
+    The next axis to grow is always the one that wins back the most loss. At the end none can grow within the limit.
+
+    Parameters
+    ----------
+    sizes : dict of str to int
+        Within the limit.
+    axes, curves, costs, round_to
+        As `walk_steps` takes them.
+    limit : float
+        In the unit of the costs.
+    """
+    now = costs.spec.sizes
+    for name, size in sizes.items():
+        now = costs.with_size(now, name, size)
+    ladders = {axis.name: list_larger_sizes(axis, len(axes), round_to) for axis in axes}
+    while True:
+        room = limit - costs.measure(now)
+        grown = {name: _find_largest(now, name, ladder, costs, room) for name, ladder in ladders.items()}
+        wins = {name: curves[name].loss(now[name]) - curves[name].loss(n) for name, n in grown.items() if n > now[name]}
+        if not wins:
+            return {axis.name: now[axis.name] for axis in axes}
+        best = max(wins, key=wins.__getitem__)
+        now = costs.with_size(now, best, grown[best])
+
+
+def list_larger_sizes(axis: Axis, n_axes: int, round_to: int) -> list[int]:
+    """Return all numbers of units that an axis may have, from few to many."""
+    if axis.equal is not None:
+        return [*reversed(_list_ladder(axis, n_axes, round_to)), axis.size]
+    unit = round_to if axis.size > round_to else 1
+    return [*range(unit, axis.size, unit), axis.size]
+
+
+def _find_largest(now: Mapping[str, int], name: str, ladder: Sequence[int], costs: SizeCosts, room: float) -> int:
+    """Return the largest size of an axis that costs at most ``room`` more, by bisection."""
+    low, high = bisect.bisect_right(ladder, now[name]), len(ladder)
+    while low < high:
+        middle = (low + high) // 2
+        if -costs.saving(now, name, ladder[middle]) <= room:
+            low = middle + 1
+        else:
+            high = middle
+    return max(ladder[low - 1], now[name]) if low else now[name]
 
 
 def spread_budget(

@@ -95,7 +95,7 @@ def evaluate_models(
     )
     echo(f"netgraph: {splits.origin[2]} give the metric", err=True)
     metrics = _make_metrics(metric, first.network, splits.test)
-    values = [[one.evaluate(candidate.network) for one in metrics] for candidate in candidates]
+    values = [_judge(candidate, metrics) for candidate in candidates]
     costs = _measure(candidates)
     if json_:
         echo_json(_build_document(data, splits.origin[2], candidates, costs, metrics, values))
@@ -158,6 +158,20 @@ def _make_metrics(names: Sequence[str] | None, first: nn.Module, rows: Any) -> l
 
     asked: Sequence[str | None] = names or [None]
     return [make_metric(name, first, rows.inputs, rows.targets) for name in asked]
+
+
+def _judge(candidate: Candidate, metrics: Sequence[Metric]) -> list[float]:
+    """Return the metrics of a network.
+
+    Raises
+    ------
+    NetgraphError
+        The network takes other inputs than the first, or a metric does not fit it. The message names the network.
+    """
+    try:
+        return [metric.evaluate(candidate.network) for metric in metrics]
+    except NetgraphError as error:
+        raise NetgraphError(f"{candidate.name}: {error}") from error
 
 
 def _measure(candidates: Sequence[Candidate]) -> list[Costs]:

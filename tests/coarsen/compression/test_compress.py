@@ -1,0 +1,171 @@
+"""ng.compress: stages add up, the deployed network equals the recorded graph, targets are judged on rows of their own."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import netgraph as ng
+from netgraph.coarsen import Metric, Target
+from netgraph.coarsen.compression.deploy import record_levels
+from netgraph.errors import NetgraphError
+
+OPTIONS = ng.CoarsenOptions(coarsener="ward", repair="ridge", prove=False)
+ROWS = torch.randn(256, 8, generator=torch.Generator().manual_seed(1))
+LABELS = (ROWS[:, 0] + ROWS[:, 1] > 0).long()
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Return a perceptron with twins among its units, trained for a moment."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 2))
+    with torch.no_grad():
+        model[0].weight[24:] = model[0].weight[:24] + 0.05 * torch.randn(24, 8)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(ROWS), LABELS).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def result(network):
+    return ng.compress(network, ROWS, targets=LABELS, target="parameters=0.5", metric="loss", options=OPTIONS)
+
+
+def test_the_stages_add_up(result, network):
+    original, merged, repaired = result.stages
+    assert [stage.name for stage in result.stages] == ["original", "merged", "repaired"]
+    assert original.metric == pytest.approx(float(nn.functional.cross_entropy(network(ROWS), LABELS)), rel=1e-5)
+    assert repaired.metric == pytest.approx(float(nn.functional.cross_entropy(result.model(ROWS), LABELS)), rel=1e-4)
+    assert merged.won_back is None
+    lost = merged.metric - original.metric
+    assert repaired.won_back == pytest.approx((merged.metric - repaired.metric) / lost, rel=1e-6)
+    assert merged.costs == repaired.costs
+    assert merged.costs.parameters == sum(p.numel() for p in result.model.parameters())
+    assert original.costs.parameters == sum(p.numel() for p in network.parameters())
+    assert result.reached == merged.costs.parameters / original.costs.parameters
+    assert result.is_met
+    assert result.reached == (23 * 11 + 2) / (48 * 11 + 2), "one unit more is above a half"
+
+
+def test_the_deployed_network_is_in_its_own_class_and_equals_the_recorded_graph(result):
+    assert type(result.model) is nn.Sequential
+    torch.testing.assert_close(result.model(ROWS), result.hierarchy.levels[-1].model(ROWS))
+
+
+def test_the_original_is_left_as_it_was(network):
+    state, mode = copy.deepcopy(network.state_dict()), network.training
+    ng.compress(network, ROWS, target="flops=0.4", options=OPTIONS)
+    assert network.training == mode
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+def test_the_table_the_text_and_the_document_have_the_same_numbers(result):
+    document, text = result.document(), str(result)
+    assert [row["network"] for row in result.table] == ["original", "merged", "repaired"]
+    for row, stage in zip(result.table, document["stages"], strict=True):
+        assert row["parameters"] == stage["costs"]["parameters"]
+        assert row["loss"] == stage["metric"]
+        assert f"{row['parameters']:,}" in text
+    assert document["axes"] == {"0": [48, result.model[0].out_features]}
+    assert document["errors"]["0"].keys() == {0.9, 0.75, 0.5, 0.25, 0.125}
+    assert "target parameters=0.5" in text
+    assert "<table" in result._repr_html_()
+
+
+def test_a_tuned_network_is_the_last_stage_and_what_is_recorded(network):
+    seen = []
+
+    def tune(small, original):
+        seen.append((small, original))
+        with torch.no_grad():
+            small[2].bias += 1.0
+
+    result = ng.compress(network, ROWS, targets=LABELS, target="parameters=0.5", options=OPTIONS, tune=tune)
+    assert [stage.name for stage in result.stages][-1] == "tuned"
+    assert seen == [(result.model, network)]
+    untuned = result.hierarchy.levels[-1].model(ROWS)
+    torch.testing.assert_close(result.model(ROWS), untuned + 1.0)
+    torch.testing.assert_close(record_levels(result).levels[-1].model(ROWS), untuned + 1.0)
+
+
+def test_an_error_is_kept_on_rows_that_were_held_out(network):
+    result = ng.compress(network, ROWS, target="error=0.2", options=OPTIONS)
+    held = ROWS[::4]
+    error = float((result.model(held) - network(held)).norm() / network(held).norm())
+    assert error <= 0.2
+    assert result.reached == pytest.approx(error, rel=1e-4)
+    assert result.is_met
+
+
+def test_an_accuracy_is_kept_on_the_validation_rows_and_told_for_the_test(network):
+    valid, test = (ROWS[:100], LABELS[:100]), (ROWS[100:], LABELS[100:])
+    result = ng.compress(network, ROWS, target="accuracy=-2", validation=valid, test=test, options=OPTIONS)
+
+    def accuracy(model, rows, labels):
+        return float((model(rows).argmax(1) == labels).float().mean())
+
+    points = 100 * (accuracy(result.model, *valid) - accuracy(network, *valid))
+    assert result.reached == pytest.approx(points, abs=1e-4)
+    assert result.reached >= -2
+    assert result.is_met
+    assert result.stages[-1].metric == pytest.approx(accuracy(result.model, *test))
+
+
+def test_a_bound_that_no_network_keeps_gives_the_largest_one_below_the_original(network):
+    result = ng.compress(network, ROWS, target="error=1e-9", options=OPTIONS)
+    assert not result.is_met
+    assert result.reached > 1e-9
+    assert 0.9 < result.stages[-1].costs.parameters / result.stages[0].costs.parameters < 1
+    assert "not met" in str(result)
+
+
+def test_a_share_below_reach_gives_the_smallest_network(network):
+    result = ng.compress(network, ROWS, target="parameters=0.01", options=OPTIONS)
+    assert not result.is_met
+    assert result.model[0].out_features == 48 / 8
+
+
+def test_a_latency_is_that_of_its_batch(network):
+    result = ng.compress(network, ROWS, target=Target.parse_speed("1.01x"), latency_batch=3, options=OPTIONS)
+    before, after = (stage.costs.latency for stage in (result.stages[0], result.stages[-1]))
+    assert [latency.batch for latency in before] == [1, 3, 32]
+    assert result.reached == after[1].median / before[1].median
+    assert result.is_met == (result.reached <= 1.02 / 1.01)
+
+
+def test_a_function_of_a_network_is_a_metric(network):
+    def count_negative_weights(model):
+        return -float(sum(p.numel() for p in model.parameters()))
+
+    result = ng.compress(network, ROWS, target="flops=0.5", metric=count_negative_weights, options=OPTIONS)
+    assert result.metric == "count_negative_weights"
+    assert result.stages[-1].metric == -result.stages[-1].costs.parameters
+
+
+BAD = {
+    "a ratio": ({"options": ng.CoarsenOptions(ratio=0.3)}, "compress chooses them"),
+    "a budget": ({"options": ng.CoarsenOptions(budget="flops=0.5")}, "compress chooses them"),
+    "another direction": ({"options": ng.CoarsenOptions(directions="depth")}, "compress merges units"),
+    "a batch of none": ({"latency_batch": 0}, "1 row or more"),
+    "an accuracy without labels": ({"target": "accuracy=-1"}, "needs an accuracy"),
+    "an accuracy of a loss": ({"target": "accuracy=-1", "metric": "loss", "targets": LABELS}, "needs an accuracy"),
+    "a metric without labels": ({"metric": "top1"}, "top1 needs targets"),
+    "targets that are no classes": ({"metric": "top1", "targets": ROWS}, "whole numbers as targets"),
+    "other rows": ({"targets": LABELS[:7]}, "targets"),
+    "test rows of another shape": ({"test": (torch.zeros(4, 5), None)}, "does not run on the rows"),
+    "a metric that fails": ({"metric": Metric("mine", lambda _: 1 / 0)}, "metric mine fails: ZeroDivisionError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_refused_before_work_begins(case, network, monkeypatch):
+    keywords, match = BAD[case]
+    monkeypatch.setattr("netgraph.coarsen.compression.pipeline.Chooser", None)  # work begins there
+    with pytest.raises(NetgraphError, match=match):
+        ng.compress(network, ROWS, **{"options": OPTIONS, **keywords})

@@ -1,0 +1,119 @@
+"""Metrics of compression agree with torchmetrics and with closed forms, and refuse what is no metric."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torchmetrics import functional as reference
+from torchmetrics.functional import text
+
+from netgraph.coarsen import Metric, make_metric
+from netgraph.errors import NetgraphError
+
+ROWS, CLASSES = 300, 7  # more than two batches
+
+
+class Table(nn.Module):
+    """Answers stored outputs: inputs are row numbers."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.register_buffer("outputs", outputs)
+
+    def forward(self, rows):
+        return self.outputs[rows]
+
+
+def measure(name, outputs, targets):
+    network = Table(outputs)
+    return make_metric(name, network, torch.arange(len(outputs)), targets).evaluate(network)
+
+
+@given(st.integers(0, 2**31))
+def test_metrics_of_classes_agree_with_torchmetrics(seed):
+    random = torch.Generator().manual_seed(seed)
+    outputs = torch.randn(ROWS, CLASSES, generator=random)
+    targets = torch.randint(0, CLASSES, (ROWS,), generator=random)
+    for name, k in (("top1", 1), ("top5", 5)):
+        expected = reference.classification.multiclass_accuracy(outputs, targets, CLASSES, top_k=k, average="micro")
+        assert measure(name, outputs, targets) == pytest.approx(float(expected), abs=1e-6)
+    assert measure("loss", outputs, targets) == pytest.approx(
+        float(nn.functional.cross_entropy(outputs, targets)), rel=1e-5
+    )
+
+
+@given(st.integers(0, 2**31))
+def test_metrics_of_values_agree_with_torchmetrics(seed):
+    outputs, targets = torch.randn(2, ROWS, 3, generator=torch.Generator().manual_seed(seed))
+    assert measure("mse", outputs, targets) == pytest.approx(
+        float(reference.mean_squared_error(outputs, targets)), rel=1e-5
+    )
+    assert measure("mae", outputs, targets) == pytest.approx(
+        float(reference.mean_absolute_error(outputs, targets)), rel=1e-5
+    )
+
+
+def test_the_perplexity_of_tokens_leaves_out_those_without_a_next_one():
+    outputs, targets = torch.randn(130, 4, CLASSES), torch.randint(0, CLASSES, (130, 4))
+    targets[:, -1] = -100
+    expected = float(text.perplexity(outputs, targets, ignore_index=-100))
+    assert measure("perplexity", outputs, targets) == pytest.approx(expected, rel=1e-5)
+    assert measure("loss", outputs, targets) == pytest.approx(math.log(expected), rel=1e-5)
+    kept = targets[:, :-1].flatten()
+    right = outputs[:, :-1].flatten(0, 1).argmax(1) == kept
+    assert measure("top1", outputs, targets) == pytest.approx(float(right.float().mean()))
+
+
+def test_the_error_of_scaled_outputs_is_their_scale():
+    outputs = torch.randn(ROWS, CLASSES)
+    metric = make_metric("error", Table(outputs), torch.arange(ROWS), None)
+    assert not metric.larger_is_better
+    assert metric.evaluate(Table(1.25 * outputs)) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_the_usual_metric_follows_from_the_targets():
+    network, rows = Table(torch.randn(4, 3)), torch.arange(4)
+    names = [
+        make_metric(None, network, rows, targets).name for targets in (torch.zeros(4).long(), torch.zeros(4, 3), None)
+    ]
+    assert names == ["top1", "mse", "error"]
+
+
+def test_a_loss_and_an_accuracy_lose_in_their_own_direction():
+    accuracy = Metric("accuracy", lambda _: 0.0)
+    loss = Metric("loss", lambda _: 0.0, larger_is_better=False)
+    assert accuracy.loss_by(0.9, 0.8) == pytest.approx(0.1)
+    assert loss.loss_by(0.9, 0.8) == pytest.approx(-0.1)
+
+
+def raise_error(_):
+    raise KeyError("nothing")
+
+
+BAD = {
+    "a function that raises": (lambda: Metric("mine", raise_error).evaluate(nn.Identity()), "metric mine fails: KeyError"),
+    "no number": (lambda: Metric("mine", lambda _: "x").evaluate(nn.Identity()), "returns a number"),
+    "no such name": (lambda: measure("f1", torch.randn(4, 3), torch.zeros(4).long()), "no metric is called 'f1'"),
+    "no targets": (lambda: measure("top1", torch.randn(4, 3), None), "top1 needs targets"),
+    "targets that are no classes": (lambda: measure("top1", torch.randn(4, 3), torch.rand(4)), "whole numbers as targets"),
+    "too many classes": (lambda: measure("top1", torch.randn(4, 3), torch.full((4,), 3)), "answers 3 classes"),
+    "below 0": (lambda: measure("loss", torch.randn(4, 3), torch.full((4,), -1)), "from -1 to -1"),
+    "other rows": (lambda: measure("top1", torch.randn(4, 3), torch.zeros(5).long()), "for 4 rows"),
+    "other shape": (lambda: measure("mse", torch.randn(4, 3), torch.randn(4, 2)), "answer's shape"),
+    "all ignored": (lambda: measure("top1", torch.randn(4, 3), torch.full((4,), -100)), "no target counts"),
+    "inputs of another network": (
+        lambda: make_metric("top1", nn.Linear(3, 2), torch.randn(4, 5), torch.zeros(4).long()).evaluate(nn.Linear(3, 2)),
+        "does not run on the rows",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_metric_is_refused_in_a_sentence(case):
+    call, match = BAD[case]
+    with pytest.raises(NetgraphError, match=match) as caught:
+        call()
+    assert "\n" not in str(caught.value)
