@@ -22,7 +22,7 @@ class StorageTracker(TensorMode):  # type: ignore[misc]  # a private class of to
     """Counts the bytes of live storages that operators return, while it is entered as a context."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # it has no types in torch
+        super().__init__()
         self.live, self.peak = 0, 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
         self.finalizers: list[Any] = []

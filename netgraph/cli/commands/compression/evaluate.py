@@ -118,7 +118,7 @@ def _check_opening(typed: Mapping[str, str], models: Sequence[str], opening: Ope
         raise refusals[0]
 
 
-def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int, data: str) -> list[Candidate]:
+def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int, data: str | None) -> list[Candidate]:
     """Open all networks. A hierarchy gives one for each level."""
     recorded = [_is_recorded(model) for model in models]
     whole = replace(opening, arch=None, arch_arg=None, key=None)  # a recorded graph has its architecture in it
