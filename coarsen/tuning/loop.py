@@ -88,7 +88,7 @@ class Pair:
 
     def _answer(self, network: nn.Module, batch: Batch) -> Answer:
         """Run a network on its own device, and return its answer on that of the small one."""
-        args, kwargs = _move((batch.args, batch.kwargs), find_device(network))
+        args, kwargs = move_tensors((batch.args, batch.kwargs), find_device(network))
         collector = LayerOutputs(network, self.layers)
         try:
             with collector if self.layers else nullcontext():
@@ -221,7 +221,7 @@ def _list_tensors(value: Any) -> list[Tensor]:
     return leaves
 
 
-def _move(value: Any, device: torch.device) -> Any:
+def move_tensors(value: Any, device: torch.device) -> Any:
     """Return nested tensors on a device."""
     leaves: list[Tensor] = []
     structure = build_structure(value, leaves)

@@ -17,7 +17,7 @@ from netgraph.utils.options import check_options, declare_option, document_optio
 
 MODES = ("train", "eval")
 LARGEST_COUNT = 10**6  # of epochs: more would not end in years
-LR = 1e-3  # of adamw
+LR = 2e-3  # of adamw, as in training (docs/finetune.md has the measurements)
 WEIGHTS = {
     "labels": 1.0,
     "knowledge": 1.0,
@@ -141,7 +141,7 @@ class TuneOptions:
         join=parse_words,
     )  # fmt: skip
     lr: float | None = declare_option(
-        None, help="Largest learning rate. By default 1e-3 for adam, adamw and muon, 5e-4 for rmsprop and 0.1 for sgd.",
+        None, help="Largest learning rate. By default 2e-3 for adam, adamw and muon, 1e-3 for rmsprop and 0.2 for sgd.",
         metavar="RATE", check=_check_positive("lr"),
     )  # fmt: skip
     batch: int = declare_option(64, help="Rows of a minibatch.", metavar="N", check=_check_count("batch", 1))

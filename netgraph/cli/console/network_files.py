@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
+from netgraph.io.files.atomic_writes import write_atomically
 from netgraph.io.files.output_files import check_new_folder, check_output_file, check_replaceable
+from netgraph.io.files.pickles import save_pickle
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,3 +121,58 @@ def write_compressed(result: Compressed, output: Path) -> None:
         raise NetgraphError(
             f"{output} was not written, because the network was not proven equal in its own class. {beside} holds its recorded graph."
         )
+
+
+def check_same_form(network: nn.Module, output: Path | None, *, levels: bool) -> None:
+    """Check, once a network is open, that it can be written in the form that it was opened in.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    output : path or None
+    levels : bool
+        It is the coarsest of a hierarchy, which is written whole or alone.
+
+    Raises
+    ------
+    NetgraphError
+        The suffix is that of another form.
+    """
+    if output is None:
+        return
+    if not levels and output.suffix == ".hierarchy":
+        raise NetgraphError(
+            f"--output {output} asks for a hierarchy, and one network was opened. Give NAME.safetensors or NAME.pt."
+        )
+    if output.suffix == ".safetensors" and not hasattr(network, "document"):
+        raise NetgraphError(
+            f"--output {output} asks for a recorded graph, and the network is a {type(network).__name__}. Give NAME.pt, or a folder for "
+            "transformers."
+        )
+    check_class_output(network, output)
+
+
+def write_same_form(opened: Hierarchy | nn.Module, output: Path, *, as_state: bool) -> None:
+    """Write a network, or the hierarchy whose coarsest level it is, as the suffix says.
+
+    Parameters
+    ----------
+    opened : Hierarchy or torch.nn.Module
+    output : path
+    as_state : bool
+        Write a network of its own class as a state dict, because it was opened from one.
+    """
+    from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.coarsen.hierarchy.serialize import save
+    from netgraph.coarsen.user_class.convert import save_own_class
+
+    if isinstance(opened, Hierarchy):
+        write_levels(opened, output)
+        return
+    if output.suffix == ".safetensors":
+        save(opened, output)
+    elif as_state and output.suffix:
+        write_atomically(partial(save_pickle, opened.state_dict()), output)
+    else:
+        save_own_class(opened, output)
+    echo(f"netgraph: wrote {output}", err=True)

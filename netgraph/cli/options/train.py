@@ -87,11 +87,22 @@ def make_task(options: TrainOptions, network: str) -> Task:
         options=parse_arch_args(list(options.network_arg or ()), option="--network-arg"),
         fixed_length=not options.single_level,
     )
-    try:
-        task.network.to(options.device)
-    except (RuntimeError, AssertionError) as error:
-        raise NetgraphError(f"--device {options.device} is not available ({str(error)[:100]}). Take cpu.") from error
+    place_network(task.network, options.device)
     return task
+
+
+def place_network(network: nn.Module, device: str) -> None:
+    """Move a network to the device of ``--device``.
+
+    Raises
+    ------
+    NetgraphError
+        The device is not available.
+    """
+    try:
+        network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise NetgraphError(f"--device {device} is not available ({str(error)[:100]}). Take cpu.") from error
 
 
 def _load_data(options: TrainOptions, name: str) -> Dataset:

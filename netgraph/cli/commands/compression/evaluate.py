@@ -87,7 +87,7 @@ def evaluate_models(
         check_metric_name(name)
     check_rows("--test-samples")(test_samples, None)
     check_data(data)
-    _check_opening(typed_options(context), models, opening)
+    check_openings(typed_options(context), models, opening)
     candidates = _open_candidates(models, opening, seed, data)
     first = candidates[0]
     splits = read_rows(
@@ -103,7 +103,7 @@ def evaluate_models(
         echo_lines("\n".join(_format_table(candidates, costs, metrics, values)))
 
 
-def _check_opening(typed: Mapping[str, str], models: Sequence[str], opening: OpenOptions) -> None:
+def check_openings(typed: Mapping[str, str], models: Sequence[str], opening: OpenOptions) -> None:
     """Refuse options of opening that none of the networks uses."""
     refusals = []
     for model in models:
@@ -120,7 +120,7 @@ def _check_opening(typed: Mapping[str, str], models: Sequence[str], opening: Ope
 
 def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int, data: str | None) -> list[Candidate]:
     """Open all networks. A hierarchy gives one for each level."""
-    recorded = [_is_recorded(model) for model in models]
+    recorded = [holds_network(model) for model in models]
     whole = replace(opening, arch=None, arch_arg=None, key=None)  # a recorded graph has its architecture in it
     candidates = []
     for model, is_recorded in zip(models, recorded, strict=True):
@@ -133,7 +133,7 @@ def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int, dat
     return candidates
 
 
-def _is_recorded(model: str) -> bool:
+def holds_network(model: str) -> bool:
     """Return True for a file that netgraph wrote, which holds its network."""
     from netgraph.io.bundle import read_metadata
 
