@@ -26,11 +26,13 @@ from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.result import Compressed, Stage
 from netgraph.coarsen.compression.selection import RATIOS, Chooser, Sizes
 from netgraph.coarsen.compression.target import Target
+from netgraph.coarsen.compression.tuning import fine_tune
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_hierarchy, prepare_builder
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.functional_error import split_batches
 from netgraph.coarsen.network.oracles import Progress
+from netgraph.coarsen.tuning.options import TuneOptions
 from netgraph.errors import NetgraphError
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
@@ -71,7 +73,7 @@ def compress(
     metric: str | Metric | Callable[[nn.Module], float] | None = None,
     example: Any = None,
     options: CoarsenOptions = DEFAULTS,
-    tune: Tune | None = None,
+    tune: Tune | int | None = None,
     latency_batch: int = LATENCY_BATCH,
     repaired_errors: bool = False,
     progress: Progress | None = None,
@@ -101,8 +103,9 @@ def compress(
         Inputs as `netgraph.trace` takes them. By default the first two rows of ``data``.
     options : CoarsenOptions, optional
         How units merge and how the result is repaired. By default ``ward`` with ``ridge``. Ratios and budgets follow from the target.
-    tune : callable ``(network, original) -> None``, optional
-        Trains the compressed network in place.
+    tune : int or callable ``(network, original) -> None``, optional
+        Epochs of `netgraph.coarsen.fine_tune` on ``data`` and ``targets`` without the rows that judge candidates, or a function that
+        trains the compressed network in place.
     latency_batch : int, default 32
         Rows of the input for the target ``latency``.
     repaired_errors : bool, default False
@@ -147,6 +150,7 @@ def compress(
     """
     target = Target.parse(target)
     _check_options(options, target, latency_batch)
+    tuning = _choose_tuning(tune, options.seed)
     rows, judged = _split_rows(Rows(data, targets), validation, target)
     tested = Rows(*test) if test is not None else judged or rows
     example = _take_example(rows.inputs) if example is None else example
@@ -155,7 +159,7 @@ def compress(
     before = number.evaluate(builder.root)  # shows before work begins that metric and rows fit
     judge = None if target.is_share else _make_judge(target, metric, builder, judged or rows)
     run = _Run(builder, rows, example, options, target, number, latency_batch, judge)
-    return run.finish(run.choose(repaired_errors), before, tune)
+    return run.finish(run.choose(repaired_errors), before, tuning)
 
 
 Judge = Callable[[nn.Module], float]
@@ -230,7 +234,7 @@ class _Run:
         """Return a network of these sizes as it would be deployed, with weights that do not matter."""
         return choose_deployed(self.build(sizes, "none"), self.example, seed=self.options.seed)[0]
 
-    def finish(self, sizes: Sizes, before: float, tune: Tune | None) -> Compressed:
+    def finish(self, sizes: Sizes, before: float, tune: Tune | TuneOptions | None) -> Compressed:
         """Merge, repair, deploy and tune, and judge each stage."""
         started = time.perf_counter()
         merged = self.build(sizes, "none")
@@ -245,7 +249,10 @@ class _Run:
             self.notes.append(reason)
         if tune is not None:
             started = time.perf_counter()
-            tune(network, self.model)
+            if isinstance(tune, TuneOptions):
+                fine_tune(network, self.model, *self.rows, options=replace(tune, outputs=self.spec.outputs))
+            else:
+                tune(network, self.model)
             stages.append(("tuned", self.metric.evaluate(network), time.perf_counter() - started))
         fine, coarse = self.measure(network, hierarchy)
         self._note_unrepaired(hierarchy)
@@ -303,6 +310,15 @@ def _check_options(options: CoarsenOptions, target: Target, latency_batch: int) 
         raise NetgraphError(f"latency_batch is {latency_batch}. Give 1 row or more.")
 
 
+def _choose_tuning(tune: Tune | int | None, seed: int) -> Tune | TuneOptions | None:
+    """Return how the compressed network is tuned: numbers of epochs as options, after their check."""
+    if not isinstance(tune, int):
+        return tune
+    tuning = TuneOptions(epochs=tune, seed=seed)
+    tuning.check()
+    return tuning if tune else None
+
+
 def _without_ratios(options: CoarsenOptions) -> CoarsenOptions:
     return replace(options, ratio=1.0)
 
@@ -321,10 +337,10 @@ def _split_rows(rows: Rows, validation: Any, target: Target) -> tuple[Rows, Rows
     n = count_rows(rows.inputs)
     held = range(0, n, HELD_OUT)
     kept = [i for i in range(n) if i % HELD_OUT]
-    return _select_rows(rows, kept), _select_rows(rows, list(held))
+    return select_rows(rows, kept), select_rows(rows, list(held))
 
 
-def _select_rows(rows: Rows, numbers: list[int]) -> Rows:
+def select_rows(rows: Rows, numbers: list[int]) -> Rows:
     """Return some of the rows."""
     leaves: list[Tensor] = []
     structure = build_structure(normalize_example(rows.inputs), leaves)

@@ -65,6 +65,7 @@ GOOD = {  # words of a command that it takes, before those that it does not
     "coarsen": ["net.safetensors", "--input", "2x6", "--levels", "2", "--no-prove"],
     "compress": ["net.safetensors", "--input", "2x6", "--data", "rows.pt", "--no-prove"],
     "evaluate": ["net.safetensors", "--input", "2x6", "--data", "rows.pt"],
+    "finetune": ["net.safetensors", "--input", "2x6", "--data", "rows.pt", "--epochs", "1"],
     "check": ["net.safetensors"],
     "inspect": ["net.safetensors", "--input", "2x6"],
     "verify": ["net.safetensors", "--input", "2x6"],

@@ -11,10 +11,10 @@ from netgraph.cli.console.terminal import echo
 
 
 @contextmanager
-def show_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
+def show_progress(label: str) -> Iterator[Callable[..., None]]:
     """Show a bar with the time left on a terminal, and nothing elsewhere.
 
-    Yields a function ``(axis, done, total)``, as `netgraph.build_hierarchy` takes it for ``progress``.
+    Yields a function ``(axis, done, total, label=label)``, as `netgraph.build_hierarchy` takes it for ``progress``.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,7 +28,11 @@ def show_progress(label: str) -> Iterator[Callable[[str, int, int], None]]:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=None, done="")  # the first call knows the total
-        yield lambda axis, done, total: bar.update(task, completed=done, total=total, done=f"{done}/{total}")
+
+        def update(axis: str, done: int, total: int, label: str = label) -> None:
+            bar.update(task, description=label, completed=done, total=total, done=f"{done}/{total}")
+
+        yield update
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"  # from the coarsest level to the finest

@@ -11,6 +11,7 @@ from netgraph.cli.options.open_network import find_tokenizer, print_warnings
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
+from netgraph.coarsen.tuning.options import TuneOptions
 from netgraph.errors import NetgraphError
 from netgraph.utils.choices import METRICS, TARGETS
 from netgraph.utils.options import Check, check_options, declare_group, declare_option, list_flags
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 COARSENING = dict(list_flags(CoarsenOptions))  # the flag of each field
 TEST_SAMPLES = 10_000
+TUNE_SAMPLES = 50_000
 METRIC_HELP = (
     f"What networks are judged by: {', '.join(METRICS[:-1])} or {METRICS[-1]}. By default top1 for classes, mse for other targets, and "
     "error, the relative error of the outputs, without targets."
@@ -42,6 +44,10 @@ def check_metric_name(value: str | None, options: Any = None) -> None:
     """Refuse a metric that does not exist."""
     if value is not None and value not in METRICS:
         raise NetgraphError(f"no metric is called {value!r}. Choose among {', '.join(METRICS)}.")
+
+
+def _check_epochs(value: int, options: Any) -> None:
+    TuneOptions(epochs=value).check()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,13 @@ class CompressOptions:
         help="Most rows of the test, which give the metric.",
         metavar="N",
         check=check_rows("--test-samples"),
+    )
+    tune_epochs: int = declare_option(
+        0, help="Passes of training towards labels and the original's answers, after the repair.", metavar="N",
+        check=_check_epochs,
+    )  # fmt: skip
+    tune_samples: int = declare_option(
+        TUNE_SAMPLES, help="Most rows of that training.", metavar="N", check=check_rows("--tune-samples")
     )
     coarsening: CoarsenOptions = declare_group(
         CoarsenOptions,

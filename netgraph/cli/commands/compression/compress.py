@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from netgraph.coarsen.compression.pipeline import Tune
     from netgraph.coarsen.compression.result import Compressed
+    from netgraph.models.data.calibration import CalibrationData
     from netgraph.models.data.row_splits import RowSplits
 
 VALIDATION = 2000  # rows on which candidates are judged
@@ -61,12 +64,18 @@ def compress_model(
     context.with_resource(lock_outputs(output))
     network, example = open_network(model, options.coarsening, data, opening)
     check_class_output(network, output)
-    counts = data.samples, VALIDATION, options.test_samples
+    if not options.tune_epochs:
+        reject_options(typed, ["tune_samples"], "--tune-epochs is 0")
+    n_train = max(data.samples, options.tune_samples) if options.tune_epochs else data.samples
     splits = read_rows(
-        data.data, network, example, model=model, tokenizer=tokenizer, seed=options.coarsening.seed, counts=counts
-    )
+        data.data, network, example, model=model, tokenizer=tokenizer, seed=options.coarsening.seed,
+        counts=(n_train, VALIDATION, options.test_samples),
+    )  # fmt: skip
+    training = splits.calibration if options.tune_epochs else None
+    if training is not None:
+        splits = _choose_calibration(splits, data.samples, options.coarsening.seed)
     _describe_rows(splits, judges=not options.read_target().is_share)
-    result = run_compression(network, example, options, splits)
+    result = run_compression(network, example, options, splits, training)
     if json_:
         echo_json(_build_document(result, model, data, splits, output))
     else:
@@ -82,7 +91,7 @@ def compress_model(
 
 
 def run_compression(
-    network: nn.Module, example: Any, options: CompressOptions, splits: RowSplits, tune: Tune | None = None
+    network: nn.Module, example: Any, options: CompressOptions, splits: RowSplits, training: CalibrationData | None
 ) -> Compressed:
     """Compress an open network, with progress on the terminal.
 
@@ -92,8 +101,8 @@ def run_compression(
     example : Tensor, tuple or dict
     options : CompressOptions
     splits : RowSplits
-    tune : callable ``(network, original) -> None``, optional
-        Trains the compressed network in place.
+    training : CalibrationData or None
+        Rows to train the compressed network on.
     """
     from netgraph.coarsen.compression.pipeline import compress
 
@@ -109,9 +118,38 @@ def run_compression(
             example=example,
             options=options.coarsening,
             latency_batch=options.latency_batch,
-            tune=tune,
+            tune=None if training is None else _make_tune(training, options, progress),
             progress=progress,
         )
+
+
+def _make_tune(training: CalibrationData, options: CompressOptions, progress: Callable[..., None]) -> Tune:
+    """Return a function that trains a network on some rows towards their labels and the original."""
+    from netgraph.coarsen.compression.tuning import fine_tune
+
+    def tune(network: nn.Module, original: nn.Module) -> None:
+        fine_tune(
+            network, original, *training[:2], epochs=options.tune_epochs, outputs=options.coarsening.outputs,
+            seed=options.coarsening.seed, progress=partial(progress, label="tuning"),
+        )  # fmt: skip
+
+    return tune
+
+
+def _choose_calibration(splits: RowSplits, samples: int, seed: int) -> RowSplits:
+    """Return the rows with some of those for training as calibration, and print how many there are."""
+    from netgraph.coarsen.compression.latency import count_rows
+    from netgraph.coarsen.compression.pipeline import Rows, select_rows
+    from netgraph.models.data.calibration import draw_rows
+
+    train, (first, *others) = splits.calibration, splits.origin
+    rows = draw_rows(count_rows(train.inputs), samples, seed)
+    chosen = select_rows(Rows(train.inputs, train.targets), rows.tolist())
+    echo(f"netgraph: {first} train", err=True)
+    return splits._replace(
+        calibration=train._replace(inputs=chosen.inputs, targets=chosen.targets),
+        origin=(f"{len(rows):,} of them", others[0], others[1]),
+    )
 
 
 def _describe_rows(splits: RowSplits, *, judges: bool) -> None:

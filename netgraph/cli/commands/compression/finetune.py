@@ -20,6 +20,7 @@ from netgraph.cli.options.completion import complete_words
 from netgraph.cli.options.compress import (
     METRIC_HELP,
     TEST_SAMPLES,
+    TUNE_SAMPLES,
     check_data,
     check_metric_name,
     check_rows,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
     from netgraph.models.data.row_splits import RowSplits
-
-SAMPLES = 50_000  # most rows that are trained on
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def finetune_model(
         str | None,
         typer.Option(metavar="NAME", autocompletion=complete_words(METRICS), help=METRIC_HELP),
     ] = None,
-    samples: Annotated[int, typer.Option(metavar="N", help="Most rows to train on.")] = SAMPLES,
+    samples: Annotated[int, typer.Option(metavar="N", help="Most rows to train on.")] = TUNE_SAMPLES,
     test_samples: Annotated[int, typer.Option(metavar="N", help="Most rows of the test.")] = TEST_SAMPLES,
     tokenizer: Tokenizer = None,
     device: Annotated[str, find_typer_option(TrainOptions, "device")] = "cpu",

@@ -1,0 +1,129 @@
+"""``netgraph finetune`` and ``netgraph compress --tune-epochs``: what is trained, printed, written and refused."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import netgraph as ng
+from netgraph.coarsen import own_class, save_own_class
+from netgraph.models import evaluate, fit, load_dataset, mlp
+from tests.support.command_line import run_main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Make a folder with a trained network, and coarse ones in every form."""
+    path = tmp_path_factory.mktemp("finetune")
+    torch.manual_seed(0)
+    data = load_dataset("digits").flat()
+    network, example = mlp((64, 48, 32, 10)), data.train.inputs[:2]
+    fit(network, data, epochs=10, lr=5e-3)
+    hierarchy = ng.build_hierarchy(network, example, ratio=0.2)
+    ng.save(hierarchy, path / "small.hierarchy")
+    ng.save(hierarchy.levels[1].model, path / "small.safetensors")
+    ng.save(ng.coarse_network(network, hierarchy.levels[0].spec, {}), path / "net.safetensors")
+    save_own_class(own_class(hierarchy, example), path / "small.pt")
+    torch.save(network.state_dict(), path / "net.pt")
+    return path
+
+
+@pytest.fixture
+def inside(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    return folder
+
+
+def accuracy(network):
+    return evaluate(network, load_dataset("digits").flat()).accuracy
+
+
+@pytest.mark.parametrize(
+    ("small", "out", "further"),
+    [
+        ("small.hierarchy", "out.hierarchy", ["--losses", "labels,knowledge,hint"]),
+        ("small.hierarchy", "out.safetensors", []),
+        ("small.safetensors", "out2.safetensors", ["--teacher", "net.safetensors"]),
+        ("small.pt", "out.pt", ["--trust"]),
+    ],
+)
+def test_a_network_is_tuned_and_written_in_its_form(inside, small, out, further):
+    words = ["finetune", small, "--data", "digits", "--epochs", "8", "--lr", "5e-3", "-o", out, "--json", *further]
+    code, printed, err = run_main(*words)
+    assert code == 0, err
+    result = json.loads(printed)
+    opened = ng.load(out) if out.endswith(".hierarchy") else ng.load_model(out, trust=out.endswith(".pt"))
+    network = opened.levels[-1].model if out.endswith(".hierarchy") else opened
+    assert result["after"] == pytest.approx(accuracy(network))  # torchmetrics counts, on the file
+    assert result["after"] > result["before"] + 0.1
+    assert (result["teacher_value"] is None) is (small == "small.pt")
+    if result["teacher_value"] is not None:
+        lost, left = (result["teacher_value"] - result[name] for name in ("before", "after"))
+        assert result["won_back"] == pytest.approx(1 - left / lost)
+    assert f"wrote {out}" in err
+
+
+def test_a_state_dict_is_opened_with_its_architecture_and_written_as_one(inside):
+    arch = ["--arch", "netgraph.models:mlp", "--arch-arg", "sizes=[64,48,32,10]"]
+    code, _, err = run_main("finetune", "net.pt", "--data", "digits", "--epochs", "1", "-o", "state.pt", *arch)
+    assert code == 0, err
+    before, after = (torch.load(name, weights_only=True) for name in ("net.pt", "state.pt"))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["0.weight"], after["0.weight"])
+
+
+def test_no_epoch_says_so_and_the_table_has_the_teacher(inside):
+    code, out, err = run_main("finetune", "small.hierarchy", "--data", "digits", "--epochs", "0")
+    assert code == 0
+    assert "0 epochs change nothing" in err
+    assert [line.split()[0] for line in out.splitlines()] == ["network", "teacher", "before", "after"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["small.safetensors"], "Give --data"),
+        (["small.safetensors", "--data", "digits", "--losses", "knowledge"], "needs the original network"),
+        (["small.safetensors", "--data", "digits", "--losses", "labels", "--temperature", "3"], "only the loss knowledge"),
+        (["small.safetensors", "--data", "digits", "--losses", "labels", "--weights", "hint=1"], "Name it in --losses"),
+        (["small.safetensors", "--data", "digits", "--hint-layers", "0.weight"], "only the loss hint"),
+        (["small.safetensors", "--data", "digits", "--epochs", "-1"], "epochs is -1"),
+        (["small.safetensors", "--data", "digits", "-o", "x.pt"], "Give NAME.safetensors"),
+        (["small.safetensors", "--data", "digits", "-o", "x.hierarchy"], "one network was opened"),
+        (["small.pt", "--trust", "--data", "digits", "-o", "x.safetensors"], "Give NAME.pt"),
+        (["small.safetensors", "--data", "digits", "--device", "nowhere"], "is not available"),
+        (["small.safetensors", "--data", "digits", "--lr", "1e30", "--optimizer", "sgd"], "not finite"),
+        (["small.safetensors", "--data", "rows.pt"], "neither targets nor an original"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_sentence(inside, words, says):
+    torch.save(torch.randn(8, 64), "rows.pt")
+    code, out, err = run_main("finetune", *words)
+    assert (code, out) == (1, "")
+    assert says in err.splitlines()[-1]
+
+
+def test_compress_tunes_what_it_merged(inside):
+    words = ["compress", "net.safetensors", "--data", "digits", "--target", "parameters=0.2", "--no-prove", "--json"]
+    code, out, err = run_main(*words, "--tune-epochs", "5", "-o", "half.safetensors")
+    assert code == 0, err
+    document = json.loads(out)
+    assert [stage["name"] for stage in document["stages"]] == ["original", "merged", "repaired", "tuned"]
+    assert document["stages"][-1]["metric"] == pytest.approx(accuracy(ng.load_model("half.safetensors")))
+    assert "1,213 rows of the training split train" in err
+    code, _, err = run_main(*words, "--tune-samples", "100")
+    assert code == 1
+    assert "--tune-epochs is 0" in err
+
+
+def test_compress_takes_epochs_in_python():
+    torch.manual_seed(0)
+    network, inputs = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)), torch.randn(256, 8)
+    result = ng.compress(network, inputs, target="parameters=0.3", tune=30)
+    assert [stage.name for stage in result.stages] == ["original", "merged", "repaired", "tuned"]
+    assert result.stages[-1].metric < result.stages[-2].metric
+    assert len(ng.compress(network, inputs, target="parameters=0.3", tune=0).stages) == 3
+    with pytest.raises(ng.NetgraphError, match="epochs is -1"):
+        ng.compress(network, inputs, tune=-1)
