@@ -86,7 +86,10 @@ def test_no_epoch_says_so_and_the_table_has_the_teacher(inside):
     [
         (["small.safetensors"], "Give --data"),
         (["small.safetensors", "--data", "digits", "--losses", "knowledge"], "needs the original network"),
-        (["small.safetensors", "--data", "digits", "--losses", "labels", "--temperature", "3"], "only the loss knowledge"),
+        (
+            ["small.safetensors", "--data", "digits", "--losses", "labels", "--temperature", "3"],
+            "only the loss knowledge",
+        ),
         (["small.safetensors", "--data", "digits", "--losses", "labels", "--weights", "hint=1"], "Name it in --losses"),
         (["small.safetensors", "--data", "digits", "--hint-layers", "0.weight"], "only the loss hint"),
         (["small.safetensors", "--data", "digits", "--epochs", "-1"], "epochs is -1"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netgraph.cli.commands.compression.evaluate import check_openings, is_recorded
+from netgraph.cli.commands.compression.evaluate import check_openings, holds_network
 from netgraph.cli.console.network_files import check_same_form, write_same_form
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
@@ -115,7 +115,7 @@ def finetune_model(
     check_data(data)
     context.with_resource(lock_outputs(output))
     check_openings(typed, [small] if teacher is None else [small, teacher], opening)
-    opened = _open_all(small, teacher, opening, options.seed)
+    opened = _open_all(small, teacher, opening, options.seed, data)
     check_same_form(opened.network, output, levels=opened.hierarchy is not None)
     splits = read_rows(
         data, opened.network, opened.example, model=small, tokenizer=tokenizer, seed=options.seed,
@@ -218,7 +218,7 @@ def _check_idle(typed: dict[str, str], options: TuneOptions) -> None:
         reject_options(typed, ["hint_layers"], "only the loss hint compares layers. Name it in --losses")
 
 
-def _open_all(small: str, teacher: str | None, opening: OpenOptions, seed: int) -> Opened:
+def _open_all(small: str, teacher: str | None, opening: OpenOptions, seed: int, data: str | None) -> Opened:
     """Open the small network and its teacher."""
     from netgraph.coarsen.hierarchy.serialize import build_example
 
@@ -228,9 +228,9 @@ def _open_all(small: str, teacher: str | None, opening: OpenOptions, seed: int) 
         network, example = hierarchy.levels[-1].model, build_example(hierarchy.example)
     else:
         source = f"hf:{small}" if os.path.isfile(os.path.join(small, "config.json")) else small
-        network, example = (opening if teacher is None else whole).open_network(source, seed)
+        network, example = (opening if teacher is None else whole).open_network(source, seed, data)
     if teacher is not None:
-        original, _ = (whole if is_recorded(teacher) else opening).open_network(teacher, seed)
+        original, _ = (whole if holds_network(teacher) else opening).open_network(teacher, seed, data)
         return Opened(network, original, example, hierarchy)
     return Opened(network, None if hierarchy is None else hierarchy.levels[0].model, example, hierarchy)
 
