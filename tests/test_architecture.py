@@ -37,7 +37,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("models/data", "netgraph/affinity"),
     ("coarsen/matching", "models/training"),
     ("coarsen/directions", "coarsen/partition"),
-    ("coarsen/coarseners", "coarsen/network", "coarsen/tuning"),
+    ("coarsen/coarseners", "coarsen/network", "coarsen/regression", "coarsen/tuning"),
     ("coarsen/repair", "coarsen/runtimes"),
     ("coarsen/hierarchy",),
     ("coarsen/user_class", "fas/levels", "viz/figures", "viz/formats"),

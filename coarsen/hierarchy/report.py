@@ -16,6 +16,7 @@ from netgraph.tracing.unit_spec import UnitSpec, term_axes, term_size
 
 COSTS = ("balance", "modularity", "weight_error", "function_error", "eigenvalue_error", "subspace_error")
 LEFT_ALONE = "left alone: on request, by its ratio or the budget, or its size has no divisor near the ratio"
+NAMED = 8  # weights in one line
 MANY_KEPT = 0.05  # share of parameters that are kept for outputs, from which on a choice of outputs is suggested
 
 
@@ -128,8 +129,8 @@ def describe_level(level: Level) -> Iterator[str]:
         )
     repair = level.reasons.get("repair")
     if repair:
-        refusals = "".join(f"; {name} as it was: {reason}" for name, reason in list(repair["left"].items())[:3])
-        yield f"repair {repair['rung']}: {len(repair['fitted'])} layers fitted, {repair['norms']} batch norms estimated again{refusals}"
+        yield f"repair {repair['rung']}: {len(repair['fitted'])} weights fitted, {repair['norms']} batch norms estimated again"
+        yield from _describe_left(repair["left"])
     measured = level.reasons.get("quality")
     if measured:
         yield f"medians over {len(measured)} axes: {_format_medians(list(measured.values()))}"
@@ -137,6 +138,16 @@ def describe_level(level: Level) -> Iterator[str]:
         yield describe_overflow(level, overflowed)
     if "error" in level.reasons:
         yield f"relative function error on the calibration data {level.reasons['error']:.3g}"
+
+
+def _describe_left(left: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each reason why a repair left weights as merged."""
+    names: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        names.setdefault(reason, []).append(name)
+    for reason, weights in names.items():
+        more = f" and {len(weights) - NAMED} more" * (len(weights) > NAMED)
+        yield f"repair left {', '.join(weights[:NAMED])}{more} as merged: {reason}"
 
 
 def describe_overflow(level: Level, names: Sequence[str]) -> str:

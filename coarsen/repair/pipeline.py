@@ -25,6 +25,8 @@ from netgraph.coarsen.network.functional_error import split_batches
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
 from netgraph.coarsen.repair.batch_norm import merge_with_norms
 from netgraph.coarsen.repair.distillation import tune_network
+from netgraph.coarsen.repair.left_weights import SAME_INPUT, find_left_weights
+from netgraph.coarsen.repair.recurrent import GATES, find_recurrent_obstacle, fit_recurrent
 from netgraph.coarsen.repair.refit import Refit
 from netgraph.coarsen.repair.variance import rescale_units
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -49,7 +51,7 @@ class RepairReport:
     norms : int, default 0
         Number of batch norms with new statistics.
     left : dict of str to str, default {}
-        Weights that were not refitted, and the reasons.
+        Weights of merged layers that were not refitted, and the reasons.
 
     Examples
     --------
@@ -160,14 +162,18 @@ def _repair_layers(
     """Walk both networks side by side, layer by layer, and fit or estimate each layer of the coarse one."""
     # Both walks pause before the same calls, in the same order. A layer of the coarse network is changed while it waits for
     # its call, and so all later layers read its repaired outputs.
-    walks = (network.walk(batches, (*LAYER_OVERLOADS, BATCH_NORM)) for network in (fine, coarse))
+    walks = (network.walk(batches, (*LAYER_OVERLOADS, BATCH_NORM, *GATES)) for network in (fine, coarse))
     fitted_norms: set[str] = set()
     for fine_layer, coarse_layer in zip(*walks, strict=True):
         with torch.no_grad():
             if coarse_layer.function is BATCH_NORM:
                 report.norms += estimate_statistics(coarse_layer, keep=coarse_layer.names[3] in fitted_norms)
-            elif report.rung != "norms" and not _reads_same_input(fine_layer, coarse_layer):
+            elif report.rung != "norms" and coarse_layer.function in GATES:
+                _fit_recurrent(fine_layer, coarse_layer, refit, report)
+            elif report.rung != "norms":
                 _fit_layer(fine_layer, coarse_layer, refit, report, fitted_norms)
+    if report.rung != "norms":
+        report.left.update(find_left_weights(refit.spec, refit.transfers, {*report.fitted, *report.left}))
 
 
 def _reads_same_input(fine: CallSite, coarse: CallSite) -> bool:
@@ -177,16 +183,33 @@ def _reads_same_input(fine: CallSite, coarse: CallSite) -> bool:
 
 
 def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairReport, fitted_norms: set[str]) -> None:
-    """Fit a layer, or report the reason why it cannot be fitted."""
+    """Fit a layer, or report the reason why it is not fitted."""
+    name = coarse.names[1]
+    if _reads_same_input(fine, coarse):
+        if refit.is_merged(name):
+            report.left[str(name)] = SAME_INPUT
+        return
     obstacle = refit.find_obstacle(coarse)
     if obstacle is not None:
-        report.left.update([obstacle])
+        if obstacle[0] is not None:
+            report.left[obstacle[0]] = obstacle[1]
         return
-    name = coarse.names[1]
     assert name is not None
     report.fitted[name] = refit.fit_layer(fine, coarse)
     if (norm := refit.find_norm(name)) is not None:
         fitted_norms.add(norm[2])
+
+
+def _fit_recurrent(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairReport) -> None:
+    """Fit the layers of a recurrent call, or report the reason why they cannot be fitted."""
+    shapes = [[tensor.shape for tensor in stop.arguments[0][2]] for stop in (fine, coarse)]
+    if shapes[0] == shapes[1] and _reads_same_input(fine, coarse):
+        return
+    obstacle = find_recurrent_obstacle(refit, coarse)
+    if obstacle is None:
+        report.fitted.update(fit_recurrent(refit, fine, coarse))
+    else:
+        report.left.update(dict.fromkeys(*obstacle))
 
 
 def estimate_statistics(stop: CallSite, *, keep: bool) -> bool:

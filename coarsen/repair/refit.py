@@ -7,7 +7,7 @@ are in the scale of the norm. In front of a residual join, the target is the par
     fitted by norm_c(W_c x_c)                  x_c comes out of layers that are refitted already
 
 He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017, sections 3.1 and 3.3, refit pruned
-networks in this way, residual branches included. The regression is in `netgraph.coarsen.repair.solve`, on rows of
+networks in this way, residual branches included. The regression is in `netgraph.coarsen.regression.solve`, on rows of
 `netgraph.coarsen.repair.im2col`.
 """
 
@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netgraph.coarsen.regression.rows import HOLD_OUT_EVERY, RowBlock
+from netgraph.coarsen.regression.solve import bound_rows, fit_ridge
 from netgraph.coarsen.repair.im2col import Places, build_columns, count_groups, count_places, draw_places, take_places
-from netgraph.coarsen.repair.rows import HOLD_OUT_EVERY, RowBlock
-from netgraph.coarsen.repair.solve import bound_rows, fit_ridge
+from netgraph.coarsen.repair.left_weights import is_merged
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.interpreter import CallSite
@@ -63,18 +64,21 @@ class Refit:
         self.name_of = {tensor.data_ptr(): name for name, tensor in self.coarse.items() if tensor.numel()}
         self.random = torch.Generator().manual_seed(0)
 
-    def find_obstacle(self, stop: CallSite) -> tuple[str, str] | None:
+    def is_merged(self, name: str | None) -> bool:
+        """Return True if a weight runs over an axis that shrinks."""
+        return name is not None and is_merged(self.spec, self.transfers, name)
+
+    def find_obstacle(self, stop: CallSite) -> tuple[str | None, str] | None:
         """Return the name of a coarse weight and the reason why it cannot be fitted.
 
         Returns
         -------
-        tuple of (str, str) or None
-            None if the layer can be fitted.
+        tuple of (str or None, str) or None
+            None if the layer can be fitted. The name is None if other operators make the weight.
         """
         (x, weight, *bias), name = stop.arguments[0], stop.names[1]
         if name is None:
-            reader = self.name_of.get(weight.data_ptr())
-            return (reader, "something else reads it too") if reader else ("a weight", "other operators make it")
+            return self.name_of.get(weight.data_ptr()), "something else reads it too"
         if bias and bias[0] is not None and stop.names[2] is None:
             return name, "something else reads its bias too"
         if self.spec.sums.get((name, 0)):
@@ -152,7 +156,7 @@ class Refit:
         joined = isinstance(skip, Tensor) and isinstance(skip_c, Tensor) and skip.shape == output.shape
         if joined:
             T = T + take_places(skip, function, places)
-        T = self._restrict_outputs(name, T)
+        T = self.restrict(name, T, 0)
         if joined:
             T = T - take_places(skip_c, function, places)
         return T.sub(constant_c).div(gain_c)
@@ -167,10 +171,11 @@ class Refit:
         gain = torch.where(gain.abs() > 1e-9, gain, torch.ones_like(gain))
         return gain, shift - gain * mean
 
-    def _restrict_outputs(self, name: str, targets: Tensor) -> Tensor:
-        """Average outputs of a fine layer over the aggregates of its units."""
-        spec = replace(self.spec, parameters={name: ((), self.spec.parameters[name][0])}, sums={})
-        return inject(spec, self.transfers, {name: targets})[name]
+    def restrict(self, name: str, values: Tensor, dim: int) -> Tensor:
+        """Average the last dimension of values (..., n) over the aggregates that dimension ``dim`` of a weight runs over."""
+        lead = ((),) * (values.ndim - 1)
+        spec = replace(self.spec, parameters={name: (*lead, self.spec.parameters[name][dim])}, sums={})
+        return inject(spec, self.transfers, {name: values})[name]
 
 
 def _build_rows(arguments: Sequence[Any], function: Callable[..., Any], places: Places, index: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -89,6 +89,8 @@ class CallSite:
         Keyword arguments, for each batch.
     summand : list, optional
         For each batch the other summand, if the result of the call (or of the batch norm after it) is added to a tensor that exists already.
+    listed : dict of int to tuple
+        For each argument that is a list, the names of its parts as in ``names``.
     """
 
     function: Callable[..., Any]
@@ -96,6 +98,7 @@ class CallSite:
     names: tuple[str | None, ...]
     keywords: list[dict[str, Any]]
     summand: list[Any] | None = None
+    listed: dict[int, tuple[str | None, ...]] = field(default_factory=dict)
 
 
 class Interpreter:
@@ -272,8 +275,9 @@ class Interpreter:
         readers = Counter(index for step in self.steps for index in find_reads(step))
         for step in self.steps:
             if step.function in stops:
-                indices = [v.index if isinstance(v, Ref) else -1 for v in step.args]
-                only_here = tuple(names.get(i) if readers[i] == 1 else None for i in indices)
+                here = {i: name for i, name in names.items() if readers[i] == 1}
+                only_here = _name_parts(step.args, here)
+                listed = {i: _name_parts(v.parts, here) for i, v in enumerate(step.args) if isinstance(v, RefList)}
                 other_slot = self._find_summand(step.index)
                 summands = (
                     None if other_slot is None or runs[0][other_slot] is None else [slots[other_slot] for slots in runs]
@@ -281,7 +285,7 @@ class Interpreter:
                 arguments = [[_resolve_refs(v, slots) for v in step.args] for slots in runs]
                 keywords = [{k: _resolve_refs(v, slots) for k, v in step.kwargs} for slots in runs]
                 with autocast.pause_regions(runs[0]):
-                    yield CallSite(step.function, arguments, only_here, keywords, summands)
+                    yield CallSite(step.function, arguments, only_here, keywords, summands, listed)
             shared = step.function in autocast.OPERATORS.values()  # one region for all batches
             for slots in runs[:1] if shared else runs:
                 with torch.no_grad():
@@ -394,6 +398,11 @@ def _resolve_refs(value: Any, slots: list[Any]) -> Any:
     if kind is Ref:
         return slots[value.index]
     return [_resolve_refs(part, slots) for part in value.parts] if kind is RefList else value
+
+
+def _name_parts(values: Sequence[Any], names: Mapping[int, str]) -> tuple[str | None, ...]:
+    """Return for each value the name of the tensor that it refers to, or None."""
+    return tuple(names.get(v.index) if isinstance(v, Ref) else None for v in values)
 
 
 def find_reads(step: Step) -> list[int]:

@@ -7,7 +7,7 @@ from torch import nn
 import netgraph as ng
 from netgraph.coarsen.compression.peak_memory import StorageTracker, count_bytes
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.repair import dual_ridge, gradient_ridge, ridge, rows, solve
+from netgraph.coarsen.regression import dual_ridge, gradient_ridge, ridge, rows, solve
 from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.coarsen.transfer.transfer import Transfer
 

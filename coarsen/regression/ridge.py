@@ -7,11 +7,11 @@ For the columns C that the coarse weights multiply (`netgraph.coarsen.repair.im2
     b    = mean T - W mean C
 
 The strength s is the one of `STRENGTHS` with the smallest error on the inputs that are held out. The final fit uses all inputs.
-There are three ways to the same solution (`netgraph.coarsen.repair.solve`), and none holds a matrix of more than `GRAM_BYTES`:
+There are three ways to the same solution (`netgraph.coarsen.regression.solve`), and none holds a matrix of more than `GRAM_BYTES`:
 
 ``sums``       here: the sums C' C, T' C and |T|² are kept, those of the inputs that are held out apart.
-``dual``       `netgraph.coarsen.repair.dual_ridge`, for fewer rows than columns.
-``gradients``  `netgraph.coarsen.repair.gradient_ridge`, where both are many.
+``dual``       `netgraph.coarsen.regression.dual_ridge`, for fewer rows than columns.
+``gradients``  `netgraph.coarsen.regression.gradient_ridge`, where both are many.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.repair.rows import RowBlock, count_chunk_rows, iterate_chunks
+from netgraph.coarsen.regression.rows import RowBlock, count_chunk_rows, iterate_chunks
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # shares of the mean square of the columns
 DEFAULT_STRENGTH = 1e-2  # if no inputs are held out

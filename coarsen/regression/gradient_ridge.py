@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.repair.ridge import DEFAULT_STRENGTH, GRAM_BYTES, STRENGTHS, RidgeFit
-from netgraph.coarsen.repair.rows import RowBlock, average_columns, count_chunk_rows, iterate_chunks
+from netgraph.coarsen.regression.ridge import DEFAULT_STRENGTH, GRAM_BYTES, STRENGTHS, RidgeFit
+from netgraph.coarsen.regression.rows import RowBlock, average_columns, count_chunk_rows, iterate_chunks
 
 STEPS = 100
 TOLERANCE = 100  # in units of the precision of the columns: 1.2e-5 in single precision, 2.2e-14 in double
@@ -27,7 +27,7 @@ VECTORS = 6  # of one weight each in double precision, in a fit
 
 
 def fit_by_gradients(blocks: Sequence[RowBlock], start: Tensor, strength: float | None, *, free: bool) -> RidgeFit:
-    """Fit weights by conjugate gradients. Parameters are those of `netgraph.coarsen.repair.ridge.fit_sums`."""
+    """Fit weights by conjugate gradients. Parameters are those of `netgraph.coarsen.regression.ridge.fit_sums`."""
     D = torch.zeros_like(start)
     if strength is None:
         strength = _choose_strength(blocks, start, D, free=free)

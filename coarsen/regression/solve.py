@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.repair.dual_ridge import fit_dual
-from netgraph.coarsen.repair.gradient_ridge import fit_by_gradients
-from netgraph.coarsen.repair.ridge import GRAM_BYTES, RidgeFit, fit_sums, fits_in_memory
-from netgraph.coarsen.repair.rows import HOLD_OUT_EVERY, RowBlock, count_chunk_rows
+from netgraph.coarsen.regression.dual_ridge import fit_dual
+from netgraph.coarsen.regression.gradient_ridge import fit_by_gradients
+from netgraph.coarsen.regression.ridge import GRAM_BYTES, RidgeFit, fit_sums, fits_in_memory
+from netgraph.coarsen.regression.rows import HOLD_OUT_EVERY, RowBlock, count_chunk_rows
 
 MIN_ROWS = 32_768  # at least, if there are that many
 ROWS_PER_COLUMN = 32  # and never fewer than HOLD_OUT_EVERY for each column

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from netgraph.coarsen.repair.ridge import DEFAULT_STRENGTH, GRAM_BYTES, STRENGTHS, RidgeFit
-from netgraph.coarsen.repair.rows import RowBlock, average_columns, count_chunk_rows, gather_chunks, iterate_chunks
+from netgraph.coarsen.regression.ridge import DEFAULT_STRENGTH, GRAM_BYTES, STRENGTHS, RidgeFit
+from netgraph.coarsen.regression.rows import RowBlock, average_columns, count_chunk_rows, gather_chunks, iterate_chunks
 
 
 def fit_dual(blocks: Sequence[RowBlock], start: Tensor, strength: float | None, *, free: bool) -> RidgeFit:
-    """Fit weights by the products of rows. Parameters are those of `netgraph.coarsen.repair.ridge.fit_sums`."""
+    """Fit weights by the products of rows. Parameters are those of `netgraph.coarsen.regression.ridge.fit_sums`."""
     groups, o, d = start.shape
     size = count_chunk_rows(groups, d, o)
     mean, _, _ = average_columns(blocks, size)
