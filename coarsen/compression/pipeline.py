@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.compression.costs import BATCHES, Costs, measure_costs
 from netgraph.coarsen.compression.deploy import choose_deployed
-from netgraph.coarsen.compression.latency import count_rows, has_rows, resize_rows
+from netgraph.coarsen.compression.latency import compare_latencies, count_rows, has_rows, resize_rows
 from netgraph.coarsen.compression.metrics import BATCH, Metric, make_error_measure, make_metric
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.result import Compressed, Stage
@@ -280,7 +280,7 @@ class _Run:
             return self.judge(network)
         if self.target.kind == "latency":
             pairs = zip(coarse.latency, fine.latency, strict=True)
-            shares = {before.batch: after.median / before.median for after, before in pairs}
+            shares = {before.batch: compare_latencies(before, after) for after, before in pairs}
             return shares.get(self.latency_batch, next(iter(shares.values())))  # of a graph only its own size is there
         kind = self.target.kind
         return float(getattr(coarse, kind) / max(getattr(fine, kind), 1))

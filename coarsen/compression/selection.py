@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from netgraph.coarsen.compression.latency import has_rows, measure_latencies, resize_rows
+from netgraph.coarsen.compression.latency import compare_latencies, has_rows, measure_latencies, resize_rows
 from netgraph.coarsen.compression.layer_times import predict_latency
 from netgraph.coarsen.compression.target import TOLERANCE, Target
 from netgraph.coarsen.hierarchy.budget import (
@@ -149,7 +149,7 @@ class Chooser:
             sizes, _ = self.choose_for_cost(costs, share * whole)
             self.refuse_whole(sizes)
             before, after = measure_latencies([network, build(sizes)], example)
-            tried.append((after.median / before.median, sizes))
+            tried.append((compare_latencies(before, after), sizes))
             if abs(tried[-1][0] - target.value) <= TOLERANCE * target.value:
                 break
             share = min(max(share * target.value / tried[-1][0], 0.01), 0.99)

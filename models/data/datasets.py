@@ -250,7 +250,7 @@ def _find_root(name: str, root: str | Path | None) -> Path:
     folder = root or os.environ.get("NETGRAPH_DATA")
     if not folder:
         raise DataError(
-            f"{name} is read from a folder, and no folder was given. Pass --data-root (root= in Python), set NETGRAPH_DATA, "
+            f"{name} is read from a folder, and no folder was given. Pass --data-root to `netgraph train` (root= in Python), set NETGRAPH_DATA, "
             "or choose digits, which needs no folder."
         )
     return Path(folder)
