@@ -188,6 +188,39 @@ def test_next_tokens_are_learned():
     assert metric.evaluate(network) < before / 3
 
 
+def test_a_coarse_language_model_wins_perplexity_back_in_both_of_its_forms():
+    torch.manual_seed(0)
+    network = Decoder(12, width=32, n_heads=4, n_hidden=32, depth=1, length=8, dropout=0.0)
+    tokens = (torch.arange(8)[None] + torch.randint(0, 12, (96, 1))) % 12
+    targets = (tokens + 1) % 12
+    fine_tune(network, None, tokens, targets, epochs=20, lr=1e-2)
+    hierarchy = ng.build_hierarchy(network.eval(), tokens[:2], n_levels=2, ratio=0.5)
+    metric = make_metric("perplexity", network, tokens, targets)
+    for small in (hierarchy.levels[1].model, own_class(hierarchy, tokens[:2])):
+        before = metric.evaluate(small)
+        fine_tune(
+            small,
+            network,
+            tokens,
+            targets,
+            epochs=10,
+            lr=5e-3,
+            losses=("labels", "knowledge", "hint"),
+            hierarchy=hierarchy,
+        )
+        assert 1 <= metric.evaluate(small) < 1 + (before - 1) / 2
+    with pytest.raises(NetgraphError, match="no units of its own"):  # heads turn before they merge
+        fine_tune(
+            small,
+            network,
+            tokens,
+            targets,
+            losses=("hint",),
+            hierarchy=hierarchy,
+            layers=("blocks.0.attention.query.weight",),
+        )
+
+
 def test_no_epoch_changes_nothing_and_progress_counts_the_steps():
     network, _, coarse, inputs = small()
     before, calls = copy.deepcopy(coarse.state_dict()), []
