@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -22,7 +23,7 @@ from netgraph.coarsen.directions.resolution import trace_at_resolution
 from netgraph.coarsen.hierarchy.budget import Budget, spread_budget
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.loss_gap import LossGap
-from netgraph.coarsen.hierarchy.merge_plan import Judge, MergePlan, MergeStep
+from netgraph.coarsen.hierarchy.merge_plan import GraphStore, Judge, MergePlan, MergeStep
 from netgraph.coarsen.network.finite_values import list_overflowed
 from netgraph.coarsen.network.functional_error import FunctionErrorJudge, compute_outputs, function_error, split_batches
 from netgraph.coarsen.network.head_alignment import (
@@ -101,6 +102,8 @@ class LevelBuilder:
         How merged blocks become several again (`netgraph.coarsen.directions.depth.coarsen_chain`).
     blocks : int, optional
         Number of blocks of each chain that stay, in place of a share.
+    graphs : GraphStore, optional
+        Graphs of the units of the last level that several builders share (`fork`).
 
     Attributes
     ----------
@@ -128,6 +131,7 @@ class LevelBuilder:
     gap: LossGap | None = None
     depth_by: str = "split"
     blocks: int | None = None
+    graphs: GraphStore | None = None
     unrotated: nn.Module = field(init=False)
     rotations: list[HeadRotation] = field(default_factory=list)
     rotating: set[str] = field(init=False)
@@ -158,6 +162,21 @@ class LevelBuilder:
         for step in range(1, n_steps + 1):
             self.specs[2**step] = trace_at_resolution(self.root, self.example, self.specs[1], 2**step)
 
+    def fork(self, plan: MergePlan, *, rung: str = "none", graphs: GraphStore | None = None) -> LevelBuilder:
+        """Return a builder at the same level with another plan and repair. Neither sees what the other builds.
+
+        Parameters
+        ----------
+        plan : MergePlan
+        rung : str, default "none"
+            Rung of the repair.
+        graphs : GraphStore, optional
+            Graphs of the units of this level under the affinity of the plan. Those that are missing are added.
+        """
+        other = copy(self)
+        other.plan, other.rung, other.graphs = plan, rung, graphs
+        return other
+
     def build_next(self, level: Level, directions: frozenset[str]) -> Level | None:
         """Return the next coarser level, or None if nothing shrinks."""
         started = time.perf_counter()
@@ -170,7 +189,25 @@ class LevelBuilder:
         if not (transfers or chain_steps or "space" in directions):
             level.reasons.update({k: v for k, v in reasons.items() if k == "unable"})
             return None
-        composed = self.composed
+        built = self.build_level(transfers, reasons, chain_steps)
+        built.seconds = time.perf_counter() - started
+        return built
+
+    def build_level(
+        self, transfers: dict[str, Transfer], reasons: dict[str, Any], chain_steps: tuple[ChainCoarsening, ...] = ()
+    ) -> Level:
+        """Return the level in which these units of the last one have merged, repaired.
+
+        Parameters
+        ----------
+        transfers : dict of str to Transfer
+            By axis that shrinks.
+        reasons : dict
+            Gets what the repair did and the error on the calibration data.
+        chain_steps : tuple of ChainCoarsening, default ()
+            Blocks that have merged in the base.
+        """
+        started, composed = time.perf_counter(), self.composed
         self.state, self.composed, coarse, rotations = self._merge_units(transfers)
         try:
             check_coarse_network(coarse, self.example)
@@ -182,7 +219,9 @@ class LevelBuilder:
         if overflowed := list_overflowed(traced_state(coarse), traced_state(self.root)):
             reasons["overflowed"] = overflowed
         spec = self._level_spec()
-        return Level(coarse, spec, transfers, time.perf_counter() - started, spec.flops, reasons, chain_steps, pool)
+        return Level(
+            coarse, spec, transfers, time.perf_counter() - started, spec.flops, reasons, chain_steps, self.pool
+        )
 
     def _level_spec(self) -> UnitSpec:
         """Return the spec of the base with the last level's numbers of units."""
@@ -227,6 +266,8 @@ class LevelBuilder:
         """
         spec = self._level_spec()
         step = self.plan.begin_step(spec, self.state, self.composed, self._build_measure(spec))
+        if self.graphs is not None:
+            step.graphs = self.graphs
         return step, self._build_judge(n_rows), self._build_judge(n_rows, repair=True)
 
     def _coarsen_axes(self, level: Level, reasons: dict[str, Any]) -> dict[str, Transfer]:

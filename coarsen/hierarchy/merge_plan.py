@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -141,6 +142,25 @@ class MergePlan:
 
 
 @dataclass
+class GraphStore:
+    """Graphs of the units of one level under one affinity. Several steps may share them.
+
+    Parameters
+    ----------
+    whole : dict of str to AxisGraph, default {}
+        By axis.
+    inner : dict of str to list of AxisGraph, default {}
+        By axis, one for each unit of its outer axis.
+    seconds : float, default 0
+        Time that building them took.
+    """
+
+    whole: dict[str, AxisGraph] = field(default_factory=dict)
+    inner: dict[str, list[AxisGraph]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
 class MergeStep:
     """The axes of one level and their graphs, from which transfers are made.
 
@@ -157,6 +177,8 @@ class MergeStep:
         Measures units on calibration data.
     axes : list of Axis
         Those that may shrink.
+    graphs : GraphStore, default empty
+        Graphs that are there already. Those that are missing are added.
     """
 
     plan: MergePlan
@@ -165,8 +187,7 @@ class MergeStep:
     composed: Mapping[str, Transfer]
     measure: Callable[[Measure], Mapping[str, Tensor]] | None
     axes: list[Axis]
-    graphs: dict[str, AxisGraph] = field(default_factory=dict)
-    inner_graphs: dict[str, list[AxisGraph]] = field(default_factory=dict)
+    graphs: GraphStore = field(default_factory=GraphStore)
 
     def choose_transfers(
         self, judge: Judge | None, ratios: Mapping[str, float], *, keep_graphs: bool = False
@@ -192,8 +213,8 @@ class MergeStep:
                 if len(self.plan.coarseners) > 1:
                     reasons[axis.name] = errors
             if not keep_graphs:
-                self.graphs.pop(axis.name, None)
-                self.inner_graphs.pop(axis.name, None)
+                self.graphs.whole.pop(axis.name, None)
+                self.graphs.inner.pop(axis.name, None)
         return out, reasons
 
     def choose_transfer(
@@ -259,19 +280,19 @@ class MergeStep:
 
     def build_graph(self, name: str) -> AxisGraph:
         """Return the graph of an axis. It is built on first use."""
-        if name not in self.graphs:
+        if name not in self.graphs.whole:
             units = AxisUnits(self.spec, self.state, name, self.plan.seed, self.measure)
-            self.graphs[name] = self._build_graph(units, self.composed.get(name), name)
-        return self.graphs[name]
+            self.graphs.whole[name] = self._build_graph(units, self.composed.get(name), name)
+        return self.graphs.whole[name]
 
     def build_inner_graphs(self, name: str) -> list[AxisGraph]:
         """Return the graphs of an axis in each unit of its outer axis. They are built on first use."""
-        if name not in self.inner_graphs:
+        if name not in self.graphs.inner:
             outer = self.spec.axes[name].within
             assert outer is not None
             composed = split_composed(self.composed, name, outer, self.spec.axes[outer].size)
             spec, states = restrict_to_units(self.spec, self.state, name, outer)
-            self.inner_graphs[name] = [
+            self.graphs.inner[name] = [
                 self._build_graph(
                     AxisUnits(spec, state, name, self.plan.seed, self._measure_in(outer, unit)),
                     composed[unit],
@@ -279,7 +300,7 @@ class MergeStep:
                 )
                 for unit, state in enumerate(states)
             ]
-        return self.inner_graphs[name]
+        return self.graphs.inner[name]
 
     def _measure_in(self, outer: str, unit: int) -> Callable[[Measure], Mapping[str, Tensor]] | None:
         """Return a function that measures the units inside one outer unit on calibration data, or None without data."""
@@ -290,10 +311,11 @@ class MergeStep:
 
     def _build_graph(self, units: AxisUnits, composed: Transfer | None, name: str) -> AxisGraph:
         """Return the graph of units, with the number of finest units that each stands for."""
-        axis = self.spec.axes[units.axis]
+        started, axis = time.perf_counter(), self.spec.axes[units.axis]
         weight = np.ones(axis.size) if composed is None else composed.sizes
         affinity = measure_affinity(self.plan.weigh, units, seed=self.plan.seed, name=name)
         fixed = self._fixed_mask(axis, composed)
+        self.graphs.seconds += time.perf_counter() - started
         return AxisGraph(name, affinity, weight, lambda: units.incoming, axis.equal is not None, fixed)
 
     def _fixed_mask(self, axis: Axis, composed: Transfer | None) -> NDArray[np.bool_] | None:

@@ -238,9 +238,22 @@ def read_digest(path: str | Path) -> str:
 
 def _hash_contents(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return the sha256 of the document and of all tensors."""
-    digest = hashlib.sha256((metadata["netgraph"] + metadata.get("aliases", "") + metadata.get("pairs", "")).encode())
+    return hash_tensors(tensors, metadata["netgraph"] + metadata.get("aliases", "") + metadata.get("pairs", ""))
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the sha256 of a text and of tensors with their names, dtypes and shapes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from netgraph.io.bundle import hash_tensors
+    >>> hash_tensors({"x": torch.zeros(2)}) == hash_tensors({"x": torch.zeros(1, 2)})
+    False
+    """
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.numel():
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
