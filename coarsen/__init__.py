@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from netgraph.coarsen.partition.metrics import quality as quality
     from netgraph.coarsen.repair.pipeline import RepairReport as RepairReport
     from netgraph.coarsen.repair.pipeline import repair_network as repair_network
+    from netgraph.coarsen.sweeps.result import Sweep as Sweep
+    from netgraph.coarsen.sweeps.sweep import sweep as sweep
     from netgraph.coarsen.transfer.transfer import Transfer as Transfer
     from netgraph.coarsen.tuning.options import TuneOptions as TuneOptions
     from netgraph.coarsen.user_class.convert import own_class as own_class
@@ -124,6 +126,8 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "save_own_class": "user_class.convert",
         "spectral": "coarseners.spectral",
         "suitor": "coarseners.networkit",
+        "Sweep": "sweeps.result",
+        "sweep": "sweeps.sweep",
         "Transfer": "transfer.transfer",
         "Verdict": "network.oracles",
         "verify": "network.oracles",

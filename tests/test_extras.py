@@ -77,6 +77,7 @@ USES = {  # a package and what asks for it
     "lightning": "ng.fas.LightningCoarseStart",
     "apprise": "ng.fas.make_notify_action('json://localhost')",
     "plotly": "ng.viz.write_run_page([None], 'report.html')",
+    "pandas": "ng.coarsen.Sweep([], 'top1').to_frame()",
     "tokenizers": "ng.models.train_tokenizer(['a word'])",
     "neuralop": "ng.models.fno()",
     "onnx": "ng.export(net, 'net.onnx', example=x)",
@@ -95,7 +96,7 @@ USES_PROGRAM = textwrap.dedent(
     from pathlib import Path
     import torch
     import netgraph as ng
-    import netgraph.fas, netgraph.models, netgraph.viz
+    import netgraph.coarsen, netgraph.fas, netgraph.models, netgraph.viz
     from netgraph.models.data.readers.image_folder import read_images
     from netgraph.models.training.evaluation import prepare_metrics
 

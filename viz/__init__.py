@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from netgraph.viz.reports.page import write_run_page as write_run_page
     from netgraph.viz.reports.sheet import plot_runs as plot_runs
     from netgraph.viz.reports.sheet import write_run_figure as write_run_figure
+    from netgraph.viz.reports.sweep_figure import plot_sweep as plot_sweep
+    from netgraph.viz.reports.sweep_files import write_sweep as write_sweep
 
 __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
@@ -37,6 +39,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "plot_heads": "figures.attention",
         "plot_hierarchy": "figures.hierarchy",
         "plot_runs": "reports.sheet",
+        "plot_sweep": "reports.sweep_figure",
         "plot_words": "figures.attention",
         "write_attention_figure": "figures.attention",
         "write_compression_figure": "reports.compression",
@@ -45,5 +48,6 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "write_page": "page.page",
         "write_run_figure": "reports.sheet",
         "write_run_page": "reports.page",
+        "write_sweep": "reports.sweep_files",
     },
 )

@@ -153,7 +153,7 @@ def compress(
     tuning = _choose_tuning(tune, options.seed)
     rows, judged = _split_rows(Rows(data, targets), validation, target)
     tested = Rows(*test) if test is not None else judged or rows
-    example = _take_example(rows.inputs) if example is None else example
+    example = take_example(rows.inputs) if example is None else example
     builder = prepare_builder(model, example, options=_without_ratios(options), data=rows.inputs, progress=progress)
     number = make_metric(metric, builder.root, *tested, outputs=builder.spec.outputs)
     before = number.evaluate(builder.root)  # shows before work begins that metric and rows fit
@@ -323,7 +323,7 @@ def _without_ratios(options: CoarsenOptions) -> CoarsenOptions:
     return replace(options, ratio=1.0)
 
 
-def _take_example(inputs: Any) -> Any:
+def take_example(inputs: Any) -> Any:
     """Return the first two rows of the data, or all of it where there are no common rows."""
     return resize_rows(inputs, 2) if has_rows(inputs) else inputs
 

@@ -19,6 +19,7 @@ from netgraph.cli.commands.coarsen import coarsen_model
 from netgraph.cli.commands.compression.compress import compress_model
 from netgraph.cli.commands.compression.evaluate import evaluate_models
 from netgraph.cli.commands.compression.finetune import finetune_model
+from netgraph.cli.commands.compression.sweep import sweep_model
 from netgraph.cli.commands.demo import run_demo
 from netgraph.cli.commands.export import export_hierarchy
 from netgraph.cli.commands.features import draw_features
@@ -46,6 +47,7 @@ app.command("coarsen")(coarsen_model)
 app.command("compress", short_help="Make a trained network smaller until a target is met.")(compress_model)
 app.command("finetune", short_help="Train a small network towards labels and towards its teacher.")(finetune_model)
 app.command("evaluate", short_help="Judge networks: metrics, milliseconds, parameters, FLOPs, memory.")(evaluate_models)
+app.command("sweep", short_help="Compare coarsenings of many sizes and kinds on one network.")(sweep_model)
 app.command("check")(check_file)
 app.command("inspect", short_help="Print the axis of every dimension of every parameter.")(inspect_model)
 app.command("verify", short_help="Run the dead-unit and duplicate-unit oracles.")(verify_model)

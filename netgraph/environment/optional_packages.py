@@ -33,6 +33,7 @@ EXTRAS = {  # by the name of the module: the package on the index, and the extra
     "lightning": ("lightning", "lightning"),
     "apprise": ("apprise", "alerts"),
     "plotly": ("plotly", "report"),
+    "pandas": ("pandas", "frames"),
     "tokenizers": ("tokenizers", "text"),
     "onnx": ("onnx", "runtimes"),
     "onnxscript": ("onnxscript", "runtimes"),

@@ -24,6 +24,9 @@ DATA_RUNGS = ("norms", "ridge", "tune")
 # What a budget bounds, as in ``parameters=0.5``.
 BUDGETS = ("parameters", "flops", "units", "error")
 
+# What the ratios of a sweep are shares of: the units of each axis, or a cost that is spread over the axes.
+SWEEP_BUDGETS = ("none", "parameters", "flops", "units")
+
 # What a compressed network is held to, as in ``latency=0.5``: shares of the original's, points of accuracy that may go, or an error.
 TARGETS = ("parameters", "flops", "latency", "accuracy", "error")
 

@@ -1,0 +1,1 @@
+"""Sweeps: many coarsenings of one network, each judged and measured."""
