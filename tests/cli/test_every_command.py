@@ -66,6 +66,10 @@ GOOD = {  # words of a command that it takes, before those that it does not
     "compress": ["net.safetensors", "--input", "2x6", "--data", "rows.pt", "--no-prove"],
     "evaluate": ["net.safetensors", "--input", "2x6", "--data", "rows.pt"],
     "finetune": ["net.safetensors", "--input", "2x6", "--data", "rows.pt", "--epochs", "1"],
+    "sweep": [
+        *("net.safetensors", "--input", "2x6", "--data", "rows.pt", "--no-prove"),
+        *("--ratios", "0.5", "--coarseners", "hem", "--no-latency"),
+    ],
     "check": ["net.safetensors"],
     "inspect": ["net.safetensors", "--input", "2x6"],
     "verify": ["net.safetensors", "--input", "2x6"],
@@ -103,6 +107,7 @@ WRITTEN = {
     "export": (".html", ".svg", ".json", ".npz"),
     "own_class": (".pt", ""),
     "out": (".html", ".svg", ".json", ".npz", ".graphml", ".onnx", ".pt2", ".xml"),
+    "resume": (".jsonl", ""),
     "checkpoints": ("",),
     "report": ("",),
     "folder": ("",),

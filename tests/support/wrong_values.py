@@ -27,11 +27,13 @@ from netgraph.coarsen import (
     Metric,
     Quality,
     Stage,
+    Sweep,
     Target,
     TuneOptions,
     Verdict,
     build_level_maps,
     fine_tune,
+    sweep,
 )
 from netgraph.coarsen.hierarchy.hierarchy import BuildInputs, Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
@@ -140,6 +142,11 @@ def make_network():
 @cache
 def make_hierarchy():
     return ng.build_hierarchy(make_network(), EXAMPLE, n_levels=2)
+
+
+@cache
+def make_sweep():
+    return sweep(make_network(), EXAMPLE, ratios=[0.5], coarseners=["hem"], example=EXAMPLE, latency=False)
 
 
 def make_nan_network():
@@ -381,6 +388,7 @@ BY_TYPE = {
     Costs: st.builds(lambda: make_compressed().stages[0].costs),
     Stage: st.builds(lambda: make_compressed().stages[1]),
     Compressed: st.builds(make_compressed),
+    Sweep: st.builds(make_sweep),
     Quality: st.builds(lambda: ng.quality(make_full_graph(), np.zeros(6, int))),
     Verdict: st.builds(Verdict, WORDS, st.just(("0",)), NUMBERS),
     Problem: PROBLEMS,

@@ -103,9 +103,9 @@ def plot_sweep(sweep: Sweep, *, size: tuple[float, float] = SIZE) -> Figure:
 
 
 def _name_metric(sweep: Sweep, *, is_stretched: bool) -> str:
-    """Return the label of the axis of the metric."""
-    notes = ["smaller is better"] * (not sweep.larger_is_better) + ["stretched near the best"] * is_stretched
-    return format_label(sweep.metric) + (f" ({', '.join(notes)})" if notes else "")
+    """Return the label of the axis of the metric, with notes on a line of their own."""
+    notes = ["smaller is better"] * (not sweep.larger_is_better) + ["axis stretched"] * is_stretched
+    return format_label(sweep.metric) + (f"\n({', '.join(notes)})" if notes else "")
 
 
 def _list_curves(sweep: Sweep) -> Iterator[Curve]:
