@@ -22,7 +22,7 @@ LINES = ("-", "--", ":", "-.", (0, (1, 1)))  # by repair
 LABELS = {"parameters": "parameters", "flops_per_sample": "FLOPs a sample"}
 NARROW = 6.0  # inches, below which panels stand above one another
 SIZE = (10.5, 4.8)
-EVEN = 40  # of the whole range of the metric, the part around the best that is drawn almost evenly
+MOST_STRETCHED = 500  # parts of the whole range of the metric, of which one around the best is drawn almost evenly
 COLUMN, LETTER = 0.55, 0.07  # inches of a column of the legend, without its words and of each letter
 
 
@@ -171,7 +171,8 @@ def _find_stretch(sweep: Sweep) -> tuple[float, float] | None:
     values = np.array([row[sweep.metric] for row in sweep.measured])
     best = values.max() if sweep.larger_is_better else values.min()
     away = np.abs(values - best)
-    return None if np.median(away) > away.max() / 8 else (float(best), float(away.max()) / EVEN)
+    usual, most = float(np.median(away)), float(away.max())
+    return None if usual > most / 8 else (float(best), max(usual, most / MOST_STRETCHED))
 
 
 def _stretch_best(ax: Any, best: float, width: float) -> None:
@@ -220,7 +221,7 @@ def _draw_legend(figure: Any, curves: list[Curve], width: float) -> None:
         )
     handles.append(Line2D([], [], color=INK, marker="*", ms=10, lw=0, label="original"))
     handles.append(Line2D([], [], color=GREY, lw=4, alpha=0.35, label="Pareto set"))
-    longest = max(len(handle.get_label()) for handle in handles)
+    longest = max(len(str(handle.get_label())) for handle in handles)
     most = max(int(width / (COLUMN + LETTER * longest)), 1)
     n_rows = -(-len(handles) // most)
     figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(handles) // n_rows), fontsize=8)
