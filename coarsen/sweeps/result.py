@@ -26,7 +26,7 @@ class Sweep:
     rows : list of dict
         The original first, whose ``coarsener`` is None. A row has the settings ``affinity``, ``coarsener``, ``budget``, ``ratio`` and
         ``repair``, and of its network the ``parameters``, ``flops_per_sample``, the metric under its name, ``error``, ``ms_batch_1`` and
-        so on, ``speed_batch_1`` (times as fast as the original), ``seconds`` of merging and repair, ``class`` and the units of the ``axes`` that
+        so on, ``speed_batch_1`` (times as fast as the original, by first deciles), ``seconds`` of merging and repair, ``class`` and the units of the ``axes`` that
         shrank. If the combination could not be had, these are None and ``reason`` says why.
     metric : str
         Name of the metric, and of its column.
