@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from netgraph.coarsen.compression.result import Compressed as Compressed
     from netgraph.coarsen.compression.result import Stage as Stage
     from netgraph.coarsen.compression.target import Target as Target
-    from netgraph.coarsen.compression.tuning import fine_tune as fine_tune
+    from netgraph.coarsen.compression.training.fine_tuning import fine_tune as fine_tune
+    from netgraph.coarsen.compression.training.rounds import compress_in_rounds as compress_in_rounds
     from netgraph.coarsen.hierarchy.align_heads import align as align
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy as Hierarchy
     from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy as build_hierarchy
@@ -74,7 +75,8 @@ __getattr__, __dir__, __all__ = load_on_first_use(
     {
         "adjacent": "coarseners.baselines",
         "compress": "compression.pipeline",
-        "fine_tune": "compression.tuning",
+        "compress_in_rounds": "compression.training.rounds",
+        "fine_tune": "compression.training.fine_tuning",
         "TuneOptions": "tuning.options",
         "Compressed": "compression.result",
         "Costs": "compression.costs",

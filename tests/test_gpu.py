@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import netgraph as ng
-from netgraph.coarsen import repair_network
+from netgraph.coarsen import fine_tune, repair_network
 from netgraph.coarsen.transfer.parameter_maps import inject, prolong
 from netgraph.fas import Checkpoints, Gate, Options, Problem, Smoothing, Tau, resume
 from netgraph.models import ResidualNet, mlp
@@ -149,3 +149,21 @@ def test_repair_gives_the_weights_of_a_cpu(rung):
         repair_network(fine.model, fine.spec, hierarchy.levels[1].transfers, coarse, rung=rung, data=inputs)
         states.append(coarse.state_dict())
     assert_same_state(*states)
+
+
+def tune(device, **options):
+    (hierarchy, inputs), targets = build("perceptron", device), torch.arange(32) % 4
+    small, model = hierarchy.levels[1].model, hierarchy.levels[0].model
+    options["losses"] = ("labels", "knowledge", "hint", "relational")
+    losses = fine_tune(small, model, inputs.cpu(), targets, epochs=30, lr=1e-2, hierarchy=hierarchy, **options)
+    return small, losses
+
+
+def test_tuning_on_rows_of_a_cpu_gives_the_weights_of_a_cpu():
+    (here, losses), (there, same) = tune(DEVICE), tune("cpu")
+    np.testing.assert_allclose(losses, same, rtol=1e-6)
+    for name, value in here.state_dict().items():
+        assert value.device.type == torch.device(DEVICE).type
+        torch.testing.assert_close(value.cpu(), there.state_dict()[name], rtol=1e-5, atol=1e-7)
+    rounded = tune(DEVICE, bf16=True)[1]
+    assert rounded[-1] < rounded[0]

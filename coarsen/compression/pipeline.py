@@ -26,7 +26,7 @@ from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.result import Compressed, Stage
 from netgraph.coarsen.compression.selection import RATIOS, Chooser, Sizes
 from netgraph.coarsen.compression.target import Target
-from netgraph.coarsen.compression.tuning import fine_tune
+from netgraph.coarsen.compression.training.fine_tuning import fine_tune
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_hierarchy, prepare_builder
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.hierarchy.options import CoarsenOptions

@@ -36,6 +36,9 @@ METRICS = ("top1", "top5", "loss", "perplexity", "mse", "mae", "error")
 # What a small network is tuned towards: labels, and outputs, layers and distances of rows of the network that it came from.
 TUNING_LOSSES = ("labels", "knowledge", "hint", "relational")
 
+# How rounds of merging and tuning share out what goes.
+ROUND_SCHEDULES = ("exponential", "linear")
+
 # Networks that ``netgraph train`` builds.
 NETWORKS = ("mlp", "cnn", "resnet20", "resnet56", "vgg", "wide-resnet", "transformer", "residual", "unet", "fno")
 

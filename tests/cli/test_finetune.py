@@ -1,13 +1,16 @@
 """``netgraph finetune`` and ``netgraph compress --tune-epochs``: what is trained, printed, written and refused."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen import own_class, save_own_class
+from netgraph.coarsen import compress_in_rounds, own_class, save_own_class
+from netgraph.coarsen.compression.deploy import record_levels
+from netgraph.coarsen.compression.training.rounds import plan_rounds
 from netgraph.models import evaluate, fit, load_dataset, mlp
 from tests.support.command_line import run_main
 
@@ -130,3 +133,56 @@ def test_compress_takes_epochs_in_python():
     assert len(ng.compress(network, inputs, target="parameters=0.3", tune=0).stages) == 3
     with pytest.raises(ng.NetgraphError, match="epochs is -1"):
         ng.compress(network, inputs, tune=-1)
+
+
+# Rounds
+
+
+@pytest.mark.parametrize("schedule", ["linear", "exponential"])
+def test_the_shares_of_rounds_fall_evenly_to_the_target(schedule):
+    shares = [1.0, *plan_rounds(0.2, 4, schedule)]
+    steps = [a - b if schedule == "linear" else b / a for a, b in pairwise(shares)]
+    assert shares[-1] == 0.2
+    assert steps == pytest.approx([steps[0]] * 4)
+
+
+def test_rounds_end_at_the_target_with_one_hierarchy_from_the_original(tmp_path):
+    torch.manual_seed(0)
+    data = load_dataset("digits").flat()
+    network = mlp((64, 48, 32, 10))
+    fit(network, data, epochs=8, lr=5e-3)
+    result = compress_in_rounds(
+        network, data.train.inputs[:512], targets=data.train.targets[:512], rounds=3, tune=3, target="parameters=0.3",
+        test=(data.test.inputs, data.test.targets),
+    )  # fmt: skip
+    counts = [stage.costs.parameters for stage in result.stages]
+    assert [stage.name for stage in result.stages] == ["original", "round 1", "round 2", "merged", "repaired", "tuned"]
+    assert [counts[i] / counts[0] for i in (1, 2, 3)] == pytest.approx([0.3 ** (i / 3) for i in (1, 2, 3)], rel=0.05)
+    assert result.is_met
+    assert result.stages[-1].metric == pytest.approx(accuracy(result.model))
+    (transfers,) = (level.transfers for level in result.hierarchy.levels[1:])
+    for name, transfer in transfers.items():
+        index = name.split(".")[0]
+        assert transfer.n_fine == network.get_submodule(index).out_features
+        assert transfer.n_coarse == result.model.get_submodule(index).out_features
+    ng.save(record_levels(result), tmp_path / "rounds.hierarchy")
+    opened = ng.load(tmp_path / "rounds.hierarchy")
+    assert accuracy(opened.levels[1].model) == pytest.approx(accuracy(result.model))
+    assert accuracy(opened.levels[0].model) == pytest.approx(accuracy(network))
+
+
+def test_compress_takes_rounds_and_refuses_them_without_tuning(inside):
+    words = ["compress", "net.safetensors", "--data", "digits", "--no-prove", "--json", "--rounds", "2"]
+    code, out, err = run_main(*words, "--target", "parameters=0.3", "--tune-epochs", "1", "-o", "rounds.hierarchy")
+    assert code == 0, err
+    assert [stage["name"] for stage in json.loads(out)["stages"]][:3] == ["original", "round 1", "merged"]
+    assert len(ng.load("rounds.hierarchy").levels) == 2
+    for further, says in (
+        ([], "--tune-epochs is 0"),
+        (["--tune-epochs", "1", "--target", "error=0.1"], "leads to a share"),
+        (["--tune-epochs", "1", "--round-schedule", "cubic"], "cubic"),
+        (["--tune-epochs", "1", "--rounds", "0"], "rounds is 0"),
+    ):
+        code, _, err = run_main(*words, *further)
+        assert code == 1
+        assert says in err

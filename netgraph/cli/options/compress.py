@@ -13,7 +13,7 @@ from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.tuning.options import TuneOptions
 from netgraph.errors import NetgraphError
-from netgraph.utils.choices import METRICS, TARGETS
+from netgraph.utils.choices import METRICS, ROUND_SCHEDULES, TARGETS
 from netgraph.utils.options import Check, check_options, declare_group, declare_option, list_flags
 
 if TYPE_CHECKING:
@@ -50,6 +50,19 @@ def _check_epochs(value: int, options: Any) -> None:
     TuneOptions(epochs=value).check()
 
 
+def _check_rounds(value: int, options: CompressOptions) -> None:
+    from netgraph.coarsen.compression.training.rounds import plan_rounds
+
+    target = options.read_target()
+    plan_rounds(0.5, value, options.round_schedule)
+    if value > 1 and not options.tune_epochs:
+        raise NetgraphError(f"--rounds {value} tunes after each round, and --tune-epochs is 0. Give 1 or more.")
+    if value > 1 and not target.is_share:
+        raise NetgraphError(
+            f"--rounds {value} leads to a share of a cost, and the target is {target}. Give one such as flops=0.5."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompressOptions:
     """What a network is compressed to, how it is judged, and how its units merge."""
@@ -82,6 +95,13 @@ class CompressOptions:
     tune_samples: int = declare_option(
         TUNE_SAMPLES, help="Most rows of that training.", metavar="N", check=check_rows("--tune-samples")
     )
+    rounds: int = declare_option(
+        1, help="Rounds of merging and --tune-epochs, towards one target.", metavar="N", check=_check_rounds
+    )
+    round_schedule: str = declare_option(
+        ROUND_SCHEDULES[0], help="exponential (each round takes the same share of what is left) or linear (of the original).",
+        metavar="NAME", words=ROUND_SCHEDULES,
+    )  # fmt: skip
     coarsening: CoarsenOptions = declare_group(
         CoarsenOptions,
         ("coarsener", "keep", "outputs", "fixed", "round_to", "inside_heads", "affinity", "repair", "prove", "seed"),

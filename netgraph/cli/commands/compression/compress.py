@@ -66,6 +66,8 @@ def compress_model(
     check_class_output(network, output)
     if not options.tune_epochs:
         reject_options(typed, ["tune_samples"], "--tune-epochs is 0")
+    if options.rounds == 1:
+        reject_options(typed, ["round_schedule"], "--rounds is 1")
     n_train = max(data.samples, options.tune_samples) if options.tune_epochs else data.samples
     splits = read_rows(
         data.data, network, example, model=model, tokenizer=tokenizer, seed=options.coarsening.seed,
@@ -105,27 +107,23 @@ def run_compression(
         Rows to train the compressed network on.
     """
     from netgraph.coarsen.compression.pipeline import compress
+    from netgraph.coarsen.compression.training.rounds import compress_in_rounds
 
     with announce_compilation(), show_progress("measuring the error of each axis") as progress:
-        return compress(
-            network,
-            splits.calibration.inputs,
-            targets=splits.calibration.targets,
-            target=options.read_target(),
-            validation=splits.validation[:2],
-            test=splits.test[:2],
-            metric=options.metric,
-            example=example,
-            options=options.coarsening,
-            latency_batch=options.latency_batch,
-            tune=None if training is None else _make_tune(training, options, progress),
-            progress=progress,
-        )
+        call = partial(
+            compress if options.rounds == 1 else compress_in_rounds, network, splits.calibration.inputs,
+            targets=splits.calibration.targets, target=options.read_target(), test=splits.test[:2], metric=options.metric,
+            example=example, options=options.coarsening, latency_batch=options.latency_batch, progress=progress,
+        )  # fmt: skip
+        tune = None if training is None else _make_tune(training, options, progress)
+        if options.rounds == 1:
+            return call(validation=splits.validation[:2], tune=tune)
+        return call(rounds=options.rounds, schedule=options.round_schedule, tune=tune)
 
 
 def _make_tune(training: CalibrationData, options: CompressOptions, progress: Callable[..., None]) -> Tune:
     """Return a function that trains a network on some rows towards their labels and the original."""
-    from netgraph.coarsen.compression.tuning import fine_tune
+    from netgraph.coarsen.compression.training.fine_tuning import fine_tune
 
     def tune(network: nn.Module, original: nn.Module) -> None:
         fine_tune(

@@ -149,7 +149,7 @@ def tune_network(
         Where the networks run. The small one is on the CPU afterwards.
     """
     from netgraph.coarsen.compression.metrics import make_metric
-    from netgraph.coarsen.compression.tuning import fine_tune
+    from netgraph.coarsen.compression.training.fine_tuning import fine_tune
 
     network, teacher = opened.network, opened.teacher
     for model in (network, teacher):

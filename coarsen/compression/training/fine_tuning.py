@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.compression.hints import Hints, make_hints
+from netgraph.coarsen.compression.training.hints import Hints, make_hints
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.tuning.batches import Augment, count_rows, draw_batches
 from netgraph.coarsen.tuning.loop import Descent, Pair, descend

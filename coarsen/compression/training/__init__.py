@@ -1,0 +1,1 @@
+"""Training of a compressed network: its losses against the original, and rounds of merging and training."""
