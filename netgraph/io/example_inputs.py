@@ -136,7 +136,8 @@ def guess_input(model: nn.Module, first: Sequence[str] = ()) -> tuple[Any, str]:
     model : torch.nn.Module
         Network whose input is unknown.
     first : sequence of str, default ()
-        Inputs to try before, such as ``2x3x32x32``, the shape of the data at hand.
+        Inputs such as ``2x3x32x32``, the shape of the data at hand. One is taken in place of the guess if the network runs on it and it has as
+        many dimensions, or if there is no guess.
 
     Returns
     -------
@@ -158,15 +159,30 @@ def guess_input(model: nn.Module, first: Sequence[str] = ()) -> tuple[Any, str]:
     '--input 2x6'
     """
     tried: list[str] = []
-    guesses = itertools.chain(([spec] for spec in first), _guess_specs(model))
-    for specs in _with_own_dtype(model, guesses):
+    for specs in _with_own_dtype(model, _guess_specs(model)):
         example = parse_inputs(specs)
         if _runs_on_shapes(model, example):
-            return example, " ".join(f"--input {spec}" for spec in specs)
+            return _choose_likely(model, first, example) or (example, " ".join(f"--input {spec}" for spec in specs))
         tried.append(" ".join(specs))
+    if likely := _choose_likely(model, first, None):
+        return likely
     raise LoadError(
         f"the input of the network cannot be guessed (tried {', '.join(tried) or 'nothing'}). Give --input, as in --input 2x3x224x224."
     )
+
+
+def _choose_likely(model: nn.Module, likely: Sequence[str], guess: Any) -> tuple[Tensor, str] | None:
+    """Return the first likely input on which a network runs, and its text, or None.
+
+    Layers of vectors also run on rows of vectors. An input of more dimensions than the guess is therefore left, so that images given to a
+    network of vectors are flattened or refused.
+    """
+    for specs in _with_own_dtype(model, ([spec] for spec in likely)):
+        example = parse_inputs(specs)
+        fits = guess is None or (isinstance(guess, Tensor) and guess.ndim == example.ndim)
+        if fits and _runs_on_shapes(model, example):
+            return example, f"--input {specs[0]}"
+    return None
 
 
 def _with_own_dtype(model: nn.Module, guesses: Iterator[list[str]]) -> Iterator[list[str]]:

@@ -342,12 +342,14 @@ class Interpreter:
         shapes = self._find_shapes(slots)
         if shapes in self.measured:
             return
+        # Shapes that ask for too much are refused in each run. They are known only once they have passed.
+        if all(
+            slots[index] is not None for index, _ in self.layer_reads
+        ):  # else a layer was replaced by one of other tensors
+            unknown = find_unknown_step(self.steps, slots, _resolve_refs)
+            self.steps = [step if i < unknown else replace(step, checked=True) for i, step in enumerate(self.steps)]
+            self.has_checked |= unknown < len(self.steps)
         self.measured.add(shapes)
-        if any(slots[index] is None for index, _ in self.layer_reads):  # a layer was replaced by one of other tensors
-            return
-        unknown = find_unknown_step(self.steps, slots, _resolve_refs)
-        self.steps = [step if i < unknown else replace(step, checked=True) for i, step in enumerate(self.steps)]
-        self.has_checked |= unknown < len(self.steps)
 
 
 def _return_first(result: Any, *_: Any) -> Any:

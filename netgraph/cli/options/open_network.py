@@ -122,7 +122,8 @@ class OpenOptions:
         if example is None:
             likely = _list_likely_inputs(data)
             example, text = guess_input(network, likely)
-            reason = f", as {data} has it" if text.removeprefix("--input ") in likely else ""
+            is_of_data = any(text.startswith(f"--input {shape}") for shape in likely)
+            reason = f", as {data} has it" if is_of_data else ""
             echo(f"netgraph: guessed {text}{reason}", err=True)
         return network, example
 
