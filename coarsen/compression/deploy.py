@@ -12,6 +12,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.user_class.convert import own_class
 from netgraph.errors import NetgraphError, OwnClassError
+from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.tracer import trace
 
 
@@ -35,7 +36,9 @@ def choose_deployed(hierarchy: Hierarchy, example: Any, *, seed: int) -> tuple[n
     except OwnClassError as error:
         return hierarchy.levels[-1].model.eval(), str(error)
     except NetgraphError as error:  # level 0 is itself a recorded graph, and so is this one
-        return hierarchy.levels[-1].model.eval(), None if hasattr(hierarchy.levels[0].model, "document") else str(error)
+        return hierarchy.levels[-1].model.eval(), None if isinstance(hierarchy.levels[0].model, GraphNetwork) else str(
+            error
+        )
 
 
 def record_levels(result: Compressed) -> Hierarchy:

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netgraph.coarsen.network.functional_error import have_equal_rows
 from netgraph.coarsen.network.oracles import check_example
 from netgraph.environment.memory import check_memory
 from netgraph.errors import NetgraphError
 from netgraph.recording.gc_pause import gc_paused
 from netgraph.tracing.recordable import check_input_tensors
 from netgraph.utils.module_state import set_training_mode
-from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.pytree import build_structure, count_common_rows, normalize_example, unflatten_tree
 
 WARM_RUNS = 3
 RUNS = (7, 400)  # least and most
@@ -158,16 +157,13 @@ def _summarize(taken: list[float], rows: int) -> Latency:
 
 def count_rows(example: Any) -> int:
     """Return the rows of an example, 1 where its tensors have no common rows."""
-    leaves: list[Tensor] = []
-    build_structure(normalize_example(example), leaves)
-    return len(leaves[0]) if leaves and have_equal_rows(leaves) else 1
+    n = count_common_rows(example)
+    return 1 if n is None else n
 
 
 def has_rows(example: Any) -> bool:
     """Return True if the tensors of an example have rows in common, so that a batch may have another size."""
-    leaves: list[Tensor] = []
-    build_structure(normalize_example(example), leaves)
-    return bool(leaves) and have_equal_rows(leaves) and len(leaves[0]) > 0
+    return bool(count_common_rows(example))
 
 
 def resize_rows(example: Any, n: int) -> Any:
@@ -183,7 +179,7 @@ def resize_rows(example: Any, n: int) -> Any:
     structure = build_structure(normalize_example(example), leaves)
     if n < 1:
         raise NetgraphError(f"a batch of {n} rows was asked for. Give 1 or more.")
-    if not leaves or not have_equal_rows(leaves) or not len(leaves[0]):
+    if not has_rows(example):
         raise NetgraphError("the inputs have no rows in common, as those of a graph. Leave batch out.")
     check_memory(sum(leaf[:1].nbytes for leaf in leaves) * n, f"a batch of {n:,} rows")
     parts = [leaf.repeat(-(-n // len(leaf)), *[1] * (leaf.ndim - 1))[:n].clone() for leaf in leaves]

@@ -138,7 +138,7 @@ class Refit:
         """Return the targets of some rows, (m, g, o)."""
         chosen = tuple(p[index] for p in places)
         targets = self._compute_targets(name, function, output, chosen, *skips)
-        return targets.unflatten(1, (groups, -1))  # type: ignore[no-any-return]
+        return targets.unflatten(1, (groups, -1))  # type: ignore[no-any-return]  # it has no types in torch
 
     def _compute_targets(
         self,

@@ -29,13 +29,6 @@ class Batch(NamedTuple):
     targets: Tensor | None = None
 
 
-def count_rows(data: Any) -> int | None:
-    """Return the rows of inputs, None where they have none in common, as the nodes and edges of a graph."""
-    leaves: list[Tensor] = []
-    build_structure(normalize_example(data), leaves)
-    return len(leaves[0]) if leaves and have_equal_rows(leaves) else None
-
-
 def draw_batches(
     data: Any,
     steps: int,

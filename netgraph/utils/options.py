@@ -295,7 +295,7 @@ def show_options(kind: type) -> Callable[[Callable[..., Value]], Callable[..., V
         own = inspect.signature(function)
         kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         shown = [*kept, *inspect.signature(kind).parameters.values()]
-        function.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        function.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]  # editors read it
         if function.__doc__:
             function.__doc__ = function.__doc__.replace("    **keywords", describe_options(kind))
         return function
@@ -311,10 +311,10 @@ def replace_options(options: Kind, keywords: Mapping[str, Any], function: str) -
     TypeError
         A keyword is no option, as Python says it of any function.
     """
-    names = {option.name for option in fields(options)}  # type: ignore[arg-type]
+    names = {option.name for option in fields(options)}  # type: ignore[arg-type]  # options are dataclasses
     unknown = [name for name in keywords if name not in names]
     if unknown:
         raise TypeError(
             f"{function}() got an unexpected keyword argument {unknown[0]!r}. Its options are {', '.join(sorted(names))}."
         )
-    return replace(options, **keywords)  # type: ignore[type-var]
+    return replace(options, **keywords)  # type: ignore[type-var]  # options are dataclasses

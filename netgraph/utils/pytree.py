@@ -242,6 +242,13 @@ def have_equal_rows(leaves: Sequence[Tensor]) -> bool:
     return len({leaf.shape[:1] for leaf in leaves}) == 1 and leaves[0].ndim > 0
 
 
+def count_common_rows(data: Any) -> int | None:
+    """Return the rows of inputs, None where they have none in common, as the nodes and edges of a graph."""
+    leaves: list[Tensor] = []
+    build_structure(normalize_example(data), leaves)
+    return len(leaves[0]) if leaves and have_equal_rows(leaves) else None
+
+
 def drop_classes(structure: Structure) -> Structure:
     """Return a structure that JSON can hold, with the names of classes in the place of the classes."""
     if "tensor" in structure or "value" in structure:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.compression.training.hints import Hints, make_hints
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.coarsen.tuning.batches import Augment, count_rows, draw_batches
+from netgraph.coarsen.tuning.batches import Augment, draw_batches
 from netgraph.coarsen.tuning.loop import Descent, Pair, descend
 from netgraph.coarsen.tuning.losses import (
     IGNORED,
@@ -26,6 +26,7 @@ from netgraph.errors import NetgraphError
 from netgraph.optim.optimizers import convert_rate
 from netgraph.tracing.recordable import check_input_tensors
 from netgraph.utils.options import replace_options, show_options
+from netgraph.utils.pytree import count_common_rows
 from netgraph.utils.seeds import make_generator
 
 TEMPERATURE = 2.0
@@ -210,7 +211,7 @@ def _choose_losses(options: TuneOptions, original: nn.Module | None, targets: Te
 def _count_rows(inputs: Any, targets: Tensor | None, augment: Augment | None) -> int | None:
     """Return the rows of the inputs, after a check of inputs and targets."""
     check_input_tensors(inputs)
-    rows = count_rows(inputs)
+    rows = count_common_rows(inputs)
     if rows == 0:
         raise NetgraphError("the inputs have no rows. Give some to train on.")
     if rows is None and augment is not None:

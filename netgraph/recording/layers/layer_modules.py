@@ -103,7 +103,7 @@ def place_tensor(network: nn.Module, name: str, value: Any) -> None:
     for part in path:
         if part not in network._modules:
             network.add_module(part, NameGroup())
-        network = network._modules[part]  # type: ignore[assignment]
+        network = network._modules[part]  # type: ignore[assignment]  # never None: it is made above
     if isinstance(value, nn.Parameter):
         network.register_parameter(last, value)
     else:
