@@ -41,16 +41,16 @@ if TYPE_CHECKING:
     from netgraph.fas.monitoring.mlflow_tracking import tracking_uri as tracking_uri
     from netgraph.fas.monitoring.run_file import read_run as read_run
     from netgraph.fas.monitoring.run_file import write_run as write_run
-    from netgraph.fas.options import Adapt as Adapt
-    from netgraph.fas.options import Estimate as Estimate
-    from netgraph.fas.options import Gate as Gate
-    from netgraph.fas.options import Options as Options
-    from netgraph.fas.options import Smoothing as Smoothing
-    from netgraph.fas.options import Split as Split
-    from netgraph.fas.options import Tau as Tau
-    from netgraph.fas.options import Tolerance as Tolerance
-    from netgraph.fas.options import build_option_table as build_option_table
-    from netgraph.fas.options import parse_options as parse_options
+    from netgraph.fas.options.all_options import Options as Options
+    from netgraph.fas.options.groups import Adapt as Adapt
+    from netgraph.fas.options.groups import Estimate as Estimate
+    from netgraph.fas.options.groups import Gate as Gate
+    from netgraph.fas.options.groups import Smoothing as Smoothing
+    from netgraph.fas.options.groups import Split as Split
+    from netgraph.fas.options.groups import Tau as Tau
+    from netgraph.fas.options.groups import Tolerance as Tolerance
+    from netgraph.fas.options.text import build_option_table as build_option_table
+    from netgraph.fas.options.text import parse_options as parse_options
     from netgraph.fas.outcome import Outcome as Outcome
     from netgraph.fas.solver.problem import Objective as Objective
     from netgraph.fas.solver.problem import Problem as Problem
@@ -63,17 +63,17 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = load_on_first_use(
     __name__,
     {
-        "Adapt": "options",
+        "Adapt": "options.groups",
         "Alert": "monitoring.alerts",
-        "build_option_table": "options",
+        "build_option_table": "options.text",
         "Checkpoints": "checkpoint.checkpoint",
         "choose_training": "auto.choice",
         "CoarseStart": "integrations.coarse_start",
         "divergence": "monitoring.alert_rules",
-        "Estimate": "options",
+        "Estimate": "options.groups",
         "estimate_gradient": "integrations.gradient_estimate",
         "FAS": "solver.solver",
-        "Gate": "options",
+        "Gate": "options.groups",
         "GradientEstimate": "integrations.gradient_estimate",
         "History": "monitoring.history",
         "Ledger": "ledger",
@@ -88,9 +88,9 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "Multigrid": "integrations.optimizer",
         "nonfinite": "monitoring.alert_rules",
         "Objective": "solver.problem",
-        "Options": "options",
+        "Options": "options.all_options",
         "parse_alerts": "monitoring.alerts",
-        "parse_options": "options",
+        "parse_options": "options.text",
         "plateau": "monitoring.alert_rules",
         "Problem": "solver.problem",
         "read_mlflow_runs": "monitoring.mlflow_runs",
@@ -99,15 +99,15 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "resume": "checkpoint.checkpoint",
         "restrict_batch": "levels.batch_resolution",
         "Run": "solver.run",
-        "Smoothing": "options",
+        "Smoothing": "options.groups",
         "Outcome": "outcome",
         "Solution": "solver.solution",
-        "Split": "options",
+        "Split": "options.groups",
         "SwitchOnPlateau": "auto.switch",
         "summarize_run": "monitoring.history",
-        "Tau": "options",
+        "Tau": "options.groups",
         "throughput": "monitoring.alert_rules",
-        "Tolerance": "options",
+        "Tolerance": "options.groups",
         "tracking_uri": "monitoring.mlflow_tracking",
         "TrainingChoice": "auto.choice",
         "TrainOptions": "solver.train_options",

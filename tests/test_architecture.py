@@ -28,7 +28,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
         "models/perceptron.py",
     ),
     ("netgraph/environment",),
-    ("netgraph/plugins.py", "netgraph/utils", "fas/options.py", "fas/saved_state.py", "models/transformer.py"),
+    ("netgraph/plugins.py", "netgraph/utils", "fas/options", "fas/saved_state.py", "models/transformer.py"),
     ("netgraph/optim", "fas/ledger.py"),
     ("netgraph/rules", "models/cnn.py", "models/fourier.py", "models/restoration.py"),
     ("netgraph/recording",),

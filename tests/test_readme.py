@@ -38,6 +38,6 @@ def test_links_between_pages_lead_somewhere():
 
 
 def test_the_table_of_solver_options_is_made_from_their_declarations():
-    from netgraph.fas.options import format_option_table
+    from netgraph.fas.options.text import format_option_table
 
     assert format_option_table() in (ROOT / "docs" / "fas.md").read_text()

@@ -34,7 +34,8 @@ from netgraph.coarsen.hierarchy.options import (
 )
 from netgraph.errors import NetgraphError
 from netgraph.fas import parse_alerts, parse_options
-from netgraph.fas.options import format_value, list_option_names
+from netgraph.fas.options.declaration import format_value
+from netgraph.fas.options.text import list_option_names
 from netgraph.fas.solver.train_options import TrainOptions, parse_numbers, parse_pairs
 from netgraph.io import parse_inputs
 from netgraph.io.model_zoo import parse_arch_args

@@ -26,7 +26,8 @@ from netgraph.coarsen.hierarchy.hierarchy import build_single_level
 from netgraph.fas.auto.candidates import Candidate
 from netgraph.fas.auto.choice import choose_training
 from netgraph.fas.auto.probe import Settings, measure_steps
-from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.models.data.datasets import load_dataset
 from netgraph.models.data.loader import Loader

@@ -49,7 +49,8 @@ from common import (
 )
 
 import netgraph as ng
-from netgraph.fas.options import Gate, Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.cnn import resnet20, vgg

@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional
 
 import netgraph as ng
-from netgraph.fas.options import Gate, Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.perceptron import mlp

@@ -27,7 +27,8 @@ from torch import nn
 from torch.nn import functional
 
 import netgraph as ng
-from netgraph.fas.options import Gate, Options
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.data.datasets import Dataset, load_dataset

@@ -42,7 +42,8 @@ from common import count_events, describe_machine, read_rows, run_missing
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
 from netgraph.fas.ledger import STEP
-from netgraph.fas.options import Gate, Options, Smoothing, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.darcy import load_darcy

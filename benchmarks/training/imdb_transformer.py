@@ -34,7 +34,8 @@ from common import TimedValidation, count_events, read_rows, run_missing
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import build_single_level
-from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Split, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.data.datasets import Dataset, load_dataset

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import netgraph as ng
 from netgraph.fas.checkpoint.checkpoint import Checkpoints, list_checkpoints, resume
-from netgraph.fas.options import Gate, Options, Smoothing, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.datasets import load_dataset

@@ -44,7 +44,7 @@ from common import (
 
 import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
-from netgraph.fas.options import parse_options
+from netgraph.fas.options.text import parse_options
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.readers.imdb import read_csv

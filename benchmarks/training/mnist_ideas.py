@@ -32,7 +32,7 @@ from netgraph.coarsen.hierarchy.hierarchy import BuildInputs
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
-from netgraph.fas.options import Adapt, Gate
+from netgraph.fas.options.groups import Adapt, Gate
 from netgraph.models.data.datasets import Dataset, load_dataset
 
 RESULTS = Path(__file__).parent.parent / "results" / "mnist_ideas.jsonl"

@@ -46,7 +46,8 @@ from common import (
 )
 
 import netgraph as ng
-from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Adapt, Gate, Smoothing, Split, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.data.augmentation import random_crop

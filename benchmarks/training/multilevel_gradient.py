@@ -32,7 +32,8 @@ import netgraph as ng
 from netgraph.fas.integrations.gradient_estimate import estimate_gradient
 from netgraph.fas.ledger import STEP
 from netgraph.fas.levels.maps import HierarchyMaps
-from netgraph.fas.options import Estimate, Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Estimate, Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.run import Run
 from netgraph.fas.solver.solver import FAS

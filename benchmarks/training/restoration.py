@@ -3,8 +3,8 @@
 Real CIFAR-10 at 32 pixels: 45,000 images for training, 2,000 of the test split for the figures. Or photographs in tiles of 128 pixels
 (``--photographs``, written by `shipped_photographs.py`), 12 for training and 3 for the figures. A task (``--task denoise``,
 ``inpaint``, ``deblur``, ``super-resolution``) and a network (``residual``, ``unet``) give one comparison. Every method runs its own
-whole schedule (warm-up, stable, decay) with Adam, products in bfloat16, over the same number of images: plain training, plain training
-of the cost of nested iteration, nested iteration over 8, 16 and 32 pixels (16, 32, 64 and 128), and the network trained at half of the
+whole schedule (warm-up, stable, decay) with Adam, products in bfloat16 (``--no-bf16`` without), over the same number of images: plain
+training, plain training of the cost of nested iteration, nested iteration over 8, 16 and 32 pixels (16, 32, 64 and 128), and the network trained at half of the
 pixels alone for the same cost, which is evaluated at all of them. The rate of nested iteration falls on the finest level alone.
 
 ``--tune`` runs a grid with seed 100, which no result uses: rates (``--rates``), images of a minibatch (``--batch``) and minibatches of a
@@ -51,7 +51,8 @@ import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_single_level
 from netgraph.fas.auto.switch import SwitchOnPlateau
 from netgraph.fas.levels.batch_resolution import find_divisor, restrict_batch
-from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.datasets import Dataset, DataSplit, load_dataset
@@ -64,7 +65,7 @@ from netgraph.utils.choices import RESTORATIONS
 
 RESULTS = Path(__file__).parent.parent / "results" / "restoration.jsonl"
 RATES = (2e-3, 4e-3, 8e-3)
-TABLE = ("data", "task", "network", "images")  # what the rows of one table share
+TABLE = ("data", "task", "network", "images", "bf16")  # what the rows of one table share
 POINT = ("batch", "coarse", "lr")  # of the grid
 KEY = ("method", *TABLE, *POINT, "seed")  # identifies a row
 
@@ -171,7 +172,7 @@ def train_once(settings: dict[str, Any], method: Method, images: Images, device:
     solver = FAS(
         "kaskade", torch.optim.Adam, point.lr, epochs=sum(steps) / len(loader), share=steps,
         schedule=partial(make_wsd, lr=1.0, steps=sum(steps)) if method.falls_early else "wsd",
-        options=Options(Smoothing(bf16=True, rewarm=method.rewarm, moments=method.moments), levels=dict.fromkeys(range(1, len(steps)), coarse)),
+        options=Options(Smoothing(bf16=settings["bf16"], rewarm=method.rewarm, moments=method.moments), levels=dict.fromkeys(range(1, len(steps)), coarse)),
         seed=settings["seed"],
     )  # fmt: skip
     clock = prepare_device(device)
@@ -202,7 +203,8 @@ def format_report(rows: list[dict[str, Any]]) -> str:
         these = [row for row in rows if row_key(row, TABLE) == table]
         runs = [row for row in these if row["seed"] != TUNING]
         plain = [row for row in runs if row["method"] == "plain"]
-        parts += [f"\n{', '.join(map(str, table))} images\n"]
+        *names, bf16 = table
+        parts += [f"\n{', '.join(map(str, names))} images, {'bfloat16' if bf16 else 'float32'}\n"]
         if plain:
             base = find_base(plain)
             parts += [
@@ -273,6 +275,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--tile", type=int, default=128, help="pixels a side of the tiles of photographs")
     parser.add_argument("--batch", type=int, nargs="*", default=[16, 32, 64], help="images of a minibatch")
     parser.add_argument("--coarse", type=int, nargs="*", default=[1], help="minibatches of a step on coarse levels")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="products in bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--network", choices=("residual", "unet"), default="residual")
     parser.add_argument("--only", nargs="*", help="only these methods")
@@ -292,7 +295,13 @@ def main() -> None:
     methods = {n: m for n, m in every.items() if not options.only or n in options.only}
     on_grid = options.tune or options.ablations
     grid = list(starmap(Point, product(options.batch, options.coarse, options.rates))) if on_grid else None
-    table = {"data": images.name, "task": options.task, "network": options.network, "images": options.images}
+    table = {
+        "data": images.name,
+        "task": options.task,
+        "network": options.network,
+        "images": options.images,
+        "bf16": options.bf16,
+    }
     calls = []
     for seed, name in product([TUNING] if on_grid else range(options.seeds), methods):
         for point in list_points(rows, {"method": name, **table}, grid):

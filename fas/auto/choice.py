@@ -25,7 +25,7 @@ from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
 from netgraph.fas.auto.candidates import FINEST, Candidate, build_candidates, share_cost
 from netgraph.fas.auto.probe import Probe, Settings, measure_steps, run_probe, take_judged_batches
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.solver.problem import Objective, count_batches
 from netgraph.fas.solver.solver import FAS
 from netgraph.optim.optimizers import MakeOptimizer

@@ -14,7 +14,7 @@ from torch import nn
 
 from netgraph.fas.auto.candidates import Candidate
 from netgraph.fas.levels.grid import keep_modes, without_side_effects
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
 from netgraph.fas.solver.problem import Objective, count_batches, move_to_device
 from netgraph.fas.solver.solution import Solution

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from netgraph.fas.levels.maps import live_state
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.solver.run import Run
 
 ROWS = 64  # rows of each tensor of a data set that the digest reads

@@ -18,7 +18,7 @@ from netgraph.fas.estimate.step import PLAIN, EstimateRun
 from netgraph.fas.levels.grid import keep_modes, without_side_effects
 from netgraph.fas.levels.smoother import Value, compute_value
 from netgraph.fas.levels.vectors import copy_vector
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.optim.optimizers import needs_closure
 
 PROBE = 8  # samples on which the mean is checked

@@ -23,7 +23,7 @@ from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.smoother import Smoother, Value, read_gradients
 from netgraph.fas.levels.vectors import norm, subtract_vectors
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 
 PLAIN = "minibatch"  # the kind of a plain gradient
 

@@ -20,7 +20,8 @@ from netgraph.fas.levels.maps import Maps, check_level, live_state
 from netgraph.fas.levels.moments import set_moments
 from netgraph.fas.levels.nested_iteration import start_level
 from netgraph.fas.levels.smoother import Smoother
-from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Smoothing
 from netgraph.fas.saved_state import reading_state
 from netgraph.optim.optimizers import needs_closure
 from netgraph.utils.seeds import check_torch_seed

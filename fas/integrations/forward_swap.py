@@ -12,7 +12,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.coarse_start import CoarseStart
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 
 logger = logging.getLogger("netgraph.standin")
 

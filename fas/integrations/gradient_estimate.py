@@ -14,7 +14,8 @@ from netgraph.fas.levels.grid import keep_modes, without_side_effects
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.smoother import accumulate_gradient, read_gradients
 from netgraph.fas.levels.vectors import Vector, assign, copy_vector
-from netgraph.fas.options import Estimate, Options
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Estimate
 from netgraph.fas.solver.problem import Objective, count_rows
 from netgraph.fas.solver.run import Run
 from netgraph.fas.solver.solver import FAS

@@ -11,7 +11,7 @@ from netgraph.environment.processes import check_single_process
 from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 
 prepare_torchvision()  # Lightning imports torchmetrics, which imports torchvision
 try:

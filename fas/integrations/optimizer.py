@@ -26,7 +26,8 @@ from netgraph.fas.ledger import STEP, Ledger
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps, live_state
 from netgraph.fas.levels.smoother import StepResult
-from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Smoothing
 from netgraph.fas.saved_state import reading_state
 from netgraph.fas.solver.adaptive import Backoff, CostAccount
 from netgraph.fas.solver.cycles import build_cycle

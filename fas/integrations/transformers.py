@@ -11,7 +11,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.environment.optional_packages import describe_missing
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.forward_swap import ForwardSwap
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

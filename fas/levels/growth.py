@@ -32,7 +32,7 @@ from netgraph.fas.levels.maps import HierarchyMaps, Maps
 from netgraph.fas.levels.moments import COUNTS, Moments, carry_moments_up, read_moments
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.vectors import Vector
-from netgraph.fas.options import Split
+from netgraph.fas.options.groups import Split
 
 
 class Growth:

@@ -19,7 +19,7 @@ from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.growth import Growth
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.vectors import Vector, as_real, assign, has_directions, subtract_vectors
-from netgraph.fas.options import Split
+from netgraph.fas.options.groups import Split
 
 
 def start_level(maps: Maps, level: int, fine: Grid, coarse: Grid, split: Split, seed: int) -> None:

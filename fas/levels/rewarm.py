@@ -19,7 +19,7 @@ import torch
 
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.grid import Grid
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer
 from netgraph.environment.torch_internals import subtract_each_
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.vectors import Vector, assign, copy_vector, dot
-from netgraph.fas.options import Smoothing
+from netgraph.fas.options.groups import Smoothing
 from netgraph.optim.optimizers import MakeOptimizer, group_by_decay, group_matrices, needs_closure, takes_matrices
 
 Value = Callable[[nn.Module, Any], Tensor]

@@ -21,7 +21,7 @@ from netgraph.fas.levels.grid import Grid, without_side_effects
 from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.smoother import Value, check_gradient, compute_value, read_gradients, subtract_from_gradients
 from netgraph.fas.levels.vectors import Vector, norm, subtract_vectors
-from netgraph.fas.options import Gate
+from netgraph.fas.options.groups import Gate
 
 FIGURES = ("fine", "coarse", "tau", "restricted", "gradient")
 

@@ -5,7 +5,7 @@
     owed <- max(0, owed + cost - gain / rate),      rate = fall of the loss per operation of smoothing
 
 The cost of a coarse step includes gates that were found closed and corrections that were rejected. A step is tried only while
-the sum of the owed operations and of its largest possible cost is within a share of the whole run (`netgraph.fas.options.Gate`).
+the sum of the owed operations and of its largest possible cost is within a share of the whole run (`netgraph.fas.options.groups.Gate`).
 A run can therefore lose no more than that share by trying. Gains are measured on a minibatch that the coarse level did not
 see. Since one minibatch is noisy, gain / rate counts from -cost to 2 cost.
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from netgraph.fas.ledger import STEP
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.solver.cycles import Visit
 
 WINDOW = 64  # steps of smoothing that the rate is fitted to

@@ -16,7 +16,7 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.ledger import Ledger
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
 from netgraph.fas.solver.problem import count_rows
 from netgraph.rules.operators import BATCH_NORM

@@ -20,7 +20,7 @@ from netgraph.fas.levels.maps import Maps
 from netgraph.fas.levels.moments import carry_moments_down, correct_moments, set_moments
 from netgraph.fas.levels.tau import CoarseProblem, form_coarse_problem, mean_value, measure_gap, refusal_reason
 from netgraph.fas.levels.vectors import assign, copy_vector, has_directions
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength, bound_flops_per_row
 from netgraph.fas.solver.cycles import Visit
 from netgraph.fas.solver.minibatch_stream import MinibatchStream

@@ -16,7 +16,7 @@ from netgraph.fas.ledger import STEP
 from netgraph.fas.levels.smoother import read_gradients
 from netgraph.fas.levels.tau import evaluate_gradient
 from netgraph.fas.levels.vectors import copy_vector, norm, subtract_vectors
-from netgraph.fas.options import Tolerance
+from netgraph.fas.options.groups import Tolerance
 from netgraph.fas.outcome import Outcome
 from netgraph.fas.solver.problem import Objective, count_rows
 from netgraph.fas.solver.run import Run

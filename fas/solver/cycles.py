@@ -20,7 +20,7 @@ Examples
 Three levels, one step before and after each coarse step, two steps on the coarsest level. A number is a level, the steps on it
 follow after the colon.
 
->>> from netgraph.fas.options import Smoothing
+>>> from netgraph.fas.options.groups import Smoothing
 >>> def smoothing(level):
 ...     return Smoothing(pre=1, post=1, coarse=2)
 >>> print(format_visits(build_cycle("v", 0, 2, smoothing)))
@@ -44,7 +44,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from netgraph.errors import NetgraphError
-from netgraph.fas.options import Smoothing
+from netgraph.fas.options.groups import Smoothing
 from netgraph.utils.choices import CYCLES, NESTED
 
 

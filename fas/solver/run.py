@@ -37,7 +37,7 @@ from netgraph.fas.levels.rematch import compute_signatures, rebuild_levels
 from netgraph.fas.levels.rewarm import scale_new_updates
 from netgraph.fas.levels.tau import CoarseProblem
 from netgraph.fas.levels.vectors import Vector
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.outcome import Outcome, describe_refused_steps, judge_refused_step
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength
 from netgraph.fas.solver.batch_norm import estimate_norms

@@ -27,7 +27,7 @@ from netgraph.fas.levels.rematch import check_rematch
 from netgraph.fas.levels.rewarm import check_rewarm
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.width_scaling import compute_rate_factors
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 from netgraph.fas.solver.batch_norm import check_norms
 from netgraph.fas.solver.convergence import check_convergence, check_tolerance
 from netgraph.fas.solver.cycles import Visit, count_steps_on_finest, plan_cycles, plan_steps

@@ -37,7 +37,7 @@ from netgraph.utils.options import (
 )
 
 if TYPE_CHECKING:
-    from netgraph.fas.options import Options
+    from netgraph.fas.options.all_options import Options
     from netgraph.fas.solver.solver import FAS
 
 TEXTS = list[str] | None
@@ -143,7 +143,7 @@ def _check_widths(value: str, options: Any) -> None:
 
 
 def _check_solver_option(value: Sequence[str] | None, options: Any) -> None:
-    from netgraph.fas.options import parse_options
+    from netgraph.fas.options.text import parse_options
 
     parse_options(parse_pairs(value or ()))
 
@@ -350,7 +350,8 @@ class TrainOptions:
 
     def make_solver_options(self) -> Options:
         """Return the options of the solver, those of ``--option`` included."""
-        from netgraph.fas.options import OPEN_GATE, parse_options
+        from netgraph.fas.options.groups import OPEN_GATE
+        from netgraph.fas.options.text import parse_options
 
         named = {"smoothing.bf16": "true"} if self.bf16 else {}
         named |= {} if self.ema is None else {"smoothing.ema": str(self.ema)}

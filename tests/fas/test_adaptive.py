@@ -13,7 +13,8 @@ import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.optimizer import Multigrid
 from netgraph.fas.ledger import Ledger
-from netgraph.fas.options import Gate, Options, Smoothing, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Tau
 from netgraph.fas.solver.adaptive import WINDOW, CostAccount, bound_flops_per_row
 from netgraph.fas.solver.cycles import Visit, build_cycle, repeat_cycle
 from netgraph.fas.solver.minibatch_stream import MinibatchStream

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy, relu
 import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.fas.levels.maps import HierarchyMaps
-from netgraph.fas.options import Options, Split
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Split
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 

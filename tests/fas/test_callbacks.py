@@ -12,7 +12,7 @@ from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.coarse_start import CoarseStart
 from netgraph.fas.integrations.forward_swap import ForwardSwap
 from netgraph.fas.levels.maps import HierarchyMaps
-from netgraph.fas.options import Options
+from netgraph.fas.options.all_options import Options
 
 
 def train_by_hand(model, begin, clip=None):

@@ -13,7 +13,9 @@ from torch.nn.functional import cross_entropy
 import netgraph as ng
 from netgraph.errors import NetgraphError
 from netgraph.fas.checkpoint.checkpoint import Checkpoints, resume
-from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau, Tolerance, parse_options
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Split, Tau, Tolerance
+from netgraph.fas.options.text import parse_options
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.perceptron import mlp

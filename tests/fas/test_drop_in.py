@@ -10,7 +10,8 @@ import netgraph as ng
 from netgraph.coarsen.hierarchy.hierarchy import build_single_level
 from netgraph.errors import NetgraphError
 from netgraph.fas.integrations.optimizer import Multigrid, freeze_closure
-from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Adapt, Gate, Smoothing, Split, Tau
 
 OPEN = Gate(gap=1e9, tau=1e9, kappa=0.0, share=float("inf"))
 

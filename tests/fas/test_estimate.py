@@ -26,7 +26,7 @@ from netgraph.fas.ledger import STEP
 from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.fas.levels.smoother import read_gradients
 from netgraph.fas.levels.vectors import assign
-from netgraph.fas.options import Gate
+from netgraph.fas.options.groups import Gate
 from netgraph.fas.solver.solver import FAS
 
 KINDS = ("multilevel", "multifidelity")

@@ -13,7 +13,8 @@ from netgraph.fas.levels.correction import apply_correction
 from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.fas.levels.moments import read_moments
 from netgraph.fas.levels.tau import form_coarse_problem
-from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Split, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.run import REFUSED
 from netgraph.fas.solver.solver import FAS, make_plain_solver

@@ -9,7 +9,8 @@ from bratu import Bratu, Energy, Squares, interpolation, manufactured
 from quadratics import Lines, dense_two_level
 from torch import nn
 
-from netgraph.fas.options import Gate, Options, Smoothing, Split, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Split, Tau
 from netgraph.fas.solver.solver import FAS
 
 OPEN = Gate(gap=float("inf"), tau=float("inf"), kappa=0.0, share=float("inf"), search=())

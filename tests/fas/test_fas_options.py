@@ -15,19 +15,9 @@ import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
-from netgraph.fas.options import (
-    Adapt,
-    Gate,
-    Options,
-    Smoothing,
-    Split,
-    Tau,
-    Tolerance,
-    build_option_table,
-    format_option_table,
-    list_option_names,
-    parse_options,
-)
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Adapt, Gate, Smoothing, Split, Tau, Tolerance
+from netgraph.fas.options.text import build_option_table, format_option_table, list_option_names, parse_options
 from netgraph.fas.solver import cycles
 from netgraph.fas.solver.adaptive import VisitLength
 from netgraph.fas.solver.cycles import build_cycle

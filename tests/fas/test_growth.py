@@ -17,7 +17,8 @@ from netgraph.fas.levels.growth import Growth
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
 from netgraph.fas.levels.moments import read_moments
 from netgraph.fas.levels.nested_iteration import start_level
-from netgraph.fas.options import Options, Smoothing, Split
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Smoothing, Split
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.cnn import resnet

@@ -16,7 +16,8 @@ from netgraph.fas.integrations.optimizer import Multigrid
 from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.fas.levels.moments import carry_moments_down, correct_moments, read_moments, set_moments
 from netgraph.fas.levels.smoother import Smoother
-from netgraph.fas.options import Gate, Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.data.datasets import load_dataset

@@ -17,7 +17,8 @@ from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.fas.levels.moments import carry_moments_down, correct_moments, read_moments, set_moments
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.width_scaling import compute_rate_factors
-from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.models.cnn import resnet

@@ -18,7 +18,8 @@ from netgraph.fas.levels.growth import Growth
 from netgraph.fas.levels.maps import HierarchyMaps
 from netgraph.fas.levels.rewarm import scale_new_updates
 from netgraph.fas.levels.smoother import Smoother
-from netgraph.fas.options import Estimate, Options, Smoothing, Split
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Estimate, Smoothing, Split
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS, make_plain_solver
 from netgraph.io.bundle import read_bundle

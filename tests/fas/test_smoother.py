@@ -6,7 +6,8 @@ from fasnets import batches, hierarchy_of, network, state
 from torch.nn.functional import cross_entropy
 
 from netgraph.fas.levels.smoother import Smoother
-from netgraph.fas.options import Options, Smoothing
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Smoothing
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 

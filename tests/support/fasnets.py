@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.fas.options import Gate
+from netgraph.fas.options.groups import Gate
 from netgraph.models.perceptron import mlp
 from netgraph.optim.muon import MuonWithAdamW
 

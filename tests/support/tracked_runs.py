@@ -4,7 +4,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import netgraph as ng
-from netgraph.fas.options import Gate, Options, Smoothing, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Gate, Smoothing, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.solver import FAS
 from netgraph.models.perceptron import mlp

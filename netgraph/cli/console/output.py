@@ -79,7 +79,7 @@ def warn_of_left_out_directions(hierarchy: Hierarchy) -> None:
 
 def print_solver_options() -> None:
     """Print the options of the solver with their defaults, units and meanings."""
-    from netgraph.fas.options import build_option_table
+    from netgraph.fas.options.text import build_option_table
 
     for row in build_option_table():
         unit = f"({row.unit}) " if row.unit else ""

@@ -233,7 +233,7 @@ def check_data_options(typed: Mapping[str, str], data: str) -> None:
 
 def _check_solver_options(options: TrainOptions) -> None:
     """Reject options of the solver for a level or a part that the run does not have."""
-    from netgraph.fas.options import full_option_name
+    from netgraph.fas.options.all_options import full_option_name
 
     n_levels = options.coarsening.n_levels
     cycle = "a single level" if n_levels == 1 else f"the cycle {options.cycle}"

@@ -25,7 +25,8 @@ from netgraph.errors import LoadError, NetgraphError
 from netgraph.fas.checkpoint.checkpoint import Checkpoints, list_checkpoints, resume
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.rematch import compute_signatures
-from netgraph.fas.options import Adapt, Gate, Options, Smoothing, Tau
+from netgraph.fas.options.all_options import Options
+from netgraph.fas.options.groups import Adapt, Gate, Smoothing, Tau
 from netgraph.fas.solver.problem import Problem
 from netgraph.fas.solver.run import Run
 from netgraph.fas.solver.solver import FAS
