@@ -195,14 +195,17 @@ def _load_folder_weights(transformers: Any, cls: Any, config: Any, folder: Path)
     if any((folder / name).is_file() for name in WEIGHTS):
         pickled = None
     source = {"use_safetensors": True} if pickled is None else {"state_dict": _read_pickled(pickled)}
-    with silence_transformers(transformers.utils.logging):
-        model, info = cls.from_pretrained(
-            folder if pickled is None else None,
-            config=config,
-            local_files_only=True,
-            output_loading_info=True,
-            **source,
-        )
+    try:
+        with silence_transformers(transformers.utils.logging):
+            model, info = cls.from_pretrained(
+                folder if pickled is None else None,
+                config=config,
+                local_files_only=True,
+                output_loading_info=True,
+                **source,
+            )
+    except ImportError as error:  # of a package for quantised weights
+        raise LoadError(f"hf:{folder} needs a package that is not installed: {str(error).splitlines()[0]}") from error
     problems = [
         f"{problem} {', '.join(sorted(map(str, info[key]))[:3])}"
         for key, problem in (
@@ -217,11 +220,35 @@ def _load_folder_weights(transformers: Any, cls: Any, config: Any, folder: Path)
             f"the weights of hf:{folder} do not fit {cls.__name__}: {'; '.join(problems)}. Check architectures in its "
             f"config.json, or give hf:{folder / 'config.json'} for random weights."
         )
+    _check_quantisation(model, config, folder)
     if pickled is not None:  # from_pretrained has not seen the folder
         model.config.name_or_path = str(folder)
         if (folder / "generation_config.json").is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model  # type: ignore[no-any-return]
+
+
+def _check_quantisation(model: nn.Module, config: Any, folder: Path) -> None:
+    """Say that weights were quantised, and refuse those that are still."""
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return
+    method = stored.get("quant_method") if isinstance(stored, Mapping) else getattr(stored, "quant_method", None)
+    kinds = {
+        p.dtype for p in (*model.parameters(), *model.buffers()) if p.dtype.itemsize == 1 and p.dtype != torch.bool
+    }
+    if kinds:
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        raise LoadError(
+            f"hf:{folder} is quantised ({method}) and keeps numbers of {names}, which cannot be averaged. Load it with transformers, call "
+            "dequantize() on it, and save it again."
+        )
+    kind = str(next(model.parameters()).dtype).removeprefix("torch.")
+    warnings.warn(
+        f"hf:{folder} is quantised ({method}), and transformers has made numbers of {kind} of it. These are merged, and what is written is not quantised.",
+        LoadWarning,
+        stacklevel=2,
+    )
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from netgraph.errors import LoadError
+from netgraph.errors import LoadError, LoadWarning
 from netgraph.io.example_inputs import guess_input
 from netgraph.io.huggingface import build_on_meta
 from netgraph.io.load import describe_origin, load_model
@@ -75,6 +76,36 @@ def test_a_hugging_face_folder_gives_its_own_weights_or_says_what_does_not_fit(t
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(LoadError, match=r"pytorch_model\.bin is not a PyTorch file"):
         load_model(folder)
+
+
+def test_quantised_weights_are_read_as_numbers_and_said_or_refused(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "vocab_size": 32,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_key_value_heads=2))
+    model.save_pretrained(tmp_path)
+    blocks = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": blocks}))
+    numbers = {name: p.detach() for name, p in model.state_dict().items()}
+    layers = [name for name in numbers if "proj" in name]
+    scale = {name: numbers[name].abs().max() / 448 for name in layers}
+    small = {name: (numbers[name] / scale[name]).to(torch.float8_e4m3fn) for name in layers}
+    save_file(numbers | small, tmp_path / "model.safetensors", {"format": "pt"})  # without scales
+    with pytest.raises(LoadError, match=r"is quantised \(fp8\) and keeps numbers of float8_e4m3fn"):
+        load_model(f"hf:{tmp_path}")
+    scales = {f"{name}_scale_inv": scale[name].reshape(1, 1) for name in layers}
+    save_file(numbers | small | scales, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.warns(LoadWarning, match=r"is quantised \(fp8\)"):
+        loaded = load_model(f"hf:{tmp_path}").state_dict()
+    for name in layers:
+        expected = small[name].float() * scale[name]
+        torch.testing.assert_close(loaded[name].float(), expected, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize(
