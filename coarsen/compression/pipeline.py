@@ -27,14 +27,17 @@ from netgraph.coarsen.compression.result import Compressed, Stage
 from netgraph.coarsen.compression.selection import RATIOS, Chooser, Sizes
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.compression.training.fine_tuning import fine_tune
-from netgraph.coarsen.hierarchy.hierarchy import Hierarchy, build_hierarchy, prepare_builder
+from netgraph.coarsen.hierarchy.hierarchy import BuildInputs, Hierarchy, prepare_builder
+from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
+from netgraph.coarsen.hierarchy.merge_plan import GraphStore
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.functional_error import split_batches
 from netgraph.coarsen.network.oracles import Progress
+from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.options import TuneOptions
-from netgraph.errors import NetgraphError
-from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.utils.pytree import build_structure, describe_example, normalize_example, unflatten_tree
 
 Tune = Callable[[nn.Module, nn.Module], Any]
 HELD_OUT = 4  # one row in four, where candidates are judged and no other rows are given
@@ -199,17 +202,37 @@ class _Run:
         self.model, self.spec = builder.root, builder.spec
         self.errors: dict[str, dict[float, float]] = {}
         self.notes: list[str] = []
+        self.graphs = builder.graphs = GraphStore()
+        self._merged: tuple[Sizes, dict[str, Transfer]] | None = None
 
     def build(self, sizes: Sizes, repair: str) -> Hierarchy:
-        """Return the hierarchy with these numbers of units. The recording was proven once, with the builder."""
-        ratios = {name: n / self.spec.axes[name].size for name, n in sizes.items()}
+        """Return the hierarchy with these numbers of units. The trace, the graphs and the outputs on the data serve all of them."""
+        spec, ratios = self.spec, {name: n / self.spec.axes[name].size for name, n in sizes.items()}
+        plan = replace(self.builder.plan, ratios={**ratios, "*": 1.0}, round_to=1)
+        builder = self.builder.fork(plan, rung=repair, graphs=self.graphs)
+        reasons: dict[str, Any] = {}
+        started = time.perf_counter()
+        level = builder.build_level(dict(self._merge(builder, sizes, reasons)), reasons)
+        level.seconds = time.perf_counter() - started
         options = replace(
-            _without_ratios(self.options), ratio={**ratios, "*": 1.0}, repair=repair, round_to=1, prove=False
-        )
-        hierarchy = build_hierarchy(self.model, self.example, options=options, data=self.rows.inputs, spec=self.spec)
-        assert hierarchy.options is not None
-        hierarchy.options = replace(hierarchy.options, prove=self.options.prove)
-        return hierarchy
+            _without_ratios(self.options), ratio={**ratios, "*": 1.0}, repair=repair, round_to=1,
+            inside_heads=bool(spec.inside_heads), outputs=spec.outputs,
+        )  # fmt: skip
+        whole = Level(self.model, spec, {}, 0.0, spec.flops)
+        inputs = BuildInputs(self.example, self.rows.inputs, None, spec)
+        return Hierarchy([whole, level], options, describe_example(self.example), inputs)
+
+    def _merge(self, builder: LevelBuilder, sizes: Sizes, reasons: dict[str, Any]) -> dict[str, Transfer]:
+        """Return the units that merge, those of the call before if the sizes are the same and one coarsener merges alone."""
+        if self._merged is None or self._merged[0] != sizes or len(builder.plan.coarseners) > 1:
+            step, judge, repaired = builder.begin_channels()
+            transfers, chosen = step.choose_transfers(repaired or judge, {}, keep_graphs=True)
+            if not transfers:
+                raise NothingToMergeError(builder.plan.explain_nothing(self.spec, None))
+            if chosen:
+                reasons["coarseners"] = chosen
+            self._merged = dict(sizes), transfers
+        return self._merged[1]
 
     def choose(self, repaired: bool) -> Sizes:
         """Return the numbers of units that meet the target, or come nearest."""

@@ -169,3 +169,15 @@ def test_what_does_not_fit_is_refused_before_work_begins(case, network, monkeypa
     monkeypatch.setattr("netgraph.coarsen.compression.pipeline.Chooser", None)  # work begins there
     with pytest.raises(NetgraphError, match=match):
         ng.compress(network, ROWS, **{"options": OPTIONS, **keywords})
+
+
+@pytest.mark.parametrize("coarsener", ["ward", "auto"])
+def test_the_hierarchy_is_the_one_that_its_options_build(coarsener, network):
+    options = ng.CoarsenOptions(coarsener=coarsener, repair="ridge")
+    result = ng.compress(network, ROWS, target="parameters=0.5", options=options)
+    again = ng.build_hierarchy(network, ROWS[:2], options=result.hierarchy.options, data=ROWS)
+    expected = again.levels[1].model.state_dict()
+    found = result.hierarchy.levels[1].model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert result.hierarchy.levels[1].reasons == again.levels[1].reasons
