@@ -11,7 +11,7 @@ others use too makes them longer, unevenly. FLOPs are exact.
 
     NETGRAPH_DATA=... python benchmarks/training/language_model.py --tune --optimizer muon
     NETGRAPH_DATA=... python benchmarks/training/language_model.py --seeds 3 --optimizer muon  # to benchmarks/results/language_model.jsonl
-    python benchmarks/training/language_model.py --report
+    python benchmarks/training/language_model.py --report     # tables, and docs/pictures/language_model.svg
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ from netgraph.models.transformer import Decoder
 from netgraph.optim.optimizers import find_optimizer
 
 RESULTS = Path(__file__).parent.parent / "results" / "language_model.jsonl"
+PICTURE = Path(__file__).parent.parent.parent / "docs" / "pictures" / "language_model.svg"
 RATES = (4e-3, 8e-3, 1.6e-2)
 TEST_BYTES = 2**18
 SIZES = ("width", "blocks", "length", "rows", "million", "bf16")
@@ -111,6 +112,7 @@ METHODS = {
     "two blocks, at 0.5 copied": grow("copied", 0.5, blocks=2),
     "four blocks, at 0.7 split": grow("prolonged", 0.7, blocks=4),
     "four blocks, at 0.7 copied": grow("copied", 0.7, blocks=4),
+    "four blocks, at 0.85 random, asymmetric": grow("random", 0.85, "asymmetric", blocks=4),
     "one, two, four and eight blocks, split": Method(
         (0.3, 0.2, 0.2, 0.3), options={"split.kind": "none"}, levels={"directions": "depth"}
     ),
@@ -231,6 +233,47 @@ def format_row(key: tuple[Any, ...], runs: list[dict[str, Any]], plain: list[dic
     return f"{line} {cost['loss'] - 1:+.1%} | {cost['flops']:.2f} | {cost['seconds']:.2f} |"
 
 
+def list_gaps(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Return by method and optimizer how far above plain training it ends, in percent, against millions of bytes.
+
+    Each run is compared with the lowest plain run of its seed, sizes and optimizer. Methods with one horizon are left out.
+    """
+    lowest: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        if row["method"] == "plain":
+            key = row_key(row, (*TABLE, "seed"))
+            lowest[key] = min(row["loss"], lowest.get(key, row["loss"]))
+    gaps: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for row in rows:
+        base = lowest.get(row_key(row, (*TABLE, "seed")))
+        if base is not None and row["method"] != "plain":
+            of_method = gaps.setdefault((row["method"], row["optimizer"]), {})
+            of_method.setdefault(row["million"], []).append(100 * (row["loss"] / base - 1))
+    lines = {key: sorted((x, min(ys)) for x, ys in points.items()) for key, points in gaps.items()}
+    return {key: points for key, points in lines.items() if len(points) > 1}
+
+
+def draw_picture(rows: list[dict[str, Any]]) -> None:
+    """Draw how far above plain training each method ends, against the length of the run."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.0, 4.2), layout="constrained")
+    lines = list_gaps([row for row in rows if (row["width"], row["blocks"]) == (32, 8)])
+    for (method, optimizer), points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=f"{method} ({optimizer})")
+    axes.set(
+        xscale="log", ylim=(0, None), xlabel="millions of bytes of a run", ylabel="nats a byte, % above plain training"
+    )
+    ticks = sorted({x for points in lines.values() for x, _ in points})
+    axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE)
+    plt.close(figure)
+
+
 def parse_command_line() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = make_grid_parser(__doc__, RESULTS, RATES)
@@ -252,6 +295,7 @@ def main() -> None:
     rows = read_rows(options.out)
     if options.report:
         print(format_report(rows))
+        draw_picture(rows)
         return
     table = {name: getattr(options, name) for name in TABLE}
     names = [name for name in METHODS if not options.only or name in options.only]
