@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from netgraph.coarsen.compression.latency import count_rows, has_rows
 from netgraph.coarsen.network.functional_error import compute_outputs, function_error, split_batches
+from netgraph.coarsen.tuning.losses import place_classes_last
 from netgraph.errors import NetgraphError, describe_error
 from netgraph.utils.choices import METRICS
 
@@ -186,13 +187,15 @@ def _pair_rows(
 
 
 def _check_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one row of numbers for each class that counts: outputs (n, classes) and targets (n,)."""
-    if targets.is_floating_point() or outputs.ndim < 2 or outputs.shape[:-1].numel() != targets.numel():
+    """Return one row of numbers for each class that counts: outputs (n, classes) and targets (n,).
+
+    The classes are along the last dimension, or for the pixels of images along the second.
+    """
+    if targets.is_floating_point():
         raise NetgraphError(
-            f"the network answers {tuple(outputs.shape)} for targets of {targets.dtype} and {tuple(targets.shape)}. A metric of "
-            "classes needs a number for each class and whole numbers as targets. Take mse, mae or error."
+            f"the targets are {targets.dtype}, and a metric of classes needs whole numbers. Take mse, mae or error."
         )
-    outputs, targets = outputs.flatten(0, -2), targets.flatten().long()
+    outputs, targets = place_classes_last(outputs, targets).flatten(0, -2), targets.flatten().long()
     counted = targets != IGNORED
     outputs, targets = outputs[counted], targets[counted]
     if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
@@ -204,12 +207,13 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measure_top(pairs: Pairs, k: int) -> float:
-    """Return the share of the targets among the k largest outputs."""
+    """Return the share of the targets among the k largest outputs. An answer that holds NaN is wrong."""
     right = n = 0
     for outputs, targets in pairs:
         outputs, targets = _check_classes(outputs, targets)
         top = outputs.topk(min(k, outputs.shape[1]), dim=1).indices
-        right, n = right + int((top == targets[:, None]).sum()), n + len(targets)
+        hit = (top == targets[:, None]).any(1) & ~outputs.isnan().any(1)
+        right, n = right + int(hit.sum()), n + len(targets)
     return _divide(right, n)
 
 

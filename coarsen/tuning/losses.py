@@ -62,7 +62,10 @@ def place_classes_last(output: Tensor, targets: Tensor | None) -> Tensor:
     """
     if targets is None:
         return output.movedim(1, -1) if output.ndim > 3 else output
-    if output.ndim > 1 and output.shape[:-1] != targets.shape and output.movedim(1, -1).shape[:-1] == targets.shape:
+    fits_last = (
+        output.shape[:-1] == targets.shape and output.ndim < 4
+    )  # images have their classes along the second, if both fit
+    if output.ndim > 1 and not fits_last and output.movedim(1, -1).shape[:-1] == targets.shape:
         return output.movedim(1, -1)
     if output.ndim < 2 or output.shape[:-1].numel() != targets.numel():
         raise NetgraphError(

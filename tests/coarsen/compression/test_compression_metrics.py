@@ -67,6 +67,23 @@ def test_the_perplexity_of_tokens_leaves_out_those_without_a_next_one():
     assert measure("top1", outputs, targets) == pytest.approx(float(right.float().mean()))
 
 
+@pytest.mark.parametrize("side", [5, CLASSES])  # of the images: another number than that of the classes, and the same
+def test_pixels_have_their_classes_along_the_second_dimension(side):
+    outputs, targets = torch.randn(20, CLASSES, side, side), torch.randint(0, CLASSES, (20, side, side))
+    assert measure("top1", outputs, targets) == pytest.approx(float((outputs.argmax(1) == targets).float().mean()))
+    expected = float(nn.functional.cross_entropy(outputs, targets))
+    assert measure("loss", outputs, targets) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_answer_that_is_no_number_is_wrong_and_not_right_by_chance():
+    outputs, targets = torch.randn(10, CLASSES), torch.zeros(10, dtype=torch.int64)
+    outputs[:, 0] = 10.0
+    outputs[:4] = float("nan")
+    assert measure("top1", outputs, targets) == pytest.approx(0.6)
+    assert measure("top5", outputs, targets) == pytest.approx(0.6)
+    assert math.isnan(measure("loss", outputs, targets))
+
+
 def test_the_error_of_scaled_outputs_is_their_scale():
     outputs = torch.randn(ROWS, CLASSES)
     metric = make_metric("error", Table(outputs), torch.arange(ROWS), None)
@@ -98,7 +115,7 @@ BAD = {
     "no number": (lambda: Metric("mine", lambda _: "x").evaluate(nn.Identity()), "returns a number"),
     "no such name": (lambda: measure("f1", torch.randn(4, 3), torch.zeros(4).long()), "no metric is called 'f1'"),
     "no targets": (lambda: measure("top1", torch.randn(4, 3), None), "top1 needs targets"),
-    "targets that are no classes": (lambda: measure("top1", torch.randn(4, 3), torch.rand(4)), "whole numbers as targets"),
+    "targets that are no classes": (lambda: measure("top1", torch.randn(4, 3), torch.rand(4)), "needs whole numbers"),
     "too many classes": (lambda: measure("top1", torch.randn(4, 3), torch.full((4,), 3)), "answers 3 classes"),
     "below 0": (lambda: measure("loss", torch.randn(4, 3), torch.full((4,), -1)), "from -1 to -1"),
     "other rows": (lambda: measure("top1", torch.randn(4, 3), torch.zeros(5).long()), "for 4 rows"),
