@@ -29,7 +29,7 @@ from netgraph.recording.forward.cumulative_norm import cumulative_factor
 from netgraph.recording.forward.followed_dtype import find_own_dtype, has_followed
 from netgraph.recording.forward.size_relations import Relation, explain_broken_relation
 from netgraph.recording.interpreter import CallSite, Interpreter
-from netgraph.recording.layers.find_layers import GraphLayers, find_layers
+from netgraph.recording.layers.find_layers import find_layers
 from netgraph.recording.layers.layer_modules import place_layer, place_tensor
 from netgraph.recording.serialize import NEW_BUILTINS
 from netgraph.utils.pytree import (
@@ -118,29 +118,25 @@ class GraphNetwork(nn.Module):
         for name, first in ties.items():
             place_tensor(self, name, _get_tensor(self, first))
         self.run_train: Callable[..., list[Any]] = Interpreter.__call__  # activation checkpointing replaces it
-        self._names, self._layers = frozenset(self.state_dict()), GraphLayers()
-        self._compile()
+        self._names = frozenset(self.state_dict())
         self._make_layers()
+        self._compile()
 
     def _compile(self) -> None:
         """Build the interpreters of all modes from the serialized graphs."""
         self._dtype = find_own_dtype(self.parameters())
-        self._follows = has_followed(list(self._graphs.values()))
         self._run = {mode: Interpreter(document, self._names, self._dtype) for mode, document in self._graphs.items()}
-        self._call_layers()
+        self._follows = any(run.follows for run in self._run.values())
+        for mode, run in self._run.items():
+            run.call_layers(self._layers.calls.get(mode, {}), self._layers.skipped if mode == "train" else ())
 
     def _make_layers(self) -> None:
-        """Hold parameters in layers of PyTorch where the graphs compute what these do, and let the steps call them."""
+        """Hold parameters in layers of PyTorch where the graphs compute what these do."""
         tensors = {name: _get_tensor(self, name) for name in self._names if name not in self._ties}
         self._layers, modules = find_layers(self._graphs, tensors, self._ties, [len(shape) for shape in self._shapes])
         for path, module in modules.items():
             place_layer(self, path, module)
-        self._call_layers()
         self.train(self.training)
-
-    def _call_layers(self) -> None:
-        for mode, run in self._run.items():
-            run.call_layers(self._layers.calls.get(mode, {}), self._layers.skipped if mode == "train" else ())
 
     def train(self, mode: bool = True) -> GraphNetwork:
         """Set the mode. Batch norms that the network keeps in evaluation mode stay in it."""
@@ -388,13 +384,12 @@ class GraphNetwork(nn.Module):
             ("_fixed", frozenset()),
             ("_relations", []),
             ("_names", frozenset(self.state_dict())),
-            ("_layers", GraphLayers()),
         ):  # a pickle of an older version
             self.__dict__.setdefault(name, empty)
         self._set_signature(signature_from_data(self._arguments))
-        self._compile()
         if "_layers" not in state:
             self._make_layers()
+        self._compile()
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.parameters())

@@ -121,6 +121,7 @@ class Interpreter:
 
     def __init__(self, document: Sequence[Any], names: Collection[str], dtype: torch.dtype | None = None) -> None:
         self.dtype = dtype
+        self.follows = False  # whether any argument follows the precision of the network
         self.slots: dict[str, int] = {}
         self.inputs: list[int] = []
         self.reads: list[tuple[int, str]] = []
@@ -209,6 +210,7 @@ class Interpreter:
         if kind == "slice":
             return slice(*content)
         if kind in KINDS:
+            self.follows = True
             return read_followed(kind, content).resolve(self.dtype)
         return float(content) if kind == "float" else _parse_torch_constant(kind, content)
 

@@ -193,7 +193,7 @@ class NamedForward:
         self.function, self.__doc__ = function, function.__doc__
 
     def __get__(self, network: Any, owner: Any = None) -> Any:
-        return self.function if network is None else types.MethodType(network._forward, network)
+        return self.function if network is None else network._forward.__get__(network)
 
     def copy_for(self, signature: inspect.Signature) -> Any:
         """Return the function with a signature, to be kept by an instance."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -119,7 +119,7 @@ def _list_counting(reader: _GraphReader | None, count: str, served: Sequence[_Ca
     steps = [call.step for call in served if call.mode == "train" and call.use.training]
     if reader is None or not any(call.mode == "train" for call in served):
         return []
-    return reader.list_counting(count, steps)
+    return reader.list_counting(count, steps) if steps or count in reader.shapes else []
 
 
 class _Paths:
@@ -162,10 +162,23 @@ class _GraphReader:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         inputs = [name for name, step in self.steps.items() if step[1].startswith("placeholder:")]
         self.rank = partial(find_rank, graph=self.steps, inputs=dict(zip(inputs, ranks, strict=False)))
-        self.readers: dict[str, list[str]] = defaultdict(list)
+
+    @cached_property
+    def readers(self) -> dict[str, list[str]]:
+        """By step, the steps that read it. Only a training graph with norms needs them."""
+        readers: dict[str, list[str]] = defaultdict(list)
         for name, (_, _, args, kwargs) in self.steps.items():
             for node in _list_nodes([args, kwargs]):
-                self.readers[node].append(name)
+                readers[node].append(name)
+        return readers
+
+    @cached_property
+    def nodes(self) -> dict[str, list[str]]:
+        """By tensor, the steps that fetch it."""
+        nodes: dict[str, list[str]] = defaultdict(list)
+        for node, name in self.tensors.items():
+            nodes[name].append(node)
+        return nodes
 
     def list_uses(self) -> Iterator[tuple[str, LayerUse]]:
         """Yield the steps that compute what a layer computes."""
@@ -177,8 +190,7 @@ class _GraphReader:
 
     def list_counting(self, count: str, norms: Sequence[str]) -> list[str] | None:
         """Return the steps that count batches for norms, or None if a layer would not count as they do."""
-        nodes = [node for node, name in self.tensors.items() if name == count]
-        readers = Counter(reader for node in nodes for reader in self.readers[node])
+        readers = Counter(reader for node in self.nodes.get(count, ()) for reader in self.readers[node])
         added = [name for name in readers if self.steps[name][1] == ADD and self.steps[name][2][1] == 1]
         factors = [name for name in readers if self.steps[name][1] == FACTOR]
         momenta = {m.get("node") for norm in norms for m in self.steps[norm][2][6:7] if isinstance(m, dict)}
