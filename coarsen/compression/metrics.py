@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from netgraph.coarsen.compression.latency import count_rows, has_rows
-from netgraph.coarsen.network.functional_error import compute_outputs, function_error, split_batches
+from netgraph.coarsen.network.functional_error import (
+    ExpectedOutputs,
+    choose_batch,
+    compute_outputs,
+    function_error,
+    iterate_outputs,
+    split_batches,
+)
 from netgraph.coarsen.tuning.losses import place_classes_last
 from netgraph.errors import NetgraphError, describe_error
 from netgraph.utils.choices import METRICS
@@ -100,7 +108,7 @@ def make_metric(
     Returns
     -------
     Metric
-        Runs the rows in evaluation mode, 128 at a time.
+        Runs the rows in evaluation mode, 128 at a time, or fewer where their outputs are large.
 
     Raises
     ------
@@ -124,12 +132,13 @@ def make_metric(
         metric = "error" if targets is None else "top1" if classes else "mse"
     if metric not in METRICS:
         raise NetgraphError(f"no metric is called {metric!r}. Choose among {', '.join(METRICS)}, or give a function.")
-    batches = split_batches(inputs, BATCH)
+    size = _choose_rows(network, inputs, outputs)
+    batches = split_batches(inputs, size)
     if metric == "error":
         return Metric(metric, make_error_measure(network, batches, outputs), False)
     if targets is None:
         raise NetgraphError(f"the metric {metric} needs targets, and the data have none. Give targets, or take error.")
-    parts = _split_targets(targets, inputs)
+    parts = _split_targets(targets, inputs, size)
     measure, larger = MEASURES[metric]
     return Metric(metric, lambda n: measure(_pair_rows(n, batches, parts, outputs)), larger)
 
@@ -138,8 +147,25 @@ def make_error_measure(
     network: nn.Module, batches: Sequence[Any], outputs: Sequence[str] = ()
 ) -> Callable[[nn.Module], float]:
     """Return a function that measures the relative error of another network's outputs on the same rows."""
-    expected = run_rows(network, batches, outputs)
-    return lambda other: function_error(expected, run_rows(other, batches, outputs))
+    with _explain_rows():
+        expected = ExpectedOutputs.of(network, batches, outputs)
+
+    def measure(other: nn.Module) -> float:
+        with _explain_rows():
+            return function_error(expected, iterate_outputs(other, batches, outputs))
+
+    return measure
+
+
+def split_rows(network: nn.Module, inputs: Any, outputs: Sequence[str] = ()) -> list[Any]:
+    """Return rows in batches of 128, or of fewer where their outputs are large."""
+    return split_batches(inputs, _choose_rows(network, inputs, outputs))
+
+
+def _choose_rows(network: nn.Module, inputs: Any, outputs: Sequence[str]) -> int:
+    """Return how many rows make a batch."""
+    with _explain_rows():
+        return choose_batch(network, inputs, BATCH, outputs)
 
 
 def run_rows(network: nn.Module, batches: Sequence[Any], outputs: Sequence[str] = ()) -> list[list[Tensor]]:
@@ -150,8 +176,20 @@ def run_rows(network: nn.Module, batches: Sequence[Any], outputs: Sequence[str] 
     NetgraphError
         The network does not run on these rows.
     """
-    try:
+    with _explain_rows():
         return compute_outputs(network, batches, outputs)
+
+
+@contextmanager
+def _explain_rows() -> Iterator[None]:
+    """Say of an error in a block that the network does not run on the rows.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    try:
+        yield
     except NetgraphError:
         raise
     except Exception as error:  # operators raise many kinds
@@ -160,7 +198,7 @@ def run_rows(network: nn.Module, batches: Sequence[Any], outputs: Sequence[str] 
         ) from error
 
 
-def _split_targets(targets: Tensor, inputs: Any) -> Sequence[Tensor]:
+def _split_targets(targets: Tensor, inputs: Any, size: int) -> Sequence[Tensor]:
     """Return the targets of each batch of rows. Inputs without common rows, as those of a graph, are one batch."""
     if not has_rows(inputs):
         return [targets]
@@ -169,7 +207,7 @@ def _split_targets(targets: Tensor, inputs: Any) -> Sequence[Tensor]:
         raise NetgraphError(
             f"there are targets {tuple(targets.shape)} for {n:,} rows of inputs. Give one for each row."
         )
-    return list(targets.split(BATCH))
+    return list(targets.split(size))
 
 
 Pairs = Iterator[tuple[Tensor, Tensor]]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from netgraph.coarsen.compression.costs import BATCHES, Costs, measure_costs
 from netgraph.coarsen.compression.deploy import choose_deployed
 from netgraph.coarsen.compression.latency import compare_latencies, count_rows, has_rows, resize_rows
-from netgraph.coarsen.compression.metrics import BATCH, Metric, make_error_measure, make_metric
+from netgraph.coarsen.compression.metrics import Metric, make_error_measure, make_metric, split_rows
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.result import Compressed, Stage
 from netgraph.coarsen.compression.selection import RATIOS, Chooser, Sizes
@@ -32,7 +32,6 @@ from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.hierarchy.merge_plan import GraphStore
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
-from netgraph.coarsen.network.functional_error import split_batches
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.options import TuneOptions
@@ -171,7 +170,9 @@ Judge = Callable[[nn.Module], float]
 def _make_judge(target: Target, metric: Any, builder: LevelBuilder, judged: Rows) -> Judge:
     """Return a function that gives the points of accuracy that a network gains over the original, or its error."""
     if target.kind == "error":
-        return make_error_measure(builder.root, split_batches(judged.inputs, BATCH), builder.spec.outputs)
+        return make_error_measure(
+            builder.root, split_rows(builder.root, judged.inputs, builder.spec.outputs), builder.spec.outputs
+        )
     number = make_metric(metric, builder.root, *judged, outputs=builder.spec.outputs)
     if not number.larger_is_better:
         raise NetgraphError(

@@ -25,7 +25,14 @@ from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.loss_gap import LossGap
 from netgraph.coarsen.hierarchy.merge_plan import GraphStore, Judge, MergePlan, MergeStep
 from netgraph.coarsen.network.finite_values import list_overflowed
-from netgraph.coarsen.network.functional_error import FunctionErrorJudge, compute_outputs, function_error, split_batches
+from netgraph.coarsen.network.functional_error import (
+    ExpectedOutputs,
+    FunctionErrorJudge,
+    choose_batch,
+    function_error,
+    iterate_outputs,
+    split_batches,
+)
 from netgraph.coarsen.network.head_alignment import (
     HeadRotation,
     apply_rotations,
@@ -58,22 +65,22 @@ class Calibration:
     inputs : Tensor, tuple or dict
     batches : list
         The inputs, split into batches.
-    expected : list of list of Tensor
+    expected : ExpectedOutputs
         Outputs of the finest network.
     """
 
     inputs: Any
     batches: list[Any]
-    expected: list[list[Tensor]]
+    expected: ExpectedOutputs
 
     @classmethod
     def of(cls, model: nn.Module, data: Any, outputs: Sequence[str] = ()) -> Calibration | None:
         """Run the network on the data. This shows before work begins that they fit."""
         if data is None:
             return None
-        batches = split_batches(data, 64)
         try:
-            return cls(data, batches, compute_outputs(model, batches, outputs))
+            batches = split_batches(data, choose_batch(model, data, 64, outputs))
+            return cls(data, batches, ExpectedOutputs.of(model, batches, outputs))
         except Exception as error:  # operators raise many kinds
             raise NetgraphError(
                 f"the network does not run on the calibration data ({type(error).__name__}: {str(error)[:200]}). Give "
@@ -333,7 +340,7 @@ class LevelBuilder:
             reasons["repair"] = asdict(report)
         if self.data is not None:
             reasons["error"] = function_error(
-                self.data.expected, compute_outputs(coarse, self.data.batches, self.spec.outputs)
+                self.data.expected, iterate_outputs(coarse, self.data.batches, self.spec.outputs)
             )
 
     def _build_judge(self, n_rows: int | None, *, repair: bool = False) -> FunctionErrorJudge | None:
@@ -342,10 +349,11 @@ class LevelBuilder:
             return None
         last_rows = split_batches(self.data.inputs, JUDGE_ROWS)[-1] if repair else None
         candidate = partial(self._repair_candidate, last_rows) if repair else None
-        batches, expected = self.data.batches[:1], self.data.expected[:1]
+        batches = self.data.batches[:1]
         if n_rows is not None:
-            batches = split_batches(self.data.inputs, n_rows)[:1]
-            expected = compute_outputs(self.root, batches, self.spec.outputs)
+            rows = split_batches(self.data.inputs, n_rows)[0]
+            batches = split_batches(rows, choose_batch(self.root, rows, n_rows, self.spec.outputs))
+        expected = ExpectedOutputs.of(self.root, batches, self.spec.outputs)
         return FunctionErrorJudge(self.base, self.spec, self.composed, batches, expected, candidate, self.rotating)
 
     def _repair_candidate(

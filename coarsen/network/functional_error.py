@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 from netgraph.utils.pytree import have_equal_rows as have_equal_rows
 
+ROOM = 2**25  # most numbers in the outputs of one batch, 128 MiB of float32
+KEPT = 2**26  # most numbers in outputs that are kept to compare others with
+
 
 def split_batches(data: Any, size: int) -> list[Any]:
     """Split inputs, nested like the example, into batches along their first dimension.
@@ -43,15 +46,62 @@ def split_batches(data: Any, size: int) -> list[Any]:
     return [kwargs if kwargs else args for args, kwargs in nested]
 
 
+def choose_batch(network: nn.Module, data: Any, most: int, chosen: Sequence[str] = ()) -> int:
+    """Return how many rows make a batch: at most ``most``, and so few that their outputs have `ROOM` numbers at most.
+
+    A language model answers each token with a number for each word, which is thousands of times what it takes.
+    """
+    first = split_batches(data, min(most, 2))[0]
+    numbers = sum(output.numel() for output in compute_outputs(network, [first], chosen)[0])
+    return min(most, max(2 * ROOM // max(numbers, 1), 1))
+
+
 def compute_outputs(network: nn.Module, batches: Sequence[Any], chosen: Sequence[str] = ()) -> list[list[Tensor]]:
     """Return the output tensors of a network in evaluation mode, batch by batch, or those with the chosen names."""
-    training = network.training
-    set_training_mode(network, training=False)
-    try:
-        with torch.no_grad(), disable_fused_attention():
-            return [collect_chosen(_call_network(network, batch), chosen) for batch in batches]
-    finally:
-        set_training_mode(network, training=training)
+    return list(iterate_outputs(network, batches, chosen))
+
+
+def iterate_outputs(network: nn.Module, batches: Sequence[Any], chosen: Sequence[str] = ()) -> Iterator[list[Tensor]]:
+    """Yield what `compute_outputs` returns. The outputs of one batch at a time are in memory."""
+    for batch in batches:
+        training = network.training
+        set_training_mode(network, training=False)
+        try:
+            with torch.no_grad(), disable_fused_attention():
+                outputs = collect_chosen(_call_network(network, batch), chosen)
+        finally:
+            set_training_mode(network, training=training)
+        yield outputs
+
+
+@dataclass(frozen=True)
+class ExpectedOutputs:
+    """The outputs of a network on some batches: kept where they are small, and else computed again whenever they are read.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    batches : sequence
+    chosen : sequence of str
+        Names of the outputs that matter, by default all.
+    kept : list of list of Tensor, optional
+    """
+
+    network: nn.Module
+    batches: Sequence[Any]
+    chosen: Sequence[str]
+    kept: list[list[Tensor]] | None
+
+    @classmethod
+    def of(cls, network: nn.Module, batches: Sequence[Any], chosen: Sequence[str] = ()) -> ExpectedOutputs:
+        """Run the network on the first batch, and on the others if all outputs have `KEPT` numbers at most."""
+        first = compute_outputs(network, batches[:1], chosen)
+        if sum(output.numel() for output in first[0]) * len(batches) > KEPT:
+            return cls(network, batches, chosen, None)
+        return cls(network, batches, chosen, [*first, *iterate_outputs(network, batches[1:], chosen)])
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        return iter(self.kept) if self.kept is not None else iterate_outputs(self.network, self.batches, self.chosen)
 
 
 def _call_network(network: nn.Module, batch: Any) -> Any:
@@ -60,12 +110,12 @@ def _call_network(network: nn.Module, batch: Any) -> Any:
     return network(*args, **kwargs)
 
 
-def function_error(expected: Sequence[Sequence[Tensor]], actual: Sequence[Sequence[Tensor]]) -> float:
+def function_error(expected: Iterable[Sequence[Tensor]], actual: Iterable[Sequence[Tensor]]) -> float:
     """Return |actual - expected| / |expected| over all floating-point outputs of all batches.
 
     Parameters
     ----------
-    expected, actual : sequence of sequence of Tensor
+    expected, actual : iterable of sequence of Tensor
         Outputs of the fine and the coarse network, by batch. Images of a coarse network that has a lower resolution are compared
         with averaged fine ones.
 
@@ -74,13 +124,12 @@ def function_error(expected: Sequence[Sequence[Tensor]], actual: Sequence[Sequen
     float
         A ratio of 2-norms. Infinite if an output is not finite.
     """
-    pairs = [
-        (_match_resolution(a, b).double(), b.double())
-        for x, y in zip(expected, actual, strict=True)
-        for a, b in zip(x, y, strict=True)
-    ]
-    off = sum(float((a - b).square().sum()) for a, b in pairs)
-    error = (off / max(sum(float(a.square().sum()) for a, _ in pairs), 1e-300)) ** 0.5
+    off = whole = 0.0
+    for x, y in zip(expected, actual, strict=True):
+        for fine, coarse in zip(x, y, strict=True):
+            a, b = _match_resolution(fine, coarse).double(), coarse.double()
+            off, whole = off + float((a - b).square().sum()), whole + float(a.square().sum())
+    error = (off / max(whole, 1e-300)) ** 0.5
     return float(error) if error == error else float("inf")
 
 
@@ -105,7 +154,7 @@ class FunctionErrorJudge:
         From the units of ``model`` to those of this level.
     batches : list
         Calibration data.
-    expected : list of list of Tensor
+    expected : iterable of list of Tensor
         Outputs of the finest network.
     repair : callable ``(model, transfers, network) -> None``, optional
         Repairs the network before its outputs are compared.
@@ -117,7 +166,7 @@ class FunctionErrorJudge:
     spec: UnitSpec
     composed: Mapping[str, Transfer]
     batches: Sequence[Any]
-    expected: Sequence[Sequence[Tensor]]
+    expected: Iterable[Sequence[Tensor]]
     repair: Callable[[nn.Module, Mapping[str, Transfer], GraphNetwork], Any] | None = None
     rotating: Container[str] = ()
 
@@ -128,4 +177,4 @@ class FunctionErrorJudge:
         network = coarse_network(model, self.spec, transfers).eval()
         if self.repair is not None:
             self.repair(model, transfers, network)
-        return function_error(self.expected, compute_outputs(network, self.batches, self.spec.outputs))
+        return function_error(self.expected, iterate_outputs(network, self.batches, self.spec.outputs))

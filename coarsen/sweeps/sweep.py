@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.compression.deploy import choose_deployed
 from netgraph.coarsen.compression.latency import compare_latencies, count_rows, has_rows, measure_latencies
-from netgraph.coarsen.compression.metrics import BATCH, Metric, make_error_measure, make_metric
+from netgraph.coarsen.compression.metrics import Metric, make_error_measure, make_metric, split_rows
 from netgraph.coarsen.compression.pipeline import Rows, take_example
 from netgraph.coarsen.hierarchy.hierarchy import BuildInputs, Hierarchy, prepare_builder
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.hierarchy.merge_plan import GraphStore
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
-from netgraph.coarsen.network.functional_error import split_batches
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.sweeps.combinations import (
@@ -214,7 +213,7 @@ class Bench:
                 f"the metric has the name {self.metric.name!r}, which is a column already. Give it another name."
             )
         before = self.metric.evaluate(root)  # shows before work begins that metric and rows fit
-        self.measure_error = make_error_measure(root, split_batches(tested.inputs, BATCH), outputs)
+        self.measure_error = make_error_measure(root, split_rows(root, tested.inputs, outputs), outputs)
         self.times: dict[Any, Row] = {}
         self.batches = ([*BATCHES] if has_rows(example) else [count_rows(example)]) if latency else []
         self.original = self._make_row(None, Level(root, builder.spec, flops=builder.spec.flops), before, 0.0, 0.0)

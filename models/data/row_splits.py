@@ -45,6 +45,8 @@ class RowSplits(NamedTuple):
         Inputs in the form of the network's example, with targets if the source has them.
     origin : tuple of str
         How many rows each part has, and where they come from.
+    next_tokens : bool, default False
+        The target of each token is the next one.
 
     Examples
     --------
@@ -58,6 +60,7 @@ class RowSplits(NamedTuple):
     validation: CalibrationData
     test: CalibrationData
     origin: tuple[str, str, str]
+    next_tokens: bool = False
 
 
 def load_splits(
@@ -118,7 +121,7 @@ def load_splits(
     drawn = {part: rows[part][draw_rows(len(rows[part]), most[part], seed)] for part in most}
     train, valid, test = (shape_like_example(read(part, drawn[part]), example, str(source)) for part in most)
     first, second, third = (f"{len(drawn[part]):,} {names[part]}" for part in most)
-    return RowSplits(train, valid, test, (first, second, third))
+    return RowSplits(train, valid, test, (first, second, third), next_tokens)
 
 
 def _open_source(

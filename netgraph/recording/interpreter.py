@@ -261,7 +261,7 @@ class Interpreter:
     def walk(
         self, find: Callable[[str], Any], batches: Sequence[Sequence[Any]], stops: Collection[Any]
     ) -> Iterator[CallSite]:
-        """Run all batches in lockstep and pause before each call of an operator in ``stops``.
+        """Run all batches in lockstep and pause before each call of an operator in ``stops``. The run ends at the last pause.
 
         A value that the caller writes into an argument at a pause is the value that the step reads.
         """
@@ -275,7 +275,8 @@ class Interpreter:
         """Run the steps of `walk` on the slots of all batches."""
         names = dict(self.reads)
         readers = Counter(index for step in self.steps for index in find_reads(step))
-        for step in self.steps:
+        last = next((step for step in reversed(self.steps) if step.function in stops), None)
+        for step in self.steps if last is not None else ():
             if step.function in stops:
                 here = {i: name for i, name in names.items() if readers[i] == 1}
                 only_here = _name_parts(step.args, here)
@@ -288,6 +289,8 @@ class Interpreter:
                 keywords = [{k: _resolve_refs(v, slots) for k, v in step.kwargs} for slots in runs]
                 with autocast.pause_regions(runs[0]):
                     yield CallSite(step.function, arguments, only_here, keywords, summands, listed)
+            if step is last:  # its result would take memory for nothing: the logits of a language model most of all
+                return
             shared = step.function in autocast.OPERATORS.values()  # one region for all batches
             for slots in runs[:1] if shared else runs:
                 with torch.no_grad():

@@ -10,6 +10,7 @@ import typer
 from netgraph.cli.console.network_files import check_levels_output, write_levels
 from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.console.terminal import echo
+from netgraph.cli.console.tokenizer_file import write_tokenizer
 from netgraph.cli.options.coarsen import Data, Json, Opening, coarsen_network, open_network, read_inputs
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import Model
@@ -66,11 +67,12 @@ def coarsen_model(
     network, example = open_network(model, options, data, opening)
     if own_class is not None:
         convert.check_own_class_path(network, own_class)
-    hierarchy = coarsen_network(network, example, options, read_inputs(data, example, options.seed))
+    hierarchy = coarsen_network(network, example, options, read_inputs(data, example, options.seed, model))
     converted = None if own_class is None else convert.own_class(hierarchy, example, seed=options.seed)
     print_hierarchy(hierarchy, json_)
     if output is not None:
         write_levels(hierarchy, output)
+        write_tokenizer(model, output)
     if own_class is not None and converted is not None:
         convert.save_own_class(converted, own_class)
         echo(f"netgraph: wrote {own_class}, a {type(converted).__name__}", err=True)

@@ -12,6 +12,7 @@ import typer
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.runtime_file import print_runtime_file
 from netgraph.cli.console.terminal import echo, echo_json
+from netgraph.cli.console.tokenizer_file import write_tokenizer
 from netgraph.cli.options.coarsen import Data, Json, Opening, coarsen_network, open_network, read_inputs
 from netgraph.cli.options.command_options import with_options
 from netgraph.cli.options.open_network import DataOptions, Model, OpenOptions
@@ -61,6 +62,7 @@ def export_hierarchy(
         report = _write_for_runtime(typed, model, out, options.seed, data, opening, runtime)
         print_runtime_file(report, json_)
         echo(f"netgraph: wrote {out}", err=True)
+        write_tokenizer(model, out)
         return
     reject_options(
         typed,
@@ -76,7 +78,7 @@ def export_hierarchy(
         check_open_options(typed, model, opening.arch)
         check_coarsen_options(context, options, data, reads_data=False)
         network, example = open_network(model, options, data, opening)
-        hierarchy = coarsen_network(network, example, options, read_inputs(data, example, options.seed))
+        hierarchy = coarsen_network(network, example, options, read_inputs(data, example, options.seed, model))
     write(hierarchy, out)
     if json_:
         echo_json({"path": str(out), "bytes": out.stat().st_size})
@@ -116,7 +118,7 @@ def _write_for_runtime(
         reject_options(typed, ["level"], f"{model} is no *.hierarchy")
         check_open_options(typed, model, opening.arch)
         network, example = opening.open_network(model, seed, data.data)
-    rows = read_inputs(data, example, seed)
+    rows = read_inputs(data, example, seed, model)
     with show_progress("exporting"):
         return write_network(
             network, out, example, batch=runtime.batch, data=rows, tolerance=runtime.tolerance, aot=runtime.aot

@@ -44,7 +44,7 @@ def draw_features(
     check_open_options(typed_options(context), model, opening.arch)
     check_coarsen_options(context, options, data, reads_data=True)
     network, example = open_network(model, options, data, opening)
-    inputs = read_inputs(data, example, options.seed)
+    inputs = read_inputs(data, example, options.seed, model)
     hierarchy = coarsen_network(network, example, options, inputs)
     write_feature_figure(hierarchy, inputs, out, axis=axis, level=level, image=image)
     echo(f"netgraph: wrote {out}", err=True)

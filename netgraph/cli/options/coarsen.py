@@ -9,7 +9,7 @@ import typer
 from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.options.command_options import After, find_typer_option
-from netgraph.cli.options.open_network import DataOptions, OpenOptions
+from netgraph.cli.options.open_network import DataOptions, OpenOptions, find_text_tokenizer
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def coarsen_network(network: nn.Module, example: Any, options: CoarsenOptions, i
         return hierarchy.build_hierarchy(network, example, options=options, data=inputs, progress=progress)
 
 
-def read_inputs(data: DataOptions, example: Any, seed: int) -> Any:
-    """Return the inputs of the calibration data, None where there are none."""
-    rows = data.read(example, seed)
+def read_inputs(data: DataOptions, example: Any, seed: int, model: str) -> Any:
+    """Return the inputs of the calibration data, None where there are none. Texts are read by the tokenizer of the network."""
+    rows = data.read(example, seed, find_text_tokenizer(model, None, data.data))
     return None if rows is None else rows.inputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netgraph.cli.options.open_network import find_tokenizer, print_warnings
+from netgraph.cli.options.open_network import find_text_tokenizer, print_warnings
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
@@ -25,8 +25,8 @@ COARSENING = dict(list_flags(CoarsenOptions))  # the flag of each field
 TEST_SAMPLES = 10_000
 TUNE_SAMPLES = 50_000
 METRIC_HELP = (
-    f"What networks are judged by: {', '.join(METRICS[:-1])} or {METRICS[-1]}. By default top1 for classes, mse for other targets, and "
-    "error, the relative error of the outputs, without targets."
+    f"What networks are judged by: {', '.join(METRICS[:-1])} or {METRICS[-1]}. By default top1 for classes, perplexity for next "
+    "tokens, mse for other targets, and error, the relative error of the outputs, without targets."
 )
 
 
@@ -149,7 +149,7 @@ def read_rows(
     data : str
         The source.
     network : torch.nn.Module
-        If it answers every token of a text, the next tokens are the targets.
+        If it is a language model, the next tokens of texts are the targets.
     example : Tensor, tuple or dict
     model : str
         As it was typed. A tokenizer may lie beside it.
@@ -166,8 +166,8 @@ def read_rows(
     from netgraph.models.data.row_splits import load_splits
 
     n, n_valid, n_test = counts
-    words = find_tokenizer(model, tokenizer)
-    next_tokens = data == "imdb" and _answers_every_token(network, example)
+    words = find_text_tokenizer(model, tokenizer, data)
+    next_tokens = data == "imdb" and predicts_next_tokens(network, example)
     with print_warnings():
         return load_splits(
             str(data), example=example, n=n, n_valid=n_valid, n_test=n_test, seed=seed, tokenizer=words, next_tokens=next_tokens,
@@ -187,12 +187,27 @@ def check_data(data: str | None) -> None:
         )
 
 
-def _answers_every_token(network: nn.Module, example: Any) -> bool:
-    """Return True if a network answers each token of a text with numbers for the next."""
+def choose_metric(asked: str | None, splits: RowSplits, target: Target | None = None) -> str | None:
+    """Return the name of the metric. Language models have perplexity, unless the target bounds an accuracy. None takes the usual one."""
+    bounds_accuracy = target is not None and target.kind == "accuracy"
+    return "perplexity" if asked is None and splits.next_tokens and not bounds_accuracy else asked
+
+
+def predicts_next_tokens(network: nn.Module, example: Any) -> bool:
+    """Return True if a network answers each token of a text with numbers, which no later token changes."""
     from netgraph.coarsen.compression.metrics import run_rows
-    from netgraph.utils.pytree import build_structure, normalize_example
+    from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 
     leaves: list[Any] = []
-    build_structure(normalize_example(example), leaves)
+    structure = build_structure(normalize_example(example), leaves)
+    tokens = leaves[0] if leaves else None
+    if tokens is None or tokens.is_floating_point() or tokens.ndim != 2:
+        return False
     answers = run_rows(network, [example])[0]
-    return bool(leaves) and bool(answers) and answers[0].ndim == 3 and answers[0].shape[:2] == leaves[0].shape
+    if not answers or answers[0].ndim != 3 or answers[0].shape[:2] != tokens.shape:
+        return False
+    other = tokens.clone()
+    other[:, -1] = 1 - other[:, -1].clamp(0, 1)
+    args, kwargs = unflatten_tree(structure, [other, *leaves[1:]])
+    changed = run_rows(network, [kwargs or args])[0][0]
+    return bool(answers[0][:, :-1].isclose(changed[:, :-1], rtol=1e-3, atol=1e-4).all())

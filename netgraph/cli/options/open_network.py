@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgraph.cli.console.terminal import echo
+from netgraph.cli.console.tokenizer_file import find_tokenizer_file
 from netgraph.cli.options.completion import complete_words
+from netgraph.errors import NetgraphError
 from netgraph.utils.choices import DATA_SETS, ZOOS
 from netgraph.utils.options import declare_option
 
@@ -44,12 +45,29 @@ def find_tokenizer(model: str, path: Path | None) -> Any:
     """Return the tokenizer at a path, or the one in the folder of the network, or None."""
     from netgraph.models.data.tokenizer import open_tokenizer
 
-    zoo, _, rest = model.partition(":")
-    place = Path(rest) if zoo == "hf" else Path(model)
-    folder = place if os.path.isdir(place) else place.parent
-    beside = [place.parent / f"{place.stem}.tokenizer.json", folder / "tokenizer.json"]
-    path = path or next((candidate for candidate in beside if os.path.isfile(candidate)), None)
+    path = find_tokenizer_file(model, path)
     return None if path is None else open_tokenizer(path)
+
+
+def find_text_tokenizer(model: str, path: Path | None, data: str | None) -> Any:
+    """Return the tokenizer of a network for rows of text, None for other rows, and say where words of the data take its place.
+
+    Raises
+    ------
+    NetgraphError
+        A tokenizer was asked for, and the rows are no text.
+    """
+    if data != "imdb":
+        if path is not None:
+            raise NetgraphError(f"--tokenizer {path} reads texts, and --data {data} has none. Leave it out.")
+        return None
+    tokenizer = find_tokenizer(model, path)
+    if tokenizer is None:
+        echo(
+            f"netgraph: no tokenizer lies beside {model}, and the words are those that `netgraph train` learns from {data}",
+            err=True,
+        )
+    return tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

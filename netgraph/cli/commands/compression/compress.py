@@ -13,9 +13,10 @@ from netgraph.cli.console.compilation import announce_compilation
 from netgraph.cli.console.network_files import check_class_output, check_compressed_output, write_compressed
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
+from netgraph.cli.console.tokenizer_file import write_tokenizer
 from netgraph.cli.options.coarsen import Json, open_network
 from netgraph.cli.options.command_options import After, with_options
-from netgraph.cli.options.compress import CompressOptions, check_data, read_rows
+from netgraph.cli.options.compress import CompressOptions, check_data, choose_metric, read_rows
 from netgraph.cli.options.open_network import DataOptions, Model, OpenOptions, Tokenizer
 from netgraph.cli.options.validation import check_affinity_option, check_open_options, reject_options, typed_options
 from netgraph.io.files.locks import lock_outputs
@@ -84,6 +85,7 @@ def compress_model(
         echo_lines(result)
     if output is not None:
         write_compressed(result, output)
+        write_tokenizer(model, output, path=tokenizer, tokenizer=splits.calibration.tokenizer)
     if not result.is_met:
         echo(
             f"netgraph: the target {result.target} is not met: the nearest network has {result.reached:.3g}. Give a weaker target.",
@@ -109,10 +111,12 @@ def run_compression(
     from netgraph.coarsen.compression.pipeline import compress
     from netgraph.coarsen.compression.training.rounds import compress_in_rounds
 
+    target = options.read_target()
     with announce_compilation(), show_progress("measuring the error of each axis") as progress:
         call = partial(
             compress if options.rounds == 1 else compress_in_rounds, network, splits.calibration.inputs,
-            targets=splits.calibration.targets, target=options.read_target(), test=splits.test[:2], metric=options.metric,
+            targets=splits.calibration.targets, target=target, test=splits.test[:2],
+            metric=choose_metric(options.metric, splits, target),
             example=example, options=options.coarsening, latency_batch=options.latency_batch, progress=progress,
         )  # fmt: skip
         tune = None if training is None else _make_tune(training, options, progress)

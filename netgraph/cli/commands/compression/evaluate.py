@@ -20,6 +20,7 @@ from netgraph.cli.options.compress import (
     check_data,
     check_metric_name,
     check_rows,
+    choose_metric,
     read_rows,
 )
 from netgraph.cli.options.open_network import OpenOptions, Tokenizer
@@ -94,7 +95,7 @@ def evaluate_models(
         data, first.network, first.example, model=models[0], tokenizer=tokenizer, seed=seed, counts=(1, 1, test_samples)
     )
     echo(f"netgraph: {splits.origin[2]} give the metric", err=True)
-    metrics = _make_metrics(metric, first.network, splits.test)
+    metrics = _make_metrics(metric or [choose_metric(None, splits)], first.network, splits.test)
     values = [_judge(candidate, metrics) for candidate in candidates]
     costs = _measure(candidates)
     if json_:
@@ -152,12 +153,11 @@ def _open_levels(folder: str) -> list[Candidate]:
     return [Candidate(f"{folder} level {i}", level.model, example) for i, level in enumerate(hierarchy.levels)]
 
 
-def _make_metrics(names: Sequence[str] | None, first: nn.Module, rows: Any) -> list[Metric]:
+def _make_metrics(names: Sequence[str | None], first: nn.Module, rows: Any) -> list[Metric]:
     """Return the metrics that were asked for. The error is that against the first network."""
     from netgraph.coarsen.compression.metrics import make_metric
 
-    asked: Sequence[str | None] = names or [None]
-    return [make_metric(name, first, rows.inputs, rows.targets) for name in asked]
+    return [make_metric(name, first, rows.inputs, rows.targets) for name in names]
 
 
 def _judge(candidate: Candidate, metrics: Sequence[Metric]) -> list[float]:

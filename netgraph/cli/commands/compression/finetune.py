@@ -14,6 +14,7 @@ from netgraph.cli.commands.compression.evaluate import check_openings, holds_net
 from netgraph.cli.console.network_files import check_same_form, write_same_form
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
+from netgraph.cli.console.tokenizer_file import write_tokenizer
 from netgraph.cli.options.coarsen import Json
 from netgraph.cli.options.command_options import find_typer_option, with_options
 from netgraph.cli.options.completion import complete_words
@@ -24,6 +25,7 @@ from netgraph.cli.options.compress import (
     check_data,
     check_metric_name,
     check_rows,
+    choose_metric,
     read_rows,
 )
 from netgraph.cli.options.open_network import OpenOptions, Tokenizer
@@ -131,6 +133,7 @@ def finetune_model(
         write_same_form(
             opened.hierarchy or opened.network, output, as_state=opening.arch is not None and teacher is None
         )
+        write_tokenizer(small, output, path=tokenizer, tokenizer=splits.calibration.tokenizer)
 
 
 def tune_network(
@@ -156,7 +159,13 @@ def tune_network(
         if model is not None:
             place_network(model, device)
     inputs, targets = splits.test[:2]
-    judge = make_metric(metric, teacher or network, _place_inputs(inputs, device), targets, outputs=options.outputs)
+    judge = make_metric(
+        choose_metric(metric, splits),
+        teacher or network,
+        _place_inputs(inputs, device),
+        targets,
+        outputs=options.outputs,
+    )
     goal = None if teacher is None else judge.evaluate(teacher)
     before, started = judge.evaluate(network), time.perf_counter()
     train, _, test = splits.origin

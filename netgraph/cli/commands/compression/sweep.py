@@ -14,7 +14,7 @@ from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.options.coarsen import Json, open_network
 from netgraph.cli.options.command_options import After, with_options
-from netgraph.cli.options.compress import check_data, read_rows
+from netgraph.cli.options.compress import check_data, choose_metric, read_rows
 from netgraph.cli.options.open_network import DataOptions, Model, OpenOptions, Tokenizer
 from netgraph.cli.options.sweep import SweepOptions
 from netgraph.cli.options.validation import check_open_options, reject_options, typed_options
@@ -107,7 +107,7 @@ def run_sweep(
             splits.calibration.inputs,
             targets=splits.calibration.targets,
             **options.read_lists(),
-            metric=options.metric,
+            metric=choose_metric(options.metric, splits),
             test=splits.test[:2],
             example=example,
             options=options.coarsening,
