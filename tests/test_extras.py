@@ -74,6 +74,7 @@ USES = {  # a package and what asks for it
     "pynndescent": "ng.build_hierarchy(net, x, affinity='approximate')",
     "timm": "ng.load_model('timm:resnet18')",
     "transformers": "ng.fas.TransformersCoarseStart",
+    "peft": "ng.coarsen.fine_tune(net, None, x, torch.tensor([0, 1]), adapters='lora')",
     "lightning": "ng.fas.LightningCoarseStart",
     "apprise": "ng.fas.make_notify_action('json://localhost')",
     "plotly": "ng.viz.write_run_page([None], 'report.html')",

@@ -81,12 +81,12 @@ class Pair:
             expected = None
             if self.original is not None:
                 with torch.no_grad():
-                    expected = self._answer(self.original, batch)
-            actual = self._answer(self.network, batch)
+                    expected = self.answer(self.original, batch)
+            actual = self.answer(self.network, batch)
         targets = None if batch.targets is None else batch.targets.to(self.device)
         return loss(actual, expected, targets)
 
-    def _answer(self, network: nn.Module, batch: Batch) -> Answer:
+    def answer(self, network: nn.Module, batch: Batch) -> Answer:
         """Run a network on its own device, and return its answer on that of the small one."""
         args, kwargs = move_tensors((batch.args, batch.kwargs), find_device(network))
         collector = LayerOutputs(network, self.layers)

@@ -14,9 +14,11 @@ from typing import Any
 from netgraph.errors import NetgraphError
 from netgraph.utils.choices import OPTIMIZERS, SCHEDULES, TUNING_LOSSES
 from netgraph.utils.options import check_options, declare_option, document_options
+from netgraph.utils.text import is_index
 
 MODES = ("train", "eval")
 LARGEST_COUNT = 10**6  # of epochs: more would not end in years
+RANK = 8  # of adapters, as in peft
 LR = 2e-3  # of adamw, as in training (docs/finetune.md has the measurements)
 WEIGHTS = {
     "labels": 1.0,
@@ -51,6 +53,37 @@ def parse_weights(text: str | Mapping[str, float]) -> dict[str, float]:
         except ValueError:
             raise NetgraphError(f"{part!r} is not LOSS=WEIGHT, as in knowledge=0.5.") from None
     return weights
+
+
+def parse_adapters(text: str) -> int | None:
+    """Read ``lora`` or ``lora:RANK``, and return the rank. Without a text return None.
+
+    Raises
+    ------
+    NetgraphError
+        The text is not of this form.
+
+    Examples
+    --------
+    >>> from netgraph.coarsen.tuning.options import parse_adapters
+    >>> parse_adapters("lora"), parse_adapters("lora:4"), parse_adapters("")
+    (8, 4, None)
+    """
+    kind, colon, rank = text.partition(":")
+    if not text:
+        return None
+    if kind != "lora" or (colon and not is_index(rank)):
+        raise NetgraphError(f"no adapters are called {text!r}. Give lora, or lora:RANK as in lora:8.")
+    if colon and not 1 <= int(rank) <= LARGEST_COUNT:
+        raise NetgraphError(f"adapters of rank {rank} cannot be. Give a rank from 1 to {LARGEST_COUNT:,}.")
+    return int(rank) if colon else RANK
+
+
+def _check_adapters(value: str, options: TuneOptions) -> None:
+    if parse_adapters(value) is not None and "hint" in options.losses:
+        raise NetgraphError(
+            f"the loss hint compares the layers that adapters ({value}) wrap. Leave one of the two out."
+        )
 
 
 def _check_losses(value: Sequence[str], options: Any) -> None:
@@ -139,6 +172,12 @@ class TuneOptions:
     outputs: Sequence[str] = declare_option(
         (), help="Outputs that matter, by name, with commas. By default all.", metavar="NAME,...", type=str, typed_default="",
         join=parse_words,
+    )  # fmt: skip
+    adapters: str = declare_option(
+        "", help="lora or lora:RANK trains two small matrices beside each layer alone, and adds their product to its weight at the end. Needs peft.",
+        metavar="lora[:RANK]", words=("lora", "lora:"), check=_check_adapters,
+        doc="``lora`` or ``lora:RANK``: low-rank adapters of linear layers and convolutions are trained in place of all parameters, and are added "
+        "to the weights at the end. The package peft (the extra ``adapters``) brings them. The rank is 8 by default.",
     )  # fmt: skip
     lr: float | None = declare_option(
         None, help="Largest learning rate. By default 2e-3 for adam, adamw and muon, 1e-3 for rmsprop and 0.2 for sgd.",

@@ -30,6 +30,7 @@ EXTRAS = {  # by the name of the module: the package on the index, and the extra
     "pynndescent": ("pynndescent", "pynndescent"),
     "timm": ("timm", "timm"),
     "transformers": ("transformers", "transformers"),
+    "peft": ("peft", "adapters"),
     "lightning": ("lightning", "lightning"),
     "apprise": ("apprise", "alerts"),
     "plotly": ("plotly", "report"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.compression.training.hints import Hints, make_hints
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.coarsen.tuning.batches import Augment, draw_batches
+from netgraph.coarsen.tuning.adapters import adapters_in, plan_adapters
+from netgraph.coarsen.tuning.batches import Augment, Batch, draw_batches
 from netgraph.coarsen.tuning.loop import Descent, Pair, descend
 from netgraph.coarsen.tuning.losses import (
     IGNORED,
@@ -21,7 +23,7 @@ from netgraph.coarsen.tuning.losses import (
     place_classes_last,
     relational_loss,
 )
-from netgraph.coarsen.tuning.options import LR, TuneOptions
+from netgraph.coarsen.tuning.options import LR, TuneOptions, parse_adapters
 from netgraph.errors import NetgraphError
 from netgraph.optim.optimizers import convert_rate
 from netgraph.tracing.recordable import check_input_tensors
@@ -80,13 +82,14 @@ def fine_tune(
     ------
     NetgraphError
         A loss lacks its targets or the original, the two networks answer in other shapes, the inputs do not fit, the network has no parameter
-        to train, or the loss is not finite. In the last case the network has its former weights.
+        to train, or the loss is not finite. In the last case the network has its former weights. Adapters find no layer, peft is missing, or
+        the network reads a weight without calling its layer.
 
     References
     ----------
     Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015. Romero et al., "FitNets", ICLR 2015. Park et al.,
     "Relational knowledge distillation", CVPR 2019. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent",
-    CVPR 2022.
+    CVPR 2022. Hu et al., "LoRA: Low-rank adaptation of large language models", ICLR 2022.
 
     Examples
     --------
@@ -108,6 +111,8 @@ def fine_tune(
     rows = _count_rows(inputs, targets, augment)
     pair = Pair(network=network, original=original if needs_original(losses) else None, outputs=options.outputs)
     _check_pair(pair)
+    rank = parse_adapters(options.adapters)
+    plan = None if rank is None else plan_adapters(network, rank)
     batch = options.batch if rows is None else min(options.batch, rows)
     per_epoch = 1 if rows is None else rows // batch
     trial = next(draw_batches(inputs, 1, batch, make_generator(options.seed), targets=targets, augment=augment))
@@ -128,11 +133,18 @@ def fine_tune(
         mix=not is_labelled and augment is None,
         augment=augment,
     )
-    values = descend(
-        pair, batches, objective, options.epochs * per_epoch, make_descent(options, training=is_labelled),
-        further=list(hints.regressors.values()), progress=progress,
-    )  # fmt: skip
+    with adapters_in(network, plan, options.seed, partial(_run_once, pair, trial)):
+        values = descend(
+            pair, batches, objective, options.epochs * per_epoch, make_descent(options, training=is_labelled),
+            further=list(hints.regressors.values()), progress=progress,
+        )  # fmt: skip
     return [sum(values[i : i + per_epoch]) / per_epoch for i in range(0, len(values), per_epoch)]
+
+
+def _run_once(pair: Pair, batch: Batch) -> list[Tensor]:
+    """Return the outputs of the small network on a minibatch, in evaluation mode."""
+    with pair.prepared(training=False), torch.no_grad():
+        return pair.answer(pair.network, batch).outputs
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from netgraph.cli.options.compress import (
 from netgraph.cli.options.open_network import OpenOptions, Tokenizer
 from netgraph.cli.options.train import place_network
 from netgraph.cli.options.validation import reject_options, typed_options
-from netgraph.coarsen.tuning.options import TuneOptions
+from netgraph.coarsen.tuning.options import TuneOptions, parse_adapters
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.io.files.locks import lock_outputs
@@ -170,6 +170,7 @@ def tune_network(
     before, started = judge.evaluate(network), time.perf_counter()
     train, _, test = splits.origin
     echo(f"netgraph: {train} train, {test} give the metric", err=True)
+    adapters = _describe_adapters(network, options)
     with show_progress("tuning") as progress:
         losses = fine_tune(
             network, teacher, *splits.calibration[:2], options=options, hierarchy=opened.hierarchy, progress=progress
@@ -184,8 +185,20 @@ def tune_network(
     return {
         "rows": {"train": train, "test": test}, "metric": judge.name, "teacher_value": goal, "before": before, "after": after,
         "won_back": 1 - judge.loss_by(goal, after) / lost if goal is not None and lost > 0 else None,
-        "losses": losses, "epochs": options.epochs, "seconds": seconds,
+        "losses": losses, "epochs": options.epochs, "seconds": seconds, "adapters": adapters,
     }  # fmt: skip
+
+
+def _describe_adapters(network: nn.Module, options: TuneOptions) -> dict[str, Any] | None:
+    """Print how many numbers adapters train, and return it as data. None without adapters."""
+    from netgraph.coarsen.tuning.adapters import plan_adapters
+
+    rank = parse_adapters(options.adapters)
+    if rank is None:
+        return None
+    plan = plan_adapters(network, rank)
+    echo(f"netgraph: {plan.describe(options.optimizer)}", err=True)
+    return {"ranks": dict(plan.ranks), "trained": plan.trained, "others": plan.others}
 
 
 def format_result(result: dict[str, Any]) -> str:
