@@ -248,23 +248,22 @@ def format_trial(row: dict[str, Any]) -> str:
 
 
 def draw_picture(rows: list[dict[str, Any]]) -> None:
-    """Draw validation accuracy against FLOPs for each network's longest runs, and test accuracy at their ends."""
+    """Draw validation accuracy against FLOPs for each network and length, and test accuracy at the ends of the runs."""
     import matplotlib.pyplot as plt
 
-    networks = [name for name in NETWORKS if any(row["network"] == name for row in rows)]
-    figure, grid = plt.subplots(1, len(networks), figsize=(5.2 * len(networks), 4.6), layout="constrained", squeeze=False)  # fmt: skip
+    panels = sorted({(list(NETWORKS).index(row["network"]), row["network"], row["epochs"]) for row in rows})
+    figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 4.6), layout="constrained", squeeze=False)  # fmt: skip
     methods = list(dict.fromkeys(row["method"] for row in rows))
     colours = dict(zip(methods, plt.get_cmap("tab20")(np.linspace(0, 1, len(methods))), strict=True))
     shown = {}
-    for axes, network in zip(grid[0], networks, strict=True):
-        runs = [row for row in rows if row["network"] == network]
-        for row in [row for row in runs if row["epochs"] == max(other["epochs"] for other in runs)]:
+    for axes, (_, network, epochs) in zip(grid[0], panels, strict=True):
+        for row in [row for row in rows if (row["network"], row["epochs"]) == (network, epochs)]:
             name, marker = row["method"], "osD^v<"[methods.index(row["method"]) % 6]
             points = [(flops / 1e12, 100 * accuracy) for flops, _, accuracy, _ in row["curve"]]
             axes.plot(*zip(*points, strict=True), color=colours[name], alpha=0.45, linewidth=1)
             end = (row["flops"] / 1e12, 100 * row["test"])
             shown[name] = axes.scatter(*end, color=colours[name], s=34, marker=marker, zorder=3)
-        axes.set(xscale="log", xlabel="FLOPs of training (10¹²), everything counted", ylabel="accuracy, %", title=network)  # fmt: skip
+        axes.set(xscale="log", xlabel="FLOPs of training (10¹²), everything counted", ylabel="accuracy, %", title=f"{network}, {epochs:g} epochs")  # fmt: skip
         axes.minorticks_off()
         low, high = axes.get_xlim()
         ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= tick <= high]
