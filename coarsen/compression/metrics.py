@@ -231,7 +231,7 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
     if targets.is_floating_point():
         raise NetgraphError(
-            f"the targets are {targets.dtype}, and a metric of classes needs whole numbers. Take mse, mae or error."
+            f"the targets are {targets.dtype}, and a metric of classes needs whole numbers as targets. Take mse, mae or error."
         )
     outputs, targets = place_classes_last(outputs, targets).flatten(0, -2), targets.flatten().long()
     counted = targets != IGNORED

@@ -81,6 +81,8 @@ class Calibration:
         try:
             batches = split_batches(data, choose_batch(model, data, 64, outputs))
             return cls(data, batches, ExpectedOutputs.of(model, batches, outputs))
+        except NetgraphError:  # which says by itself what is wrong with the inputs
+            raise
         except Exception as error:  # operators raise many kinds
             raise NetgraphError(
                 f"the network does not run on the calibration data ({type(error).__name__}: {str(error)[:200]}). Give "

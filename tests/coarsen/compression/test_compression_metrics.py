@@ -115,7 +115,7 @@ BAD = {
     "no number": (lambda: Metric("mine", lambda _: "x").evaluate(nn.Identity()), "returns a number"),
     "no such name": (lambda: measure("f1", torch.randn(4, 3), torch.zeros(4).long()), "no metric is called 'f1'"),
     "no targets": (lambda: measure("top1", torch.randn(4, 3), None), "top1 needs targets"),
-    "targets that are no classes": (lambda: measure("top1", torch.randn(4, 3), torch.rand(4)), "needs whole numbers"),
+    "targets that are no classes": (lambda: measure("top1", torch.randn(4, 3), torch.rand(4)), "whole numbers as targets"),
     "too many classes": (lambda: measure("top1", torch.randn(4, 3), torch.full((4,), 3)), "answers 3 classes"),
     "below 0": (lambda: measure("loss", torch.randn(4, 3), torch.full((4,), -1)), "from -1 to -1"),
     "other rows": (lambda: measure("top1", torch.randn(4, 3), torch.zeros(5).long()), "for 4 rows"),
