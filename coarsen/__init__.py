@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from netgraph.coarsen.hierarchy.options import CoarsenOptions as CoarsenOptions
     from netgraph.coarsen.hierarchy.serialize import load as load
     from netgraph.coarsen.hierarchy.serialize import save as save
+    from netgraph.coarsen.hub.pretrained import from_pretrained as from_pretrained
+    from netgraph.coarsen.hub.pretrained import push_to_hub as push_to_hub
+    from netgraph.coarsen.hub.pretrained import save_pretrained as save_pretrained
     from netgraph.coarsen.matching.axis_graph import AxisGraph as AxisGraph
     from netgraph.coarsen.matching.heavy_edge import augmented_matching as augmented_matching
     from netgraph.coarsen.matching.heavy_edge import heavy_edge_matching as heavy_edge_matching
@@ -98,6 +101,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "coarse_network": "network.rewrite",
         "CoarsenOptions": "hierarchy.options",
         "declare_traits": "partition.contract",
+        "from_pretrained": "hub.pretrained",
         "graclus": "coarseners.graclus",
         "heavy_edge_matching": "matching.heavy_edge",
         "Hierarchy": "hierarchy.hierarchy",
@@ -118,6 +122,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "pairwise": "coarseners.pairwise",
         "path_growing": "coarseners.networkit",
         "plm": "coarseners.networkit",
+        "push_to_hub": "hub.pretrained",
         "Quality": "partition.metrics",
         "quality": "partition.metrics",
         "random_order_matching": "matching.heavy_edge",
@@ -125,6 +130,7 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "repair_network": "repair.pipeline",
         "RepairReport": "repair.pipeline",
         "save": "hierarchy.serialize",
+        "save_pretrained": "hub.pretrained",
         "save_own_class": "user_class.convert",
         "spectral": "coarseners.spectral",
         "suitor": "coarseners.networkit",

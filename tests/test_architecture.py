@@ -21,6 +21,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("netgraph/utils/text.py",),
     (
         "netgraph/errors.py",
+        "netgraph/hub_methods.py",
         "netgraph/installation.py",
         "netgraph/utils/choices.py",
         "netgraph/utils/public_names.py",
@@ -42,7 +43,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("coarsen/hierarchy",),
     ("coarsen/user_class", "fas/levels", "viz/figures", "viz/formats"),
     ("coarsen/compression", "fas/estimate", "viz/exporters.py", "viz/page"),
-    ("coarsen/sweeps", "fas/solver"),
+    ("coarsen/hub", "coarsen/sweeps", "fas/solver"),
     ("fas/auto", "fas/checkpoint", "fas/integrations"),
     ("fas/monitoring",),
     ("viz/reports",),

@@ -84,6 +84,8 @@ USES = {  # a package and what asks for it
     "onnx": "ng.export(net, 'net.onnx', example=x)",
     "executorch": "ng.export(net, 'net.pte', example=x)",
     "openvino": "ng.export(hierarchy, 'net.xml')",
+    "huggingface_hub": "ng.load_model('hf:owner/name')",
+    "huggingface_hub upload": "hierarchy.push_to_hub('owner/name')",
     "sklearn ward": "ng.build_hierarchy(net, x, coarsener='ward')",
     "sklearn kmeans": "ng.build_hierarchy(net, x, coarsener='kmeans')",
     "networkx louvain": "ng.build_hierarchy(net, x, coarsener='louvain')",

@@ -1,4 +1,4 @@
-"""Targets of netgraph's own files: bundles, networks, hierarchies, checkpoints and run.json.
+"""Targets of netgraph's own files: bundles, networks, hierarchies, folders of networks, checkpoints and run.json.
 
 Documents are edited and written under a right digest, so that a reader cannot refuse them for the digest alone. An answer is judged
 by writing it and reading it back, by laws of partitions, and for bundles by a reader of safetensors of a few lines.
@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import shutil
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from watching import Target, WrongAnswerError
 
 import netgraph as ng
 from netgraph.cli.console.file_contents import read_contents
+from netgraph.coarsen import Compressed, from_pretrained, save_pretrained
 from netgraph.errors import NetgraphError
 from netgraph.fas import Checkpoints, read_run, resume, write_run
 from netgraph.fas.monitoring.history import common_loss, summarize_run
 from netgraph.io import read_bundle, write_bundle
+from netgraph.io.hub.origin import find_origin
 from netgraph.models import mlp
 
 SEED = b'{"base":0,"edits":[]}'
@@ -102,6 +105,49 @@ def _are_same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return type(one) is type(other) and len(one) == len(other) and all(map(_are_same, one, other))
     return bool(one == other or one != one) if isinstance(one, (int, float, str, type(None))) else True
+
+
+@cache
+def list_model_folders() -> list[Any]:
+    """Return config.json and netgraph.json of the folder of a compression, to be edited."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        make_compressed().save_pretrained(f"{name}/small")
+        return [{file: json.loads(Path(name, "small", file).read_text()) for file in ("config.json", "netgraph.json")}]
+
+
+@cache
+def make_compressed() -> Any:
+    """Return a small compression."""
+    torch.manual_seed(0)
+    return ng.compress(mlp((3, 6, 2)), torch.linspace(-1, 1, 48).reshape(16, 3).sin(), target="parameters=0.7", tune=1)
+
+
+def check_model_folder(data: bytes, folder: Path) -> None:
+    """Open a folder, write it again and open it again: the same must be told of it, on a card whose front matter the hub reads."""
+    import yaml
+
+    _, document = read_edits(data, list_model_folders())
+    small, again = folder / "small", folder / "again"
+    for place in (small, again):
+        shutil.rmtree(place, ignore_errors=True)
+    make_compressed().save_pretrained(small)
+    for file in ("config.json", "netgraph.json"):
+        with deep_stack():
+            (small / file).write_text(json.dumps(document.get(file) if isinstance(document, dict) else document))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = from_pretrained(small)
+        with contextlib.suppress(NetgraphError):
+            str(Compressed.from_pretrained(small))
+        save_pretrained(network, again)
+        told = find_origin(from_pretrained(again))
+    if told.to_plain() != find_origin(network).to_plain():
+        raise WrongAnswerError("the history of a network that was opened and saved reads back as another one")
+    entries = yaml.safe_load((again / "README.md").read_text(encoding="utf8").split("---\n")[1])
+    if entries["library_name"] != "netgraph" or set(entries) > {"library_name", "license", "base_model", "tags"}:
+        raise WrongAnswerError("the hub reads other entries in the card")
 
 
 @cache
@@ -327,6 +373,15 @@ TARGETS = [
         check_hierarchy,
         lambda: [SEED, b'{"base":1,"edits":[]}'],
         make_mutator(list_indices, ["hem", "metis", "channels", "depth", [0, 0, 1, 1, 2, 2], [[2, 3], "float32"]]),
+    ),
+    Target(
+        "model_folder",
+        check_model_folder,
+        lambda: [SEED],
+        make_mutator(
+            list_model_folders,
+            ["network", "hierarchy", "Compression", "mit", "owner/name", "# head", "---", [64, 31], {"metric": 0.5}],
+        ),
     ),
     Target(
         "checkpoint",

@@ -10,7 +10,7 @@ from watching import Target
 CORPUS = Path(__file__).parent / "corpus"
 MODULES = {  # a module is imported when one of its targets is wanted
     "pickle_inputs": ("pickle_in_archive", "legacy_pickle", "zip_archive"),
-    "own_formats": ("bundle", "network_document", "hierarchy", "checkpoint", "run_file"),
+    "own_formats": ("bundle", "network_document", "hierarchy", "model_folder", "checkpoint", "run_file"),
     "foreign_formats": ("safetensors", "weight_index", "npy", "picture", "tokenizer", "config"),
     "typed_text": ("inputs", "literal", "values", "solver_options", "alerts", "command_line"),
     "graph_files": ("graph_formats", "export_names"),

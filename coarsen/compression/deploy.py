@@ -12,6 +12,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.user_class.convert import own_class
 from netgraph.errors import NetgraphError, OwnClassError
+from netgraph.io.hub.origin import find_origin, set_origin
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.tracer import trace
 
@@ -46,10 +47,22 @@ def record_levels(result: Compressed) -> Hierarchy:
 
     Tuning changes the deployed network alone, so that it is recorded again.
     """
-    hierarchy = result.hierarchy
+    hierarchy = result.require_hierarchy()
     if result.stages[-1].name != "tuned" or result.model is hierarchy.levels[-1].model:
         return hierarchy
     assert hierarchy.inputs is not None
     first, *_, last = hierarchy.levels
     spec = trace(result.model, hierarchy.inputs.example, prove=False, outputs=first.spec.outputs)
-    return replace(hierarchy, levels=[first, replace(last, model=coarse_network(result.model, spec, {}).eval())])
+    graph = coarse_network(result.model, spec, {}).eval()
+    set_origin(graph, find_origin(result.model))
+    return replace(hierarchy, levels=[first, replace(last, model=graph)])
+
+
+def record_network(result: Compressed) -> GraphNetwork:
+    """Return the deployed network of a compression as a recorded graph."""
+    if isinstance(result.model, GraphNetwork):
+        return result.model
+    graph = record_levels(result).levels[-1].model
+    assert isinstance(graph, GraphNetwork)
+    set_origin(graph, find_origin(result.model))
+    return graph

@@ -36,6 +36,7 @@ from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.options import TuneOptions
 from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.io.hub.origin import add_step
 from netgraph.utils.pytree import build_structure, describe_example, normalize_example, unflatten_tree
 
 Tune = Callable[[nn.Module, nn.Module], Any]
@@ -221,7 +222,9 @@ class _Run:
         )  # fmt: skip
         whole = Level(self.model, spec, {}, 0.0, spec.flops)
         inputs = BuildInputs(self.example, self.rows.inputs, None, spec)
-        return Hierarchy([whole, level], options, describe_example(self.example), inputs)
+        hierarchy = Hierarchy([whole, level], options, describe_example(self.example), inputs)
+        hierarchy.note_origins()
+        return hierarchy
 
     def _merge(self, builder: LevelBuilder, sizes: Sizes, reasons: dict[str, Any]) -> dict[str, Transfer]:
         """Return the units that merge, those of the call before if the sizes are the same and one coarsener merges alone."""
@@ -286,9 +289,11 @@ class _Run:
             won = None if name == "merged" or lost <= 0 else 1 - self.metric.loss_by(before, value) / lost
             table.append(Stage(name, coarse, value, won, seconds))
         reached = self.compute_reached(network, fine, coarse)
-        return Compressed(
+        result = Compressed(
             network, hierarchy, tuple(table), self.target, reached, self.metric.name, tuple(self.notes), self.errors
         )
+        add_step(network, result.to_step())
+        return result
 
     def measure(self, network: nn.Module, hierarchy: Hierarchy) -> tuple[Costs, Costs]:
         """Return the costs of the original and of the deployed network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,10 +10,16 @@ from typing import Any
 from torch import nn
 
 from netgraph.coarsen.compression.costs import Costs, describe_latency
+from netgraph.coarsen.compression.latency import Latency
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+from netgraph.errors import LoadError, NetgraphError, describe_error
+from netgraph.hub_methods import HubMethods
+from netgraph.io.hub.origin import Step, find_origin
 from netgraph.utils.html_table import render_table
 from netgraph.utils.text import escape_controls, format_columns
+
+TITLE = "Compression"  # of its step in the history of a network
 
 
 @dataclass(frozen=True)
@@ -41,15 +48,15 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Compressed:
+class Compressed(HubMethods):
     """A smaller network, and what it costs beside the original.
 
     Parameters
     ----------
     model : torch.nn.Module
         The network to deploy: in the original's own class where that was proven equal, else a recorded graph.
-    hierarchy : Hierarchy
-        The original and the merged and repaired network, before tuning.
+    hierarchy : Hierarchy or None
+        The original and the merged and repaired network, before tuning. None where the compression was opened from a folder.
     stages : tuple of Stage
         The original first.
     target : Target
@@ -65,13 +72,87 @@ class Compressed:
     """
 
     model: nn.Module
-    hierarchy: Hierarchy
+    hierarchy: Hierarchy | None
     stages: tuple[Stage, ...]
     target: Target
     reached: float
     metric: str
     notes: tuple[str, ...] = field(default=())
     errors: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_origin(cls, model: nn.Module, source: str) -> Compressed:
+        """Return the compression that a network is the result of, without the original.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            A network that was opened from a folder.
+        source : str
+            The folder, for error messages.
+
+        Raises
+        ------
+        LoadError
+            The folder tells of no compression.
+        """
+        step = find_origin(model).find_step(TITLE)
+        if step is None:
+            raise LoadError(
+                f"{source} holds a network that no compression made. Open it by netgraph.coarsen.from_pretrained."
+            )
+        try:
+            plain = step.document
+            stages = tuple(_read_stage(stage) for stage in plain["stages"])
+            if len({tuple(one.batch for one in stage.costs.latency) for stage in stages}) != 1:
+                raise ValueError("it has no stages, or other batches at each")
+            errors = {
+                name: {float(share): float(error) for share, error in curve.items()}
+                for name, curve in plain["errors"].items()
+            }
+            return cls(
+                model, None, stages, Target.parse(plain["target"]), float(plain["reached"]), str(plain["metric"]),
+                tuple(map(str, plain["notes"])), errors,
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise LoadError(
+                f"{source} has a compression in another form ({describe_error(error)}). Its network opens by "
+                "netgraph.coarsen.from_pretrained."
+            ) from error
+
+    def require_hierarchy(self) -> Hierarchy:
+        """Return the hierarchy.
+
+        Raises
+        ------
+        NetgraphError
+            The compression was opened from a folder, which holds the small network alone.
+        """
+        if self.hierarchy is None:
+            raise NetgraphError(
+                "this compression was opened from a folder, which holds the small network and not the original. Compress it again."
+            )
+        return self.hierarchy
+
+    @property
+    def axes(self) -> dict[str, list[int]]:
+        """The units of each axis that merged, before and after."""
+        if self.hierarchy is None:
+            step = find_origin(self.model).find_step(TITLE)
+            return {} if step is None else dict(step.document.get("axes", {}))
+        return {name: [t.n_fine, t.n_coarse] for name, t in self.hierarchy.levels[-1].transfers.items()}
+
+    def to_step(self) -> Step:
+        """Return the compression as a step of its network, for the card of a folder."""
+        head, rows = self._format_rows()
+        threads = self.stages[0].costs.latency[0].threads
+        facts = {"target": str(self.target), "reached": f"{self.reached:.3g}{'' if self.is_met else ', not met'}"}
+        where = (
+            f"Milliseconds are medians (first and ninth decile) on {threads} thread{'s' * (threads > 1)} of the machine that compressed the "
+            "network. They are others on yours."
+        )
+        table = tuple(dict(zip(head, row, strict=True)) for row in rows)
+        return Step(TITLE, facts, rows=table, notes=(where, *self.notes), document=self.document())
 
     @property
     def is_met(self) -> bool:
@@ -101,7 +182,7 @@ class Compressed:
             "class": type(self.model).__name__,
             "threads": self.stages[0].costs.latency[0].threads,
             "stages": [asdict(stage) for stage in self.stages],
-            "axes": {name: [t.n_fine, t.n_coarse] for name, t in self.hierarchy.levels[-1].transfers.items()},
+            "axes": self.axes,
             "errors": {name: dict(curve) for name, curve in self.errors.items()},
             "notes": list(self.notes),
         }
@@ -132,3 +213,22 @@ class Compressed:
             describe_latency(self.stages[0].costs),
             *self.notes,
         ]
+
+
+def _read_stage(plain: Mapping[str, Any]) -> Stage:
+    """Return the stage of plain data. A number that JSON does not have is none."""
+    costs, won = plain["costs"], plain["won_back"]
+    latency = tuple(_read_latency(one) for one in costs["latency"])
+    if not latency:
+        raise ValueError("a stage has no milliseconds")
+    size, memory = (int(costs[name]) for name in ("size", "memory"))
+    metric = math.nan if plain["metric"] is None else float(plain["metric"])
+    measured = Costs(int(costs["parameters"]), float(costs["flops"]), size, memory, latency)
+    return Stage(str(plain["name"]), measured, metric, None if won is None else float(won), float(plain["seconds"]))
+
+
+def _read_latency(plain: Mapping[str, Any]) -> Latency:
+    """Return the milliseconds of plain data."""
+    median, low, high = (float(plain[name]) for name in ("median", "low", "high"))
+    runs, batch, threads = (int(plain[name]) for name in ("runs", "batch", "threads"))
+    return Latency(median, low, high, runs, batch, threads)

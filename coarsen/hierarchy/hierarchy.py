@@ -28,6 +28,8 @@ from netgraph.coarsen.network.rule_proof import prove_foreign_rules
 from netgraph.coarsen.partition.contract import leaves_out
 from netgraph.coarsen.repair.pipeline import check_rung
 from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.hub_methods import HubMethods
+from netgraph.io.hub.origin import Step, find_origin, set_origin
 from netgraph.recording.forward.named_outputs import name_outputs
 from netgraph.recording.gc_pause import old_objects_skipped
 from netgraph.tracing.recordable import check_input_tensors, unwrap_compiled
@@ -64,7 +66,7 @@ class BuildInputs:
 
 
 @dataclass
-class Hierarchy:
+class Hierarchy(HubMethods):
     """A network and its coarser forms. Its text is the table that ``netgraph coarsen`` prints.
 
     Parameters
@@ -151,6 +153,34 @@ class Hierarchy:
 
     __repr__ = __str__
 
+    def note_origins(self) -> None:
+        """Remember for each coarse network how it was made from the finest, for the card of its folder."""
+        root = find_origin(self.levels[0].model)
+        for i, level in enumerate(self.levels[1:], 1):
+            set_origin(level.model, root.with_step(self._describe_making(i)))
+
+    def _describe_making(self, i: int) -> Step:
+        """Return the step from the finest network to that of a level."""
+        first, level = self.levels[0], self.levels[i]
+        sizes = {name: axis.size for name, axis in level.spec.axes.items()}
+        shrank = {
+            name: (axis.size, sizes[name])
+            for name, axis in first.spec.axes.items()
+            if sizes.get(name, axis.size) != axis.size
+        }
+        facts = {
+            "parameters": f"{first.n_parameters:,} before, {level.n_parameters:,} after",
+            "FLOPs": f"{first.flops:.3g} before, {level.flops:.3g} after, for the example",
+            "level": f"{i} of {len(self.levels) - 1}",
+            **{
+                name.replace("_", " "): _format_option(value)
+                for name, value in self.plain_options.items()
+                if value is not None and value != []
+            },
+        }
+        directions = [label for label in self.direction_labels[1 : i + 1] if label]
+        return Step("Coarsening", facts | ({"steps": ", then ".join(directions)} if directions else {}), shrank)
+
     def _repr_html_(self) -> str:
         """Return the table of levels and the table of merged axes for notebooks."""
         labels = self.direction_labels
@@ -164,6 +194,13 @@ class Hierarchy:
         sizes = [(name, *(_find_axis_size(level, name) for level in self.levels)) for name in merged]
         axes = render_table("Merged axes", ["axis", *(f"level {i}" for i in range(len(self.levels)))], sizes)
         return render_table("Hierarchy", head, rows, foot=foot) + axes
+
+
+def _format_option(value: Any) -> str:
+    """Return an option in words. One that differs by axis shows in the sizes."""
+    if isinstance(value, Mapping):
+        return "by axis" if len(value) > 1 else ", ".join(map(str, value.values()))
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _find_axis_size(level: Level, axis: str) -> int | str:
@@ -278,7 +315,9 @@ def build_hierarchy(
     if len(levels) == 1:
         raise NothingToMergeError(_explain_nothing(spec, builder.plan, options, builder.gap, levels[0]))
     options = replace(options, inside_heads=bool(spec.inside_heads), outputs=spec.outputs)
-    return Hierarchy(levels, options, describe_example(example), BuildInputs(example, data, loss, spec))
+    hierarchy = Hierarchy(levels, options, describe_example(example), BuildInputs(example, data, loss, spec))
+    hierarchy.note_origins()
+    return hierarchy
 
 
 def prepare_builder(

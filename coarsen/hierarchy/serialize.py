@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,10 @@ from netgraph.io.bundle import read_bundle, read_digest, write_bundle
 from netgraph.io.example_inputs import DTYPES, LIMIT, measure_example
 from netgraph.io.files.atomic_writes import finish_exchange, write_folder_atomically
 from netgraph.io.files.output_files import check_encoding, check_path
-from netgraph.io.load import load_model
+from netgraph.io.hub.folders import HISTORY
+from netgraph.io.hub.opening import read_origin
+from netgraph.io.hub.origin import set_origin
+from netgraph.io.load import is_network_folder, load_model
 from netgraph.io.state_dict import fill_network
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.tracer import trace
@@ -88,17 +92,19 @@ def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
         return
     check_destination(path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    write_folder_atomically(partial(_write_folder, obj), path, FILES, LoadError)
+    write_folder_atomically(partial(write_hierarchy, obj), path, FILES, LoadError)
 
 
 def check_destination(path: Path) -> None:
     """Raise `LoadError` if a hierarchy would replace something else."""
     if path.exists() and not (path / INDEX).is_file():
         raise LoadError(f"{path} exists and is not a hierarchy. Give another name.")
+    if (path / HISTORY).is_file():
+        raise LoadError(f"{path} has a card, which would not fit any more. Use save_pretrained, or give another name.")
 
 
-def _write_folder(hierarchy: Hierarchy, folder: Path) -> None:
-    """Write the levels, and an index with the aggregates between them."""
+def write_hierarchy(hierarchy: Hierarchy, folder: Path) -> None:
+    """Write the levels into an empty folder, and an index with the aggregates between them."""
     first = hierarchy.levels[0]
     models = [coarse_network(first.model, first.spec, {}), *(level.model for level in hierarchy.levels[1:])]
     aggregates, transfers = {}, []
@@ -127,7 +133,7 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
     Parameters
     ----------
     path : str or path
-        A folder with a hierarchy, or a ``.safetensors`` file with one network.
+        A folder with a hierarchy or a network, or a ``.safetensors`` file with one network.
     arch : callable ``() -> torch.nn.Module``, optional
         Makes the finest network in its own class. Without it level 0 is its recorded graph. The coarse levels answer in the
         classes of this network. Without it they keep named tuples, and other classes become dicts.
@@ -159,17 +165,31 @@ def load(path: str | Path, *, arch: Callable[[], nn.Module] | None = None) -> Hi
         return load_model(path)
     if not path.exists():
         finish_exchange(path)
+    if not (path / INDEX).is_file() and is_network_folder(path):
+        return load_model(path)
     if not (path / INDEX).is_file():
         raise LoadError(f"{path} is not a hierarchy: it has no {INDEX}. Give a folder that netgraph saved.")
     aggregates, document = read_bundle(path / INDEX, newest=FORMAT)
     try:
-        return _read_hierarchy(path, document, aggregates, arch)
+        hierarchy = _read_hierarchy(path, document, aggregates, arch)
+        _remember_origin(hierarchy, path)
+        return hierarchy
     except NetgraphError:
         raise
     except Exception as error:  # the digest is right and the form is wrong
         raise LoadError(
             f"{path} is not a hierarchy of this version of netgraph ({describe_error(error)}). Save it again."
         ) from error
+
+
+def _remember_origin(hierarchy: Hierarchy, path: Path) -> None:
+    """Remember where the levels came from: as the history of the folder tells, or else this folder and its options."""
+    first, last = hierarchy.levels[0].model, hierarchy.levels[-1].model
+    origin = read_origin(str(path), first)
+    set_origin(first, replace(origin, steps=()))
+    hierarchy.note_origins()
+    if origin.steps:
+        set_origin(last, origin)
 
 
 def _read_hierarchy(

@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-from collections.abc import Iterator, Mapping
-from functools import partial, reduce
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +24,33 @@ from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.recorded_constants import inject_tables
 from netgraph.coarsen.network.rewrite import traced_state
 from netgraph.coarsen.transfer.nested_transfer import compose_transfers
-from netgraph.coarsen.user_class.equivalence import ROUTERS, build_examples, find_difference
+from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.coarsen.user_class.equivalence import ROUTERS, Rename, build_examples, find_difference
 from netgraph.coarsen.user_class.expert_setting import choose_runnable_experts
 from netgraph.coarsen.user_class.factor_folding import apply_factors, find_parameter_factors
+from netgraph.coarsen.user_class.fewer_blocks import BlockChange, find_block_change
 from netgraph.coarsen.user_class.huggingface import (
-    FILES,
-    copy_text_files,
+    describe_transformers,
     is_transformers_model,
     iterate_config_networks,
+    write_transformers,
 )
 from netgraph.coarsen.user_class.merged_experts import explain_experts
 from netgraph.coarsen.user_class.module_attributes import iterate_ranks, replace_parameters, set_sizes
 from netgraph.coarsen.user_class.size_candidates import SizeChange
 from netgraph.errors import LoadError, NetgraphError, OwnClassError
-from netgraph.io.files.atomic_writes import write_atomically, write_folder_atomically
-from netgraph.io.files.output_files import check_output_file, check_parent_folder, check_replaceable
+from netgraph.io.files.atomic_writes import write_atomically
+from netgraph.io.files.output_files import check_output_file, check_parent_folder
 from netgraph.io.files.pickles import save_pickle
-from netgraph.io.huggingface import silence_transformers
+from netgraph.io.hub.folders import check_model_folder, write_model_folder
+from netgraph.io.hub.origin import find_origin, set_origin
+from netgraph.io.hub.text_files import list_sources
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.tracing.recordable import check_input_tensors
 from netgraph.utils.module_state import list_held_tensors, replace_held_tensors
 
 TRIES = 24  # assignments of sizes to attributes
+SUFFIXES = (".pt", ".pth", ".safetensors", ".hierarchy")  # of files and folders of another form
 ADVICE = "Use levels[i].model, the recorded graph, which runs and trains."
 
 
@@ -93,19 +98,23 @@ def own_class(hierarchy: Hierarchy, example: Any, *, level: int = -1, seed: int 
     fine, coarse = hierarchy.levels[0], _select_level(hierarchy, level)
     graph = coarse.model
     assert isinstance(graph, GraphNetwork)
-    sizes = SizeChange(fine.spec, coarse.spec.sizes)
+    counts = {**fine.spec.sizes, **coarse.spec.sizes}  # blocks that are gone have axes of their own
+    sizes, above = SizeChange(fine.spec, counts), hierarchy.levels[1 : level % len(hierarchy.levels) + 1]
     try:
-        factors = find_parameter_factors(fine.spec, coarse.spec.sizes)
+        blocks = find_block_change(fine.model, above)
+        factors = find_parameter_factors(fine.spec, counts)
         state = apply_factors(traced_state(graph), factors)
         examples = build_examples(fine.model, graph, example)
         problems: list[str] = []
-        above = hierarchy.levels[1 : level % len(hierarchy.levels) + 1]
-        tables = inject_tables(fine.spec, reduce(compose_transfers, (step.transfers for step in above), {}))
-        for candidate in _iterate_candidates(fine.model, state, sizes, tables):
-            problem = _find_difference(candidate, graph, examples, factors, seed, routed=bool(fine.spec.experts))
+        tables = {} if blocks.kept else inject_tables(fine.spec, _compose_all(above))
+        routed = bool(fine.spec.experts)
+        for candidate in _iterate_candidates(fine.model, state, sizes, tables, blocks):
+            problem = _find_difference(candidate, graph, examples, factors, seed, blocks.rename, routed=routed)
             if problem is None:
-                return choose_runnable_experts(candidate.train(fine.model.training), examples)
-            if not problems:
+                own = choose_runnable_experts(candidate.train(fine.model.training), examples)
+                set_origin(own, find_origin(graph))
+                return own
+            if not problems and not blocks.kept:
                 problem += explain_experts(fine, above, candidate, examples, factors, seed)
                 problem += _explain_tables(candidate, tables)
             problems.append(problem)
@@ -123,12 +132,13 @@ def _find_difference(
     examples: list[Any],
     factors: Mapping[str, float],
     seed: int,
+    rename: Rename,
     *,
     routed: bool,
 ) -> str | None:
     """Return the first difference of two networks. Those that route tokens are compared with several routers."""
     for number in range(ROUTERS if routed else 1):
-        problem = find_difference(candidate, graph, examples, factors, seed + number)
+        problem = find_difference(candidate, graph, examples, factors, seed + number, rename)
         if problem is not None:
             return problem
     return None
@@ -147,10 +157,8 @@ def _select_level(hierarchy: Hierarchy, level: int) -> Level:
             "netgraph.load(path, arch=MyNet)."
         )
     above = hierarchy.levels[1 : level % n + 1]
-    if any(x.chains or x.pool > 1 for x in above):
-        raise OwnClassError(
-            f"level {level % n} has fewer blocks, or another resolution, than the class builds. {ADVICE}"
-        )
+    if any(x.pool > 1 for x in above):
+        raise OwnClassError(f"level {level % n} works at another resolution than the class builds. {ADVICE}")
     return hierarchy.levels[level]
 
 
@@ -166,18 +174,31 @@ def _explain_tables(candidate: nn.Module, tables: Mapping[str, Tensor]) -> str:
     )
 
 
+def _compose_all(levels: Sequence[Level]) -> dict[str, Transfer]:
+    """Return the transfers from the finest network to the last of several levels."""
+    composed: dict[str, Transfer] = {}
+    for level in levels:
+        composed = compose_transfers(composed, level.transfers)
+    return composed
+
+
 def _iterate_candidates(
-    model: nn.Module, state: Mapping[str, Tensor], sizes: SizeChange, tables: Mapping[str, Tensor]
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    sizes: SizeChange,
+    tables: Mapping[str, Tensor],
+    blocks: BlockChange,
 ) -> Iterator[nn.Module]:
     """Yield networks of the user's class with coarse parameters, the most likely first."""
     if is_transformers_model(model):
-        yield from iterate_config_networks(model, state, sizes)
+        yield from iterate_config_networks(model, blocks.rename_all(state), sizes, blocks)
         return
     for ranks in itertools.islice(iterate_ranks(model, sizes), TRIES):
         candidate = _copy_network(model)
         replace_parameters(candidate, state)
         replace_held_tensors(candidate, tables)
         set_sizes(candidate, sizes, ranks)
+        blocks.drop_blocks(candidate)
         yield candidate
 
 
@@ -198,9 +219,9 @@ def check_own_class_path(model: nn.Module, path: Path) -> None:
         The suffix does not fit the class, the path cannot be written, or something else is there.
     """
     if is_transformers_model(model):
-        if path.suffix or (path.exists() and not (path / "config.json").is_file()):
+        if path.suffix in SUFFIXES:
             raise LoadError(f"{path}: a {type(model).__name__} is saved as a folder. Give a new name without suffix.")
-        check_replaceable(path, FILES, LoadError)
+        check_model_folder(path)
     elif path.suffix not in (".pt", ".pth"):
         raise LoadError(f"{path}: a {type(model).__name__} is saved whole in a .pt file. Give NAME.pt.")
     else:
@@ -212,7 +233,7 @@ def save_own_class(model: nn.Module, path: str | Path) -> None:
     """Write a network whole.
 
     ``torch.save`` writes it to a file. A network of Hugging Face transformers becomes a folder with config.json and safetensors,
-    and with the files of tokenizer and processor of the folder that the network came from.
+    with the files of tokenizer and processor of the folder that the network came from, and with a card (`save_pretrained`).
 
     Parameters
     ----------
@@ -239,7 +260,10 @@ def save_own_class(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     try:
         if is_transformers_model(model):
-            write_folder_atomically(partial(_write_pretrained, model), path, FILES, LoadError)
+            write_model_folder(
+                path, partial(write_transformers, model), describe_transformers(model), find_origin(model),
+                sources=list_sources(model),
+            )  # fmt: skip
         else:
             write_atomically(partial(save_pickle, model), path, LoadError)
     except (RuntimeError, pickle.PicklingError, AttributeError, TypeError) as error:
@@ -247,12 +271,3 @@ def save_own_class(model: nn.Module, path: str | Path) -> None:
             f"{path}: a {type(model).__name__} cannot be saved whole ({error}). In Python, own_class() returns it, "
             "and torch.save(own.state_dict(), path) saves its parameters."
         ) from error
-
-
-def _write_pretrained(model: Any, folder: Path) -> None:
-    """Let transformers write a network, and copy the text files that belong to it."""
-    import transformers
-
-    with silence_transformers(transformers.utils.logging):
-        model.save_pretrained(folder)
-    copy_text_files(model, folder)

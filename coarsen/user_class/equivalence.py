@@ -8,7 +8,7 @@ and the like return their mean instead of random numbers, and training mode can 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
 from netgraph.utils.seeds import make_generator
 
+Rename = Callable[[str], str]
 ATEN = torch.ops.aten
 ROUTERS = 4  # draws of the weights, because a few tokens may take the same experts by chance
 TOLERANCE = {
@@ -49,21 +50,28 @@ SPREAD = 2.0  # standard deviation of random weights, in units of 1 / sqrt(fan i
 
 
 def find_difference(
-    network: nn.Module, graph: GraphNetwork, examples: list[Any], factors: Mapping[str, float], seed: int
+    network: nn.Module,
+    graph: GraphNetwork,
+    examples: list[Any],
+    factors: Mapping[str, float],
+    seed: int,
+    rename: Rename = str,
 ) -> str | None:
     """Return the first difference between two networks, or None.
 
     Parameters
     ----------
     network : torch.nn.Module
-        The user's class. Its parameters and buffers have the names of the graph's.
+        The user's class.
     graph : GraphNetwork
     examples : list of Tensor, tuple or dict
     factors : dict of str to float
-        For each parameter of ``network``, its ratio to the graph's parameter.
+        For each parameter of ``graph``, the ratio of the network's parameter to it.
     seed : int
+    rename : callable ``(name) -> name``, default str
+        Gives the network's name of a parameter or buffer of the graph.
     """
-    odd_names = _find_odd_names(network, graph)
+    odd_names = _find_odd_names(network, graph, rename)
     if odd_names:
         return f"it has {', '.join(odd_names[:3])} in shapes that the coarse parameters do not have"
     state = draw_large_state(graph, seed)
@@ -75,11 +83,11 @@ def find_difference(
             double = {name: cast_to_double(t) for name, t in state.items()}
             with contextlib.nullcontext(HalfWatch()) if half is None else HalfWatch() as watch:
                 difference = _compare_outputs(
-                    network, wide, [cast_to_double(e) for e in examples], double, factors, torch.float64
+                    network, wide, [cast_to_double(e) for e in examples], double, factors, torch.float64, rename
                 )
             if difference is None or not watch.saw_half:
                 return difference
-    return _compare_outputs(network, graph, examples, state, factors, half or torch.float32)
+    return _compare_outputs(network, graph, examples, state, factors, half or torch.float32, rename)
 
 
 class _PrecisionError(Exception):
@@ -93,9 +101,10 @@ def _compare_outputs(
     state: Mapping[str, Tensor],
     factors: Mapping[str, float],
     dtype: torch.dtype,
+    rename: Rename,
 ) -> str | None:
     """Run both networks in both modes on all examples, and return the first difference."""
-    network_state = apply_factors(state, factors)
+    network_state = {rename(name): tensor for name, tensor in apply_factors(state, factors).items()}
     for training in (False, True):
         for example in examples:
             where = f"in {'training' if training else 'evaluation'} mode on {_format_shapes(example)}"
@@ -186,9 +195,9 @@ def build_examples(model: nn.Module, graph: GraphNetwork, example: Any) -> list[
     return [example, second] if any(None in shape for shape in graph.input_shapes) else [example]
 
 
-def _find_odd_names(network: nn.Module, graph: GraphNetwork) -> list[str]:
+def _find_odd_names(network: nn.Module, graph: GraphNetwork, rename: Rename) -> list[str]:
     """Return the names of the user's class that have other shapes in the graph."""
-    shapes = {name: t.shape for name, t in traced_state(graph).items()}
+    shapes = {rename(name): t.shape for name, t in traced_state(graph).items()}
     return [name for name, t in traced_state(network).items() if shapes.get(name, t.shape) != t.shape]
 
 

@@ -36,6 +36,7 @@ EXTRAS = {  # by the name of the module: the package on the index, and the extra
     "plotly": ("plotly", "report"),
     "pandas": ("pandas", "frames"),
     "tokenizers": ("tokenizers", "text"),
+    "huggingface_hub": ("huggingface-hub", "hub"),
     "onnx": ("onnx", "runtimes"),
     "onnxscript": ("onnxscript", "runtimes"),
     "onnxruntime": ("onnxruntime", "runtimes"),

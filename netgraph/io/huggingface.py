@@ -102,7 +102,7 @@ def _find_class(transformers: Any, path: Path, options: Mapping[str, Any], downl
     """Return a config and the callable that makes its network."""
     file = path / "config.json" if path.is_dir() else path
     data = {**_read_config(path, file), **options}
-    _check_entries(data, file)
+    check_entries(data, file)
     if not download:
         _check_repositories(data, file)
     _drop_own_classes(data, file)
@@ -142,14 +142,14 @@ def _decode_float(entry: dict[str, Any]) -> Any:
     return NOT_FINITE.get(str(entry["__float__"]), entry) if entry.keys() == {"__float__"} else entry
 
 
-def _check_entries(value: Any, file: Path, key: str = "") -> None:
+def check_entries(value: Any, file: Path, key: str = "") -> None:
     """Refuse entries that would keep a class busy for too long, or that would download code."""
     if isinstance(value, Mapping):
         for name, part in value.items():
-            _check_entries(part, file, key if CODE.search(key) else str(name))  # one kernel for each part of a network
+            check_entries(part, file, key if CODE.search(key) else str(name))  # one kernel for each part of a network
     elif isinstance(value, list):
         for part in value:
-            _check_entries(part, file, key)
+            check_entries(part, file, key)
     elif isinstance(value, int):
         most = min((limit for name, limit in LOOPS if name.search(key)), default=value)
         if value > most:

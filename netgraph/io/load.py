@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from netgraph.environment.import_path import search_folder_first
 from netgraph.environment.torchvision_compat import prepare_torchvision
-from netgraph.errors import LoadError, NetgraphError, UntrustedError, describe_error
+from netgraph.errors import LoadError, UntrustedError, describe_error
 from netgraph.io import adapter_folder, huggingface
-from netgraph.io.bundle import read_bundle, read_metadata
+from netgraph.io.bundle import read_metadata
 from netgraph.io.checkpoint.candidates import format_keys, list_candidates
 from netgraph.io.files.output_files import check_encoding, check_path
+from netgraph.io.hub.folder_kind import TIMM, TRANSFORMERS, find_kind
+from netgraph.io.hub.opening import remember_source
 from netgraph.io.model_zoo import build_network
-from netgraph.io.network_document import check_network_document, check_tensor_names
+from netgraph.io.network_document import read_network
 from netgraph.io.state_dict import fill_network, find_module
 from netgraph.io.trained_weights import names_trained_weights
 from netgraph.io.weight_files import INDEX, read_pickle, read_weights
-from netgraph.recording.graph_module import NEWEST_FORMAT, network_from_document
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.logging import silence_logger
 from netgraph.utils.module_state import set_training_mode, tie_shared_tensors
@@ -48,7 +49,7 @@ def load_model(
     ----------
     source : str or path
         A state dict or checkpoint (``.pt``, ``.ckpt``, ``.safetensors``, or the index of several), a network saved by
-        netgraph, a pickled module, a ``.pt2`` program, or ``hf:FOLDER``, a folder saved by transformers or peft. The names
+        netgraph, a pickled module, a ``.pt2`` program, or a folder saved by netgraph, transformers, timm or peft. The names
         ``torchvision:resnet50``, ``timm:NAME`` and ``hf:CONFIG.json`` give networks with random weights, and
         ``torchvision:NAME@WEIGHTS``, ``timm:NAME@pretrained`` and ``hf:OWNER/NAME`` trained ones.
     arch : str, optional
@@ -88,13 +89,26 @@ def load_model(
     if code_dir is not None and not os.path.isdir(code_dir):
         raise LoadError(f"--code-dir {code_dir} is not a folder. Give the folder that holds the modules of --arch.")
     folder = Path(code_dir) if code_dir else Path.cwd()
-    if is_network_name(source):
-        _reject_unused(source, "is built by its name", arch, {}, key)
-        model = build_network(str(source), arch_args or {}, weights=True, download=download)
+    if is_network_name(source) or is_network_folder(source):
+        how = "is built by its name" if is_network_name(source) else "is a folder that names its network"
+        _reject_unused(source, how, arch, {}, key)
+        name = str(source) if is_network_name(source) else f"hf:{source}"
+        model = build_network(name, arch_args or {}, weights=True, download=download)
     else:
         model = _FileOpener(_check_file(Path(source)), arch, arch_args or {}, trust, key, folder).open()
     set_training_mode(model, training=False)
+    remember_source(model, str(source))
     return model
+
+
+def is_network_folder(source: str | Path) -> bool:
+    """Return True if a source is a folder with a network and its weights: its config.json names the library."""
+    path = Path(source)
+    check_path(path, LoadError)
+    kind = find_kind(path) if path.is_dir() else ""
+    if kind in (TRANSFORMERS, TIMM):
+        return huggingface.has_weights(path) or (path / adapter_folder.CONFIG).is_file()
+    return kind != ""
 
 
 def is_network_name(source: str | Path) -> bool:
@@ -132,10 +146,14 @@ def _check_file(path: Path) -> Path:
         raise LoadError(
             f"{path} is a checkpoint of DeepSpeed. Run its script zero_to_fp32.py, and give the file that it writes."
         )
+    if path.is_dir() and find_kind(path):
+        raise LoadError(
+            f"{path} has a config.json and no weights. Give hf:{path} for random ones, or copy the whole folder again."
+        )
     if path.is_dir():
         raise LoadError(
-            f"{path} is a folder. Give hf:{path} if transformers saved it, {path}/level1.safetensors if it is a *.hierarchy, "
-            "or one of its files."
+            f"{path} is a folder without a config.json of netgraph, transformers or timm. Give {path}/level1.safetensors if it is a "
+            "*.hierarchy, or one of its files."
         )
     if not path.is_file():
         raise LoadError(
@@ -162,9 +180,9 @@ class _FileOpener:
         """Return the network of the file."""
         path = self.path
         if path.suffix == ".safetensors" and "netgraph" in read_metadata(path):
-            tensors, document = read_bundle(path, newest=NEWEST_FORMAT)
+            network = read_network(path)
             self.reject_options("was written by netgraph and contains its network")
-            return _build_from_document(path, document, tensors)
+            return network
         if path.suffix == ".safetensors" or path.name.endswith(INDEX):
             self.require_arch()
             return self.fill_arch(read_weights(path))
@@ -217,21 +235,6 @@ class _FileOpener:
     def reject_options(self, why: str) -> None:
         """Refuse options that would have no effect on this file."""
         _reject_unused(self.path, why, self.arch, self.arch_args, self.key)
-
-
-def _build_from_document(path: Path, document: Any, tensors: dict[str, Tensor]) -> nn.Module:
-    """Build the network that a file of netgraph describes."""
-    try:
-        check_tensor_names([*tensors, *document["parameters"], *document.get("buffers", ()), *document["ties"]])
-        network = network_from_document(document, tensors)
-        check_network_document(document)
-        return network
-    except NetgraphError:
-        raise
-    except Exception as error:  # the digest is right and the form is wrong
-        raise LoadError(
-            f"{path} is no network of this version of netgraph ({describe_error(error)}). Save it again with this version."
-        ) from error
 
 
 def _open_program(path: Path, trust: bool) -> nn.Module:

@@ -21,6 +21,9 @@ from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.io import adapter_folder, huggingface
 from netgraph.io.files.output_files import check_path
+from netgraph.io.hub.folder_kind import ADAPTER, CONFIG, HIERARCHY, NETWORK, TIMM, WEIGHTS, find_kind
+from netgraph.io.hub.timm_folder import build_from_timm_folder
+from netgraph.io.network_document import read_network
 from netgraph.io.trained_weights import build_trained_timm, build_trained_torchvision, find_repository, is_repository
 from netgraph.utils.choices import ZOOS
 from netgraph.utils.text import LiteralError, read_literal
@@ -94,7 +97,7 @@ def _build_from_zoo(package: str, name: str, arch_args: Mapping[str, Any], *, we
         return _build_torchvision(name, arch_args)
     if package == "timm":
         return _import_extra("timm").create_model(name, **{"pretrained": False, **arch_args})
-    return _build_transformers(name, arch_args, weights=weights, download=download)
+    return _build_from_folder(name, arch_args, weights=weights, download=download)
 
 
 def _build_trained(
@@ -110,23 +113,45 @@ def _build_trained(
     return build(_import_extra(package), name, chosen, arch_args, download=download)
 
 
-def _build_transformers(name: str, arch_args: Mapping[str, Any], *, weights: bool, download: bool) -> nn.Module:
-    """Build a network of transformers from a config, a folder, a repository or an adapter."""
-    transformers = _import_extra("transformers")
-    in_repository = is_repository(name)
-    path = find_repository(name, download=download, with_weights=weights) if in_repository else Path(name)
+def _build_from_folder(name: str, arch_args: Mapping[str, Any], *, weights: bool, download: bool) -> nn.Module:
+    """Build a network from a config, a folder or a repository of Hugging Face, by the library that its config names."""
+    path = find_repository(name, download=download, with_weights=weights) if is_repository(name) else Path(name)
     check_path(path, LoadError)
-    if (path / adapter_folder.CONFIG).is_file() and weights:
+    kind = find_kind(path) if path.is_dir() else ""
+    if kind == TIMM:
+        return build_from_timm_folder(_import_extra("timm"), path, arch_args, weights=weights)
+    if kind in (NETWORK, HIERARCHY):
+        return _open_own_folder(name, path, kind, arch_args, weights=weights)
+    transformers = _import_extra("transformers")
+    if (path / ADAPTER).is_file() and weights:
         build_base = partial(_build_base, download=download)
         return adapter_folder.build_adapted_network(path, arch_args, build_base)
     return huggingface.build_from_config(transformers, path, arch_args, weights=weights, download=download)
+
+
+def _open_own_folder(name: str, path: Path, kind: str, arch_args: Mapping[str, Any], *, weights: bool) -> nn.Module:
+    """Open the network in a folder of netgraph, which is whole."""
+    if kind == HIERARCHY:
+        raise LoadError(
+            f"{name} holds a hierarchy, and one network is asked for. Give {path}/level1.safetensors, or another of its levels. In Python, "
+            "netgraph.coarsen.from_pretrained opens it whole."
+        )
+    if not weights:
+        raise LoadError(f"{name} holds a whole network and no architecture for other weights. Give it without --arch.")
+    if arch_args:
+        raise LoadError(f"{name} contains its network, and --arch-arg would have no effect. Leave it out.")
+    if not (path / WEIGHTS).is_file():
+        raise LoadError(
+            f"{path / WEIGHTS} is missing, and {CONFIG} beside it tells of a network. Copy the whole folder again."
+        )
+    return read_network(path / WEIGHTS)
 
 
 def _build_base(name: str, options: Mapping[str, Any], *, download: bool) -> nn.Module:
     """Build the base network of an adapter, which needs trained weights."""
     if not is_repository(name) and not huggingface.has_weights(Path(name)):
         raise LoadError(f"{name} is no folder with weights here.")
-    return _build_transformers(name, options, weights=True, download=download)
+    return _build_from_folder(name, options, weights=True, download=download)
 
 
 def _build_torchvision(name: str, arch_args: Mapping[str, Any]) -> nn.Module:

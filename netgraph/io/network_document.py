@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from netgraph.errors import LoadError, NetgraphError, describe_error
+from netgraph.io.bundle import read_bundle
+from netgraph.recording.graph_module import NEWEST_FORMAT, GraphNetwork, network_from_document
 
 MODES = {"train", "eval"}
 DEEPEST = 64  # levels of nesting in inputs and outputs, and of modules
 MODULES = 2**17  # a network has one for each level of the names of its tensors
+
+
+def read_network(path: Path) -> GraphNetwork:
+    """Return the network in a file of netgraph.
+
+    Raises
+    ------
+    LoadError
+        The file is damaged, was not written by netgraph, has a newer format, or holds something else.
+    """
+    tensors, document = read_bundle(path, newest=NEWEST_FORMAT)
+    try:
+        check_tensor_names([*tensors, *document["parameters"], *document.get("buffers", ()), *document["ties"]])
+        network = network_from_document(document, tensors)
+        check_network_document(document)
+        return network
+    except NetgraphError:
+        raise
+    except Exception as error:  # the digest is right and the form is wrong
+        raise LoadError(
+            f"{path} is no network of this version of netgraph ({describe_error(error)}). Save it again with this version."
+        ) from error
 
 
 def check_network_document(document: Mapping[str, Any]) -> None:

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from netgraph.environment.optional_packages import import_package
 from netgraph.errors import LoadError, describe_error
 from netgraph.io.pickle_scan import scan_pickle
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HASH = re.compile(r"-([a-f0-9]{8,})\.")
-SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
 PICKLED_FILES = ["pytorch_model*.bin"]
 
 
@@ -77,7 +78,12 @@ def build_trained_timm(timm: Any, name: str, weights: str, options: Mapping[str,
     return model
 
 
-def find_repository(name: str, *, download: bool, with_weights: bool) -> Path:
+def import_hub() -> Any:
+    """Return huggingface_hub, or raise an error that says how to install it."""
+    return import_package("huggingface_hub", "a repository of Hugging Face", LoadError)
+
+
+def find_repository(name: str, *, download: bool, with_weights: bool, token: str | bool | None = None) -> Path:
     """Return the folder in which a repository of Hugging Face lies.
 
     Parameters
@@ -88,21 +94,22 @@ def find_repository(name: str, *, download: bool, with_weights: bool) -> Path:
         Fetch it if it is not in the cache.
     with_weights : bool
         Whether its weights are needed, or only its config.
+    token : str or bool, optional
+        Token of Hugging Face for a private repository. By default the one that its command line has stored.
 
     Raises
     ------
     LoadError
         It is not here and may not or cannot be fetched.
     """
-    import huggingface_hub
-
+    huggingface_hub = import_hub()
     repository, _, revision = name.partition("@")
 
     def fetch(patterns: Sequence[str]) -> Path:
         return Path(
             huggingface_hub.snapshot_download(
                 repository, revision=revision or None, allow_patterns=[*patterns], ignore_patterns=["*/*"],
-                local_files_only=not download,
+                local_files_only=not download, **({} if token is None else {"token": token}),
             )
         )  # fmt: skip
 
@@ -112,6 +119,23 @@ def find_repository(name: str, *, download: bool, with_weights: bool) -> Path:
         if not any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("adapter_model.*")):
             raise _make_absent_error(f"hf:{name}", download)
     return Path(folder)
+
+
+def find_cached_folder(name: str, revision: str = "") -> Path | None:
+    """Return the folder in which a repository of Hugging Face lies in the cache, complete or not, or None.
+
+    Parameters
+    ----------
+    name : str
+        OWNER/NAME, or NAME alone for the oldest ones.
+    revision : str, default ""
+        A branch, a tag or a commit. By default main.
+    """
+    try:
+        cached = import_hub().try_to_load_from_cache(name, "config.json", revision=revision or None)
+    except Exception:  # the library is not here, or this is no name of a repository
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def _find_url(url: str, source: str, download: bool) -> Path:
@@ -133,8 +157,7 @@ def _find_url(url: str, source: str, download: bool) -> Path:
 
 def _find_hub_file(repository: str, names: Sequence[str], source: str, download: bool) -> Path:
     """Return the first of several files that a repository of Hugging Face has."""
-    import huggingface_hub
-
+    huggingface_hub = import_hub()
     repository, _, revision = repository.partition("@")
     for name in names:
         try:

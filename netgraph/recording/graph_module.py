@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from netgraph import __version__
 from netgraph.errors import TraceError
+from netgraph.hub_methods import HubMethods
 from netgraph.recording.forward import autocast
 from netgraph.recording.forward.call_signature import (
     NamedForward,
@@ -44,7 +45,7 @@ from netgraph.utils.pytree import (
 NEWEST_FORMAT = 2  # of documents that `network_from_document` reads
 
 
-class GraphNetwork(nn.Module):
+class GraphNetwork(nn.Module, HubMethods):
     """A network as its recorded operators.
 
     Parameters
@@ -297,6 +298,11 @@ class GraphNetwork(nn.Module):
         return self._shapes
 
     @property
+    def input_names(self) -> list[str]:
+        """The name of each input, in the order of `input_shapes`."""
+        return [self._call.name_of(i) for i in range(len(self._shapes))]
+
+    @property
     def size_relations(self) -> list[list[list[int]]]:
         """Which sizes of inputs follow one another (`netgraph.recording.forward.size_relations`)."""
         return self._relations
@@ -393,7 +399,9 @@ class GraphNetwork(nn.Module):
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.parameters())
-        return f"GraphNetwork({len(self._graphs['eval'])} operators, {n:,} parameters)"
+        # other steps, such as get_attr:NAME, are no operators
+        n_operators = sum(":" not in step[1] for step in self._graphs["eval"])
+        return f"GraphNetwork({n_operators} operators, {n:,} parameters)"
 
 
 def _rename_dtypes(value: Any, names: Mapping[str, str]) -> Any:

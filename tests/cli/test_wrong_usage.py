@@ -72,8 +72,10 @@ def folder(tmp_path_factory):
         "none.json": "{}", "unknown.json": '{"model_type": "nosuch"}', "is-a.hierarchy": "x", "text.npy": "hello",
     }.items():  # fmt: skip
         (here / name).write_text(text)
-    for name in ("folder", "is.html", "is.safetensors", "is.pt"):
+    for name in ("folder", "kept", "bare", "is.html", "is.safetensors", "is.pt"):
         (here / name).mkdir()
+    (here / "kept" / "notes.txt").write_text("mine")
+    (here / "bare" / "config.json").write_text('{"model_type": "bert"}')
     np.save(here / "rows.npy", np.zeros((8, 64), np.float32))
     np.save(here / "wide.npy", np.zeros((8, 65), np.float32))
     (here / os.fsdecode(b"bad\xff.pt")).write_bytes(data)
@@ -123,7 +125,7 @@ CASES = f"""
 2 plugins extra -> unexpected extra argument
 2 demo --seed x -> (found 'x')
 1 coarsen none.pt -> none.pt does not exist. Give a .pt
-1 coarsen folder -> folder is a folder. Give hf:folder
+1 coarsen folder -> folder is a folder without a config.json of netgraph, transformers or timm
 1 coarsen empty.pt -> empty.pt is empty. Save the network again.
 1 coarsen cut.pt {ARCH} -> truncated or of another type. Download or save it again.
 1 coarsen flip.pt {ARCH} -> the checksum of
@@ -219,7 +221,10 @@ CASES = f"""
 3 coarsen odd.pt --arch mine:Odd -> mixed by an operator on whole tensors: aten.renorm at
 3 coarsen linear.pt --arch mine:linear -> a dimension of output 0
 1 coarsen {GOOD} -o x.pt -> ends in .pt. Give NAME.safetensors
-1 coarsen {GOOD} -o folder -> ends in nothing. Give NAME.safetensors
+1 coarsen {GOOD} -o kept -> kept would be replaced, and it holds 'notes.txt', which netgraph has not written. Move it away, or give another name.
+1 coarsen {GOOD} -o . -> . is the folder that you work in, and it would be replaced. Give the name of another.
+1 coarsen {GOOD} -o x.folder -> ends in .folder. Give NAME.safetensors for the coarsest network, NAME for a folder with a card
+1 coarsen {GOOD} -o nosuch/x -> does not exist. Create it first.
 1 coarsen {GOOD} -o nosuch/x.safetensors -> does not exist. Create it first.
 1 coarsen {GOOD} -o is.safetensors -> is.safetensors is a folder, and a file is to be written there
 1 coarsen {GOOD} -o is-a.hierarchy -> is-a.hierarchy is a file, and a folder is to be created there
@@ -238,6 +243,9 @@ CASES = f"""
 1 verify good.pt {ARCH} --tolerance -1 -> --tolerance -1.0 is no relative error
 1 export none.pt x.html -> none.pt does not exist
 1 export folder x.html -> folder is not a hierarchy
+1 export kept x.html -> kept is not a hierarchy
+1 export bare x.html -> bare has a config.json and no weights. Give hf:bare for random ones
+1 coarsen bare -> bare has a config.json and no weights. Give hf:bare for random ones
 1 export {GOOD.replace("good.pt", "good.pt x.docx")} -> which no exporter writes
 1 export {GOOD.replace("good.pt", "good.pt is.html")} -> is.html is a folder
 1 export {GOOD.replace("good.pt", "good.pt x.html")} --data rows.npy -> --data would have no effect

@@ -211,6 +211,110 @@ def test_a_class_that_cannot_be_pickled_is_refused_and_leaves_no_file(tmp_path):
     assert pickle.dumps(mlp((2, 3, 2)))
 
 
+class Block(nn.Module):
+    """x + f(x) with a norm, as in a transformer."""
+
+    def __init__(self, n=6, n_hidden=9):
+        super().__init__()
+        self.norm = nn.LayerNorm(n)
+        self.up, self.down = nn.Linear(n, n_hidden), nn.Linear(n_hidden, n)
+
+    def forward(self, x):
+        return x + self.down(torch.tanh(self.up(self.norm(x))))
+
+
+class Stack(nn.Module):
+    """Blocks in a list, run one after another or by a number in the code."""
+
+    def __init__(self, n_blocks=4, by_number=False):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.blocks, self.by_number = nn.ModuleList(Block() for _ in range(n_blocks)), by_number
+
+    def forward(self, x):
+        x = self.first(x)
+        for i in range(4) if self.by_number else range(len(self.blocks)):
+            x = self.blocks[i](x)
+        return self.last(x)
+
+
+@pytest.mark.parametrize("directions", ["depth", "channels+depth", "depth,depth"])
+def test_merged_blocks_are_taken_out_and_the_others_numbered_anew(directions):
+    torch.manual_seed(0)
+    chain = nn.Sequential(nn.Linear(5, 6), *(Block() for _ in range(4)), nn.Linear(6, 3))
+    for network in (Stack(), chain):
+        x = torch.randn(4, 5)
+        hierarchy = ng.build_hierarchy(network, x, directions=directions, n_levels=directions.count(",") + 2)
+        own, n_blocks = ng.own_class(hierarchy, x), 1 if "," in directions else 2
+        torch.testing.assert_close(own(x), hierarchy.levels[-1].model(x))
+        expected = (
+            Stack(n_blocks)
+            if network is not chain
+            else nn.Sequential(nn.Linear(5, 6), *(Block() for _ in range(n_blocks)), nn.Linear(6, 3))
+        )
+        assert list(own.state_dict()) == list(expected.state_dict())
+        assert len(list(network.modules())) == len(list((Stack() if network is not chain else chain).modules())), (
+            "it is left as it is"
+        )
+
+
+def test_a_class_that_counts_its_blocks_in_its_code_is_refused():
+    torch.manual_seed(0)
+    network, x = Stack(by_number=True), torch.randn(4, 5)
+    with pytest.raises(OwnClassError, match=r"cannot be built as a Stack: it fails in evaluation mode.*index"):
+        ng.own_class(ng.build_hierarchy(network, x, directions="depth", n_levels=2), x)
+
+
+class LayeredConfig:
+    """What a config of transformers says of layers."""
+
+    def __init__(self, num_hidden_layers=4, layer_types=("a", "b", "c", "d")):
+        self.num_hidden_layers, self.layer_types = num_hidden_layers, list(layer_types)
+        self.max_layers, self.other_depths = num_hidden_layers, [2, 4, 2]
+
+    def to_dict(self):
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, entries):
+        made = cls()
+        vars(made).update(entries)
+        return made
+
+
+class Layered(nn.Module):
+    """Layers of two kinds, told by the config."""
+
+    config_class = LayeredConfig
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.layers = nn.ModuleList(Block() for _ in range(config.num_hidden_layers))
+
+    def save_pretrained(self, folder):
+        raise NotImplementedError
+
+    def forward(self, x):
+        x = self.first(x)
+        for layer, _ in zip(self.layers, self.config.layer_types, strict=True):
+            x = layer(x)
+        return self.last(x)
+
+
+def test_a_config_gets_fewer_layers_and_keeps_what_it_says_of_those_that_stay():
+    torch.manual_seed(0)
+    network, x = Layered(LayeredConfig()), torch.randn(4, 5)
+    hierarchy = ng.build_hierarchy(network, x, directions="depth", n_levels=2)
+    kept = [int(block.rpartition(".")[2]) for block in hierarchy.levels[1].chains[0].kept]
+    own = ng.own_class(hierarchy, x)
+    assert own.config.num_hidden_layers == len(kept) == 2
+    assert own.config.layer_types == [network.config.layer_types[i] for i in kept]
+    torch.testing.assert_close(own(x), hierarchy.levels[1].model(x))
+    assert network.config.to_dict() == LayeredConfig().to_dict()
+
+
 @pytest.mark.parametrize(
     ("cls", "options"),
     [
@@ -275,7 +379,13 @@ def test_what_belongs_to_a_network_of_transformers_goes_with_its_coarse_one(tmp_
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "netgraph.json",
+        "README.md",
     }
+    assert "library_name: transformers" in (tmp_path / "small" / "README.md").read_text()
+    assert str(tmp_path) not in "".join(
+        path.read_text() for path in (tmp_path / "small").iterdir() if path.suffix in (".json", ".md")
+    )
     assert (tmp_path / "small" / "merges.txt").read_text() == "merges.txt"
     again = ng.load_model(f"hf:{tmp_path / 'small'}")
     assert (again.generation_config.eos_token_id, again.generation_config.max_new_tokens) == ([2, 3], 7)

@@ -156,7 +156,10 @@ def test_folders_of_sharded_training_are_told_how_to_become_one_file(tmp_path, n
 
 
 def test_a_folder_is_told_how_to_be_opened(tmp_path):
-    with pytest.raises(LoadError, match=rf"is a folder. Give hf:{re.escape(str(tmp_path))}"):
+    with pytest.raises(LoadError, match=r"is a folder without a config.json of netgraph, transformers or timm"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(LoadError, match=rf"and no weights. Give hf:{re.escape(str(tmp_path))} for random ones"):
         load_model(tmp_path)
 
 

@@ -77,7 +77,8 @@ def write_compression_figure(result: Compressed, path: str | Path) -> None:
 
 def _list_sizes(result: Compressed) -> dict[str, tuple[int, int]]:
     """Return the units of every axis that was measured, before and after."""
-    first, last = result.hierarchy.levels[0], result.hierarchy.levels[-1]
+    hierarchy = result.require_hierarchy()
+    first, last = hierarchy.levels[0], hierarchy.levels[-1]
     sizes = {name: (first.spec.axes[name].size,) * 2 for name in result.errors}
     return sizes | {name: (t.n_fine, t.n_coarse) for name, t in last.transfers.items()}
 

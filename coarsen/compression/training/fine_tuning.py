@@ -25,6 +25,7 @@ from netgraph.coarsen.tuning.losses import (
 )
 from netgraph.coarsen.tuning.options import LR, TuneOptions, parse_adapters
 from netgraph.errors import NetgraphError
+from netgraph.io.hub.origin import Step, add_step
 from netgraph.optim.optimizers import convert_rate
 from netgraph.tracing.recordable import check_input_tensors
 from netgraph.utils.options import replace_options, show_options
@@ -32,6 +33,7 @@ from netgraph.utils.pytree import count_common_rows
 from netgraph.utils.seeds import make_generator
 
 TEMPERATURE = 2.0
+TITLE = "Tuning"  # of its step in the history of a network
 
 
 @show_options(TuneOptions)
@@ -138,7 +140,25 @@ def fine_tune(
             pair, batches, objective, options.epochs * per_epoch, make_descent(options, training=is_labelled),
             further=list(hints.regressors.values()), progress=progress,
         )  # fmt: skip
-    return [sum(values[i : i + per_epoch]) / per_epoch for i in range(0, len(values), per_epoch)]
+    means = [sum(values[i : i + per_epoch]) / per_epoch for i in range(0, len(values), per_epoch)]
+    if means:
+        add_step(network, _describe_tuning(options, losses, rows, means))
+    return means
+
+
+def _describe_tuning(options: TuneOptions, losses: Sequence[str], rows: int | None, means: Sequence[float]) -> Step:
+    """Return the tuning as a step of its network, for the card of a folder."""
+    descent = make_descent(options, training="labels" in losses)
+    facts = {
+        "losses": ", ".join(f"{name} with weight {options.weight_of(name):g}" for name in losses),
+        "epochs": str(options.epochs),
+        "rows": "not counted" if rows is None else f"{rows:,}",
+        "optimizer": f"{descent.optimizer}, learning rate {descent.lr:g}, {descent.schedule}",
+        "mean loss": f"{means[0]:.4g} in the first epoch, {means[-1]:.4g} in the last",
+        "seed": str(options.seed),
+        **({"adapters": options.adapters} if options.adapters else {}),
+    }
+    return Step(TITLE, facts)
 
 
 def _run_once(pair: Pair, batch: Batch) -> list[Tensor]:

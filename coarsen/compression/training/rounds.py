@@ -24,7 +24,7 @@ from netgraph.coarsen.compression.latency import count_rows
 from netgraph.coarsen.compression.metrics import Metric, make_metric
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.pipeline import Rows, Tune, compress
-from netgraph.coarsen.compression.result import Compressed, Stage
+from netgraph.coarsen.compression.result import TITLE, Compressed, Stage
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.compression.training.fine_tuning import fine_tune
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
@@ -34,6 +34,7 @@ from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.options import TuneOptions
 from netgraph.errors import NetgraphError, NothingToMergeError
+from netgraph.io.hub.origin import find_origin, set_origin
 from netgraph.utils.choices import ROUND_SCHEDULES
 
 MOST_ROUNDS = 100
@@ -182,11 +183,12 @@ def _join(
 ) -> Compressed:
     """Return several rounds as one compression of the original."""
     first, last = results[0], results[-1]
-    hierarchy = _join_hierarchies([result.hierarchy for result in results])
+    hierarchies = [result.require_hierarchy() for result in results]
+    hierarchy = _join_hierarchies(hierarchies)
     assert hierarchy.inputs is not None
     example = hierarchy.inputs.example
-    networks = [first.hierarchy.levels[0].model, *(result.model for result in results)]
-    levels = [first.hierarchy.levels[0], *(result.hierarchy.levels[-1] for result in results)]
+    networks = [hierarchies[0].levels[0].model, *(result.model for result in results)]
+    levels = [hierarchies[0].levels[0], *(one.levels[-1] for one in hierarchies)]
     costs = measure_costs(
         networks, example, flops=[level.flops / count_rows(example) for level in levels],
         batches=sorted({*BATCHES, latency_batch} if target.kind == "latency" else BATCHES),
@@ -201,7 +203,13 @@ def _join(
         stages.append(replace(step, costs=costs[-1], won_back=won))
     reached = _compute_reached(costs, target, latency_batch)
     every = tuple(dict.fromkeys([*(note for result in results for note in result.notes), *notes]))
-    return Compressed(last.model, hierarchy, tuple(stages), target, reached, judge.name, every, first.errors)
+    result = Compressed(last.model, hierarchy, tuple(stages), target, reached, judge.name, every, first.errors)
+    origin = find_origin(last.model)
+    others = tuple(
+        step for step in origin.steps if step.title != TITLE
+    )  # the tables of single rounds, which this one has too
+    set_origin(last.model, replace(origin, steps=(*others, result.to_step())))
+    return result
 
 
 def _compute_reached(costs: Sequence[Costs], target: Target, latency_batch: int) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netgraph.cli.console.network_files import check_levels_output, write_levels
+from netgraph.cli.console.network_files import check_levels_output, note_command, write_levels
 from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.console.terminal import echo
 from netgraph.cli.console.tokenizer_file import write_tokenizer
@@ -32,7 +32,7 @@ def coarsen_model(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write the coarsest network (.safetensors), or all levels (a folder *.hierarchy).",
+            help="Write the coarsest network (.safetensors, or a folder with a card for the hub), or all levels (a folder *.hierarchy).",
         ),
     ] = None,
     export: Annotated[
@@ -71,9 +71,10 @@ def coarsen_model(
     converted = None if own_class is None else convert.own_class(hierarchy, example, seed=options.seed)
     print_hierarchy(hierarchy, json_)
     if output is not None:
-        write_levels(hierarchy, output)
+        write_levels(hierarchy, output, example, options.seed)
         write_tokenizer(model, output)
     if own_class is not None and converted is not None:
+        note_command(converted)
         convert.save_own_class(converted, own_class)
         echo(f"netgraph: wrote {own_class}, a {type(converted).__name__}", err=True)
     if write is not None and export is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +14,7 @@ from netgraph.cli.console.terminal import echo, echo_json
 from netgraph.cli.console.tokenizer_file import write_tokenizer
 from netgraph.cli.options.coarsen import Data, Json, Opening, coarsen_network, open_network, read_inputs
 from netgraph.cli.options.command_options import with_options
-from netgraph.cli.options.open_network import DataOptions, Model, OpenOptions
+from netgraph.cli.options.open_network import DataOptions, Model, OpenOptions, holds_hierarchy
 from netgraph.cli.options.runtime import RuntimeOptions
 from netgraph.cli.options.validation import (
     check_coarsen_options,
@@ -71,7 +70,7 @@ def export_hierarchy(
     )
     write = find_exporter(out)
     context.with_resource(lock_outputs(out))
-    if os.path.isdir(model):
+    if holds_hierarchy(model):
         check_saved_hierarchy(typed, model)
         hierarchy: Any = load(model)
     else:
@@ -109,7 +108,7 @@ def _write_for_runtime(
     if data.data is None:
         reject_options(typed, ["samples"], "it counts rows of data, and there are none without --data")
     find_format(out, aot=runtime.aot)
-    if os.path.isdir(model):
+    if holds_hierarchy(model):
         idle = [flag.name for _, flag in list_flags(OpenOptions)]
         reject_options(typed, idle, f"{model} is a hierarchy that is already made")
         hierarchy: Any = load(model)

@@ -12,6 +12,7 @@ from typing import Any
 from netgraph.errors import LoadError, NetgraphError, UntrustedError
 from netgraph.io.bundle import describe_unknown_format, read_bundle, read_digest, read_metadata
 from netgraph.io.files.output_files import check_path
+from netgraph.io.hub.folder_kind import describe_kind, find_kind
 from netgraph.io.load import PICKLES
 from netgraph.io.pickle_scan import is_archive, scan_pickle
 from netgraph.io.weight_files import read_safetensors
@@ -111,16 +112,28 @@ def _guard(path: Path, kind: str, read: Callable[[Path], Contents]) -> Contents:
 
 
 def _read_folder(path: Path) -> Contents:
-    """Return the contents of a hierarchy, or of a folder of checkpoints."""
+    """Return the contents of a hierarchy, of a network with its config, or of a folder of checkpoints."""
     from netgraph.coarsen.hierarchy.serialize import INDEX
     from netgraph.fas.checkpoint.checkpoint import list_checkpoints
 
     if (path / INDEX).is_file():
         return _read_hierarchy(path, path / INDEX)
+    if find_kind(path):
+        return _read_network_folder(path)
     checkpoints = list_checkpoints(path)
     if not checkpoints:
-        raise LoadError(f"{path} is no hierarchy and holds no checkpoints. Give one of its files.")
+        raise LoadError(f"{path} is no hierarchy and no network, and holds no checkpoints. Give one of its files.")
     return Contents(str(path), "checkpoints of a run", parts=[read_contents(one) for one in checkpoints])
+
+
+def _read_network_folder(path: Path) -> Contents:
+    """Return the contents of a folder with a config.json: its files of weights."""
+    files = [file for pattern in ("*.safetensors", "*.bin") for file in sorted(path.glob(pattern))]
+    contents = Contents(str(path), describe_kind(path), parts=[read_contents(file) for file in files])
+    contents.bytes = sum(part.bytes for part in contents.parts)
+    if not files:
+        contents.problem = "it has no file of weights"
+    return contents
 
 
 def _read_hierarchy(path: Path, index: Path) -> Contents:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from netgraph.cli.console.terminal import echo
 from netgraph.errors import NetgraphError
 from netgraph.io.files.atomic_writes import write_atomically
-from netgraph.io.files.output_files import check_new_folder, check_output_file, check_replaceable
+from netgraph.io.files.output_files import check_new_folder, check_output_file, check_parent_folder, check_replaceable
 from netgraph.io.files.pickles import save_pickle
 
 if TYPE_CHECKING:
@@ -17,6 +20,38 @@ if TYPE_CHECKING:
 
     from netgraph.coarsen.compression.result import Compressed
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
+    from netgraph.coarsen.hub.forms import Form
+
+SUFFIXES = (".pt", ".pth", ".safetensors", ".hierarchy")
+
+
+def is_folder_output(output: Path) -> bool:
+    """Return True for a path without a suffix of a file. A number behind a dot, as in ``bert-0.5``, is no suffix."""
+    return output.suffix not in SUFFIXES and (
+        not output.suffix or output.suffix[1:2].isdigit() or os.path.isdir(output)
+    )
+
+
+def typed_command() -> str:
+    """Return the command that was typed, for the card of a folder. Folders of this machine are left out."""
+    from netgraph.io.hub.origin import hide_folder
+
+    return shlex.join(["netgraph", *map(hide_folder, sys.argv[1:])])
+
+
+def _check_folder(output: Path) -> None:
+    """Check that a folder of a network can be written."""
+    from netgraph.io.hub.folders import check_model_folder
+
+    check_parent_folder(output)
+    check_model_folder(output)
+
+
+def note_command(network: nn.Module) -> None:
+    """Remember the command that was typed for the last step of a network."""
+    from netgraph.io.hub.origin import amend_step
+
+    amend_step(network, {"command": typed_command()})
 
 
 def check_levels_output(output: Path | None) -> None:
@@ -29,10 +64,13 @@ def check_levels_output(output: Path | None) -> None:
     """
     if output is None:
         return
+    if is_folder_output(output):
+        _check_folder(output)
+        return
     if output.suffix not in (".safetensors", ".hierarchy"):
         raise NetgraphError(
-            f"--output {output} ends in {output.suffix or 'nothing'}. Give NAME.safetensors for the coarsest network, "
-            "or NAME.hierarchy for all levels."
+            f"--output {output} ends in {output.suffix}. Give NAME.safetensors for the coarsest network, NAME for a folder with a card, or "
+            "NAME.hierarchy for all levels."
         )
     if output.suffix == ".safetensors":
         check_output_file(output)
@@ -44,12 +82,28 @@ def check_levels_output(output: Path | None) -> None:
     check_replaceable(output, FILES)
 
 
-def write_levels(hierarchy: Hierarchy, output: Path) -> None:
-    """Write the coarsest network, or all levels, as the suffix says."""
+def write_levels(hierarchy: Hierarchy, output: Path, example: Any, seed: int) -> None:
+    """Write the coarsest network as a file or a folder, or all levels, as the suffix says."""
     from netgraph.coarsen.hierarchy.serialize import save
+    from netgraph.coarsen.hub.forms import form_coarsest
 
+    if is_folder_output(output):
+        note_command(hierarchy.levels[-1].model)
+        write_folder(form_coarsest(hierarchy, example, seed=seed), output)
+        return
     save(hierarchy if output.suffix == ".hierarchy" else hierarchy.levels[-1].model, output)
     echo(f"netgraph: wrote {output}", err=True)
+
+
+def write_folder(form: Form, output: Path) -> None:
+    """Write a folder in a form, and say what it holds and why it is not in its own class."""
+    from netgraph.coarsen.hub.pretrained import write_form
+
+    write_form(form, output)
+    if form.facts.reason:
+        echo(f"netgraph: {form.facts.reason}", err=True)
+    what = "the recorded graph" if form.is_own and form.facts.kind == "network" else f"a {form.facts.class_name}"
+    echo(f"netgraph: wrote {output}, {what}, with its card", err=True)
 
 
 def check_compressed_output(output: Path | None) -> None:
@@ -66,13 +120,13 @@ def check_compressed_output(output: Path | None) -> None:
         check_levels_output(output)
     elif output.suffix in (".pt", ".pth"):
         check_output_file(output)
-    elif output.suffix:
+    elif is_folder_output(output):
+        _check_folder(output)
+    else:
         raise NetgraphError(
             f"--output {output} ends in {output.suffix}. Give NAME.safetensors for the recorded graph, NAME.pt for the network in its "
-            "own class, or NAME.hierarchy for both levels."
+            "own class, NAME for a folder with a card, or NAME.hierarchy for both levels."
         )
-    else:
-        check_new_folder(output)
 
 
 def check_class_output(network: nn.Module, output: Path | None) -> None:
@@ -85,7 +139,7 @@ def check_class_output(network: nn.Module, output: Path | None) -> None:
     """
     from netgraph.coarsen.user_class.convert import check_own_class_path
 
-    if output is None or output.suffix in (".safetensors", ".hierarchy"):
+    if output is None or output.suffix in (".safetensors", ".hierarchy") or is_folder_output(output):
         return
     if hasattr(network, "document"):
         raise NetgraphError(
@@ -104,9 +158,13 @@ def write_compressed(result: Compressed, output: Path) -> None:
     """
     from netgraph.coarsen.compression.deploy import record_levels
     from netgraph.coarsen.hierarchy.serialize import save
+    from netgraph.coarsen.hub.forms import form_compressed
     from netgraph.coarsen.user_class.convert import save_own_class
 
-    if output.suffix == ".hierarchy":
+    if is_folder_output(output):
+        note_command(result.model)
+        write_folder(form_compressed(result), output)
+    elif output.suffix == ".hierarchy":
         save(record_levels(result), output)
         echo(f"netgraph: wrote {output}, the original and the compressed network", err=True)
     elif output.suffix == ".safetensors":
@@ -136,8 +194,10 @@ def check_same_form(network: nn.Module, output: Path | None, *, levels: bool) ->
     Raises
     ------
     NetgraphError
-        The suffix is that of another form.
+        The suffix is that of another form, or no folder can hold the class of the network.
     """
+    from netgraph.coarsen.hub.forms import choose_form
+
     if output is None:
         return
     if not levels and output.suffix == ".hierarchy":
@@ -149,6 +209,10 @@ def check_same_form(network: nn.Module, output: Path | None, *, levels: bool) ->
             f"--output {output} asks for a recorded graph, and the network is a {type(network).__name__}. Give NAME.pt, or a folder for "
             "transformers."
         )
+    if is_folder_output(output):
+        _check_folder(output)
+        choose_form(network)  # raises for a class that no folder can hold
+        return
     check_class_output(network, output)
 
 
@@ -164,15 +228,19 @@ def write_same_form(opened: Hierarchy | nn.Module, output: Path, *, as_state: bo
     """
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
     from netgraph.coarsen.hierarchy.serialize import save
+    from netgraph.coarsen.hub.forms import choose_form
     from netgraph.coarsen.user_class.convert import save_own_class
 
-    if isinstance(opened, Hierarchy):
-        write_levels(opened, output)
+    network = opened.levels[-1].model if isinstance(opened, Hierarchy) else opened
+    if is_folder_output(output):
+        write_folder(choose_form(opened), output)
         return
-    if output.suffix == ".safetensors":
-        save(opened, output)
+    if isinstance(opened, Hierarchy):
+        save(opened if output.suffix == ".hierarchy" else network, output)
+    elif output.suffix == ".safetensors":
+        save(network, output)
     elif as_state and output.suffix:
-        write_atomically(partial(save_pickle, opened.state_dict()), output)
+        write_atomically(partial(save_pickle, network.state_dict()), output)
     else:
-        save_own_class(opened, output)
+        save_own_class(network, output)
     echo(f"netgraph: wrote {output}", err=True)

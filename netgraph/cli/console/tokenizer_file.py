@@ -26,9 +26,10 @@ def find_tokenizer_file(model: str, path: Path | None = None) -> Path | None:
     path or None
         That of ``path``, ``NAME.tokenizer.json`` beside the network, ``tokenizer.json`` in its folder, or None.
     """
-    zoo, _, rest = model.partition(":")
-    place = Path(rest) if zoo == "hf" else Path(model)
-    folder = place if os.path.isdir(place) else place.parent
+    from netgraph.io.hub.text_files import find_source_folder
+
+    place = Path(model.removeprefix("hf:"))
+    folder = find_source_folder(model) or place.parent
     beside = [place.parent / f"{place.stem}.tokenizer.json", folder / "tokenizer.json"]
     return path or next((candidate for candidate in beside if os.path.isfile(candidate)), None)
 
@@ -36,7 +37,8 @@ def find_tokenizer_file(model: str, path: Path | None = None) -> Path | None:
 def write_tokenizer(model: str, output: Path, *, path: Path | None = None, tokenizer: Any = None) -> None:
     """Write the tokenizer of a network beside a file that was made from it, and say so.
 
-    Without it, texts would get other tokens where that file is opened. A folder of transformers gets its own tokenizer with its network.
+    Without it, texts would get other tokens where that file is opened. A folder of a network has it inside, where it did not get one with
+    its network.
 
     Parameters
     ----------
@@ -51,8 +53,9 @@ def write_tokenizer(model: str, output: Path, *, path: Path | None = None, token
     """
     from netgraph.models.data.tokenizer import save_tokenizer
 
-    source, target = find_tokenizer_file(model, path), output.with_suffix(".tokenizer.json")
-    if not output.suffix or (source is None and tokenizer is None):
+    source, inside = find_tokenizer_file(model, path), output.is_dir() and output.suffix != ".hierarchy"
+    target = output / "tokenizer.json" if inside else output.with_suffix(".tokenizer.json")
+    if (source is None and tokenizer is None) or (inside and target.exists()):
         return
     if source is None:
         save_tokenizer(tokenizer, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         autocompletion=complete_words([f"{zoo}:" for zoo in ZOOS]),
-        help="A file (.pt, .ckpt, .safetensors, .pt2) or torchvision:NAME, timm:NAME, hf:FOLDER, hf:CONFIG.json.",
+        help="A file (.pt, .ckpt, .safetensors, .pt2), a folder, or torchvision:NAME, timm:NAME, hf:OWNER/NAME, hf:CONFIG.json.",
     ),
 ]
 
@@ -39,6 +40,16 @@ Tokenizer = Annotated[
         help="Tokenizer of the network. By default NAME.tokenizer.json or tokenizer.json in its folder, or that of --data imdb.",
     ),
 ]
+
+
+def holds_hierarchy(model: str) -> bool:
+    """Return True for a folder that holds a hierarchy, or nothing that is known."""
+    from netgraph.coarsen.hierarchy.serialize import INDEX
+    from netgraph.io.hub.folder_kind import HIERARCHY, find_kind
+
+    if not os.path.isdir(model):
+        return False
+    return os.path.isfile(os.path.join(model, INDEX)) or find_kind(Path(model)) in ("", HIERARCHY)
 
 
 def find_tokenizer(model: str, path: Path | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def check_open_options(typed: Mapping[str, str], model: str, arch: str | None) -
         reject_options(typed, ["download"], f"{model} names no weights to fetch, as torchvision:NAME@WEIGHTS does")
     if is_network_name(model):
         reject_options(typed, ["trust"], f"{model} is the name of a network, and no file is opened")
-    elif Path(model).suffix == ".safetensors":
+    elif Path(model).suffix == ".safetensors" or os.path.isdir(model):
         reject_options(typed, ["trust"], f"{model} is opened without running code")
 
 

@@ -90,7 +90,7 @@ def write_folder_atomically(
         new, old = aside / NEW / path.name, aside / OLD / path.name
         new.mkdir(parents=True)
         _fill(write, new, path)
-        for file in new.iterdir():
+        for file in filter(Path.is_file, new.rglob("*")):
             _flush_file(file)
         _keep_foreign_files(path, new, ours)
         _flush_folder(new)

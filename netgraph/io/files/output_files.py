@@ -101,23 +101,27 @@ def check_replaceable(path: Path, ours: re.Pattern[str], error: type[NetgraphErr
         )
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, kind: type[NetgraphError] = NetgraphError) -> None:
     """Create a folder and the folders above it, unless it exists.
+
+    Parameters
+    ----------
+    path : path
+    kind : type, default=NetgraphError
+        Class of the error.
 
     Raises
     ------
     NetgraphError
         Something else is there, or the system refuses.
     """
-    check_path(path)
+    check_path(path, kind)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NetgraphError(
-            f"{path} cannot be created as a folder ({describe_refusal(error)}). {find_mend(error)}"
-        ) from error
+        raise kind(f"{path} cannot be created as a folder ({describe_refusal(error)}). {find_mend(error)}") from error
     if not os.access(path, os.W_OK):
-        raise NetgraphError(f"the folder {path} is not writable. Give another one.")
+        raise kind(f"the folder {path} is not writable. Give another one.")
 
 
 def check_parent_folder(path: Path) -> None:

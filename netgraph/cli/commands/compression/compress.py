@@ -42,8 +42,8 @@ def compress_model(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write the recorded graph (.safetensors), the network in its own class (.pt, a folder for transformers), or both levels "
-            "(*.hierarchy).",
+            help="Write the recorded graph (.safetensors), the network in its own class (.pt), a folder with a card for the hub, or both "
+            "levels (*.hierarchy).",
         ),
     ] = None,
     json_: Json = False,

@@ -23,7 +23,7 @@ from netgraph.cli.options.compress import (
     choose_metric,
     read_rows,
 )
-from netgraph.cli.options.open_network import OpenOptions, Tokenizer
+from netgraph.cli.options.open_network import OpenOptions, Tokenizer, holds_hierarchy
 from netgraph.cli.options.validation import check_open_options, reject_options, typed_options
 from netgraph.errors import NetgraphError, TraceError
 from netgraph.utils.choices import DATA_SETS, METRICS, ZOOS
@@ -61,7 +61,7 @@ def evaluate_models(
         typer.Argument(
             metavar="MODEL...",
             autocompletion=complete_words([f"{zoo}:" for zoo in ZOOS]),
-            help="Networks that take the same inputs: files, *.hierarchy folders, or names as in torchvision:NAME.",
+            help="Networks that take the same inputs: files, folders, *.hierarchy too, or names as in torchvision:NAME.",
         ),
     ],
     data: Annotated[
@@ -109,7 +109,7 @@ def check_openings(typed: Mapping[str, str], models: Sequence[str], opening: Ope
     refusals = []
     for model in models:
         try:
-            if os.path.isdir(model):
+            if holds_hierarchy(model):
                 reject_options(typed, OPENING, f"{model} is a hierarchy that is already made")
             else:
                 check_open_options(typed, model, opening.arch)
@@ -125,7 +125,7 @@ def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int, dat
     whole = replace(opening, arch=None, arch_arg=None, key=None)  # a recorded graph has its architecture in it
     candidates = []
     for model, is_recorded in zip(models, recorded, strict=True):
-        if os.path.isdir(model):
+        if holds_hierarchy(model):
             candidates += _open_levels(model)
         else:
             options = whole if is_recorded and not all(recorded) else opening
@@ -135,11 +135,14 @@ def _open_candidates(models: Sequence[str], opening: OpenOptions, seed: int, dat
 
 
 def holds_network(model: str) -> bool:
-    """Return True for a file that netgraph wrote, which holds its network."""
+    """Return True for a file that netgraph wrote, which holds its network, and for a folder whose config names it."""
     from netgraph.io.bundle import read_metadata
+    from netgraph.io.load import is_network_folder
 
     path = Path(model)
-    return path.suffix == ".safetensors" and path.is_file() and "netgraph" in read_metadata(path)
+    if path.suffix == ".safetensors" and os.path.isfile(path):
+        return "netgraph" in read_metadata(path)
+    return is_network_folder(path)
 
 
 def _open_levels(folder: str) -> list[Candidate]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgraph.cli.commands.compression.evaluate import check_openings, holds_network
-from netgraph.cli.console.network_files import check_same_form, write_same_form
+from netgraph.cli.console.network_files import check_same_form, typed_command, write_same_form
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.console.tokenizer_file import write_tokenizer
@@ -28,7 +27,7 @@ from netgraph.cli.options.compress import (
     choose_metric,
     read_rows,
 )
-from netgraph.cli.options.open_network import OpenOptions, Tokenizer
+from netgraph.cli.options.open_network import OpenOptions, Tokenizer, holds_hierarchy
 from netgraph.cli.options.train import place_network
 from netgraph.cli.options.validation import reject_options, typed_options
 from netgraph.coarsen.tuning.options import TuneOptions, parse_adapters
@@ -125,6 +124,8 @@ def finetune_model(
     )  # fmt: skip
     result = tune_network(opened, options, splits, metric, device)
     result |= {"small": small, "teacher": teacher, "data": data, "output": None if output is None else str(output)}
+    if result["losses"]:
+        _note_tuning(opened.network, result)
     if json_:
         echo_json(result)
     else:
@@ -134,6 +135,22 @@ def finetune_model(
             opened.hierarchy or opened.network, output, as_state=opening.arch is not None and teacher is None
         )
         write_tokenizer(small, output, path=tokenizer, tokenizer=splits.calibration.tokenizer)
+
+
+def _note_tuning(network: nn.Module, result: dict[str, Any]) -> None:
+    """Remember for the card of a folder what was typed, on which rows it was trained, and what that won back."""
+    from netgraph.io.hub.origin import amend_step, hide_folder
+
+    teacher = "level 0 of the hierarchy" if result["teacher"] is None else hide_folder(result["teacher"])
+    facts = {
+        "command": typed_command(),
+        "trained on": result["rows"]["train"],
+        "judged on": result["rows"]["test"],
+        "teacher": "none" if result["teacher_value"] is None else teacher,
+    }
+    amend_step(
+        network, facts, {name: result[name] for name in ("metric", "teacher_value", "before", "after", "won_back")}
+    )
 
 
 def tune_network(
@@ -249,8 +266,7 @@ def _open_all(small: str, teacher: str | None, opening: OpenOptions, seed: int, 
     if hierarchy is not None:
         network, example = hierarchy.levels[-1].model, build_example(hierarchy.example)
     else:
-        source = f"hf:{small}" if os.path.isfile(os.path.join(small, "config.json")) else small
-        network, example = (opening if teacher is None else whole).open_network(source, seed, data)
+        network, example = (opening if teacher is None else whole).open_network(small, seed, data)
     if teacher is not None:
         original, _ = (whole if holds_network(teacher) else opening).open_network(teacher, seed, data)
         return Opened(network, original, example, hierarchy)
@@ -260,9 +276,9 @@ def _open_all(small: str, teacher: str | None, opening: OpenOptions, seed: int, 
 def _open_hierarchy(path: str) -> Hierarchy | None:
     """Return the hierarchy of a folder, None where the path is no such folder."""
     from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-    from netgraph.coarsen.hierarchy.serialize import INDEX, load
+    from netgraph.coarsen.hierarchy.serialize import load
 
-    if not os.path.isfile(os.path.join(path, INDEX)):
+    if not holds_hierarchy(path):
         return None
     hierarchy = load(path)
     assert isinstance(hierarchy, Hierarchy)  # of a folder

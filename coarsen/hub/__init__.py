@@ -1,0 +1,1 @@
+"""Networks, hierarchies and compressions as folders of the hub of Hugging Face."""
