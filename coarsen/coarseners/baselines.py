@@ -1,4 +1,4 @@
-"""Baselines that ignore the affinities: adjacent units, random groups, and magnitude pruning.
+"""Baselines that ignore the affinities: adjacent units, random groups, and pruning by magnitude or importance.
 
 A method that reads the graph should do better than the first two. The third merges nothing: it leaves units out.
 """
@@ -112,19 +112,19 @@ def random_pairs(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 @declare_traits(leaves_out=True, ignores_edges=True)
 def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
-    """Keep the units with the largest features and leave out all others, as magnitude pruning does.
+    """Keep the most important units and leave out all others, as magnitude pruning does.
 
-    The size of a unit is the 2-norm of its features. The filters of convolutions are pruned in this way by their
+    Without importances the size of a unit is the 2-norm of its features. The filters of convolutions are pruned in this way by their
     1-norm [1]_.
 
     Parameters
     ----------
     graph : AxisGraph
-        Its features are read, and the units that must stay alone are kept. Edges and weights are not used.
+        Its importances are read, or else its features, and the units that must stay alone are kept. Edges and weights are not used.
     n_coarse : int
         Number of units that are kept. There are more only if more units must stay alone.
     seed : int, default 0
-        Not used. Of equal norms the first unit is kept.
+        Not used. Of equal units the first unit is kept.
 
     Returns
     -------
@@ -148,11 +148,14 @@ def magnitude(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
     >>> magnitude(AxisGraph("fc1", sparse.csr_array((4, 4)), np.ones(4), lambda: features), 2)
     array([-1,  0, -1,  1])
     """
-    norms = np.linalg.norm(np.asarray(graph.features, dtype=np.float64), axis=1)
+    if graph.importance is None:
+        ranks = np.linalg.norm(np.asarray(graph.features, dtype=np.float64), axis=1)
+    else:
+        ranks = np.array(graph.importance, dtype=np.float64)
     if graph.fixed is not None:
-        norms[graph.fixed] = np.inf
+        ranks[graph.fixed] = np.inf
         n_coarse = max(n_coarse, int(graph.fixed.sum()))
-    kept = np.sort(np.argsort(-norms, kind="stable")[:n_coarse])
+    kept = np.sort(np.argsort(-ranks, kind="stable")[:n_coarse])
     aggregates = np.full(graph.n_units, -1, dtype=np.int64)
     aggregates[kept] = np.arange(len(kept))
     return aggregates

@@ -22,6 +22,7 @@ from netgraph.coarsen.hierarchy.level_builder import Calibration, LevelBuilder
 from netgraph.coarsen.hierarchy.loss_gap import Loss, LossGap
 from netgraph.coarsen.hierarchy.merge_plan import MergePlan, load_coarseners
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
+from netgraph.coarsen.matching.unit_importance import check_importance
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.network.recording_proof import is_cheap_to_prove, prove_recording
 from netgraph.coarsen.network.rule_proof import prove_foreign_rules
@@ -337,6 +338,7 @@ def prepare_builder(
     options.check()
     gap = LossGap.parse(options.ratio, loss) if isinstance(options.ratio, str) else None
     check_rung(options.repair, data)
+    check_importance(options.importance, data)
     check_input_tensors(example)
     if spec is None:
         model = unwrap_compiled(model)
@@ -371,7 +373,7 @@ def _make_plan(spec: UnitSpec, options: CoarsenOptions, progress: Progress | Non
     ratios = {**block_ratios, **axis_ratios, "*": options.ratios["*"]}
     return MergePlan(
         coarseners, affinity, ratios, keep, fixed, options.round_to, options.seed, progress, options.quality,
-        alike=options.budget is not None,
+        alike=options.budget is not None, importance=options.importance,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from netgraph import plugins
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.matching.outer_units import restrict_to_units, split_aggregates, split_composed, split_measured
+from netgraph.coarsen.matching.unit_importance import measure_importance
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.partition.contract import Coarsener, leaves_out, run_coarsener
 from netgraph.coarsen.partition.metrics import quality
@@ -54,6 +55,8 @@ class MergePlan:
         Measure the cost of merging each axis, with that number of eigenvalues. By default nothing is measured.
     alike : bool, default False
         Merge channels alike in all groups, because a budget may merge whole groups too.
+    importance : str, default "none"
+        How important units are: their weights in the means of aggregates (`netgraph.coarsen.matching.unit_importance`).
 
     Raises
     ------
@@ -71,6 +74,7 @@ class MergePlan:
     progress: Progress | None = None
     quality: int | None = None
     alike: bool = False
+    importance: str = "none"
 
     def __post_init__(self) -> None:
         if self.quality is not None and self.quality < 0:
@@ -263,7 +267,7 @@ class MergeStep:
     def _merge_axis(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
         """Return the transfer that one coarsener gives for an axis."""
         merge, graph = self.plan.coarseners[name], self.build_graph(axis.name)
-        return Transfer(run_coarsener(merge, graph, n_coarse, seed=self.plan.seed, name=name))
+        return _make_transfer(run_coarsener(merge, graph, n_coarse, seed=self.plan.seed, name=name), graph)
 
     def _merge_in_each(self, axis: Axis, name: str, n_coarse: int) -> Transfer:
         """Return the transfer that one coarsener gives for the units of an axis in each unit of its outer axis."""
@@ -276,7 +280,8 @@ class MergeStep:
         ):  # sizes stay equal in another answer only
             rows = [run(graph, most) for graph in graphs]
         assert axis.within is not None
-        return NestedTransfer.of(axis.within, [split_aggregates(row, most) for row in rows])
+        parts = [_make_transfer(split_aggregates(row, most), graph) for row, graph in zip(rows, graphs, strict=True)]
+        return NestedTransfer.of(axis.within, parts)
 
     def build_graph(self, name: str) -> AxisGraph:
         """Return the graph of an axis. It is built on first use."""
@@ -315,8 +320,9 @@ class MergeStep:
         weight = np.ones(axis.size) if composed is None else composed.sizes
         affinity = measure_affinity(self.plan.weigh, units, seed=self.plan.seed, name=name)
         fixed = self._fixed_mask(axis, composed)
+        importance = measure_importance(units, self.plan.importance)
         self.graphs.seconds += time.perf_counter() - started
-        return AxisGraph(name, affinity, weight, lambda: units.incoming, axis.equal is not None, fixed)
+        return AxisGraph(name, affinity, weight, lambda: units.incoming, axis.equal is not None, fixed, importance)
 
     def _fixed_mask(self, axis: Axis, composed: Transfer | None) -> NDArray[np.bool_] | None:
         """Return a mask of the units of a level that do not merge. They have not merged on any level above."""
@@ -332,12 +338,17 @@ def _average(values: list[Any]) -> float | None:
     return None if any(value is None for value in values) else float(np.mean(values))
 
 
+def _make_transfer(aggregates: NDArray[np.int64], graph: AxisGraph) -> Transfer:
+    """Return the transfer of aggregates, with the importances of the units as their weights if any of them merge."""
+    merges = np.bincount(aggregates[aggregates >= 0]).max(initial=1) > 1
+    return Transfer(aggregates, graph.importance if merges else None)
+
+
 def _sum_residual(weights: NDArray[Any], transfer: Transfer) -> float:
     """Return |X - P R X|² for weights X."""
-    sums = np.zeros((transfer.n_coarse, weights.shape[1]))
+    means = np.zeros((transfer.n_coarse, weights.shape[1]))
     is_merged = transfer.aggregates >= 0
-    np.add.at(sums, transfer.aggregates[is_merged], weights[is_merged])
-    means = sums / transfer.sizes[:, None]
+    np.add.at(means, transfer.aggregates[is_merged], weights[is_merged] * transfer.shares[is_merged, None])
     residual = np.where(is_merged[:, None], weights - means[np.where(is_merged, transfer.aggregates, 0)], weights)
     return float(np.square(residual.astype(np.float64)).sum())
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from netgraph.errors import NetgraphError
 from netgraph.plugins import name_function
-from netgraph.utils.choices import BUDGETS, DEPTH_BY, DIRECTIONS, RUNGS
+from netgraph.utils.choices import BUDGETS, DEPTH_BY, DIRECTIONS, IMPORTANCES, RUNGS
 from netgraph.utils.options import Flag, check_options, declare_option, document_options, list_options
 from netgraph.utils.text import is_index
 
@@ -134,6 +134,14 @@ def _check_affinity(value: Any, options: CoarsenOptions) -> None:
     )
 
 
+def _check_importance(value: str, options: CoarsenOptions) -> None:
+    from netgraph.coarsen.matching.unit_importance import check_importance
+
+    check_importance(value, data=())  # the name alone; build_hierarchy knows the data
+    if value != "none":
+        _check_merges_units(options, "an importance weighs units that merge")
+
+
 def _check_n_levels(value: int, options: CoarsenOptions) -> None:
     if value < 2:
         raise NetgraphError(f"n_levels (--levels) is {value}. Give 2 or more. The network itself counts as one.")
@@ -159,11 +167,9 @@ def _check_budget(value: str | None, options: CoarsenOptions) -> None:
         Budget.parse(value)
 
 
-def _check_merges_units(options: CoarsenOptions) -> None:
+def _check_merges_units(options: CoarsenOptions, told: str = "a gap or a budget chooses how many units merge") -> None:
     if not any("channels" in step for step in options.steps):
-        raise NetgraphError(
-            f"a gap or a budget chooses how many units merge, but {options.directions!r} merges no units. Leave the gap or budget out, or add channels."
-        )
+        raise NetgraphError(f"{told}, but {options.directions!r} merges no units. Leave it out, or add channels.")
 
 
 def _check_keep(value: Any, options: CoarsenOptions) -> None:
@@ -328,6 +334,15 @@ class CoarsenOptions:
         "(`netgraph.graph.axis_units.AxisUnits`). A coarsener whose attribute ``ignores_edges`` is True does not read it.",
         check=_check_affinity, plain=lambda options: options.affinity_name, saved="always",
         type=str, metavar="NAME", plugins="netgraph.affinities",
+    )  # fmt: skip
+    importance: str = declare_option(
+        "none",
+        help="What units count by in the means of merged ones, and what magnitude prunes by: none (all alike), magnitude, activation, taylor or fisher.",
+        doc="How important units are: ``none``, ``magnitude``, ``activation``, ``taylor`` or ``fisher`` "
+        "(`netgraph.coarsen.matching.unit_importance`). Units weigh by it in the means of their aggregates, and the coarsener "
+        "``magnitude`` keeps the most important ones. The last three need data.",
+        check=_check_importance, plain=lambda options: None if options.importance == "none" else options.importance,
+        metavar="NAME", words=IMPORTANCES,
     )  # fmt: skip
     budget: str | None = declare_option(
         None,

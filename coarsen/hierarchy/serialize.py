@@ -26,7 +26,7 @@ from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
-from netgraph.coarsen.transfer.nested_transfer import count_coarse, list_aggregates, make_transfer
+from netgraph.coarsen.transfer.nested_transfer import count_coarse, list_aggregates, list_weights, make_transfer
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.environment.memory import check_memory
 from netgraph.errors import LoadError, NetgraphError, describe_error
@@ -49,7 +49,7 @@ logger = logging.getLogger("netgraph.io")
 INDEX = "hierarchy.safetensors"  # aggregates between the levels, and options
 FILES = re.compile(r"(hierarchy|level\d+)\.safetensors")
 MAX_LEVELS = 1000  # each has fewer units than the one above
-FORMAT = 2  # format 1 has the seconds of each level, and no digests of their files
+FORMAT = 3  # format 1 has the seconds of each level, and no digests of their files; format 3 has weights of units
 
 
 def save(obj: Hierarchy | nn.Module, path: str | Path) -> None:
@@ -113,10 +113,13 @@ def write_hierarchy(hierarchy: Hierarchy, folder: Path) -> None:
         transfers.append(list(level.transfers))
         for number, transfer in enumerate(level.transfers.values()):
             aggregates[f"{i}.{number}"] = torch.from_numpy(list_aggregates(transfer))
+            if (weights := list_weights(transfer)) is not None:
+                aggregates[f"{i}.{number}.weights"] = torch.from_numpy(weights)
     options = {**hierarchy.plain_options, "example": dict(hierarchy.example)}
     digests = [read_digest(level_file(folder, i)) for i in range(len(models))]
+    weighted = any(transfer.is_weighted for level in hierarchy.levels for transfer in level.transfers.values())
     document = {
-        "format": FORMAT, "version": __version__, "options": options, "transfers": transfers, "levels": digests,
+        "format": FORMAT if weighted else 2, "version": __version__, "options": options, "transfers": transfers, "levels": digests,
     }  # fmt: skip
     if hierarchy.direction_labels:
         document["chains"] = [
@@ -212,7 +215,7 @@ def _read_hierarchy(
     pools = _read_pools(path, document, n_levels)
     for i, (model, names) in enumerate(zip(models, document["transfers"], strict=True)):
         transfers = {
-            name: make_transfer(aggregates[f"{i}.{n}"].numpy(), spec.axes[name].within) for n, name in enumerate(names)
+            name: _read_transfer(aggregates, f"{i}.{n}", spec.axes[name].within) for n, name in enumerate(names)
         }
         chain_steps = tuple(_chain_from_data(chain, f"{i}.{n}", aggregates) for n, chain in enumerate(chains[i]))
         _check_transfers(path, i, spec, transfers)
@@ -325,6 +328,12 @@ def _restore_answers(models: Sequence[nn.Module], spec: UnitSpec | None, path: P
     if lost:
         mend = "Give arch to get that class." if spec is None else "The network of arch answers in another class."
         logger.warning("the coarse networks of %s answer a dict in the place of %s. %s", path, ", ".join(lost), mend)
+
+
+def _read_transfer(tensors: Mapping[str, Tensor], place: str, within: str | None) -> Transfer:
+    """Read a transfer from the tensors of the index. Most have no weights."""
+    weights = tensors.get(f"{place}.weights")
+    return make_transfer(tensors[place].numpy(), within, None if weights is None else weights.numpy())
 
 
 def _chain_to_data(step: ChainCoarsening, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

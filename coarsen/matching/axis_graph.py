@@ -33,11 +33,13 @@ class AxisGraph:
         All aggregates must have one size.
     fixed : bool array of shape (n,), optional
         Units that must stay alone.
+    importance : array of shape (n,), optional
+        Importance of each unit, from 0 on (`netgraph.coarsen.matching.unit_importance`). None if none was asked for.
 
     Raises
     ------
     NetgraphError
-        An affinity is negative, infinite or not a number.
+        An affinity or an importance is negative, infinite or not a number, or there is no importance for each unit.
 
     Examples
     --------
@@ -58,6 +60,7 @@ class AxisGraph:
     make_features: Callable[[], NDArray[Any]] | None = None
     equal: bool = False
     fixed: NDArray[np.bool_] | None = None
+    importance: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         data = self.affinity.weights if isinstance(self.affinity, AllPairs) else self.affinity.data
@@ -68,6 +71,22 @@ class AxisGraph:
             raise NetgraphError(
                 f"axis {self.name!r} was given an affinity of {data[entry]} between units {unit} and "
                 f"{self.adjacency.indices[entry]}. Affinities must be finite and not negative: check the affinity function."
+            )
+        if self.importance is not None:
+            self._check_importance(np.asarray(self.importance))
+
+    def _check_importance(self, values: NDArray[Any]) -> None:
+        """Refuse importances that are no finite numbers from 0 on, one for each unit."""
+        if values.shape != (self.n_units,) or values.dtype.kind not in "fiu":
+            raise NetgraphError(
+                f"axis {self.name!r} was given importances of {values.dtype} and shape {values.shape}, and has {self.n_units} units. Give "
+                "a real number for each."
+            )
+        wrong = ~(np.isfinite(values) & (values >= 0))
+        if wrong.any():
+            unit = int(wrong.argmax())
+            raise NetgraphError(
+                f"axis {self.name!r} was given an importance of {values[unit]} for unit {unit}. Give finite numbers from 0 on."
             )
 
     @property

@@ -22,10 +22,11 @@ def restrict_to_units(
     ----------
     spec : UnitSpec
     state : dict of str to Tensor
+        Tensors in the shapes of parameters. Those that it lacks are left out.
     axis, outer : str
     """
     parts: list[dict[str, Tensor]] = [{} for _ in range(spec.axes[outer].size)]
-    for name in dict.fromkeys(name for name, _ in spec.readers(axis)):
+    for name in dict.fromkeys(name for name, _ in spec.readers(axis) if name in state):
         tensors = [state[name].detach()]
         for dim, term in enumerate(spec.parameters[name]):
             if outer in term:

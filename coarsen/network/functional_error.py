@@ -21,7 +21,7 @@ from netgraph.recording.recorder import disable_fused_attention
 from netgraph.tracing.recordable import check_input_tensors
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode
-from netgraph.utils.pytree import build_structure, normalize_example, unflatten_tree
+from netgraph.utils.pytree import build_structure, normalize_example, split_rows
 from netgraph.utils.pytree import have_equal_rows as have_equal_rows
 
 ROOM = 2**25  # most numbers in the outputs of one batch, 128 MiB of float32
@@ -35,15 +35,12 @@ def split_batches(data: Any, size: int) -> list[Any]:
     """
     check_input_tensors(data)
     leaves: list[Tensor] = []
-    structure = build_structure(normalize_example(data), leaves)
+    build_structure(normalize_example(data), leaves)
     if not leaves:
         raise NetgraphError(
             "the inputs hold no tensor. Give a tensor, a tuple of arguments, or a dict of keyword arguments."
         )
-    parts = [leaf.split(size) if have_equal_rows(leaves) else (leaf,) for leaf in leaves]
-    pieces = zip(*parts, strict=True)
-    nested = [unflatten_tree(structure, list(piece)) for piece in pieces]
-    return [kwargs if kwargs else args for args, kwargs in nested]
+    return split_rows(data, size)
 
 
 def choose_batch(network: nn.Module, data: Any, most: int, chosen: Sequence[str] = ()) -> int:

@@ -41,7 +41,16 @@ from netgraph.utils.pytree import build_structure, describe_example, normalize_e
 
 BATCHES = (1, 32)  # rows for which milliseconds are told
 SECONDS = 0.3  # of each measurement of milliseconds
-KEPT = ("keep", "outputs", "fixed", "round_to", "inside_heads", "prove", "seed")  # options that a sweep leaves alone
+KEPT = (
+    "keep",
+    "outputs",
+    "fixed",
+    "round_to",
+    "inside_heads",
+    "importance",
+    "prove",
+    "seed",
+)  # options that a sweep leaves alone
 RESERVED = {
     *SETTINGS,
     "parameters",
@@ -102,7 +111,7 @@ def sweep(
     example : Tensor, tuple or dict, optional
         Inputs as `netgraph.trace` takes them. By default the first two rows of ``data``.
     options : CoarsenOptions, optional
-        Further options: ``keep``, ``outputs``, ``fixed``, ``round_to``, ``inside_heads``, ``prove`` and ``seed``.
+        Further options: ``keep``, ``outputs``, ``fixed``, ``round_to``, ``inside_heads``, ``importance``, ``prove`` and ``seed``.
     latency : bool, default True
         Measure milliseconds for a batch of 1 and of 32 rows, each in turn with the original.
     resume : path, optional
@@ -149,6 +158,8 @@ def sweep(
     }
     plain = options.to_plain()
     identity["options"] = {"metric": bench.metric.name, **{name: plain.get(name) for name in KEPT if name != "prove"}}
+    if plain.get("importance") is None:
+        del identity["options"]["importance"]  # files of older versions lack it
     file = RowsFile(None if resume is None else Path(resume), identity)
     bench.recall(file.rows.values())
     makers = Makers(builder, example, merge, weigh)

@@ -41,22 +41,22 @@ class NestedTransfer(Transfer):
     parts: tuple[Transfer, ...] = field(default=())
 
     @classmethod
-    def of(cls, within: str, aggregates: Sequence[NDArray[Any]] | NDArray[Any]) -> NestedTransfer:
-        """Return the transfer with these aggregates, (n_outer, n).
+    def of(cls, within: str, aggregates: Sequence[Transfer | NDArray[Any]] | NDArray[Any]) -> NestedTransfer:
+        """Return the transfer with these aggregates, (n_outer, n), or with these transfers inside the outer units.
 
         Raises
         ------
         AggregatesError
             Outer units have different numbers of aggregates.
         """
-        parts = tuple(Transfer(np.asarray(row)) for row in aggregates)
+        parts = tuple(row if isinstance(row, Transfer) else Transfer(np.asarray(row)) for row in aggregates)
         counts = {part.n_coarse for part in parts}
         if len(counts) != 1:
             raise AggregatesError(
                 f"the units of axis {within!r} must have equally many aggregates inside, got {sorted(counts)}. The coarse tensor has "
                 "one size for all of them."
             )
-        return cls(parts[0].aggregates, within, parts)
+        return cls(parts[0].aggregates, parts[0].weights, within, parts)
 
     @cached_property
     def each(self) -> NDArray[np.int64]:
@@ -67,7 +67,13 @@ class NestedTransfer(Transfer):
     def joint(self) -> Transfer:
         """The transfer of pairs of an outer and an inner unit, in row-major order."""
         starts = np.arange(len(self.parts))[:, None] * self.n_coarse
-        return Transfer(np.where(self.each >= 0, self.each + starts, -1).ravel())
+        shares = np.concatenate([part.shares for part in self.parts]) if self.is_weighted else None
+        return Transfer(np.where(self.each >= 0, self.each + starts, -1).ravel(), shares)
+
+    @property
+    def is_weighted(self) -> bool:
+        """True if units have weights in the mean of their aggregate, in any outer unit."""
+        return any(part.is_weighted for part in self.parts)
 
     @cached_property
     def is_identity(self) -> bool:
@@ -122,9 +128,21 @@ def list_aggregates(transfer: Transfer) -> NDArray[np.int64]:
     return transfer.each if isinstance(transfer, NestedTransfer) else transfer.aggregates
 
 
-def make_transfer(aggregates: NDArray[Any], within: str | None) -> Transfer:
+def list_weights(transfer: Transfer) -> NDArray[np.float64] | None:
+    """Return the weights of the units in the shape of `list_aggregates`, or None if all weigh the same."""
+    if not transfer.is_weighted:
+        return None
+    parts = transfer.parts if isinstance(transfer, NestedTransfer) else (transfer,)
+    weights = [np.ones(part.n_fine) if part.weights is None else part.weights for part in parts]
+    return np.stack(weights).reshape(list_aggregates(transfer).shape)
+
+
+def make_transfer(aggregates: NDArray[Any], within: str | None, weights: NDArray[np.float64] | None = None) -> Transfer:
     """Return the transfer of aggregates (n,), or of those in each unit of an outer axis, (n_outer, n)."""
-    return NestedTransfer.of(within or "", aggregates) if aggregates.ndim == 2 else Transfer(aggregates)
+    if aggregates.ndim != 2:
+        return Transfer(aggregates, weights)
+    rows = [None] * len(aggregates) if weights is None else weights
+    return NestedTransfer.of(within or "", [Transfer(a, w) for a, w in zip(aggregates, rows, strict=True)])
 
 
 def compose_transfers(composed: Transfers, transfers: Transfers) -> dict[str, Transfer]:
@@ -154,7 +172,7 @@ def _compose(composed: Transfers, axis: str, step: Transfer) -> Transfer:
     for unit in range(n_outer):
         start = first.parts[unit] if isinstance(first, NestedTransfer) else first
         then = step.parts[max(to_outer[unit], 0)] if isinstance(step, NestedTransfer) else step
-        rows.append((then if start is None else start.compose(then)).aggregates)
+        rows.append(then if start is None else start.compose(then))
     return NestedTransfer.of(within, rows)
 
 

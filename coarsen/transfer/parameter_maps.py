@@ -302,7 +302,7 @@ def _list_dims(spec: UnitSpec, name: str, transfers: Mapping[str, Any]) -> Dims:
 
 
 def zero_sum_part(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return fine tensors minus their mean over each aggregate along incoming axes.
+    """Return fine tensors minus their mean over each aggregate along incoming axes, so that aggregates sum to zero.
 
     A tensor without such an axis becomes zero. Added to a prolonged network, the result makes copies of a unit differ but
     does not change the output, because the merged units that it weighs are equal. These are the split weights W / 2 + D
@@ -320,14 +320,14 @@ def zero_sum_part(spec: UnitSpec, transfers: Transfers, state: Mapping[str, Tens
             merged = {axis: transfers[axis] for axis in summed}
             listed = _list_dims(spec, name, merged)
             chosen = {d: pair for d, pair in listed.items() if d == dim or not summed & set(term_axes(pair[0]))}
-            rest = rest - _map_dims(rest, chosen, merged, spec.sizes, _copy_mean, down=None)
+            rest = rest - _map_dims(rest, chosen, merged, spec.sizes, _share_sum, down=None)
         out[name] = rest
     return out
 
 
-def _copy_mean(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
-    """Replace each entry by the mean over its aggregate."""
-    return t.copy(t.average(x, d), d)
+def _share_sum(t: Transfer, summed: bool, x: Tensor, d: int) -> Tensor:
+    """Share the sum of each aggregate out among its members. With the plain mean, each gets the mean."""
+    return t.share(t.total(x, d), d)
 
 
 def _map_state(
@@ -353,7 +353,7 @@ def _map_state(
         dims = {d: pair for d, pair in dims.items() if any(axis in transfers for axis in term_axes(pair[0]))}
         if not dims:
             return tensor
-        if tensor.device.type == "cpu" and tensor.is_floating_point():
+        if tensor.device.type == "cpu" and tensor.is_floating_point() and not _have_weights(dims, transfers):
             known = maps if transfers is all_transfers else {}  # a map serves all tensors of one set of transfers
             for key in dims.values():
                 if key not in known:
@@ -368,6 +368,12 @@ def _map_state(
         moved_tensor = run(tensor, _list_dims(spec, name, transfers), transfers, fine, into)
         moved[name] = _write_result(name, moved_tensor, into, tensor)
     return moved
+
+
+def _have_weights(dims: Dims, transfers: Transfers) -> bool:
+    """Return True if an axis of these dimensions takes weighted means. The kernels scale whole aggregates, and no single units."""
+    axes = {axis for term, _ in dims.values() for axis in term_axes(term) if axis in transfers}
+    return any(transfers[axis].is_weighted for axis in axes)
 
 
 def _write_result(name: str, tensor: Tensor, into: Tensor | None, source: Tensor) -> Tensor:

@@ -35,11 +35,14 @@ class Transfer:
     ----------
     aggregates : int array of shape (n,)
         Coarse unit that each unit joins, numbered 0 .. k - 1, or -1 for a unit that is left out.
+    weights : array of shape (n,), optional
+        Weight of each unit in the mean of its aggregate, not negative. By default all weigh the same. An aggregate whose weights are
+        all zero takes the plain mean.
 
     Raises
     ------
     AggregatesError
-        The array has another shape or dtype, or a number is skipped.
+        The array has another shape or dtype, a number is skipped, or weights are not finite numbers of units from 0 on.
 
     References
     ----------
@@ -63,9 +66,16 @@ class Transfer:
     array([[1., 0., 0.],
            [0., 1., 0.],
            [0., 0., 1.]])
+
+    With weights, heavy units count more in the mean:
+
+    >>> ng.Transfer(np.array([0, 0, 1]), np.array([3.0, 1.0, 2.0])).R.toarray()
+    array([[0.75, 0.25, 0.  ],
+           [0.  , 0.  , 1.  ]])
     """
 
     aggregates: NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         array = np.asarray(self.aggregates)
@@ -80,6 +90,8 @@ class Transfer:
                 f"{present[-1]}. numpy.unique(x, return_inverse=True)[1] renumbers any array that way."
             )
         object.__setattr__(self, "aggregates", array.astype(np.int64))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _check_weights(self.weights, len(array)))
 
     @classmethod
     def identity(cls, n: int) -> Transfer:
@@ -131,6 +143,11 @@ class Transfer:
         return np.bincount(self.aggregates[self.aggregates >= 0], minlength=self.n_coarse)
 
     @property
+    def is_weighted(self) -> bool:
+        """True if units have weights in the mean of their aggregate."""
+        return self.weights is not None
+
+    @property
     def is_identity(self) -> bool:
         """True if every unit is its own aggregate, in order."""
         return bool(np.array_equal(self.aggregates, np.arange(self.n_fine)))
@@ -145,7 +162,20 @@ class Transfer:
     @cached_property
     def R(self) -> Any:
         """Restriction, sparse CSR (k, n): the mean over each aggregate."""
+        if self.weights is not None:
+            return sparse.csr_array(self.P.T @ sparse.diags_array(self.shares))
         return sparse.csr_array(sparse.diags_array(1.0 / self.sizes) @ self.P.T)
+
+    @cached_property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of each unit in the mean of its aggregate, (n,): the entries of R. It is 0 for a unit that is left out."""
+        joined = self.aggregates >= 0
+        into, shares = self.aggregates[joined], np.zeros(self.n_fine)
+        weights, largest = np.ones(len(into)) if self.weights is None else self.weights[joined], np.zeros(self.n_coarse)
+        np.maximum.at(largest, into, weights)
+        weights = np.divide(weights, largest[into], out=np.ones(len(into)), where=largest[into] > 0)  # no sum overflows
+        shares[joined] = weights / np.bincount(into, weights, self.n_coarse)[into]
+        return shares
 
     @cached_property
     def index_maps(self) -> tuple[IndexMap, IndexMap, IndexMap]:
@@ -164,7 +194,8 @@ class Transfer:
     def compose(self, coarser: Transfer) -> Transfer:
         """Return the transfer over two levels at once.
 
-        Its R averages over the finest units. This is the product of both R only if all aggregates have one size.
+        Without weights its R averages over the finest units, which is the product of both R only if all aggregates have one size.
+        If ``coarser`` has weights, it is the product of both. If only this transfer has them, coarse units count by their sizes.
         """
         if coarser.n_fine != self.n_coarse:
             raise AggregatesError(
@@ -172,7 +203,12 @@ class Transfer:
             )
         out = self.aggregates.copy()
         out[out >= 0] = coarser.aggregates[out[out >= 0]]
-        return Transfer(out)
+        if self.weights is None and coarser.weights is None:
+            return Transfer(out)
+        later = self.sizes if coarser.weights is None else coarser.shares
+        weights, joined = self.shares.copy(), self.aggregates >= 0
+        weights[joined] *= later[self.aggregates[joined]]
+        return Transfer(out, weights)
 
     # Four maps along one dimension of a tensor: P' (total), R (average), P (copy) and R' (share).
 
@@ -221,6 +257,8 @@ class Transfer:
             return self.average(tensor.double(), dim).round().to(tensor.dtype)
         if tensor.dtype in HALVES:
             return self.average(tensor.float(), dim).to(tensor.dtype)
+        if self.weights is not None:
+            return self.total(tensor * self._shares(tensor, dim), dim)
         return self.total(tensor, dim) / self._sizes(tensor, dim)
 
     def first(self, tensor: Tensor, dim: int) -> Tensor:
@@ -251,21 +289,28 @@ class Transfer:
         return tensor.new_zeros(shape).index_copy_(dim, kept, copies)
 
     def share(self, tensor: Tensor, dim: int) -> Tensor:
-        """Apply R' along a dimension: each unit gets an equal share of the entry of its aggregate."""
+        """Apply R' along a dimension: each unit gets its share of the entry of its aggregate."""
         dim = _check_dim(tensor, dim, self.n_coarse)
         if tensor.dtype in HALVES:
             return self.share(tensor.float(), dim).to(tensor.dtype)
+        if self.weights is not None:
+            return self.copy(tensor, dim) * self._shares(tensor, dim)
         return self.copy(tensor / self._sizes(tensor, dim), dim)
 
     # Second moments are moved by the same matrices with squared entries. The entries of P are their own squares.
 
     def average_sq(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply R with squared entries along a dimension (second moments going down)."""
+        if self.weights is not None:
+            dim = _check_dim(tensor, dim, self.n_fine)
+            return self.average(tensor * self._shares(tensor, dim), dim)
         return self.average(tensor, dim) / self._sizes(tensor, dim % tensor.ndim)
 
     def share_sq(self, tensor: Tensor, dim: int) -> Tensor:
         """Apply R' with squared entries along a dimension (second moments going up)."""
         dim = _check_dim(tensor, dim, self.n_coarse)
+        if self.weights is not None:
+            return self.share(tensor, dim) * self._shares(tensor, dim)
         return self.share(tensor / self._sizes(tensor, dim), dim)
 
     def _index(self, tensor: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -280,8 +325,27 @@ class Transfer:
         shape[dim] = self.n_coarse
         return torch.as_tensor(self.sizes, dtype=tensor.dtype, device=tensor.device).reshape(shape)
 
+    def _shares(self, tensor: Tensor, dim: int) -> Tensor:
+        """Return the shares of the units, shaped to broadcast along a dimension."""
+        shape = [1] * tensor.ndim
+        shape[dim] = self.n_fine
+        return torch.as_tensor(self.shares, dtype=tensor.dtype, device=tensor.device).reshape(shape)
+
     def __repr__(self) -> str:
         return f"Transfer({self.n_fine} -> {self.n_coarse})"
+
+
+def _check_weights(weights: NDArray[Any], n: int) -> NDArray[np.float64]:
+    """Return weights of n units as double precision. Refuse those that no mean can have."""
+    array = np.asarray(weights)
+    if array.shape != (n,) or array.dtype.kind not in "fiu":
+        raise AggregatesError(
+            f"the weights are {array.dtype} of shape {array.shape}, and there are {n} units. Give a real number for each."
+        )
+    if not (np.isfinite(array) & (array >= 0)).all():
+        unit = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
+        raise AggregatesError(f"the weight of unit {unit} is {array[unit]}. Give finite weights from 0 on.")
+    return array.astype(np.float64)
 
 
 def _check_count(n: int) -> int:

@@ -23,7 +23,7 @@ from netgraph.fas.estimate.step import EstimateState
 from netgraph.fas.levels.grid import Grid
 from netgraph.fas.levels.maps import HierarchyMaps, live_state
 from netgraph.fas.levels.moments import Moments, read_moments, set_moments
-from netgraph.fas.levels.rematch import read_aggregates, restore_levels
+from netgraph.fas.levels.rematch import read_aggregates, read_weights, restore_levels
 from netgraph.fas.levels.tau import FIGURES, CoarseProblem
 from netgraph.fas.levels.vectors import assign
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength
@@ -71,8 +71,9 @@ def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
     document["ledger"] = run.ledger.state_dict()
     document["grids"] = [_capture_grid(grid, str(level), tensors) for level, grid in enumerate(run.grids)]
     if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
-        for level, aggregates in enumerate(read_aggregates(run.maps)):
-            tensors |= _prefix_names(f"aggregates/{level}", aggregates)
+        for path, levels in (("aggregates", read_aggregates(run.maps)), ("unit_weights", read_weights(run.maps))):
+            for level, of_axes in enumerate(levels):
+                tensors |= _prefix_names(f"{path}/{level}", of_axes)
     if run.mean is not None:
         tensors |= _prefix_names("mean", live_state(run.mean))
     tensors |= _prefix_names("before", run.before)
@@ -100,8 +101,11 @@ def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str
     for name in COUNTERS:
         setattr(run, name, document[name])
     if run.options.adapt.rematch and isinstance(run.maps, HierarchyMaps):
-        aggregates = [select_under(f"aggregates/{level}", tensors) for level in range(len(run.grids))]
-        run.replace_maps(restore_levels(run.maps, aggregates))
+        aggregates, weights = (
+            [select_under(f"{path}/{level}", tensors) for level in range(len(run.grids))]
+            for path in ("aggregates", "unit_weights")
+        )
+        run.replace_maps(restore_levels(run.maps, aggregates, weights))
     run.instead = None if document["instead"] is None else Visit(*document["instead"])
     run.backoffs = {int(level): Backoff(**rest) for level, rest in document["rests"].items()}
     run.steering = VisitLength(**{name: float(value) for name, value in document["steering"].items()})

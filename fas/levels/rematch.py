@@ -13,7 +13,13 @@ from torch import Tensor
 from netgraph.coarsen.hierarchy.hierarchy import build_hierarchy
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.network.rewrite import coarse_network
-from netgraph.coarsen.transfer.nested_transfer import compose_transfers, count_coarse, list_aggregates, make_transfer
+from netgraph.coarsen.transfer.nested_transfer import (
+    compose_transfers,
+    count_coarse,
+    list_aggregates,
+    list_weights,
+    make_transfer,
+)
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.fas.levels.maps import HierarchyMaps, Maps
@@ -63,6 +69,12 @@ def read_aggregates(maps: HierarchyMaps) -> list[dict[str, Tensor]]:
     ]
 
 
+def read_weights(maps: HierarchyMaps) -> list[dict[str, Tensor]]:
+    """Return the weights of the units of each level by axis, of those axes whose means are weighted."""
+    weights = [{axis: list_weights(t) for axis, t in level.transfers.items()} for level in maps.hierarchy.levels]
+    return [{axis: torch.from_numpy(w) for axis, w in step.items() if w is not None} for step in weights]
+
+
 def compute_signatures(maps: Maps) -> list[str]:
     """Return a signature of each coarse level: its direction and a digest of its aggregates.
 
@@ -81,16 +93,22 @@ def _hash_aggregates(level: Level) -> str:
     digest = hashlib.sha256()
     for name in sorted(merged):
         digest.update(name.encode() + list_aggregates(merged[name]).astype("<i8").tobytes())
+        if (weights := list_weights(merged[name])) is not None:
+            digest.update(weights.astype("<f8").tobytes())
     return digest.hexdigest()[:8]
 
 
-def restore_levels(maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor]]) -> HierarchyMaps:
-    """Return levels with these aggregates. Their parameters are written afterwards."""
+def restore_levels(
+    maps: HierarchyMaps, aggregates: Sequence[Mapping[str, Tensor]], weights: Sequence[Mapping[str, Tensor]]
+) -> HierarchyMaps:
+    """Return levels with these aggregates and weights of units. Their parameters are written afterwards."""
     finest = maps.hierarchy.levels[0]
     levels, composed = [finest], dict[str, Transfer]()  # from the finest level to the last one in the list
-    for step in aggregates[1:]:
+    for step, weighted in zip(aggregates[1:], weights[1:], strict=True):
+        known = {axis: tensor.numpy() for axis, tensor in weighted.items()}
         transfers = {
-            axis: make_transfer(labels.numpy(), finest.spec.axes[axis].within) for axis, labels in step.items()
+            axis: make_transfer(labels.numpy(), finest.spec.axes[axis].within, known.get(axis))
+            for axis, labels in step.items()
         }
         composed = compose_transfers(composed, transfers)
         spec = finest.spec.with_sizes(count_coarse(finest.spec, composed))

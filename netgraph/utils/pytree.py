@@ -242,6 +242,21 @@ def have_equal_rows(leaves: Sequence[Tensor]) -> bool:
     return len({leaf.shape[:1] for leaf in leaves}) == 1 and leaves[0].ndim > 0
 
 
+def split_rows(data: Any, size: int) -> list[Any]:
+    """Split a batch, nested as a network takes it, into parts of some rows.
+
+    A batch without tensors, or without rows in common, stays whole.
+    """
+    leaves: list[Tensor] = []
+    structure = build_structure(normalize_example(data), leaves)
+    if not leaves:
+        return [data]
+    parts = [leaf.split(size) if have_equal_rows(leaves) else (leaf,) for leaf in leaves]
+    pieces = zip(*parts, strict=True)
+    nested = [unflatten_tree(structure, list(piece)) for piece in pieces]
+    return [kwargs if kwargs else args for args, kwargs in nested]
+
+
 def count_common_rows(data: Any) -> int | None:
     """Return the rows of inputs, None where they have none in common, as the nodes and edges of a graph."""
     leaves: list[Tensor] = []

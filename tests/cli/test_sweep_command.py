@@ -92,6 +92,19 @@ def test_a_stopped_sweep_tells_how_it_goes_on(here, monkeypatch):
     assert "rows.jsonl holds rows of other data. Give another file." in err  # the seed draws the rows
 
 
+def test_importances_change_what_is_merged_and_belong_to_the_rows(here):
+    quick = ("--ratios", "0.5", "--coarseners", "hem", "--repairs", "none", "--no-latency")
+    code, plain, err = run_main(*WORDS, *quick, "--json")
+    assert code == 0, err
+    code, weighted, err = run_main(*WORDS, *quick, "--json", "--importance", "fisher", "--resume", "rows.jsonl")
+    assert code == 0, err
+    errors = [json.loads(text)["rows"][1]["error"] for text in (plain, weighted)]
+    assert errors[1] != errors[0]
+    code, _, err = run_main(*WORDS, *quick, "--resume", "rows.jsonl")
+    assert code == 1
+    assert 'importance is "fisher" there and null here' in err
+
+
 def test_nothing_that_succeeds_is_code_3(here):
     code, out, err = run_main(*WORDS, "--ratios", "0.001", "--budgets", "flops", "--no-latency", "-o", "t.csv")
     assert (code, out) == (3, "")

@@ -26,13 +26,21 @@ def without(left_out):
     return Transfer(aggregates)
 
 
-selections = st.lists(st.integers(-1, 5), min_size=1, max_size=24).map(without)
+def with_weights(drawn):
+    """Return the transfer with weights of its units, some of which are zero."""
+    transfer, seed = drawn
+    random = np.random.default_rng(seed)
+    return Transfer(transfer.aggregates, random.random(transfer.n_fine) * random.integers(0, 2, transfer.n_fine))
+
+
+plain_selections = st.lists(st.integers(-1, 5), min_size=1, max_size=24).map(without)
+selections = plain_selections | st.tuples(plain_selections, st.integers(0, 1000)).map(with_weights)
 
 
 @given(selections)
 def test_P_and_R_are_those_written_unit_by_unit(t):
     np.testing.assert_array_equal(t.P.toarray(), dense_P(t.aggregates))
-    np.testing.assert_allclose(t.R.toarray(), dense_R(t.aggregates), atol=1e-15)
+    np.testing.assert_allclose(t.R.toarray(), dense_R(t.aggregates, t.weights), atol=1e-15)
 
 
 @given(selections)
@@ -79,16 +87,28 @@ def test_composition_averages_over_the_finest_units(t, seed):
         np.testing.assert_allclose(composed.R.toarray(), (second.R @ t.R).toarray(), atol=1e-15)
 
 
+@given(selections, st.integers(0, 1000), st.booleans())
+def test_composition_with_weights_is_the_product_of_the_restrictions(t, seed, later_too):
+    t = with_weights((t, seed))
+    random = np.random.default_rng(seed)
+    aggregates = renumber_labels(random.integers(0, 3, t.n_coarse))
+    second = Transfer(aggregates, random.random(t.n_coarse) if later_too else None)
+    counted = dense_R(aggregates, second.weights if later_too else t.sizes)  # without weights, aggregates count by size
+    np.testing.assert_allclose(t.compose(second).R.toarray(), counted @ t.R.toarray(), atol=1e-14)
+
+
 @given(selections)
 def test_composition_with_the_identity_changes_nothing(t):
     for same in (t.compose(Transfer.identity(t.n_coarse)), Transfer.identity(t.n_fine).compose(t)):
         np.testing.assert_array_equal(same.aggregates, t.aggregates)
+        np.testing.assert_allclose(same.R.toarray(), t.R.toarray(), atol=1e-15)
     assert Transfer.identity(t.n_fine).is_identity
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64])
-def test_the_four_maps_keep_the_dtype_and_their_argument(dtype):
-    t = Transfer(np.array([0, 0, 0, 0, 0, 1]))
+@pytest.mark.parametrize("weights", [None, np.arange(6.0)])
+def test_the_four_maps_keep_the_dtype_and_their_argument(dtype, weights):
+    t = Transfer(np.array([0, 0, 0, 0, 0, 1]), weights)
     x, y = torch.ones(6, 2, dtype=dtype), torch.ones(2, 2, dtype=dtype)
     results = [
         t.average(x, 0),
@@ -117,6 +137,21 @@ def test_an_array_that_is_no_partition_makes_no_transfer(wrong):
         Transfer(np.array(wrong))
 
 
+@pytest.mark.parametrize(
+    "wrong", [[1.0, 2.0], [1.0, -1.0, 1.0], [1.0, np.nan, 1.0], [1.0, np.inf, 1.0], ["a", "b", "c"], [[1.0, 1.0, 1.0]]]
+)
+def test_weights_that_no_mean_can_have_make_no_transfer(wrong):
+    with pytest.raises(AggregatesError, match="weight"):
+        Transfer(np.array([0, 0, 1]), np.array(wrong))
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e-200, 1e300, 1.7e308])
+def test_weights_of_any_size_share_out_one(size):
+    t = Transfer(np.array([0, 0, 0, 1, 1]), np.array([1.0, 0.5, 0.0, 1.0, 1.0]) * size)
+    np.testing.assert_allclose(t.shares, [2 / 3, 1 / 3, 0, 0.5, 0.5], rtol=1e-2)
+    np.testing.assert_allclose((t.R @ t.P).toarray(), np.eye(2), atol=1e-15)
+
+
 def test_a_transfer_does_not_follow_later_changes_of_the_array_it_was_made_from():
     aggregates = np.array([0, 0, 1])
     t = Transfer(aggregates)
@@ -141,7 +176,10 @@ def _network(seed):
     model = mlp((5, 8, 6, 3)).double()
     spec = trace(model, torch.randn(2, 5, dtype=torch.float64))
     random = np.random.default_rng(seed)
-    transfers = {a.name: Transfer(renumber_labels(random.integers(0, 3, a.size))) for a in spec.free}
+    transfers = {
+        a.name: Transfer(renumber_labels(random.integers(0, 3, a.size)), random.random(a.size) if seed % 2 else None)
+        for a in spec.free
+    }
     return model, spec, transfers, {n: p.detach() for n, p in model.named_parameters()}
 
 
@@ -228,7 +266,7 @@ def test_second_moments_move_by_squared_entries_and_are_never_negative(seed):
     down = restrict(spec, transfers, fine, squared=True)
     coarse = {n: torch.rand_like(v) for n, v in down.items()}
     up = distribute(spec, transfers, coarse, squared=True)
-    P, R = (lambda t: dense_P(t.aggregates) ** 2), (lambda t: dense_R(t.aggregates) ** 2)
+    P, R = (lambda t: dense_P(t.aggregates) ** 2), (lambda t: dense_R(t.aggregates, t.weights) ** 2)
     judged = (
         (down, dense_moved(spec, transfers, fine, outgoing=lambda t: P(t).T, incoming=R)),
         (up, dense_moved(spec, transfers, coarse, outgoing=lambda t: R(t).T, incoming=P)),

@@ -229,3 +229,22 @@ def test_a_coarse_network_of_nested_transfers_trains_and_prolongs():
     ).train()
     coarse(TOKENS).square().sum().backward()
     assert all(p.grad is not None for p in coarse.parameters())
+
+
+def test_importances_inside_experts_are_those_of_each_expert():
+    network = make_experts()
+    axis = find_axis(ng.trace(network, TOKENS))
+    options = {"ratio": {"*": 1.0, axis.name: 0.5}, "coarsener": "ward", "data": TOKENS}
+    transfer = ng.build_hierarchy(network, TOKENS, importance="magnitude", **options).levels[1].transfers[axis.name]
+    both = torch.cat([network.up.detach(), network.bias.detach()[..., None]], 2)  # (experts, 2 · neurons, inputs)
+    squares = both.square().sum(2).unflatten(1, (2, 8)).sum(1)  # of gate and up
+    for expert, part in enumerate(transfer.parts):
+        np.testing.assert_allclose(part.weights, squares[expert].numpy(), rtol=1e-5)
+    fisher = ng.build_hierarchy(network, TOKENS, importance="fisher", **options).levels[1]
+    parts = fisher.transfers[axis.name].parts
+    assert len({part.weights.tobytes() for part in parts}) > 3  # experts that no token reaches have zeros
+    state = {"bias": network.bias.detach()}
+    moved = inject(ng.trace(network, TOKENS), {axis.name: fisher.transfers[axis.name]}, state)["bias"]
+    for expert, part in enumerate(parts):
+        halves = [part.average(half, 0) for half in network.bias.detach()[expert].chunk(2)]
+        torch.testing.assert_close(moved[expert], torch.cat(halves))

@@ -63,10 +63,14 @@ def dense_P(aggregates: np.ndarray) -> np.ndarray:
     return P
 
 
-def dense_R(aggregates: np.ndarray) -> np.ndarray:
-    """Average the units of each aggregate."""
+def dense_R(aggregates: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Average the units of each aggregate, by their weights if any of them has one."""
     P = dense_P(aggregates)
-    return np.array([column / sum(column) for column in P.T]).reshape(P.shape[::-1])
+    rows = []
+    for column in P.T:
+        weighted = column if weights is None or column @ weights == 0 else column * weights
+        rows.append(weighted / sum(weighted))
+    return np.array(rows).reshape(P.shape[::-1])
 
 
 def dense_of(term: Term, transfers: Mapping[str, Transfer], sizes: Mapping[str, int], which: Any) -> np.ndarray:
@@ -105,5 +109,9 @@ def dense_moved(
 def dense_inject(spec: UnitSpec, transfers: Mapping[str, Transfer], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """W_c = R_out W P_in with dense matrices, dimension by dimension."""
     return dense_moved(
-        spec, transfers, state, outgoing=lambda t: dense_R(t.aggregates), incoming=lambda t: dense_P(t.aggregates).T
+        spec,
+        transfers,
+        state,
+        outgoing=lambda t: dense_R(t.aggregates, t.weights),
+        incoming=lambda t: dense_P(t.aggregates).T,
     )

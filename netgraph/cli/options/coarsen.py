@@ -27,10 +27,12 @@ Opening = Annotated[OpenOptions, After("quality")]
 
 def open_network(model: str, options: CoarsenOptions, data: DataOptions, opening: OpenOptions) -> tuple[nn.Module, Any]:
     """Check all options, then open the network and make an example of its inputs."""
+    from netgraph.coarsen.matching.unit_importance import check_importance
     from netgraph.coarsen.repair.pipeline import check_rung
 
     options.check()
     check_rung(options.repair, data.data)
+    check_importance(options.importance, data.data)
     return opening.open_network(model, options.seed, data.data)
 
 

@@ -104,7 +104,19 @@ class CompressOptions:
     )  # fmt: skip
     coarsening: CoarsenOptions = declare_group(
         CoarsenOptions,
-        ("coarsener", "keep", "outputs", "fixed", "round_to", "inside_heads", "affinity", "repair", "prove", "seed"),
+        (
+            "coarsener",
+            "keep",
+            "outputs",
+            "fixed",
+            "round_to",
+            "inside_heads",
+            "affinity",
+            "importance",
+            "repair",
+            "prove",
+            "seed",
+        ),
         {
             "coarsener": replace(COARSENING["coarsener"], default=DEFAULTS.coarsener),
             "repair": replace(COARSENING["repair"], default=DEFAULTS.repair),

@@ -63,7 +63,7 @@ class SweepOptions:
         check=check_rows("--test-samples"),
     )
     coarsening: CoarsenOptions = declare_group(
-        CoarsenOptions, ("keep", "outputs", "fixed", "round_to", "inside_heads", "prove", "seed")
+        CoarsenOptions, ("keep", "outputs", "fixed", "round_to", "inside_heads", "importance", "prove", "seed")
     )
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from netgraph.cli.options.run import RunOptions
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
-from netgraph.utils.choices import DATA_RUNGS, OPERATORS, ZOOS
+from netgraph.utils.choices import DATA_IMPORTANCES, DATA_RUNGS, OPERATORS, ZOOS
 from netgraph.utils.text import is_index
 
 # Options of training that a single level does not use.
@@ -28,7 +28,7 @@ CHOSEN_BY_AUTO = (
     "levels", "coarsen", "cycle", "share", "schedule", "schedule_per_level", "plain", "epochs", "always", "ratio", "recompute", "switch",
 )  # fmt: skip
 # Options that only steps in the direction "channels" use.
-NEED_UNITS = ("inside_heads", "coarsener", "affinity", "keep", "outputs", "fix", "round_to", "budget")
+NEED_UNITS = ("inside_heads", "coarsener", "affinity", "keep", "outputs", "fix", "round_to", "budget", "importance")
 # Options of a command about its file, which a saved hierarchy needs too.
 FILE_OPTIONS = {"model", "out", "output", "json_"}
 # Options of the solver about the step to a coarser level, about gradients from it or a start by it, which the coarsest level does not have.
@@ -129,12 +129,13 @@ def _check_data_option(
 ) -> None:
     if data.data is None:
         reject_options(typed, ["samples"], "it counts rows of calibration data, and there are none without --data")
-    used = options.repair in DATA_RUNGS or options.coarsener == "auto" or options.budget or "affinity" in typed
+    measured = options.repair in DATA_RUNGS or options.importance in DATA_IMPORTANCES
+    used = measured or options.coarsener == "auto" or options.budget or "affinity" in typed
     if not used and not reads_data:
         reject_options(
             typed,
             ["data"],
-            "only --repair (norms, ridge, tune), --coarsener auto, --budget and --affinity read it",
+            "only --repair (norms, ridge, tune), --importance, --coarsener auto, --budget and --affinity read it",
         )
 
 

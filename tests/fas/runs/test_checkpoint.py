@@ -56,18 +56,19 @@ def rows():
     return TensorDataset(torch.randn(48, 6, generator=random_), torch.randint(0, 3, (48,), generator=random_))
 
 
-def networks(n_levels):
+def networks(n_levels, importance="none"):
     """A hierarchy of a network with dropout and batch norm, the same at each call."""
-    if n_levels not in HIERARCHIES:
+    key = n_levels, importance
+    if key not in HIERARCHIES:
         torch.manual_seed(0)
         layers = mlp((6, 16, 8, 3))
         model = nn.Sequential(layers[0], nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), *layers[2:])
-        hierarchy = ng.build_hierarchy(model, torch.randn(2, 6), n_levels=n_levels)
-        HIERARCHIES[n_levels] = (
+        hierarchy = ng.build_hierarchy(model, torch.randn(2, 6), n_levels=n_levels, importance=importance)
+        HIERARCHIES[key] = (
             hierarchy,
             [{k: v.clone() for k, v in m.model.state_dict().items()} for m in hierarchy.levels],
         )
-    hierarchy, states = HIERARCHIES[n_levels]
+    hierarchy, states = HIERARCHIES[key]
     for level, state in zip(hierarchy.levels, states, strict=True):
         level.model.load_state_dict(state)
     return hierarchy
@@ -240,17 +241,22 @@ def test_history_and_costs_go_on(tmp_path):
     assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(run.history))
 
 
-def test_levels_that_were_matched_again_are_found_again(tmp_path):
+@pytest.mark.parametrize("importance", ["none", "magnitude"])
+def test_levels_that_were_matched_again_are_found_again(importance, tmp_path):
     name = "w, AdamW, tau several, running mean"
     options = replace(RUNS[name]["options"], adapt=Adapt(rematch=1))
 
     def again(callbacks=()):
         solver = FAS("w", ADAMW, 1e-2, cycles=3, options=options)
         return solver, solver.begin(
-            networks(3), Problem(DataLoader(Noisy(), 8, shuffle=True), cross_entropy), callbacks=callbacks, every=1
+            networks(3, importance),
+            Problem(DataLoader(Noisy(), 8, shuffle=True), cross_entropy),
+            callbacks=callbacks,
+            every=1,
         )
 
     solver, run = again()
+    assert all(t.is_weighted == (importance == "magnitude") for t in run.maps.hierarchy.levels[1].transfers.values())
     uninterrupted = ended(solver, run)
     assert any(r["event"] == "rematch" and not r["why"] for r in run.history)
     ended(*again([stopping(22), Checkpoints(tmp_path)]))
