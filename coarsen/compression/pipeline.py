@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.compression.costs import BATCHES, Costs, measure_costs
 from netgraph.coarsen.compression.deploy import choose_deployed
+from netgraph.coarsen.compression.depth import DepthTrial, build_bases, measure_depths
 from netgraph.coarsen.compression.latency import compare_latencies, count_rows, has_rows, resize_rows
 from netgraph.coarsen.compression.metrics import Metric, make_error_measure, make_metric, split_rows
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
 from netgraph.coarsen.compression.result import Compressed, Stage
-from netgraph.coarsen.compression.selection import RATIOS, Chooser, Sizes
+from netgraph.coarsen.compression.selection import RATIOS, Chooser, Selection, Shape, refuse_whole
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.compression.training.fine_tuning import fine_tune
 from netgraph.coarsen.hierarchy.hierarchy import BuildInputs, Hierarchy, prepare_builder
@@ -106,6 +107,7 @@ def compress(
         Inputs as `netgraph.trace` takes them. By default the first two rows of ``data``.
     options : CoarsenOptions, optional
         How units merge and how the result is repaired. By default ``ward`` with ``ridge``. Ratios and budgets follow from the target.
+        ``directions="channels+depth"`` may leave out residual blocks or merge them too, and ``"depth"`` does this alone.
     tune : int or callable ``(network, original) -> None``, optional
         Epochs of `netgraph.coarsen.fine_tune` on ``data`` and ``targets`` without the rows that judge candidates, or a function that
         trains the compressed network in place.
@@ -134,6 +136,8 @@ def compress(
     References
     ----------
     He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017, has merging and repair without labels.
+    Men et al., "ShortGPT: Layers in large language models are more redundant than you expect", 2024. Gromov et al., "The unreasonable
+    ineffectiveness of the deeper layers", 2024.
 
     Examples
     --------
@@ -204,17 +208,19 @@ class _Run:
         self.model, self.spec = builder.root, builder.spec
         self.errors: dict[str, dict[float, float]] = {}
         self.notes: list[str] = []
-        self.graphs = builder.graphs = GraphStore()
-        self._merged: tuple[Sizes, dict[str, Transfer]] | None = None
+        self.depth: list[DepthTrial] = []
+        builder.graphs = GraphStore()
+        self._merged: tuple[Shape, dict[str, Transfer]] | None = None
 
-    def build(self, sizes: Sizes, repair: str) -> Hierarchy:
-        """Return the hierarchy with these numbers of units. The trace, the graphs and the outputs on the data serve all of them."""
-        spec, ratios = self.spec, {name: n / self.spec.axes[name].size for name, n in sizes.items()}
-        plan = replace(self.builder.plan, ratios={**ratios, "*": 1.0}, round_to=1)
-        builder = self.builder.fork(plan, rung=repair, graphs=self.graphs)
+    def build(self, shape: Shape, repair: str) -> Hierarchy:
+        """Return the hierarchy to this shape. The trace, the graphs and the outputs on the data serve all of them."""
+        base = shape.base.builder
+        spec, ratios = self.spec, {name: n / base.spec.axes[name].size for name, n in shape.sizes.items()}
+        plan = replace(base.plan, ratios={**ratios, "*": 1.0}, round_to=1)
+        builder = base.fork(plan, rung=repair, graphs=base.graphs)
         reasons: dict[str, Any] = {}
         started = time.perf_counter()
-        level = builder.build_level(dict(self._merge(builder, sizes, reasons)), reasons)
+        level = builder.build_level(dict(self._merge(builder, shape, reasons)), reasons, shape.base.steps)
         level.seconds = time.perf_counter() - started
         options = replace(
             _without_ratios(self.options), ratio={**ratios, "*": 1.0}, repair=repair, round_to=1,
@@ -226,50 +232,72 @@ class _Run:
         hierarchy.note_origins()
         return hierarchy
 
-    def _merge(self, builder: LevelBuilder, sizes: Sizes, reasons: dict[str, Any]) -> dict[str, Transfer]:
-        """Return the units that merge, those of the call before if the sizes are the same and one coarsener merges alone."""
-        if self._merged is None or self._merged[0] != sizes or len(builder.plan.coarseners) > 1:
+    def _merge(self, builder: LevelBuilder, shape: Shape, reasons: dict[str, Any]) -> dict[str, Transfer]:
+        """Return the units that merge, those of the call before if the shape is the same and one coarsener merges alone."""
+        is_last = (
+            self._merged is not None and self._merged[0].base is shape.base and self._merged[0].sizes == shape.sizes
+        )
+        if self._merged is None or not is_last or len(builder.plan.coarseners) > 1:
             step, judge, repaired = builder.begin_channels()
+            step = replace(step, axes=[axis for axis in step.axes if axis.name in shape.sizes])
             transfers, chosen = step.choose_transfers(repaired or judge, {}, keep_graphs=True)
-            if not transfers:
+            if not transfers and not shape.base.steps:
                 raise NothingToMergeError(builder.plan.explain_nothing(self.spec, None))
             if chosen:
                 reasons["coarseners"] = chosen
-            self._merged = dict(sizes), transfers
+            self._merged = shape, transfers
         return self._merged[1]
 
-    def choose(self, repaired: bool) -> Sizes:
-        """Return the numbers of units that meet the target, or come nearest."""
-        round_to = self.options.round_to if self.options.round_to > 1 else ROUND_TO[self.target.kind]
-        chooser = Chooser(self.builder, self.example, round_to, repaired)
-        self.errors = {name: dict(zip(RATIOS, errors, strict=True)) for name, errors in chooser.errors.items()}
+    def choose(self, repaired: bool) -> Shape:
+        """Return the shape that meets the target, or comes nearest."""
+        selection = Selection(self._list_bases(repaired), self.measure_error)
         if self.judge is not None:
-            sizes, _ = chooser.choose_for_quality(self.target, self.judge_sizes)
+            shape, _ = selection.choose_for_quality(self.target, self.judge_shape)
         elif self.target.kind == "latency":
-            sizes, _ = chooser.choose_for_latency(self.target, self.latency_batch, self.build_deployed)
+            shape, _ = selection.choose_for_latency(self.target, self.latency_batch, self.build_deployed)
         else:
-            sizes, _ = chooser.choose_for_share(self.target)
-        chooser.refuse_whole(sizes)
-        return sizes
+            shape, _ = selection.choose_for_share(self.target)
+        refuse_whole(shape)
+        self.notes += [step.describe() for step in shape.base.steps]
+        return shape
 
-    def judge_sizes(self, sizes: Sizes) -> float:
-        """Build and repair a network of these sizes, and return what the target bounds."""
+    def _list_bases(self, repaired: bool) -> list[Chooser]:
+        """Return the network, and those with fewer blocks where depth may go, each with the losses of merging its units."""
+        directions = self.options.steps[0]
+        round_to = self.options.round_to if self.options.round_to > 1 else ROUND_TO[self.target.kind]
+        repaired = repaired and self.options.repair in ("norms", "ridge", "tune")
+        merges_units = "channels" in directions
+        whole = Chooser(
+            self.builder, self.example, round_to, repaired, merges_units, must_merge="depth" not in directions
+        )
+        self.errors = {name: dict(zip(RATIOS, errors, strict=True)) for name, errors in whole.errors.items()}
+        if "depth" not in directions:
+            return [whole]
+        self.depth = measure_depths(self.builder, repaired=repaired)
+        return build_bases(whole, self.depth, self.target.kind if self.target.kind == "parameters" else "flops")
+
+    def measure_error(self, shape: Shape) -> float:
+        """Build and repair a network of this shape, and return its error on the calibration data."""
+        return float(self.build(shape, self.options.repair).levels[-1].reasons["error"])
+
+    def judge_shape(self, shape: Shape) -> float:
+        """Build and repair a network of this shape, and return what the target bounds."""
         assert self.judge is not None
-        return self.judge(self.build(sizes, self.options.repair).levels[-1].model)
+        return self.judge(self.build(shape, self.options.repair).levels[-1].model)
 
-    def build_deployed(self, sizes: Sizes) -> nn.Module:
-        """Return a network of these sizes as it would be deployed, with weights that do not matter."""
-        return choose_deployed(self.build(sizes, "none"), self.example, seed=self.options.seed)[0]
+    def build_deployed(self, shape: Shape) -> nn.Module:
+        """Return a network of this shape as it would be deployed, with weights that do not matter."""
+        return choose_deployed(self.build(shape, "none"), self.example, seed=self.options.seed)[0]
 
-    def finish(self, sizes: Sizes, before: float, tune: Tune | TuneOptions | None) -> Compressed:
+    def finish(self, shape: Shape, before: float, tune: Tune | TuneOptions | None) -> Compressed:
         """Merge, repair, deploy and tune, and judge each stage."""
         started = time.perf_counter()
-        merged = self.build(sizes, "none")
+        merged = self.build(shape, "none")
         stages = [("merged", self.metric.evaluate(merged.levels[-1].model), time.perf_counter() - started)]
         hierarchy = merged
         if self.options.repair != "none":
             started = time.perf_counter()
-            hierarchy = self.build(sizes, self.options.repair)
+            hierarchy = self.build(shape, self.options.repair)
             stages.append(("repaired", self.metric.evaluate(hierarchy.levels[-1].model), time.perf_counter() - started))
         network, reason = choose_deployed(hierarchy, self.example, seed=self.options.seed)
         if reason is not None:
@@ -290,7 +318,15 @@ class _Run:
             table.append(Stage(name, coarse, value, won, seconds))
         reached = self.compute_reached(network, fine, coarse)
         result = Compressed(
-            network, hierarchy, tuple(table), self.target, reached, self.metric.name, tuple(self.notes), self.errors
+            network,
+            hierarchy,
+            tuple(table),
+            self.target,
+            reached,
+            self.metric.name,
+            tuple(self.notes),
+            self.errors,
+            tuple(trial.document() for trial in self.depth),
         )
         add_step(network, result.to_step())
         return result
@@ -333,8 +369,10 @@ def _check_options(options: CoarsenOptions, target: Target, latency_batch: int) 
         raise NetgraphError(
             "a ratio, a budget or levels were given, and compress chooses them. Leave them out, and give a target."
         )
-    if "channels" not in options.steps[0] or len(options.steps[0]) > 1:
-        raise NetgraphError(f"compress merges units, and the directions are {options.directions!r}. Leave them out.")
+    if not options.steps[0] <= {"channels", "depth"}:
+        raise NetgraphError(
+            f"compress makes channels and depth smaller, and the directions are {options.directions!r}. Give channels, depth or channels+depth."
+        )
     if latency_batch < 1:
         raise NetgraphError(f"latency_batch is {latency_batch}. Give 1 row or more.")
 

@@ -69,6 +69,9 @@ class Compressed(HubMethods):
         What was left alone or could not be done, in sentences.
     errors : dict of str to dict of float to float, default {}
         By axis, the error of the outputs where it alone keeps this share of its units. The sizes were chosen by these curves.
+    depth : tuple of dict, default ()
+        Of each choice of missing blocks that was tried, the ``chain``, the ``way`` in which they were chosen, the blocks ``missing``, and the
+        ``error`` of the outputs.
     """
 
     model: nn.Module
@@ -79,6 +82,7 @@ class Compressed(HubMethods):
     metric: str
     notes: tuple[str, ...] = field(default=())
     errors: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    depth: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def from_origin(cls, model: nn.Module, source: str) -> Compressed:
@@ -112,7 +116,7 @@ class Compressed(HubMethods):
             }
             return cls(
                 model, None, stages, Target.parse(plain["target"]), float(plain["reached"]), str(plain["metric"]),
-                tuple(map(str, plain["notes"])), errors,
+                tuple(map(str, plain["notes"])), errors, tuple(map(dict, plain.get("depth", ()))),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise LoadError(
@@ -141,6 +145,14 @@ class Compressed(HubMethods):
             step = find_origin(self.model).find_step(TITLE)
             return {} if step is None else dict(step.document.get("axes", {}))
         return {name: [t.n_fine, t.n_coarse] for name, t in self.hierarchy.levels[-1].transfers.items()}
+
+    @property
+    def blocks(self) -> dict[str, dict[str, list[str]]]:
+        """By chain that became shorter, the blocks that stay, each with those that have merged into it."""
+        if self.hierarchy is None:
+            step = find_origin(self.model).find_step(TITLE)
+            return {} if step is None else dict(step.document.get("blocks", {}))
+        return {step.chain.name: step.families for step in self.hierarchy.levels[-1].chains}
 
     def to_step(self) -> Step:
         """Return the compression as a step of its network, for the card of a folder."""
@@ -183,7 +195,9 @@ class Compressed(HubMethods):
             "threads": self.stages[0].costs.latency[0].threads,
             "stages": [asdict(stage) for stage in self.stages],
             "axes": self.axes,
+            "blocks": self.blocks,
             "errors": {name: dict(curve) for name, curve in self.errors.items()},
+            "depth": [dict(trial) for trial in self.depth],
             "notes": list(self.notes),
         }
 

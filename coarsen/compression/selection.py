@@ -1,4 +1,4 @@
-"""The number of units of every axis that meets a target.
+"""The number of units of every axis, and the blocks, that meet a target.
 
 The error of merging is measured axis by axis, once (`netgraph.coarsen.hierarchy.budget`). Axes then shrink along one way, from the whole
 network to the smallest: always the axis that adds the least loss for what it saves. A target is a place on this way::
@@ -6,22 +6,27 @@ network to the smallest: always the axis that adds the least loss for what it sa
     parameters, flops    the cost of every place is known
     latency              the layers' times predict it; what was chosen is measured, and the prediction is scaled by what it missed
     accuracy, error      networks are built and judged at a few places: a bisection
+
+Where blocks may go too, there is one way for each number of blocks (`netgraph.coarsen.compression.depth`), which begins with the loss of
+the blocks that are missing. The places of least loss are built, and the one of the smallest error is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from netgraph.coarsen.compression.latency import compare_latencies, has_rows, measure_latencies, resize_rows
 from netgraph.coarsen.compression.layer_times import predict_latency
 from netgraph.coarsen.compression.target import TOLERANCE, Target
+from netgraph.coarsen.directions.depth import ChainCoarsening
 from netgraph.coarsen.hierarchy.budget import (
     ErrorCurve,
-    Step,
     find_sizes_at_cost,
     grow_back,
     list_larger_sizes,
@@ -34,16 +39,16 @@ from netgraph.errors import NothingToMergeError
 from netgraph.tracing.unit_spec import Axis
 
 Sizes = dict[str, int]
-Build = Callable[[Sizes], nn.Module]
 RATIOS = (0.9, 0.75, 0.5, 0.25, 0.125)  # of units that stay, at which errors are measured
 JUDGED_ROWS = 32  # on which they are measured
 MEASUREMENTS = 5  # of candidates for a latency
+BUILT = 3  # shapes of least loss, of different blocks, of which the best is taken
 SPACING = 0.015  # of the cost of the whole network, between places that are judged: six or seven networks are built
 
 
 @dataclass
 class Chooser:
-    """Chooses numbers of units.
+    """Chooses numbers of units of one network, which may have fewer blocks than the original.
 
     Parameters
     ----------
@@ -55,6 +60,16 @@ class Chooser:
         Numbers of units become multiples of it, if possible.
     repaired : bool, default False
         Measure errors after repair. This takes several times as long.
+    merges_units : bool, default True
+        False keeps all units.
+    steps : tuple of ChainCoarsening, default ()
+        Blocks that are missing.
+    loss : float, default 0
+        Of the blocks that are missing.
+    known : dict of str to list of float, default {}
+        Errors that are measured already.
+    must_merge : bool, default True
+        Refuse a network whose units all stay.
 
     Attributes
     ----------
@@ -66,6 +81,11 @@ class Chooser:
     example: Any
     round_to: int
     repaired: bool = False
+    merges_units: bool = True
+    steps: tuple[ChainCoarsening, ...] = ()
+    loss: float = 0.0
+    known: Mapping[str, list[float]] = field(default_factory=dict)
+    must_merge: bool = True
     axes: list[Axis] = field(init=False)
     errors: dict[str, list[float]] = field(init=False)
     curves: dict[str, ErrorCurve] = field(init=False)
@@ -73,21 +93,15 @@ class Chooser:
     def __post_init__(self) -> None:
         self.builder.plan = replace(self.builder.plan, alike=True)  # as `build_hierarchy` merges with ratios by axis
         step, judge, repaired_judge = self.builder.begin_channels(JUDGED_ROWS)
-        self.axes = step.axes
-        if not self.axes:
+        self.axes = step.axes if self.merges_units else []
+        if not self.axes and self.must_merge:
             raise NothingToMergeError(self.builder.plan.explain_nothing(self.builder.spec, None))
-        self.errors = measure_error_curves(step, judge, repaired_judge if self.repaired else None, RATIOS)
+        missing = replace(step, axes=[axis for axis in self.axes if axis.name not in self.known])
+        measured = measure_error_curves(missing, judge, repaired_judge if self.repaired else None, RATIOS)
+        self.errors = {axis.name: {**self.known, **measured}[axis.name] for axis in self.axes}
         self.curves = {
             axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to, RATIOS) for axis in self.axes
         }
-
-    def refuse_whole(self, sizes: Sizes) -> None:
-        """Raise an error if these sizes are those of the whole network."""
-        if all(sizes.get(axis.name, axis.size) == axis.size for axis in self.axes):
-            raise NothingToMergeError(
-                "no axis can become smaller for what it saves: each has too few units, or nothing counts its cost. Give another "
-                "target, such as parameters=0.5."
-            )
 
     def choose_for_cost(self, costs: SizeCosts, limit: float) -> tuple[Sizes, bool]:
         """Return the largest sizes on the way whose cost is within a limit, and whether there are any."""
@@ -124,73 +138,144 @@ class Chooser:
     def _add_losses(self, sizes: Sizes) -> float:
         return sum(self.curves[axis.name].loss(sizes[axis.name]) for axis in self.axes)
 
-    def choose_for_share(self, target: Target) -> tuple[Sizes, bool]:
-        """Return the sizes for a share of the parameters or FLOPs."""
-        costs = COSTS[target.kind](self.builder.spec)
-        return self.choose_for_cost(costs, target.value * costs.measure({}))
+    def measure_loss(self, sizes: Sizes) -> float:
+        """Return the loss of these sizes and of the blocks that are missing."""
+        return self.loss + self._add_losses(sizes)
 
-    def choose_for_latency(self, target: Target, batch: int, build: Build) -> tuple[Sizes, bool]:
-        """Return the sizes for a share of the milliseconds.
+    def list_places(self, costs: SizeCosts, spacing: float) -> list[Sizes]:
+        """Return sizes on the way, each cheaper by ``spacing`` than those before. Without blocks they begin with the whole network."""
+        last = costs.measure({})
+        places = [{axis.name: axis.size for axis in self.axes}] if self.steps else []
+        for step in walk_steps(self.axes, self.curves, costs, round_to=self.round_to):
+            cost = costs.measure(step.sizes)
+            if last - cost >= spacing:
+                places.append({axis.name: step.sizes[axis.name] for axis in self.axes})
+                last = cost
+        return places
+
+
+class Shape(NamedTuple):
+    """Numbers of units in a network of some blocks."""
+
+    base: Chooser
+    sizes: Sizes
+
+    @property
+    def is_whole(self) -> bool:
+        """True if nothing becomes smaller."""
+        return not self.base.steps and all(self.sizes.get(axis.name, axis.size) == axis.size for axis in self.base.axes)
+
+
+Build = Callable[[Shape], nn.Module]
+
+
+class Selection:
+    """Chooses the shape that meets a target.
+
+    Parameters
+    ----------
+    bases : sequence of Chooser
+        The network with all blocks first.
+    measure_error : callable ``(shape) -> float``, optional
+        Builds and repairs a network, and returns its error on the calibration data. It is asked where there are several bases.
+    """
+
+    def __init__(self, bases: Sequence[Chooser], measure_error: Callable[[Shape], float] | None = None) -> None:
+        self.bases, self.measure_error = bases, measure_error
+        self.whole = bases[0].builder
+
+    def choose_for_share(self, target: Target) -> tuple[Shape, bool]:
+        """Return the shape for a share of the parameters or FLOPs, and whether there is one."""
+        costs = [COSTS[target.kind](base.builder.spec) for base in self.bases]
+        shapes, is_met = self._choose_shapes(costs, target.value * costs[0].measure({}))
+        if is_met and len(shapes) > 1 and self.measure_error is not None:
+            return min(shapes[:BUILT], key=self.measure_error), True
+        return shapes[0], is_met
+
+    def _choose_shapes(self, costs: Sequence[SizeCosts], limit: float) -> tuple[list[Shape], bool]:
+        """Return the shapes within a limit, one for each base, by their loss. If there are none, return that of the lowest cost."""
+        within: list[tuple[tuple[float, float], Shape]] = []
+        beyond: list[tuple[tuple[float, float], Shape]] = []
+        for base, cost in zip(self.bases, costs, strict=True):
+            sizes, is_met = base.choose_for_cost(cost, limit)
+            spent = cost.measure(sizes)
+            place = (base.measure_loss(sizes), -spent) if is_met else (spent, 0.0)
+            (within if is_met else beyond).append((place, Shape(base, sizes)))
+        return [shape for _, shape in sorted(within or beyond, key=itemgetter(0))], bool(within)
+
+    def choose_for_latency(self, target: Target, batch: int, build: Build) -> tuple[Shape, bool]:
+        """Return the shape for a share of the milliseconds, and whether there is one.
 
         Parameters
         ----------
         target : Target
         batch : int
             Rows of the input.
-        build : callable ``(sizes) -> network``
-            Builds a network of other sizes. Its weights do not matter.
+        build : callable ``(shape) -> network``
+            Builds a network of another shape. Its weights do not matter.
         """
-        network = self.builder.root
-        example = resize_rows(self.example, batch) if has_rows(self.example) else self.example
-        costs = predict_latency(network, self.builder.spec, example)
-        whole, share = costs.measure({}), target.value
-        tried: list[tuple[float, Sizes]] = []
+        example = self.bases[0].example
+        example = resize_rows(example, batch) if has_rows(example) else example
+        costs = [predict_latency(base.builder.base, base.builder.spec, example) for base in self.bases]
+        whole, share = costs[0].measure({}), target.value
+        tried: list[tuple[float, Shape]] = []
         for _ in range(MEASUREMENTS):
-            sizes, _ = self.choose_for_cost(costs, share * whole)
-            self.refuse_whole(sizes)
-            before, after = measure_latencies([network, build(sizes)], example)
-            tried.append((compare_latencies(before, after), sizes))
+            shapes, _ = self._choose_shapes(costs, share * whole)
+            refuse_whole(shapes[0])
+            before, after = measure_latencies([self.whole.root, build(shapes[0])], example)
+            tried.append((compare_latencies(before, after), shapes[0]))
             if abs(tried[-1][0] - target.value) <= TOLERANCE * target.value:
                 break
             share = min(max(share * target.value / tried[-1][0], 0.01), 0.99)
-        measured, sizes = min(tried, key=lambda one: (not target.is_met(one[0]), abs(one[0] - target.value)))
-        return sizes, target.is_met(measured)
+        measured, shape = min(tried, key=lambda one: (not target.is_met(one[0]), abs(one[0] - target.value)))
+        return shape, target.is_met(measured)
 
-    def choose_for_quality(self, target: Target, judge: Callable[[Sizes], float]) -> tuple[Sizes, bool]:
-        """Return the smallest sizes, by FLOPs, whose networks stay within a bound, or the largest below the whole network.
+    def choose_for_quality(self, target: Target, judge: Callable[[Shape], float]) -> tuple[Shape, bool]:
+        """Return the smallest shape, by FLOPs, whose network stays within a bound, or the largest below the whole network.
 
         Parameters
         ----------
         target : Target
             On accuracy or error.
-        judge : callable ``(sizes) -> float``
+        judge : callable ``(shape) -> float``
             Builds and repairs a network, and returns what `Target.is_met` takes.
         """
-        costs = COSTS["flops"](self.builder.spec)
-        if not costs.measure({}):
-            costs = COSTS["parameters"](self.builder.spec)
-        way = self._list_places(costs)
+        way = self._list_places()
         low, high = -1, len(way) - 1  # way[low] is good enough; -1 is the whole network
         while high > low:
             middle = (low + high + 1) // 2
-            if target.is_met(judge(self._sizes_of(way[middle]))):
+            if target.is_met(judge(way[middle])):
                 low = middle
             else:
                 high = middle - 1
         if not way:
-            self.refuse_whole({})
-        return self._sizes_of(way[max(low, 0)]), low >= 0
+            refuse_whole(Shape(self.bases[0], {}))
+        return way[max(low, 0)], low >= 0
 
-    def _list_places(self, costs: SizeCosts) -> list[Step]:
-        """Return places on the way, each cheaper than the one before by `SPACING` of the whole network."""
-        places: list[Step] = []
-        whole = last = costs.measure({})
-        for step in walk_steps(self.axes, self.curves, costs, round_to=self.round_to):
-            cost = costs.measure(step.sizes)
-            if last - cost >= SPACING * whole:
-                places.append(step)
-                last = cost
-        return places
+    def _list_places(self) -> list[Shape]:
+        """Return shapes from dear to cheap, about `SPACING` of the whole network apart. None has more loss than a cheaper one."""
+        kind = "flops" if COSTS["flops"](self.whole.spec).measure({}) else "parameters"
+        costs = [COSTS[kind](base.builder.spec) for base in self.bases]
+        spacing = SPACING * costs[0].measure({})
+        bins: dict[int, tuple[float, float, Shape]] = {}  # of each stretch of costs the shape of the least loss
+        for base, cost in zip(self.bases, costs, strict=True):
+            for sizes in base.list_places(cost, spacing):
+                entry = (base.measure_loss(sizes), cost.measure(sizes), Shape(base, sizes))
+                number = len(bins) if len(self.bases) == 1 else int(entry[1] // spacing)
+                if number not in bins or entry[0] < bins[number][0]:
+                    bins[number] = entry
+        way: list[Shape] = []
+        least = math.inf
+        for loss, _, shape in sorted(bins.values(), key=lambda entry: entry[1]):
+            if loss < least or len(self.bases) == 1:
+                way, least = [shape, *way], loss
+        return way
 
-    def _sizes_of(self, step: Step) -> Sizes:
-        return {axis.name: step.sizes[axis.name] for axis in self.axes}
+
+def refuse_whole(shape: Shape) -> None:
+    """Raise an error if a shape is that of the whole network."""
+    if shape.is_whole:
+        raise NothingToMergeError(
+            "no axis can become smaller for what it saves: each has too few units, or nothing counts its cost. Give another "
+            "target, such as parameters=0.5."
+        )

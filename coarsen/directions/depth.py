@@ -48,7 +48,7 @@ class ChainCoarsening:
     ----------
     chain : Chain
     transfer : Transfer
-        From blocks to coarse blocks. Aggregates are runs of neighbours, or all blocks are left out.
+        From blocks to coarse blocks. Aggregates are runs of neighbours, and blocks may be left out.
     orders : dict of str to dict of int to int array, default {}
         The order in which the units inside a block correspond to those of the first block of its aggregate
         (`netgraph.coarsen.directions.block_alignment`), by parameter and dimension. Other parameters are numbered alike.
@@ -69,10 +69,34 @@ class ChainCoarsening:
         """The blocks that are missing from the coarse network."""
         return tuple(block for block in self.chain.blocks if block not in self.kept)
 
+    @property
+    def runs(self) -> dict[str, str]:
+        """The last block of the run for which each kept block stands: itself, or the last of those that are missing after it."""
+        last: dict[str, str] = {}
+        kept = None
+        for block in self.chain.blocks:
+            kept = block if block in self.kept else kept
+            if kept is not None:
+                last[kept] = block
+        return last
+
     def members(self, kept: str) -> tuple[str, ...]:
         """Return the blocks that merge into the coarse block called ``kept``."""
         aggregate = self.transfer.aggregates[self.chain.blocks.index(kept)]
         return tuple(self.chain.blocks[i] for i in np.flatnonzero(self.transfer.aggregates == aggregate))
+
+    @property
+    def families(self) -> dict[str, list[str]]:
+        """By kept block the blocks that have merged into it, itself first."""
+        return {kept: list(self.members(kept)) for kept in self.kept}
+
+    def describe(self) -> str:
+        """Return in a sentence which blocks are left out or merge."""
+        merged = [blocks for blocks in self.families.values() if len(blocks) > 1]
+        absent = [block for i, block in enumerate(self.chain.blocks) if self.transfer.aggregates[i] < 0]
+        parts = [f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} left out"] if absent else []
+        parts += [f"{' and '.join(blocks)} merge" for blocks in merged]
+        return f"{len(self.kept)} of the {len(self.chain.blocks)} blocks from {self.chain.name} on stay: {'; '.join(parts)}."
 
 
 def check_depth_by(by: str) -> None:
@@ -123,6 +147,22 @@ def coarsen_chain(
     chain = replace(chain, ends=frozenset()) if by == "copy" else chain
     # np.unique sorts by label: number the aggregates by their first block instead
     return ChainCoarsening(chain, Transfer(np.argsort(np.argsort(first))[inverse]))
+
+
+def leave_out(chain: Chain, blocks: Iterable[str]) -> ChainCoarsening:
+    """Return the chain without some blocks. The others stay as they are.
+
+    Parameters
+    ----------
+    chain : Chain
+    blocks : iterable of str
+        Paths of blocks of the chain.
+    """
+    absent = set(blocks)
+    numbers = iter(range(len(chain.blocks)))
+    return ChainCoarsening(
+        chain, Transfer(np.array([-1 if block in absent else next(numbers) for block in chain.blocks]))
+    )
 
 
 def _has_mean(tensor: Tensor) -> bool:

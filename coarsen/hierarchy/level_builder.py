@@ -43,7 +43,7 @@ from netgraph.coarsen.network.head_alignment import (
 )
 from netgraph.coarsen.network.oracles import check_coarse_network, check_example
 from netgraph.coarsen.network.rewrite import coarse_network, traced_state
-from netgraph.coarsen.repair.pipeline import repair_network
+from netgraph.coarsen.repair.pipeline import Original, has_named_stops, repair_network
 from netgraph.coarsen.transfer.nested_transfer import compose_transfers, count_coarse
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
@@ -127,7 +127,11 @@ class LevelBuilder:
     specs : dict of int to UnitSpec
         Traces of the given network by divisor of the resolution.
     dropped : frozenset of str
-        Blocks that have merged into others.
+        Blocks that have merged into others, or are left out.
+    runs : dict of str to str
+        By kept block the last block of the run for which it stands.
+    unshortened : torch.nn.Module
+        The given network with heads in the basis of those of the base. Shorter networks are repaired from its outputs.
     """
 
     root: nn.Module
@@ -142,6 +146,8 @@ class LevelBuilder:
     blocks: int | None = None
     graphs: GraphStore | None = None
     unrotated: nn.Module = field(init=False)
+    unshortened: nn.Module = field(init=False)
+    runs: dict[str, str] = field(default_factory=dict)
     rotations: list[HeadRotation] = field(default_factory=list)
     rotating: set[str] = field(init=False)
     pool: int = 1
@@ -151,7 +157,8 @@ class LevelBuilder:
     composed: dict[str, Transfer] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.unrotated, self.specs[1] = self.root, self.spec
+        self.unrotated = self.unshortened = self.root
+        self.specs[1] = self.spec
         self.state = traced_state(self.root)
         axes = [axis.name for axis in self.spec.free if axis.name not in self.plan.kept]
         self.rotating = find_rotatable_axes(self.root, self.spec, self.example, axes, seed=self.plan.seed)
@@ -160,7 +167,9 @@ class LevelBuilder:
     def base(self) -> nn.Module:
         """The base with merged heads in one basis (`netgraph.coarsen.network.head_alignment`), written on first use."""
         if self.rotations:
-            self.unrotated, self.rotations = rotate_network(self.unrotated, self.spec, self.rotations), []
+            self.unrotated = rotate_network(self.unrotated, self.spec, self.rotations)
+            self.unshortened = rotate_network(self.unshortened, self.specs[1], self.rotations)
+            self.rotations = []
         return self.unrotated
 
     def trace_resolutions(self, n_steps: int) -> None:
@@ -193,7 +202,7 @@ class LevelBuilder:
         chain_steps = self._coarsen_chains(reasons) if "depth" in directions else ()
         pool = self.pool * (2 if "space" in directions else 1)
         if chain_steps or pool != self.pool:
-            self._rebase(chain_steps, pool)
+            self.rebase(chain_steps, pool)
         transfers = self._coarsen_axes(level, reasons) if "channels" in directions else {}
         if not (transfers or chain_steps or "space" in directions):
             level.reasons.update({k: v for k, v in reasons.items() if k == "unable"})
@@ -250,12 +259,21 @@ class LevelBuilder:
             reasons["unable"] = {"depth": _explain_no_chain(chain_list, obstacles, self.blocks)}
         return chain_steps
 
-    def _rebase(self, chain_steps: tuple[ChainCoarsening, ...], pool: int) -> None:
-        """Take another base, shorter or of lower resolution. Its units that have merged stay merged."""
+    def rebase(self, chain_steps: Sequence[ChainCoarsening], pool: int = 1) -> None:
+        """Take another base, shorter or of lower resolution. Its units that have merged stay merged.
+
+        Parameters
+        ----------
+        chain_steps : sequence of ChainCoarsening
+            Blocks of the last level that merge or are left out.
+        pool : int, default 1
+            Divisor of the resolution.
+        """
         base = traced_state(self.base)
         # The steps match inner units of the coarse level. The base has all units, and needs a matching of its own.
         base_steps = [align_blocks(self.spec, base, step) for step in chain_steps] if self.composed else chain_steps
         self.pool, self.dropped = pool, self.dropped.union(*(step.dropped for step in chain_steps))
+        self.runs = _extend_runs(self.runs, chain_steps)
         self.spec = self.specs[pool]
         if self.dropped:
             self.spec = drop_blocks(self.spec, named_state(self.root), self.dropped)
@@ -337,13 +355,37 @@ class LevelBuilder:
         """Repair the network of a level, and measure its error on the calibration data."""
         if self.rung != "none":
             inputs = None if self.data is None else self.data.inputs
-            options: dict[str, Any] = {"rung": self.rung, "data": inputs, "seed": self.plan.seed}
-            report = repair_network(self.base, self.spec, self.composed, coarse, **options)
+            base = self.base
+            report = repair_network(
+                base, self.spec, self.composed, coarse, rung=self.rung, data=inputs, seed=self.plan.seed,
+                original=self._find_original(coarse),
+            )  # fmt: skip
             reasons["repair"] = asdict(report)
         if self.data is not None:
             reasons["error"] = function_error(
                 self.data.expected, iterate_outputs(coarse, self.data.batches, self.spec.outputs)
             )
+
+    def _find_original(self, coarse: GraphNetwork) -> Original | None:
+        """Return the network with all blocks, from whose outputs a shorter one is repaired. None where it has no counterparts."""
+        if not self.dropped or self.pool > 1:
+            return None
+        whole = coarse_network(self.unshortened, self.specs[1], {})
+        original = Original(whole, self.runs, self.dropped)
+        return original if has_named_stops(original, coarse) else None
+
+    def measure_base(self, n_rows: int, *, repair: bool = False) -> float:
+        """Return the error of the base against the given network, on the first rows of the data.
+
+        Parameters
+        ----------
+        n_rows : int
+        repair : bool, default False
+            Repair it on the last rows before, as `begin_channels` does it.
+        """
+        judge = self._build_judge(n_rows, repair=repair)
+        assert judge is not None
+        return judge.measure({})
 
     def _build_judge(self, n_rows: int | None, *, repair: bool = False) -> FunctionErrorJudge | None:
         """Return the judge of one axis on the first rows. With ``repair`` it repairs on the last rows before it compares."""
@@ -363,7 +405,9 @@ class LevelBuilder:
     ) -> None:
         """Repair a network that is only compared. Tuning would take too long, and ridge takes its place."""
         rung = "norms" if self.rung == "norms" else "ridge"
-        repair_network(model, self.spec, transfers, network, rung=rung, data=rows)
+        turned = self.rotating & transfers.keys()  # in `model`, and not in the network with all blocks
+        original = None if turned else self._find_original(network)
+        repair_network(model, self.spec, transfers, network, rung=rung, data=rows, original=original)
 
     def _build_measure(self, spec: UnitSpec) -> Callable[[Measure], Mapping[str, Tensor]] | None:
         """Return a function that measures units on the calibration data, or None without data."""
@@ -372,6 +416,14 @@ class LevelBuilder:
         batches = self.data.batches
         network = cache(lambda: coarse_network(self.base, self.spec, self.composed).eval())
         return cache(lambda measure: measure(network(), spec, batches))
+
+
+def _extend_runs(runs: Mapping[str, str], steps: Sequence[ChainCoarsening]) -> dict[str, str]:
+    """Return by kept block the last block of its run, after some more blocks have merged or were left out."""
+    longer: dict[str, str] = {}
+    for step in steps:
+        longer |= {kept: runs.get(last, last) for kept, last in step.runs.items()}
+    return {**runs, **longer}
 
 
 def _explain_no_chain(chain_list: list[Chain], obstacles: list[str], blocks: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -170,7 +171,20 @@ class FunctionErrorJudge:
     def __call__(self, axis: str, transfer: Transfer) -> float:
         """Return the relative error of the network in which this axis alone is smaller."""
         transfers = compose_transfers(self.composed, {axis: transfer})
-        model = rotate_to_one_basis(self.model, self.spec, {axis: transfers[axis]}, self.rotating)
+        return self.measure(transfers, {axis: transfers[axis]})
+
+    def measure(
+        self, transfers: Mapping[str, Transfer], turned: Mapping[str, Transfer] = MappingProxyType({})
+    ) -> float:
+        """Return the relative error of the network with some transfers.
+
+        Parameters
+        ----------
+        transfers : dict of str to Transfer
+        turned : dict of str to Transfer, default {}
+            Those of axes whose heads come to one basis.
+        """
+        model = rotate_to_one_basis(self.model, self.spec, turned, self.rotating)
         network = coarse_network(model, self.spec, transfers).eval()
         if self.repair is not None:
             self.repair(model, transfers, network)

@@ -14,9 +14,9 @@ come out of repaired layers, in one pass of both networks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -36,6 +36,26 @@ from netgraph.recording.interpreter import CallSite
 from netgraph.rules.operators import BATCH_NORM, LAYER_OVERLOADS
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.choices import DATA_RUNGS, RUNGS
+
+STOPS = (*LAYER_OVERLOADS, BATCH_NORM, *GATES)  # calls before which networks pause
+
+
+class Original(NamedTuple):
+    """A network before some of its blocks were left out, from whose answers a shorter one is repaired.
+
+    Parameters
+    ----------
+    network : GraphNetwork
+        Its heads are in the basis of those of the shorter network.
+    runs : dict of str to str
+        By kept block the last block of the run for which it stands, which may be itself. Other blocks are missing.
+    dropped : collection of str
+        Paths of the blocks that are missing.
+    """
+
+    network: GraphNetwork
+    runs: Mapping[str, str]
+    dropped: Collection[str]
 
 
 @dataclass
@@ -78,6 +98,7 @@ def repair_network(
     strength: float | None = None,
     steps: int = 1000,
     seed: int = 0,
+    original: Original | None = None,
 ) -> RepairReport:
     """Repair a coarse network in place.
 
@@ -104,6 +125,9 @@ def repair_network(
         Steps of ``tune``.
     seed : int, default 0
         Order and mixtures of inputs in ``tune``.
+    original : Original, optional
+        The network that has the blocks which ``model`` lacks. Layers are then fitted to its outputs: the last layer of a kept block to
+        the stream behind the blocks that are missing after it.
 
     Returns
     -------
@@ -136,12 +160,12 @@ def repair_network(
         rescale_units(model, spec, transfers, coarse)
     elif rung != "none":
         batches = split_batches(data, batch)
-        fine = coarse_network(model, spec, {}).eval()
+        fine = (coarse_network(model, spec, {}) if original is None else original.network).eval()
         training = coarse.training
         coarse.eval()
         merge_with_norms(model, spec, transfers, coarse)
         refit = Refit(spec, transfers, traced_state(model), coarse.tensors(), strength)
-        _repair_layers(fine, coarse, batches, refit, report)
+        _repair_layers(fine, coarse, batches, refit, report, original)
         if rung == "tune":
             tune_network(fine, coarse, data, steps=steps, batch=batch, seed=seed, outputs=spec.outputs)
         coarse.train(training)
@@ -157,14 +181,20 @@ def check_rung(rung: str, data: Any) -> None:
 
 
 def _repair_layers(
-    fine: GraphNetwork, coarse: GraphNetwork, batches: Sequence[Any], refit: Refit, report: RepairReport
+    fine: GraphNetwork,
+    coarse: GraphNetwork,
+    batches: Sequence[Any],
+    refit: Refit,
+    report: RepairReport,
+    original: Original | None,
 ) -> None:
     """Walk both networks side by side, layer by layer, and fit or estimate each layer of the coarse one."""
-    # Both walks pause before the same calls, in the same order. A layer of the coarse network is changed while it waits for
-    # its call, and so all later layers read its repaired outputs.
-    walks = (network.walk(batches, (*LAYER_OVERLOADS, BATCH_NORM, *GATES)) for network in (fine, coarse))
+    # Both walks pause before the same calls, in the same order, except in blocks that the coarse network lacks. A layer of the
+    # coarse network is changed while it waits for its call, and so all later layers read its repaired outputs.
+    walks = fine.walk(batches, STOPS), coarse.walk(batches, STOPS)
+    pairs = zip(*walks, strict=True) if original is None else _pair_stops(*walks, original, refit)
     fitted_norms: set[str] = set()
-    for fine_layer, coarse_layer in zip(*walks, strict=True):
+    for fine_layer, coarse_layer in pairs:
         with torch.no_grad():
             if coarse_layer.function is BATCH_NORM:
                 report.norms += estimate_statistics(coarse_layer, keep=coarse_layer.names[3] in fitted_norms)
@@ -174,6 +204,43 @@ def _repair_layers(
                 _fit_layer(fine_layer, coarse_layer, refit, report, fitted_norms)
     if report.rung != "norms":
         report.left.update(find_left_weights(refit.spec, refit.transfers, {*report.fitted, *report.left}))
+
+
+def _pair_stops(
+    fine: Iterator[CallSite], coarse: Iterator[CallSite], original: Original, refit: Refit
+) -> Iterator[tuple[CallSite, CallSite]]:
+    """Yield the pauses of the coarse network, each with the one of the original whose outputs it takes over."""
+    joins = {name: join for name, join in _find_joins(original).items() if refit.find_norm(name) is None}
+    for coarse_layer in coarse:
+        weight = coarse_layer.names[1] if len(coarse_layer.names) > 1 else None
+        join = joins.get(str(weight)) if coarse_layer.summand is not None else None
+        fine_layer = next(stop for stop in fine if not _is_in(stop.names, original.dropped))
+        if join is not None:
+            fine_layer = next(stop for stop in fine if join in stop.names)
+        yield fine_layer, coarse_layer
+
+
+def _find_joins(original: Original) -> dict[str, str]:
+    """Return by the last weight of each kept block that of the last block of its run, where blocks are missing after it."""
+    weights = [names[1] for names in original.network.steps("eval").name_stops(LAYER_OVERLOADS) if names[1] is not None]
+    joins = {}
+    for kept, last in original.runs.items():
+        inside = [weight for weight in weights if weight.startswith(f"{last}.")]
+        if last != kept and inside:
+            joins[f"{kept}{inside[-1].removeprefix(last)}"] = inside[-1]
+    return joins
+
+
+def has_named_stops(original: Original, shorter: GraphNetwork) -> bool:
+    """Return True if the pauses in the missing blocks are known by the names of their parameters, so that the others can be paired."""
+    stops = original.network.steps("eval").name_stops(STOPS)
+    kept = [names for names in stops if not _is_in(names, original.dropped)]
+    return kept == shorter.steps("eval").name_stops(STOPS)
+
+
+def _is_in(names: Sequence[str | None], blocks: Collection[str]) -> bool:
+    """Return True if one of the names is that of a parameter of a block."""
+    return any(name is not None and name.startswith(tuple(f"{block}." for block in blocks)) for name in names)
 
 
 def _reads_same_input(fine: CallSite, coarse: CallSite) -> bool:

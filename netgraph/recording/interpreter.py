@@ -273,12 +273,10 @@ class Interpreter:
 
     def _walk_steps(self, runs: list[list[Any]], stops: Collection[Any]) -> Iterator[CallSite]:
         """Run the steps of `walk` on the slots of all batches."""
-        names = dict(self.reads)
-        readers = Counter(index for step in self.steps for index in find_reads(step))
+        here = self._find_single_readers()
         last = next((step for step in reversed(self.steps) if step.function in stops), None)
         for step in self.steps if last is not None else ():
             if step.function in stops:
-                here = {i: name for i, name in names.items() if readers[i] == 1}
                 only_here = _name_parts(step.args, here)
                 listed = {i: _name_parts(v.parts, here) for i, v in enumerate(step.args) if isinstance(v, RefList)}
                 other_slot = self._find_summand(step.index)
@@ -295,6 +293,16 @@ class Interpreter:
             for slots in runs[:1] if shared else runs:
                 with torch.no_grad():
                     run_step(step, slots)
+
+    def name_stops(self, stops: Collection[Any]) -> list[tuple[str | None, ...]]:
+        """Return `CallSite.names` of every pause of `walk`, in order, without a run."""
+        here = self._find_single_readers()
+        return [_name_parts(step.args, here) for step in self.steps if step.function in stops]
+
+    def _find_single_readers(self) -> dict[int, str]:
+        """Return the names of the tensors that one step alone reads, by slot."""
+        readers = Counter(index for step in self.steps for index in find_reads(step))
+        return {index: name for index, name in self.reads if readers[index] == 1}
 
     def _find_summand(self, index: int) -> int | None:
         """Return the slot of the other summand, if the only reader of a result (or of the batch norm after it) is an addition."""

@@ -63,6 +63,19 @@ def plan_rounds(share: float, rounds: int, schedule: str) -> list[float]:
     return [*shares, share]
 
 
+def check_channels_alone(options: CoarsenOptions) -> None:
+    """Refuse rounds that leave out blocks, because their transfers are joined to those of one step.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    if options.steps[0] != {"channels"}:
+        raise NetgraphError(
+            f"rounds merge channels alone, and the directions are {options.directions!r}. Leave out depth in one round before, or leave out rounds."
+        )
+
+
 def compress_in_rounds(
     model: nn.Module,
     data: Any,
@@ -136,6 +149,7 @@ def compress_in_rounds(
         raise NetgraphError(
             f"rounds lead to a share of a cost, and the target is {target}. Give one such as flops=0.5."
         )
+    check_channels_alone(options)
     shares = plan_rounds(target.value, rounds, schedule)
     tuner = _make_tuner(tune, model, Rows(data, targets), options)
     judge = make_metric(metric, model, *(Rows(data, targets) if test is None else test), outputs=tuple(options.outputs))

@@ -51,7 +51,7 @@ def _check_epochs(value: int, options: Any) -> None:
 
 
 def _check_rounds(value: int, options: CompressOptions) -> None:
-    from netgraph.coarsen.compression.training.rounds import plan_rounds
+    from netgraph.coarsen.compression.training.rounds import check_channels_alone, plan_rounds
 
     target = options.read_target()
     plan_rounds(0.5, value, options.round_schedule)
@@ -61,6 +61,8 @@ def _check_rounds(value: int, options: CompressOptions) -> None:
         raise NetgraphError(
             f"--rounds {value} leads to a share of a cost, and the target is {target}. Give one such as flops=0.5."
         )
+    if value > 1:
+        check_channels_alone(options.coarsening)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ class CompressOptions:
     coarsening: CoarsenOptions = declare_group(
         CoarsenOptions,
         (
+            "directions",
             "coarsener",
             "keep",
             "outputs",
@@ -118,6 +121,11 @@ class CompressOptions:
             "seed",
         ),
         {
+            "directions": replace(
+                COARSENING["directions"],
+                help="What becomes smaller: channels (units), depth (whole residual blocks are left out or merge), or channels+depth.",
+                words=("channels", "depth", "channels+depth"),
+            ),
             "coarsener": replace(COARSENING["coarsener"], default=DEFAULTS.coarsener),
             "repair": replace(COARSENING["repair"], default=DEFAULTS.repair),
         },

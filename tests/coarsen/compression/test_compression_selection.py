@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import netgraph as ng
 from netgraph.coarsen import Target
 from netgraph.coarsen.compression.pipeline import ROUND_TO
-from netgraph.coarsen.compression.selection import Chooser
+from netgraph.coarsen.compression.selection import Chooser, Selection
 from netgraph.coarsen.hierarchy.budget import GRID, ErrorCurve, compute_loss, walk_steps
 from netgraph.coarsen.hierarchy.hierarchy import prepare_builder
 from netgraph.coarsen.partition.size_costs import COSTS
@@ -47,7 +47,7 @@ def test_a_share_lands_within_2_percent_below_its_limit_or_is_said_to_be_out_of_
     @settings(max_examples=12)
     @given(st.floats(0.05, 0.97))
     def check(limit):
-        sizes, is_met = chooser.choose_for_share(Target(kind, limit))
+        (_, sizes), is_met = Selection([chooser]).choose_for_share(Target(kind, limit))
         share = costs.measure(sizes) / whole
         assert all(1 <= sizes[axis.name] <= axis.size for axis in chooser.axes)
         if is_met:
@@ -76,7 +76,7 @@ def find_room(axes, sizes, costs, limit):
 def test_networks_whose_units_are_small_shares_land_within_2_percent(chooser, kind):
     costs = COSTS[kind](chooser.builder.spec)
     for limit in (0.9, 0.75, 0.63):  # of which a unit is less than 2 %
-        sizes, is_met = chooser.choose_for_share(Target(kind, limit))
+        (_, sizes), is_met = Selection([chooser]).choose_for_share(Target(kind, limit))
         assert is_met
         assert 0.98 * limit <= costs.measure(sizes) / costs.measure({}) <= limit
 
@@ -88,7 +88,7 @@ def test_a_large_step_of_a_stream_is_taken_only_where_other_axes_would_lose_more
         curves = dict(chooser.curves)
         chooser.curves[stream.name] = ErrorCurve([1, stream.size], [50.0, 0.0])  # as dear as can be
         try:
-            sizes, is_met = chooser.choose_for_share(Target("flops", 0.7))
+            (_, sizes), is_met = Selection([chooser]).choose_for_share(Target("flops", 0.7))
         finally:
             chooser.curves.update(curves)
         assert is_met
