@@ -12,12 +12,13 @@ Every stage is judged by the same metric on the same rows.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from netgraph.analysis.alike_axes import find_alike_axes
 from netgraph.coarsen.compression.costs import BATCHES, Costs, measure_costs
 from netgraph.coarsen.compression.deploy import choose_deployed
 from netgraph.coarsen.compression.depth import DepthTrial, build_bases, measure_depths
@@ -36,6 +37,7 @@ from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.options import TuneOptions
+from netgraph.coarsen.user_class.huggingface import is_transformers_model
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.io.hub.origin import add_step
 from netgraph.utils.pytree import build_structure, describe_example, normalize_example, unflatten_tree
@@ -215,7 +217,8 @@ class _Run:
     def build(self, shape: Shape, repair: str) -> Hierarchy:
         """Return the hierarchy to this shape. The trace, the graphs and the outputs on the data serve all of them."""
         base = shape.base.builder
-        spec, ratios = self.spec, {name: n / base.spec.axes[name].size for name, n in shape.sizes.items()}
+        sizes, spec = shape.base.expand(shape.sizes), self.spec
+        ratios = {name: n / base.spec.axes[name].size for name, n in sizes.items()}
         plan = replace(base.plan, ratios={**ratios, "*": 1.0}, round_to=1)
         builder = base.fork(plan, rung=repair, graphs=base.graphs)
         reasons: dict[str, Any] = {}
@@ -239,7 +242,8 @@ class _Run:
         )
         if self._merged is None or not is_last or len(builder.plan.coarseners) > 1:
             step, judge, repaired = builder.begin_channels()
-            step = replace(step, axes=[axis for axis in step.axes if axis.name in shape.sizes])
+            sizes = shape.base.expand(shape.sizes)
+            step = replace(step, axes=[axis for axis in step.axes if axis.name in sizes])
             transfers, chosen = step.choose_transfers(repaired or judge, {}, keep_graphs=True)
             if not transfers and not shape.base.steps:
                 raise NothingToMergeError(builder.plan.explain_nothing(self.spec, None))
@@ -250,31 +254,62 @@ class _Run:
 
     def choose(self, repaired: bool) -> Shape:
         """Return the shape that meets the target, or comes nearest."""
-        selection = Selection(self._list_bases(repaired), self.measure_error)
-        if self.judge is not None:
-            shape, _ = selection.choose_for_quality(self.target, self.judge_shape)
-        elif self.target.kind == "latency":
-            shape, _ = selection.choose_for_latency(self.target, self.latency_batch, self.build_deployed)
-        else:
-            shape, _ = selection.choose_for_share(self.target)
+        repaired = repaired and self.options.repair in ("norms", "ridge", "tune")
+        only = None if "channels" in self.options.steps[0] else ()
+        whole = Chooser(self.builder, self.example, self.round_to, repaired, only, must_merge=only is None)
+        self.errors = {name: dict(zip(RATIOS, errors, strict=True)) for name, errors in whole.errors.items()}
+        shape = self._choose_for_config(whole)
+        if shape is None:
+            shape, _ = self._select(self._add_depths(whole))
         refuse_whole(shape)
         self.notes += [step.describe() for step in shape.base.steps]
         return shape
 
-    def _list_bases(self, repaired: bool) -> list[Chooser]:
-        """Return the network, and those with fewer blocks where depth may go, each with the losses of merging its units."""
-        directions = self.options.steps[0]
-        round_to = self.options.round_to if self.options.round_to > 1 else ROUND_TO[self.target.kind]
-        repaired = repaired and self.options.repair in ("norms", "ridge", "tune")
-        merges_units = "channels" in directions
-        whole = Chooser(
-            self.builder, self.example, round_to, repaired, merges_units, must_merge="depth" not in directions
-        )
-        self.errors = {name: dict(zip(RATIOS, errors, strict=True)) for name, errors in whole.errors.items()}
-        if "depth" not in directions:
+    @property
+    def round_to(self) -> int:
+        """Multiple that numbers of units have, if possible."""
+        return self.options.round_to if self.options.round_to > 1 else ROUND_TO[self.target.kind]
+
+    def _select(self, bases: Sequence[Chooser]) -> tuple[Shape, bool]:
+        """Return the shape of one of the networks that meets the target, and whether there is one."""
+        selection = Selection(bases, self.measure_error)
+        if self.judge is not None:
+            return selection.choose_for_quality(self.target, self.judge_shape)
+        if self.target.kind == "latency":
+            return selection.choose_for_latency(self.target, self.latency_batch, self.build_deployed)
+        return selection.choose_for_share(self.target)
+
+    def _add_depths(self, whole: Chooser) -> list[Chooser]:
+        """Return the network, and those with fewer blocks where depth may go."""
+        if "depth" not in self.options.steps[0]:
             return [whole]
-        self.depth = measure_depths(self.builder, repaired=repaired)
+        self.depth = measure_depths(self.builder, repaired=whole.repaired)
         return build_bases(whole, self.depth, self.target.kind if self.target.kind == "parameters" else "flops")
+
+    def _choose_for_config(self, whole: Chooser) -> Shape | None:
+        """Return a shape that meets the target and that a config of transformers holds, which has one number for all layers. Or None."""
+        alike = find_alike_axes(self.spec)
+        if not is_transformers_model(self.model) or not alike or self.options.steps[0] != {"channels"}:
+            return None
+        inside = [*alike, *set(alike.values())]
+        neurons = [name for name in inside if self.spec.axes[name].kind != "head"]
+        for only in (None, inside, neurons):
+            base = replace(whole, alike=alike, only=only, known=whole.errors, must_merge=False)
+            if not base.axes:
+                continue
+            try:
+                shape, is_met = self._select([base])
+            except NothingToMergeError:  # with more freedom there may be something
+                continue
+            if is_met and not shape.is_whole and self._fits_class(shape):
+                self.notes.append("Alike layers have equal sizes, because the config has one number for all of them.")
+                return shape
+        return None
+
+    def _fits_class(self, shape: Shape) -> bool:
+        """Return True if a network of this shape is proven equal in its own class."""
+        _, reason = choose_deployed(self.build(shape, "none"), self.example, seed=self.options.seed)
+        return reason is None
 
     def measure_error(self, shape: Shape) -> float:
         """Build and repair a network of this shape, and return its error on the calibration data."""

@@ -14,7 +14,7 @@ the blocks that are missing. The places of least loss are built, and the one of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ from netgraph.coarsen.hierarchy.budget import (
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.partition.size_costs import COSTS, SizeCosts
 from netgraph.errors import NothingToMergeError
-from netgraph.tracing.unit_spec import Axis
+from netgraph.tracing.unit_spec import Axis, UnitSpec
 
 Sizes = dict[str, int]
 RATIOS = (0.9, 0.75, 0.5, 0.25, 0.125)  # of units that stay, at which errors are measured
@@ -60,8 +60,10 @@ class Chooser:
         Numbers of units become multiples of it, if possible.
     repaired : bool, default False
         Measure errors after repair. This takes several times as long.
-    merges_units : bool, default True
-        False keeps all units.
+    only : collection of str, optional
+        Axes whose units may merge. By default all that are free.
+    alike : dict of str to str, default {}
+        By axis another one, whose number of units it gets (`netgraph.analysis.alike_axes`).
     steps : tuple of ChainCoarsening, default ()
         Blocks that are missing.
     loss : float, default 0
@@ -81,7 +83,8 @@ class Chooser:
     example: Any
     round_to: int
     repaired: bool = False
-    merges_units: bool = True
+    only: Collection[str] | None = None
+    alike: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[ChainCoarsening, ...] = ()
     loss: float = 0.0
     known: Mapping[str, list[float]] = field(default_factory=dict)
@@ -93,15 +96,34 @@ class Chooser:
     def __post_init__(self) -> None:
         self.builder.plan = replace(self.builder.plan, alike=True)  # as `build_hierarchy` merges with ratios by axis
         step, judge, repaired_judge = self.builder.begin_channels(JUDGED_ROWS)
-        self.axes = step.axes if self.merges_units else []
-        if not self.axes and self.must_merge:
+        free = [axis for axis in step.axes if self.only is None or axis.name in self.only]
+        if not free and self.must_merge:
             raise NothingToMergeError(self.builder.plan.explain_nothing(self.builder.spec, None))
-        missing = replace(step, axes=[axis for axis in self.axes if axis.name not in self.known])
+        missing = replace(step, axes=[axis for axis in free if axis.name not in self.known])
         measured = measure_error_curves(missing, judge, repaired_judge if self.repaired else None, RATIOS)
-        self.errors = {axis.name: {**self.known, **measured}[axis.name] for axis in self.axes}
-        self.curves = {
-            axis.name: ErrorCurve.of(axis, self.errors[axis.name], self.round_to, RATIOS) for axis in self.axes
-        }
+        self.errors = {axis.name: {**self.known, **measured}[axis.name] for axis in free}
+        names = {axis.name for axis in free}
+        self.alike = {axis: first for axis, first in self.alike.items() if {axis, first} <= names}
+        self.axes = [axis for axis in free if axis.name not in self.alike]
+        self.curves = {axis.name: self._add_curves([axis, *self._find_followers(axis, free)]) for axis in self.axes}
+
+    @property
+    def spec(self) -> UnitSpec:
+        """The spec of the network, in which axes that are to be alike follow one another."""
+        return replace(self.builder.spec, follows={**self.builder.spec.follows, **self.alike})
+
+    def expand(self, sizes: Sizes) -> Sizes:
+        """Return the sizes with those of the axes that follow others."""
+        return {**sizes, **{axis: sizes[first] for axis, first in self.alike.items() if first in sizes}}
+
+    def _find_followers(self, axis: Axis, axes: Sequence[Axis]) -> list[Axis]:
+        return [other for other in axes if self.alike.get(other.name) == axis.name]
+
+    def _add_curves(self, axes: Sequence[Axis]) -> ErrorCurve:
+        """Return the sum of the losses of axes that have equal sizes."""
+        curves = [ErrorCurve.of(axis, self.errors[axis.name], self.round_to, RATIOS) for axis in axes]
+        sizes = curves[0].sizes
+        return ErrorCurve(sizes, [sum(curve.loss(int(size)) for curve in curves) for size in sizes])
 
     def choose_for_cost(self, costs: SizeCosts, limit: float) -> tuple[Sizes, bool]:
         """Return the largest sizes on the way whose cost is within a limit, and whether there are any."""
@@ -186,7 +208,7 @@ class Selection:
 
     def choose_for_share(self, target: Target) -> tuple[Shape, bool]:
         """Return the shape for a share of the parameters or FLOPs, and whether there is one."""
-        costs = [COSTS[target.kind](base.builder.spec) for base in self.bases]
+        costs = [COSTS[target.kind](base.spec) for base in self.bases]
         shapes, is_met = self._choose_shapes(costs, target.value * costs[0].measure({}))
         if is_met and len(shapes) > 1 and self.measure_error is not None:
             return min(shapes[:BUILT], key=self.measure_error), True
@@ -216,7 +238,7 @@ class Selection:
         """
         example = self.bases[0].example
         example = resize_rows(example, batch) if has_rows(example) else example
-        costs = [predict_latency(base.builder.base, base.builder.spec, example) for base in self.bases]
+        costs = [predict_latency(base.builder.base, base.spec, example) for base in self.bases]
         whole, share = costs[0].measure({}), target.value
         tried: list[tuple[float, Shape]] = []
         for _ in range(MEASUREMENTS):
@@ -255,7 +277,7 @@ class Selection:
     def _list_places(self) -> list[Shape]:
         """Return shapes from dear to cheap, about `SPACING` of the whole network apart. None has more loss than a cheaper one."""
         kind = "flops" if COSTS["flops"](self.whole.spec).measure({}) else "parameters"
-        costs = [COSTS[kind](base.builder.spec) for base in self.bases]
+        costs = [COSTS[kind](base.spec) for base in self.bases]
         spacing = SPACING * costs[0].measure({})
         bins: dict[int, tuple[float, float, Shape]] = {}  # of each stretch of costs the shape of the least loss
         for base, cost in zip(self.bases, costs, strict=True):

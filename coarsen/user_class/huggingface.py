@@ -50,6 +50,7 @@ def iterate_config_networks(
         list(dict.fromkeys((*model.state_dict(), *(name for name, _ in model.named_buffers())))),
         state,
         _list_options(model.config, sizes, blocks),
+        vars(model.config),
     )
     fits, lost = 0, ""
     for values in itertools.islice(search.iterate_values(), TRIES):
@@ -98,6 +99,10 @@ def _list_options(config: Any, sizes: SizeChange, blocks: BlockChange) -> dict[s
             options[name] = [*fewer, value]
             continue
         if name.startswith("_") or not WIDTHS.search(name):
+            continue
+        if value is None:  # a number that follows from others, as n_inner of GPT-2 is four times n_embd
+            changed = {n for fine, kinds in counts.items() for n in kinds.get("whole", ()) if n != fine}
+            options[name] = [None, *sorted(changed)]
             continue
         others = list_coarse_sizes(name, value, counts) if type(value) is int else [recount_value(name, value, counts)]
         if any(v != value for v in others):

@@ -26,21 +26,24 @@ class ShapeSearch:
     state : dict of str to Tensor
         Coarse parameters and buffers.
     options : dict of str to list
-        For each number the values that it may have, the most likely first and that of the fine network last.
+        For each number the values that it may have, the most likely first.
+    fine : dict of str to object
+        The numbers of the fine network, which may be more than those of ``options``.
     """
 
     build: Callable[[Values], nn.Module]
     names: Sequence[str]
     state: Mapping[str, Tensor]
     options: Mapping[str, list[Any]]
+    fine: Mapping[str, Any]
     first_misfit: str = ""
     known: dict[tuple[str, ...], float] = field(default_factory=dict)
 
     def iterate_values(self) -> Iterator[Values]:
         """Yield numbers, the most likely first. If those do not fit, they are first changed one by one until they do."""
         fitting = None
-        for place in (0, -1):  # the most likely numbers, and those of the fine network
-            values = {name: choices[place] for name, choices in self.options.items()}
+        likely = {name: choices[0] for name, choices in self.options.items()}
+        for values in (likely, {name: self.fine[name] for name in self.options}):
             fitting = fitting or self._change_one_by_one(values)
         choices = dict(self.options)
         if fitting is not None:  # numbers that no shape shows may still have other values

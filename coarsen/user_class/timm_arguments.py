@@ -116,7 +116,7 @@ def _start_search(timm: Any, name: str, base: Mapping[str, Any], network: nn.Mod
             raise OwnClassError(
                 f"timm does not build its architecture {name} again ({describe_error(error)})"
             ) from error
-    return ShapeSearch(build, list(fine.state_dict()), network.state_dict(), _list_options(noted, fine, network))
+    return ShapeSearch(build, list(fine.state_dict()), network.state_dict(), _list_options(noted, fine, network), noted)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from netgraph.io.files.output_files import check_path
 from netgraph.models.data.datasets import IMAGE_SHAPES, NAMES, Dataset, load_dataset
 from netgraph.models.data.readers.image_folder import find_images, read_images
 from netgraph.models.data.readers.tensor_file import ENDINGS, read_tensors
+from netgraph.models.data.text_windows import is_text_file, read_windows
 from netgraph.models.data.tokenizer import attention_mask, encode_texts, padding_id
 from netgraph.utils.seeds import make_random
 
@@ -67,7 +68,8 @@ def load_calibration(
     ----------
     source : str or path
         ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10`` or ``imdb`` (rows of the training split), an image folder, or
-        a ``.npy``, ``.pt`` or ``.safetensors`` file. A file holds one tensor, or the tensors ``inputs`` and ``targets``.
+        a ``.npy``, ``.pt`` or ``.safetensors`` file. A file holds one tensor, or the tensors ``inputs`` and ``targets``. Windows of a text:
+        ``NAME.txt``, or ``text:FILE``.
     example : Tensor, or tuple or dict of tensors
         Input of the network, of shape (rows, ...). Networks for text may take two tensors: tokens and their mask. For a
         network on vectors, images are flattened and a warning says so.
@@ -78,7 +80,7 @@ def load_calibration(
     root : path, optional
         Folder of the data sets. By default the environment variable ``NETGRAPH_DATA`` names it.
     tokenizer : tokenizers.Tokenizer, optional
-        Tokenizer of the network, for ``imdb``.
+        Tokenizer of the network, for texts. A text file needs it.
 
     Returns
     -------
@@ -110,9 +112,13 @@ def check_request(source: str | Path, example: Any, n: int) -> Tensor:
             f"{n:,} rows were asked for, and inputs have the shape {_format_shape(like)}. Change n to at least 1 row, and to at "
             f"most {LIMIT:,} values in all."
         )
-    if len(tensors) > 2 or (len(tensors) == 2 and str(source) != "imdb"):
+    if len(tensors) > 2 or (len(tensors) == 2 and not is_text(source)):
         raise DataError(
-            f"the network takes {len(tensors)} tensors, and {source} gives one. Only imdb gives two, tokens and their mask."
+            f"the network takes {len(tensors)} tensors, and {source} gives one. Only texts give two, tokens and their mask."
+        )
+    if is_text_file(source) and (like.is_floating_point() or like.ndim != 2):
+        raise DataError(
+            f"{source} is text, as whole numbers (rows, tokens), and the network takes {like.dtype} of {_format_shape(like)}. Choose a source that fits it."
         )
     return like
 
@@ -121,8 +127,16 @@ def shape_like_example(data: CalibrationData, example: Any, source: str) -> Cali
     """Return rows in the form of a network's example, with a mask of the tokens if it takes one."""
     tensors = _example_tensors(example)
     inputs = _fit_to_example(data.inputs, tensors[0], source)
-    mask = [attention_mask(inputs, padding_id(data.tokenizer)).to(tensors[1].dtype)] if len(tensors) == 2 else []
+    mask = []
+    if len(tensors) == 2:
+        seen = torch.ones_like(inputs) if is_text_file(source) else attention_mask(inputs, padding_id(data.tokenizer))
+        mask = [seen.to(tensors[1].dtype)]  # windows of a text have no padding
     return data._replace(inputs=_pack_like(example, [inputs, *mask]))
+
+
+def is_text(source: str | Path) -> bool:
+    """Return True for a source whose rows are tokens of texts."""
+    return str(source) == "imdb" or is_text_file(source)
 
 
 def find_shape(source: str | Path) -> tuple[int, ...] | None:
@@ -205,6 +219,9 @@ def _read_source(
     path = Path(source)
     if str(source) in NAMES:
         return _read_dataset(str(source), like, n, seed, root, tokenizer)
+    if is_text_file(source):
+        windows = read_windows(source, tokenizer, like.shape[1])
+        return CalibrationData(windows[draw_rows(len(windows), n, seed), :-1].long(), None, tokenizer)
     check_path(path, DataError)
     if path.is_dir():
         files, classes = find_images(path)
@@ -226,7 +243,7 @@ def open_tensor_file(path: Path, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return inputs and targets of a file whose rows fit an example. They stay on disk until rows are taken."""
     if path.suffix not in ENDINGS:
         raise DataError(
-            f"{path} is neither a data set ({', '.join(NAMES)}), a folder, or a file that ends in {', '.join(ENDINGS)}. "
+            f"{path} is neither a data set ({', '.join(NAMES)}), a folder, or a file that ends in {', '.join(ENDINGS)} or .txt. "
             "Give one of these."
         )
     if not path.is_file():

@@ -28,6 +28,7 @@ from netgraph.models.data.calibration import (
 )
 from netgraph.models.data.datasets import NAMES, DataSplit
 from netgraph.models.data.readers.image_folder import find_images
+from netgraph.models.data.text_windows import is_text_file, read_windows
 from netgraph.utils.seeds import make_random
 
 CALIBRATION, VALIDATION, TEST = 512, 2000, 10_000  # most rows of each part
@@ -81,7 +82,8 @@ def load_splits(
     ----------
     source : str or path
         A data set, whose own splits are taken, or a file or a folder as `load_calibration` takes them. A folder that has ``train`` and
-        ``test`` in it, and perhaps ``valid``, is read by these. Rows without splits are divided by the seed.
+        ``test`` in it, and perhaps ``valid``, is read by these. Rows without splits are divided by the seed. Windows of a text are divided in
+        their order: the first half, the next quarter, and the last.
     example : Tensor, or tuple or dict of tensors
         Input of the network, of shape (rows, ...).
     n, n_valid, n_test : int, default 512, 2000 and 10000
@@ -91,9 +93,9 @@ def load_splits(
     root : path, optional
         Folder of the data sets. By default the environment variable ``NETGRAPH_DATA`` names it.
     tokenizer : tokenizers.Tokenizer, optional
-        Tokenizer of the network, for ``imdb``.
+        Tokenizer of the network, for texts. A text file needs it.
     next_tokens : bool, default False
-        For ``imdb``: the target of each token is the next one, as a language model needs it.
+        For texts: the target of each token is the next one, as a language model needs it.
 
     Returns
     -------
@@ -130,8 +132,10 @@ def _open_source(
     """Return a function that reads rows of a part, the row numbers of each part, and words for each part."""
     if str(source) in NAMES:
         return _open_dataset(str(source), like, root, tokenizer, next_tokens)
+    if is_text_file(source):
+        return _open_text(source, like, tokenizer, next_tokens)
     if next_tokens:
-        raise DataError(f"{source} has no texts whose next tokens are targets. Give imdb.")
+        raise DataError(f"{source} has no texts whose next tokens are targets. Give imdb or a text file.")
     path = Path(source)
     check_path(path, DataError)
     if path.is_dir():
@@ -161,6 +165,25 @@ def _open_dataset(
         "test": "rows of the test split",
     }
     return read, {part: torch.arange(len(split)) for part, split in splits.items()}, words
+
+
+def _open_text(
+    source: str | Path, like: Tensor, tokenizer: Any, next_tokens: bool
+) -> tuple[Read, dict[str, Tensor], dict[str, str]]:
+    """Return the windows of a text in their order, so that no part has a passage of another."""
+    windows, length = read_windows(source, tokenizer, like.shape[1]), like.shape[1]
+    n, quarter = len(windows), len(windows) // 4
+    _check_rows(quarter, Path(source))
+
+    def read(_: str, rows: Tensor) -> CalibrationData:
+        tokens = windows[rows].long()
+        return CalibrationData(tokens[:, :-1], tokens[:, 1:] if next_tokens else None, tokenizer)
+
+    numbers, first = torch.arange(n), n - 2 * quarter
+    parts = {"train": numbers[:first], "valid": numbers[first : n - quarter], "test": numbers[n - quarter :]}
+    places = {"train": "first", "valid": "next", "test": "last"}
+    words = {part: f"of the {places[part]} {len(rows):,} windows of {length:,} tokens" for part, rows in parts.items()}
+    return read, parts, words
 
 
 def _open_folder(path: Path, like: Tensor, seed: int) -> tuple[Read, dict[str, Tensor], dict[str, str]]:

@@ -24,6 +24,7 @@ from netgraph.utils.choices import TOKENIZERS
 
 PAD, UNKNOWN, CLS = 0, 1, 2
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]")
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>")  # of GPT-2, Llama 3 and Llama, which have no padding token
 LIMIT = 2**26  # bytes of a tokenizer's file
 MOST_TOKENS = 2**22  # the largest vocabularies have about 2**20
 _AT_ONCE = 1000
@@ -212,8 +213,8 @@ def open_tokenizer(path: str | Path) -> Any:
         raise DataError(f"{path} is no tokenizer. Give a JSON file of at most {LIMIT:,} bytes.")
     try:
         text = path.read_text(encoding="utf-8")
-        _check_numbers(text)
-        with _explain_panics():
+        check_numbers(_parse(text))
+        with explain_panics():
             tokenizer = _import_tokenizers().Tokenizer.from_str(text)
             tokenizer.encode("a")  # parts of a file may contradict one another
         return tokenizer
@@ -223,17 +224,26 @@ def open_tokenizer(path: str | Path) -> Any:
         raise DataError(f"{path} cannot be read as a tokenizer ({str(error)[:200]}). Save it again.") from error
 
 
-def _check_numbers(text: str) -> None:
-    """Refuse numbers of tokens for which the library would take gigabytes. It ends the process where it does not get them.
+def _parse(text: str) -> Any:
+    """Return JSON as data.
 
     Raises
     ------
     ValueError
     """
     try:
-        document = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("its JSON nests too deep") from None
+
+
+def check_numbers(document: Any) -> None:
+    """Refuse numbers of tokens for which the library would take gigabytes. It ends the process where it does not get them.
+
+    Raises
+    ------
+    ValueError
+    """
     model = document.get("model") if isinstance(document, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
@@ -244,7 +254,7 @@ def _check_numbers(text: str) -> None:
 
 
 @contextmanager
-def _explain_panics() -> Iterator[None]:
+def explain_panics() -> Iterator[None]:
     """Turn a panic of the library in a block, which is no `Exception`, into an error.
 
     Raises
@@ -266,10 +276,10 @@ def decode_tokens(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
 
 
 def padding_id(tokenizer: Any) -> int:
-    """Return the padding token of a tokenizer, ``PAD`` if it has none or there is no tokenizer."""
+    """Return the padding token of a tokenizer, else the token that ends a text, else ``PAD``."""
     if tokenizer is None:
         return PAD
-    named = [tokenizer.token_to_id(name) for name in (SPECIAL[PAD], "<pad>")]
+    named = [tokenizer.token_to_id(name) for name in (SPECIAL[PAD], "<pad>", *ENDS)]
     padding: int = (tokenizer.padding or {}).get("pad_id", next((i for i in named if i is not None), PAD))
     return padding
 
@@ -319,7 +329,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, length: int = 256) -> 
 def _encode_in_batches(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
     """Yield the tokens of each text."""
     for start in range(0, len(texts), _AT_ONCE):
-        with _explain_panics():
+        with explain_panics():
             encodings = tokenizer.encode_batch(list(texts[start : start + _AT_ONCE]))
         for encoding in encodings:
             yield encoding.ids

@@ -90,7 +90,7 @@ def find_chains(spec: UnitSpec) -> tuple[list[Chain], list[str]]:
     """
     chains: list[Chain] = []
     reasons: list[str] = []
-    for blocks, names in _find_candidates(spec):
+    for blocks, names in iterate_alike_modules(spec):
         if any(
             block.startswith(f"{block_in_chain}.")
             for chain in chains
@@ -114,7 +114,7 @@ def locate_segments(graph: fx.Graph, chain: Chain) -> list[Segment]:
     return [segment for segment in segments if segment is not None]
 
 
-def _find_candidates(spec: UnitSpec) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+def iterate_alike_modules(spec: UnitSpec) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Yield runs of sibling modules with parameters of the same names and shapes, outer modules first."""
     children: dict[str, dict[str, list[tuple[str, tuple[int, ...], bool]]]] = {}
     for name, terms in spec.parameters.items():

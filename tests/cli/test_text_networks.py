@@ -10,6 +10,7 @@ from torch.nn import functional
 
 import netgraph as ng
 from netgraph.coarsen.network import functional_error
+from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.models import Decoder, Encoder
 from netgraph.models.data import tokenizer as text
 from netgraph.models.data.datasets import Dataset, DataSplit
@@ -133,3 +134,46 @@ def test_a_walk_ends_at_its_last_pause():
         if stop.arguments[0][1] is recorded.get_submodule("blocks.0.down").weight:
             assert called == ["blocks.0.up"]
     assert called == ["blocks.0.up", "blocks.0.down"], "only the head, the last pause, is not run"
+
+
+def write_gpt2(folder, book):
+    """Write a small GPT-2 with random weights, its tokenizer, and a text."""
+    prepare_torchvision()
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    words = text.train_tokenizer([book], kind="bpe", vocabulary=300)
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=4, n_head=4, n_positions=32, vocab_size=300, bos_token_id=1, eos_token_id=1
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    words.save(str(folder / "tokenizer.json"))
+    return transformers, words
+
+
+def test_a_causal_language_model_of_transformers_is_compressed_on_a_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt").mkdir()
+    book = "".join(f"line {i} of a text, with words and words.\n" for i in range(300))
+    (tmp_path / "book.txt").write_text(book)
+    transformers, words = write_gpt2(tmp_path / "gpt", book)
+    data = ("--data", "book.txt", "--input", "input_ids=2x16:int64")
+    out, err = succeed("compress", "hf:gpt", *data, "--samples", 32, "--target", "flops=0.8", "-o", "small", "--json")
+    assert "windows of 16 tokens calibrate" in err
+    result = json.loads(out)
+    assert (result["metric"], result["class"]) == ("perplexity", "GPT2LMHeadModel")
+    tokens = torch.tensor(words.encode(book, add_special_tokens=False).ids)
+    n = (len(tokens) - 1) // 16
+    last = range(n - n // 4, n)
+    for folder, stage in (("gpt", 0), ("small", -1)):
+        model = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+        losses = [
+            functional.cross_entropy(
+                model(tokens[None, 16 * i : 16 * i + 16]).logits[0], tokens[16 * i + 1 : 16 * i + 17]
+            ).item()
+            for i in last
+        ]
+        assert result["stages"][stage]["metric"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-3)
+    out, err = succeed("evaluate", "hf:gpt", "hf:small", *data, "--json")
+    assert f"{n // 4} of the last {n // 4} windows of 16 tokens give the metric" in err
+    judged = [network["metrics"]["perplexity"] for network in json.loads(out)["networks"]]
+    assert judged == pytest.approx([result["stages"][0]["metric"], result["stages"][-1]["metric"]], rel=1e-3)

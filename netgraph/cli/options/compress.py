@@ -183,11 +183,12 @@ def read_rows(
     NetgraphError
         The source does not fit the network.
     """
+    from netgraph.models.data.calibration import is_text
     from netgraph.models.data.row_splits import load_splits
 
     n, n_valid, n_test = counts
     words = find_text_tokenizer(model, tokenizer, data)
-    next_tokens = data == "imdb" and predicts_next_tokens(network, example)
+    next_tokens = is_text(str(data)) and predicts_next_tokens(network, example)
     with print_warnings():
         return load_splits(
             str(data), example=example, n=n, n_valid=n_valid, n_test=n_test, seed=seed, tokenizer=words, next_tokens=next_tokens,
@@ -203,7 +204,7 @@ def check_data(data: str | None) -> None:
     """
     if data is None:
         raise NetgraphError(
-            "networks are judged on rows of data. Give --data, such as digits, cifar10, a folder of pictures or a .npy file."
+            "networks are judged on rows of data. Give --data, such as digits, cifar10, a folder of pictures, a .npy file or a .txt file."
         )
 
 

@@ -54,10 +54,15 @@ def holds_hierarchy(model: str) -> bool:
 
 def find_tokenizer(model: str, path: Path | None) -> Any:
     """Return the tokenizer at a path, or the one in the folder of the network, or None."""
+    from netgraph.io.hub.text_files import find_source_folder, has_tokenizer
+    from netgraph.models.data.folder_tokenizer import open_folder_tokenizer
     from netgraph.models.data.tokenizer import open_tokenizer
 
-    path = find_tokenizer_file(model, path)
-    return None if path is None else open_tokenizer(path)
+    file = find_tokenizer_file(model, path)
+    if file is not None:
+        return open_tokenizer(file)
+    folder = find_source_folder(model)
+    return None if folder is None or not has_tokenizer(folder) else open_folder_tokenizer(folder)
 
 
 def find_text_tokenizer(model: str, path: Path | None, data: str | None) -> Any:
@@ -68,12 +73,14 @@ def find_text_tokenizer(model: str, path: Path | None, data: str | None) -> Any:
     NetgraphError
         A tokenizer was asked for, and the rows are no text.
     """
-    if data != "imdb":
+    from netgraph.models.data.calibration import is_text
+
+    if not is_text(str(data)):
         if path is not None:
             raise NetgraphError(f"--tokenizer {path} reads texts, and --data {data} has none. Leave it out.")
         return None
     tokenizer = find_tokenizer(model, path)
-    if tokenizer is None:
+    if tokenizer is None and data == "imdb":
         echo(
             f"netgraph: no tokenizer lies beside {model}, and the words are those that `netgraph train` learns from {data}",
             err=True,
@@ -196,7 +203,7 @@ class DataOptions:
 
     data: str | None = declare_option(
         None,
-        help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt.",
+        help="Calibration data: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy, .pt or .txt, or text:FILE.",
         metavar="SOURCE", words=DATA_SETS,
     )  # fmt: skip
     samples: int = declare_option(512, help="Rows of calibration data.", metavar="N")

@@ -19,7 +19,8 @@ BESIDE = re.compile(
     r"|chat_template\.json|(.*_)?preprocessor_config\.json|processor_config\.json|generation_config\.json"
 )
 TEMPLATES = "additional_chat_templates"  # a folder of .jinja
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+TOKENIZER = "tokenizer.json"
+OLDER_TOKENIZERS = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
 def copy_text_files(sources: Sequence[Path], folder: Path) -> None:
@@ -50,7 +51,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 def has_tokenizer(folder: Path) -> bool:
     """Return True if a folder has a tokenizer."""
-    return any((folder / name).is_file() for name in TOKENIZERS)
+    return any((folder / name).is_file() for name in (TOKENIZER, *OLDER_TOKENIZERS))
 
 
 def list_sources(network: nn.Module) -> list[Path]:

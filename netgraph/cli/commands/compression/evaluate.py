@@ -69,7 +69,7 @@ def evaluate_models(
         typer.Option(
             metavar="SOURCE",
             autocompletion=complete_words(DATA_SETS),
-            help="Rows of the test: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt.",
+            help="Rows of the test: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy, .pt or .txt, or text:FILE.",
         ),
     ] = None,
     metric: Annotated[

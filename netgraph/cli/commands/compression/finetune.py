@@ -90,7 +90,7 @@ def finetune_model(
         typer.Option(
             metavar="SOURCE",
             autocompletion=complete_words(DATA_SETS),
-            help="Rows to train on: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy or .pt.",
+            help="Rows to train on: digits, mnist, fashion-mnist, cifar10, imdb, a folder of pictures, a .npy, .pt or .txt, or text:FILE.",
         ),
     ] = None,
     json_: Json = False,
