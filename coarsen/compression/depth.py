@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from netgraph.analysis.residual_chains import Chain, find_chains
+from netgraph.analysis.residual_chains import Chain, explain_no_chain, find_chains
 from netgraph.coarsen.compression.selection import JUDGED_ROWS, Chooser
 from netgraph.coarsen.directions.block_alignment import align_blocks
 from netgraph.coarsen.directions.block_similarity import choose_run, choose_weak_blocks, measure_similarity
@@ -108,8 +108,9 @@ def measure_depths(builder: LevelBuilder, *, repaired: bool) -> list[DepthTrial]
     """
     chains, obstacles = find_chains(builder.spec)
     if not chains:
-        reasons = "; ".join(obstacles[:3]) or "no two neighbouring modules have parameters of the same names and shapes"
-        raise NothingToMergeError(f"depth leaves out alike residual blocks, and there are none: {reasons}.")
+        raise NothingToMergeError(
+            f"depth leaves out alike residual blocks, and there are none: {explain_no_chain(obstacles)}."
+        )
     trials = []
     for i, chain in enumerate(chains):
         if builder.plan.progress is not None:

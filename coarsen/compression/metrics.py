@@ -20,6 +20,7 @@ from netgraph.coarsen.network.functional_error import (
     ExpectedOutputs,
     choose_batch,
     compute_outputs,
+    explain_inputs,
     function_error,
     iterate_outputs,
     split_batches,
@@ -193,9 +194,7 @@ def _explain_rows() -> Iterator[None]:
     except NetgraphError:
         raise
     except Exception as error:  # operators raise many kinds
-        raise NetgraphError(
-            f"the network does not run on the rows of the metric ({describe_error(error)}). Give inputs that nest like the example."
-        ) from error
+        raise explain_inputs(error, "the rows of the metric") from error
 
 
 def _split_targets(targets: Tensor, inputs: Any, size: int) -> Sequence[Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from netgraph.analysis.remove_blocks import drop_blocks
-from netgraph.analysis.residual_chains import Chain, find_chains
+from netgraph.analysis.residual_chains import Chain, explain_no_chain, find_chains
 from netgraph.coarsen.directions.block_alignment import align_blocks
 from netgraph.coarsen.directions.depth import ChainCoarsening, DepthMap, coarsen_chain
 from netgraph.coarsen.directions.resolution import trace_at_resolution
@@ -29,6 +29,7 @@ from netgraph.coarsen.network.functional_error import (
     ExpectedOutputs,
     FunctionErrorJudge,
     choose_batch,
+    explain_inputs,
     function_error,
     iterate_outputs,
     split_batches,
@@ -84,10 +85,7 @@ class Calibration:
         except NetgraphError:  # which says by itself what is wrong with the inputs
             raise
         except Exception as error:  # operators raise many kinds
-            raise NetgraphError(
-                f"the network does not run on the calibration data ({type(error).__name__}: {str(error)[:200]}). Give "
-                "inputs that nest like the example."
-            ) from error
+            raise explain_inputs(error, "the calibration data") from error
 
 
 @dataclass
@@ -431,5 +429,4 @@ def _explain_no_chain(chain_list: list[Chain], obstacles: list[str], blocks: int
     if chain_list:
         asked = "the ratio keeps" if blocks is None else f"blocks (--blocks) of {blocks} keeps"
         return f"{asked} every block of {', '.join(chain.name for chain in chain_list[:3])}. Give a smaller one."
-    reasons = "; ".join(obstacles[:3]) or "no two neighbouring modules have parameters of the same names and shapes"
-    return f"depth merges alike residual blocks, and there are none: {reasons}"
+    return f"depth merges alike residual blocks, and there are none: {explain_no_chain(obstacles)}"

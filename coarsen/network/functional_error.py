@@ -15,7 +15,7 @@ from netgraph.coarsen.network.head_alignment import rotate_to_one_basis
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.transfer.nested_transfer import compose_transfers
 from netgraph.coarsen.transfer.transfer import Transfer
-from netgraph.errors import NetgraphError
+from netgraph.errors import NetgraphError, describe_error
 from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
@@ -27,6 +27,17 @@ from netgraph.utils.pytree import have_equal_rows as have_equal_rows
 
 ROOM = 2**25  # most numbers in the outputs of one batch, 128 MiB of float32
 KEPT = 2**26  # most numbers in outputs that are kept to compare others with
+
+
+def explain_inputs(error: Exception, inputs: str) -> NetgraphError:
+    """Return the error of a network that does not run on some inputs, with what to do."""
+    advice = "Give inputs that nest like the example."
+    if isinstance(error, IndexError):
+        advice = (
+            "Tokens have numbers beyond its vocabulary, or a row has more of them than it has positions. Give the tokenizer of the network, "
+            "or shorter rows (--input, example= in Python)."
+        )
+    return NetgraphError(f"the network does not run on {inputs} ({describe_error(error)}). {advice}")
 
 
 def split_batches(data: Any, size: int) -> list[Any]:

@@ -27,6 +27,7 @@ from netgraph.io.huggingface import build_on_meta, silence_transformers
 WIDTHS = re.compile(
     r"hidden|embed|embd|inter|inner|dim|d_|ff|head|channel|width|proj|state|group|rank|conv|expert|top_?k|moe_k"
 )
+TOKENS = re.compile(r"_ids?$")  # numbers of tokens, such as pad_token_id, are no widths
 TRIES = 256
 
 
@@ -98,7 +99,7 @@ def _list_options(config: Any, sizes: SizeChange, blocks: BlockChange) -> dict[s
         if not name.startswith("_") and (fewer := blocks.list_options(name, value)):
             options[name] = [*fewer, value]
             continue
-        if name.startswith("_") or not WIDTHS.search(name):
+        if name.startswith("_") or not WIDTHS.search(name) or TOKENS.search(name):
             continue
         if value is None:  # a number that follows from others, as n_inner of GPT-2 is four times n_embd
             changed = {n for fine, kinds in counts.items() for n in kinds.get("whole", ()) if n != fine}

@@ -82,8 +82,12 @@ def _encode(path: Path, tokenizer: Any) -> Iterator[np.ndarray]:
 
 def _read_pieces(path: Path) -> Iterator[str]:
     """Yield the text of a file in pieces of whole lines."""
-    if not path.is_file() or path.stat().st_size > LIMIT:
-        raise DataError(f"{path} is no text file here of at most {LIMIT:,} bytes. Give one, or a part of it.")
+    if not path.is_file():
+        raise DataError(
+            f"{path} is {'a folder' if path.is_dir() else 'not here'}. Give a text file, as NAME.txt or text:FILE."
+        )
+    if path.stat().st_size > LIMIT:
+        raise DataError(f"{path} has {path.stat().st_size:,} bytes, and at most {LIMIT:,} are read. Give a part of it.")
     try:
         with path.open(encoding="utf-8") as file:
             while lines := file.readlines(PIECE):

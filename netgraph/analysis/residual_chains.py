@@ -7,6 +7,7 @@ of that layer. They are the *ends* of the block: halving them halves the branch 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise, permutations
@@ -29,6 +30,7 @@ PROPORTIONAL = {  # positions of weight and bias, if the result is proportional 
 }  # fmt: skip
 # Operators of stochastic depth. Their rates often grow along a chain, so blocks may differ in them and stay alike.
 STOCHASTIC_DEPTH = ("aten.bernoulli_", "aten.dropout", "aten.div_")
+LISTED = re.compile(r"(^|[. ])\d+ ")  # a path that ends in the number of a module
 PROPORTIONAL_TO_FIRST = COPIES | VIEWS | EXPANSIONS | DROPOUTS  # the result is proportional to the first argument
 
 
@@ -106,6 +108,12 @@ def find_chains(spec: UnitSpec) -> tuple[list[Chain], list[str]]:
         ]
         chains += _split_chains(blocks, names, ends, [all(agreed) for agreed in zip(*joined, strict=True)])
     return chains, list(dict.fromkeys(reasons))
+
+
+def explain_no_chain(reasons: Sequence[str]) -> str:
+    """Return why a network has no chain, from the reasons of `find_chains`. That of a module of a list stands for the others."""
+    listed = [reason for reason in reasons if LISTED.search(reason)]
+    return listed[0] if listed else "no list has two neighbouring modules with parameters of the same names and shapes"
 
 
 def locate_segments(graph: fx.Graph, chain: Chain) -> list[Segment]:

@@ -128,7 +128,7 @@ def make_random_like(example: Any, *, seed: int = 7619) -> Any:
     return unflatten_tree(structure, drawn)
 
 
-def guess_input(model: nn.Module, first: Sequence[str] = ()) -> tuple[Any, str]:
+def guess_input(model: nn.Module, first: Sequence[str] = (), *, masks: bool = True) -> tuple[Any, str]:
     """Guess an example from the first layer of a network, and try it on shapes alone.
 
     Parameters
@@ -138,6 +138,8 @@ def guess_input(model: nn.Module, first: Sequence[str] = ()) -> tuple[Any, str]:
     first : sequence of str, default ()
         Inputs such as ``2x3x32x32``, the shape of the data at hand. One is taken in place of the guess if the network runs on it and it has as
         many dimensions, or if there is no guess.
+    masks : bool, default True
+        Guess a mask of padding too, for networks of transformers. Rows without padding need none.
 
     Returns
     -------
@@ -159,7 +161,7 @@ def guess_input(model: nn.Module, first: Sequence[str] = ()) -> tuple[Any, str]:
     '--input 2x6'
     """
     tried: list[str] = []
-    for specs in _with_own_dtype(model, _guess_specs(model)):
+    for specs in _with_own_dtype(model, _guess_specs(model, masks)):
         example = parse_inputs(specs)
         if _runs_on_shapes(model, example):
             return _choose_likely(model, first, example) or (example, " ".join(f"--input {spec}" for spec in specs))
@@ -194,12 +196,12 @@ def _with_own_dtype(model: nn.Module, guesses: Iterator[list[str]]) -> Iterator[
         yield specs
 
 
-def _guess_specs(model: nn.Module) -> Iterator[list[str]]:
+def _guess_specs(model: nn.Module, masks: bool) -> Iterator[list[str]]:
     """Yield guesses for a network, the most likely first."""
     if hasattr(model, "input_shapes"):  # a network saved by netgraph knows its inputs
         yield from _recorded_specs(model)
     if hasattr(model, "config") and hasattr(model, "main_input_name"):
-        yield from _huggingface_specs(model)
+        yield from _huggingface_specs(model, masks)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             yield ["2x16:int64"]
@@ -235,7 +237,7 @@ def _image_specs(module: nn.Module) -> Iterator[list[str]]:
         yield from ([f"2x{channels}x{n}x{n}"] for n in (224, 32, 28, 64, 256, 299))
 
 
-def _huggingface_specs(model: Any) -> Iterator[list[str]]:
+def _huggingface_specs(model: Any, masks: bool) -> Iterator[list[str]]:
     """Yield inputs for a network of transformers, by the name of its main input."""
     config, name = model.config, model.main_input_name
     size = getattr(config, "image_size", 224)
@@ -243,7 +245,8 @@ def _huggingface_specs(model: Any) -> Iterator[list[str]]:
     if name == "pixel_values":
         yield [f"pixel_values=2x{getattr(config, 'num_channels', 3)}x{size}x{size}"]
     elif name == "input_ids":
-        yield ["input_ids=2x16:int64", "attention_mask=2x16:int64"]
+        if masks:
+            yield ["input_ids=2x16:int64", "attention_mask=2x16:int64"]
         yield ["input_ids=2x16:int64"]
         yield ["input_ids=2x16:int64", "decoder_input_ids=2x16:int64"]
     elif name == "input_values":  # one second of sound

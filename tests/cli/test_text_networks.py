@@ -150,6 +150,18 @@ def write_gpt2(folder, book):
     return transformers, words
 
 
+def measure_perplexity(model, tokens):
+    """Return the perplexity on the last quarter of the windows of 16 tokens, one by one."""
+    n = (len(tokens) - 1) // 16
+    losses = [
+        functional.cross_entropy(
+            model(tokens[None, start : start + 16]).logits[0], tokens[start + 1 : start + 17]
+        ).item()
+        for start in range(16 * (n - n // 4), 16 * n, 16)
+    ]
+    return math.exp(np.mean(losses))
+
+
 def test_a_causal_language_model_of_transformers_is_compressed_on_a_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gpt").mkdir()
@@ -163,17 +175,29 @@ def test_a_causal_language_model_of_transformers_is_compressed_on_a_text(tmp_pat
     assert (result["metric"], result["class"]) == ("perplexity", "GPT2LMHeadModel")
     tokens = torch.tensor(words.encode(book, add_special_tokens=False).ids)
     n = (len(tokens) - 1) // 16
-    last = range(n - n // 4, n)
     for folder, stage in (("gpt", 0), ("small", -1)):
         model = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
-        losses = [
-            functional.cross_entropy(
-                model(tokens[None, 16 * i : 16 * i + 16]).logits[0], tokens[16 * i + 1 : 16 * i + 17]
-            ).item()
-            for i in last
-        ]
-        assert result["stages"][stage]["metric"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-3)
-    out, err = succeed("evaluate", "hf:gpt", "hf:small", *data, "--json")
+        assert result["stages"][stage]["metric"] == pytest.approx(measure_perplexity(model, tokens), rel=1e-3)
+    out, _ = succeed(
+        "compress",
+        "gpt",
+        *data,
+        "--samples",
+        32,
+        "--target",
+        "flops=0.8",
+        "--coarsen",
+        "depth",
+        "-o",
+        "short",
+        "--json",
+    )
+    short, result = transformers.GPT2LMHeadModel.from_pretrained("short").eval(), json.loads(out)
+    (chain,) = result["blocks"].values()
+    assert short.config.n_layer == len(chain) < 4
+    assert result["stages"][-1]["metric"] == pytest.approx(measure_perplexity(short, tokens), rel=1e-3)
+    out, err = succeed("evaluate", "hf:gpt", "short", "--data", "book.txt", "--json")
+    assert "guessed --input input_ids=2x16:int64\n" in err, "windows have no padding, and need no mask"
     assert f"{n // 4} of the last {n // 4} windows of 16 tokens give the metric" in err
     judged = [network["metrics"]["perplexity"] for network in json.loads(out)["networks"]]
     assert judged == pytest.approx([result["stages"][0]["metric"], result["stages"][-1]["metric"]], rel=1e-3)

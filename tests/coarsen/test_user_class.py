@@ -346,6 +346,16 @@ def test_transformers_networks_get_a_smaller_config_and_are_saved_and_loaded_wit
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in again.parameters())
 
 
+def test_numbers_of_tokens_are_no_widths_of_a_config():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=8, vocab_size=100, pad_token_id=64)
+    words = torch.ones(2, 8, dtype=torch.int64)
+    hierarchy = ng.build_hierarchy(transformers.GPT2LMHeadModel(config), words, ratio=0.5)
+    own = ng.own_class(hierarchy, words)
+    assert own.config.pad_token_id == 64, "as many as the neurons of a layer, which became fewer"
+    assert own.transformer.h[0].mlp.c_fc.nf < 64
+
+
 def test_what_belongs_to_a_network_of_transformers_goes_with_its_coarse_one(tmp_path):
     transformers = pytest.importorskip("transformers")
     small = {

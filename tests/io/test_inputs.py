@@ -126,3 +126,23 @@ def test_an_input_that_cannot_be_guessed_is_asked_for():
         guess_input(nn.Sequential(nn.Linear(3, 4), nn.Linear(7, 2)))
     with pytest.raises(LoadError, match="key=value"):
         parse_arch_args(["depth"])
+
+
+class Words(nn.Module):
+    """A network of text as those of transformers are called."""
+
+    main_input_name, config = "input_ids", object()
+
+    def __init__(self):
+        super().__init__()
+        self.vectors = nn.Embedding(10, 4)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.vectors(input_ids)
+
+
+def test_a_mask_is_guessed_where_rows_may_have_padding():
+    example, text = guess_input(Words())
+    assert list(example) == ["input_ids", "attention_mask"]
+    assert text == "--input input_ids=2x16:int64 --input attention_mask=2x16:int64"
+    assert guess_input(Words(), masks=False)[1] == "--input input_ids=2x16:int64"

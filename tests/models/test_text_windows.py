@@ -72,7 +72,8 @@ def test_a_mask_of_windows_hides_nothing(words, book):
     [
         (b"\xff\xfe\x00", "is no text in UTF-8"),
         (b"short", "and a window takes 9. Give a longer text"),
-        (None, "is no text file here"),
+        (b"", "has 0 tokens, and a window takes 9"),
+        (None, "is not here. Give a text file"),
     ],
 )
 def test_files_that_are_no_text_are_refused(words, tmp_path, content, message):

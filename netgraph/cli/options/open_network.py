@@ -142,6 +142,7 @@ class OpenOptions:
         from netgraph.io.example_inputs import guess_input, parse_inputs
         from netgraph.io.load import describe_origin, load_model
         from netgraph.io.model_zoo import parse_arch_args
+        from netgraph.models.data.text_windows import is_text_file
 
         self._add_rules()
         example = parse_inputs(self.input_) if self.input_ else None
@@ -157,7 +158,7 @@ class OpenOptions:
             echo(f"netgraph: {origin}", err=True)
         if example is None:
             likely = _list_likely_inputs(data)
-            example, text = guess_input(network, likely)
+            example, text = guess_input(network, likely, masks=data is None or not is_text_file(data))
             is_of_data = any(text.startswith(f"--input {shape}") for shape in likely)
             reason = f", as {data} has it" if is_of_data else ""
             echo(f"netgraph: guessed {text}{reason}", err=True)

@@ -20,7 +20,14 @@ BESIDE = re.compile(
 )
 TEMPLATES = "additional_chat_templates"  # a folder of .jinja
 TOKENIZER = "tokenizer.json"
-OLDER_TOKENIZERS = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+OLDER_TOKENIZERS = (
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 
 
 def copy_text_files(sources: Sequence[Path], folder: Path) -> None:

@@ -10,6 +10,7 @@ import netgraph as ng
 from netgraph.coarsen import Metric, Target
 from netgraph.coarsen.compression.deploy import record_levels
 from netgraph.errors import NetgraphError
+from netgraph.models import Encoder
 
 OPTIONS = ng.CoarsenOptions(coarsener="ward", repair="ridge", prove=False)
 ROWS = torch.randn(256, 8, generator=torch.Generator().manual_seed(1))
@@ -181,3 +182,12 @@ def test_the_hierarchy_is_the_one_that_its_options_build(coarsener, network):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert result.hierarchy.levels[1].reasons == again.levels[1].reasons
+
+
+def test_tokens_without_a_vector_and_rows_of_too_many_are_told_apart_from_other_shapes():
+    network = Encoder(20, 2, width=16, depth=1, n_heads=2, n_hidden=16, length=8)
+    tokens = torch.randint(1, 20, (8, 8))
+    with pytest.raises(NetgraphError, match="Tokens have numbers beyond its vocabulary"):
+        ng.compress(network, tokens + 19, example=tokens[:2])
+    with pytest.raises(NetgraphError, match="or a row has more of them than it has positions"):
+        ng.compress(network, tokens, test=(tokens + 19, None))
