@@ -45,6 +45,8 @@ class Metric:
         Judges a network.
     larger_is_better : bool, default True
         False for losses and errors.
+    counted : int, default 0
+        Targets that a share of right answers is counted over, or 0 for other metrics.
 
     Examples
     --------
@@ -58,6 +60,7 @@ class Metric:
     name: str
     measure: Callable[[nn.Module], float]
     larger_is_better: bool = True
+    counted: int = 0
 
     def evaluate(self, network: nn.Module) -> float:
         """Return the metric of a network.
@@ -79,6 +82,22 @@ class Metric:
     def loss_by(self, before: float, after: float) -> float:
         """Return how much worse a value is than the one before, in the metric's own unit."""
         return before - after if self.larger_is_better else after - before
+
+    def find_standard_error(self, value: float) -> float:
+        """Return how far chance moves a share of right answers, sqrt(p (1 - p) / n), and 0 for other metrics."""
+        return math.sqrt(max(value * (1 - value), 0.0) / self.counted) if self.counted else 0.0
+
+    def find_share_won_back(self, whole: float, small: float, after: float) -> float | None:
+        """Return the share of the loss from ``whole`` to ``small`` that ``after`` has won back, or None for a loss within chance."""
+        lost = self.loss_by(whole, small)
+        return None if lost <= self.find_standard_error(whole) else 1 - self.loss_by(whole, after) / lost
+
+    def describe_precision(self, value: float) -> list[str]:
+        """Return a sentence on the standard error of a share of right answers, or nothing for other metrics."""
+        if not self.counted:
+            return []
+        points = 100 * self.find_standard_error(value)
+        return [f"{self.name} counts {self.counted:,} targets. Its standard error is {points:.2g} points."]
 
 
 def make_metric(
@@ -141,7 +160,8 @@ def make_metric(
         raise NetgraphError(f"the metric {metric} needs targets, and the data have none. Give targets, or take error.")
     parts = _split_targets(targets, inputs, size)
     measure, larger = MEASURES[metric]
-    return Metric(metric, lambda n: measure(_pair_rows(n, batches, parts, outputs)), larger)
+    counted = int((targets != IGNORED).sum()) if metric.startswith("top") else 0
+    return Metric(metric, lambda n: measure(_pair_rows(n, batches, parts, outputs)), larger, counted)
 
 
 def make_error_measure(

@@ -346,10 +346,10 @@ class _Run:
             stages.append(("tuned", self.metric.evaluate(network), time.perf_counter() - started))
         fine, coarse = self.measure(network, hierarchy)
         self._note_unrepaired(hierarchy)
-        lost = self.metric.loss_by(before, stages[0][1])
+        self.notes += self.metric.describe_precision(before)
         table = [Stage("original", fine, before)]
         for name, value, seconds in stages:
-            won = None if name == "merged" or lost <= 0 else 1 - self.metric.loss_by(before, value) / lost
+            won = None if name == "merged" else self.metric.find_share_won_back(before, stages[0][1], value)
             table.append(Stage(name, coarse, value, won, seconds))
         reached = self.compute_reached(network, fine, coarse)
         result = Compressed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -196,7 +196,12 @@ class FunctionErrorJudge:
             Those of axes whose heads come to one basis.
         """
         model = rotate_to_one_basis(self.model, self.spec, turned, self.rotating)
-        network = coarse_network(model, self.spec, transfers).eval()
+        network = coarse_network(model, _keep_evaluation(self.spec), transfers).eval()
         if self.repair is not None:
             self.repair(model, transfers, network)
         return function_error(self.expected, iterate_outputs(network, self.batches, self.spec.outputs))
+
+
+def _keep_evaluation(spec: UnitSpec) -> UnitSpec:
+    """Return a trace without the graph of training, which a network that is only judged never runs."""
+    return replace(spec, plans={mode: plan for mode, plan in spec.plans.items() if mode == "eval"})

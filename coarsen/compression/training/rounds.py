@@ -208,12 +208,11 @@ def _join(
         batches=sorted({*BATCHES, latency_batch} if target.kind == "latency" else BATCHES),
     )  # fmt: skip
     before, (_, *steps) = first.stages[0].metric, last.stages
-    lost = judge.loss_by(before, steps[0].metric)
     stages = [Stage("original", costs[0], before)]
     for i, result in enumerate(results[:-1]):
         stages.append(Stage(f"round {i + 1}", costs[i + 1], result.stages[-1].metric, None, seconds[i]))
     for step in steps:
-        won = None if step.name == "merged" or lost <= 0 else 1 - judge.loss_by(before, step.metric) / lost
+        won = None if step.name == "merged" else judge.find_share_won_back(before, steps[0].metric, step.metric)
         stages.append(replace(step, costs=costs[-1], won_back=won))
     reached = _compute_reached(costs, target, latency_batch)
     every = tuple(dict.fromkeys([*(note for result in results for note in result.notes), *notes]))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from netgraph.models.data.row_splits import RowSplits
 
 COARSENING = dict(list_flags(CoarsenOptions))  # the flag of each field
-TEST_SAMPLES = 10_000
+TEST_SAMPLES = 2_000  # of a search, which runs several networks on them
+ALL_SAMPLES = 10_000  # of commands that judge and do little else
 TUNE_SAMPLES = 50_000
 METRIC_HELP = (
     f"What networks are judged by: {', '.join(METRICS[:-1])} or {METRICS[-1]}. By default top1 for classes, perplexity for next "

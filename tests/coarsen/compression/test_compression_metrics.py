@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +12,7 @@ from torchmetrics import functional as reference
 from torchmetrics.functional import text
 
 from netgraph.coarsen import Metric, make_metric
+from netgraph.coarsen.compression.metrics import IGNORED
 from netgraph.errors import NetgraphError
 
 ROWS, CLASSES = 300, 7  # more than two batches
@@ -104,6 +106,27 @@ def test_a_loss_and_an_accuracy_lose_in_their_own_direction():
     loss = Metric("loss", lambda _: 0.0, larger_is_better=False)
     assert accuracy.loss_by(0.9, 0.8) == pytest.approx(0.1)
     assert loss.loss_by(0.9, 0.8) == pytest.approx(-0.1)
+
+
+def test_the_standard_error_is_that_of_many_draws_and_a_smaller_loss_is_not_won_back():
+    generator = np.random.default_rng(0)
+    targets = torch.zeros(500, dtype=torch.long)
+    targets[7] = IGNORED
+    metric = make_metric("top1", nn.Identity(), torch.zeros(500, 3), targets)
+    assert metric.counted == 499
+    draws = generator.binomial(499, 0.8, size=20_000) / 499
+    assert metric.find_standard_error(0.8) == pytest.approx(draws.std(), rel=0.02)
+    assert metric.find_share_won_back(0.8, 0.79, 0.8) is None  # 1 point, with a standard error of 1.8
+    assert metric.find_share_won_back(0.8, 0.6, 0.75) == pytest.approx(0.75)
+    assert metric.describe_precision(0.8) == ["top1 counts 499 targets. Its standard error is 1.8 points."]
+
+
+def test_a_loss_has_no_standard_error_of_shares():
+    metric = make_metric("loss", nn.Identity(), torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
+    assert metric.find_standard_error(2.0) == 0
+    assert metric.describe_precision(2.0) == []
+    assert metric.find_share_won_back(1.0, 1.5, 1.25) == pytest.approx(0.5)
+    assert metric.find_share_won_back(1.0, 1.0, 0.9) is None
 
 
 def raise_error(_):

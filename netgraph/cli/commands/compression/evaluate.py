@@ -15,8 +15,8 @@ from netgraph.cli.options.coarsen import Json, Seed
 from netgraph.cli.options.command_options import After, with_options
 from netgraph.cli.options.completion import complete_words
 from netgraph.cli.options.compress import (
+    ALL_SAMPLES,
     METRIC_HELP,
-    TEST_SAMPLES,
     check_data,
     check_metric_name,
     check_rows,
@@ -76,7 +76,7 @@ def evaluate_models(
         list[str] | None,
         typer.Option(metavar="NAME", autocompletion=complete_words(METRICS), help=f"{METRIC_HELP} (repeatable)"),
     ] = None,
-    test_samples: Annotated[int, typer.Option(metavar="N", help="Most rows of the test.")] = TEST_SAMPLES,
+    test_samples: Annotated[int, typer.Option(metavar="N", help="Most rows of the test.")] = ALL_SAMPLES,
     tokenizer: Tokenizer = None,
     seed: Seed = 7619,
     json_: Json = False,
@@ -213,7 +213,9 @@ def _format_table(
         [candidate.name, *cost.format_cells(), *(f"{value:.4g}" for value in row)]
         for candidate, cost, row in zip(candidates, costs, values, strict=True)
     ]
-    return [*format_columns(head, rows), describe_latency(costs[0])]
+    pairs = zip(metrics, values[0], strict=True)
+    precision = [sentence for metric, value in pairs for sentence in metric.describe_precision(value)]
+    return [*format_columns(head, rows), describe_latency(costs[0]), *precision]
 
 
 def _build_document(

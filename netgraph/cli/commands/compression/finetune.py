@@ -18,8 +18,8 @@ from netgraph.cli.options.coarsen import Json
 from netgraph.cli.options.command_options import find_typer_option, with_options
 from netgraph.cli.options.completion import complete_words
 from netgraph.cli.options.compress import (
+    ALL_SAMPLES,
     METRIC_HELP,
-    TEST_SAMPLES,
     TUNE_SAMPLES,
     check_data,
     check_metric_name,
@@ -101,7 +101,7 @@ def finetune_model(
         typer.Option(metavar="NAME", autocompletion=complete_words(METRICS), help=METRIC_HELP),
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", help="Most rows to train on.")] = TUNE_SAMPLES,
-    test_samples: Annotated[int, typer.Option(metavar="N", help="Most rows of the test.")] = TEST_SAMPLES,
+    test_samples: Annotated[int, typer.Option(metavar="N", help="Most rows of the test.")] = ALL_SAMPLES,
     tokenizer: Tokenizer = None,
     device: Annotated[str, find_typer_option(TrainOptions, "device")] = "cpu",
     opening: OpenOptions,
@@ -198,10 +198,9 @@ def tune_network(
     if judge.loss_by(before, after) > 0:
         echo("netgraph: the network is worse than before. Give a smaller --lr, more --epochs or more rows.", err=True)
     network.cpu()
-    lost = 0.0 if goal is None else judge.loss_by(goal, before)
     return {
         "rows": {"train": train, "test": test}, "metric": judge.name, "teacher_value": goal, "before": before, "after": after,
-        "won_back": 1 - judge.loss_by(goal, after) / lost if goal is not None and lost > 0 else None,
+        "won_back": None if goal is None else judge.find_share_won_back(goal, before, after),
         "losses": losses, "epochs": options.epochs, "seconds": seconds, "adapters": adapters,
     }  # fmt: skip
 
