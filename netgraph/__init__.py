@@ -72,4 +72,5 @@ __getattr__, __dir__, __all__ = load_on_first_use(
         "UnitSpec": "tracing.unit_spec",
         "verify": "coarsen.network.oracles",
     },
+    packages=("affinity", "coarsen", "fas", "io", "models", "viz"),
 )

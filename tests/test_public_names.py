@@ -132,6 +132,16 @@ def test_examples_print_what_they_show(name, tmp_path, monkeypatch):
     assert runner.failures == 0
 
 
+def test_packages_are_imported_when_a_program_asks_for_them():
+    """As the lines on a card do: ``import netgraph as ng``, then ``ng.coarsen.from_pretrained``."""
+    names = [facade.removeprefix("netgraph.") for facade in FACADES[1:]]
+    code = (
+        f"import netgraph as ng; print(*(getattr(ng, name).__name__ for name in {names}), set({names}) <= set(dir(ng)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [*FACADES[1:], "True"]
+
+
 @pytest.mark.parametrize("facade", FACADES)
 def test_help_and_a_star_import_work_with_or_without_the_extras(facade):
     code = f"import io, pydoc; from {facade} import *; import {facade} as p; pydoc.Helper(output=io.StringIO()).help(p)"

@@ -89,7 +89,7 @@ def form_compressed(result: Compressed) -> Form:
         if _has_library(result.model):
             return choose_form(result.model)
     except OwnClassError as error:
-        return form_graph(record_network(result), f"It is a recorded graph: {error}.")
+        return form_graph(record_network(result), _explain(error))
     return form_graph(record_network(result))
 
 
@@ -111,7 +111,12 @@ def form_coarsest(hierarchy: Hierarchy, example: Any, *, seed: int) -> Form:
     try:
         return choose_form(own_class(hierarchy, example, seed=seed))
     except OwnClassError as error:
-        return form_graph(graph, f"It is a recorded graph: {error}.")
+        return form_graph(graph, _explain(error))
+
+
+def _explain(error: OwnClassError) -> str:
+    """Return a sentence on why a network is not in its own class."""
+    return f"It is a recorded graph: {str(error).removesuffix('.')}."
 
 
 def form_graph(network: GraphNetwork, reason: str = "") -> Form:

@@ -7,14 +7,14 @@ module lacks (PEP 562), so a name costs its import only where it is used, and ``
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 
 def load_on_first_use(
-    package: str, homes: Mapping[str, str], *, needs: Mapping[str, str] | None = None
+    package: str, homes: Mapping[str, str], *, needs: Mapping[str, str] | None = None, packages: Collection[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` for the facade of a package.
 
@@ -27,6 +27,8 @@ def load_on_first_use(
     needs : mapping of str to str, optional
         For names that need an optional library, its module. Where the library is not installed the name is not listed, for
         ``help`` and ``import *`` load every name that is. Asking for the name itself still says what is missing.
+    packages : collection of str, default ()
+        Packages inside this one that are imported when they are asked for, as in ``ng.coarsen.ward``. ``import *`` leaves them out.
 
     Returns
     -------
@@ -44,6 +46,8 @@ def load_on_first_use(
     """
 
     def load(name: str) -> Any:
+        if name in packages:
+            return import_module(f"{package}.{name}")
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f"{package}.{homes[name]}"), name)
@@ -54,6 +58,6 @@ def load_on_first_use(
     public = sorted(homes.keys() - missing)
 
     def names() -> list[str]:
-        return sorted({*public, *vars(sys.modules[package])})
+        return sorted({*public, *packages, *vars(sys.modules[package])})
 
     return load, names, public
