@@ -209,3 +209,6 @@ def test_the_command_writes_and_opens_a_network_with_fewer_blocks(tmp_path, monk
     code, _, err = run_main(*words, "--rounds", "2", "--tune-epochs", "1")
     assert code == 1
     assert "rounds merge channels alone, and the directions are 'depth'" in err
+    code, _, err = run_main(*words, "--coarsener", "hem")
+    assert code == 1
+    assert "--coarsener would have no effect: --coarsen depth merges no units" in err

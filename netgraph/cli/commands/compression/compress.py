@@ -18,7 +18,13 @@ from netgraph.cli.options.coarsen import Json, open_network
 from netgraph.cli.options.command_options import After, with_options
 from netgraph.cli.options.compress import CompressOptions, check_data, choose_metric, read_rows
 from netgraph.cli.options.open_network import DataOptions, Model, OpenOptions, Tokenizer
-from netgraph.cli.options.validation import check_affinity_option, check_open_options, reject_options, typed_options
+from netgraph.cli.options.validation import (
+    NEED_UNITS,
+    check_affinity_option,
+    check_open_options,
+    reject_options,
+    typed_options,
+)
 from netgraph.io.files.locks import lock_outputs
 
 if TYPE_CHECKING:
@@ -57,6 +63,12 @@ def compress_model(
     typed = typed_options(context)
     check_open_options(typed, model, opening.arch)
     check_affinity_option(typed, options.coarsening.coarsener_name)
+    if "channels" not in options.coarsening.steps[0]:  # the outputs judge blocks too
+        reject_options(
+            typed,
+            [name for name in NEED_UNITS if name != "outputs"],
+            f"--coarsen {options.coarsening.directions} merges no units",
+        )
     options.check()
     if options.read_target().kind != "latency":
         reject_options(typed, ["latency_batch"], "the target is no latency")
