@@ -4,7 +4,9 @@ Five networks, by their own measures: top-1 agreement (EfficientNet-Lite0), cosi
 (MiniLM), share of frames within 50 cents of the pitch (CREPE), equal error of speaker verification (Resemblyzer), energies and forces
 (ANI-1x). Pitch and speakers are judged by what is true, the others by the network before. 75 % and 50 % of the units of each axis stay.
 ``magnitude`` prunes; with ``ridge`` the pruned network is refitted by least squares. torch-pruning prunes by L1 norms. ``streams whole``
-merges no residual stream, and more of the other axes; ``heads whole`` merges no heads. No method sees labels.
+merges no residual stream, and more of the other axes; ``heads whole`` merges no heads. ``sizes chosen`` takes the sizes that
+`netgraph.compress` chooses by measured errors, for the parameters that 75 % and 50 % of every axis leave; ``sizes chosen after repair``
+measures these errors after repair. No method sees labels.
 
     NETGRAPH_DATA=... .venv/bin/python benchmarks/coarsening/trained_packages.py --seeds 3
 
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for benchmarks/c
 from common import Row, read_rows, run_missing
 
 import netgraph as ng
+from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.environment.torchvision_compat import prepare_torchvision
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.choices import DATA_RUNGS
@@ -50,6 +53,9 @@ RUNGS = {
     "ward, streams whole": ("none", "ridge"),
     "magnitude, streams whole": ("ridge",),
     "ward, heads whole": ("ridge",),
+    "ward, sizes chosen": ("ridge",),
+    "magnitude, sizes chosen": ("ridge",),
+    "ward, sizes chosen after repair": ("ridge",),
     "torch-pruning L1": ("none", "norms"),
 }
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -61,7 +67,7 @@ def take_rows(inputs: Any, n: int) -> Any:
 
 
 def list_jobs(
-    name: str, seed: int, packaged: PackagedNetwork, spec: UnitSpec, *, tune: bool
+    name: str, seed: int, packaged: PackagedNetwork, spec: UnitSpec, *, tune: bool, methods: Sequence[str]
 ) -> Iterator[tuple[Row, Callable[[], Row]]]:
     """Yield the settings of each row of a network, and a function that measures it."""
     head = {"network": name, "seed": seed}
@@ -73,16 +79,25 @@ def list_jobs(
     has_norms = any(isinstance(module, NORMS) for module in packaged.network.modules())
     for ratio in RATIOS:
         for method, rungs in RUNGS.items():
-            if ("streams" in method and not can_keep_streams(spec, ratio)) or (
-                "heads" in method and not packaged.heads
+            if (
+                ("streams" in method and not can_keep_streams(spec, ratio))
+                or ("heads" in method and not packaged.heads)
+                or method not in methods
             ):
                 continue
             for rung in (*rungs, *("tune" for _ in range(tune and method in ("ward", "magnitude")))):
                 if rung == "norms" and not has_norms:
                     continue
                 settings = head | {"ratio": ratio, "method": method, "repair": rung}
-                measure = measure_pruning if method == "torch-pruning L1" else partial(measure_merging, spec=spec)
+                measure = choose_measure(method, spec)
                 yield settings, partial(measure, settings, packaged)
+
+
+def choose_measure(method: str, spec: UnitSpec) -> Callable[[Row, PackagedNetwork], Row]:
+    """Return the function that measures the rows of a method."""
+    if method == "torch-pruning L1":
+        return measure_pruning
+    return partial(measure_chosen if "chosen" in method else measure_merging, spec=spec)
 
 
 def can_keep_streams(spec: UnitSpec, ratio: float) -> bool:
@@ -116,6 +131,25 @@ def measure_merging(settings: Row, packaged: PackagedNetwork, *, spec: UnitSpec)
     seconds = round(time.process_time() - started, 2)
     small = level.model.eval()
     return settings | packaged.judge(small) | {"parameters": level.n_parameters, "seconds": seconds}
+
+
+def measure_chosen(settings: Row, packaged: PackagedNetwork, *, spec: UnitSpec) -> Row:
+    """Return the row of a network with the sizes that compress chooses, for the parameters that equal ratios leave."""
+    coarsener, _, how = settings["method"].partition(", ")
+    example = take_rows(packaged.seen, packaged.n_example)
+    whole, equal = ng.build_hierarchy(
+        packaged.network, example, n_levels=2, coarsener=coarsener, ratio=settings["ratio"], spec=spec
+    ).levels
+    started = time.process_time()
+    result = ng.compress(
+        packaged.network, packaged.seen, target=f"parameters={equal.n_parameters / whole.n_parameters}", example=example,
+        options=CoarsenOptions(coarsener=coarsener, repair=settings["repair"]), repaired_errors=how.endswith("repair"),
+    )  # fmt: skip
+    seconds = round(time.process_time() - started, 2)
+    chosen = {name: n for name, (_, n) in result.axes.items()}
+    return (
+        settings | packaged.judge(result.model) | count_parameters(result.model) | {"seconds": seconds, "sizes": chosen}
+    )
 
 
 def measure_pruning(settings: Row, packaged: PackagedNetwork) -> Row:
@@ -166,7 +200,9 @@ def reestimate_norms(network: nn.Module, seen: Any) -> None:
 def format_table(name: str) -> str:
     """Return the rows of a network as a Markdown table, the mean of each figure over the seeds, with the deviation."""
     rows = [row for row in read_rows(RESULTS) if row["network"] == name]
-    figures = [key for key in next(row for row in rows if row["method"] == "full") if key not in (*KEY, "seconds")]
+    figures = [
+        key for key in next(row for row in rows if row["method"] == "full") if key not in (*KEY, "seconds", "sizes")
+    ]
     lines = [
         f"| {name}, kept | method | repair | " + " | ".join(figures) + " |",
         "|---|---|---|" + "---|" * len(figures),
@@ -198,8 +234,12 @@ def main() -> None:
     parser.add_argument("--network", choices=SOURCES, action="append")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--tune", action="store_true", help="also tune, which takes long for larger networks")
+    parser.add_argument(
+        "--method", choices=RUNGS, action="append", help="default: all without chosen sizes, which take long"
+    )
     parser.add_argument("--folder", type=Path, help="folder that keeps the packages (default: a temporary one)")
     options = parser.parse_args()
+    methods = options.method or [method for method in RUNGS if "chosen" not in method]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     prepare_torchvision()
@@ -215,7 +255,7 @@ def main() -> None:
                 for row in run_missing(
                     RESULTS,
                     KEY,
-                    list_jobs(name, seed, packaged, spec, tune=options.tune),
+                    list_jobs(name, seed, packaged, spec, tune=options.tune, methods=methods),
                     machine if seed == 0 else None,
                 ):
                     print(row, file=sys.stderr, flush=True)
