@@ -109,7 +109,7 @@ def measure_depths(builder: LevelBuilder, *, repaired: bool) -> list[DepthTrial]
     chains, obstacles = find_chains(builder.spec)
     if not chains:
         raise NothingToMergeError(
-            f"depth leaves out alike residual blocks, and there are none: {explain_no_chain(obstacles)}."
+            f"depth leaves out alike residual blocks, and there are none: {explain_no_chain(obstacles)}. Take channels alone."
         )
     trials = []
     for i, chain in enumerate(chains):

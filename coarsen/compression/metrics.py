@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from netgraph.coarsen.compression.latency import count_rows, has_rows
+from netgraph.coarsen.network.finite_values import check_rows
 from netgraph.coarsen.network.functional_error import (
     ExpectedOutputs,
     choose_batch,
@@ -25,7 +26,7 @@ from netgraph.coarsen.network.functional_error import (
     iterate_outputs,
     split_batches,
 )
-from netgraph.coarsen.tuning.losses import place_classes_last
+from netgraph.coarsen.tuning.losses import have_same_order, place_classes_last
 from netgraph.errors import NetgraphError, describe_error
 from netgraph.utils.choices import METRICS
 
@@ -79,6 +80,22 @@ class Metric:
                 f"the metric {self.name} fails: {describe_error(error)}. Give a function that takes a network and returns a number."
             ) from error
 
+    def evaluate_original(self, network: nn.Module) -> float:
+        """Return the metric of the network that others are compared with.
+
+        Raises
+        ------
+        NetgraphError
+            As of `evaluate`, or the value is no finite number, so that nothing can be compared.
+        """
+        value = self.evaluate(network)
+        if not math.isfinite(value):
+            raise NetgraphError(
+                f"the metric {self.name} of the original is {value:g}, so that nothing can be compared with it. Check the network, its rows and "
+                "the metric."
+            )
+        return value
+
     def loss_by(self, before: float, after: float) -> float:
         """Return how much worse a value is than the one before, in the metric's own unit."""
         return before - after if self.larger_is_better else after - before
@@ -88,8 +105,13 @@ class Metric:
         return math.sqrt(max(value * (1 - value), 0.0) / self.counted) if self.counted else 0.0
 
     def find_share_won_back(self, whole: float, small: float, after: float) -> float | None:
-        """Return the share of the loss from ``whole`` to ``small`` that ``after`` has won back, or None for a loss within chance."""
+        """Return the share of the loss from ``whole`` to ``small`` that ``after`` has won back.
+
+        None for a loss within chance, and where a value is no finite number.
+        """
         lost = self.loss_by(whole, small)
+        if not (math.isfinite(lost) and math.isfinite(after)):
+            return None
         return None if lost <= self.find_standard_error(whole) else 1 - self.loss_by(whole, after) / lost
 
     def describe_precision(self, value: float) -> list[str]:
@@ -133,7 +155,8 @@ def make_metric(
     Raises
     ------
     NetgraphError
-        The name is unknown, the metric needs targets, there is not one for each row, or the network does not run on the rows.
+        The name is unknown, the metric needs targets, there is not one for each row, rows or targets are not finite, or the network
+        does not run on the rows.
 
     Examples
     --------
@@ -152,12 +175,14 @@ def make_metric(
         metric = "error" if targets is None else "top1" if classes else "mse"
     if metric not in METRICS:
         raise NetgraphError(f"no metric is called {metric!r}. Choose among {', '.join(METRICS)}, or give a function.")
+    check_rows(inputs, "the rows of the metric")
     size = _choose_rows(network, inputs, outputs)
     batches = split_batches(inputs, size)
     if metric == "error":
         return Metric(metric, make_error_measure(network, batches, outputs), False)
     if targets is None:
         raise NetgraphError(f"the metric {metric} needs targets, and the data have none. Give targets, or take error.")
+    check_rows(targets, "the targets")
     parts = _split_targets(targets, inputs, size)
     measure, larger = MEASURES[metric]
     counted = int((targets != IGNORED).sum()) if metric.startswith("top") else 0
@@ -240,7 +265,8 @@ def _pair_rows(
         answers = run_rows(network, [batch], outputs)[0]
         if not answers:
             raise NetgraphError("the network answers no tensor. Give a function of a network as the metric.")
-        yield answers[0].float(), part.to(answers[0].device)
+        answer = answers[0]
+        yield answer if answer.dtype == torch.float64 else answer.float(), part.to(answer.device)
 
 
 def _check_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -268,7 +294,11 @@ def measure_top(pairs: Pairs, k: int) -> float:
     right = n = 0
     for outputs, targets in pairs:
         outputs, targets = _check_classes(outputs, targets)
-        top = outputs.topk(min(k, outputs.shape[1]), dim=1).indices
+        if k > 1 and outputs.shape[1] <= k:
+            raise NetgraphError(
+                f"top{k} is 1 for every network, because the network answers {outputs.shape[1]} classes. Take top1."
+            )
+        top = outputs.topk(k, dim=1).indices
         hit = (top == targets[:, None]).any(1) & ~outputs.isnan().any(1)
         right, n = right + int(hit.sum()), n + len(targets)
     return _divide(right, n)
@@ -294,7 +324,7 @@ def _measure_distance(pairs: Pairs, distance: Callable[[Tensor], Tensor]) -> flo
     """Return the mean of a function of the differences between outputs and targets."""
     total = n = 0.0
     for outputs, targets in pairs:
-        if outputs.shape != targets.shape and outputs.numel() != targets.numel():
+        if not have_same_order(outputs.shape, targets.shape):
             raise NetgraphError(
                 f"the network answers {tuple(outputs.shape)} for targets of {tuple(targets.shape)}. Give targets of the answer's shape."
             )

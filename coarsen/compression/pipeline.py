@@ -34,6 +34,7 @@ from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
 from netgraph.coarsen.hierarchy.merge_plan import GraphStore
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
+from netgraph.coarsen.network.finite_values import list_nonfinite
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.options import TuneOptions
@@ -161,11 +162,11 @@ def compress(
     _check_options(options, target, latency_batch)
     tuning = _choose_tuning(tune, options.seed)
     rows, judged = _split_rows(Rows(data, targets), validation, target)
-    tested = Rows(*test) if test is not None else judged or rows
+    tested = read_pair(test, "test") if test is not None else judged or rows
     example = take_example(rows.inputs) if example is None else example
     builder = prepare_builder(model, example, options=_without_ratios(options), data=rows.inputs, progress=progress)
     number = make_metric(metric, builder.root, *tested, outputs=builder.spec.outputs)
-    before = number.evaluate(builder.root)  # shows before work begins that metric and rows fit
+    before = number.evaluate_original(builder.root)  # shows before work begins that metric and rows fit
     judge = None if target.is_share else _make_judge(target, metric, builder, judged or rows)
     run = _Run(builder, rows, example, options, target, number, latency_batch, judge)
     return run.finish(run.choose(repaired_errors), before, tuning)
@@ -186,8 +187,8 @@ def _make_judge(target: Target, metric: Any, builder: LevelBuilder, judged: Rows
             f"the target {target} needs an accuracy, and the metric is {number.name}. Give targets that are classes, or a target such as "
             "error=0.1."
         )
-    before = number.evaluate(builder.root)
-    return lambda network: -100 * number.loss_by(before, number.evaluate(network))
+    before = number.evaluate_original(builder.root)
+    return lambda network: 0.0 - 100 * number.loss_by(before, number.evaluate(network))
 
 
 class _Run:
@@ -343,6 +344,7 @@ class _Run:
                 fine_tune(network, self.model, *self.rows, options=replace(tune, outputs=self.spec.outputs))
             else:
                 tune(network, self.model)
+            _check_tuned(network)
             stages.append(("tuned", self.metric.evaluate(network), time.perf_counter() - started))
         fine, coarse = self.measure(network, hierarchy)
         self._note_unrepaired(hierarchy)
@@ -394,6 +396,30 @@ class _Run:
             self.notes.append(f"The repair left {len(left)} weights as merging made them: {first}{more}.")
 
 
+def read_pair(rows: Any, name: str) -> Rows:
+    """Return rows that were given as inputs and targets.
+
+    Raises
+    ------
+    NetgraphError
+        They are inputs alone, or something else.
+    """
+    if not (isinstance(rows, (tuple, list)) and len(rows) == 2 and (rows[1] is None or isinstance(rows[1], Tensor))):
+        raise NetgraphError(
+            f"{name} is a {type(rows).__name__}, and a pair of inputs and targets is asked for. Give ({name}, None) where there are no targets."
+        )
+    return Rows(*rows)
+
+
+def _check_tuned(network: nn.Module) -> None:
+    """Refuse a network that the training has left without finite weights."""
+    bad = list_nonfinite(dict(network.named_parameters()))
+    if bad:
+        raise NetgraphError(
+            f"the training has left {bad[0]} with numbers that are not finite. Give a smaller rate, or less training."
+        )
+
+
 ROUND_TO = {"parameters": 4, "flops": 4, "latency": 8, "accuracy": 4, "error": 4}  # units, where more of them are there
 
 
@@ -433,7 +459,7 @@ def take_example(inputs: Any) -> Any:
 def _split_rows(rows: Rows, validation: Any, target: Target) -> tuple[Rows, Rows | None]:
     """Return the rows for calibration, and those on which candidates are judged, where the target needs them."""
     if validation is not None:
-        return rows, Rows(*validation)
+        return rows, read_pair(validation, "validation")
     if target.is_share or not has_rows(rows.inputs) or count_rows(rows.inputs) < 2 * HELD_OUT:
         return rows, None
     n = count_rows(rows.inputs)

@@ -23,6 +23,7 @@ from netgraph.coarsen.hierarchy.loss_gap import Loss, LossGap
 from netgraph.coarsen.hierarchy.merge_plan import MergePlan, load_coarseners
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.matching.unit_importance import check_importance
+from netgraph.coarsen.network.finite_values import check_rows
 from netgraph.coarsen.network.oracles import Progress
 from netgraph.coarsen.network.recording_proof import is_cheap_to_prove, prove_recording
 from netgraph.coarsen.network.rule_proof import prove_foreign_rules
@@ -340,6 +341,8 @@ def prepare_builder(
     check_rung(options.repair, data)
     check_importance(options.importance, data)
     check_input_tensors(example)
+    if data is not None:
+        check_rows(data, "the calibration data")
     if spec is None:
         model = unwrap_compiled(model)
         spec = trace(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from netgraph.coarsen.network.compare_outputs import collect_tensors, fixed_seed
+from netgraph.errors import NetgraphError
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.preserved_state import preserve_attributes
-from netgraph.utils.pytree import normalize_example
+from netgraph.utils.pytree import build_structure, count_common_rows, normalize_example
 
 
 def find_nonfinite_outputs(model: nn.Module, example: Any) -> str | None:
@@ -44,6 +45,34 @@ def find_nonfinite_outputs(model: nn.Module, example: Any) -> str | None:
     names = list_nonfinite({**dict(model.named_parameters()), **dict(model.named_buffers())})
     cause = f" {names[0]} is not finite." if names else ""
     return f"{sum(bad):,} of {total:,} numbers of its outputs are not finite on this example.{cause}"
+
+
+def check_rows(rows: Any, what: str) -> None:
+    """Refuse inputs without rows, and inputs that hold NaN or infinity: what is measured on them would say nothing.
+
+    Parameters
+    ----------
+    rows : Tensor, tuple or dict
+        Inputs, nested like the example. Minus infinity may be a mask.
+    what : str
+        What the message calls them.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    if count_common_rows(rows) == 0:
+        raise NetgraphError(f"{what} have no rows. Give one or more.")
+    leaves: list[Tensor] = []
+    build_structure(normalize_example(rows), leaves)
+    for leaf in leaves:
+        if leaf.layout == torch.strided and leaf.is_floating_point() and not leaf.is_nested and not leaf.is_meta:
+            bad = leaf.isnan() | leaf.isposinf()
+            if bool(bad.any()):
+                n = int(bad.flatten(1).any(1).sum()) if leaf.ndim > 1 else int(bad.sum())
+                raise NetgraphError(
+                    f"{what} hold numbers that are not finite, in {n:,} of {len(leaf) if leaf.ndim else 1:,} rows. Correct or remove these rows."
+                )
 
 
 def list_nonfinite(state: Mapping[str, Tensor]) -> list[str]:

@@ -37,6 +37,8 @@ def explain_inputs(error: Exception, inputs: str) -> NetgraphError:
             "Tokens have numbers beyond its vocabulary, or a row has more of them than it has positions. Give the tokenizer of the network, "
             "or shorter rows (--input, example= in Python)."
         )
+    elif "dtype" in str(error):
+        advice = "Give inputs of the dtype that it takes, or the network in that of the inputs."
     return NetgraphError(f"the network does not run on {inputs} ({describe_error(error)}). {advice}")
 
 

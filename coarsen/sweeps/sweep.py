@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from netgraph.coarsen.compression.deploy import choose_deployed
 from netgraph.coarsen.compression.latency import compare_latencies, count_rows, has_rows, measure_latencies
 from netgraph.coarsen.compression.metrics import Metric, make_error_measure, make_metric, split_rows
-from netgraph.coarsen.compression.pipeline import Rows, take_example
+from netgraph.coarsen.compression.pipeline import Rows, read_pair, take_example
 from netgraph.coarsen.hierarchy.hierarchy import BuildInputs, Hierarchy, prepare_builder
 from netgraph.coarsen.hierarchy.level import Level
 from netgraph.coarsen.hierarchy.level_builder import LevelBuilder
@@ -149,7 +149,7 @@ def sweep(
     combinations, merge, weigh = list_combinations(ratios, coarseners, repairs, affinities, budgets)
     options = _check_options(options or CoarsenOptions())
     example = take_example(data) if example is None else example
-    tested = Rows(data, targets) if test is None else Rows(*test)
+    tested = Rows(data, targets) if test is None else read_pair(test, "test")
     builder = prepare_builder(model, example, options=replace(options, ratio=1.0), data=data)
     bench = Bench(builder, example, data, tested, metric, options, latency=latency)
     identity: dict[str, Any] = {

@@ -15,6 +15,9 @@ in every network.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from math import prod
+from operator import mul
 from typing import NamedTuple
 
 import torch
@@ -43,13 +46,23 @@ def relative_square(actual: Tensor, expected: Tensor) -> Tensor:
 def label_loss(output: Tensor, targets: Tensor) -> Tensor:
     """Return the cross-entropy in nats for whole numbers as targets, and the relative squared error for others."""
     if targets.is_floating_point():
-        if output.numel() != targets.numel():
+        if not have_same_order(output.shape, targets.shape):
             raise NetgraphError(
                 f"the network answers {tuple(output.shape)} for targets of {tuple(targets.shape)}. Give targets of the answer's shape."
             )
         return relative_square(output.reshape(targets.shape), targets)
     rows = place_classes_last(output, targets).flatten(0, -2)
     return functional.cross_entropy(_widen(rows), targets.flatten().long(), ignore_index=IGNORED)
+
+
+def have_same_order(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Return True if a view of one shape as the other keeps each number in its place.
+
+    One of them must be the other with neighbouring dimensions as one, or with dimensions of size 1. (4, 1, 2, 3) and (4, 6) are, and
+    (4, 2, 3) and (4, 3, 2) are not, although they have equally many numbers.
+    """
+    strides = [set(accumulate(reversed([n for n in shape if n != 1]), mul)) for shape in (one, other)]
+    return prod(one) == prod(other) and (strides[0] <= strides[1] or strides[1] <= strides[0])
 
 
 def place_classes_last(output: Tensor, targets: Tensor | None) -> Tensor:
@@ -67,7 +80,7 @@ def place_classes_last(output: Tensor, targets: Tensor | None) -> Tensor:
     )  # images have their classes along the second, if both fit
     if output.ndim > 1 and not fits_last and output.movedim(1, -1).shape[:-1] == targets.shape:
         return output.movedim(1, -1)
-    if output.ndim < 2 or output.shape[:-1].numel() != targets.numel():
+    if output.ndim < 2 or not have_same_order(output.shape[:-1], targets.shape):
         raise NetgraphError(
             f"the network answers {tuple(output.shape)} for classes of {tuple(targets.shape)}. Give one class, a whole number, for each row "
             "of its answer."

@@ -127,6 +127,8 @@ def shape_like_example(data: CalibrationData, example: Any, source: str) -> Cali
     """Return rows in the form of a network's example, with a mask of the tokens if it takes one."""
     tensors = _example_tensors(example)
     inputs = _fit_to_example(data.inputs, tensors[0], source)
+    if data.targets is not None and data.targets.is_floating_point():
+        _check_finite(data.targets, source, "targets")
     mask = []
     if len(tensors) == 2:
         seen = torch.ones_like(inputs) if is_text_file(source) else attention_mask(inputs, padding_id(data.tokenizer))
@@ -324,12 +326,18 @@ def _fit_to_example(inputs: Tensor, like: Tensor, source: str) -> Tensor:
         raise DataError(
             f"{source} holds whole numbers outside the range of {like.dtype}. Give the network's own inputs."
         )
-    if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-        rows = int((~torch.isfinite(values)).flatten(1).any(1).sum())
-        raise DataError(
-            f"{source} holds numbers that are not finite, in {rows:,} of {len(values):,} rows. Correct or remove these rows."
-        )
+    if values.is_floating_point():
+        _check_finite(values, source, "numbers")
     return values.clone()
+
+
+def _check_finite(values: Tensor, source: str, what: str) -> None:
+    """Refuse rows that hold NaN or infinity."""
+    bad = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
+    if bool(bad.any()):
+        raise DataError(
+            f"{source} holds {what} that are not finite, in {int(bad.sum()):,} of {len(values):,} rows. Correct or remove these rows."
+        )
 
 
 def _number_kind(tensor: Tensor) -> str:

@@ -299,3 +299,19 @@ def test_a_graph_is_taken_whole():
     network, graph = Nodes(), (torch.randn(30, 4), torch.randint(0, 30, (70, 2)))
     losses = fine_tune(network, None, graph, torch.arange(30) % 2, epochs=50, lr=1e-2)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"weights": {"knowledge": 2.0}}, "the weight of knowledge would have no effect: the losses are labels"),
+        ({"temperature": 4.0}, "the temperature would have no effect"),
+        ({"layers": ("0.weight",)}, "the choice of hint layers would have no effect"),
+    ],
+)
+def test_options_of_losses_that_are_not_asked_for_are_refused_before_a_weight_changes(options, sentence):
+    network, inputs, labels = mlp((6, 8, 3)), torch.randn(20, 6), torch.zeros(20, dtype=torch.long)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(NetgraphError, match=sentence):
+        fine_tune(network, None, inputs, labels, epochs=1, **options)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

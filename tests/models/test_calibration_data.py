@@ -259,3 +259,11 @@ def test_unknown_sources_and_examples_are_refused_before_anything_is_read(tmp_pa
     for example in (3.0, torch.zeros(3), (), {}):
         with pytest.raises(DataError, match="the example must be a tensor of shape"):
             load_calibration("digits", example=example)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_targets_that_are_not_finite_are_refused_with_their_rows(value, tmp_path):
+    targets = torch.zeros(4, 2).index_fill(0, torch.tensor([1, 3]), value)
+    torch.save({"inputs": torch.ones(4, 6), "targets": targets}, tmp_path / "x.pt")
+    with pytest.raises(DataError, match=r"x.pt holds targets that are not finite, in 2 of 4 rows"):
+        load_calibration(tmp_path / "x.pt", example=VECTORS)

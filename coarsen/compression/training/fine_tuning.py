@@ -237,7 +237,20 @@ def _choose_losses(options: TuneOptions, original: nn.Module | None, targets: Te
         raise NetgraphError(
             f"the loss {missing} needs the original network, and there is none. Give it, or take the loss labels."
         )
+    _refuse_idle(options, losses)
     return losses
+
+
+def _refuse_idle(options: TuneOptions, losses: tuple[str, ...]) -> None:
+    """Refuse options of losses that are not among those of this training."""
+    idle = [(f"the weight of {name}", name) for name in sorted(set(options.weights or ()) - {*losses})]
+    idle += [("the temperature", "knowledge")] * (options.temperature is not None and "knowledge" not in losses)
+    idle += [("the choice of hint layers", "hint")] * (bool(options.layers) and "hint" not in losses)
+    if idle:
+        what, name = idle[0]
+        raise NetgraphError(
+            f"{what} would have no effect: the losses are {', '.join(losses)}. Leave it out, or take the loss {name} too."
+        )
 
 
 def _count_rows(inputs: Any, targets: Tensor | None, augment: Augment | None) -> int | None:

@@ -20,10 +20,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from netgraph.coarsen.compression.costs import BATCHES, Costs, measure_costs
-from netgraph.coarsen.compression.latency import count_rows
+from netgraph.coarsen.compression.latency import compare_latencies, count_rows
 from netgraph.coarsen.compression.metrics import Metric, make_metric
 from netgraph.coarsen.compression.options import DEFAULTS, LATENCY_BATCH, TARGET
-from netgraph.coarsen.compression.pipeline import Rows, Tune, compress
+from netgraph.coarsen.compression.pipeline import Rows, Tune, compress, read_pair
 from netgraph.coarsen.compression.result import TITLE, Compressed, Stage
 from netgraph.coarsen.compression.target import Target
 from netgraph.coarsen.compression.training.fine_tuning import fine_tune
@@ -152,7 +152,8 @@ def compress_in_rounds(
     check_channels_alone(options)
     shares = plan_rounds(target.value, rounds, schedule)
     tuner = _make_tuner(tune, model, Rows(data, targets), options)
-    judge = make_metric(metric, model, *(Rows(data, targets) if test is None else test), outputs=tuple(options.outputs))
+    tested = Rows(data, targets) if test is None else read_pair(test, "test")
+    judge = make_metric(metric, model, *tested, outputs=tuple(options.outputs))
     results: list[Compressed] = []
     seconds, left, notes = list[float](), 1.0, list[str]()
     for share in shares:
@@ -215,7 +216,10 @@ def _join(
         won = None if step.name == "merged" else judge.find_share_won_back(before, steps[0].metric, step.metric)
         stages.append(replace(step, costs=costs[-1], won_back=won))
     reached = _compute_reached(costs, target, latency_batch)
-    every = tuple(dict.fromkeys([*(note for result in results for note in result.notes), *notes]))
+    precise = judge.describe_precision(before)  # of the original, once: rounds have begun with other networks
+    later = {note for result in results[1:] for note in judge.describe_precision(result.stages[0].metric)} - {*precise}
+    said = [note for result in results for note in result.notes if note not in later]
+    every = tuple(dict.fromkeys([*said, *notes]))
     result = Compressed(last.model, hierarchy, tuple(stages), target, reached, judge.name, every, first.errors)
     origin = find_origin(last.model)
     others = tuple(
@@ -230,7 +234,7 @@ def _compute_reached(costs: Sequence[Costs], target: Target, latency_batch: int)
     fine, coarse = costs[0], costs[-1]
     if target.kind != "latency":
         return float(getattr(coarse, target.kind) / max(getattr(fine, target.kind), 1))
-    pairs = {x.batch: y.median / x.median for x, y in zip(fine.latency, coarse.latency, strict=True)}
+    pairs = {x.batch: compare_latencies(y, x) for x, y in zip(fine.latency, coarse.latency, strict=True)}
     return pairs.get(latency_batch, next(iter(pairs.values())))
 
 

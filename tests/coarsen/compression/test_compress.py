@@ -1,13 +1,14 @@
 """ng.compress: stages add up, the deployed network equals the recorded graph, targets are judged on rows of their own."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 import netgraph as ng
-from netgraph.coarsen import Metric, Target
+from netgraph.coarsen import Metric, Target, compress_in_rounds, sweep
 from netgraph.coarsen.compression.deploy import record_levels
 from netgraph.errors import NetgraphError
 from netgraph.models import Encoder
@@ -191,3 +192,60 @@ def test_tokens_without_a_vector_and_rows_of_too_many_are_told_apart_from_other_
         ng.compress(network, tokens + 19, example=tokens[:2])
     with pytest.raises(NetgraphError, match="or a row has more of them than it has positions"):
         ng.compress(network, tokens, test=(tokens + 19, None))
+
+
+SPOILED = ROWS.index_fill(0, torch.tensor([7]), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"data": SPOILED}, r"the calibration data hold numbers that are not finite, in 1 of 256 rows"),
+        ({"data": ROWS[:0]}, r"the calibration data have no rows"),
+        ({"test": (SPOILED, LABELS)}, r"the rows of the metric hold numbers that are not finite"),
+        ({"test": (ROWS[:0], LABELS[:0])}, r"have no rows"),
+        ({"test": ROWS}, r"test is a Tensor, and a pair of inputs and targets is asked for"),
+        ({"metric": lambda _: math.nan}, r"of the original is nan, so that nothing can be compared"),
+    ],
+)
+def test_rows_and_metrics_that_say_nothing_are_refused_by_compress_and_sweep(network, given, sentence):
+    data, others = given.get("data", ROWS), {name: value for name, value in given.items() if name != "data"}
+    with pytest.raises(NetgraphError, match=sentence):
+        ng.compress(network, data, options=OPTIONS, **others)
+    with pytest.raises(NetgraphError, match=sentence if "metric" not in given else "the metric <lambda> is nan"):
+        sweep(network, data, ratios=[0.5], latency=False, **others)
+
+
+def test_a_validation_of_inputs_alone_and_calibration_with_nan_are_refused(network):
+    with pytest.raises(NetgraphError, match=r"validation is a Tensor"):
+        ng.compress(network, ROWS, target="error=0.1", validation=ROWS, options=OPTIONS)
+    with pytest.raises(NetgraphError, match=r"the calibration data hold numbers that are not finite"):
+        ng.build_hierarchy(network, ROWS[:2], data=SPOILED, repair="ridge")
+
+
+def test_a_training_that_spoils_the_network_is_refused(network):
+    def spoil(small, _):
+        with torch.no_grad():
+            small[0].bias[0] = math.nan
+
+    with pytest.raises(NetgraphError, match=r"the training has left 0.bias with numbers that are not finite"):
+        ng.compress(network, ROWS, options=OPTIONS, tune=spoil)
+
+
+def test_a_value_that_is_not_finite_wins_nothing_back():
+    metric = Metric("loss", lambda _: 0.0, larger_is_better=False)
+    assert metric.find_share_won_back(0.1, 0.3, math.inf) is None
+    assert metric.find_share_won_back(0.1, math.nan, 0.2) is None
+    assert metric.find_share_won_back(0.1, 0.3, 0.2) == pytest.approx(0.5)
+
+
+def test_rounds_say_the_standard_error_of_the_original_alone(network):
+    rows = torch.randn(40, 8)
+    result = compress_in_rounds(
+        network, ROWS, targets=LABELS, test=(rows, (rows[:, 0] + rows[:, 1] > 0.5).long()), rounds=2, target="flops=0.3", options=OPTIONS,
+    )  # fmt: skip
+    right = result.stages[0].metric
+    said = [note for note in result.notes if "standard error" in note]
+    assert said == [
+        f"top1 counts 40 targets. Its standard error is {100 * (right * (1 - right) / 40) ** 0.5:.2g} points."
+    ]

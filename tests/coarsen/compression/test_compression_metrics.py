@@ -13,6 +13,7 @@ from torchmetrics.functional import text
 
 from netgraph.coarsen import Metric, make_metric
 from netgraph.coarsen.compression.metrics import IGNORED
+from netgraph.coarsen.tuning.losses import label_loss
 from netgraph.errors import NetgraphError
 
 ROWS, CLASSES = 300, 7  # more than two batches
@@ -157,3 +158,50 @@ def test_what_is_no_metric_is_refused_in_a_sentence(case):
     with pytest.raises(NetgraphError, match=match) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_rows_and_targets_that_say_nothing_are_refused():
+    network, rows = nn.Linear(4, 3), torch.randn(6, 4)
+    spoiled = rows.masked_fill(torch.eye(6, 4, dtype=torch.bool), float("nan"))
+    values = torch.randn(6, 3)
+    with pytest.raises(NetgraphError, match=r"the rows of the metric hold numbers that are not finite, in 4 of 6 rows"):
+        make_metric("error", network, spoiled, None)
+    with pytest.raises(NetgraphError, match=r"the rows of the metric have no rows"):
+        make_metric("error", network, rows[:0], None)
+    with pytest.raises(NetgraphError, match=r"the targets hold numbers that are not finite, in 1 of 6 rows"):
+        make_metric("mse", network, rows, values.index_fill(0, torch.tensor([2]), float("inf")))
+    with pytest.raises(NetgraphError, match=r"top5 is 1 for every network, because the network answers 3 classes"):
+        make_metric("top5", network, rows, torch.zeros(6, dtype=torch.long)).evaluate(network)
+
+
+@pytest.mark.parametrize(
+    ("shape", "targets", "fits"),
+    [
+        ((6, 2, 4), (6, 4, 2), False),
+        ((6, 3, 2, 2), (6, 2, 2, 3), False),
+        ((6, 6), (6, 2, 3), True),
+        ((6, 1, 2, 2), (6, 4), True),
+        ((6, 1), (6,), True),
+    ],
+)
+def test_values_in_another_order_are_no_targets(shape, targets, fits):
+    outputs, values = torch.randn(shape), torch.randn(targets)
+    for run in (lambda: measure("mse", outputs, values), lambda: label_loss(outputs, values)):
+        if fits:
+            assert float(run()) > 0
+        else:
+            with pytest.raises(NetgraphError, match=r"Give targets of the answer's shape"):
+                run()
+    if fits:
+        expected = np.mean((outputs.numpy().ravel() - values.numpy().ravel()) ** 2)
+        assert measure("mse", outputs, values) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_classes_in_another_order_are_no_targets():
+    with pytest.raises(NetgraphError, match=r"Give one class"):
+        measure("loss", torch.randn(6, 2, 4, 7), torch.zeros(6, 7, 2, dtype=torch.long))
+
+
+def test_double_precision_is_judged_in_it():
+    outputs = torch.randn(20, 3, dtype=torch.float64)
+    assert measure("mse", outputs, outputs + 1e-9) == pytest.approx(1e-18, rel=1e-3)
