@@ -5,10 +5,15 @@ Ward, "Hierarchical grouping to optimize an objective function", J. Amer. Statis
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.cluster.hierarchy import linkage
+from scipy.sparse.csgraph import connected_components
 
 from netgraph.coarsen.matching.axis_graph import AxisGraph
 from netgraph.coarsen.partition.constraints import aggregate_with_constraints
@@ -18,6 +23,8 @@ from netgraph.errors import PluginError
 
 Ints = NDArray[np.int64]
 PAIRS = 8192  # units up to which all pairs are compared: 256 MiB of distances
+KEPT = 128  # trees, of at most 128 KiB each
+_TREES: OrderedDict[tuple[tuple[int, ...], bytes], Ints] = OrderedDict()
 
 
 @declare_traits(ignores_edges=True)
@@ -69,15 +76,45 @@ def ward(graph: AxisGraph, n_coarse: int, *, seed: int = 0) -> Ints:
 
 
 def _cluster_by_variance(graph: AxisGraph, n_clusters: int) -> Ints:
-    """Return the clusters of scikit-learn's Ward linkage."""
+    """Return the clusters of Ward's linkage."""
+    points = np.ascontiguousarray(graph.features, dtype=np.float64)
+    if graph.n_units > PAIRS:
+        return _cluster_along_edges(graph, points, n_clusters)
+    return _cut_tree(_find_tree(points), n_clusters)
+
+
+def _cluster_along_edges(graph: AxisGraph, points: NDArray[np.float64], n_clusters: int) -> Ints:
+    """Return the clusters of scikit-learn's Ward linkage, which joins clusters with an edge between them."""
     import_package("sklearn", "coarsener 'ward'", PluginError)
     from sklearn.cluster import AgglomerativeClustering
 
-    points = np.asarray(graph.features, dtype=np.float64)
-    edges = graph.adjacency if graph.n_units > PAIRS else None
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="the number of connected components"
         )  # scikit-learn joins them itself
-        method = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=edges).fit(points)
+        method = AgglomerativeClustering(n_clusters, linkage="ward", connectivity=graph.adjacency).fit(points)
     return np.asarray(method.labels_, dtype=np.int64)
+
+
+def _find_tree(points: NDArray[np.float64]) -> Ints:
+    """Return the two clusters that each step joins, (n - 1, 2), numbered as SciPy does: step i makes the cluster n + i.
+
+    One tree serves every number of clusters. Error curves and sweeps ask for the same points at many ratios, so that the last trees
+    are kept, by a hash of the points.
+    """
+    key = points.shape, hashlib.blake2b(points).digest()
+    if key not in _TREES:
+        while len(_TREES) >= KEPT:
+            _TREES.popitem(last=False)
+        _TREES[key] = linkage(points, "ward")[:, :2].astype(np.int64)
+    return _TREES[key]
+
+
+def _cut_tree(tree: Ints, n_clusters: int) -> Ints:
+    """Return the cluster of each point after all but the last ``n_clusters - 1`` steps."""
+    n = len(tree) + 1
+    steps = n - n_clusters
+    made = np.repeat(np.arange(n, n + steps), 2)
+    size = n + steps
+    joins = sparse.coo_array((np.ones(2 * steps), (made, tree[:steps].ravel())), shape=(size, size))
+    return np.asarray(connected_components(joins, directed=False)[1][:n], dtype=np.int64)

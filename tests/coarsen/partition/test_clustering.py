@@ -1,5 +1,7 @@
 """Each clustering method against an independent reference, and the parts that the methods share."""
 
+from collections import OrderedDict
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import mean_affinity
 from scipy import sparse
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import adjusted_rand_score
 
 import netgraph as ng
 from netgraph.coarsen.coarseners.graclus import graclus
@@ -98,6 +102,27 @@ def test_ward_joins_what_adds_the_least_variance(seed, n_coarse):
         groups[i] += groups.pop(j)
     clusters = ward(graph_of(points), n_coarse)
     assert {frozenset(np.flatnonzero(clusters == c)) for c in range(n_coarse)} == {frozenset(g) for g in groups}
+
+
+def test_one_tree_serves_every_number_of_clusters_as_scikit_learn_finds_them(monkeypatch):
+    trees = OrderedDict()
+    monkeypatch.setattr("netgraph.coarsen.coarseners.ward._TREES", trees)
+    for shape in [(30, 4), (40, 3)]:  # as many numbers, in other shapes
+        points = np.random.default_rng(6).normal(size=shape)
+        for n_clusters in (2, 7, shape[0] - 1):
+            wanted = AgglomerativeClustering(n_clusters, linkage="ward").fit_predict(points)
+            clusters = ward(graph_of(points), n_clusters)
+            assert adjusted_rand_score(wanted, clusters) == 1
+    assert [len(tree) for tree in trees.values()] == [29, 39]
+
+
+def test_only_the_last_trees_are_kept(monkeypatch):
+    trees = OrderedDict()
+    monkeypatch.setattr("netgraph.coarsen.coarseners.ward._TREES", trees)
+    monkeypatch.setattr("netgraph.coarsen.coarseners.ward.KEPT", 2)
+    for n in (5, 6, 7):
+        ward(graph_of(np.random.default_rng(n).normal(size=(n, 2))), 2)
+    assert [len(tree) for tree in trees.values()] == [5, 6]
 
 
 def test_ward_along_the_edges_of_a_complete_graph_is_ward_of_all_pairs(monkeypatch):
