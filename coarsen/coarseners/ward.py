@@ -102,7 +102,7 @@ def _find_tree(points: NDArray[np.float64]) -> Ints:
     One tree serves every number of clusters. Error curves and sweeps ask for the same points at many ratios, so that the last trees
     are kept, by a hash of the points.
     """
-    key = points.shape, hashlib.blake2b(points).digest()
+    key = points.shape, hashlib.blake2b(points.data).digest()
     if key not in _TREES:
         while len(_TREES) >= KEPT:
             _TREES.popitem(last=False)

@@ -143,6 +143,11 @@ CASES = f"""
 1 coarsen small.safetensors --arch-arg a=1 -> contains its network, and --arch-arg would have no effect
 1 coarsen small.safetensors --trust -> --trust would have no effect: small.safetensors is opened without running code
 1 coarsen good.safetensors -> --arch package.module:factory
+1 coarsen small.safetensors -o small.safetensors -> small.safetensors is the network that is read, and it would be replaced. Give another name
+1 compress small.safetensors --data rows.npy -o ./small.safetensors -> is the network that is read
+1 compress made.hierarchy --data rows.npy -o made.hierarchy -> is the network that is read
+1 export made.hierarchy made.hierarchy -> is the network that is read
+1 finetune made.hierarchy --teacher small.safetensors --data rows.npy -o small.safetensors -> is the network that is read
 1 coarsen good.pt -> --arch package.module:factory
 1 coarsen good.pt --arch torchvision:squeezenet1_1 -> good.pt does not fit torchvision:squeezenet1_1: missing
 1 coarsen good.pt --arch netgraph.models.perceptron -> names no factory. Write package.module:factory

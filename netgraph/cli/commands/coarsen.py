@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netgraph.cli.console.network_files import check_levels_output, note_command, write_levels
+from netgraph.cli.console.network_files import check_levels_output, check_spares_input, note_command, write_levels
 from netgraph.cli.console.output import print_hierarchy
 from netgraph.cli.console.terminal import echo
 from netgraph.cli.console.tokenizer_file import write_tokenizer
@@ -62,6 +62,7 @@ def coarsen_model(
     check_open_options(typed_options(context), model, opening.arch)
     check_coarsen_options(context, options, data, reads_data=True)
     check_levels_output(output)
+    check_spares_input(model, output, export, own_class)
     context.with_resource(lock_outputs(output, export, own_class))
     write = None if export is None else find_exporter(export)
     network, example = open_network(model, options, data, opening)

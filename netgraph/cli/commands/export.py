@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from netgraph.cli.console.network_files import check_spares_input
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.runtime_file import print_runtime_file
 from netgraph.cli.console.terminal import echo, echo_json
@@ -56,6 +57,7 @@ def export_hierarchy(
     from netgraph.viz.exporters import find_exporter
 
     typed = typed_options(context)
+    check_spares_input(model, out)
     if is_runtime_file(out):
         context.with_resource(lock_outputs(out))
         report = _write_for_runtime(typed, model, out, options.seed, data, opening, runtime)

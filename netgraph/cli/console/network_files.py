@@ -54,6 +54,27 @@ def note_command(network: nn.Module) -> None:
     amend_step(network, {"command": typed_command()})
 
 
+def check_spares_input(model: str, *outputs: Path | None) -> None:
+    """Check, before work begins, that no output replaces the network that is read.
+
+    Parameters
+    ----------
+    model : str
+        As it was typed: a file, a folder, or a name that is neither.
+    *outputs : path or None
+        None writes nothing.
+
+    Raises
+    ------
+    NetgraphError
+        An output is the file or the folder that is read.
+    """
+    source = Path(model.removeprefix("hf:"))
+    for output in filter(None, outputs):
+        if os.path.exists(source) and os.path.exists(output) and os.path.samefile(source, output):
+            raise NetgraphError(f"{output} is the network that is read, and it would be replaced. Give another name.")
+
+
 def check_levels_output(output: Path | None) -> None:
     """Check before work begins that the coarsest network, or all levels, can be written.
 

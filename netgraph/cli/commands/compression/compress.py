@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgraph.cli.console.compilation import announce_compilation
-from netgraph.cli.console.network_files import check_class_output, check_compressed_output, write_compressed
+from netgraph.cli.console.network_files import (
+    check_class_output,
+    check_compressed_output,
+    check_spares_input,
+    write_compressed,
+)
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.console.tokenizer_file import write_tokenizer
@@ -74,6 +79,7 @@ def compress_model(
         reject_options(typed, ["latency_batch"], "the target is no latency")
     check_data(data.data)
     check_compressed_output(output)
+    check_spares_input(model, output)
     context.with_resource(lock_outputs(output))
     network, example = open_network(model, options.coarsening, data, opening)
     check_class_output(network, output)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netgraph.cli.commands.compression.evaluate import check_openings, holds_network
-from netgraph.cli.console.network_files import check_same_form, typed_command, write_same_form
+from netgraph.cli.console.network_files import check_same_form, check_spares_input, typed_command, write_same_form
 from netgraph.cli.console.progress import show_progress
 from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.console.tokenizer_file import write_tokenizer
@@ -114,6 +114,8 @@ def finetune_model(
     for name, count in (("--samples", samples), ("--test-samples", test_samples)):
         check_rows(name)(count, None)
     check_data(data)
+    if teacher is not None:
+        check_spares_input(teacher, output)
     context.with_resource(lock_outputs(output))
     check_openings(typed, [small] if teacher is None else [small, teacher], opening)
     opened = _open_all(small, teacher, opening, options.seed, data)
