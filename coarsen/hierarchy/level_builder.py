@@ -287,13 +287,14 @@ class LevelBuilder:
         Parameters
         ----------
         n_rows : int, optional
-            Rows on which the judges compare outputs. By default those of one batch.
+            Rows on which the judges compare outputs, and the judge with repair then fits only the layers of the axis. By default those
+            of one batch, and it fits all layers.
         """
         spec = self._level_spec()
         step = self.plan.begin_step(spec, self.state, self.composed, self._build_measure(spec))
         if self.graphs is not None:
             step.graphs = self.graphs
-        return step, self._build_judge(n_rows), self._build_judge(n_rows, repair=True)
+        return step, self._build_judge(n_rows), self._build_judge(n_rows, repair=True, merged_only=n_rows is not None)
 
     def _coarsen_axes(self, level: Level, reasons: dict[str, Any]) -> dict[str, Transfer]:
         """Return the transfer of every axis that shrinks. Choices and measured costs go into ``reasons``."""
@@ -385,12 +386,14 @@ class LevelBuilder:
         assert judge is not None
         return judge.measure({})
 
-    def _build_judge(self, n_rows: int | None, *, repair: bool = False) -> FunctionErrorJudge | None:
+    def _build_judge(
+        self, n_rows: int | None, *, repair: bool = False, merged_only: bool = False
+    ) -> FunctionErrorJudge | None:
         """Return the judge of one axis on the first rows. With ``repair`` it repairs on the last rows before it compares."""
         if self.data is None or (repair and self.rung not in ("norms", "ridge", "tune")):
             return None
         last_rows = split_batches(self.data.inputs, JUDGE_ROWS)[-1] if repair else None
-        candidate = partial(self._repair_candidate, last_rows) if repair else None
+        candidate = partial(self._repair_candidate, last_rows, merged_only) if repair else None
         batches = self.data.batches[:1]
         if n_rows is not None:
             rows = split_batches(self.data.inputs, n_rows)[0]
@@ -399,13 +402,16 @@ class LevelBuilder:
         return FunctionErrorJudge(self.base, self.spec, self.composed, batches, expected, candidate, self.rotating)
 
     def _repair_candidate(
-        self, rows: Any, model: nn.Module, transfers: Mapping[str, Transfer], network: GraphNetwork
+        self, rows: Any, merged_only: bool, model: nn.Module, transfers: Mapping[str, Transfer], network: GraphNetwork
     ) -> None:
         """Repair a network that is only compared. Tuning would take too long, and ridge takes its place."""
         rung = "norms" if self.rung == "norms" else "ridge"
         turned = self.rotating & transfers.keys()  # in `model`, and not in the network with all blocks
         original = None if turned else self._find_original(network)
-        repair_network(model, self.spec, transfers, network, rung=rung, data=rows, original=original)
+        merged_only = merged_only and not self.dropped  # of missing blocks all layers make up
+        repair_network(
+            model, self.spec, transfers, network, rung=rung, data=rows, original=original, merged_only=merged_only
+        )
 
     def _build_measure(self, spec: UnitSpec) -> Callable[[Measure], Mapping[str, Tensor]] | None:
         """Return a function that measures units on the calibration data, or None without data."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -99,6 +100,7 @@ def repair_network(
     steps: int = 1000,
     seed: int = 0,
     original: Original | None = None,
+    merged_only: bool = False,
 ) -> RepairReport:
     """Repair a coarse network in place.
 
@@ -128,6 +130,9 @@ def repair_network(
     original : Original, optional
         The network that has the blocks which ``model`` lacks. Layers are then fitted to its outputs: the last layer of a kept block to
         the stream behind the blocks that are missing after it.
+    merged_only : bool, default False
+        Fit only layers whose weights run over an axis that shrinks, and end behind the last of them. The error of the outputs is then
+        known at a part of the cost. Layers after them do not correct what is left, and batch norms are estimated again as ever.
 
     Returns
     -------
@@ -165,7 +170,7 @@ def repair_network(
         coarse.eval()
         merge_with_norms(model, spec, transfers, coarse)
         refit = Refit(spec, transfers, traced_state(model), coarse.tensors(), strength)
-        _repair_layers(fine, coarse, batches, refit, report, original)
+        _repair_layers(fine, coarse, batches, refit, report, original, merged_only)
         if rung == "tune":
             tune_network(fine, coarse, data, steps=steps, batch=batch, seed=seed, outputs=spec.outputs)
         coarse.train(training)
@@ -187,6 +192,7 @@ def _repair_layers(
     refit: Refit,
     report: RepairReport,
     original: Original | None,
+    merged_only: bool,
 ) -> None:
     """Walk both networks side by side, layer by layer, and fit or estimate each layer of the coarse one."""
     # Both walks pause before the same calls, in the same order, except in blocks that the coarse network lacks. A layer of the
@@ -194,16 +200,25 @@ def _repair_layers(
     walks = fine.walk(batches, STOPS), coarse.walk(batches, STOPS)
     pairs = zip(*walks, strict=True) if original is None else _pair_stops(*walks, original, refit)
     fitted_norms: set[str] = set()
-    for fine_layer, coarse_layer in pairs:
+    for fine_layer, coarse_layer in islice(pairs, _count_needed(coarse, refit) if merged_only else None):
         with torch.no_grad():
             if coarse_layer.function is BATCH_NORM:
                 report.norms += estimate_statistics(coarse_layer, keep=coarse_layer.names[3] in fitted_norms)
             elif report.rung != "norms" and coarse_layer.function in GATES:
                 _fit_recurrent(fine_layer, coarse_layer, refit, report)
-            elif report.rung != "norms":
+            elif report.rung != "norms" and (not merged_only or refit.is_merged(coarse_layer.names[1])):
                 _fit_layer(fine_layer, coarse_layer, refit, report, fitted_norms)
     if report.rung != "norms":
         report.left.update(find_left_weights(refit.spec, refit.transfers, {*report.fitted, *report.left}))
+
+
+def _count_needed(coarse: GraphNetwork, refit: Refit) -> int | None:
+    """Return the number of pauses up to the last merged layer, or None for all of them, where batch norms may follow."""
+    recording = coarse.steps("eval")
+    if recording.name_stops((BATCH_NORM, *GATES)):
+        return None
+    stops = recording.name_stops(STOPS)
+    return max((i for i, names in enumerate(stops, 1) if any(map(refit.is_merged, names))), default=0)
 
 
 def _pair_stops(

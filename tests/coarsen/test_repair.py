@@ -81,6 +81,34 @@ def test_each_rung_with_data_reduces_the_error(name):
     assert errors["tune"] < errors["ridge"] < errors["none"]
 
 
+@pytest.mark.parametrize("axis", ["0", "2"])
+def test_a_repair_of_the_merged_axis_alone_fits_its_readers_as_the_whole_repair_does_and_nothing_else(axis):
+    model, data = mlp((6, 24, 16, 12, 4)).double(), torch.randn(200, 6, dtype=torch.float64)
+    level = ng.build_hierarchy(model, data[:2], ratio={axis: 0.5, "*": 1}).levels[1]
+    spec, networks = ng.trace(model, data[:2]), {}
+    for way in ("merged", "whole", "readers"):
+        networks[way] = coarse_network(model, spec, level.transfers).eval()
+        if way != "merged":
+            repair_network(model, spec, level.transfers, networks[way], data=data, merged_only=way == "readers")
+    reader = f"{int(axis) + 2}."
+    for name, found in networks["readers"].tensors().items():
+        wanted = networks["whole" if name.startswith(reader) else "merged"].tensors()[name]
+        torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+    errors = [error(model, networks[way], data) for way in ("whole", "readers", "merged")]
+    assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("name", ["convolutions", "encoder"])
+def test_a_repair_of_the_merged_axes_alone_takes_less_error_away_and_never_fits_another_layer(name):
+    model, spec, transfers, coarse, data = merged(name)
+    before = error(model, coarse, data)
+    done = repair_network(model, spec, transfers, coarse, data=data, merged_only=True)
+    of_axes = {n for n, terms in spec.parameters.items() if any(t in transfers for term in terms for t in term)}
+    assert done.fitted.keys() <= of_axes
+    assert done.fitted
+    assert error(model, coarse, data) < before
+
+
 def grams(columns, answers):
     """Return the sums of rows that come in two parts."""
     return RegressionSums.from_rows(columns[:20], answers[:20]) + RegressionSums.from_rows(columns[20:], answers[20:])
