@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping
 
 from torch import fx
 
+from netgraph.coarsen.repair.weight_products import PRODUCTS
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.rules.operator_call import operator_name
 from netgraph.tracing.unit_spec import UnitSpec, term_axes
 
 SAME_INPUT = "its inputs have not changed"  # merging gave their best weights
+SHARED = "something else reads it too"
 REASONS = {
     "aten.embedding": "its vectors are the restricted ones",
     "aten.lstm_cell": "a recurrent cell that is called step by step has no fit",
@@ -44,4 +46,11 @@ def _find_reason(users: list[fx.Node]) -> str:
     """Return the reason why a weight with these readers is not fitted."""
     names = list(dict.fromkeys(operator_name(user.target) for user in users))
     reasons = [REASONS[name] for name in names if name in REASONS]
-    return reasons[0] if reasons else f"{' and '.join(names) or 'no operator'} has no fit"
+    if reasons:
+        return reasons[0]
+    products = [user for user in users if user.target in PRODUCTS]
+    if products and len(users) > 1:
+        return SHARED
+    if products:
+        return f"it is not the second factor of {names[0]}"
+    return f"{' and '.join(names) or 'no operator'} has no fit"

@@ -30,15 +30,16 @@ from netgraph.coarsen.repair.left_weights import SAME_INPUT, find_left_weights
 from netgraph.coarsen.repair.recurrent import GATES, find_recurrent_obstacle, fit_recurrent
 from netgraph.coarsen.repair.refit import Refit
 from netgraph.coarsen.repair.variance import rescale_units
+from netgraph.coarsen.repair.weight_products import FITTED, find_product_obstacle, name_layers, name_weight, walk_layers
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.interpreter import CallSite
-from netgraph.rules.operators import BATCH_NORM, LAYER_OVERLOADS
+from netgraph.rules.operators import BATCH_NORM
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.choices import DATA_RUNGS, RUNGS
 
-STOPS = (*LAYER_OVERLOADS, BATCH_NORM, *GATES)  # calls before which networks pause
+STOPS = (*FITTED, BATCH_NORM, *GATES)  # calls before which networks pause
 
 
 class Original(NamedTuple):
@@ -197,7 +198,7 @@ def _repair_layers(
     """Walk both networks side by side, layer by layer, and fit or estimate each layer of the coarse one."""
     # Both walks pause before the same calls, in the same order, except in blocks that the coarse network lacks. A layer of the
     # coarse network is changed while it waits for its call, and so all later layers read its repaired outputs.
-    walks = fine.walk(batches, STOPS), coarse.walk(batches, STOPS)
+    walks = walk_layers(fine, batches, STOPS), walk_layers(coarse, batches, STOPS)
     pairs = zip(*walks, strict=True) if original is None else _pair_stops(*walks, original, refit)
     fitted_norms: set[str] = set()
     for fine_layer, coarse_layer in islice(pairs, _count_needed(coarse, refit) if merged_only else None):
@@ -214,11 +215,10 @@ def _repair_layers(
 
 def _count_needed(coarse: GraphNetwork, refit: Refit) -> int | None:
     """Return the number of pauses up to the last merged layer, or None for all of them, where batch norms may follow."""
-    recording = coarse.steps("eval")
-    if recording.name_stops((BATCH_NORM, *GATES)):
+    if coarse.steps("eval").name_stops((BATCH_NORM, *GATES)):
         return None
-    stops = recording.name_stops(STOPS)
-    return max((i for i, names in enumerate(stops, 1) if any(map(refit.is_merged, names))), default=0)
+    stops = name_layers(coarse, STOPS)
+    return max((i for i, (_, names) in enumerate(stops, 1) if any(map(refit.is_merged, names))), default=0)
 
 
 def _pair_stops(
@@ -237,7 +237,7 @@ def _pair_stops(
 
 def _find_joins(original: Original) -> dict[str, str]:
     """Return by the last weight of each kept block that of the last block of its run, where blocks are missing after it."""
-    weights = [names[1] for names in original.network.steps("eval").name_stops(LAYER_OVERLOADS) if names[1] is not None]
+    weights = [name for stop in name_layers(original.network, FITTED) if (name := name_weight(*stop)) is not None]
     joins = {}
     for kept, last in original.runs.items():
         inside = [weight for weight in weights if weight.startswith(f"{last}.")]
@@ -248,9 +248,8 @@ def _find_joins(original: Original) -> dict[str, str]:
 
 def has_named_stops(original: Original, shorter: GraphNetwork) -> bool:
     """Return True if the pauses in the missing blocks are known by the names of their parameters, so that the others can be paired."""
-    stops = original.network.steps("eval").name_stops(STOPS)
-    kept = [names for names in stops if not _is_in(names, original.dropped)]
-    return kept == shorter.steps("eval").name_stops(STOPS)
+    kept = [stop for stop in name_layers(original.network, STOPS) if not _is_in(stop[1], original.dropped)]
+    return kept == name_layers(shorter, STOPS)
 
 
 def _is_in(names: Sequence[str | None], blocks: Collection[str]) -> bool:
@@ -266,12 +265,16 @@ def _reads_same_input(fine: CallSite, coarse: CallSite) -> bool:
 
 def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairReport, fitted_norms: set[str]) -> None:
     """Fit a layer, or report the reason why it is not fitted."""
+    if (reason := find_product_obstacle(coarse)) is not None:
+        if refit.is_merged(name := name_weight(coarse.function, coarse.names)):
+            report.left[str(name)] = reason
+        return
     name = coarse.names[1]
     if _reads_same_input(fine, coarse):
         if refit.is_merged(name):
             report.left[str(name)] = SAME_INPUT
         return
-    obstacle = refit.find_obstacle(coarse)
+    obstacle = refit.find_obstacle(fine, coarse)
     if obstacle is not None:
         if obstacle[0] is not None:
             report.left[obstacle[0]] = obstacle[1]

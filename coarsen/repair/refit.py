@@ -24,7 +24,8 @@ from torch import Tensor
 from netgraph.coarsen.regression.rows import HOLD_OUT_EVERY, RowBlock
 from netgraph.coarsen.regression.solve import bound_rows, fit_ridge
 from netgraph.coarsen.repair.im2col import Places, build_columns, count_groups, count_places, draw_places, take_places
-from netgraph.coarsen.repair.left_weights import is_merged
+from netgraph.coarsen.repair.left_weights import SHARED, is_merged
+from netgraph.coarsen.repair.weight_products import find_transposed_weights
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.recording.interpreter import CallSite
@@ -56,19 +57,21 @@ class Refit:
     strength: float | None = None
     layer_of: dict[str, Layer] = field(init=False)
     name_of: dict[int, str] = field(init=False)
+    transposed: set[str] = field(init=False)
     random: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
         self.layer_of = {layer.weight: layer for layer in find_layers(self.spec)}
         # A recorded call names a parameter only if no other call reads it. Storage addresses find the names of shared ones.
         self.name_of = {tensor.data_ptr(): name for name, tensor in self.coarse.items() if tensor.numel()}
+        self.transposed = find_transposed_weights(self.spec)
         self.random = torch.Generator().manual_seed(0)
 
     def is_merged(self, name: str | None) -> bool:
         """Return True if a weight runs over an axis that shrinks."""
         return name is not None and is_merged(self.spec, self.transfers, name)
 
-    def find_obstacle(self, stop: CallSite) -> tuple[str | None, str] | None:
+    def find_obstacle(self, fine: CallSite, stop: CallSite) -> tuple[str | None, str] | None:
         """Return the name of a coarse weight and the reason why it cannot be fitted.
 
         Returns
@@ -78,14 +81,22 @@ class Refit:
         """
         (x, weight, *bias), name = stop.arguments[0], stop.names[1]
         if name is None:
-            return self.name_of.get(weight.data_ptr()), "something else reads it too"
+            return self.name_of.get(weight.data_ptr()), SHARED
         if bias and bias[0] is not None and stop.names[2] is None:
             return name, "something else reads its bias too"
-        if self.spec.sums.get((name, 0)):
+        if bias and bias[0] is not None and bias[0].ndim != 1:
+            return name, "its bias has more than one dimension"
+        if self.spec.sums.get((name, self.out_dim(name))):
             return name, "its rows are added up"
+        if stop.function is LINEAR and fine.arguments[0][0].shape[:-1] != x.shape[:-1]:
+            return name, "the rows of its inputs are units that merge"
         if x.ndim < 2 or (stop.function is not LINEAR and x.ndim != weight.ndim):
             return name, "its inputs come without a batch"
         return None
+
+    def out_dim(self, name: str) -> int:
+        """Return the dimension of a weight that runs over its outputs."""
+        return int(name in self.transposed)
 
     def find_norm(self, weight: str) -> tuple[str, str, str, str] | None:
         """Return the names of the scale, shift, mean and variance of the batch norm behind a layer."""
@@ -156,7 +167,7 @@ class Refit:
         joined = isinstance(skip, Tensor) and isinstance(skip_c, Tensor) and skip.shape == output.shape
         if joined:
             T = T + take_places(skip, function, places)
-        T = self.restrict(name, T, 0)
+        T = self.restrict(name, T, self.out_dim(name))
         if joined:
             T = T - take_places(skip_c, function, places)
         return T.sub(constant_c).div(gain_c)

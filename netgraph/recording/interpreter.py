@@ -32,6 +32,7 @@ EXTRA = {"aten.sym_size"}
 MAX_SIZE = 2**34  # bound on a size, and on the product of the sizes in one argument
 SWITCH = set_gradients
 ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+RESHAPES = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.reshape.default)
 UNBOUNDED = 2**62  # larger integers mean "to the end" or "the least" and ask for no memory
 
 
@@ -91,6 +92,10 @@ class CallSite:
         For each batch the other summand, if the result of the call (or of the batch norm after it) is added to a tensor that exists already.
     listed : dict of int to tuple
         For each argument that is a list, the names of its parts as in ``names``.
+    shift : (str, Tensor), optional
+        Name and value of a parameter of one dimension that is added to the result first, if this addition is its only reader.
+    result_sizes : list of list of int, optional
+        For each batch the sizes to which the result is reshaped first. One may be -1.
     """
 
     function: Callable[..., Any]
@@ -99,6 +104,17 @@ class CallSite:
     keywords: list[dict[str, Any]]
     summand: list[Any] | None = None
     listed: dict[int, tuple[str | None, ...]] = field(default_factory=dict)
+    shift: tuple[str, Tensor] | None = None
+    result_sizes: list[list[int]] | None = None
+
+
+@dataclass
+class Followers:
+    """What happens to the result of a call first: slots of the shift and of the other summand, and the sizes of a reshape."""
+
+    shift: int | None = None
+    summand: int | None = None
+    sizes: Any = None
 
 
 class Interpreter:
@@ -279,14 +295,17 @@ class Interpreter:
             if step.function in stops:
                 only_here = _name_parts(step.args, here)
                 listed = {i: _name_parts(v.parts, here) for i, v in enumerate(step.args) if isinstance(v, RefList)}
-                other_slot = self._find_summand(step.index)
+                after = self._find_followers(step.index, {i for i in here if _is_vector(runs[0][i])})
+                other_slot, shift = after.summand, after.shift
                 summands = (
                     None if other_slot is None or runs[0][other_slot] is None else [slots[other_slot] for slots in runs]
                 )
+                shifted = None if shift is None else (here[shift], runs[0][shift])
+                sizes = _resolve_sizes(after.sizes, runs)
                 arguments = [[_resolve_refs(v, slots) for v in step.args] for slots in runs]
                 keywords = [{k: _resolve_refs(v, slots) for k, v in step.kwargs} for slots in runs]
                 with autocast.pause_regions(runs[0]):
-                    yield CallSite(step.function, arguments, only_here, keywords, summands, listed)
+                    yield CallSite(step.function, arguments, only_here, keywords, summands, listed, shifted, sizes)
             if step is last:  # its result would take memory for nothing: the logits of a language model most of all
                 return
             shared = step.function in autocast.OPERATORS.values()  # one region for all batches
@@ -294,29 +313,37 @@ class Interpreter:
                 with torch.no_grad():
                     run_step(step, slots)
 
-    def name_stops(self, stops: Collection[Any]) -> list[tuple[str | None, ...]]:
-        """Return `CallSite.names` of every pause of `walk`, in order, without a run."""
+    def name_stops(self, stops: Collection[Any]) -> list[tuple[Callable[..., Any], tuple[str | None, ...]]]:
+        """Return the operator and `CallSite.names` of every pause of `walk`, in order, without a run."""
         here = self._find_single_readers()
-        return [_name_parts(step.args, here) for step in self.steps if step.function in stops]
+        return [(step.function, _name_parts(step.args, here)) for step in self.steps if step.function in stops]
 
     def _find_single_readers(self) -> dict[int, str]:
         """Return the names of the tensors that one step alone reads, by slot."""
         readers = Counter(index for step in self.steps for index in find_reads(step))
         return {index: name for index, name in self.reads if readers[index] == 1}
 
-    def _find_summand(self, index: int) -> int | None:
-        """Return the slot of the other summand, if the only reader of a result (or of the batch norm after it) is an addition."""
-        for _ in range(2):
+    def _find_followers(self, index: int, vectors: Collection[int]) -> Followers:
+        """Follow a result through its only readers: a reshape, a vector that is added, dropout, a batch norm, up to an addition."""
+        found, normed = Followers(), False
+        while True:
             readers = [step for step in self.steps if index in find_reads(step)]
             if len(readers) != 1:
-                return None
-            if readers[0].function in ADDITIONS and not readers[0].kwargs:
-                others = [v.index for v in readers[0].args if isinstance(v, Ref) and v.index != index]
-                return others[0] if len(others) == 1 else None
-            if readers[0].function is not torch.ops.aten.batch_norm.default:
-                return None
-            index = readers[0].index
-        return None
+                return found
+            step, function = readers[0], readers[0].function
+            if function in ADDITIONS and not step.kwargs:
+                others = [v.index for v in step.args if isinstance(v, Ref) and v.index != index]
+                if normed or found.shift is not None or len(others) != 1 or others[0] not in vectors:
+                    found.summand = others[0] if len(others) == 1 else None
+                    return found
+                found.shift = others[0]
+            elif function in RESHAPES and found.sizes is None and not normed:
+                found.sizes = step.args[1]
+            elif function is torch.ops.aten.batch_norm.default and not normed:
+                normed = True
+            elif function is not torch.ops.aten.dropout.default or step.args[2] is not False:
+                return found
+            index = step.index
 
     def start_values(self, find: Callable[[str], Any], inputs: Sequence[Any], *, all_reads: bool = False) -> list[Any]:
         """Return the slots of a run, with inputs, layers and the tensors from ``find`` filled in.
@@ -413,6 +440,19 @@ def _resolve_refs(value: Any, slots: list[Any]) -> Any:
     if kind is Ref:
         return slots[value.index]
     return [_resolve_refs(part, slots) for part in value.parts] if kind is RefList else value
+
+
+def _resolve_sizes(sizes: Any, runs: Sequence[list[Any]]) -> list[list[int]] | None:
+    """Return the sizes of a reshape in each run. One that is not known yet is -1, and the result is None if several are."""
+    if sizes is None:
+        return None
+    resolved = [[-1 if n is None else n for n in _resolve_refs(sizes, slots)] for slots in runs]
+    return resolved if all(size.count(-1) <= 1 for size in resolved) else None
+
+
+def _is_vector(value: Any) -> bool:
+    """Return True for a tensor of one dimension."""
+    return isinstance(value, Tensor) and value.ndim == 1
 
 
 def _name_parts(values: Sequence[Any], names: Mapping[int, str]) -> tuple[str | None, ...]:
