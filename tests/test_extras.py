@@ -86,7 +86,7 @@ USES = {  # a package and what asks for it
     "openvino": "ng.export(hierarchy, 'net.xml')",
     "huggingface_hub": "ng.load_model('hf:owner/name')",
     "huggingface_hub upload": "hierarchy.push_to_hub('owner/name')",
-    "sklearn ward": "ng.build_hierarchy(net, x, coarsener='ward')",
+    "sklearn ward": "ng.coarsen.ward(ng.coarsen.AxisGraph('fc', csr_array((8193, 8193)), np.ones(8193), lambda: np.ones((8193, 1))), 2)",
     "sklearn kmeans": "ng.build_hierarchy(net, x, coarsener='kmeans')",
     "networkx louvain": "ng.build_hierarchy(net, x, coarsener='louvain')",
     "torchvision vgg": "ng.models.vgg()",
@@ -97,7 +97,9 @@ USES_PROGRAM = textwrap.dedent(
     """
     import json
     from pathlib import Path
+    import numpy as np
     import torch
+    from scipy.sparse import csr_array
     import netgraph as ng
     import netgraph.coarsen, netgraph.fas, netgraph.models, netgraph.viz
     from netgraph.models.data.readers.image_folder import read_images

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from netgraph.coarsen.network.compare_outputs import collect_tensors, fixed_seed
 from netgraph.errors import NetgraphError
+from netgraph.tracing.recordable import check_input_tensors
 from netgraph.utils.module_state import set_training_mode
 from netgraph.utils.preserved_state import preserve_attributes
 from netgraph.utils.pytree import build_structure, count_common_rows, normalize_example
@@ -59,8 +60,11 @@ def check_rows(rows: Any, what: str) -> None:
 
     Raises
     ------
+    TraceError
+        No network can be recorded on them, such as nested tensors.
     NetgraphError
     """
+    check_input_tensors(rows)
     if count_common_rows(rows) == 0:
         raise NetgraphError(f"{what} have no rows. Give one or more.")
     leaves: list[Tensor] = []
