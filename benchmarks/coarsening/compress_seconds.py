@@ -1,11 +1,11 @@
-"""Claim: compress takes at most about twice the time of one hierarchy with ridge, though it measures an error curve for each axis.
+"""Claim, not met yet: compress takes at most twice the time of one hierarchy with ridge, though it measures an error curve for each axis.
 
 `netgraph.build_hierarchy` merges 0.7 of the units by Ward's method and repairs with ridge. `netgraph.compress` chooses sizes for half of the FLOPs,
 merges and repairs the same way, judges the original and both stages on the same 512 rows, and measures milliseconds. Processor time of one
 thread, both in turn after one run of each that warms up, so that imports and compiled kernels count for neither. Ward's trees of earlier
 runs are forgotten.
 
-    NETGRAPH_DATA=... OMP_NUM_THREADS=1 python benchmarks/coarsening/compress_seconds.py    # to benchmarks/results/compress_seconds.json
+    NETGRAPH_DATA=... OMP_NUM_THREADS=1 python benchmarks/coarsening/compress_seconds.py    # to benchmarks/results/compress_seconds.json, not kept yet
 """
 
 from __future__ import annotations
