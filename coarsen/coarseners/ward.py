@@ -103,11 +103,12 @@ def _find_tree(points: NDArray[np.float64]) -> Ints:
     are kept, by a hash of the points.
     """
     key = points.shape, hashlib.blake2b(points.data).digest()
-    if key not in _TREES:
+    tree = _TREES.get(key)
+    if tree is None:
         while len(_TREES) >= KEPT:
             _TREES.popitem(last=False)
-        _TREES[key] = linkage(points, "ward")[:, :2].astype(np.int64)
-    return _TREES[key]
+        tree = _TREES[key] = linkage(points, "ward")[:, :2].astype(np.int64)
+    return tree  # not from the store, where another thread may have made room
 
 
 def _cut_tree(tree: Ints, n_clusters: int) -> Ints:

@@ -41,6 +41,7 @@ from netgraph.coarsen.tuning.options import TuneOptions
 from netgraph.coarsen.user_class.huggingface import is_transformers_model
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.io.hub.origin import add_step
+from netgraph.utils.choices import DATA_RUNGS
 from netgraph.utils.pytree import build_structure, describe_example, normalize_example, unflatten_tree
 
 Tune = Callable[[nn.Module, nn.Module], Any]
@@ -118,7 +119,7 @@ def compress(
         Rows of the input for the target ``latency``.
     repaired_errors : bool, default False
         Measure the error of each axis after a repair of the layers that it runs over. This takes several times as long, and often
-        chooses better: repair wins most of a layer's neurons back, and little of an attention's heads.
+        chooses better.
     progress : callable ``(axis, done, total)``, optional
         Is called before the error of each axis is measured.
 
@@ -256,7 +257,7 @@ class _Run:
 
     def choose(self, repaired: bool) -> Shape:
         """Return the shape that meets the target, or comes nearest."""
-        repaired = repaired and self.options.repair in ("norms", "ridge", "tune")
+        repaired = repaired and self.options.repair in DATA_RUNGS
         only = None if "channels" in self.options.steps[0] else ()
         whole = Chooser(self.builder, self.example, self.round_to, repaired, only, must_merge=only is None)
         self.errors = {name: dict(zip(RATIOS, errors, strict=True)) for name, errors in whole.errors.items()}

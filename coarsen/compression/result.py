@@ -35,7 +35,8 @@ class Stage:
     metric : float
         Value of the metric.
     won_back : float, optional
-        Share of what merging lost that this step and those before it have won back. None where merging lost nothing, or less than the standard error of the metric.
+        Share of what merging lost that this step and those before it have won back. None where merging lost nothing, or less than the
+        standard error of the metric.
     seconds : float, default 0
         Time that the step took.
     """

@@ -61,7 +61,7 @@ def check_rows(rows: Any, what: str) -> None:
     Raises
     ------
     TraceError
-        No network can be recorded on them, such as nested tensors.
+        No network can be recorded on them: they are nested, sparse, quantised or without numbers.
     NetgraphError
     """
     check_input_tensors(rows)
@@ -70,7 +70,7 @@ def check_rows(rows: Any, what: str) -> None:
     leaves: list[Tensor] = []
     build_structure(normalize_example(rows), leaves)
     for leaf in leaves:
-        if leaf.layout == torch.strided and leaf.is_floating_point() and not leaf.is_nested and not leaf.is_meta:
+        if leaf.is_floating_point():
             bad = leaf.isnan() | leaf.isposinf()
             if bool(bad.any()):
                 n = int(bad.flatten(1).any(1).sum()) if leaf.ndim > 1 else int(bad.sum())

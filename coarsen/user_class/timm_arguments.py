@@ -43,9 +43,9 @@ def is_timm_model(network: nn.Module) -> bool:
     return type(network).__module__.startswith("timm.") and isinstance(config, Mapping) and "architecture" in config
 
 
-def describe_timm(network: nn.Module) -> FolderFacts:
+def describe_timm(network: Any) -> FolderFacts:
     """Return what the card tells of the folder of a network."""
-    return FolderFacts(TIMM, NETWORK, str(network.pretrained_cfg["architecture"]), (count_parameters(network),))  # type: ignore[index]
+    return FolderFacts(TIMM, NETWORK, str(network.pretrained_cfg["architecture"]), (count_parameters(network),))
 
 
 def write_timm(network: nn.Module, arguments: Mapping[str, Any], folder: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netgraph.errors import DataError
+from netgraph.errors import DataError, describe_error
 from netgraph.models.data.tokenizer import check_tokenizer, explain_panics
 
 PREFIX = "text:"
@@ -94,3 +94,5 @@ def _read_pieces(path: Path) -> Iterator[str]:
                 yield "".join(lines)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text in UTF-8 ({error}). Save it in UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({describe_error(error)}).") from error
