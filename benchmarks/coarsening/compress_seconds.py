@@ -5,7 +5,7 @@ merges and repairs the same way, judges the original and both stages on the same
 thread, both in turn after one run of each that warms up, so that imports and compiled kernels count for neither. Ward's trees of earlier
 runs are forgotten.
 
-    NETGRAPH_DATA=... OMP_NUM_THREADS=1 python benchmarks/coarsening/compress_seconds.py    # to benchmarks/results/compress_seconds.json, not kept yet
+    NETGRAPH_DATA=... OMP_NUM_THREADS=1 python benchmarks/coarsening/compress_seconds.py    # to benchmarks/results/compress_seconds.json
 """
 
 from __future__ import annotations
