@@ -29,11 +29,11 @@ from netgraph.coarsen.network.recording_proof import is_cheap_to_prove, prove_re
 from netgraph.coarsen.network.rule_proof import prove_foreign_rules
 from netgraph.coarsen.partition.contract import leaves_out
 from netgraph.coarsen.repair.pipeline import check_rung
+from netgraph.environment.gc_pause import old_objects_skipped
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.hub_methods import HubMethods
 from netgraph.io.hub.origin import Step, find_origin, set_origin
 from netgraph.recording.forward.named_outputs import name_outputs
-from netgraph.recording.gc_pause import old_objects_skipped
 from netgraph.tracing.recordable import check_input_tensors, unwrap_compiled
 from netgraph.tracing.tracer import trace
 from netgraph.tracing.unit_spec import UnitSpec, term_size

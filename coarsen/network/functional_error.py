@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from netgraph.errors import NetgraphError, describe_error
 from netgraph.recording.forward.named_outputs import collect_chosen
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.recorder import disable_fused_attention
+from netgraph.recording.shared_steps import SharedSteps
 from netgraph.tracing.recordable import check_input_tensors
 from netgraph.tracing.unit_spec import UnitSpec
 from netgraph.utils.module_state import set_training_mode
@@ -198,10 +200,18 @@ class FunctionErrorJudge:
             Those of axes whose heads come to one basis.
         """
         model = rotate_to_one_basis(self.model, self.spec, turned, self.rotating)
-        network = coarse_network(model, _keep_evaluation(self.spec), transfers).eval()
+        network = coarse_network(model, _keep_evaluation(self.spec), transfers, has_layers=False).eval()
         if self.repair is not None:
             self.repair(model, transfers, network)
-        return function_error(self.expected, iterate_outputs(network, self.batches, self.spec.outputs))
+        with disable_fused_attention():
+            results = (collect_chosen(r, self.spec.outputs) for r in self._shared_steps.iterate_results(network))
+            return function_error(self.expected, results)
+
+    @cached_property
+    def _shared_steps(self) -> SharedSteps:
+        """The steps of the network of this level, with which those of each candidate begin."""
+        base = coarse_network(self.model, _keep_evaluation(self.spec), self.composed, has_layers=False).eval()
+        return SharedSteps(base, self.batches)
 
 
 def _keep_evaluation(spec: UnitSpec) -> UnitSpec:

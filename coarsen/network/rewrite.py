@@ -18,10 +18,10 @@ from netgraph.coarsen.network.recorded_constants import Names, collect_constants
 from netgraph.coarsen.transfer.nested_transfer import count_coarse, count_merged
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.environment.gc_pause import gc_paused
 from netgraph.recording.forward.autocast import follow_device
 from netgraph.recording.forward.call_signature import read_signature
 from netgraph.recording.forward.followed_dtype import DtypeLinks, OwnDtype
-from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.graph_module import GraphNetwork
 from netgraph.recording.node_graph import NodeGraph, is_constant
 from netgraph.recording.serialize import serialize_graph
@@ -33,7 +33,12 @@ Transfers = Mapping[str, Transfer]
 
 @gc_paused()
 def coarse_network(
-    model: nn.Module, spec: UnitSpec, transfers: Transfers, *, state: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    spec: UnitSpec,
+    transfers: Transfers,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    has_layers: bool = True,
 ) -> GraphNetwork:
     """Return the network with merged units.
 
@@ -47,6 +52,8 @@ def coarse_network(
         For each axis that shrinks, from the units of the traced network to the coarse ones.
     state : dict of str to Tensor, optional
         Coarse parameters, if they are known already. By default those of ``model`` are injected.
+    has_layers : bool, default True
+        Hold parameters in layers of PyTorch. A network that is run once and thrown away is built faster without.
 
     Returns
     -------
@@ -93,6 +100,7 @@ def coarse_network(
         fixed=_list_fixed(model, spec, names),
         relations=relate_input_sizes(spec),
         signature=read_signature(model, spec.inputs),
+        has_layers=has_layers,
     )
     return network.train(model.training)
 

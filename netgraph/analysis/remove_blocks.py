@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from torch import Tensor, fx
 
 from netgraph.analysis.residual_chains import Chain, find_chains, find_descendants, find_leaves, locate_segments
+from netgraph.environment.gc_pause import gc_paused
 from netgraph.errors import NetgraphError
-from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.node_graph import NodeGraph
 from netgraph.recording.recorder import Recording, erase_dead_nodes
 from netgraph.tracing.tracer import trace_recordings

@@ -265,6 +265,17 @@ class Interpreter:
             set_gradients(gradients)
         return self.collect_results(slots)
 
+    def finish(self, slots: list[Any], first: int = 0) -> list[Any]:
+        """Run the steps from one on without gradients, and return the results. Switches of gradients do not count as steps."""
+        try:
+            with torch.no_grad():
+                for step in [step for step in self.steps if step.function is not SWITCH][first:]:
+                    run_step(step, slots)
+        except BaseException:
+            autocast.leave_open_regions(slots)
+            raise
+        return self.collect_results(slots)
+
     def collect_results(self, slots: list[Any]) -> list[Any]:
         """Return the results from the slots."""
         return [_resolve_refs(v, slots) for v in self.results or ()]

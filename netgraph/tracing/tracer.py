@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from netgraph.environment.gc_pause import gc_paused
 from netgraph.errors import TraceError
 from netgraph.recording.forward.named_outputs import check_outputs, choose_outputs, list_results
-from netgraph.recording.gc_pause import gc_paused
 from netgraph.recording.operators.finite_checks import find_checks
 from netgraph.recording.operators.guards import check_decision
 from netgraph.recording.operators.passed_counts import SizeLink

@@ -15,8 +15,8 @@ from torch import nn
 
 import netgraph as ng
 from netgraph.coarsen.network.rewrite import coarse_network
+from netgraph.environment.gc_pause import old_objects_skipped
 from netgraph.errors import GuardError
-from netgraph.recording.gc_pause import old_objects_skipped
 from netgraph.recording.recorder import record_network
 
 

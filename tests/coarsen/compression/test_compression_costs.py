@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import netgraph as ng
 from netgraph.coarsen import Latency, measure_costs, measure_latency
+from netgraph.coarsen.compression import latency as latency_module
 from netgraph.coarsen.compression.latency import has_rows, resize_rows
 from netgraph.coarsen.compression.peak_memory import count_bytes, measure_peak_memory
 from netgraph.coarsen.partition.size_costs import COSTS
@@ -59,6 +60,21 @@ def test_a_latency_has_its_batch_its_runs_and_its_order():
     assert (latency.batch, latency.threads) == (5, torch.get_num_threads())
     assert network.training, "it is left in its mode"
     assert str(Latency(2.0, 1.0, 3.0, 7, 1, 1)) == "2 ms (1-3)"
+
+
+@pytest.mark.parametrize(
+    ("times", "runs"),
+    [
+        ([10.0, 10.0], 16),  # 0.15 s are over, and nothing varies
+        ([9.9, 10.1], 16),  # 1.25 x 0.2 / 2.56 / 4 / 10 = 0.24 percent
+        ([9.75, 10.25], 24),  # 0.61 percent of 16 runs, 0.50 of 24
+        ([8.0, 12.0], 60),  # 0.6 s are over
+    ],
+)
+def test_measuring_ends_once_the_median_is_known(monkeypatch, times, runs):
+    turn = iter(times * 400)
+    monkeypatch.setattr(latency_module, "_time_run", lambda *_: next(turn))
+    assert measure_latency(mlp((6, 3)), torch.zeros(3, 6)).runs == runs
 
 
 def test_costs_are_measured_for_each_batch_or_for_inputs_without_rows():
