@@ -1,7 +1,7 @@
 """Claim: at equal FLOPs and with equal tuning, compressed networks keep at least the accuracy of pruned ones, at fewer milliseconds.
 
 A trained ResNet-20 (`trained.py`) loses half of its FLOPs or milliseconds by `netgraph.compress` (merged and repaired; merged along
-latency; pruned by magnitude and refitted by least squares), and by torch-pruning (L1 norms and Taylor, uniform and global, norms
+latency; with fewer blocks; pruned by magnitude and refitted by least squares), and by torch-pruning (L1 norms and Taylor, uniform and global, norms
 estimated again). Then every network is tuned alike: `netgraph.coarsen.fine_tune` towards labels and the original, ``--epochs`` of it.
 The small network trained from new for these epochs is the control. Accuracy on the 10,000 test images. Milliseconds are medians of
 runs in turn with the original, on one thread, of each network in its own class.
@@ -50,9 +50,11 @@ SEARCHES = 12  # bisections of the pruning ratio
 Make = Callable[[nn.Module, Tensor, Tensor, float], nn.Module]
 
 
-def merge(kind: str, coarsener: str, base: nn.Module, inputs: Tensor, targets: Tensor, share: float) -> nn.Module:
+def merge(
+    kind: str, coarsener: str, directions: str, base: nn.Module, inputs: Tensor, targets: Tensor, share: float
+) -> nn.Module:
     """Return the network that `netgraph.compress` makes."""
-    options = CoarsenOptions(coarsener=coarsener, repair="ridge")
+    options = CoarsenOptions(coarsener=coarsener, repair="ridge", directions=directions)
     return ng.compress(base, inputs, targets=targets, target=f"{kind}={share}", options=options).model
 
 
@@ -114,9 +116,11 @@ def count_flops(network: nn.Module, inputs: Tensor) -> int:
 
 
 METHODS: dict[str, tuple[str, Make]] = {
-    "netgraph": ("flops", partial(merge, "flops", "ward")),
-    "netgraph, by milliseconds": ("latency", partial(merge, "latency", "ward")),
-    "magnitude with least squares": ("flops", partial(merge, "flops", "magnitude")),
+    "netgraph": ("flops", partial(merge, "flops", "ward", "channels")),
+    "netgraph, by milliseconds": ("latency", partial(merge, "latency", "ward", "channels")),
+    "netgraph, blocks too": ("flops", partial(merge, "flops", "ward", "channels+depth")),
+    "netgraph, blocks too, by milliseconds": ("latency", partial(merge, "latency", "ward", "channels+depth")),
+    "magnitude with least squares": ("flops", partial(merge, "flops", "magnitude", "channels")),
     "torch-pruning L1, uniform": ("flops", partial(prune, "L1", False)),
     "torch-pruning L1, global": ("flops", partial(prune, "L1", True)),
     "torch-pruning Taylor, uniform": ("flops", partial(prune, "Taylor", False)),
