@@ -270,9 +270,14 @@ def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairRep
             report.left[str(name)] = reason
         return
     name = coarse.names[1]
+    norm = None if name is None else refit.find_norm(name)
     if _reads_same_input(fine, coarse):
         if refit.is_merged(name):
             report.left[str(name)] = SAME_INPUT
+        if (
+            norm is not None
+        ):  # layer and norm give the target as they are. New statistics would only move them away from it
+            fitted_norms.add(norm[2])
         return
     obstacle = refit.find_obstacle(fine, coarse)
     if obstacle is not None:
@@ -281,7 +286,7 @@ def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairRep
         return
     assert name is not None
     report.fitted[name] = refit.fit_layer(fine, coarse)
-    if (norm := refit.find_norm(name)) is not None:
+    if norm is not None:
         fitted_norms.add(norm[2])
 
 
