@@ -114,7 +114,8 @@ def check_request(source: str | Path, example: Any, n: int) -> Tensor:
         )
     if len(tensors) > 2 or (len(tensors) == 2 and not is_text(source)):
         raise DataError(
-            f"the network takes {len(tensors)} tensors, and {source} gives one. Only texts give two, tokens and their mask."
+            f"the network takes {len(tensors)} tensors, and {source} gives one (texts give two, tokens and their mask). Give the rows in "
+            f"Python, {_write_call(example)}; build_hierarchy(data=), sweep, fine_tune and make_metric take them too."
         )
     if is_text_file(source) and (like.is_floating_point() or like.ndim != 2):
         raise DataError(
@@ -205,6 +206,14 @@ def _example_tensors(example: Any) -> list[Tensor]:
     if not values or not all(isinstance(v, Tensor) and v.ndim > 1 for v in values):
         raise DataError("the example must be a tensor of shape (rows, ...), or a tuple or dict of such tensors.")
     return values
+
+
+def _write_call(example: Any) -> str:
+    """Return the call that takes rows of several tensors, with the names that the network has for them."""
+    if isinstance(example, Mapping):
+        rows = ", ".join(f"{name!r}: ..." for name in example)
+        return f"as in netgraph.compress(model, {{{rows}}})"
+    return f"as in netgraph.compress(model, ({', '.join('...' for _ in example)}))"
 
 
 def _pack_like(example: Any, tensors: Sequence[Tensor]) -> Any:

@@ -1,6 +1,7 @@
 """``netgraph finetune`` and ``netgraph compress --tune-epochs``: what is trained, printed, written and refused."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -82,6 +83,18 @@ def test_no_epoch_says_so_and_the_table_has_the_teacher(inside):
     assert code == 0
     assert "0 epochs change nothing" in err
     assert [line.split()[0] for line in out.splitlines()] == ["network", "teacher", "before", "after"]
+
+
+@pytest.mark.parametrize(("metric", "unit"), [("top1", 100), ("loss", 1)])
+def test_a_network_that_training_made_worse_has_won_nothing_back(inside, metric, unit):
+    words = ["finetune", "small.hierarchy", "--data", "digits", "--epochs", "1", "--lr", "3", "--metric", metric]
+    code, out, err = run_main(*words)
+    assert code == 0, err
+    before, after = (float(line.split()[1]) for line in out.splitlines()[2:4])
+    said = re.search(r"^Nothing is won back: the training lost a further (\S+) (points )?of (\w+)\. 1 epoch", out, re.M)
+    assert float(said[1]) == pytest.approx(unit * abs(after - before), rel=0.06)
+    assert (said[2], said[3]) == ("points " if metric == "top1" else None, metric)
+    assert "-" not in out.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def evaluate_models(
         data, first.network, first.example, model=models[0], tokenizer=tokenizer, seed=seed, counts=(1, 1, test_samples)
     )
     echo(f"netgraph: {splits.origin[2]} give the metric", err=True)
-    metrics = _make_metrics(metric or [choose_metric(None, splits)], first.network, splits.test)
+    asked: list[str | None] = [*dict.fromkeys(metric or ())]  # a metric that was typed twice has one column
+    metrics = _make_metrics(asked or [choose_metric(None, splits)], first.network, splits.test)
     values = [_judge(candidate, metrics) for candidate in candidates]
     costs = _measure(candidates)
     if json_:

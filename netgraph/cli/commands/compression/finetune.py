@@ -223,14 +223,24 @@ def format_result(result: dict[str, Any]) -> str:
     """Return the metric of the teacher, and of the network before and after, as text."""
     rows = [("teacher", result["teacher_value"]), ("before", result["before"]), ("after", result["after"])]
     lines = format_columns(["network", result["metric"]], [[name, f"{x:.4g}"] for name, x in rows if x is not None])
-    won, losses = result["won_back"], result["losses"]
-    share = "" if won is None else f"{won:.0%} of what the small network had lost is won back. "
+    losses = result["losses"]
     if losses:
         lines.append(
-            f"{share}{result['epochs']} epoch{'s' * (result['epochs'] > 1)} in {result['seconds']:.1f} s, mean loss "
+            f"{_describe_gain(result)}{result['epochs']} epoch{'s' * (result['epochs'] > 1)} in {result['seconds']:.1f} s, mean loss "
             f"{losses[0]:.4g} in the first and {losses[-1]:.4g} in the last."
         )
     return "\n".join(lines)
+
+
+def _describe_gain(result: dict[str, Any]) -> str:
+    """Return the sentence on what was won back, or lost further, nothing where the small network had lost no more than chance."""
+    won, metric, change = result["won_back"], result["metric"], abs(result["after"] - result["before"])
+    if won is None:
+        return ""
+    if won >= 0:
+        return f"{won:.0%} of what the small network had lost is won back. "
+    lost = f"{100 * change:.2g} points of {metric}" if metric.startswith("top") else f"{change:.3g} of {metric}"
+    return f"Nothing is won back: the training lost a further {lost}. "
 
 
 def _place_inputs(inputs: Any, device: str) -> Any:
