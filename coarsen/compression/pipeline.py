@@ -36,6 +36,7 @@ from netgraph.coarsen.hierarchy.merge_plan import GraphStore
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.network.finite_values import list_nonfinite
 from netgraph.coarsen.network.oracles import Progress
+from netgraph.coarsen.partition.target_size import describe_uneven
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.options import TuneOptions
 from netgraph.coarsen.user_class.huggingface import is_transformers_model
@@ -119,7 +120,7 @@ def compress(
         Rows of the input for the target ``latency``.
     repaired_errors : bool, default False
         Measure the error of each axis after a repair of the layers that it runs over. This takes several times as long, and often
-        chooses better.
+        chooses better. It needs a repair that reads data.
     progress : callable ``(axis, done, total)``, optional
         Is called before the error of each axis is measured.
 
@@ -257,7 +258,11 @@ class _Run:
 
     def choose(self, repaired: bool) -> Shape:
         """Return the shape that meets the target, or comes nearest."""
-        repaired = repaired and self.options.repair in DATA_RUNGS
+        if repaired and self.options.repair not in DATA_RUNGS:
+            self.notes.append(
+                f"repaired_errors had no effect, because the repair {self.options.repair} fits nothing to data."
+            )
+            repaired = False
         only = None if "channels" in self.options.steps[0] else ()
         whole = Chooser(self.builder, self.example, self.round_to, repaired, only, must_merge=only is None)
         self.errors = {name: dict(zip(RATIOS, errors, strict=True)) for name, errors in whole.errors.items()}
@@ -350,6 +355,7 @@ class _Run:
             stages.append(("tuned", self.metric.evaluate(network), time.perf_counter() - started))
         fine, coarse = self.measure(network, hierarchy)
         self._note_unrepaired(hierarchy)
+        self._note_uneven(hierarchy)
         self.notes += self.metric.describe_precision(before)
         table = [Stage("original", fine, before)]
         for name, value, seconds in stages:
@@ -396,6 +402,12 @@ class _Run:
             first = ", ".join(f"{name} ({reason})" for name, reason in list(left.items())[:3])
             more = f", and {len(left) - 3} more" if len(left) > 3 else ""
             self.notes.append(f"The repair left {len(left)} weights as merging made them: {first}{more}.")
+
+    def _note_uneven(self, hierarchy: Hierarchy) -> None:
+        """Say of which axes the numbers of units are not the multiple that was asked for."""
+        sizes = [(name, transfer.n_coarse) for name, transfer in hierarchy.levels[-1].transfers.items()]
+        if uneven := describe_uneven(sizes, self.options.round_to):
+            self.notes.append(f"{uneven[0].upper()}{uneven[1:]}")
 
 
 def read_pair(rows: Any, name: str) -> Rows:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from netgraph.tracing.unit_spec import Axis
+
+NAMED = 5  # axes in one sentence
 
 
 def target_count(size: int, ratio: float, round_to: int = 1) -> int:
@@ -40,3 +44,28 @@ def choose_n_coarse(axis: Axis, ratio: float, round_to: int = 1) -> int:
         divisors = [d for d in divisors if 0.5 * ratio * axis.size <= d < axis.size] or [axis.size]
     fitting = [d for d in divisors if d % round_to == 0] or divisors
     return min(fitting, key=lambda d: (abs(d - target), d))
+
+
+def describe_uneven(sizes: Iterable[tuple[str, int]], round_to: int) -> str | None:
+    """Return a sentence on the axes whose numbers of units are not the multiple that was asked for, or None.
+
+    Parameters
+    ----------
+    sizes : iterable of (str, int)
+        Names of axes that merged, and their numbers of units.
+    round_to : int
+
+    Examples
+    --------
+    >>> from netgraph.coarsen.partition.target_size import describe_uneven
+    >>> describe_uneven([("0", 64), ("2", 20)], 64)
+    'could not round 2 to a multiple of 64. An axis has no more units than that, its aggregates must have one size, or a target needs finer numbers.'
+    """
+    uneven = list(dict.fromkeys(name for name, size in sizes if size % round_to))
+    if not uneven:
+        return None
+    more = f" and {len(uneven) - NAMED} more" * (len(uneven) > NAMED)
+    return (
+        f"could not round {', '.join(uneven[:NAMED])}{more} to a multiple of {round_to}. An axis has no more units than that, its "
+        "aggregates must have one size, or a target needs finer numbers."
+    )

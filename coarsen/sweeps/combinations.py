@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from netgraph import plugins
 from netgraph.errors import NetgraphError
-from netgraph.utils.choices import RUNGS, SWEEP_BUDGETS
+from netgraph.utils.choices import DATA_RUNGS, RUNGS, SWEEP_BUDGETS
 
 RATIOS = "0.9:0.3:0.1"
 COARSENERS = ("ward", "hem")
@@ -144,6 +144,24 @@ def list_combinations(
         for affinity, coarsener, budget, ratio, repair in product(weigh, merge, dict.fromkeys(budgets), shares, dict.fromkeys(repairs))
     ]  # fmt: skip
     return list(dict.fromkeys(rows)), merge, weigh
+
+
+def check_repaired_errors(repairs: Sequence[str], budgets: Sequence[str]) -> None:
+    """Refuse errors after repair where no budget is spread by errors, or no repair reads data.
+
+    Raises
+    ------
+    NetgraphError
+    """
+    if not set(budgets) - {"none"}:
+        raise NetgraphError(
+            "errors after repair (--repaired-errors) spread a budget over the axes, and there is none. Give budgets, such as flops."
+        )
+    if not set(repairs) & set(DATA_RUNGS):
+        raise NetgraphError(
+            f"errors after repair (--repaired-errors) need a repair that reads data, and the repairs are {', '.join(repairs)}. Give one of "
+            f"{', '.join(DATA_RUNGS)}."
+        )
 
 
 def _name_all(group: str, values: Sequence[Named], words: Sequence[str] = ()) -> dict[str, Named]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from netgraph.coarsen.compression.selection import Chooser
@@ -22,6 +21,7 @@ from netgraph.coarsen.sweeps.combinations import Combination, Named
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.errors import NetgraphError, NothingToMergeError
 from netgraph.plugins import load_plugin
+from netgraph.utils.choices import DATA_RUNGS
 
 
 class Merged(NamedTuple):
@@ -54,6 +54,8 @@ class NetworkMaker:
     graphs : GraphStore
         Of the affinity.
     example : Tensor, tuple or dict
+    repaired_errors : bool, default False
+        Spread budgets by errors after repair, where a repair reads data.
 
     Raises
     ------
@@ -61,22 +63,32 @@ class NetworkMaker:
         One of the two does not import.
     """
 
-    def __init__(self, builder: LevelBuilder, weigh: Named, coarsener: Named, graphs: GraphStore, example: Any) -> None:
+    def __init__(
+        self,
+        builder: LevelBuilder,
+        weigh: Named,
+        coarsener: Named,
+        graphs: GraphStore,
+        example: Any,
+        *,
+        repaired_errors: bool = False,
+    ) -> None:
         affinity = load_plugin("netgraph.affinities", weigh) if isinstance(weigh, str) else weigh
         self.plan = replace(builder.plan, coarseners=load_coarseners(coarsener), weigh=affinity)
         self.builder, self.graphs, self.example = builder, graphs, example
+        self.repaired_errors, self.curve_seconds = repaired_errors, 0.0
+        self._choosers: dict[str, Chooser] = {}
         self._merged: tuple[Any, Merged] | None = None
 
-    @cached_property
-    def chooser(self) -> Chooser:
-        """The error curves of all axes, measured once, which choose sizes within a budget."""
-        started, graphs = time.perf_counter(), self.graphs.seconds
-        builder = self.builder.fork(replace(self.plan), graphs=self.graphs)
-        chooser = Chooser(builder, self.example, self.plan.round_to)
-        self.curve_seconds = time.perf_counter() - started - (self.graphs.seconds - graphs)
-        return chooser
-
-    curve_seconds = 0.0
+    def find_chooser(self, repair: str) -> Chooser:
+        """Return the error curves of all axes, measured once, which choose sizes within a budget. Those after repair are of one rung."""
+        rung = repair if self.repaired_errors and repair in DATA_RUNGS else "none"
+        if rung not in self._choosers:
+            started, graphs = time.perf_counter(), self.graphs.seconds
+            builder = self.builder.fork(replace(self.plan), rung=rung, graphs=self.graphs)
+            self._choosers[rung] = Chooser(builder, self.example, self.plan.round_to, repaired=rung != "none")
+            self.curve_seconds += time.perf_counter() - started - (self.graphs.seconds - graphs)
+        return self._choosers[rung]
 
     def build(self, combination: Combination) -> tuple[Level, float]:
         """Return the level of a combination, and the seconds of merging and repair.
@@ -102,7 +114,9 @@ class NetworkMaker:
         if combination.budget is None:
             return replace(self.plan, ratios={"*": combination.ratio})
         spec, costs = self.builder.spec, COSTS[combination.budget](self.builder.spec)
-        sizes, is_met = self.chooser.choose_for_cost(costs, combination.ratio * costs.measure({}))
+        sizes, is_met = self.find_chooser(combination.repair).choose_for_cost(
+            costs, combination.ratio * costs.measure({})
+        )
         if not is_met:
             raise NetgraphError(
                 f"the budget {combination.budget}={combination.ratio:g} cannot be met, with the fewest units of every axis. Give a larger share."
@@ -113,7 +127,8 @@ class NetworkMaker:
     def _merge(self, combination: Combination, plan: MergePlan) -> Merged:
         """Return the merged units, those of the row before if it differs in the repair alone."""
         tries_several = len(plan.coarseners) > 1  # which are judged after the repair
-        key = (combination.budget, combination.ratio, combination.repair if tries_several else None)
+        by_repair = tries_several or (self.repaired_errors and combination.budget is not None)
+        key = (combination.budget, combination.ratio, combination.repair if by_repair else None)
         if self._merged is None or self._merged[0] != key:
             self._merged = key, self._merge_anew(plan, combination.repair if tries_several else "none")
         return self._merged[1]

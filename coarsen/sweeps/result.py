@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from netgraph.coarsen.partition.target_size import describe_uneven
 from netgraph.coarsen.sweeps.pareto import find_pareto
 from netgraph.environment.optional_packages import import_package
 from netgraph.errors import NetgraphError
@@ -167,6 +168,9 @@ class Sweep:
             )
         if shared := self.facts.get("shared_seconds"):
             yield f"Seconds are those of merging and repair. {shared:.2f} s more for graphs and error curves were shared."
+        sizes = [pair for row in self.measured for pair in (row.get("axes") or {}).items()]
+        if uneven := describe_uneven(sizes, self.facts.get("options", {}).get("round_to", 1)):
+            yield f"{uneven[0].upper()}{uneven[1:]}"
         failed = [row for row in self.rows if row.get("reason") is not None]
         reasons = Counter((row["coarsener"], row["reason"]) for row in failed)
         for (coarsener, reason), n in reasons.items():

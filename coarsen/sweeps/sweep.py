@@ -30,6 +30,7 @@ from netgraph.coarsen.sweeps.combinations import (
     REPAIRS,
     Combination,
     Named,
+    check_repaired_errors,
     list_combinations,
 )
 from netgraph.coarsen.sweeps.networks import NetworkMaker
@@ -78,6 +79,7 @@ def sweep(
     example: Any = None,
     options: CoarsenOptions | None = None,
     latency: bool = True,
+    repaired_errors: bool = False,
     resume: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
@@ -114,6 +116,9 @@ def sweep(
         Further options: ``keep``, ``outputs``, ``fixed``, ``round_to``, ``inside_heads``, ``importance``, ``prove`` and ``seed``.
     latency : bool, default True
         Measure milliseconds for a batch of 1 and of 32 rows, each in turn with the original.
+    repaired_errors : bool, default False
+        Spread budgets by the errors of axes after a repair of the layers that each runs over, for rows with a repair that reads data. This takes
+        several times as long, and often chooses better.
     resume : path, optional
         File that gets each row as soon as it is measured. Rows that it already has are not measured again. A function counts as the
         same if it has the same name.
@@ -147,6 +152,8 @@ def sweep(
     True
     """
     combinations, merge, weigh = list_combinations(ratios, coarseners, repairs, affinities, budgets)
+    if repaired_errors:
+        check_repaired_errors(repairs, budgets)
     options = _check_options(options or CoarsenOptions())
     example = take_example(data) if example is None else example
     tested = Rows(data, targets) if test is None else read_pair(test, "test")
@@ -160,9 +167,11 @@ def sweep(
     identity["options"] = {"metric": bench.metric.name, **{name: plain.get(name) for name in KEPT if name != "prove"}}
     if plain.get("importance") is None:
         del identity["options"]["importance"]  # files of older versions lack it
+    if repaired_errors:
+        identity["options"]["repaired_errors"] = True  # these too
     file = RowsFile(None if resume is None else Path(resume), identity)
     bench.recall(file.rows.values())
-    makers = Makers(builder, example, merge, weigh)
+    makers = Makers(builder, example, merge, weigh, repaired_errors=repaired_errors)
     rows = [bench.original]
     for done, combination in enumerate(combinations):
         if progress is not None:
@@ -179,8 +188,17 @@ def sweep(
 class Makers:
     """The makers of networks, one for each affinity and coarsener, made on first use."""
 
-    def __init__(self, builder: LevelBuilder, example: Any, merge: dict[str, Named], weigh: dict[str, Named]) -> None:
+    def __init__(
+        self,
+        builder: LevelBuilder,
+        example: Any,
+        merge: dict[str, Named],
+        weigh: dict[str, Named],
+        *,
+        repaired_errors: bool,
+    ) -> None:
         self.builder, self.example, self.merge, self.weigh = builder, example, merge, weigh
+        self.repaired_errors = repaired_errors
         self.graphs: dict[str, GraphStore] = {}
         self.made: dict[tuple[str, str], NetworkMaker] = {}
 
@@ -191,7 +209,9 @@ class Makers:
         if key not in self.made:
             weigh = self.weigh.get(affinity, affinity)
             graphs = self.graphs.setdefault(affinity, GraphStore())
-            self.made[key] = NetworkMaker(self.builder, weigh, self.merge[combination.coarsener], graphs, self.example)
+            self.made[key] = NetworkMaker(
+                self.builder, weigh, self.merge[combination.coarsener], graphs, self.example, repaired_errors=self.repaired_errors
+            )  # fmt: skip
         return self.made[key]
 
     @property

@@ -112,6 +112,73 @@ def test_a_state_dict_stands_beside_a_file_that_needs_no_architecture(here):
     assert first[-2] == "1"
 
 
+@pytest.mark.parametrize("multiple", ["64", "8", "2", "1"])
+def test_a_multiple_that_units_do_not_have_is_told(here, multiple):
+    words = ("compress", "net.safetensors", "--data", "rows.pt", "--target", "parameters=0.5", "--round-to", multiple)
+    code, out, err = run_main(*words, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    ((name, (_, units)),) = document["axes"].items()
+    told = [note for note in document["notes"] if note.startswith("Could not round")]
+    assert bool(told) is bool(units % int(multiple))
+    assert all(note.startswith(f"Could not round {name} to a multiple of {multiple}. ") for note in told)
+    _, out, _ = run_main("sweep", *words[1:4], "--ratios", "0.5", "--no-latency", "--round-to", multiple)
+    assert (f"Could not round {name} to a multiple of {multiple}. " in out) is (multiple == "64")  # 20 or 16 units
+
+
+def test_errors_after_a_repair_are_those_of_python(here):
+    words = ("compress", "net.safetensors", "--data", "labelled.pt", "--target", "parameters=0.5", "--json")
+    plain, repaired = (json.loads(run_main(*words, *more)[1])["errors"] for more in ((), ("--repaired-errors",)))
+    rows = ng.models.load_splits("labelled.pt", example=torch.zeros(2, 6)).calibration.inputs
+    again = ng.compress(ng.load_model("net.safetensors"), rows, target="parameters=0.5", repaired_errors=True)
+    for name, curve in again.errors.items():
+        assert {float(share): error for share, error in repaired[name].items()} == pytest.approx(dict(curve), rel=1e-4)
+        assert repaired[name]["0.25"] < plain[name]["0.25"]
+
+
+def test_errors_after_a_repair_need_one_that_reads_data(here):
+    words = ("--data", "rows.pt", "--repaired-errors")
+    code, _, err = run_main("compress", "net.safetensors", *words, "--repair", "rescale")
+    assert code == 1
+    assert "--repaired-errors would have no effect: --repair rescale fits nothing to data" in err
+    for more, match in (
+        ((), "Give budgets, such as flops"),
+        (("--budgets", "flops", "--repairs", "none"), "reads data"),
+    ):
+        code, out, err = run_main("sweep", "net.safetensors", *words, *more)
+        assert (code, out) == (1, "")
+        assert match in err.splitlines()[-1]
+
+
+def test_a_metric_that_is_asked_for_twice_has_one_column(here):
+    words = ("evaluate", "net.safetensors", "--data", "labelled.pt")
+    _, out, _ = run_main(*words, "--metric", "top1", "--metric", "loss", "--metric", "top1")
+    assert out.splitlines()[0].split()[-2:] == ["top1", "loss"]
+    assert out.splitlines()[0].count("top1") == 1
+    assert out.count("Its standard error") == 1
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 16), nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, images, words):
+        return self.last((self.first(images) + self.second(words)).relu())
+
+
+@pytest.mark.parametrize("command", ["compress", "sweep", "evaluate"])
+def test_a_network_of_two_inputs_is_refused_with_the_call_that_takes_them(here, command):
+    network, rows = Sum(), {"images": torch.randn(40, 6), "words": torch.randn(40, 4)}
+    ng.save(ng.coarse_network(network, ng.trace(network, rows), {}), "two.safetensors")
+    shapes = ("--input", "images=2x6", "--input", "words=2x4")
+    code, out, err = run_main(command, "two.safetensors", *shapes, "--data", "rows.pt")
+    assert (code, out) == (1, "")
+    assert "netgraph.compress(model, {'images': ..., 'words': ...})" in err.splitlines()[-1]
+    if command == "compress":
+        assert ng.compress(network, rows).is_met, "the call that is named takes them"
+
+
 def test_a_target_out_of_reach_ends_with_3_and_the_nearest_network_is_written(here):
     code, out, err = run_main(
         "compress", "net.pt", *ARCH, "--data", "rows.pt", "--target", "parameters=0.01", "-o", "least.safetensors"

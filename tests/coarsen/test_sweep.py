@@ -53,6 +53,31 @@ def result(case):
     return run_sweep(case, ratios="1,0.75,0.4", coarseners=["ward", "magnitude", mine_100], latency=True)
 
 
+def test_budgets_are_spread_by_errors_after_repair_as_compress_does_it(case, tmp_path):
+    network, inputs, _ = case
+    settings = {
+        "coarseners": ["ward"],
+        "repairs": ["none", "ridge"],
+        "budgets": ["flops"],
+        "options": CoarsenOptions(round_to=2),
+    }
+    plain, repaired = (
+        run_sweep(case, **settings, repaired_errors=flag, resume=tmp_path / f"{flag}.jsonl").rows[1:]
+        for flag in (False, True)
+    )
+    options = CoarsenOptions(coarsener="ward", repair="ridge", round_to=2)
+    expected = [
+        ng.compress(network, inputs, target="flops=0.5", options=options, repaired_errors=flag).axes
+        for flag in (False, True)
+    ]
+    assert [row["axes"] for row in plain] == [{name: n for name, (_, n) in expected[0].items()}] * 2
+    assert repaired[0]["axes"] == plain[0]["axes"], "without a repair there are no errors after it"
+    assert repaired[1]["axes"] == {name: n for name, (_, n) in expected[1].items()}
+    assert repaired[1]["axes"] != plain[1]["axes"]
+    with pytest.raises(LoadError, match="repaired_errors"):
+        run_sweep(case, **settings, resume=tmp_path / "True.jsonl")
+
+
 def drop_times(rows):
     return [{name: value for name, value in row.items() if name not in TIMED} for row in rows]
 

@@ -90,6 +90,7 @@ def compress_in_rounds(
     example: Any = None,
     options: CoarsenOptions = DEFAULTS,
     latency_batch: int = LATENCY_BATCH,
+    repaired_errors: bool = False,
     progress: Progress | None = None,
 ) -> Compressed:
     """Make a network smaller in several rounds of merging and tuning.
@@ -121,6 +122,8 @@ def compress_in_rounds(
         How units merge and how the result is repaired. By default ``ward`` with ``ridge``.
     latency_batch : int, default 32
         Rows of the input for the target ``latency``.
+    repaired_errors : bool, default False
+        Measure the error of each axis after a repair of the layers that it runs over, in each round.
     progress : callable ``(axis, done, total)``, optional
         Is called before each axis that merges.
 
@@ -164,7 +167,7 @@ def compress_in_rounds(
             result = compress(
                 results[-1].model if results else model, data, target=replace(target, value=share / left), targets=targets,
                 test=test, metric=judge, example=example, options=options, tune=tuner, latency_batch=latency_batch,
-                progress=progress,
+                repaired_errors=repaired_errors, progress=progress,
             )  # fmt: skip
         except NothingToMergeError as error:
             if not results:

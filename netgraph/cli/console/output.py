@@ -50,20 +50,14 @@ def print_hierarchy(hierarchy: Hierarchy, as_json: bool) -> None:
 def warn_of_shortfalls(hierarchy: Hierarchy) -> None:
     """Print a warning for levels, and for multiples of units, that were asked for and are missing."""
     from netgraph.coarsen.hierarchy.report import describe_missing_levels
+    from netgraph.coarsen.partition.target_size import describe_uneven
 
     if missing := describe_missing_levels(hierarchy):
         echo(f"netgraph: {missing}", err=True)
     multiple = 1 if hierarchy.options is None else hierarchy.options.round_to
-    uneven = dict.fromkeys(
-        name for level in hierarchy.levels for name, t in level.transfers.items() if t.n_coarse % multiple
-    )
-    if uneven:
-        names = ", ".join(list(uneven)[:5]) + f" and {len(uneven) - 5} more" * (len(uneven) > 5)
-        echo(
-            f"netgraph: could not round {names} to a multiple of {multiple}. The axis has fewer units, or equal "
-            "aggregates of that number are impossible.",
-            err=True,
-        )
+    sizes = [(name, t.n_coarse) for level in hierarchy.levels for name, t in level.transfers.items()]
+    if uneven := describe_uneven(sizes, multiple):
+        echo(f"netgraph: {uneven}", err=True)
 
 
 def warn_of_left_out_directions(hierarchy: Hierarchy) -> None:

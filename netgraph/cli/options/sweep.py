@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from netgraph.cli.options.compress import METRIC_HELP, TEST_SAMPLES, check_metric_name, check_rows
+from netgraph.cli.options.compress import (
+    METRIC_HELP,
+    REPAIRED_ERRORS_HELP,
+    RUNGS_TEXT,
+    TEST_SAMPLES,
+    check_metric_name,
+    check_rows,
+)
 from netgraph.coarsen.hierarchy.options import CoarsenOptions
 from netgraph.coarsen.sweeps.combinations import (
     AFFINITIES,
@@ -14,6 +21,7 @@ from netgraph.coarsen.sweeps.combinations import (
     COARSENERS,
     RATIOS,
     REPAIRS,
+    check_repaired_errors,
     list_combinations,
     parse_ratios,
 )
@@ -55,6 +63,9 @@ class SweepOptions:
         words=SWEEP_BUDGETS,
     )
     metric: str | None = declare_option(None, help=METRIC_HELP, metavar="NAME", words=METRICS, check=check_metric_name)
+    repaired_errors: bool = declare_option(
+        False, help=f"{REPAIRED_ERRORS_HELP} It needs --budgets, and --repairs {RUNGS_TEXT}."
+    )
     no_latency: bool = declare_option(False, help="Measure no milliseconds.")
     test_samples: int = declare_option(
         TEST_SAMPLES,
@@ -76,7 +87,10 @@ class SweepOptions:
         """
         check_options(self)
         self.coarsening.check()
-        list_combinations(**self.read_lists())
+        lists = self.read_lists()
+        list_combinations(**lists)
+        if self.repaired_errors:
+            check_repaired_errors(lists["repairs"], lists["budgets"])
 
     def read_lists(self) -> dict[str, Any]:
         """Return the lists as `netgraph.coarsen.sweep` takes them."""

@@ -249,3 +249,15 @@ def test_rounds_say_the_standard_error_of_the_original_alone(network):
     assert said == [
         f"top1 counts 40 targets. Its standard error is {100 * (right * (1 - right) / 40) ** 0.5:.2g} points."
     ]
+
+
+def test_errors_after_a_repair_that_reads_no_data_are_told_to_be_those_before(network):
+    options = ng.CoarsenOptions(coarsener="ward", repair="rescale", prove=False)
+    plain, asked = (
+        ng.compress(network, ROWS, target="parameters=0.5", options=options, repaired_errors=flag)
+        for flag in (False, True)
+    )
+    assert asked.errors == plain.errors
+    assert [note for note in asked.notes if note not in plain.notes] == [
+        "repaired_errors had no effect, because the repair rescale fits nothing to data."
+    ]

@@ -31,6 +31,7 @@ from netgraph.cli.options.validation import (
     typed_options,
 )
 from netgraph.io.files.locks import lock_outputs
+from netgraph.utils.choices import DATA_RUNGS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,6 +78,8 @@ def compress_model(
     options.check()
     if options.read_target().kind != "latency":
         reject_options(typed, ["latency_batch"], "the target is no latency")
+    if options.coarsening.repair not in DATA_RUNGS:
+        reject_options(typed, ["repaired_errors"], f"--repair {options.coarsening.repair} fits nothing to data")
     check_data(data.data)
     check_compressed_output(output)
     check_spares_input(model, output)
@@ -135,7 +138,8 @@ def run_compression(
             compress if options.rounds == 1 else compress_in_rounds, network, splits.calibration.inputs,
             targets=splits.calibration.targets, target=target, test=splits.test[:2],
             metric=choose_metric(options.metric, splits, target),
-            example=example, options=options.coarsening, latency_batch=options.latency_batch, progress=progress,
+            example=example, options=options.coarsening, latency_batch=options.latency_batch,
+            repaired_errors=options.repaired_errors, progress=progress,
         )  # fmt: skip
         tune = None if training is None else _make_tune(training, options, progress)
         if options.rounds == 1:

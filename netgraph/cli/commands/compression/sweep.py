@@ -112,6 +112,7 @@ def run_sweep(
             example=example,
             options=options.coarsening,
             latency=not options.no_latency,
+            repaired_errors=options.repaired_errors,
             resume=resume,
             progress=progress,
         )
