@@ -30,6 +30,7 @@ SECONDS = 0.6  # of each network at most, once it is warm
 SETTLED = 0.15  # seconds after which a network may be left whose median is known
 ERROR = 0.005  # relative standard error of a median that is known
 CHECKED = 8  # runs between two looks at the errors
+REPEATS = 3  # measurements that tell how far one may be off
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,23 @@ def compare_latencies(before: Latency, after: Latency) -> float:
     tell what the networks themselves take, as the documentation of Python's ``timeit`` says.
     """
     return after.low / before.low
+
+
+def measure_share(before: nn.Module, after: nn.Module, example: Any) -> tuple[float, float]:
+    """Measure the share of the time that is left several times.
+
+    Returns
+    -------
+    share : float
+        The median of the measurements.
+    spread : float
+        The difference of the largest and the smallest, relative to it.
+    """
+    seconds = SECONDS / 2  # each is shorter than one alone, which makes the spread rather too large than too small
+    pairs = [measure_latencies([before, after], example, seconds=seconds) for _ in range(REPEATS)]
+    shares = [compare_latencies(*pair) for pair in pairs]
+    share = statistics.median(shares)
+    return share, (max(shares) - min(shares)) / share
 
 
 def measure_latency(network: nn.Module, example: Any, *, batch: int | None = None, seconds: float = SECONDS) -> Latency:

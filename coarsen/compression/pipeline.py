@@ -214,6 +214,7 @@ class _Run:
         self.model, self.spec = builder.root, builder.spec
         self.errors: dict[str, dict[float, float]] = {}
         self.notes: list[str] = []
+        self.latency_notes: list[str] = []  # of the last search
         self.depth: list[DepthTrial] = []
         builder.graphs = GraphStore()
         self._merged: tuple[Shape, dict[str, Transfer]] | None = None
@@ -270,7 +271,7 @@ class _Run:
         if shape is None:
             shape, _ = self._select(self._add_depths(whole))
         refuse_whole(shape)
-        self.notes += [step.describe() for step in shape.base.steps]
+        self.notes += [*self.latency_notes, *(step.describe() for step in shape.base.steps)]
         return shape
 
     @property
@@ -284,7 +285,9 @@ class _Run:
         if self.judge is not None:
             return selection.choose_for_quality(self.target, self.judge_shape)
         if self.target.kind == "latency":
-            return selection.choose_for_latency(self.target, self.latency_batch, self.build_deployed)
+            found = selection.choose_for_latency(self.target, self.latency_batch, self.build_deployed)
+            self.latency_notes = selection.notes
+            return found
         return selection.choose_for_share(self.target)
 
     def _add_depths(self, whole: Chooser) -> list[Chooser]:

@@ -4,7 +4,8 @@ The error of merging is measured axis by axis, once (`netgraph.coarsen.hierarchy
 network to the smallest: always the axis that adds the least loss for what it saves. A target is a place on this way::
 
     parameters, flops    the cost of every place is known
-    latency              the layers' times predict it; what was chosen is measured, and the prediction is scaled by what it missed
+    latency              the layers' times predict it; what was chosen is measured, and the prediction is scaled by what it missed.
+                         The goal lies below the target by what repeated measurements differ, because another one judges the result
     accuracy, error      networks are built and judged at a few places: a bisection
 
 Where blocks may go too, there is one way for each number of blocks (`netgraph.coarsen.compression.depth`), which begins with the loss of
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from netgraph.coarsen.compression.latency import compare_latencies, has_rows, measure_latencies, resize_rows
+from netgraph.coarsen.compression.latency import has_rows, measure_share, resize_rows
 from netgraph.coarsen.compression.layer_times import predict_latency
 from netgraph.coarsen.compression.target import TOLERANCE, Target
 from netgraph.coarsen.directions.depth import ChainCoarsening
@@ -42,6 +43,7 @@ Sizes = dict[str, int]
 RATIOS = (0.9, 0.75, 0.5, 0.25, 0.125)  # of units that stay, at which errors are measured
 JUDGED_ROWS = 32  # on which they are measured
 MEASUREMENTS = 5  # of candidates for a latency
+MOST_SPREAD = 0.1  # of measured milliseconds, by which a goal lies below its target
 BUILT = 3  # shapes of least loss, of different blocks, of which the best is taken
 SPACING = 0.015  # of the cost of the whole network, between places that are judged: six or seven networks are built
 
@@ -200,11 +202,17 @@ class Selection:
         The network with all blocks first.
     measure_error : callable ``(shape) -> float``, optional
         Builds and repairs a network, and returns its error on the calibration data. It is asked where there are several bases.
+
+    Attributes
+    ----------
+    notes : list of str
+        Sentences on the choice.
     """
 
     def __init__(self, bases: Sequence[Chooser], measure_error: Callable[[Shape], float] | None = None) -> None:
         self.bases, self.measure_error = bases, measure_error
         self.whole = bases[0].builder
+        self.notes: list[str] = []
 
     def choose_for_share(self, target: Target) -> tuple[Shape, bool]:
         """Return the shape for a share of the parameters or FLOPs, and whether there is one."""
@@ -239,17 +247,22 @@ class Selection:
         example = self.bases[0].example
         example = resize_rows(example, batch) if has_rows(example) else example
         costs = [predict_latency(base.builder.base, base.spec, example) for base in self.bases]
-        whole, share = costs[0].measure({}), target.value
+        whole, share, spread = costs[0].measure({}), target.value, 0.0
         tried: list[tuple[float, Shape]] = []
         for _ in range(MEASUREMENTS):
             shapes, _ = self._choose_shapes(costs, share * whole)
             refuse_whole(shapes[0])
-            before, after = measure_latencies([self.whole.root, build(shapes[0])], example)
-            tried.append((compare_latencies(before, after), shapes[0]))
-            if abs(tried[-1][0] - target.value) <= TOLERANCE * target.value:
+            measured, differed = measure_share(self.whole.root, build(shapes[0]), example)
+            tried.append((measured, shapes[0]))
+            spread = max(spread, differed)
+            goal = target.value * (1 - min(spread, MOST_SPREAD))
+            if abs(measured - goal) <= TOLERANCE / 2 * goal:  # the other half is left to the last measurement
                 break
-            share = min(max(share * target.value / tried[-1][0], 0.01), 0.99)
-        measured, shape = min(tried, key=lambda one: (not target.is_met(one[0]), abs(one[0] - target.value)))
+            share = min(max(share * goal / measured, 0.01), 0.99)
+        measured, shape = min(tried, key=lambda one: (not target.is_met(one[0]), abs(one[0] - goal)))
+        self.notes.append(
+            f"The search aimed at {goal:.3g} of the milliseconds, because repeated measurements differed by {spread:.0%}."
+        )
         return shape, target.is_met(measured)
 
     def choose_for_quality(self, target: Target, judge: Callable[[Shape], float]) -> tuple[Shape, bool]:
