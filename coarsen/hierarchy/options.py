@@ -337,10 +337,10 @@ class CoarsenOptions:
     )  # fmt: skip
     importance: str = declare_option(
         "none",
-        help="What units count by in the means of merged ones, and what magnitude prunes by: none (all alike), magnitude, activation, taylor or fisher.",
-        doc="How important units are: ``none``, ``magnitude``, ``activation``, ``taylor`` or ``fisher`` "
+        help="What units count by in the means of merged ones, and what magnitude prunes by: none (all alike), magnitude, activation, taylor, fisher or surgeon.",
+        doc="How important units are: ``none``, ``magnitude``, ``activation``, ``taylor``, ``fisher`` or ``surgeon`` "
         "(`netgraph.coarsen.matching.unit_importance`). Units weigh by it in the means of their aggregates, and the coarsener "
-        "``magnitude`` keeps the most important ones. The last three need data.",
+        "``magnitude`` keeps the most important ones. All but the first two need data.",
         check=_check_importance, plain=lambda options: None if options.importance == "none" else options.importance,
         metavar="NAME", words=IMPORTANCES,
     )  # fmt: skip

@@ -9,8 +9,10 @@
                  that is linear in the unit each sum is the derivative by a gate on it, and its mean square is the diagonal of the Fisher
                  matrix. Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018; for coupled layers Liu et
                  al., "Group Fisher pruning for practical network compression", ICML 2021.
+``surgeon``      what the layers that read the units lose without the unit and without all units that matter less, once their weights
+                 are refitted (`netgraph.coarsen.matching.unit_surgery`).
 
-Calibration data need no labels: the loss of the last two is a random projection of the outputs, e · f(x) with e ~ N(0, I). Over e, the
+Calibration data need no labels: the loss of ``taylor`` and ``fisher`` is a random projection of the outputs, e · f(x) with e ~ N(0, I). Over e, the
 mean square of its derivative by a gate is the squared length of the derivative of f: the change of the outputs that the gate makes to first
 order, which is what a function error measures. Squares of gradients belong to single examples. As e is independent for each row, products of
 two rows vanish in the mean, and a minibatch estimates the sum over its rows.
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netgraph.coarsen.matching.outer_units import restrict_to_units
+from netgraph.coarsen.matching.unit_surgery import measure_surgery
 from netgraph.errors import NetgraphError
 from netgraph.graph.activations import collect_activations
 from netgraph.graph.axis_units import AxisUnits, Measure
@@ -63,7 +66,7 @@ def measure_importance(units: AxisUnits, kind: str) -> NDArray[np.float64] | Non
     Parameters
     ----------
     units : AxisUnits
-    kind : {"none", "magnitude", "activation", "taylor", "fisher"}
+    kind : {"none", "magnitude", "activation", "taylor", "fisher", "surgeon"}
 
     Raises
     ------
@@ -81,8 +84,8 @@ def measure_importance(units: AxisUnits, kind: str) -> NDArray[np.float64] | Non
         measured = units.seen(MEASURES[kind]).get(units.axis)
         if measured is None:
             raise NetgraphError(
-                f"importance {kind!r} reads activations, and no linear layer or convolution reads the units of axis {units.axis!r}. Keep "
-                "the axis, or choose taylor or fisher."
+                f"importance {kind!r} looks at the inputs of layers, and no linear layer or convolution reads the units of axis {units.axis!r}. "
+                "Keep the axis, or choose taylor or fisher."
             )
         # pairs of an outer and an inner unit count together where units merge alike in all outer units
         values = measured.double().cpu().numpy().reshape(-1, units.spec.axes[units.axis].size).sum(0)
@@ -135,6 +138,7 @@ MEASURES: dict[str, Measure] = {  # each is one object, because measures of a le
     "activation": measure_activations,
     "taylor": partial(measure_gates, absolute=True),
     "fisher": partial(measure_gates, absolute=False),
+    "surgeon": measure_surgery,
 }
 
 

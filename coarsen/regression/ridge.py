@@ -1,6 +1,6 @@
 """Ridge regression of a layer: weights that map the inputs of the coarse network to the outputs of the fine layer.
 
-For the columns C that the coarse weights multiply (`netgraph.coarsen.repair.im2col`) and the targets T::
+For the columns C that the coarse weights multiply (`netgraph.graph.im2col`) and the targets T::
 
     W, b = argmin |T - C W' - b|² + s |W - W_0|²          W_0 are the merged weights: the ridge pulls towards them
     W    = W_0 + (T - C W_0')' C (C' C + s I)^-1          of centred T and C, if there is a bias

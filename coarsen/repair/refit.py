@@ -8,7 +8,7 @@ are in the scale of the norm. In front of a residual join, the target is the par
 
 He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017, sections 3.1 and 3.3, refit pruned
 networks in this way, residual branches included. The regression is in `netgraph.coarsen.regression.solve`, on rows of
-`netgraph.coarsen.repair.im2col`.
+`netgraph.graph.im2col`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from netgraph.coarsen.regression.rows import HOLD_OUT_EVERY, RowBlock
 from netgraph.coarsen.regression.solve import bound_rows, fit_ridge
-from netgraph.coarsen.repair.im2col import Places, build_columns, count_groups, count_places, draw_places, take_places
 from netgraph.coarsen.repair.left_weights import SHARED, is_merged
 from netgraph.coarsen.repair.weight_products import find_transposed_weights
 from netgraph.coarsen.transfer.parameter_maps import inject
 from netgraph.coarsen.transfer.transfer import Transfer
+from netgraph.graph.im2col import Places, build_columns, count_groups, count_places, draw_places, take_places
 from netgraph.recording.interpreter import CallSite
 from netgraph.rules.operators import LINEAR
 from netgraph.tracing.layers import Layer, find_layers

@@ -21,11 +21,11 @@ RUNGS = ("none", "rescale", "norms", "ridge", "tune")
 # Ways to repair that need calibration data.
 DATA_RUNGS = ("norms", "ridge", "tune")
 
-# What tells how important a unit is: its weights, its activations, or the gradients of its parameters.
-IMPORTANCES = ("none", "magnitude", "activation", "taylor", "fisher")
+# What tells how important a unit is: its weights, its activations, the gradients of its parameters, or what is lost without it.
+IMPORTANCES = ("none", "magnitude", "activation", "taylor", "fisher", "surgeon")
 
 # Importances that need calibration data.
-DATA_IMPORTANCES = ("activation", "taylor", "fisher")
+DATA_IMPORTANCES = ("activation", "taylor", "fisher", "surgeon")
 
 # What a budget bounds, as in ``parameters=0.5``.
 BUDGETS = ("parameters", "flops", "units", "error")

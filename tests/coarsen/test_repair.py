@@ -9,12 +9,12 @@ from netgraph.coarsen.network.functional_error import compute_outputs, function_
 from netgraph.coarsen.network.rewrite import coarse_network
 from netgraph.coarsen.regression.ridge import STRENGTHS, RegressionSums, choose_strength, solve_ridge
 from netgraph.coarsen.repair.batch_norm import merge_with_norms
-from netgraph.coarsen.repair.im2col import build_columns, draw_places, take_places
 from netgraph.coarsen.repair.pipeline import repair_network
 from netgraph.coarsen.repair.variance import variance_share
 from netgraph.coarsen.transfer.parameter_maps import prolong
 from netgraph.coarsen.transfer.transfer import Transfer
 from netgraph.coarsen.tuning.batches import draw_batches
+from netgraph.graph.im2col import build_columns, draw_places, take_places
 from netgraph.models.perceptron import mlp
 from netgraph.utils.choices import RUNGS
 
