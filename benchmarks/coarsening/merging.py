@@ -188,8 +188,8 @@ def inner_ratios(spec: UnitSpec, ratio: float) -> dict[str, float]:
 
 
 def residual_streams(spec: UnitSpec) -> list[str]:
-    """Return the residual streams, the axes that several layers write."""
-    makers = Counter(layer.axis for layer in find_layers(spec))
+    """Return the residual streams, the axes that several layers write. Depthwise convolutions write what they read."""
+    makers = Counter(layer.axis for layer in find_layers(spec) if spec.parameters[layer.weight][1])
     return [axis.name for axis in spec.free if makers[axis.name] > 1]
 
 

@@ -3,7 +3,7 @@
 Five networks, by their own measures: top-1 agreement (EfficientNet-Lite0), cosine of embeddings and agreement of the nearest sentence
 (MiniLM), share of frames within 50 cents of the pitch (CREPE), equal error of speaker verification (Resemblyzer), energies and forces
 (ANI-1x). Pitch and speakers are judged by what is true, the others by the network before. 75 % and 50 % of the units of each axis stay.
-``magnitude`` prunes; with ``ridge`` the pruned network is refitted by least squares. torch-pruning prunes by L1 norms. ``streams whole``
+``magnitude`` prunes, and ``surgeon`` prunes by `importance="surgeon"`; with ``ridge`` the pruned network is refitted by least squares. torch-pruning prunes by L1 norms. ``streams whole``
 merges no residual stream, and more of the other axes; ``heads whole`` merges no heads. ``sizes chosen`` takes the sizes that
 `netgraph.compress` chooses by measured errors, for the parameters that 75 % and 50 % of every axis leave; ``sizes chosen after repair``
 measures these errors after repair. No method sees labels.
@@ -52,8 +52,11 @@ RUNGS = {
     "magnitude": ("none", "ridge"),
     "ward, streams whole": ("none", "ridge"),
     "magnitude, streams whole": ("ridge",),
+    "surgeon": ("ridge",),
+    "surgeon, streams whole": ("ridge",),
     "ward, heads whole": ("ridge",),
     "ward, sizes chosen": ("ridge",),
+    "surgeon, sizes chosen": ("ridge",),
     "magnitude, sizes chosen": ("ridge",),
     "ward, sizes chosen after repair": ("ridge",),
     "torch-pruning L1": ("none", "norms"),
@@ -117,7 +120,7 @@ def count_parameters(network: nn.Module) -> Row:
 
 def measure_merging(settings: Row, packaged: PackagedNetwork, *, spec: UnitSpec) -> Row:
     """Return the row of a network that netgraph made smaller."""
-    coarsener, _, whole = settings["method"].partition(", ")
+    by, _, whole = settings["method"].partition(", ")
     started, rung, ratio = time.process_time(), settings["repair"], settings["ratio"]
     if whole == "streams whole":
         ratio = inner_ratios(spec, ratio)
@@ -125,25 +128,35 @@ def measure_merging(settings: Row, packaged: PackagedNetwork, *, spec: UnitSpec)
         names = {name for name, module in packaged.network.named_modules() if module in packaged.heads}
         ratio = {axis.name: 1.0 if axis.name in names else ratio for axis in spec.free}
     level = ng.build_hierarchy(
-        packaged.network, take_rows(packaged.seen, packaged.n_example), n_levels=2, coarsener=coarsener, ratio=ratio, spec=spec, repair=rung,
-        data=packaged.seen if rung in DATA_RUNGS else None,
+        packaged.network, take_rows(packaged.seen, packaged.n_example), n_levels=2, ratio=ratio, spec=spec, repair=rung,
+        data=packaged.seen if rung in DATA_RUNGS else None, **choose_units(by),
     ).levels[1]  # fmt: skip
     seconds = round(time.process_time() - started, 2)
     small = level.model.eval()
     return settings | packaged.judge(small) | {"parameters": level.n_parameters, "seconds": seconds}
 
 
+def choose_units(by: str) -> dict[str, Any]:
+    """Return the options of a hierarchy that say which units merge or go."""
+    return {"coarsener": "magnitude", "importance": by} if by == "surgeon" else {"coarsener": by}
+
+
 def measure_chosen(settings: Row, packaged: PackagedNetwork, *, spec: UnitSpec) -> Row:
     """Return the row of a network with the sizes that compress chooses, for the parameters that equal ratios leave."""
-    coarsener, _, how = settings["method"].partition(", ")
+    by, _, how = settings["method"].partition(", ")
     example = take_rows(packaged.seen, packaged.n_example)
     whole, equal = ng.build_hierarchy(
-        packaged.network, example, n_levels=2, coarsener=coarsener, ratio=settings["ratio"], spec=spec
+        packaged.network,
+        example,
+        n_levels=2,
+        coarsener=by if by == "ward" else "magnitude",
+        ratio=settings["ratio"],
+        spec=spec,
     ).levels
     started = time.process_time()
     result = ng.compress(
         packaged.network, packaged.seen, target=f"parameters={equal.n_parameters / whole.n_parameters}", example=example,
-        options=CoarsenOptions(coarsener=coarsener, repair=settings["repair"]), repaired_errors=how.endswith("repair"),
+        options=CoarsenOptions(repair=settings["repair"], **choose_units(by)), repaired_errors=how.endswith("repair"),
     )  # fmt: skip
     seconds = round(time.process_time() - started, 2)
     chosen = {name: n for name, (_, n) in result.axes.items()}
@@ -197,9 +210,9 @@ def reestimate_norms(network: nn.Module, seen: Any) -> None:
     network.eval()
 
 
-def format_table(name: str) -> str:
+def format_table(name: str, results: Path) -> str:
     """Return the rows of a network as a Markdown table, the mean of each figure over the seeds, with the deviation."""
-    rows = [row for row in read_rows(RESULTS) if row["network"] == name]
+    rows = [row for row in read_rows(results) if row["network"] == name]
     figures = [
         key for key in next(row for row in rows if row["method"] == "full") if key not in (*KEY, "seconds", "sizes")
     ]
@@ -238,6 +251,7 @@ def main() -> None:
         "--method", choices=RUNGS, action="append", help="default: all without chosen sizes, which take long"
     )
     parser.add_argument("--folder", type=Path, help="folder that keeps the packages (default: a temporary one)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of the rows, whose missing ones are measured")
     options = parser.parse_args()
     methods = options.method or [method for method in RUNGS if "chosen" not in method]
     torch.set_num_threads(1)
@@ -253,13 +267,13 @@ def main() -> None:
                 packaged = SOURCES[name].load(folder, seed)
                 spec = ng.trace(packaged.network, take_rows(packaged.seen, packaged.n_example))
                 for row in run_missing(
-                    RESULTS,
+                    options.out,
                     KEY,
                     list_jobs(name, seed, packaged, spec, tune=options.tune, methods=methods),
                     machine if seed == 0 else None,
                 ):
                     print(row, file=sys.stderr, flush=True)
-            print(format_table(name), flush=True)
+            print(format_table(name, options.out), flush=True)
 
 
 if __name__ == "__main__":
