@@ -43,6 +43,7 @@ FLOORS = (  # from the ground to the roof; a place is a folder or a file, and a 
     ("coarsen/hierarchy",),
     ("coarsen/user_class", "fas/levels", "viz/figures", "viz/formats"),
     ("coarsen/compression", "fas/estimate", "viz/exporters.py", "viz/page"),
+    ("fas/parallel",),
     ("coarsen/hub", "coarsen/sweeps", "fas/solver"),
     ("fas/auto", "fas/checkpoint", "fas/integrations"),
     ("fas/monitoring",),

@@ -74,6 +74,8 @@ class SwitchOnPlateau:
     True
     """
 
+    on_every_rank = True  # of several processes, which leave a level together
+
     def __init__(self, checks: int = 10) -> None:
         if checks < 1:
             raise NetgraphError(f"checks is {checks}. Give 1 or more.")

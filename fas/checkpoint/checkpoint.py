@@ -23,7 +23,7 @@ from torch import Tensor
 from netgraph import __version__
 from netgraph.errors import LoadError, NetgraphError, describe_error
 from netgraph.fas.checkpoint.fingerprint import describe_difference, describe_missing, fingerprint_run
-from netgraph.fas.checkpoint.run_state import capture_state, restore_state
+from netgraph.fas.checkpoint.run_state import Tensors, capture_state, gather_random_states, restore_state
 from netgraph.fas.solver.run import Run
 from netgraph.io.bundle import read_bundle, read_document, write_bundle
 from netgraph.io.files.atomic_writes import remove_temporaries
@@ -45,6 +45,8 @@ class Checkpoints:
     On SIGTERM or SIGINT the run ends after the current step, in the middle of a cycle too, and is saved. A second signal has
     its usual effect. If a checkpoint cannot be written, for example because the disk is full, a warning says so and training
     goes on.
+
+    The first of several processes writes, and all of them read. Their folder is one, on a disk that they share.
 
     Parameters
     ----------
@@ -91,6 +93,8 @@ class Checkpoints:
     >>> folder.cleanup()
     """
 
+    on_every_rank = True  # of several processes, which stop together and whose random states are saved
+
     def __init__(self, folder: str | Path, every: int = 1, keep: int = 3, *, seconds: float = 300.0) -> None:
         if every < 1 or keep < 1:
             raise NetgraphError(f"every is {every} and keep is {keep}. Give 1 or more for both.")
@@ -130,7 +134,7 @@ class Checkpoints:
     def _is_due(self, run: Run, event: str) -> bool:
         """Return True if an event calls for a checkpoint."""
         if event == "smooth":
-            return time.monotonic() - self._at > self.seconds
+            return run.ranks.share(time.monotonic() - self._at > self.seconds)
         return event == "finish" or (event == "cycle" and run.cycles % self.every == 0)
 
     def write(self, run: Run) -> Path | None:
@@ -147,8 +151,14 @@ class Checkpoints:
         """
         if self._identity is None:
             raise NetgraphError("no run has begun with these checkpoints. Give them to the run as a callback.")
+        others = gather_random_states(run)
+        self._at = time.monotonic()
+        return run.ranks.run_on_first(lambda: self._write_file(run, others))
+
+    def _write_file(self, run: Run, others: Tensors) -> Path | None:
+        """Write the file of a run, with the random states of the other processes."""
         path = self.folder / f"checkpoint-{run.steps:09d}.safetensors"
-        tensors, state = capture_state(run)
+        tensors, state = capture_state(run, others)
         document = {
             "format": FORMAT,
             "version": __version__,
@@ -156,7 +166,6 @@ class Checkpoints:
             "identity": self._identity,
             "run": state,
         }
-        self._at = time.monotonic()
         if path.exists() and path.name not in self._own:
             logger.warning("no checkpoint was written at step %d: %s is of another run", run.steps, path)
             return None
@@ -194,14 +203,19 @@ class Checkpoints:
 
     def _begin_run(self, run: Run) -> None:
         """Lock and check the folder, and catch signals until the run ends."""
+        self._identity = fingerprint_run(run)
+        run.ranks.run_on_first(lambda: self._take_folder(run))
+        self._at = time.monotonic()
+        self._catch_signals(run)
+
+    def _take_folder(self, run: Run) -> None:
+        """Lock and check the folder, on the process that writes."""
         self._lock_folder()
         try:
             self._check_folder(run)
         except BaseException:
             self._unlock_folder()
             raise
-        self._at = time.monotonic()
-        self._catch_signals(run)
 
     def _lock_folder(self) -> None:
         """Let neither another process nor a run in another thread of this one write into the folder."""
@@ -235,8 +249,7 @@ class Checkpoints:
                 f"{self.folder} holds checkpoints up to {existing[0].name}, and this is a new run. Resume the old run, or give "
                 "another folder."
             )
-        self._identity = fingerprint_run(run)
-        self._own = {path.name for path in existing if _belongs_to(path, self._identity)}
+        self._own = {path.name for path in existing if _belongs_to(path, self._identity or {})}
 
     def _catch_signals(self, run: Run) -> None:
         """End the run after the current step when SIGTERM or SIGINT arrives."""
@@ -351,6 +364,13 @@ def _restore_run(
     if damaged:
         message += f" (skipped as damaged: {', '.join(damaged)})"
     logger.info("%s", message)
+    if (count := document["run"].get("ranks", 1)) != run.ranks.count:
+        logger.warning(
+            "%s was written by a run of %d processes, and this one has %d. Other units are dropped, and sums are rounded otherwise",
+            path,
+            count,
+            run.ranks.count,
+        )
     if missing := describe_missing(here, there):
         logger.warning(
             "%s is of an older version that did not save its %s. They are taken to be those of this run", path, missing

@@ -36,8 +36,24 @@ COUNTERS = ("top", "at", "done", "steps", "cycles", "refused", "losses", "notes"
 Tensors = dict[str, Tensor]
 
 
-def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
+def gather_random_states(run: Run) -> Tensors:
+    """Return the random states of all processes but the first, by rank. All processes take part."""
+    states = run.ranks.gather(get_random_state() if run.ranks.are_several else {})
+    return {
+        name: t
+        for rank, state in enumerate(states[1:], 1)
+        for name, t in _prefix_names(f"random.{rank}", state).items()
+    }
+
+
+def capture_state(run: Run, others: Mapping[str, Tensor] | None = None) -> tuple[Tensors, dict[str, Any]]:
     """Return the live state of a run, to be written before the next step.
+
+    Parameters
+    ----------
+    run : Run
+    others : dict of str to Tensor, optional
+        Random states of the other processes (`gather_random_states`).
 
     Returns
     -------
@@ -77,7 +93,9 @@ def capture_state(run: Run) -> tuple[Tensors, dict[str, Any]]:
     if run.mean is not None:
         tensors |= _prefix_names("mean", live_state(run.mean))
     tensors |= _prefix_names("before", run.before)
-    tensors |= _prefix_names("random", get_random_state())
+    tensors |= {**_prefix_names("random", get_random_state()), **(others or {})}
+    if run.ranks.are_several:
+        document["ranks"] = run.ranks.count
     # The history is a tensor of bytes, because the document has a largest length.
     tensors["history"] = torch.frombuffer(
         bytearray(json.dumps(run.history, default=_to_json_value).encode()), dtype=torch.uint8
@@ -131,7 +149,14 @@ def restore_state(run: Run, tensors: Mapping[str, Tensor], document: Mapping[str
         check_same_tensors(live_state(run.mean), select_under("mean", tensors), "the running mean")
         assign(live_state(run.mean), select_under("mean", tensors))
     run.before = _select_on_device("before", tensors, run.grids[0].model)
-    run.rng = select_under("random", tensors)
+    run.rng = _select_random_state(run, tensors, document.get("ranks", 1))
+
+
+def _select_random_state(run: Run, tensors: Mapping[str, Tensor], count: int) -> Tensors | None:
+    """Return the random state of this process. If the run had another number of them, all but the first begin with their seeds."""
+    if run.ranks.is_first:
+        return select_under("random", tensors)
+    return select_under(f"random.{run.ranks.rank}", tensors) if count == run.ranks.count else None
 
 
 def read_records(history: Tensor) -> list[Any]:

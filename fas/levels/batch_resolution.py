@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from netgraph.errors import NetgraphError
 from netgraph.recording.graph_module import GraphNetwork
@@ -26,7 +27,8 @@ PARTS = ("inputs", "targets")
 
 def find_divisor(model: nn.Module) -> int:
     """Return the ratio of the finest resolution to that of a level's network: 1, or a power of two."""
-    return model.resolution_divisor if isinstance(model, GraphNetwork) else 1
+    network = model.module if isinstance(model, DistributedDataParallel) else model
+    return network.resolution_divisor if isinstance(network, GraphNetwork) else 1
 
 
 def restrict_batch(batch: tuple[Any, Any], restrict: Restrict, divisor: int) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -89,13 +89,24 @@ def compute_signatures(maps: Maps) -> list[str]:
 
 def _hash_aggregates(level: Level) -> str:
     """Return a digest of the aggregates of units and blocks."""
-    merged = {**level.transfers, **{step.chain.name: step.transfer for step in level.chains}}
     digest = hashlib.sha256()
-    for name in sorted(merged):
-        digest.update(name.encode() + list_aggregates(merged[name]).astype("<i8").tobytes())
-        if (weights := list_weights(merged[name])) is not None:
-            digest.update(weights.astype("<f8").tobytes())
+    for name, contents in _list_contents(level):
+        digest.update(name.encode() + contents)
     return digest.hexdigest()[:8]
+
+
+def digest_axes(level: Level) -> dict[str, str]:
+    """Return a digest of the aggregates of each axis and chain of blocks."""
+    return {name: hashlib.sha256(contents).hexdigest()[:8] for name, contents in _list_contents(level)}
+
+
+def _list_contents(level: Level) -> Iterator[tuple[str, bytes]]:
+    """Yield the aggregates of each axis and chain of blocks, and the weights of their units, as bytes."""
+    merged = {**level.transfers, **{step.chain.name: step.transfer for step in level.chains}}
+    for name in sorted(merged):
+        weights = list_weights(merged[name])
+        aggregates = list_aggregates(merged[name]).astype("<i8").tobytes()
+        yield name, aggregates if weights is None else aggregates + weights.astype("<f8").tobytes()
 
 
 def restore_levels(

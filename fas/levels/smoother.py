@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -189,12 +190,25 @@ class Smoother:
 def accumulate_gradient(model: nn.Module, value: Value, batches: Sequence[Any], *, bf16: bool = False) -> float:
     """Write the gradient of the mean over minibatches to ``.grad``, and return that mean."""
     total = 0.0
-    for batch in batches:
-        loss = compute_value(model, value, batch, bf16=bf16)
-        check_gradient(loss)
-        (loss / len(batches) if len(batches) > 1 else loss).backward()
+    for i, batch in enumerate(batches, start=1):
+        with hold_gradients(value, model, last=i == len(batches)):
+            loss = compute_value(model, value, batch, bf16=bf16)
+            check_gradient(loss)
+            (loss / len(batches) if len(batches) > 1 else loss).backward()
         total += float(loss.detach())
-    return total / len(batches)
+    return mean_over_ranks(value, total / len(batches))
+
+
+def mean_over_ranks(value: Value, number: float) -> float:
+    """Return the mean of f over the processes of a run, each of which evaluates f on rows of its own (`netgraph.fas.parallel`)."""
+    mean = getattr(value, "mean_over_ranks", None)
+    return number if mean is None else float(mean(number))
+
+
+def hold_gradients(value: Value, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Average gradients over the processes of a run only in the last of several backward passes, whose gradients add up."""
+    hold: Callable[[nn.Module], AbstractContextManager[None]] | None = getattr(value, "hold_gradients", None)
+    return nullcontext() if last or hold is None else hold(model)
 
 
 def check_gradient(loss: Tensor) -> None:

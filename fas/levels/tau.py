@@ -19,7 +19,15 @@ from torch import nn
 
 from netgraph.fas.levels.grid import Grid, without_side_effects
 from netgraph.fas.levels.maps import Maps
-from netgraph.fas.levels.smoother import Value, check_gradient, compute_value, read_gradients, subtract_from_gradients
+from netgraph.fas.levels.smoother import (
+    Value,
+    check_gradient,
+    compute_value,
+    hold_gradients,
+    mean_over_ranks,
+    read_gradients,
+    subtract_from_gradients,
+)
 from netgraph.fas.levels.vectors import Vector, norm, subtract_vectors
 from netgraph.fas.options.groups import Gate
 
@@ -115,13 +123,13 @@ def evaluate_gradient(grid: Grid, value: Value, batches: Sequence[Any], models: 
     """Write the mean gradient over minibatches to ``.grad`` without side effects on the models, and return the mean of f."""
     grid.smoother.optimizer.zero_grad()
     total = 0.0
-    for batch in batches:
-        with without_side_effects(models):
+    for i, batch in enumerate(batches, start=1):
+        with without_side_effects(models), hold_gradients(value, grid.model, last=i == len(batches)):
             loss = compute_value(grid.model, value, batch, bf16=grid.smoother.options.bf16)
             check_gradient(loss)
             (loss / len(batches)).backward()
         total += float(loss.detach())
-    return total / len(batches)
+    return mean_over_ranks(value, total / len(batches))
 
 
 def measure_gap(fine: Grid, coarse: Grid, value: Value, batches: Sequence[Any]) -> CoarseProblem:
@@ -136,7 +144,7 @@ def mean_value(grid: Grid, value: Value, batches: Sequence[Any]) -> float:
     for batch in batches:
         with without_side_effects([grid.model]):
             total += float(compute_value(grid.model, value, batch, bf16=grid.smoother.options.bf16))
-    return total / max(len(batches), 1)
+    return mean_over_ranks(value, total / len(batches)) if batches else 0.0
 
 
 # open if   (f_c - f) / |f| <= gap,   |tau| <= tau |restrict(grad f - b)|,   |restrict(grad f - b)| >= kappa |grad f - b|

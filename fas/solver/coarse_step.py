@@ -8,7 +8,7 @@ nothing. The third takes two forward passes on one minibatch, and tau if these l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from netgraph.errors import NetgraphError
@@ -57,6 +57,12 @@ class CoarseStepRun(Protocol):
     def move_to_level(self, batch: Any, grid: Grid) -> Any:
         """Return a minibatch on the device of a level."""
 
+    def read_clock(self) -> float:
+        """Return the seconds of the run that decisions are made from."""
+
+    def list_data(self) -> Iterable[Any]:
+        """Return the minibatches of a pass beside the stream."""
+
     def emit_event(self, event: str, level: int, **figures: Any) -> None:
         """Write a record."""
 
@@ -81,7 +87,7 @@ def begin_coarse_step(run: CoarseStepRun, level: int) -> None:
         return
     _start_coarse_level(run, level, coarse_problem)
     if level == run.top:
-        run.steering.begin_visit(run.ledger.total_seconds())
+        run.steering.begin_visit(run.read_clock())
     run.emit_event("down", level, **read_figures(coarse_problem))
 
 
@@ -163,7 +169,7 @@ def _draw_batches(run: CoarseStepRun, level: int) -> list[Any]:
     fine, tau = run.grids[level], run.options.tau_of(level)
     if tau.kind != "whole" and fine.common:
         return fine.common[: tau.batches]
-    batches = run.problem.batches if tau.kind == "whole" else run.stream.take(tau.batches)
+    batches = run.list_data() if tau.kind == "whole" else run.stream.take(tau.batches)
     return [run.move_to_level(batch, fine) for batch in batches]
 
 
@@ -203,7 +209,7 @@ def finish_coarse_step(run: CoarseStepRun, level: int) -> None:
     coarse.reset()
     if level == run.top:
         fall = correction.before - correction.after if correction.length else 0.0
-        run.steering.end_visit(fall, run.ledger.total_seconds())
+        run.steering.end_visit(fall, run.read_clock())
     earnings = {"earned": gain, "cost": cost, "owed": run.account.owed} if judged else {}
     run.emit_event("up", level, **vars(correction), **earnings)
 

@@ -18,6 +18,7 @@ from netgraph.fas.levels.tau import evaluate_gradient
 from netgraph.fas.levels.vectors import copy_vector, norm, subtract_vectors
 from netgraph.fas.options.groups import Tolerance
 from netgraph.fas.outcome import Outcome
+from netgraph.fas.parallel.ranks import on_every_rank
 from netgraph.fas.solver.problem import Objective, count_rows
 from netgraph.fas.solver.run import Run
 
@@ -39,6 +40,7 @@ def check_tolerance(tolerance: Tolerance, problem: Objective) -> None:
         )
 
 
+@on_every_rank
 def check_convergence(run: Run, record: dict[str, Any]) -> None:
     """Measure a run when its finest level begins and after each cycle there, and stop it if a tolerance is met.
 
@@ -122,7 +124,7 @@ def _measure_norm(run: Run, measure: str) -> float:
             )
         return float(figures["loss"])
     grid = run.grids[0]
-    batches = [run.move_to_level(batch, grid) for batch in run.problem.batches]
+    batches = [run.move_to_level(batch, grid) for batch in run.list_data()]
     with run.ledger.clock(0, "norm"):
         evaluate_gradient(grid, run.problem.value, batches, [grid.model])
         size = norm(read_gradients(grid.smoother))

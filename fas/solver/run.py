@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -39,6 +39,9 @@ from netgraph.fas.levels.tau import CoarseProblem
 from netgraph.fas.levels.vectors import Vector
 from netgraph.fas.options.all_options import Options
 from netgraph.fas.outcome import Outcome, describe_refused_steps, judge_refused_step
+from netgraph.fas.parallel.checks import check_same_levels, check_same_weights
+from netgraph.fas.parallel.ranks import Ranks, describe_lost_rank
+from netgraph.fas.parallel.split_problem import SplitValue
 from netgraph.fas.solver.adaptive import Backoff, CostAccount, VisitLength
 from netgraph.fas.solver.batch_norm import estimate_norms
 from netgraph.fas.solver.coarse_step import begin_coarse_step, bound_flops, finish_coarse_step, skip_reason
@@ -88,6 +91,8 @@ class Run:
         Steps between two evaluations. With 0 the network is evaluated at the end alone.
     mean : torch.optim.swa_utils.AveragedModel, optional
         Running mean of the finest network.
+    ranks : Ranks, optional
+        The processes that train the network, by default this one alone.
 
     Attributes
     ----------
@@ -144,6 +149,7 @@ class Run:
     every: int = 50
     evaluations: int = 0
     mean: Any = None
+    ranks: Ranks = field(default_factory=Ranks)
     ledger: Ledger = field(init=False, default_factory=Ledger)
     history: list[dict[str, Any]] = field(init=False, default_factory=list)
     top: int = field(init=False)
@@ -184,6 +190,8 @@ class Run:
         ending : str
             Reason that the run gives if it comes to its end.
         """
+        position = {"the step to go on from": self.steps, "the visit to go on from": self.at}
+        self.ranks.check_equal(position, "Resume all of them from one folder, on a disk that they share.")
         self.emit_event("begin", self.top, steps=self.total_steps)
         try:
             if self.steps and self.evaluations and self.steps % self.evaluations == 0 and not self._is_evaluated:
@@ -196,8 +204,11 @@ class Run:
                     self.evaluate()
                 self.reason, self.outcome = ending, Outcome.CONVERGED_ITS
             self._tell_refused_steps()
+            check_same_weights(self.ranks, self.model, self.top)
         except BaseException as error:
             self.emit_event("failed", self.top, error=f"{type(error).__name__}: {error}")
+            if (lost := describe_lost_rank(error)) is not None:
+                raise NetgraphError(lost) from error
             raise
         self.emit_event("finish", self.top, reason=self.reason)
 
@@ -227,12 +238,30 @@ class Run:
         self.at, self.instead = self._next_position(visit)
         if visit.kind == "end":
             self.cycles += 1
+            check_same_weights(self.ranks, self.model, self.top)
             self.emit_event("cycle", visit.level, cycle=self.cycles)
 
     def stop(self, reason: str, *, converged: bool = False, outcome: Outcome | None = None) -> None:
-        """End the run after the current step. It can be saved and resumed."""
-        self.reason, self.converged = reason, converged
-        self.outcome = outcome or (Outcome.CONVERGED_USER if converged else Outcome.DIVERGED_USER)
+        """End the run after the current step. It can be saved and resumed.
+
+        Several processes agree first: at the end of the event whose callback asks, or after the step in which a signal arrives.
+        """
+        wish = reason, converged, outcome or (Outcome.CONVERGED_USER if converged else Outcome.DIVERGED_USER)
+        if self.ranks.are_several:
+            self.ranks.asked = wish
+        else:
+            self._end_with(*wish)
+
+    def _end_with(self, reason: str, converged: bool, outcome: Outcome) -> None:
+        """End the run after the current step, which all ranks know."""
+        self.reason, self.converged, self.outcome = reason, converged, outcome
+
+    def _agree_to_stop(self) -> None:
+        """Stop if one of several ranks asks for it."""
+        if self.ranks.are_several and not self.ranks.alone:
+            wish = self.ranks.agree()
+            if wish is not None:
+                self._end_with(*wish)
 
     @property
     def model(self) -> nn.Module:
@@ -310,6 +339,8 @@ class Run:
                 schedule.tick(due)
             self.done += 1
             report_estimate(self, visit.level)
+            if self.ranks.anyone_asked:
+                self._agree_to_stop()
             self._report_smoothing(visit.level, last=self.done == visit.steps)
 
     def leave_level(self, spent: float = 0.0) -> None:
@@ -371,6 +402,8 @@ class Run:
             else:
                 result = grid.smoother.step(self.problem.value, batches, grid.b(grid.position))
                 rows_of = {level: sum(count_rows(batch) for batch in batches)}
+        if isinstance(self.problem.value, SplitValue):
+            self.problem.value.share_buffers(grid.model)
         grid.position += grid.smoother.options.accumulate
         costs = {i: STEP * rows * self.maps.flops[i] * result.evaluations for i, rows in rows_of.items()}
         for i, rows in rows_of.items():
@@ -404,10 +437,11 @@ class Run:
         self.refused += 1
         self.emit_event("refused", level, loss=loss, norm=norm)
         if self.refused >= REFUSED:
-            self.stop(
+            self._end_with(
                 f"{self.refused} steps in a row had a loss or gradient that is not finite (loss {loss}). Start again with "
                 "a smaller lr, or set smoothing.clip.",
-                outcome=judge_refused_step(loss, norm),
+                False,
+                judge_refused_step(loss, norm),
             )
 
     def _report_smoothing(self, level: int, *, last: bool) -> None:
@@ -456,7 +490,7 @@ class Run:
 
     def _end(self) -> None:
         """Finish a cycle. Its record follows when the run has gone on to the next position."""
-        self.steering.end_cycle(self.ledger.total_seconds())
+        self.steering.end_cycle(self.read_clock())
         every = self.options.adapt.rematch
         if every and (self.cycles + 1) % every == 0 and self.top == 0:
             self._rematch()
@@ -478,6 +512,31 @@ class Run:
         set_training(maps.models[1:])
         self.backoffs.clear()
         self.estimates.clear()
+        check_same_levels(self.ranks, maps)
+        self.join_levels()
+
+    # processes
+
+    def join_levels(self) -> None:
+        """Let several processes average the gradients of their levels. One process does nothing."""
+        if isinstance(self.problem.value, SplitValue):
+            batch = self.stream.peek()
+            self.problem.value.wrap(self.maps.models, lambda level: self.move_to_level(batch, self.grids[level]))
+
+    def read_clock(self) -> float:
+        """Return the seconds of the run on the first rank, from which all ranks make the same decision."""
+        return self.ranks.share(self.ledger.total_seconds())
+
+    def list_data(self) -> Iterable[Any]:
+        """Return the minibatches of a pass beside the stream, in one order on all ranks.
+
+        Loaders may shuffle by the random numbers of PyTorch, which differ between ranks.
+        """
+        if not self.ranks.are_several:
+            return self.problem.batches
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + self.steps)
+            return list(self.problem.batches)
 
     # records
 
@@ -501,7 +560,7 @@ class Run:
         if valid is None:
             return {}
         with self.ledger.clock(level, "evaluate"), keep_modes([model]):
-            figures: dict[str, float] = valid(model)
+            figures: dict[str, float] = self.ranks.run_on_first(lambda: valid(model))
         return figures
 
     @property
@@ -517,7 +576,9 @@ class Run:
         self.history.append(record)
         with self.ledger.clock(level, "callbacks"):
             for callback in self.callbacks:
-                callback(self, record)
+                self.ranks.call(callback, self, record)
+            if event != "failed":  # a rank that fails is alone
+                self._agree_to_stop()
 
 
 def set_training(models: Sequence[nn.Module]) -> list[bool]:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from netgraph.coarsen.hierarchy.hierarchy import Hierarchy
-from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.estimate.checks import check_estimate
 from netgraph.fas.levels.grid import Grid
@@ -28,11 +27,14 @@ from netgraph.fas.levels.rewarm import check_rewarm
 from netgraph.fas.levels.smoother import Smoother
 from netgraph.fas.levels.width_scaling import compute_rate_factors
 from netgraph.fas.options.all_options import Options
+from netgraph.fas.parallel.checks import check_no_estimates, check_same_levels, check_same_run, check_split
+from netgraph.fas.parallel.ranks import Ranks, check_parallel, join_ranks
+from netgraph.fas.parallel.split_problem import SplitProblem
 from netgraph.fas.solver.batch_norm import check_norms
 from netgraph.fas.solver.convergence import check_convergence, check_tolerance
 from netgraph.fas.solver.cycles import Visit, count_steps_on_finest, plan_cycles, plan_steps
 from netgraph.fas.solver.minibatch_stream import MinibatchStream
-from netgraph.fas.solver.problem import Objective, check_resolutions, count_batches
+from netgraph.fas.solver.problem import Objective, check_resolutions, count_batches, move_to_device
 from netgraph.fas.solver.random_state import set_random_state
 from netgraph.fas.solver.run import Callback, Run, make_running_mean, set_training
 from netgraph.fas.solver.schedule import MakeScheduler, Schedule
@@ -77,11 +79,14 @@ class FAS:
         True: one schedule for each level in place of one over all levels.
     seed : int, default 7619
         Seed of minibatch order, dropout and the noise that makes copies differ.
+    parallel : str, optional
+        ``ddp``: the processes of ``torch.distributed`` train one network, each on its rows of every minibatch.
+        None: one process trains, and several are refused.
 
     Raises
     ------
     NetgraphError
-        Both or none of ``epochs`` and ``cycles`` are given, or ``lr`` is not above 0.
+        Both or none of ``epochs`` and ``cycles`` are given, ``lr`` is not above 0, or ``parallel`` has no such name.
 
     References
     ----------
@@ -119,6 +124,7 @@ class FAS:
         options: Options | None = None,
         schedule_per_level: bool = False,
         seed: int = 7619,
+        parallel: str | None = None,
     ) -> None:
         if (epochs is None) == (cycles is None):
             raise NetgraphError(
@@ -130,7 +136,7 @@ class FAS:
         self.epochs, self.cycles, self.schedule = epochs, cycles, schedule
         self.share, self.weight_decay, self.seed = share, weight_decay, check_torch_seed(seed)
         self.options = options or Options()
-        self.schedule_per_level = schedule_per_level
+        self.schedule_per_level, self.parallel = schedule_per_level, check_parallel(parallel)
 
     def solve(
         self,
@@ -198,7 +204,7 @@ class FAS:
         NetgraphError
             The cycle has no such name, or an option does not fit the levels or the problem.
         """
-        check_single_process("FAS")
+        ranks = join_ranks(self.parallel, "FAS")
         maps: Maps = HierarchyMaps(hierarchy) if isinstance(hierarchy, Hierarchy) else hierarchy
         visits = self._plan_visits(len(maps.models), problem)
         grids = [self.make_grid(maps, level) for level in range(len(maps.models))]
@@ -218,12 +224,16 @@ class FAS:
             check_rewarm(self.options, self.cycle, len(maps.models))
         stream = MinibatchStream(problem.batches, self.seed)
         check_resolutions(maps, problem, stream.peek)
+        if ranks.are_several:
+            problem = self._split_problem(ranks, maps, problem, visits, stream)
         run = Run(
             maps, problem, self.options, grids, self.make_grid, visits,
             self._make_schedules(visits, len(grids)),
             stream, (check_convergence, *callbacks), self.seed, every, evaluations,
             None if ema is None else make_running_mean(maps.models[0], ema),
+            ranks,
         )  # fmt: skip
+        run.join_levels()
         check_estimate(run, self.cycle)
         return run
 
@@ -243,7 +253,7 @@ class FAS:
         modes = set_training(run.maps.models)
         try:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                torch.manual_seed(run.seed)
+                torch.manual_seed(run.seed + run.ranks.rank)  # each rank drops units of its own
                 if run.rng is not None:
                     set_random_state(run.rng)
                 run.execute(f"the {passes} are spent")
@@ -252,6 +262,18 @@ class FAS:
                 model.train(mode)
         mean = None if run.mean is None else run.mean.module
         return Solution(run.grids[0].model, run.converged, run.reason, run.history, run.ledger, mean, run.outcome)
+
+    def _split_problem(
+        self, ranks: Ranks, maps: Maps, problem: Objective, visits: Sequence[Visit], stream: MinibatchStream
+    ) -> Objective:
+        """Return the problem of one of several processes, after checks that they solve the same one."""
+        check_no_estimates(self.options, len(maps.models))
+        check_same_levels(ranks, maps)
+        facts = {"the visits": visits, "the options": self.options, "the learning rate": self.lr, "the seed": self.seed}
+        device = next((p.device for p in maps.models[0].parameters()), torch.device("cpu"))
+        check_split(ranks, problem.batches, move_to_device(stream.peek(), device), maps.models[0], problem.value)
+        check_same_run(ranks, facts)
+        return SplitProblem(problem, ranks)
 
     def make_grid(self, maps: Maps, level: int) -> Grid:
         """Return one level with its optimizer.

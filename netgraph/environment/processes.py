@@ -27,7 +27,7 @@ def _read_size(name: str) -> int:
         return 1
 
 
-def check_single_process(user: str, n_processes: int | None = None) -> None:
+def check_single_process(user: str, n_processes: int | None = None, *, instead: str = "") -> None:
     """Refuse a run of several processes. Each of them would train a network of its own and say nothing.
 
     Parameters
@@ -36,6 +36,8 @@ def check_single_process(user: str, n_processes: int | None = None) -> None:
         What cannot run in several processes, as the subject of the message.
     n_processes : int, optional
         Their number, where a library knows it. By default that of `count_processes`.
+    instead : str, optional
+        Another way out, as the end of the last sentence.
 
     Raises
     ------
@@ -45,5 +47,5 @@ def check_single_process(user: str, n_processes: int | None = None) -> None:
     if n > 1:
         raise NetgraphError(
             f"{user} trains in one process, and this is one of {n} (WORLD_SIZE). They would train {n} networks that know nothing of "
-            "each other. Start one process."
+            f"each other. Start one process{instead}."
         )

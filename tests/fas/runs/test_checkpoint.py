@@ -166,6 +166,7 @@ def test_every_field_of_a_run_and_a_grid_is_saved_or_an_argument():
         "reason",
         "outcome",
         "converged",
+        "ranks",
         "begun_on",
         "plan",
         "lengths",
