@@ -8,6 +8,7 @@ trains alone is one rank of one, and tells nobody anything.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -100,22 +101,40 @@ class Ranks:
         NetgraphError
             The work failed on the first rank, which raises its own error.
         """
+        if self.is_first:
+            return self.run_on_all(work)
+        nothing: Any = None
+        return self.run_on_all(lambda: nothing)  # type: ignore[no-any-return]
+
+    def run_on_all(self, work: Callable[[], Value]) -> Value:
+        """Return what the first rank gets from work that every rank does. An error on one of them ends all.
+
+        Raises
+        ------
+        NetgraphError
+            The work failed on another rank, which raises its own error.
+        """
         if not self.are_several:
             return work()
         self._check_not_alone()
         result: Any = None
-        error: Exception | None = None
-        if self.is_first:
-            try:
-                result = work()
-            except Exception as raised:
-                error = raised
-        failure, result = self.share((error and describe_error(error), result))
-        if error is not None:
-            raise error
+        failure: Exception | None = None
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+        answers = self.gather(None if failure is None else describe_error(failure))
         if failure is not None:
-            raise NetgraphError(f"rank 0 failed: {failure}")
-        return result  # type: ignore[no-any-return]
+            raise failure
+        self._refuse_failures(answers)
+        return self.share(result)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _refuse_failures(answers: Sequence[str | None]) -> None:
+        """Raise an error for the first rank that failed."""
+        for rank, failure in enumerate(answers):
+            if failure is not None:
+                raise NetgraphError(f"rank {rank} failed: {failure}")
 
     def share_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors with those of the first rank, one message for each type."""
@@ -141,14 +160,13 @@ class Ranks:
             A callback failed. The first rank raises the callback's own error.
         """
         asked, failure, self.failure = self.asked, self.failure, None
-        answers = self.gather((asked, failure and describe_error(failure)))
+        answers = self.gather((asked, None if failure is None else describe_error(failure)))
         self.anyone_asked = False
         if self.asked is asked:  # otherwise a signal has arrived meanwhile
             self.asked = None
         if failure is not None:
             raise failure
-        if answers[0][1] is not None:
-            raise NetgraphError(f"rank 0 failed: {answers[0][1]}")
+        self._refuse_failures([words for _, words in answers])
         return next((wish for wish, _ in answers if wish is not None), None)
 
     def check_equal(self, facts: Mapping[str, Any], advice: str) -> None:
@@ -270,5 +288,7 @@ def describe_lost_rank(error: BaseException) -> str | None:
         return None
     if not isinstance(error, dist.DistError) and "gloo" not in str(error):
         return None
-    line = str(error).strip().splitlines()[0][:200]
+    line = re.sub(r"^\[\S*\] ", "", str(error).strip().splitlines()[0]).split(". ")[0][
+        :200
+    ]  # without gloo's source file
     return f"another process of this run has ended or does not answer ({line}). Its own last message says why."

@@ -560,7 +560,7 @@ class Run:
         if valid is None:
             return {}
         with self.ledger.clock(level, "evaluate"), keep_modes([model]):
-            figures: dict[str, float] = self.ranks.run_on_first(lambda: valid(model))
+            figures: dict[str, float] = self.ranks.run_on_all(lambda: valid(model))
         return figures
 
     @property

@@ -80,7 +80,7 @@ class FAS:
     seed : int, default 7619
         Seed of minibatch order, dropout and the noise that makes copies differ.
     parallel : str, optional
-        ``ddp``: the processes of ``torch.distributed`` train one network, each on its rows of every minibatch.
+        ``ddp``: the processes of ``torch.distributed`` train one network, each on its rows of every minibatch (docs/distributed.md).
         None: one process trains, and several are refused.
 
     Raises

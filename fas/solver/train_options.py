@@ -20,6 +20,7 @@ from netgraph.utils.choices import (
     DATA_SETS,
     NESTED,
     OPTIMIZERS,
+    PARALLEL,
     SCHEDULES,
     SWITCHES,
     TASKS,
@@ -277,6 +278,10 @@ class TrainOptions:
         check=_check_solver_option,
     )  # fmt: skip
     device: str = declare_option("cpu", help="cpu, cuda or mps.", metavar="NAME")
+    parallel: str | None = declare_option(
+        None, help="How the processes of torchrun train one network: ddp, or none to refuse them. By default ddp where there are several.",
+        metavar="NAME", words=PARALLEL, check=_check_word("way of several processes", PARALLEL),
+    )  # fmt: skip
     seed: int = reuse_option(CoarsenOptions, "seed")
 
     def check(self) -> None:
@@ -329,6 +334,7 @@ class TrainOptions:
             options=self.make_solver_options(),
             schedule_per_level=self.schedule_per_level and n_levels > 1,
             seed=self.seed,
+            parallel=None if self.parallel == "none" else self.parallel,
         )
 
     def choose_rate(self, defaults: TrainDefaults) -> float:

@@ -105,7 +105,7 @@ def evaluate(
     prepare_metrics()
     from torchmetrics import MeanMetric
 
-    loss, measured = MeanMetric().to(device_of(model)), None
+    loss, measured = MeanMetric(sync_on_compute=False).to(device_of(model)), None
     further = () if data.test.targets.ndim > 1 else metrics
     for outputs, targets in predict_split(model, data, split=split, batch=batch):
         if measured is None:
@@ -130,15 +130,21 @@ def _check_metrics(metrics: Sequence[str]) -> None:
 
 
 def _build_metrics(n_classes: int, names: Sequence[str]) -> Any:
-    """Return a torchmetrics collection of accuracy and the named metrics."""
+    """Return a torchmetrics collection of accuracy and the named metrics.
+
+    One of several processes measures the whole split, and waits for no other.
+    """
     from torchmetrics import MetricCollection
     from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
-    collection: dict[str, Any] = {"accuracy": MulticlassAccuracy(n_classes, average="micro", ignore_index=IGNORED)}
+    alone: dict[str, Any] = {"sync_on_compute": False}
+    collection: dict[str, Any] = {
+        "accuracy": MulticlassAccuracy(n_classes, average="micro", ignore_index=IGNORED, **alone)
+    }
     if "calibration_error" in names:
-        collection["calibration_error"] = MulticlassCalibrationError(n_classes, n_bins=15)
+        collection["calibration_error"] = MulticlassCalibrationError(n_classes, n_bins=15, **alone)
     if "confusion" in names:
-        collection["confusion"] = MulticlassConfusionMatrix(n_classes)
+        collection["confusion"] = MulticlassConfusionMatrix(n_classes, **alone)
     return MetricCollection(collection, compute_groups=False)
 
 

@@ -104,15 +104,17 @@ def evaluate_restoration(
     from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
     device, generator = device_of(model), torch.Generator().manual_seed(SEED)
-    loss = MeanMetric().to(device)
-    measured = MetricCollection({"psnr": PeakSignalNoiseRatio(data_range=1.0)}).to(device)
+    loss = MeanMetric(sync_on_compute=False).to(device)  # one of several processes waits for no other
+    measured = MetricCollection({"psnr": PeakSignalNoiseRatio(data_range=1.0, sync_on_compute=False)}).to(device)
     with torch.no_grad(), in_mode(model, training=False):
         for rows in getattr(data, split).inputs.split(batch):
             clean = data.ready(rows.to(device))
             pair = (degradation.degrade(clean, generator), clean)
             inputs, targets = pair if to_level is None else to_level(pair)
             if "ssim" not in measured and min(targets.shape[2:]) >= SMALLEST:
-                measured.add_metrics({"ssim": StructuralSimilarityIndexMeasure(data_range=1.0).to(device)})
+                measured.add_metrics(
+                    {"ssim": StructuralSimilarityIndexMeasure(data_range=1.0, sync_on_compute=False).to(device)}
+                )
             answers = model(inputs).float()
             measured.update(answers, targets)
             loss.update(nn.functional.mse_loss(answers, targets), weight=len(rows))

@@ -65,4 +65,5 @@ CYCLES = ("v", "w", "f", "full", "kaskade", "additive")
 NESTED = ("full", "kaskade")  # which start one level after another, from the coarsest to the finest
 SWITCHES = ("share", "plateau")
 SCHEDULES = ("one-cycle", "wsd", "cosine", "constant")
+PARALLEL = ("ddp", "none")
 OPTIMIZERS = ("adam", "adamw", "rmsprop", "sgd", "muon")

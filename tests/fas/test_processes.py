@@ -1,6 +1,8 @@
 """Two processes that train one network by DistributedDataParallel, judged by one process with the same minibatches."""
 
+import os
 import re
+import signal
 from functools import partial
 
 import pytest
@@ -198,7 +200,9 @@ def watch(failing=""):
 
     def validate(model):
         model.eval()
-        return {"rank": rank()}
+        everybody = torch.ones(1)
+        dist.all_reduce(everybody)  # as torchmetrics and a split of validation data do
+        return {"rank": rank(), "processes": float(everybody)}
 
     problem = ng.Problem(data(), cross_entropy, valid=validate)
     solver, run = begin("ddp", "nested", problem=problem, callbacks=[count])
@@ -210,13 +214,29 @@ def watch(failing=""):
 def test_callbacks_and_figures_belong_to_the_first_rank_and_its_wish_to_all(two):
     first, second = two.call(watch)
     assert (first[0] > 7, second[0]) == (True, 0)
-    assert first[1:] == second[1:] == ("enough", 7, {"rank": 0})
+    assert first[1:] == second[1:] == ("enough", 7, {"rank": 0, "processes": 2.0})
 
 
 def test_a_callback_that_fails_on_the_first_rank_ends_both(two):
     first, second = two.answer(watch, "smooth")
     assert first == ("OSError", "the disk is full")
     assert second == ("NetgraphError", "rank 0 failed: OSError: the disk is full")
+
+
+def fail_to_validate():
+    def validate(model):
+        if rank() == 1:
+            raise ZeroDivisionError("no rows")
+        return {"loss": 1.0}
+
+    solver, run = begin("ddp", "nested", problem=ng.Problem(data(), cross_entropy, valid=validate))
+    solver.finish(run)
+
+
+def test_an_error_of_one_rank_in_validation_ends_both(two):
+    first, second = two.answer(fail_to_validate)
+    assert first == ("NetgraphError", "rank 1 failed: ZeroDivisionError: no rows")
+    assert second == ("ZeroDivisionError", "no rows")
 
 
 def evaluate_in_callback(everywhere):
@@ -365,6 +385,29 @@ def test_a_checkpoint_is_resumed_with_another_number_of_processes(two, tmp_path,
     torch.testing.assert_close(losses, train(None, "v-cycles")[0], rtol=1e-6, atol=0)
     if order[1] is None:
         assert "was written by a run of 2 processes, and this one has 1" in caplog.text
+
+
+def train_until_signal(folder):
+    """Send SIGTERM to the second process in the middle of a step, far from any record, and return the reason and the steps."""
+    losses = []
+
+    def loss(outputs, targets):
+        losses.append(1)
+        if rank() == 1 and len(losses) == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return cross_entropy(outputs, targets)
+
+    solver = ng.FAS("kaskade", epochs=9, parallel="ddp")
+    run = solver.begin(make_hierarchy(), ng.Problem(data(), loss), every=99, callbacks=[Checkpoints(folder)])
+    return solver.finish(run).reason, run.steps
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(two, tmp_path):
+    (reason, steps), (reason_there, steps_there) = two.call(train_until_signal, tmp_path)
+    assert reason_there.startswith("SIGTERM arrived. The run is saved")
+    assert reason == "SIGTERM arrived"
+    assert 0 < steps == steps_there < 24  # the coarsest level alone has 25 steps
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{steps:09d}.safetensors"]
 
 
 def resume_apart(folder):

@@ -13,6 +13,7 @@ from netgraph.cli.console.terminal import echo, echo_json, echo_lines
 from netgraph.cli.options.coarsen import Json
 from netgraph.cli.options.command_options import After, with_options
 from netgraph.cli.options.completion import complete_words
+from netgraph.cli.options.processes import join_processes
 from netgraph.cli.options.run import RunOptions, ended_by_signal
 from netgraph.cli.options.train import (
     build_levels,
@@ -24,7 +25,6 @@ from netgraph.cli.options.train import (
     warn_of_slow_precision,
 )
 from netgraph.cli.options.validation import check_data_options, check_train_options, typed_options
-from netgraph.environment.processes import check_single_process
 from netgraph.errors import NetgraphError
 from netgraph.fas.solver.train_options import TrainOptions
 from netgraph.io.files.atomic_writes import write_atomically
@@ -86,21 +86,20 @@ def train_network(
     run: RunOptions,
 ) -> None:
     """Train a network on real data, by FAS on a hierarchy of its coarse forms or, with --plain, by itself."""
-    from netgraph.models.training.tasks import TrainingDefaults
+    with join_processes(options) as (options, is_first):
+        if is_first:
+            _train(context, network, output, options, run, json_=json_)
+        else:
+            _train_with_the_first(context, network, options, run)
 
-    check_single_process("netgraph train")
+
+def _train(
+    context: typer.Context, network: str, output: Path | None, options: TrainOptions, run: RunOptions, *, json_: bool
+) -> None:
+    """Train a network, print the result and write the network."""
     check_network_output(output)
     context.with_resource(lock_outputs(output))
-    run.check()
-    options, network = choose_network(options, network)
-    options.check()
-    options.make_solver(TrainingDefaults(), options.coarsening.n_levels)  # its errors come before data are read
-    check_train_options(typed_options(context), options, run)
-    check_data_options(typed_options(context), choose_data(options, network))
-    context.with_resource(run.lock_folders())
-    task = make_task(options, network)
-    warn_of_slow_precision(options)
-    problem = make_problem(options, task)
+    options, task, problem = _prepare_task(context, network, options, run, lock=True)
     choice = None
     if options.auto is not None:
         options, choice = choose_levels(options, task, problem)
@@ -119,7 +118,39 @@ def train_network(
         echo_lines(outcome)
     if refusal is not None:
         raise refusal
-    if stopped:
+    _exit_as_ended(solution)
+
+
+def _train_with_the_first(context: typer.Context, network: str, options: TrainOptions, run: RunOptions) -> None:
+    """Take part in the run of the first process, which prints and writes."""
+    run = run.keep_silent()
+    options, task, problem = _prepare_task(context, network, options, run, lock=False)
+    solution, _ = _solve(task, problem, options, run)
+    _exit_as_ended(solution)
+
+
+def _prepare_task(
+    context: typer.Context, network: str, options: TrainOptions, run: RunOptions, *, lock: bool
+) -> tuple[TrainOptions, Task, Problem]:
+    """Return the checked options, the network with its data, and the problem. Lock the folders of the run before data are read."""
+    from netgraph.models.training.tasks import TrainingDefaults
+
+    run.check()
+    options, network = choose_network(options, network)
+    options.check()
+    options.make_solver(TrainingDefaults(), options.coarsening.n_levels)  # its errors come before data are read
+    check_train_options(typed_options(context), options, run)
+    check_data_options(typed_options(context), choose_data(options, network))
+    if lock:
+        context.with_resource(run.lock_folders())
+    task = make_task(options, network)
+    warn_of_slow_precision(options)
+    return options, task, make_problem(options, task)
+
+
+def _exit_as_ended(solution: Solution) -> None:
+    """Exit with the code of a run that a signal ended, or that refused many steps."""
+    if ended_by_signal(solution.reason):
         raise typer.Exit(130)
     if solution.n_refused >= REFUSED_SHARE * max(solution.history[-1]["step"], 1):
         raise typer.Exit(4)  # the reason says how many steps were refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,10 @@ class RunOptions:
         NetgraphError
         """
         check_options(self)
+
+    def keep_silent(self) -> RunOptions:
+        """Return how a process takes part that is not the first of several: by its state in checkpoints alone."""
+        return replace(self, mlflow=False, alert=None, report=None)
 
     def lock_folders(self) -> AbstractContextManager[None]:
         """Let no other process write checkpoints or a report into the folders of this run within a block."""
