@@ -1,4 +1,4 @@
-"""Claim: at equal FLOPs and with equal tuning, compressed networks keep at least the accuracy of pruned ones, at fewer milliseconds.
+"""Claim: at equal FLOPs and with equal tuning, compressed networks keep at least the accuracy of pruned ones.
 
 A trained ResNet-20 (`trained.py`) loses half of its FLOPs or milliseconds by `netgraph.compress` (merged and repaired; merged along
 latency; with fewer blocks; pruned by magnitude and refitted by least squares), and by torch-pruning (L1 norms and Taylor, uniform and global, norms
