@@ -208,6 +208,7 @@ class GraphNetwork(nn.Module, HubMethods):
     def start_steps(self, mode: str, args: Any, kwargs: Any) -> tuple[Interpreter, list[Any]]:
         """Return the interpreter of a mode and its slots before the first step, for a run step by step."""
         leaves = self._call.flatten(args, kwargs)
+        self._check_shapes(leaves)
         inputs = [*leaves, self._device(leaves)]
         return self.steps(mode), self.steps(mode).start_values(partial(_get_tensor, self), inputs, all_reads=True)
 

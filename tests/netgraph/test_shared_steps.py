@@ -7,6 +7,7 @@ from torch.nn import functional
 
 import netgraph as ng
 from netgraph.coarsen.network.functional_error import FunctionErrorJudge, compute_outputs, function_error
+from netgraph.errors import TraceError
 from netgraph.models import mlp, resnet20
 from netgraph.models.transformer import Encoder
 from netgraph.recording import shared_steps
@@ -122,3 +123,11 @@ def test_networks_without_layers_compute_the_same():
         assert torch.equal(with_layers.train(mode)(images), without.train(mode)(images))
     functional.mse_loss(without(images), torch.zeros(4, 10)).backward()
     assert all(p.grad is not None for p in without.parameters())
+
+
+def test_inputs_of_another_shape_are_refused_before_any_step():
+    judge = make_judge("residual network")
+    axis = judge.spec.free[-1].name
+    wrong = FunctionErrorJudge(judge.model, judge.spec, {}, [torch.randn(2, 3, 24, 24)], judge.expected)
+    with pytest.raises(TraceError, match="has shape"):
+        wrong(axis, merge_pairs(judge.spec, axis))
