@@ -1,4 +1,4 @@
-"""Claim: half of the FLOPs of ResNet-50 are at most 0.6 of its milliseconds, in PyTorch and in ONNX Runtime, at batch 1 and 32.
+"""Claim, met in one of four: half of the FLOPs of ResNet-50 are at most 0.6 of its milliseconds, in PyTorch and ONNX Runtime, at batch 1 and 32.
 
 `netgraph.compress` takes ResNet-50 of torchvision to half of its FLOPs, or of its milliseconds. Weights are random, because a wheel
 has none: sizes are chosen by the errors of these weights on random images, so the table speaks of milliseconds and not of accuracy.
