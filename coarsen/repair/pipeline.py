@@ -274,9 +274,7 @@ def _fit_layer(fine: CallSite, coarse: CallSite, refit: Refit, report: RepairRep
     if _reads_same_input(fine, coarse):
         if refit.is_merged(name):
             report.left[str(name)] = SAME_INPUT
-        if (
-            norm is not None
-        ):  # layer and norm give the target as they are. New statistics would only move them away from it
+        if norm is not None:  # layer and norm give the target as they are, and new statistics would move them from it
             fitted_norms.add(norm[2])
         return
     obstacle = refit.find_obstacle(fine, coarse)

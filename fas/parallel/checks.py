@@ -96,7 +96,12 @@ def check_no_estimates(options: Options, n_levels: int) -> None:
 
 
 def check_split(
-    ranks: Ranks, batches: Iterable[Any], batch: Any, model: nn.Module, value: Callable[[nn.Module, Any], Tensor]
+    ranks: Ranks,
+    batches: Iterable[Any],
+    n_batches: int | None,
+    batch: Any,
+    model: nn.Module,
+    value: Callable[[nn.Module, Any], Tensor],
 ) -> None:
     """Refuse minibatches that cannot be split among the ranks.
 
@@ -104,6 +109,8 @@ def check_split(
     ----------
     ranks : Ranks
     batches : iterable
+    n_batches : int or None
+        Their number in one pass, None if it is unknown.
     batch : object
         The first of them, on the device of the model.
     model : torch.nn.Module
@@ -121,7 +128,7 @@ def check_split(
             "the loader has a DistributedSampler, which gives each rank data of its own. Give all ranks the same loader without it: "
             "each takes its rows of every minibatch."
         )
-    facts = {"the number of minibatches": count_batches(batches), "the first minibatch": _digest_batch(batch)}
+    facts = {"the number of minibatches": n_batches, "the first minibatch": _digest_batch(batch)}
     ranks.check_equal(
         facts, "Give all of them the same data in the same order. Each takes its rows of every minibatch."
     )
@@ -132,14 +139,6 @@ def check_split(
             "another number of processes."
         )
     _check_mean(ranks, batch, model, value)
-
-
-def count_batches(batches: Iterable[Any]) -> int | None:
-    """Return the number of minibatches of a pass, or None if it is unknown."""
-    try:
-        return len(batches)  # type: ignore[arg-type]  # an object without len() raises
-    except TypeError:
-        return None
 
 
 def _find_rows(batches: Iterable[Any], batch: Any) -> int:

@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -103,8 +103,7 @@ class Ranks:
         """
         if self.is_first:
             return self.run_on_all(work)
-        nothing: Any = None
-        return self.run_on_all(lambda: nothing)  # type: ignore[no-any-return]
+        return self.run_on_all(lambda: cast(Value, None))  # what the first rank gets takes its place
 
     def run_on_all(self, work: Callable[[], Value]) -> Value:
         """Return what the first rank gets from work that every rank does. An error on one of them ends all.
@@ -127,7 +126,8 @@ class Ranks:
         if failure is not None:
             raise failure
         self._refuse_failures(answers)
-        return self.share(result)  # type: ignore[no-any-return]
+        shared: Value = self.share(result)
+        return shared
 
     @staticmethod
     def _refuse_failures(answers: Sequence[str | None]) -> None:
@@ -263,7 +263,7 @@ def join_ranks(parallel: str | None, user: str) -> Ranks:
 
 def on_every_rank(callback: Value) -> Value:
     """Mark a callback that all ranks call, because it makes a decision or asks for work of all of them."""
-    callback.on_every_rank = True  # type: ignore[attr-defined]
+    callback.on_every_rank = True  # type: ignore[attr-defined]  # functions and objects with __dict__ take any attribute
     return callback
 
 
@@ -288,7 +288,6 @@ def describe_lost_rank(error: BaseException) -> str | None:
         return None
     if not isinstance(error, dist.DistError) and "gloo" not in str(error):
         return None
-    line = re.sub(r"^\[\S*\] ", "", str(error).strip().splitlines()[0]).split(". ")[0][
-        :200
-    ]  # without gloo's source file
+    first = str(error).strip().splitlines()[0]
+    line = re.sub(r"^\[\S*\] ", "", first).split(". ")[0][:200]  # without gloo's source file
     return f"another process of this run has ended or does not answer ({line}). Its own last message says why."

@@ -117,9 +117,9 @@ class SplitValue:
 def _average_gradients(model: nn.Module, find_unused: bool) -> DistributedDataParallel:
     """Return a network whose backward passes average gradients. Its buffers are shared after steps alone (`SplitValue.share_buffers`)."""
     names = inspect.signature(DistributedDataParallel).parameters
-    sync = (
-        "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    )  # its name until PyTorch 2.12
+    sync = "forward_sync_buffers"
+    if sync not in names:
+        sync = "broadcast_buffers"  # its name until PyTorch 2.12
     settings: dict[str, Any] = {sync: False, "find_unused_parameters": find_unused}
     return DistributedDataParallel(model, **settings)
 

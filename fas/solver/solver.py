@@ -271,7 +271,8 @@ class FAS:
         check_same_levels(ranks, maps)
         facts = {"the visits": visits, "the options": self.options, "the learning rate": self.lr, "the seed": self.seed}
         device = next((p.device for p in maps.models[0].parameters()), torch.device("cpu"))
-        check_split(ranks, problem.batches, move_to_device(stream.peek(), device), maps.models[0], problem.value)
+        first, n_batches = move_to_device(stream.peek(), device), count_batches(problem.batches)
+        check_split(ranks, problem.batches, n_batches, first, maps.models[0], problem.value)
         check_same_run(ranks, facts)
         return SplitProblem(problem, ranks)
 

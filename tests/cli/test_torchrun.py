@@ -99,7 +99,7 @@ def test_processes_that_cannot_train_together_are_refused(monkeypatch, variables
     assert message in err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none, and this machine has one")
 def test_a_gpu_for_each_process_is_asked_for_and_none_is_there(monkeypatch):
     for name, value in {
         "WORLD_SIZE": "2",

@@ -103,9 +103,8 @@ def _join(rank: int, count: int, device: str) -> Any:
 
     dist: Any = torch.distributed  # which has its stores without stating so
     environment: Mapping[str, str] = os.environ
-    agent = (
-        environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    )  # torchrun holds the store, and outlives its processes
+    # where torchrun's agent holds the store, it outlives the processes
+    agent = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(
             environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), count, rank == 0 and not agent,
